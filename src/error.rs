@@ -1,0 +1,157 @@
+//! The one error type of the library: what failed, on what, why, and what to do about it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+
+/// The result of everything fallible here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What sort of failure an [`Error`] is; it decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The command line asks for something that does not exist or does not fit together.
+    Usage,
+    /// A recipe does not parse or asks for something impossible.
+    Recipe,
+    /// The memory budget is too small for the job.
+    Budget,
+    /// An input file is damaged, hostile, of an unknown format, or not there.
+    Input,
+    /// Inputs do not fit each other: names, shapes, integer contents.
+    Mismatch,
+    /// An input holds NaN or infinity where that was not allowed.
+    NonFinite,
+    /// The output folder holds something that must not be overwritten.
+    Occupied,
+    /// Another process works on the same output.
+    Locked,
+    /// A run cannot be resumed: other recipe, changed inputs, tampered output.
+    Resume,
+    /// Reading, writing or syncing failed.
+    Io,
+    /// A stored checksum or structure does not match what was read back.
+    Damaged,
+    /// The user asked the run to stop.
+    Interrupted,
+}
+
+/// A failure: `what: subject: cause`, and a hint that says what to do.
+///
+/// `Display` gives one line without the hint; [`Error::hint`] gives the rest.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    what: Cow<'static, str>,
+    subject: String,
+    cause: String,
+    hint: Option<String>,
+    resumable: bool,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of `what` on `subject` (a file, tensor or key) because of `cause`.
+    pub fn new(
+        kind: Kind,
+        what: impl Into<Cow<'static, str>>,
+        subject: impl fmt::Display,
+        cause: impl fmt::Display,
+    ) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            subject: subject.to_string(),
+            cause: cause.to_string(),
+            hint: None,
+            resumable: false,
+            source: None,
+        }
+    }
+
+    /// An operating system error on `path`.
+    pub fn io(what: impl Into<Cow<'static, str>>, path: &Path, source: std::io::Error) -> Self {
+        let mut error = Self::new(Kind::Io, what, path.display(), &source);
+        error.source = Some(Box::new(source));
+        error
+    }
+
+    /// The same failure with a sentence that says what to do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure under another kind.
+    #[must_use]
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Marks that the journal is valid: the same command goes on where this run stopped.
+    #[must_use]
+    pub fn resumable(mut self) -> Self {
+        self.resumable = true;
+        self
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The file, tensor or key that the failure is about.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What to do about it, if there is something to say.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The exit code of a process that ends with this error: 1 failed, 2 usage or recipe, 3 stopped but resumable.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            _ if self.resumable => 3,
+            Kind::Usage | Kind::Recipe | Kind::Budget => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.what, self.subject, self.cause)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_on_what_and_why() {
+        let error = Error::new(Kind::Input, "cannot read header", "a.safetensors", "file is empty");
+        assert_eq!(error.to_string(), "cannot read header: a.safetensors: file is empty");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn exit_codes_follow_the_kind_and_resumability() {
+        let code = |kind| Error::new(kind, "w", "s", "c").exit_code();
+        assert_eq!(code(Kind::Usage), 2);
+        assert_eq!(code(Kind::Recipe), 2);
+        assert_eq!(code(Kind::Io), 1);
+        assert_eq!(Error::new(Kind::Io, "w", "s", "c").resumable().exit_code(), 3);
+    }
+}

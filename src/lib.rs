@@ -1,0 +1,55 @@
+//! Merges huge sharded model checkpoints out of core.
+//!
+//! A checkpoint is never held in memory. Every tensor is streamed from its shard in blocks, measured, solved for a
+//! handful of coefficients, streamed once more, combined with one rounding and written at an offset that was known
+//! before the first byte was read.
+//!
+//! ```text
+//!  command line / recipe ──► Job            recipe/      what is asked for, validated whole
+//!          model folders ──► Checkpoint     checkpoint/  headers only: names, dtypes, shapes, byte ranges
+//!                            Plan           plan/        every output tensor, its sources, shard, offset and blocks
+//!
+//!   ┌─────────────────────────────── engine/ ───────────────────────────────┐
+//!   │ reader ──► measure ──► solve ──► (read again) ──► apply ──► writer    │
+//!   │ Source     kernel/     method/                    kernel/   output/   │
+//!   │            Gram matrix coefficients               one rounding        │
+//!   └──────── windows and buffers in flight are paid for in budget ─────────┘
+//!
+//!                            journal/       data, fsync, record, fsync: what a killed run goes on from
+//!                            output/        shards, index, side files, manifest, renamed when whole
+//!                            report/        what ran: norms, angles, iterations, flags
+//! ```
+//!
+//! The order of modules is the order of the data; a module uses only those above it.
+//!
+//! - [`error`]: one error type: kind, subject, cause, what to do.
+//! - [`dtype`]: element types and their names in files and configs.
+//! - [`budget`]: the byte budget: reservations that give themselves back, recycled aligned buffers.
+//! - [`monitor`]: what a run tells an observer; nothing here prints.
+//! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
+//! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
+//! - [`method`]: Gram matrix in, coefficients out.
+//! - [`recipe`]: what the user asks for.
+//! - [`plan`]: recipe and headers in, a pure value out.
+//! - [`journal`]: records of what is durably written, and their replay.
+//! - [`output`]: shards, index, side files, manifest, and the file operations under them.
+//! - [`engine`]: the pipeline; threads and channels live here only.
+//! - [`report`]: what ran, as a value.
+//! - [`cli`]: arguments, progress, printing.
+
+pub mod budget;
+pub mod checkpoint;
+pub mod cli;
+pub mod dtype;
+pub mod engine;
+pub mod error;
+pub mod journal;
+pub mod kernel;
+pub mod method;
+pub mod monitor;
+pub mod output;
+pub mod plan;
+pub mod recipe;
+pub mod report;
+
+pub use error::{Error, Kind, Result};
