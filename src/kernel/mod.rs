@@ -1,5 +1,34 @@
-//! To be filled.
+//! The loops that touch every element: Gram sums, weighted combination, conversion between element types.
+//!
+//! All of them work on [`Elements`], runs of bytes as they lie in a file, at any alignment. They allocate nothing,
+//! start no thread and know nothing of tensors; the engine calls them once per chunk.
+//!
+//! **The bits of a result do not depend on the instruction set.** Sums have a fixed shape: element `k` of a chunk is
+//! added to lane `k mod 16`, the sixteen f64 lanes are added in one fixed tree at the chunk's end. A fused multiply-add
+//! is used only where the product is exact in f64, so that it cannot differ from multiply, then add. Everything else
+//! is plain IEEE arithmetic on single elements, compiled once per instruction set from the same source.
+//!
+//! - `level`: which instruction sets there are, and running a task compiled for one of them.
+//! - `element`: one element: widening to f64 and the single rounding back.
+//! - `lanes`: the sixteen lanes and the working memory made of them.
+//! - `block`: products of a few inputs with a few others, accumulators in registers.
+//! - `gram`: the Gram sums of a chunk.
+//! - `combine`: weighted sums and conversions.
+
+mod block;
+mod combine;
+mod element;
+mod gram;
+mod lanes;
+mod level;
+
+use std::ops::Range;
+
 use crate::dtype::Dtype;
+
+pub use gram::{Gram, pair_count};
+pub use lanes::Scratch;
+pub use level::Level;
 
 /// Elements of one chunk: the unit of every sum. Chunk sums are added in chunk order, so no result depends on how
 /// a tensor was cut into blocks.
@@ -12,4 +41,106 @@ pub struct Elements<'a> {
     pub dtype: Dtype,
     /// The elements' bytes, a whole number of elements.
     pub bytes: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.dtype.bytes()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Panics
+    ///
+    /// When the range ends beyond the last element.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
+        let size = self.dtype.bytes();
+        Elements { dtype: self.dtype, bytes: &self.bytes[range.start * size..range.end * size] }
+    }
+}
+
+/// The kernels at one instruction set that this machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernels {
+    level: Level,
+}
+
+impl Kernels {
+    /// The fastest kernels of this machine.
+    pub fn detect() -> Self {
+        let level = Level::ALL.into_iter().rev().find(|level| level.is_available()).unwrap_or(Level::Portable);
+        Self { level }
+    }
+
+    /// The kernels at every instruction set of this machine, [`Level::Portable`] first.
+    pub fn available() -> Vec<Self> {
+        Level::ALL.into_iter().filter_map(Self::at).collect()
+    }
+
+    /// The kernels at `level`, unless this machine lacks it.
+    pub fn at(level: Level) -> Option<Self> {
+        level.is_available().then_some(Self { level })
+    }
+
+    /// The name of the instruction set, such as `avx512`.
+    pub fn name(&self) -> &'static str {
+        self.level.name()
+    }
+
+    /// The instruction set.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Writes `sums[p]` = Σ_k x_i\[k\]·x_j\[k\] over one chunk in f64, p running over the upper triangle row by row:
+    /// (0,0), (0,1) … (0,n-1), (1,1) …
+    ///
+    /// A sum that is not a number is [`f64::NAN`].
+    ///
+    /// # Panics
+    ///
+    /// When the inputs differ in length or are longer than [`CHUNK`], a dtype is not mergeable, `options.center` is no
+    /// input, or `sums` does not hold [`pair_count`] numbers.
+    pub fn gram(&self, inputs: &[Elements<'_>], options: Gram, scratch: &mut Scratch, sums: &mut [f64]) {
+        gram::gram(self.level, inputs, options, scratch, sums);
+    }
+
+    /// The index of the first NaN or infinity.
+    ///
+    /// # Panics
+    ///
+    /// When the dtype is not mergeable.
+    pub fn first_nonfinite(&self, input: Elements<'_>) -> Option<usize> {
+        combine::first_nonfinite(self.level, input)
+    }
+
+    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\], summed in the given order in f64 and rounded once to `out`, nearest even;
+    /// returns how many finite sums became infinite or NaN by it.
+    ///
+    /// Any length. The sum starts as w_0·x_0, so a negative zero survives; without terms it is +0. A NaN is written as
+    /// the quiet NaN of positive sign.
+    ///
+    /// # Panics
+    ///
+    /// When an input's length is not that of `dst`, or a dtype is not mergeable.
+    pub fn combine(&self, terms: &[(f64, Elements<'_>)], out: Dtype, scratch: &mut Scratch, dst: &mut [u8]) -> u64 {
+        combine::combine(self.level, terms, out, scratch, dst)
+    }
+
+    /// Writes each element converted to `out` with one rounding, nearest even; returns how many finite elements became
+    /// infinite or NaN by it. When the dtypes are equal the bytes are copied unchanged, NaN payloads included.
+    ///
+    /// # Panics
+    ///
+    /// When the lengths differ or a dtype is not mergeable.
+    pub fn convert(&self, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {
+        combine::convert(self.level, input, out, dst)
+    }
 }

@@ -1,0 +1,162 @@
+//! Weighted sums rounded once, conversions, and the search for non-finite elements.
+
+use super::Elements;
+use super::element::{Element, overflow_limit, with_element};
+use super::lanes::{LANES, Scratch, TILE, flat};
+use super::level::{Level, Simd, Task};
+use crate::dtype::Dtype;
+
+/// Terms that are added in one sweep over the sums.
+const GROUP: usize = 4;
+
+pub(super) fn combine(
+    level: Level,
+    terms: &[(f64, Elements<'_>)],
+    out: Dtype,
+    scratch: &mut Scratch,
+    dst: &mut [u8],
+) -> u64 {
+    let len = dst.len() / out.bytes();
+    assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
+    for (_, input) in terms {
+        assert_eq!(input.len(), len, "an input's length is not the output's");
+    }
+    if terms.is_empty() {
+        dst.fill(0);
+        return 0;
+    }
+    let sums = flat(scratch.rows(TILE / LANES));
+    level.run(Combine { terms, out, sums, dst })
+}
+
+struct Combine<'a> {
+    terms: &'a [(f64, Elements<'a>)],
+    out: Dtype,
+    sums: &'a mut [f64],
+    dst: &'a mut [u8],
+}
+
+impl Task for Combine<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> u64 {
+        let size = self.out.bytes();
+        let mut overflows = 0;
+        for (tile, dst) in self.dst.chunks_mut(TILE * size).enumerate() {
+            let count = dst.len() / size;
+            let start = tile * TILE;
+            let sums = &mut self.sums[..count];
+            let mut rest = self.terms;
+            while !rest.is_empty() {
+                let dtype = rest[0].1.dtype;
+                let same = rest.iter().take(GROUP).take_while(|(_, input)| input.dtype == dtype).count();
+                let (group, after) = rest.split_at(same);
+                // The first sums start from -0, which no addition changes the other operand by: not even its sign.
+                let fresh = rest.len() == self.terms.len();
+                add_group(group, start, fresh, sums);
+                rest = after;
+            }
+            overflows += narrow(self.out, sums, dst);
+        }
+        overflows
+    }
+}
+
+/// Adds up to [`GROUP`] terms of one dtype to the sums.
+#[inline(always)]
+fn add_group(terms: &[(f64, Elements<'_>)], start: usize, fresh: bool, sums: &mut [f64]) {
+    let range = start..start + sums.len();
+    with_element!(terms[0].1.dtype, E => {
+        match terms {
+            [a] => add::<E, 1>([a], range, fresh, sums),
+            [a, b] => add::<E, 2>([a, b], range, fresh, sums),
+            [a, b, c] => add::<E, 3>([a, b, c], range, fresh, sums),
+            [a, b, c, d] => add::<E, 4>([a, b, c, d], range, fresh, sums),
+            _ => unreachable!("a group holds one to four terms"),
+        }
+    });
+}
+
+#[inline(always)]
+fn add<E: Element, const N: usize>(
+    terms: [&(f64, Elements<'_>); N],
+    range: std::ops::Range<usize>,
+    fresh: bool,
+    sums: &mut [f64],
+) {
+    let weights = terms.map(|(weight, _)| *weight);
+    let inputs = terms.map(|(_, input)| &E::split(input.slice(range.clone()).bytes)[..sums.len()]);
+    if fresh {
+        sums.fill(-0.0);
+    }
+    for k in 0..sums.len() {
+        let mut sum = sums[k];
+        for i in 0..N {
+            sum += weights[i] * E::widen(inputs[i][k]);
+        }
+        sums[k] = sum;
+    }
+}
+
+/// Rounds the sums to `out`; returns how many finite ones became infinite or NaN.
+#[inline(always)]
+fn narrow(out: Dtype, sums: &[f64], dst: &mut [u8]) -> u64 {
+    let limit = overflow_limit(out);
+    let mut below = true;
+    with_element!(out, E => {
+        for (dst, &sum) in E::split_mut(dst).iter_mut().zip(sums) {
+            *dst = E::narrow(sum);
+            below &= sum.abs() < limit;
+        }
+    });
+    if below { 0 } else { count_overflows(out, sums, dst) }
+}
+
+/// Counts finite values whose rounded form is not finite.
+#[cold]
+#[inline(never)]
+fn count_overflows(out: Dtype, sums: &[f64], rounded: &[u8]) -> u64 {
+    with_element!(out, E => {
+        let rounded = E::split(rounded).iter();
+        sums.iter().zip(rounded).map(|(sum, &bytes)| u64::from(sum.is_finite() && !E::widen(bytes).is_finite())).sum()
+    })
+}
+
+pub(super) fn convert(level: Level, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {
+    assert!(input.dtype.is_mergeable() && out.is_mergeable(), "{} to {out} is no rounding", input.dtype);
+    if input.dtype == out {
+        dst.copy_from_slice(input.bytes);
+        return 0;
+    }
+    assert_eq!(dst.len(), input.len() * out.bytes(), "the output's length is not the input's");
+    level.run(Combine { terms: &[(1.0, input)], out, sums: &mut [0.0; TILE], dst })
+}
+
+pub(super) fn first_nonfinite(level: Level, input: Elements<'_>) -> Option<usize> {
+    assert!(input.dtype.is_mergeable(), "{} elements are not averaged", input.dtype);
+    level.run(FirstNonfinite(input))
+}
+
+struct FirstNonfinite<'a>(Elements<'a>);
+
+impl Task for FirstNonfinite<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> Option<usize> {
+        with_element!(self.0.dtype, E => {
+            for (tile, elements) in E::split(self.0.bytes).chunks(TILE).enumerate() {
+                let mut finite = true;
+                for &element in elements {
+                    finite &= E::widen(element).is_finite();
+                }
+                if !finite {
+                    let at = elements.iter().position(|&element| !E::widen(element).is_finite());
+                    return at.map(|at| tile * TILE + at);
+                }
+            }
+            None
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! One element: widening to f64, and the single rounding back.
+//!
+//! Everything is branch free, so that the loops around it become vector code at every level.
+
+use crate::dtype::Dtype;
+
+/// An element type that a merge averages.
+pub(super) trait Element {
+    /// The bytes of one element in a file.
+    type Bytes: Copy;
+
+    /// The value, exactly.
+    fn widen(bytes: Self::Bytes) -> f64;
+
+    /// The nearest representable value, ties to even; a NaN becomes the positive quiet NaN.
+    fn narrow(value: f64) -> Self::Bytes;
+
+    /// The bytes as whole elements.
+    fn split(bytes: &[u8]) -> &[Self::Bytes];
+
+    /// The bytes as whole elements, to be written.
+    fn split_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
+}
+
+/// Calls `$body` with `$element` standing for the [`Element`] of `$dtype`.
+///
+/// Panics for dtypes that a merge does not average: those never reach a kernel.
+macro_rules! with_element {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        match $dtype {
+            Dtype::F64 => {
+                type $element = crate::kernel::element::F64;
+                $body
+            }
+            Dtype::F32 => {
+                type $element = crate::kernel::element::F32;
+                $body
+            }
+            Dtype::F16 => {
+                type $element = crate::kernel::element::F16;
+                $body
+            }
+            Dtype::BF16 => {
+                type $element = crate::kernel::element::BF16;
+                $body
+            }
+            Dtype::F8E4M3 => {
+                type $element = crate::kernel::element::F8E4M3;
+                $body
+            }
+            Dtype::F8E5M2 => {
+                type $element = crate::kernel::element::F8E5M2;
+                $body
+            }
+            other => panic!("{other} elements are not averaged"),
+        }
+    };
+}
+pub(super) use with_element;
+
+/// The overflow limit of `dtype`: every finite value of at least this magnitude may round to infinity or NaN, none
+/// below it does.
+pub(super) fn overflow_limit(dtype: Dtype) -> f64 {
+    // Half a step above the largest value: there, nearest even goes up, except for F8_E4M3, whose largest code is even.
+    match dtype {
+        Dtype::F32 => (2.0 - power(-24)) * power(127),
+        Dtype::F16 => 65520.0,
+        Dtype::BF16 => (2.0 - power(-8)) * power(127),
+        Dtype::F8E4M3 => 464.0,
+        Dtype::F8E5M2 => 61440.0,
+        _ => f64::INFINITY,
+    }
+}
+
+macro_rules! element {
+    ($(#[$docs:meta])* $name:ident, $size:literal, $widen:expr, $narrow:expr) => {
+        $(#[$docs])*
+        pub(super) struct $name;
+
+        impl Element for $name {
+            type Bytes = [u8; $size];
+
+            #[inline(always)]
+            fn widen(bytes: [u8; $size]) -> f64 {
+                $widen(bytes)
+            }
+
+            #[inline(always)]
+            fn narrow(value: f64) -> [u8; $size] {
+                $narrow(value)
+            }
+
+            #[inline(always)]
+            fn split(bytes: &[u8]) -> &[[u8; $size]] {
+                bytes.as_chunks().0
+            }
+
+            #[inline(always)]
+            fn split_mut(bytes: &mut [u8]) -> &mut [[u8; $size]] {
+                bytes.as_chunks_mut().0
+            }
+        }
+    };
+}
+
+element!(
+    /// IEEE binary64.
+    F64,
+    8,
+    f64::from_le_bytes,
+    |value: f64| if value.is_nan() { f64::NAN } else { value }.to_le_bytes()
+);
+element!(
+    /// IEEE binary32.
+    F32,
+    4,
+    |bytes| f64::from(f32::from_le_bytes(bytes)),
+    |value: f64| if value.is_nan() { f32::NAN } else { to_f32(value) }.to_le_bytes()
+);
+element!(
+    /// IEEE binary16.
+    F16,
+    2,
+    |bytes| widen_f16(u16::from_le_bytes(bytes)),
+    |value| (low_u16(encode::<10, -14, 16>(value, 65536.0, 0x7e00))).to_le_bytes()
+);
+element!(
+    /// The upper half of a binary32.
+    BF16,
+    2,
+    |bytes| f64::from(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)),
+    |value| (low_u16(encode::<7, -126, 16>(value, power(128), 0x7fc0))).to_le_bytes()
+);
+element!(
+    /// OCP E4M3: no infinity, one NaN for each sign; what overflows becomes NaN.
+    F8E4M3,
+    1,
+    |[byte]: [u8; 1]| widen_e4m3(byte),
+    |value| [low_u8(encode::<3, -6, 8>(value, 480.0, 0x7f))]
+);
+element!(
+    /// OCP E5M2: the upper half of a binary16.
+    F8E5M2,
+    1,
+    |[byte]: [u8; 1]| widen_f16(u16::from(byte) << 8),
+    |value| [low_u8(encode::<2, -14, 8>(value, 65536.0, 0x7e))]
+);
+
+/// 2^`exponent`, for exponents of normal numbers.
+const fn power(exponent: i32) -> f64 {
+    assert!(-1022 <= exponent && exponent <= 1023, "not the exponent of a normal number");
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
+#[inline(always)]
+fn widen_f16(bits: u16) -> f64 {
+    const MAGNITUDE: u32 = 0x7fff << 13;
+    /// 2^-14, the smallest normal binary16, as a binary32.
+    const SMALLEST_NORMAL: u32 = 113 << 23;
+    let magnitude = u32::from(bits) << 13 & MAGNITUDE;
+    let sign = u32::from(bits & 0x8000) << 16;
+    let normal = magnitude + (112 << 23);
+    // A subnormal's mantissa under the exponent of the smallest normal is that normal too big.
+    let subnormal = (f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
+    let finite = if magnitude < 1 << 23 { subnormal } else { normal };
+    let wide = if magnitude >= 0x1f << 23 { magnitude | 0xff << 23 } else { finite };
+    f64::from(f32::from_bits(wide | sign))
+}
+
+#[inline(always)]
+fn widen_e4m3(byte: u8) -> f64 {
+    // The code moved into a binary16 is the value over 2^8, the difference of the biases.
+    let magnitude = u16::from(byte & 0x7f);
+    let half = if magnitude == 0x7f { 0x7e00 } else { magnitude << 7 };
+    widen_f16(half | u16::from(byte & 0x80) << 8) * 256.0
+}
+
+/// The code of `value` in a binary format of `BITS` bits, `MANTISSA` of them stored mantissa, the smallest normal number
+/// 2^`SMALLEST`. Magnitudes from `cap` on get the code that `cap` would have: infinity, or NaN where there is none.
+///
+/// Adding 2^52 steps of the format to the magnitude makes the f64 adder itself round to the format's steps, once, to
+/// nearest even, subnormal or not. The sum's low bits then count steps, and a mantissa that rounds up to the next power
+/// of two carries into the exponent, as it must.
+#[inline(always)]
+fn encode<const MANTISSA: u32, const SMALLEST: i32, const BITS: u32>(value: f64, cap: f64, nan: u64) -> u64 {
+    const EXPONENT: u64 = 0x7ff << 52;
+    let smallest = power(SMALLEST);
+    let magnitude = value.abs();
+    let magnitude = if magnitude < cap { magnitude } else { cap };
+    let binade = f64::from_bits(magnitude.to_bits() & EXPONENT);
+    let binade = if binade > smallest { binade } else { smallest };
+    let shifter = binade * (1u64 << (52 - MANTISSA)) as f64;
+    let steps = (magnitude + shifter).to_bits() - shifter.to_bits();
+    let code = steps + ((binade.to_bits() - smallest.to_bits()) >> (52 - MANTISSA));
+    let sign = value.to_bits() >> 63 << (BITS - 1);
+    if value.is_nan() { nan } else { code | sign }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "this is the rounding: nearest even, once")]
+fn to_f32(value: f64) -> f32 {
+    value as f32
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "codes of 16-bit formats have 16 bits")]
+fn low_u16(code: u64) -> u16 {
+    code as u16
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "codes of 8-bit formats have 8 bits")]
+fn low_u8(code: u64) -> u8 {
+    code as u8
+}

@@ -1,0 +1,73 @@
+//! Sixteen f64 lanes, and the working memory made of them.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::gram::pair_count;
+
+/// Lanes of every sum; element `k` of a chunk goes to lane `k mod LANES`.
+pub(super) const LANES: usize = 16;
+
+/// Elements that are widened to f64 at a time, so that they are still in the first-level cache when they are used.
+pub(super) const TILE: usize = 512;
+
+/// Rows from one input's tile to the next. The one spare row keeps the tiles from lying a multiple of 4 KiB apart,
+/// where they would all compete for the same few cache sets.
+pub(super) const TILE_STRIDE: usize = TILE / LANES + 1;
+
+/// One f64 for each lane.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Lanes(pub(super) [f64; LANES]);
+
+// SAFETY: all zero bits are sixteen zeros.
+unsafe impl Zeroable for Lanes {}
+// SAFETY: sixteen f64 without padding, as 128 is a multiple of the alignment; every bit pattern is valid.
+unsafe impl Pod for Lanes {}
+
+impl Lanes {
+    pub(super) const ZERO: Self = Self([0.0; LANES]);
+
+    /// The sum of the lanes in the one order that is used everywhere: halves onto each other, four times.
+    pub(super) fn sum(&self) -> f64 {
+        let mut lanes = self.0;
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] += lanes[l + half];
+            }
+        }
+        lanes[0]
+    }
+}
+
+/// The elements of `rows` one after another.
+pub(super) fn flat(rows: &mut [Lanes]) -> &mut [f64] {
+    bytemuck::cast_slice_mut(rows)
+}
+
+/// A thread's working memory: grown when first needed, then reused.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    rows: Vec<Lanes>,
+}
+
+impl Scratch {
+    /// Upper bound of the bytes that kernels on up to `inputs` inputs make a scratch hold.
+    pub fn bytes(inputs: usize) -> usize {
+        Self::gram_rows(inputs.max(1)) * size_of::<Lanes>()
+    }
+
+    /// Rows that the Gram sums of `inputs` inputs need: a tile each, and the accumulators of each pair.
+    pub(super) fn gram_rows(inputs: usize) -> usize {
+        inputs * TILE_STRIDE + pair_count(inputs)
+    }
+
+    /// The first `count` rows, their contents left from the last use.
+    pub(super) fn rows(&mut self, count: usize) -> &mut [Lanes] {
+        if self.rows.len() < count {
+            // Exact, so that the bound of `bytes` holds for the allocation and not only for the contents.
+            self.rows.reserve_exact(count - self.rows.len());
+            self.rows.resize(count, Lanes::ZERO);
+        }
+        &mut self.rows[..count]
+    }
+}
