@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Loads a merged model in transformers and runs it: scripts/check-transformers.sh
+#
+# Makes a virtual environment with torch and transformers under target (some GB, once), or uses PYTHON=/path/to/python
+# that has them. Not a part of continuous integration, for the size of the download.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+work=$target/transformers
+python=${PYTHON:-$target/venv-transformers/bin/python}
+
+if ! "$python" -c 'import torch, transformers' 2>/dev/null; then
+    [ -z "${PYTHON:-}" ] || { echo "check-transformers: $PYTHON lacks torch or transformers" >&2; exit 1; }
+    python3 -m venv "$target/venv-transformers"
+    "$target/venv-transformers/bin/pip" install --quiet torch transformers
+fi
+
+cargo build --release --locked --bin thalweg --example make-checkpoint
+rm -rf "$work"
+"$target/release/examples/make-checkpoint" --out "$work/tuned" --shape tiny --shard-size 100KB \
+    --base-seed 1 --seed 10 --noise 0.05 --models 2
+"$target/release/thalweg" merge "$work/tuned/model-1" "$work/tuned/model-2" --shard-size 100KB --quiet \
+    --out "$work/merged"
+
+for folder in "$work/tuned/model-1" "$work/merged"; do
+    HF_HUB_OFFLINE=1 "$python" - "$folder" <<'PYTHON'
+import sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = sys.argv[1]
+model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+wrong = {key: value for key, value in info.items() if value}
+assert not wrong, f"loading complains: {wrong}"
+assert model.dtype == torch.bfloat16, model.dtype
+tokenizer = AutoTokenizer.from_pretrained(folder)
+text = "The line of fastest flow, für immer."
+tokens = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+assert tokenizer.decode(tokens.input_ids[0], skip_special_tokens=True) == text
+logits = model(**tokens).logits
+assert logits.shape == (1, tokens.input_ids.shape[1], model.config.vocab_size), logits.shape
+assert torch.isfinite(logits).all() and logits.std() > 0
+print(f"ok: {folder}: {sum(p.numel() for p in model.parameters())} parameters, logits {tuple(logits.shape)}")
+PYTHON
+done
