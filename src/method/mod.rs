@@ -1,1 +1,77 @@
-//! To be filled.
+//! Gram matrix in, coefficients out.
+//!
+//! Every method here ends in a linear combination `out = Σ c_i x_i` of the inputs, and its coefficients depend on the
+//! inputs only through their inner products. So a method says which inner products it needs ([`Statistics`]), the
+//! engine sums them over a tensor, a row or the whole model ([`Gram`]), and [`Method::solve`] turns N × N numbers into
+//! N. Nothing here reads a tensor, and the cost of a thousand iterations is that of a few thousand multiplications.
+//!
+//! All of it is plain IEEE f64 arithmetic (`+ - * / sqrt`), trigonometry included, so the coefficients have the same
+//! bits on every machine.
+
+mod angle;
+mod directions;
+mod facts;
+mod flags;
+mod geometric_median;
+mod gram;
+mod karcher;
+mod linear;
+mod model_stock;
+mod multislerp;
+mod nuslerp;
+mod passthrough;
+mod slerp;
+mod task_arithmetic;
+mod weights;
+
+use std::fmt::Debug;
+
+use crate::error::Result;
+
+pub use facts::{Facts, Solution, Stop};
+pub use flags::Flags;
+pub use geometric_median::GeometricMedian;
+pub use gram::Gram;
+pub use karcher::Karcher;
+pub use linear::Linear;
+pub use model_stock::ModelStock;
+pub use multislerp::Multislerp;
+pub use nuslerp::Nuslerp;
+pub use passthrough::Passthrough;
+pub use slerp::Slerp;
+pub use task_arithmetic::TaskArithmetic;
+
+/// The inner products that a method needs before it can be solved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// None: the coefficients do not depend on the data, so one pass over the inputs is enough.
+    None,
+    /// The Gram matrix of the inputs.
+    Gram {
+        /// `Some(b)`: of `x_i - x_b` for every `i` other than `b`, and of `x_b` itself at `b`. Subtracting before
+        /// multiplying keeps the digits of small differences, which subtracting the products afterwards would lose.
+        center: Option<usize>,
+    },
+}
+
+/// A way of merging N tensors that is a linear combination of them.
+pub trait Method: Send + Sync + Debug {
+    /// The name in a recipe, such as `karcher`.
+    fn name(&self) -> &'static str;
+
+    /// What [`Method::solve`] must be given.
+    fn statistics(&self) -> Statistics;
+
+    /// The coefficients of the inputs, in the inputs' order, and what was found on the way.
+    ///
+    /// With [`Statistics::None`] the matrix may be `Gram::new(0)`; the facts then hold no norms and no angles.
+    ///
+    /// # Errors
+    ///
+    /// When the matrix is of another number of inputs than the method was made for, or holds a number that is not
+    /// finite, or a coefficient overflows.
+    fn solve(&self, gram: &Gram) -> Result<Solution>;
+}
+
+#[cfg(test)]
+mod testing;

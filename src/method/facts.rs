@@ -1,0 +1,161 @@
+//! A solved merge: the coefficients, and what a report says about them.
+
+use serde::{Deserialize, Serialize};
+
+use super::directions::Directions;
+use super::{Flags, Gram};
+use crate::error::{Error, Kind, Result};
+
+/// Why a solver stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The coefficients have a closed form.
+    Exact,
+    /// The residual fell below the tolerance.
+    Converged,
+    /// The residual stopped falling: rounding leaves no better iterate. The best one was taken.
+    Floor,
+    /// The limit of iterations was reached. The last iterate was taken.
+    MaxIterations,
+}
+
+/// What was found about one merge of N tensors.
+///
+/// Every number is finite, so the facts go through JSON and back without losing a bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The norms of the inputs; empty when no Gram matrix was taken.
+    pub norms: Vec<f64>,
+    /// The norm of the result; `None` when no Gram matrix was taken.
+    pub merged_norm: Option<f64>,
+    /// The angle in radians between each input and the result; `None` where one of them is zero.
+    pub angles: Vec<Option<f64>>,
+    /// How many steps an iterative solver took.
+    pub iterations: u32,
+    /// What was left of the gradient at the end; 0 for a closed form.
+    pub residual: f64,
+    /// Why the solver stopped.
+    pub stop: Stop,
+    /// What was odd.
+    pub flags: Flags,
+}
+
+/// Coefficients of N inputs: the result is `Σ c_i x_i` over the raw inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Solution {
+    /// One coefficient per input.
+    pub coefficients: Vec<f64>,
+    /// What was found on the way.
+    pub facts: Facts,
+}
+
+impl Solution {
+    /// The solution with these coefficients in closed form, its facts measured on `gram`, which may be centred.
+    ///
+    /// # Errors
+    ///
+    /// When a coefficient is not finite.
+    pub(super) fn exact(
+        method: &'static str,
+        gram: &Gram,
+        center: Option<usize>,
+        coefficients: Vec<f64>,
+        flags: Flags,
+    ) -> Result<Self> {
+        if let Some((i, c)) = coefficients.iter().enumerate().find(|(_, c)| !c.is_finite()) {
+            let subject = format!("coefficient of input {i}");
+            let cause = format!("is {c}: the norms of the inputs are too far apart for f64");
+            return Err(Error::new(Kind::NonFinite, format!("cannot solve {method}"), subject, cause));
+        }
+        let mut facts = Facts {
+            norms: Vec::new(),
+            merged_norm: None,
+            angles: Vec::new(),
+            iterations: 0,
+            residual: 0.0,
+            stop: Stop::Exact,
+            flags,
+        };
+        if gram.n() > 0 {
+            facts.measure(&Directions::new(gram, center), &coefficients);
+        }
+        Ok(Self { coefficients, facts })
+    }
+
+    /// The same solution, found by an iteration.
+    pub(super) fn iterated(mut self, iterations: u32, residual: f64, stop: Stop) -> Self {
+        self.facts.iterations = iterations;
+        self.facts.residual = residual;
+        self.facts.stop = stop;
+        self.facts.flags.not_converged |= stop == Stop::MaxIterations;
+        self
+    }
+}
+
+impl Facts {
+    /// Fills in norms and angles.
+    fn measure(&mut self, directions: &Directions, coefficients: &[f64]) {
+        self.norms = directions.norms().to_vec();
+        let zeros = self.norms.iter().filter(|norm| **norm == 0.0).count();
+        self.flags.zero_inputs |= zeros > 0;
+        self.flags.all_zero |= zeros == self.norms.len();
+        let parts: Vec<f64> = coefficients.iter().zip(&self.norms).map(|(c, norm)| c * norm).collect();
+        let point = directions.point(&parts);
+        self.merged_norm = Some(point.norm).filter(|norm| norm.is_finite());
+        self.angles = (0..self.norms.len())
+            .map(|i| (point.norm > 0.0 && self.norms[i] > 0.0).then(|| super::angle::theta(point.defects[i])))
+            .map(|angle| angle.filter(|angle| angle.is_finite()))
+            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(gram: &Gram, center: Option<usize>, coefficients: &[f64]) -> Facts {
+        Solution::exact("test", gram, center, coefficients.to_vec(), Flags::default()).expect("finite").facts
+    }
+
+    #[test]
+    fn norms_and_angles_are_those_of_the_vectors() {
+        // x_0 = (3, 0), x_1 = (0, 4), x_2 = 0; result (3, 4)
+        let gram = Gram::from_sums(3, vec![9.0, 0.0, 0.0, 16.0, 0.0, 0.0]);
+        let facts = facts(&gram, None, &[1.0, 1.0, 1.0]);
+        assert_eq!(facts.norms, [3.0, 4.0, 0.0]);
+        assert_eq!(facts.merged_norm, Some(5.0));
+        let angle = |i: usize| facts.angles[i].expect("a nonzero input");
+        assert!((angle(0) - (4.0f64 / 3.0).atan()).abs() < 1e-15);
+        assert!((angle(1) - (3.0f64 / 4.0).atan()).abs() < 1e-15);
+        assert_eq!(facts.angles[2], None);
+        assert!(facts.flags.zero_inputs && !facts.flags.all_zero);
+    }
+
+    #[test]
+    fn a_centred_matrix_shows_angles_that_the_raw_one_rounds_away() {
+        // b = (1, 0), x_1 = b + (0, 1e-9): the raw cosine is 1 in f64
+        let gram = Gram::from_sums(2, vec![1.0, 0.0, 1e-18]);
+        let facts = facts(&gram, Some(0), &[1.0, 0.0]);
+        let angle = facts.angles[1].expect("a nonzero input");
+        assert!((angle / 1e-9 - 1.0).abs() < 1e-9, "got {angle}");
+        assert_eq!(facts.angles[0], Some(0.0));
+    }
+
+    #[test]
+    fn facts_go_through_json_and_back_bit_for_bit() {
+        let gram = Gram::from_sums(2, vec![0.1, 0.07, 0.3]);
+        let mut facts = facts(&gram, None, &[1.0 / 3.0, 2.0 / 3.0]);
+        facts.residual = 4.9e-324;
+        facts.angles.push(None);
+        let text = serde_json::to_string(&facts).expect("serialises");
+        assert_eq!(serde_json::from_str::<Facts>(&text).expect("parses"), facts);
+    }
+
+    #[test]
+    fn a_coefficient_that_overflows_is_an_error() {
+        let error = Solution::exact("karcher", &Gram::new(0), None, vec![0.0, f64::INFINITY], Flags::default())
+            .expect_err("infinite");
+        assert!(error.to_string().contains("input 1"), "{error}");
+    }
+}
