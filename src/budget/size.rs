@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "GiB", "-1", "0", "0GB", "1e9", "nan", "inf", "12 parsecs", "99999999999999999999", "9999999TB"] {
+        for text in
+            ["", "GiB", "-1", "0", "0GB", "1e9", "nan", "inf", "12 parsecs", "99999999999999999999", "9999999TB"]
+        {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
     }

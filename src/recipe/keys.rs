@@ -1,0 +1,200 @@
+//! Every key that a recipe may have, in one table: what is accepted is what is documented.
+
+/// Where in a recipe a key stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the top of a document.
+    Document,
+    /// In an entry of `models`.
+    Model,
+    /// In an entry of `slices`.
+    Slice,
+    /// In an entry of `sources` in a slice.
+    Source,
+    /// In a module of `modules`.
+    Module,
+    /// In a model's name written as a mapping.
+    Reference,
+    /// In `model` of a name written as a mapping.
+    ReferencePath,
+    /// In `tokenizer`.
+    Tokenizer,
+    /// In a condition of a parameter.
+    Condition,
+}
+
+/// A key and what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Where it stands.
+    pub place: Place,
+    /// Its name.
+    pub key: &'static str,
+    /// What its value may be.
+    pub value: &'static str,
+    /// What holds without it; empty when it must be given, `-` when nothing does.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// Whether mergekit has it too.
+    pub mergekit: bool,
+}
+
+const fn shared(
+    place: Place,
+    key: &'static str,
+    value: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> KeyInfo {
+    KeyInfo { place, key, value, default, meaning, mergekit: true }
+}
+
+const fn own(key: &'static str, value: &'static str, default: &'static str, meaning: &'static str) -> KeyInfo {
+    KeyInfo { place: Place::Document, key, value, default, meaning, mergekit: false }
+}
+
+const PARAMETER: &str = "number, switch, gradient [a, b, …], or conditions [{filter, value}, …]";
+const GRADIENT: &str = "parameters by name. A gradient runs over the layers: t = layer/(n-1) within its slice, 1 for a \
+single layer; tensors before and after the layers (the final norm and lm_head too) take the first value, as in mergekit";
+
+/// Every key, in the order in which help lists them.
+pub const KEYS: &[KeyInfo] = &[
+    shared(Place::Document, "merge_method", "name of a method", "", "how to merge"),
+    shared(Place::Document, "models", "list of models", "-", "what to merge; one of models, slices, modules"),
+    shared(Place::Document, "slices", "list of slices", "-", "what to stack, each a range of layers of merged sources"),
+    shared(Place::Document, "modules", "mapping with one module", "-", "models or slices of the only module"),
+    shared(Place::Document, "base_model", "model", "-", "the model that others are measured from, or one more model"),
+    shared(Place::Document, "parameters", "mapping of parameters", "-", GRADIENT),
+    shared(
+        Place::Document,
+        "dtype",
+        "float32, bfloat16, …",
+        "as stored",
+        "dtype of the output unless out_dtype is given",
+    ),
+    shared(Place::Document, "out_dtype", "float32, bfloat16, …", "dtype", "dtype of the output"),
+    shared(Place::Document, "tokenizer_source", "base or a model", "base", "whose tokenizer files to copy"),
+    shared(Place::Document, "tokenizer", "mapping", "-", "the same, in full"),
+    shared(Place::Document, "chat_template", "auto, a preset or Jinja", "as copied", "the chat template to write"),
+    shared(Place::Document, "pad_to_multiple_of", "whole number", "-", "rows of the embeddings are filled up to this"),
+    shared(Place::Document, "name", "folder name", "-", "name of a stage, by which later documents take its result"),
+    own("granularity", "tensor, row, model", "tensor", "what a mean is taken over: a tensor, each row, or all at once"),
+    own("weights", "list of numbers", "-", "short for the parameter weight of each model, in order"),
+    own("mismatch", "error, pad, crop, skip", "error", "what to do when shapes differ"),
+    own("missing", "error, common, base", "error", "what to do when a tensor is not in every model"),
+    own("nan", "error, propagate, base", "error", "what to do with NaN and infinity in an input"),
+    own(
+        "out_shard_size",
+        "5GB, 2GiB, 5B, bytes",
+        "5GB",
+        "largest shard that is written; 5B is 5e9 bytes as in mergekit",
+    ),
+    own("memory", "8GiB, 500MB, bytes", "by the machine", "most memory to use"),
+    own("threads", "whole number", "by the machine", "threads that compute"),
+    own("zstd", "level 1 to 22", "-", "compress the shards"),
+    own("align", "mapping", "-", "align the models first; not supported yet"),
+    own("state_dict_key", "text", "-", "the key of a PyTorch file under which the tensors are"),
+    own("device", "cpu", "cpu", "where to compute"),
+    shared(Place::Model, "model", "model", "", "folder, file, or hub id org/name[@revision] in the local cache"),
+    shared(Place::Model, "parameters", "mapping of parameters", "-", "parameters of this model"),
+    shared(Place::Slice, "sources", "list of sources", "", "the models of this slice"),
+    shared(Place::Slice, "base_model", "model", "that of the document", "the base of this slice"),
+    shared(Place::Slice, "parameters", "mapping of parameters", "-", "parameters of this slice"),
+    shared(Place::Slice, "residual_weight", "number", "-", "accepted for mergekit's sake, without effect there too"),
+    shared(Place::Source, "model", "model", "", "as in models"),
+    shared(Place::Source, "layer_range", "[first, end]", "all layers", "layers to take; the end is not taken"),
+    shared(Place::Source, "parameters", "mapping of parameters", "-", "parameters of this source"),
+    shared(Place::Module, "models", "list of models", "-", "as at the top"),
+    shared(Place::Module, "slices", "list of slices", "-", "as at the top"),
+    shared(Place::Module, "parameters", "mapping of parameters", "-", "asked before those of the document"),
+    shared(Place::Reference, "model", "path or {path, revision}", "", "the model; a path is never taken apart here"),
+    shared(Place::Reference, "lora", "-", "-", "not supported yet"),
+    shared(Place::Reference, "override_architecture", "-", "-", "not supported: names are taken from the files"),
+    shared(Place::ReferencePath, "path", "path or hub id", "", "the model"),
+    shared(Place::ReferencePath, "revision", "text", "main", "branch, tag or commit of the hub"),
+    shared(Place::Tokenizer, "source", "base or a model", "", "whose tokenizer files to copy"),
+    shared(Place::Tokenizer, "tokens", "-", "-", "not supported yet"),
+    shared(Place::Tokenizer, "pad_to_multiple_of", "whole number", "-", "as at the top"),
+    shared(Place::Condition, "filter", "text", "*", "fits tensors whose name contains it"),
+    shared(Place::Condition, "value", PARAMETER, "", "the value for these tensors"),
+];
+
+/// The keys that may stand in `place`.
+pub fn keys_of(place: Place) -> impl Iterator<Item = &'static KeyInfo> {
+    KEYS.iter().filter(move |info| info.place == place)
+}
+
+/// The known name that `word` is most likely meant to be; none when all are too far off.
+///
+/// Distance counts inserted, dropped and changed letters and swapped neighbours (optimal string alignment).
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Longer words than any known one are not worth a quadratic comparison.
+    let limit = (word.chars().count() / 3).clamp(1, 4);
+    known
+        .into_iter()
+        .filter(|name| name.len().abs_diff(word.len()) <= 2 * limit)
+        .map(|name| (distance(word, name), name))
+        .filter(|&(distance, _)| distance <= limit)
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, name)| name)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.to_lowercase().chars().collect();
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_leads_to_the_key_that_was_meant() {
+        let keys = || keys_of(Place::Document).map(|info| info.key);
+        for (typed, meant) in [
+            ("merge_metod", "merge_method"),
+            ("mergemethod", "merge_method"),
+            ("modles", "models"),
+            ("Base_Model", "base_model"),
+            ("out_dytpe", "out_dtype"),
+            ("tokeniser_source", "tokenizer_source"),
+        ] {
+            assert_eq!(nearest(typed, keys()), Some(meant), "{typed}");
+        }
+        for typed in ["", "xyzzy", "temperature"] {
+            assert_eq!(nearest(typed, keys()), None, "{typed}");
+        }
+    }
+
+    #[test]
+    fn distances_are_those_worked_out_by_hand() {
+        for (a, b, steps) in [("", "", 0), ("abc", "", 3), ("ca", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 1)]
+        {
+            assert_eq!(distance(a, b), steps, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_listed_twice_in_one_place() {
+        for (index, info) in KEYS.iter().enumerate() {
+            let same = |other: &KeyInfo| other.place == info.place && other.key == info.key;
+            assert!(!KEYS[index + 1..].iter().any(same), "{}", info.key);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What each merge method asks of a recipe: its models, its base, its parameters.
+//!
+//! Names, parameters and defaults are mergekit's, except where the meaning text says otherwise. A recipe is checked
+//! against this table, so what a method does not know is an error here, where mergekit ignores it.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A merge method that thalweg has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each variant is the method of the same name; METHODS says what it does")]
+pub enum MethodName {
+    Linear,
+    Passthrough,
+    TaskArithmetic,
+    Slerp,
+    NuSlerp,
+    MultiSlerp,
+    Karcher,
+    Frechet,
+    GeometricMedian,
+    ModelStock,
+}
+
+/// What a method does with `base_model`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseRule {
+    /// It is one more model like the others.
+    Counted,
+    /// Needed; it is the point the others are measured from.
+    Required,
+    /// Needed, and one of the models that are counted.
+    RequiredCounted,
+    /// If there is one, the others are measured from it.
+    Optional,
+}
+
+/// Where a parameter may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// For each model, or for all of them at once.
+    PerModel,
+    /// For the merge or a slice, not for a single model.
+    Whole,
+}
+
+/// Which values a parameter may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Domain {
+    /// Any finite number.
+    Real,
+    /// A number that is not below zero.
+    NonNegative,
+    /// A number above zero.
+    Positive,
+    /// A number from zero to one.
+    Fraction,
+    /// A whole number from zero to a million.
+    Count,
+    /// True or false.
+    Switch,
+}
+
+/// A parameter of a method.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParameterInfo {
+    /// Its name in a recipe.
+    pub name: &'static str,
+    /// Where it may be given.
+    pub scope: Scope,
+    /// Which values it may take.
+    pub domain: Domain,
+    /// What it is when nothing is given; none means that it must be given.
+    pub default: Option<f64>,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// A method and what it asks of a recipe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MethodInfo {
+    /// The method.
+    pub method: MethodName,
+    /// Its name in a recipe.
+    pub name: &'static str,
+    /// What it does with `base_model`.
+    pub base: BaseRule,
+    /// The fewest models; a base counts only where [`BaseRule`] says so.
+    pub fewest: usize,
+    /// The most models.
+    pub most: usize,
+    /// Its parameters.
+    pub parameters: &'static [ParameterInfo],
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+const fn per_model(name: &'static str, domain: Domain, default: Option<f64>, meaning: &'static str) -> ParameterInfo {
+    ParameterInfo { name, scope: Scope::PerModel, domain, default, meaning }
+}
+
+const fn whole(name: &'static str, domain: Domain, default: Option<f64>, meaning: &'static str) -> ParameterInfo {
+    ParameterInfo { name, scope: Scope::Whole, domain, default, meaning }
+}
+
+const MEAN: &[ParameterInfo] = &[
+    per_model("weight", Domain::NonNegative, Some(1.0), "share of the model in the mean; scaled to sum to one"),
+    whole("max_iter", Domain::Count, Some(1000.0), "most iterations; each costs microseconds (mergekit: 10)"),
+    whole("tol", Domain::Positive, Some(1e-12), "length of the step at which to stop (mergekit: 1e-5)"),
+];
+
+/// Every method, in the order in which help lists them.
+pub const METHODS: [MethodInfo; 10] = [
+    MethodInfo {
+        method: MethodName::Karcher,
+        name: "karcher",
+        base: BaseRule::Counted,
+        fewest: 1,
+        most: usize::MAX,
+        parameters: MEAN,
+        meaning: "the Karcher mean on the sphere, scaled to the mean norm",
+    },
+    MethodInfo {
+        method: MethodName::Frechet,
+        name: "frechet",
+        base: BaseRule::Counted,
+        fewest: 1,
+        most: usize::MAX,
+        parameters: MEAN,
+        meaning: "karcher with `granularity: model`: one sphere for the whole network",
+    },
+    MethodInfo {
+        method: MethodName::Linear,
+        name: "linear",
+        base: BaseRule::Counted,
+        fewest: 1,
+        most: usize::MAX,
+        parameters: &[
+            per_model("weight", Domain::Real, None, "factor of the model"),
+            whole("normalize", Domain::Switch, Some(1.0), "divide by the sum of the weights"),
+        ],
+        meaning: "the weighted mean",
+    },
+    MethodInfo {
+        method: MethodName::Slerp,
+        name: "slerp",
+        base: BaseRule::RequiredCounted,
+        fewest: 2,
+        most: 2,
+        parameters: &[whole("t", Domain::Real, None, "0 is the base model, 1 the other one")],
+        meaning: "along the great circle from the base model to another one",
+    },
+    MethodInfo {
+        method: MethodName::NuSlerp,
+        name: "nuslerp",
+        base: BaseRule::Optional,
+        fewest: 2,
+        most: 2,
+        parameters: &[
+            per_model("weight", Domain::Real, None, "share of the model; scaled to sum to one"),
+            whole("nuslerp_flatten", Domain::Switch, Some(1.0), "one direction per tensor, not per row or column"),
+            whole("nuslerp_row_wise", Domain::Switch, Some(0.0), "without flatten: directions of rows, not columns"),
+        ],
+        meaning: "slerp of two models, or of their differences from a base",
+    },
+    MethodInfo {
+        method: MethodName::MultiSlerp,
+        name: "multislerp",
+        base: BaseRule::Optional,
+        fewest: 2,
+        most: usize::MAX,
+        parameters: &[
+            per_model("weight", Domain::Real, None, "share of the model"),
+            whole("normalize_weights", Domain::Switch, Some(1.0), "scale the weights to sum to one"),
+            whole("eps", Domain::Positive, Some(1e-8), "length below which a direction counts as none"),
+        ],
+        meaning: "the normalised mean direction of models, or of their differences from a base",
+    },
+    MethodInfo {
+        method: MethodName::TaskArithmetic,
+        name: "task_arithmetic",
+        base: BaseRule::Required,
+        fewest: 1,
+        most: usize::MAX,
+        parameters: &[
+            per_model("weight", Domain::Real, None, "factor of the model's difference from the base"),
+            per_model("density", Domain::Fraction, Some(1.0), "accepted for mergekit's sake, without effect"),
+            whole("normalize", Domain::Switch, Some(0.0), "divide by the sum of the weights"),
+            whole("lambda", Domain::Real, Some(1.0), "factor of the summed differences"),
+            whole("rescale", Domain::Switch, Some(0.0), "accepted for mergekit's sake, without effect"),
+            whole("int8_mask", Domain::Switch, Some(0.0), "accepted for mergekit's sake, without effect"),
+        ],
+        meaning: "the base plus weighted differences from it",
+    },
+    MethodInfo {
+        method: MethodName::ModelStock,
+        name: "model_stock",
+        base: BaseRule::Required,
+        fewest: 2,
+        most: usize::MAX,
+        parameters: &[whole("filter_wise", Domain::Switch, Some(0.0), "a factor per row, not per tensor")],
+        meaning: "between the base and the mean, as the angles between differences tell",
+    },
+    MethodInfo {
+        method: MethodName::GeometricMedian,
+        name: "geometric_median",
+        base: BaseRule::Counted,
+        fewest: 1,
+        most: usize::MAX,
+        parameters: MEAN,
+        meaning: "the point with the least weighted sum of distances; outliers pull less",
+    },
+    MethodInfo {
+        method: MethodName::Passthrough,
+        name: "passthrough",
+        base: BaseRule::Counted,
+        fewest: 1,
+        most: 1,
+        parameters: &[per_model("scale", Domain::Real, Some(1.0), "factor of the tensor")],
+        meaning: "the tensors of one model, for stacking slices",
+    },
+];
+
+/// mergekit's methods that are not here, and what each would need.
+const ABSENT: [(&str, &str); 12] = [
+    ("ties", "selection by magnitude"),
+    ("dare_ties", "selection by random draw"),
+    ("dare_linear", "selection by random draw"),
+    ("breadcrumbs", "selection by magnitude"),
+    ("breadcrumbs_ties", "selection by magnitude"),
+    ("della", "selection by random draw"),
+    ("della_linear", "selection by random draw"),
+    ("sce", "selection by variance"),
+    ("nearswap", "a rule for every element"),
+    ("arcee_fusion", "selection by importance"),
+    ("ram", "a rule for every element"),
+    ("ramplus_tl", "a rule for every element"),
+];
+
+impl MethodName {
+    /// The method of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        METHODS.iter().find(|info| info.name == name).map(|info| info.method)
+    }
+
+    /// What the method asks of a recipe.
+    pub fn info(self) -> &'static MethodInfo {
+        METHODS.iter().find(|info| info.method == self).expect("METHODS has a row for every variant")
+    }
+}
+
+impl fmt::Display for MethodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+impl Serialize for MethodName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.info().name)
+    }
+}
+
+impl MethodInfo {
+    /// The parameter of this name.
+    pub fn parameter(&self, name: &str) -> Option<&'static ParameterInfo> {
+        self.parameters.iter().find(|info| info.name == name)
+    }
+}
+
+impl Domain {
+    /// Why `value` is not in the domain, as `must be …`; none when it is.
+    pub fn refusal(self, value: f64) -> Option<&'static str> {
+        let (fits, must) = match self {
+            Self::Real => (true, "must be a finite number"),
+            Self::NonNegative => (value >= 0.0, "must not be negative"),
+            Self::Positive => (value > 0.0, "must be above zero"),
+            Self::Fraction => ((0.0..=1.0).contains(&value), "must lie between 0 and 1"),
+            Self::Count => {
+                (value.fract() == 0.0 && (0.0..=1e6).contains(&value), "must be a whole number from 0 to 1000000")
+            }
+            Self::Switch => (value == 0.0 || value == 1.0, "must be true or false"),
+        };
+        match (value.is_finite(), fits) {
+            (true, true) => None,
+            (false, _) => Some("must be a finite number"),
+            (true, false) => Some(must),
+        }
+    }
+}
+
+/// What a method of mergekit's that is not here would need; none for an unknown name.
+pub(super) fn missing_ability(name: &str) -> Option<&'static str> {
+    ABSENT.iter().find(|(known, _)| *known == name).map(|(_, ability)| *ability)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_found_under_its_own_name_and_no_other() {
+        for info in &METHODS {
+            assert_eq!(MethodName::parse(info.name), Some(info.method));
+            assert_eq!(info.method.info(), info);
+            assert_eq!(missing_ability(info.name), None);
+            assert!(info.fewest <= info.most);
+            for parameter in info.parameters {
+                assert_eq!(info.parameter(parameter.name), Some(parameter), "{}", info.name);
+                assert_eq!(parameter.default.and_then(|value| parameter.domain.refusal(value)), None);
+            }
+        }
+        assert_eq!(MethodName::parse("Linear"), None);
+    }
+
+    #[test]
+    fn domains_hold_at_their_edges() {
+        for (domain, inside, outside) in [
+            (Domain::Real, vec![-1e300, 0.0], vec![f64::NAN, f64::INFINITY]),
+            (Domain::NonNegative, vec![0.0, 2.0], vec![-1e-300]),
+            (Domain::Positive, vec![1e-300], vec![0.0, -0.0, -1.0]),
+            (Domain::Fraction, vec![0.0, 1.0], vec![-0.1, 1.1]),
+            (Domain::Count, vec![0.0, 1e6], vec![0.5, -1.0, 1e6 + 1.0]),
+            (Domain::Switch, vec![0.0, 1.0], vec![0.5, 2.0]),
+        ] {
+            assert!(inside.iter().all(|&value| domain.refusal(value).is_none()), "{domain:?}");
+            assert!(outside.iter().all(|&value| domain.refusal(value).is_some()), "{domain:?}");
+        }
+    }
+}

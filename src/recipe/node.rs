@@ -1,0 +1,162 @@
+//! YAML text into a tree whose every node knows its place.
+//!
+//! Recipes are read in two steps, text to tree and tree to [`Document`](super::Document), because derived
+//! deserialisers cannot say which key was meant, nor where a value stands that is well formed but makes no sense.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Spanned};
+
+use super::origin::{At, Origin};
+use crate::error::Result;
+
+/// The largest recipe that is read.
+pub const MAX_RECIPE_BYTES: usize = 16 << 20;
+
+/// YAML nodes, replayed aliases included, that a recipe may have.
+const MAX_NODES: usize = 200_000;
+
+/// Levels of nesting; a recipe needs nine.
+const MAX_DEPTH: usize = 48;
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) at: At,
+    pub(super) value: Value,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub(super) at: At,
+    pub(super) text: String,
+}
+
+impl Node {
+    /// What the value is, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "true or false",
+            Value::Integer(_) | Value::Float(_) => "a number",
+            Value::Text(_) => "text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// The documents of a YAML stream; empty ones are left out.
+///
+/// # Errors
+///
+/// Text that is too large, is not YAML, repeats a key, or grows beyond all measure by its aliases.
+pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
+    let bytes = origin.text.len();
+    if bytes > MAX_RECIPE_BYTES {
+        let cause = format!("is {bytes} bytes long, a recipe has at most {MAX_RECIPE_BYTES}");
+        return Err(origin.error(At::default(), cause));
+    }
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 2 * MAX_NODES,
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+            max_documents: 256,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+        non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
+        with_snippet: false,
+    };
+    serde_saphyr::from_multiple_with_options(origin.text, options).map_err(|error| {
+        let location = error.location();
+        let at = location.map(place).unwrap_or_default();
+        let message = error.to_string();
+        // The place is told once, in the subject.
+        let suffix = location.map(|l| format!(" at line {}, column {}", l.line(), l.column())).unwrap_or_default();
+        let first = message.lines().next().unwrap_or_default();
+        origin.error(at, format!("is not valid YAML: {}", first.replacen(&suffix, "", 1)))
+    })
+}
+
+fn place(location: Location) -> At {
+    let count = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    At { line: count(location.line()), column: count(location.column()), width: count(location.span().len()) }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        Ok(Self { at: place(spanned.referenced), value: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, node)) = access.next_entry::<Spanned<String>, Node>()? {
+            entries.push((Key { at: place(key.referenced), text: key.value }, node));
+        }
+        Ok(Value::Map(entries))
+    }
+}

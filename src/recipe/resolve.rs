@@ -1,0 +1,63 @@
+//! The value of a parameter for one model and one tensor.
+//!
+//! Levels are asked from the inside out, as in mergekit: the model or source, its slice, the module, the document. A
+//! level that says nothing about a tensor, because no condition fits its name, is passed over.
+
+use super::document::{Document, Sources};
+use super::setting::Setting;
+use crate::error::{Error, Kind, Result};
+
+/// A tensor of the merged model, as parameters see it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TensorPlace<'a> {
+    /// Its name in the merged model.
+    pub name: &'a str,
+    /// The slice it is in; whole models are slice 0.
+    pub slice: usize,
+    /// The position of its layer within the slice, from 0 to 1; 0 for tensors outside the layers.
+    pub t: f64,
+}
+
+impl Document {
+    /// The value of the parameter `name` for one of [`inputs`](Self::inputs), or with no input for all of them.
+    ///
+    /// A switch is 0 or 1. What the recipe leaves open is the method's default.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Recipe`] when nothing says what a parameter without a default is for this tensor, or when the method
+    /// has no such parameter.
+    pub fn parameter(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Result<f64> {
+        if let Some(value) = self.setting(name, input, place) {
+            return Ok(value);
+        }
+        let fail = |cause: String| Error::new(Kind::Recipe, "cannot find parameter", name, cause);
+        let Some(info) = self.method.info().parameter(name) else {
+            return Err(fail(format!("{} has no such parameter", self.method)));
+        };
+        info.default.ok_or_else(|| {
+            let model = input.and_then(|input| self.inputs(place.slice).get(input).map(|input| input.model.clone()));
+            let of = model.map(|model| format!(" of the model {model}")).unwrap_or_default();
+            fail(format!("no condition fits the tensor {}{of}", place.name))
+                .with_hint("add a last condition without a filter: `- value: …`")
+        })
+    }
+
+    /// What the recipe itself says, without defaults.
+    fn setting(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Option<f64> {
+        let own = input
+            .and_then(|input| self.inputs(place.slice).get(input).and_then(|input| input.parameters))
+            .and_then(|parameters| parameters.get(name));
+        own.into_iter().chain(self.shared_settings(name, place.slice)).find_map(|level| level.at(place.name, place.t))
+    }
+
+    /// What the slice, the module and the document say about `name`, in this order.
+    pub(super) fn shared_settings<'a>(&'a self, name: &'a str, slice: usize) -> impl Iterator<Item = &'a Setting> {
+        let slice = match &self.sources {
+            Sources::Models(_) => None,
+            Sources::Slices(slices) => slices.get(slice).map(|slice| &slice.parameters),
+        };
+        let module = self.module.as_ref().map(|module| &module.parameters);
+        [slice, module, Some(&self.parameters)].into_iter().flatten().filter_map(move |level| level.get(name))
+    }
+}
