@@ -14,6 +14,7 @@ mod map;
 mod positioned;
 mod side;
 mod source;
+pub mod torch;
 mod zst;
 
 use std::ops::Range;

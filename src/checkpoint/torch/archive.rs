@@ -1,0 +1,165 @@
+//! The zip archive that `torch.save` writes since version 1.6: `<root>/data.pkl` and `<root>/data/<key>`.
+//!
+//! Members of real checkpoints are stored as they are, so a storage is a byte range of the file. Sizes and offsets are
+//! believed only after they were checked against each other and the file's length; two members that share a byte, or
+//! two of one name, refuse the file, because readers would disagree on what it holds.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::Range;
+
+use zip::CompressionMethod;
+use zip::read::{ArchiveOffset, Config, ZipArchive, ZipReadOptions};
+
+use super::fault::{Fault, Parsed};
+use super::file::At;
+use super::pickle::MAX_BYTES;
+
+/// Deflate cannot shrink anything further than this; a member that claims more is lying.
+const MAX_DEFLATE_RATIO: u64 = 1032;
+
+/// An open archive whose directory was checked.
+pub(super) struct Archive<'a> {
+    zip: ZipArchive<At<'a>>,
+    root: String,
+    file_bytes: u64,
+}
+
+/// Where the bytes of a storage are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Member {
+    /// Its bytes are this range of the file.
+    Stored(Range<u64>),
+    /// Its bytes come from inflating the member of this number.
+    Deflated { index: usize, bytes: u64 },
+}
+
+impl Member {
+    /// Bytes of the content.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Stored(range) => range.end - range.start,
+            Self::Deflated { bytes, .. } => *bytes,
+        }
+    }
+}
+
+impl<'a> Archive<'a> {
+    /// Reads the central directory of `file` and finds the one `data.pkl`.
+    pub(super) fn open(file: &'a File) -> Parsed<Self> {
+        let file_bytes = file.metadata()?.len();
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let mut zip = ZipArchive::with_config(config, At::new(file, 0)?).map_err(damaged)?;
+        if zip.has_duplicate_names() {
+            return Err(Fault::new("zip archive holds two members of one name"));
+        }
+        if zip.has_overlapping_entries().map_err(damaged)? {
+            return Err(Fault::new("zip archive holds members that overlap"));
+        }
+        let root = root_of(&zip)?;
+        let mut archive = Self { zip, root, file_bytes };
+        archive.refuse_other_kinds()?;
+        Ok(archive)
+    }
+
+    /// The bytes of `data.pkl`.
+    pub(super) fn pickle(&mut self) -> Parsed<Vec<u8>> {
+        let name = format!("{}data.pkl", self.root);
+        self.read_small(&name, MAX_BYTES)?.ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}")))
+    }
+
+    /// The member that holds the storage `key`.
+    pub(super) fn storage(&mut self, key: &str) -> Parsed<Member> {
+        let name = format!("{}data/{key}", self.root);
+        let index = self
+            .zip
+            .index_for_name(&name)
+            .ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}, a storage of the pickle")))?;
+        self.member(index).map_err(|fault| fault.of(&name))
+    }
+
+    /// Inflates the member of number `index` to `sink`; its checksum has held when this returns.
+    pub(super) fn inflate(&mut self, index: usize, sink: &mut impl Write) -> Parsed<u64> {
+        let mut reader = self.reader(index)?;
+        std::io::copy(&mut reader, sink).map_err(Fault::from)
+    }
+
+    fn member(&mut self, index: usize) -> Parsed<Member> {
+        let member = self.zip.by_index_raw(index).map_err(damaged)?;
+        if member.encrypted() {
+            return Err(Fault::new("zip member is encrypted").with_hint("decrypt the archive first"));
+        }
+        let (packed, bytes) = (member.compressed_size(), member.size());
+        let start = member.data_start().ok_or_else(|| Fault::new("zip member has no data"))?;
+        let end = start.checked_add(packed).filter(|end| *end <= self.file_bytes).ok_or_else(|| {
+            Fault::new(format!(
+                "zip member of {packed} bytes at byte {start} ends beyond the file of {} bytes",
+                self.file_bytes
+            ))
+        })?;
+        match member.compression() {
+            CompressionMethod::Stored if packed == bytes => Ok(Member::Stored(start..end)),
+            CompressionMethod::Stored => {
+                Err(Fault::new(format!("zip member claims {bytes} bytes and stores {packed} without compression")))
+            }
+            CompressionMethod::Deflated if bytes / MAX_DEFLATE_RATIO <= packed => Ok(Member::Deflated { index, bytes }),
+            CompressionMethod::Deflated => {
+                Err(Fault::new(format!("zip member claims {bytes} bytes, more than its {packed} can inflate to")))
+            }
+            other => Err(Fault::new(format!("zip member is compressed by {other}; stored and deflate are read"))),
+        }
+    }
+
+    fn reader(&mut self, index: usize) -> Parsed<impl Read> {
+        // torch writes 0 when it was told not to compute checksums, and never checks them itself.
+        let unchecked = self.zip.by_index_raw(index).map_err(damaged)?.crc32() == 0;
+        self.zip.by_index_with_options(index, ZipReadOptions::new().ignore_crc32(unchecked)).map_err(damaged)
+    }
+
+    /// A whole member of at most `limit` bytes, or `None` when there is none of that name.
+    fn read_small(&mut self, name: &str, limit: u64) -> Parsed<Option<Vec<u8>>> {
+        let Some(index) = self.zip.index_for_name(name) else { return Ok(None) };
+        let bytes = self.member(index).map_err(|fault| fault.of(name))?.bytes();
+        if bytes > limit {
+            return Err(Fault::new(format!("{name:?} has {bytes} bytes; at most {limit} are read")));
+        }
+        let mut content = Vec::new();
+        self.reader(index)?.take(limit).read_to_end(&mut content).map_err(|error| Fault::from(error).of(name))?;
+        Ok(Some(content))
+    }
+
+    fn refuse_other_kinds(&mut self) -> Parsed<()> {
+        let root = self.root.clone();
+        let has = |name: &str| self.zip.index_for_name(&format!("{root}{name}")).is_some();
+        if has("constants.pkl") {
+            return Err(Fault::new("is a TorchScript program, not a state dict")
+                .with_hint("load it with torch.jit.load and save its state_dict() with torch.save"));
+        }
+        match self.read_small(&format!("{root}byteorder"), 16)? {
+            Some(order) if order != b"little" => Err(Fault::new(format!(
+                "has byte order {:?}; only \"little\" is read",
+                String::from_utf8_lossy(&order)
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The folder that holds `data.pkl`, with its slash.
+fn root_of(zip: &ZipArchive<At<'_>>) -> Parsed<String> {
+    let mut roots = zip.file_names().filter_map(|name| {
+        let name = name.ok()?;
+        let root = name.strip_suffix("data.pkl")?;
+        let folder = root.strip_suffix('/')?;
+        (!folder.contains('/')).then(|| root.to_owned())
+    });
+    match (roots.next(), roots.next()) {
+        (Some(root), None) => Ok(root),
+        (None, _) => Err(Fault::new("zip archive has no member \"…/data.pkl\": torch.save did not write it")),
+        (Some(one), Some(two)) => Err(Fault::new(format!("zip archive has two pickles, in {one:?} and {two:?}"))),
+    }
+}
+
+fn damaged(error: zip::result::ZipError) -> Fault {
+    Fault::new(format!("zip archive is damaged: {error}"))
+}

@@ -1,0 +1,29 @@
+//! A pickle read as a graph of what it describes; nothing it names is imported, called or built.
+//!
+//! `torch.save` writes a pickle in which every storage is a *persistent id* and every tensor a call of
+//! `torch._utils._rebuild_tensor_v2` on one. [`read`] turns the opcodes of protocols 1 to 5 into [`Node`]s: a `REDUCE` is
+//! recorded as a [`Call`], a class as its two names. What a call means is decided by the readers of the graph, which
+//! know the few calls that make tensors and treat all others as opaque.
+//!
+//! Limits: [`MAX_BYTES`] of pickle, [`MAX_NODES`] nodes and memo entries, [`MAX_STACK`] values and marks on the stack.
+//! Memory stays proportional to the bytes read. Names that have no other use than running code are refused at once.
+//!
+//! The opcodes are those of CPython's `Lib/pickletools.py`.
+
+mod graph;
+mod hostile;
+mod input;
+mod machine;
+#[cfg(test)]
+pub(super) mod tests;
+
+pub(super) use graph::{Call, Graph, Id, Node};
+pub(super) use input::Input;
+pub(super) use machine::read;
+
+/// The longest pickle that is read; a checkpoint of a million tensors needs half of it.
+pub(super) const MAX_BYTES: u64 = 256 << 20;
+/// The most values one pickle may hold, and the most entries its memo may have.
+pub(super) const MAX_NODES: usize = 1 << 23;
+/// The most values, or marks, on the stack at one time.
+pub(super) const MAX_STACK: usize = 1 << 21;
