@@ -1,1 +1,37 @@
-//! To be filled.
+//! Records of what is durably written, and their replay. Bytes in, bytes out: files and syncing are `output/`'s.
+//!
+//! A journal is one file, only ever appended to. All integers are little endian.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | magic `thalwegJ` |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | … | records |
+//!
+//! | record | bytes | what |
+//! |---|---|---|
+//! | length | 4 | of the payload |
+//! | kind | 1 | 1 identity, 2 claims |
+//! | payload | length | see below |
+//! | checksum | 8 | XXH3-64 of the three fields above |
+//!
+//! The first record is the *identity*, the JSON text of what the run was asked to do, written together with the file's
+//! head and renamed into place. Every other record holds the *claims* of one commit, one after the other:
+//!
+//! | claim | layout | says |
+//! |---|---|---|
+//! | blocks | `1u8`, tensor u32, first u32, count u32, count × 32 bytes | these check blocks are durable, with these values |
+//! | note | `2u8`, tensor u32, length u32, JSON text | what was found about the tensor |
+//! | shard | `3u8`, shard u32 | the shard is durable under its final name |
+//!
+//! # Why a commit is one record
+//!
+//! A record is appended only after the one before it was synced, so a crash can tear the last record and no other,
+//! even if the disk wrote the pages of the last append in another order. An unreadable record at the end is
+//! therefore dropped, and one with a valid record behind it is damage, which is refused.
+
+mod record;
+mod replay;
+
+pub use record::{Claim, Value, claims_record, head_with_identity};
+pub use replay::{Journal, State};

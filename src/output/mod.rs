@@ -1,1 +1,4 @@
-//! To be filled.
+//! Shards, index, side files, manifest, and the file operations under them.
+
+pub mod checksum;
+pub mod storage;

@@ -1,1 +1,3 @@
-//! To be filled.
+//! Recipe and headers in, a pure value out: what is written, from what, and where every byte of it goes.
+
+pub mod layout;

@@ -1,0 +1,115 @@
+//! Encoding: the file's head, records and the claims in them.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Kind, Result};
+
+pub(super) const MAGIC: [u8; 8] = *b"thalwegJ";
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEAD_BYTES: usize = 12;
+
+pub(super) const IDENTITY: u8 = 1;
+pub(super) const CLAIMS: u8 = 2;
+
+pub(super) const BLOCKS: u8 = 1;
+pub(super) const NOTE: u8 = 2;
+pub(super) const SHARD: u8 = 3;
+
+/// Bytes of length and kind before a payload.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// Bytes of the checksum behind a payload.
+pub(super) const CHECKSUM_BYTES: usize = 8;
+
+/// The checksum value of one check block.
+pub type Value = [u8; 32];
+
+/// One thing that a commit claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// Check blocks of a tensor are durable.
+    Blocks {
+        /// The tensor's index in the layout.
+        tensor: u32,
+        /// The first block; all before it were claimed earlier.
+        first: u32,
+        /// A value for each block from the first on.
+        values: Vec<Value>,
+    },
+    /// Something was found about a tensor that a later run must know.
+    Note {
+        /// The tensor's index in the layout.
+        tensor: u32,
+        /// JSON text.
+        note: String,
+    },
+    /// A shard is durable under its final name.
+    Shard {
+        /// The shard's index in the layout.
+        shard: u32,
+    },
+}
+
+/// The first bytes of a journal: head and identity record.
+///
+/// # Errors
+///
+/// [`Kind::Resume`] when the identity takes more than 4 GiB.
+pub fn head_with_identity(identity: &str) -> Result<Vec<u8>> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&record(IDENTITY, identity.as_bytes())?);
+    Ok(bytes)
+}
+
+/// The record of one commit.
+///
+/// # Errors
+///
+/// [`Kind::Resume`] when the claims take more than 4 GiB.
+pub fn claims_record(claims: &[Claim]) -> Result<Vec<u8>> {
+    let mut payload = vec![];
+    for claim in claims {
+        encode(claim, &mut payload)?;
+    }
+    record(CLAIMS, &payload)
+}
+
+fn encode(claim: &Claim, into: &mut Vec<u8>) -> Result<()> {
+    match claim {
+        Claim::Blocks { tensor, first, values } => {
+            into.push(BLOCKS);
+            for field in [*tensor, *first, length(values.len())?] {
+                into.extend_from_slice(&field.to_le_bytes());
+            }
+            into.extend_from_slice(values.as_flattened());
+        }
+        Claim::Note { tensor, note } => {
+            into.push(NOTE);
+            for field in [*tensor, length(note.len())?] {
+                into.extend_from_slice(&field.to_le_bytes());
+            }
+            into.extend_from_slice(note.as_bytes());
+        }
+        Claim::Shard { shard } => {
+            into.push(SHARD);
+            into.extend_from_slice(&shard.to_le_bytes());
+        }
+    }
+    Ok(())
+}
+
+fn record(kind: u8, payload: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + payload.len() + CHECKSUM_BYTES);
+    bytes.extend_from_slice(&length(payload.len())?.to_le_bytes());
+    bytes.push(kind);
+    bytes.extend_from_slice(payload);
+    let checksum = xxh3_64(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    Ok(bytes)
+}
+
+fn length(len: usize) -> Result<u32> {
+    let cause = || Error::new(Kind::Resume, "cannot journal", "record", format!("{len} bytes, at most {}", u32::MAX));
+    u32::try_from(len).map_err(|_| cause())
+}

@@ -1,0 +1,294 @@
+//! The file operations that the output is made of, behind a trait, so that tests can inject faults and lose power.
+//!
+//! Nothing here decides anything: the order of operations, on which durability rests, is the callers'.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// How many bytes are copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name alone.
+    pub name: OsString,
+    /// Whether it is a folder, not followed if a link.
+    pub is_dir: bool,
+}
+
+/// A place that files are written to. Every failure names its path.
+#[expect(clippy::missing_errors_doc, reason = "each fails as the operating system does")]
+pub trait Storage: Send + Sync {
+    /// Makes a folder and those above it, durably: no further sync is needed.
+    fn create_dir_all(&self, dir: &Path) -> Result<()>;
+    /// Makes a new file to write and read; refuses what exists.
+    fn create(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
+    /// Opens an existing file to write and read.
+    fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
+    /// Opens an existing file to read.
+    fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
+    /// Renames a file, replacing what has the new name. Durable after a sync of both folders.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, dir: &Path) -> Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> Result<()>;
+    /// Removes a folder, unless it still holds something.
+    fn remove_dir_if_empty(&self, dir: &Path) -> Result<()>;
+    /// The names in a folder, sorted; none when there is no such folder.
+    fn list(&self, dir: &Path) -> Result<Option<Vec<Entry>>>;
+    /// The size of a file; none when there is none.
+    fn len(&self, path: &Path) -> Result<Option<u64>>;
+
+    /// Makes a new file with the contents of another, which may lie elsewhere. Not synced.
+    fn copy(&self, from: &Path, to: &Path) -> Result<Arc<dyn StorageFile>> {
+        let source = DiskFile::open(from, File::options().read(true), "cannot copy from")?;
+        let copy = self.create(to)?;
+        let len = source.len()?;
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
+        let mut at = 0;
+        while at < len {
+            let piece = usize::try_from(len - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            source.read_at(&mut buffer[..piece], at)?;
+            copy.write_at(&buffer[..piece], at)?;
+            at += u64::try_from(piece).expect("a length fits 64 bits");
+        }
+        Ok(copy)
+    }
+}
+
+/// An open file, used from any thread.
+#[expect(clippy::missing_errors_doc, reason = "each fails as the operating system does")]
+#[expect(clippy::len_without_is_empty, reason = "a file's size is asked for, never whether it is empty")]
+pub trait StorageFile: Send + Sync {
+    /// Fills all of `buffer` from `offset` on.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+    /// Writes all of `bytes` from `offset` on.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+    /// The size now.
+    fn len(&self) -> Result<u64>;
+    /// Cuts or extends the file.
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// Makes the file `len` bytes long with all of them reserved on the disk, so that a full disk shows now.
+    fn preallocate(&self, len: u64) -> Result<()>;
+    /// Makes contents and size durable, and lets go of what the system caches of them.
+    fn sync_data(&self) -> Result<()>;
+}
+
+/// The machine's own file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskStorage;
+
+impl Storage for DiskStorage {
+    fn create_dir_all(&self, dir: &Path) -> Result<()> {
+        let failed = |path: &Path, error| Error::io("cannot create folder", path, error);
+        let mut missing = vec![];
+        let mut at = dir;
+        while !at.try_exists().map_err(|error| failed(at, error))? {
+            missing.push(at);
+            at = parent_of(at);
+        }
+        for dir in missing.into_iter().rev() {
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(dir, error)),
+                _ => self.sync_dir(parent_of(dir))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
+        let file = DiskFile::open(path, File::options().read(true).write(true).create_new(true), "cannot create")?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(DiskFile::open(path, File::options().read(true).write(true), "cannot open")?))
+    }
+
+    fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(DiskFile::open(path, File::options().read(true), "cannot open")?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::rename(from, to).map_err(|error| Error::io("cannot rename to", to, error))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<()> {
+        // Some network file systems cannot sync a folder and say so with EINVAL; their renames are durable at once.
+        match File::open(dir).and_then(|dir| dir.sync_all()) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
+                Err(Error::io("cannot sync folder", dir, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        fs::remove_file(path).map_err(|error| Error::io("cannot remove", path, error))
+    }
+
+    fn remove_dir_if_empty(&self, dir: &Path) -> Result<()> {
+        match fs::remove_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(Error::io("cannot remove folder", dir, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> Result<Option<Vec<Entry>>> {
+        let failed = |error| Error::io("cannot list folder", dir, error);
+        let names = match fs::read_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            names => names.map_err(failed)?,
+        };
+        let mut entries = vec![];
+        for name in names {
+            let name = name.map_err(failed)?;
+            let is_dir = name.file_type().map_err(failed)?.is_dir();
+            entries.push(Entry { name: name.file_name(), is_dir });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Some(entries))
+    }
+
+    fn len(&self, path: &Path) -> Result<Option<u64>> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("cannot examine", path, error)),
+            Ok(metadata) => Ok(Some(metadata.len())),
+        }
+    }
+}
+
+/// The folder that holds `path`.
+pub(super) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+#[derive(Debug)]
+struct DiskFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl DiskFile {
+    fn open(path: &Path, options: &fs::OpenOptions, what: &'static str) -> Result<Self> {
+        let file = options.open(path).map_err(|error| Error::io(what, path, error))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn failed(&self, what: &'static str, error: impl Into<io::Error>) -> Error {
+        let error = error.into();
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let failure = Error::io(what, &self.path, error);
+        if is_full { failure.with_hint("free some space, then run the same command again") } else { failure }
+    }
+}
+
+impl StorageFile for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| self.failed("cannot read", error))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|error| self.failed("cannot write", error))
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len()).map_err(|error| self.failed("cannot examine", error))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len).map_err(|error| self.failed("cannot resize", error))
+    }
+
+    fn preallocate(&self, len: u64) -> Result<()> {
+        const WHAT: &str = "cannot reserve disk space for";
+        self.set_len(len)?;
+        loop {
+            match if len == 0 { Ok(()) } else { fallocate(&self.file, FallocateFlags::empty(), 0, len) } {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // No reservations on this file system: at least do not begin what cannot fit.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    let space = fstatvfs(&self.file).map_err(|error| self.failed(WHAT, error))?;
+                    let fits = space.f_bavail.saturating_mul(space.f_frsize) >= len;
+                    return if fits { Ok(()) } else { Err(self.failed(WHAT, Errno::NOSPC)) };
+                }
+                Err(error) => return Err(self.failed(WHAT, error)),
+            }
+        }
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        self.file.sync_data().map_err(|error| self.failed("cannot sync", error))?;
+        // What is durable is not read again; the cache is better spent on inputs. Where advice is not taken, no harm.
+        _ = fadvise(&self.file, 0, None, Advice::DontNeed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_created_file_has_the_mode_that_the_umask_gives_and_is_not_created_twice() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("a/b/c");
+        DiskStorage.create_dir_all(&folder.path().join("a/b")).expect("created");
+        DiskStorage.create(&path).expect("created");
+        let plain = folder.path().join("plain");
+        fs::write(&plain, b"").expect("written");
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
+        let error = DiskStorage.create(&path).err().expect("refused");
+        assert!(error.subject().ends_with("a/b/c"));
+    }
+
+    #[test]
+    fn a_preallocated_file_takes_its_blocks_at_once() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("part");
+        let file = DiskStorage.create(&path).expect("created");
+        file.preallocate(1 << 20).expect("reserved");
+        let metadata = fs::metadata(&path).expect("exists");
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20);
+        file.preallocate(10).expect("cut");
+        assert_eq!(file.len().expect("open"), 10);
+        file.preallocate(0).expect("emptied");
+        assert_eq!(DiskStorage.len(&path).expect("there"), Some(0));
+        assert!(file.preallocate(1 << 55).is_err(), "more than any disk");
+    }
+
+    #[test]
+    fn what_is_missing_has_no_length_and_no_names() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let nothing = folder.path().join("nothing");
+        assert_eq!(DiskStorage.len(&nothing).expect("no failure"), None);
+        assert_eq!(DiskStorage.list(&nothing).expect("no failure"), None);
+        let copied = DiskStorage.copy(&nothing, &folder.path().join("copy"));
+        assert!(copied.is_err());
+        assert_eq!(DiskStorage.list(folder.path()).expect("no failure"), Some(vec![]));
+    }
+}
