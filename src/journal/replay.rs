@@ -90,11 +90,8 @@ impl<'a> Journal<'a> {
     ///
     /// [`Kind::Resume`] when a record cannot be one of such an output.
     pub fn replay(&self, blocks: &[u64], shards: usize) -> Result<State> {
-        let mut state = State {
-            values: vec![vec![]; blocks.len()],
-            notes: vec![None; blocks.len()],
-            shards: vec![false; shards],
-        };
+        let mut state =
+            State { values: vec![vec![]; blocks.len()], notes: vec![None; blocks.len()], shards: vec![false; shards] };
         for (number, commit) in self.commits.iter().enumerate() {
             let mut rest = Fields { bytes: commit };
             while !rest.bytes.is_empty() {

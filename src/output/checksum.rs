@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn merged_values_equal_the_plain_hash_at_every_boundary() {
         let edge = CHECK_BLOCK;
-        for len in [0, 1, 1024, edge - 1, edge, edge + 1, 2 * edge - 1, 2 * edge, 2 * edge + 1, 3 * edge, 5 * edge + 7] {
+        for len in [0, 1, 1024, edge - 1, edge, edge + 1, 2 * edge - 1, 2 * edge, 2 * edge + 1, 3 * edge, 5 * edge + 7]
+        {
             let bytes = painted(len);
             let mut hasher = TensorHasher::resume(len, vec![]);
             for piece in bytes.chunks(999_983) {

@@ -1,4 +1,49 @@
 //! Shards, index, side files, manifest, and the file operations under them.
+//!
+//! [`Output::begin`] looks at the folder and says whether to start, to go on or that all is done; then
+//! [`Output::write`], [`Output::commit`] every so often, and [`Output::finish`]. [`verify()`] reads a finished folder
+//! back. What is computed, and on which threads, is `engine/`'s.
+//!
+//! ```text
+//!  out/.thalweg/lock          held while a process works here
+//!  out/.thalweg/journal       what is durable; see `journal/`
+//!  out/.thalweg/X.part        a shard in the making, at its full size
+//!  out/X                      a shard whose every byte is durable
+//!  out/config.json …          side files
+//!  out/thalweg.json           the manifest: identity, checksums, notes
+//!  out/….index.json           comes last: with it the folder is a checkpoint
+//! ```
+//!
+//! # The order that survives a crash
+//!
+//! 1. A commit syncs data, then appends one record, then syncs the journal. So a journalled block is on the disk.
+//! 2. A shard whose every tensor is journalled is renamed, both folders are synced, and that is journalled.
+//! 3. At the end come side files and manifest (each written aside, synced, renamed), a sync of the folder, then the
+//!    index, or the only shard where there is no index, another sync, and the work folder goes.
+//!
+//! A folder therefore is finished exactly when its manifest and every file that the manifest names are there. Until
+//! then the journal is, and the run can be taken up again.
 
+mod begin;
 pub mod checksum;
+mod commit;
+mod finish;
+mod folder;
+mod identity;
+mod lock;
+mod manifest;
+mod resume;
 pub mod storage;
+mod verify;
+mod write;
+
+pub use begin::{Begun, Target};
+pub use commit::Pending;
+pub use finish::{Contents, SideFile};
+pub use manifest::{Manifest, ManifestShard, ManifestTensor};
+pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
+
+pub use write::Output;
+
+/// Is told how many bytes of how many were checked; its failure stops the check.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> crate::error::Result<()> + 'a;

@@ -245,7 +245,8 @@ fn header_bytes(group: &[usize], tensors: &[TensorSpec], lens: &[u64]) -> Result
     let mut infos = Vec::with_capacity(group.len());
     for &tensor in group {
         let spec = &tensors[tensor];
-        let refuse = |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot describe tensor", &spec.name, cause);
+        let refuse =
+            |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot describe tensor", &spec.name, cause);
         let dtype = serde_json::from_value(Value::from(spec.dtype.name())).map_err(|error| refuse(&error))?;
         let shape: Result<_, _> = spec.shape.iter().map(|dim| usize::try_from(*dim)).collect();
         let len = usize::try_from(lens[tensor]).map_err(|error| refuse(&error))?;

@@ -1,0 +1,172 @@
+//! The decision what to do with an output folder, and the start of a fresh one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::checksum::block_count;
+use super::commit::Ledger;
+use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
+use super::identity::{difference, normalised};
+use super::lock::Lock;
+use super::manifest::{Manifest, read_capped};
+use super::storage::Storage;
+use super::write::Output;
+use super::{Progress, resume};
+use crate::error::{Error, Kind, Result};
+use crate::journal::{State, head_with_identity};
+use crate::plan::layout::Layout;
+
+/// The folder to write to, and what may be done to what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The output folder; made if needed.
+    pub dir: PathBuf,
+    /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished output of the
+    /// very same run too.
+    pub overwrite: bool,
+    /// Whether a run that was begun there is discarded rather than taken up again.
+    pub restart: bool,
+}
+
+/// What came of looking at the output folder.
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a run")]
+pub enum Begun {
+    /// Nothing was written yet.
+    Fresh(Output),
+    /// An earlier run was taken up again: what it claimed was checked and needs no writing.
+    Resumed(Output),
+    /// The same run was finished there before; nothing is to be done.
+    Complete(Manifest),
+}
+
+/// What a run is, before it has a lock.
+pub(super) struct Run {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) places: Places,
+    pub(super) layout: Arc<Layout>,
+    pub(super) identity: Value,
+}
+
+pub(super) fn begin(
+    storage: Arc<dyn Storage>,
+    target: &Target,
+    layout: Layout,
+    identity: &Value,
+    progress: &mut Progress<'_>,
+) -> Result<Begun> {
+    let places = Places::new(&target.dir);
+    let run = Run { storage, places, layout: Arc::new(layout), identity: normalised(identity)? };
+    let storage = run.storage.as_ref();
+    // Where there is no work folder, nothing is touched before it is known that the folder may be written to.
+    if storage.list(&run.places.work())?.is_none()
+        && let Some(manifest) = run.judge(target, &survey(storage, &run.places)?)?
+    {
+        return Ok(Begun::Complete(manifest));
+    }
+    let lock = Lock::acquire(storage, &run.places)?;
+    let standing = survey(storage, &run.places)?;
+    if let Some(manifest) = run.judge(target, &standing)? {
+        remove_work(storage, &run.places)?;
+        return Ok(Begun::Complete(manifest));
+    }
+    match standing {
+        Standing::Begun if !target.restart => return resume::resume(run, lock, progress).map(Begun::Resumed),
+        // IMPORTANT: the leftover journal of the finished run goes while its manifest still says that it finished.
+        Standing::Finished(_) => empty_work(storage, &run.places, true)?,
+        _ => {}
+    }
+    if !matches!(standing, Standing::Free) {
+        sweep(storage, &run.places)?;
+    }
+    run.start(lock).map(Begun::Fresh)
+}
+
+impl Run {
+    /// The manifest if the same run is finished here; none if the run may begin or go on.
+    fn judge(&self, target: &Target, standing: &Standing) -> Result<Option<Manifest>> {
+        match standing {
+            Standing::Finished(manifest) => {
+                let differs = self.differs_from(manifest)?;
+                match differs {
+                    None if !(target.restart && target.overwrite) => Ok(Some(manifest.as_ref().clone())),
+                    Some(cause) if !target.overwrite => {
+                        Err(self.occupied(format!("another merge is finished there ({cause})")))
+                    }
+                    _ => Ok(None),
+                }
+            }
+            Standing::Occupied(name) if !target.overwrite => {
+                Err(self.occupied(format!("it holds {name}, which this run did not write")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// In which way a finished output is not this run's; none if it is.
+    fn differs_from(&self, manifest: &Manifest) -> Result<Option<String>> {
+        if let Some(words) = difference("manifest", &manifest.identity, &self.identity) {
+            return Ok(Some(words));
+        }
+        if !manifest.matches(&self.layout) {
+            return Ok(Some("same request, but its shards are laid out in another way".into()));
+        }
+        let Some(index) = self.layout.index_json() else { return Ok(None) };
+        let path = self.places.finished(&self.layout.index_name());
+        let most = u64::try_from(index.len()).expect("a length fits 64 bits");
+        let is_same = self.storage.len(&path)? == Some(most)
+            && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes();
+        Ok((!is_same).then(|| "same request, but its index was changed".into()))
+    }
+
+    fn occupied(&self, cause: String) -> Error {
+        let subject = self.places.out().display();
+        Error::new(Kind::Occupied, "cannot write to folder", subject, cause)
+            .with_hint("choose another folder, or let --overwrite replace it")
+    }
+
+    /// What the journal's first record says.
+    pub(super) fn journal_identity(&self) -> Value {
+        json!({ "layout": self.layout.fingerprint().to_hex().as_str(), "identity": self.identity })
+    }
+
+    /// How many check blocks each tensor has.
+    pub(super) fn block_counts(&self) -> Vec<u64> {
+        self.layout.tensors().iter().map(|slot| block_count(slot.len)).collect()
+    }
+
+    /// Starts from nothing: an empty journal, and every shard reserved at its full size.
+    fn start(self, lock: Lock) -> Result<Output> {
+        let storage = self.storage.as_ref();
+        empty_work(storage, &self.places, false)?;
+        let head = head_with_identity(&self.journal_identity().to_string())?;
+        // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity,
+        // and a folder with anything of a run in it never lacks its journal.
+        let aside = storage.create(&self.places.aside())?;
+        aside.write_at(&head, 0)?;
+        aside.sync_data()?;
+        storage.rename(&self.places.aside(), &self.places.journal())?;
+        storage.sync_dir(&self.places.work())?;
+        if let Err(error) = self.reserve() {
+            // A disk that is too small must not stay full of empty files. If even this fails, the first failure
+            // is what the user needs to hear.
+            _ = remove_work(storage, &self.places);
+            return Err(error);
+        }
+        let ledger = Ledger::new(aside, u64::try_from(head.len()).expect("a length fits 64 bits"));
+        let state = State {
+            values: vec![vec![]; self.layout.tensors().len()],
+            notes: vec![None; self.layout.tensors().len()],
+            shards: vec![false; self.layout.shards().len()],
+        };
+        Output::assemble(self, lock, ledger, state)
+    }
+
+    fn reserve(&self) -> Result<()> {
+        for shard in self.layout.shards() {
+            self.storage.create(&self.places.part(&shard.name))?.preallocate(shard.len)?;
+        }
+        self.storage.sync_dir(&self.places.work())
+    }
+}

@@ -1,0 +1,120 @@
+//! Making things durable, in the one order that survives a crash.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::folder::Places;
+use super::storage::{Storage, StorageFile};
+use crate::error::{Error, Kind, Result};
+use crate::journal::{Claim, claims_record};
+use crate::plan::layout::Layout;
+
+/// The journal's file: where the next record goes and which commit may write it.
+pub(super) struct Ledger {
+    file: Arc<dyn StorageFile>,
+    end: u64,
+    next: u64,
+    /// Once a sync failed, the system may have dropped the data, so nothing further may be claimed.
+    is_broken: bool,
+}
+
+impl Ledger {
+    /// Appends to `file` from `end` on, which is where its last whole record ends.
+    pub(super) fn new(file: Arc<dyn StorageFile>, end: u64) -> Self {
+        Self { file, end, next: 0, is_broken: false }
+    }
+
+    /// Appends one record and waits until it is on the disk. Never called before the record ahead of it was synced.
+    fn append(&mut self, claims: &[Claim]) -> Result<()> {
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let record = claims_record(claims)?;
+        self.file.write_at(&record, self.end)?;
+        self.file.sync_data()?;
+        self.end += u64::try_from(record.len()).expect("a length fits 64 bits");
+        Ok(())
+    }
+}
+
+/// A shard to be put under its final name.
+pub(super) struct Seal {
+    pub(super) shard: usize,
+    pub(super) id: u32,
+}
+
+/// A commit that was prepared: what was written before, to be synced and journalled on any thread.
+#[must_use = "what is not run is not durable, and later commits refuse to run"]
+pub struct Pending {
+    pub(super) number: u64,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) places: Places,
+    pub(super) layout: Arc<Layout>,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) durable: Arc<[AtomicU64]>,
+    pub(super) files: Vec<Arc<dyn StorageFile>>,
+    pub(super) claims: Vec<Claim>,
+    /// How far each tensor is durable afterwards.
+    pub(super) reached: Vec<(usize, u64)>,
+    pub(super) seals: Vec<Seal>,
+}
+
+impl Pending {
+    /// Syncs the data, journals the claims, then renames and journals the shards that became whole.
+    ///
+    /// # Errors
+    ///
+    /// When the commits prepared before this one were not run or failed, or when this one fails. After a failure
+    /// no further commit runs; the next process resumes from the last good one.
+    pub fn run(self) -> Result<()> {
+        let ledger = Arc::clone(&self.ledger);
+        let mut ledger = self.take_turn(&ledger)?;
+        // A panic on the way must also count as failed, so this is taken back only at the end.
+        ledger.is_broken = true;
+        self.run_in_turn(&mut ledger).map_err(Error::resumable)?;
+        ledger.is_broken = false;
+        Ok(())
+    }
+
+    fn take_turn<'a>(&self, ledger: &'a Mutex<Ledger>) -> Result<MutexGuard<'a, Ledger>> {
+        let refuse = |cause: String| Error::new(Kind::Io, "cannot commit", self.places.out().display(), cause);
+        let mut ledger = ledger.lock().map_err(|_| refuse("an earlier commit panicked".into()).resumable())?;
+        if ledger.is_broken {
+            return Err(refuse("an earlier commit failed".into()).resumable());
+        }
+        if ledger.next != self.number {
+            let cause = format!("commit {} was prepared, but commit {} has to run first", self.number, ledger.next);
+            return Err(refuse(cause).resumable());
+        }
+        ledger.next += 1;
+        Ok(ledger)
+    }
+
+    fn run_in_turn(&self, ledger: &mut Ledger) -> Result<()> {
+        // IMPORTANT: data before record, or a crash leaves claims on bytes that were never written.
+        for file in &self.files {
+            file.sync_data()?;
+        }
+        ledger.append(&self.claims)?;
+        for (tensor, bytes) in &self.reached {
+            self.durable[*tensor].store(*bytes, Ordering::Release);
+        }
+        if self.seals.is_empty() {
+            return Ok(());
+        }
+        for seal in &self.seals {
+            let name = &self.layout.shards()[seal.shard].name;
+            self.storage.rename(&self.places.part(name), &self.places.finished(name))?;
+        }
+        sync_both(self.storage.as_ref(), self.places.out(), &self.places.work())?;
+        let sealed: Vec<_> = self.seals.iter().map(|seal| Claim::Shard { shard: seal.id }).collect();
+        ledger.append(&sealed)
+    }
+}
+
+/// Makes renames between two folders durable: the new names first, so that no file is ever without one.
+pub(super) fn sync_both(storage: &dyn Storage, to: &Path, from: &Path) -> Result<()> {
+    storage.sync_dir(to)?;
+    storage.sync_dir(from)
+}

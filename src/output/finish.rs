@@ -1,0 +1,127 @@
+//! The end of a run: side files, manifest, index, and the work folder goes.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::Value;
+
+use super::commit::sync_both;
+use super::folder::{MANIFEST, is_weight_index, is_weights, remove_work};
+use super::identity::normalised;
+use super::manifest::Manifest;
+use super::storage::parent_of;
+use super::write::Output;
+use crate::error::{Error, Kind, Result};
+
+/// A file beside the weights, such as a config or a tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SideFile {
+    name: PathBuf,
+    contents: Contents,
+}
+
+/// What a side file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// What the file at this path holds.
+    CopyOf(PathBuf),
+}
+
+impl SideFile {
+    /// A side file of that name, relative to the output folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Input`] when the name leads out of the folder, is hidden, or is one that weights or the manifest have.
+    pub fn new(name: impl Into<PathBuf>, contents: Contents) -> Result<Self> {
+        let name = name.into();
+        let is_plain =
+            |part: Component<'_>| matches!(part, Component::Normal(part) if !part.as_encoded_bytes().starts_with(b"."));
+        let text = name.to_string_lossy();
+        let is_taken = text == MANIFEST || is_weights(&text) || is_weight_index(&text);
+        if is_taken || name.file_name().is_none() || !name.components().all(is_plain) {
+            return Err(Error::new(
+                Kind::Input,
+                "cannot write side file",
+                text,
+                "not a name that a side file can have",
+            ));
+        }
+        Ok(Self { name, contents })
+    }
+
+    /// Its name, relative to the output folder.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+}
+
+impl Output {
+    /// Ends an output of which every tensor is whole: after this the folder is a checkpoint.
+    ///
+    /// Commits what is left, writes the side files, the manifest (with `run` in it), the index, each of them whole or
+    /// not at all, and removes the work folder.
+    ///
+    /// # Errors
+    ///
+    /// When bytes of a tensor are missing, or when a file cannot be written; the run can then be resumed.
+    pub fn finish(mut self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
+        self.open_only_shard()?;
+        self.commit()?;
+        self.finish_committed(side_files, run).map_err(Error::resumable)
+    }
+
+    fn finish_committed(self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
+        self.check_whole()?;
+        for file in side_files {
+            self.put(&self.places.out().join(&file.name), &file.contents)?;
+        }
+        let found = self.tensors.iter().map(|state| (state.hasher.values(), state.note.as_ref()));
+        let manifest = Manifest::describe(&self.layout, self.identity.clone(), found, normalised(run)?);
+        self.put(&self.places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
+        let storage = self.storage.as_ref();
+        // IMPORTANT: everything else is durable before the name appears that makes the folder a checkpoint.
+        if let Some(index) = self.layout.index_json() {
+            self.put(&self.places.finished(&self.layout.index_name()), &Contents::Bytes(index.into_bytes()))?;
+        } else if !self.is_sealed(0) {
+            let name = &self.layout.shards()[0].name;
+            storage.rename(&self.places.part(name), &self.places.finished(name))?;
+            sync_both(storage, self.places.out(), &self.places.work())?;
+        }
+        remove_work(storage, &self.places)?;
+        Ok(manifest)
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        for (slot, state) in self.layout.tensors().iter().zip(&self.tensors) {
+            if !state.hasher.is_whole() {
+                let cause = format!("{} bytes of it were written, wanted {}", state.hasher.hashed(), slot.len);
+                return Err(Error::new(Kind::Io, "cannot finish tensor", &slot.name, cause));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a file under its name, whole and durable or not at all.
+    fn put(&self, path: &Path, contents: &Contents) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let aside = self.places.aside();
+        if storage.len(&aside)?.is_some() {
+            storage.remove(&aside)?;
+        }
+        let folder = parent_of(path);
+        storage.create_dir_all(folder)?;
+        let file = match contents {
+            Contents::CopyOf(source) => storage.copy(source, &aside)?,
+            Contents::Bytes(bytes) => {
+                let file = storage.create(&aside)?;
+                file.write_at(bytes, 0)?;
+                file
+            }
+        };
+        file.sync_data()?;
+        storage.rename(&aside, path)?;
+        sync_both(storage, folder, &self.places.work())
+    }
+}

@@ -1,0 +1,182 @@
+//! What an output folder holds: the names of our own files, and what counts as somebody else's checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use super::manifest::Manifest;
+use super::storage::Storage;
+use crate::error::Result;
+
+/// Where each file of an output lies.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    out: PathBuf,
+}
+
+/// The name of the manifest.
+pub(super) const MANIFEST: &str = "thalweg.json";
+
+/// The name of the work folder.
+pub(super) const WORK: &str = ".thalweg";
+
+impl Places {
+    pub(super) fn new(out: &Path) -> Self {
+        Self { out: out.to_owned() }
+    }
+
+    /// The output folder itself.
+    pub(super) fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// A file under its final name.
+    pub(super) fn finished(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    pub(super) fn manifest(&self) -> PathBuf {
+        self.out.join(MANIFEST)
+    }
+
+    pub(super) fn work(&self) -> PathBuf {
+        self.out.join(WORK)
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.work().join("lock")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.work().join("journal")
+    }
+
+    /// A shard in the making.
+    pub(super) fn part(&self, shard: &str) -> PathBuf {
+        self.work().join(format!("{shard}.part"))
+    }
+
+    /// A small file in the making, before its rename.
+    pub(super) fn aside(&self) -> PathBuf {
+        self.work().join("aside.tmp")
+    }
+}
+
+/// What was found in an output folder.
+pub(super) enum Standing {
+    /// Nothing that matters.
+    Free,
+    /// A run that can be taken up again.
+    Begun,
+    /// A checkpoint that this program finished.
+    Finished(Box<Manifest>),
+    /// A file of another checkpoint, by name.
+    Occupied(String),
+}
+
+/// Looks at an output folder and changes nothing.
+pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing> {
+    let Some(entries) = storage.list(places.out())? else { return Ok(Standing::Free) };
+    if let Some(manifest) = Manifest::load_finished(storage, places)? {
+        return Ok(Standing::Finished(Box::new(manifest)));
+    }
+    if storage.len(&places.journal())?.is_some() {
+        return Ok(Standing::Begun);
+    }
+    let names = entries.iter().filter(|entry| !entry.is_dir).map(|entry| entry.name.to_string_lossy());
+    let found = names.into_iter().find(|name| belongs_to_a_checkpoint(name));
+    Ok(found.map_or(Standing::Free, |name| Standing::Occupied(name.into_owned())))
+}
+
+/// Removes the weights, indexes and manifest of another checkpoint: the index first and for good, so that no reader
+/// picks up a mixture. Side files stay; new ones replace them.
+pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
+    let entries = storage.list(places.out())?.unwrap_or_default();
+    let matching = |wanted: fn(&str) -> bool| {
+        let chosen = entries.iter().filter(move |entry| !entry.is_dir && wanted(&entry.name.to_string_lossy()));
+        chosen.map(|entry| places.out().join(&entry.name))
+    };
+    for wanted in [is_weight_index as fn(&str) -> bool, is_weights, |name| name == MANIFEST] {
+        for path in matching(wanted) {
+            storage.remove(&path)?;
+        }
+        storage.sync_dir(places.out())?;
+    }
+    Ok(())
+}
+
+/// Empties the work folder of all but the lock, which is held; the journal goes last.
+pub(super) fn empty_work(storage: &dyn Storage, places: &Places, with_journal: bool) -> Result<()> {
+    for entry in storage.list(&places.work())?.unwrap_or_default() {
+        let path = places.work().join(&entry.name);
+        if !entry.is_dir && path != places.lock() && path != places.journal() {
+            storage.remove(&path)?;
+        }
+    }
+    if with_journal && storage.len(&places.journal())?.is_some() {
+        storage.remove(&places.journal())?;
+    }
+    storage.sync_dir(&places.work())
+}
+
+/// Removes the work folder, the lock last, while it is held.
+pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> {
+    empty_work(storage, places, true)?;
+    storage.remove(&places.lock())?;
+    storage.remove_dir_if_empty(&places.work())?;
+    storage.sync_dir(places.out())
+}
+
+/// The extensions that weights come with.
+const WEIGHT_EXTENSIONS: [&str; 10] =
+    [".safetensors", ".safetensors.zst", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"];
+
+/// Names of weights that loaders look for by themselves, as (beginning, end).
+const LOADED_NAMES: [(&str, &str); 7] = [
+    ("", ".safetensors"),
+    ("", ".safetensors.zst"),
+    ("pytorch_model", ".bin"),
+    ("model", ".bin"),
+    ("consolidated", ".pth"),
+    ("tf_model", ".h5"),
+    ("flax_model", ".msgpack"),
+];
+
+/// Side files that only a model has, and the model card, which is somebody's own text.
+const MODEL_FILES: [&str; 6] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", MANIFEST];
+
+fn belongs_to_a_checkpoint(name: &str) -> bool {
+    MODEL_FILES.contains(&name)
+        || is_weight_index(name)
+        || WEIGHT_EXTENSIONS.iter().any(|extension| name.ends_with(extension))
+}
+
+/// Whether a file of this name is the index of a sharded checkpoint.
+pub(super) fn is_weight_index(name: &str) -> bool {
+    name.strip_suffix(".index.json").is_some_and(|stem| WEIGHT_EXTENSIONS.iter().any(|end| stem.ends_with(end)))
+}
+
+/// Whether a loader would take a file of this name for weights.
+pub(super) fn is_weights(name: &str) -> bool {
+    LOADED_NAMES.iter().any(|(begin, end)| name.starts_with(begin) && name.ends_with(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_known_by_their_file_names() {
+        for name in ["model.safetensors", "model-00001-of-00002.safetensors.zst", "pytorch_model-00001-of-00002.bin"] {
+            assert!(is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
+        }
+        for name in ["training_args.bin", "model.gguf", "config.json", "README.md", "thalweg.json"] {
+            assert!(!is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
+        }
+        for name in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
+            assert!(is_weight_index(name) && !is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
+        }
+        for name in ["notes.txt", ".gitattributes", "index.json", "merge.yml"] {
+            assert!(!is_weights(name) && !is_weight_index(name) && !belongs_to_a_checkpoint(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The manifest: what a finished output is and what each block of it must hash to.
+//!
+//! The same run makes the same bytes: no time, no host, no thread count goes in here.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::checksum;
+use super::folder::Places;
+use super::storage::Storage;
+use crate::error::{Error, Kind, Result};
+use crate::journal::Value as BlockValue;
+use crate::plan::layout::Layout;
+
+/// The version of the manifest's format.
+const FORMAT: u32 = 1;
+
+/// The largest manifest that is read.
+const MANIFEST_BYTES: u64 = 256 << 20;
+
+/// What `thalweg.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of this format.
+    pub format: u32,
+    /// What the run was asked to do.
+    pub identity: Value,
+    /// The index's file name; none where there is one shard.
+    pub index: Option<String>,
+    /// The shards, in order.
+    pub shards: Vec<ManifestShard>,
+    /// The tensors, in the order they were planned.
+    pub tensors: Vec<ManifestTensor>,
+    /// What else the run wants remembered.
+    pub run: Value,
+}
+
+/// One file of weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestShard {
+    /// Its file name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The BLAKE3 hash, in hexadecimal, of all bytes before its data.
+    pub header_blake3: String,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManifestTensor {
+    /// Its name.
+    pub name: String,
+    /// The file name of the shard that holds it.
+    pub shard: String,
+    /// Absolute byte offset in that file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// The BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
+    /// The values of its check blocks, in hexadecimal, where it has more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<String>,
+    /// What the run found about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Value>,
+}
+
+impl Manifest {
+    /// Describes an output that is written.
+    pub(super) fn describe<'a>(
+        layout: &Layout,
+        identity: Value,
+        found: impl Iterator<Item = (&'a [BlockValue], Option<&'a Value>)>,
+        run: Value,
+    ) -> Self {
+        let shards = layout.shards().iter().map(|shard| ManifestShard {
+            name: shard.name.clone(),
+            size: shard.len,
+            header_blake3: blake3::hash(&shard.header).to_hex().to_string(),
+        });
+        let tensors = layout.tensors().iter().zip(found).map(|(slot, (values, note))| ManifestTensor {
+            name: slot.name.clone(),
+            shard: layout.shards()[slot.shard].name.clone(),
+            offset: slot.offset,
+            length: slot.len,
+            blake3: hex(&checksum::root(slot.len, values)),
+            blocks: if values.len() > 1 { values.iter().map(hex).collect() } else { vec![] },
+            note: note.cloned(),
+        });
+        let index = layout.index_json().map(|_| layout.index_name());
+        Self { format: FORMAT, identity, index, shards: shards.collect(), tensors: tensors.collect(), run }
+    }
+
+    /// The file's contents.
+    pub(super) fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json =
+            serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    /// Reads a folder's manifest; none when there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Damaged`] when it is no manifest or of another version.
+    pub(super) fn load(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
+        let path = places.manifest();
+        if storage.len(&path)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = read_capped(storage, &path, MANIFEST_BYTES)?;
+        let refuse = |cause: String| Error::new(Kind::Damaged, "cannot read manifest", path.display(), cause);
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        if manifest.format != FORMAT {
+            return Err(refuse(format!("format version {}, this program knows {FORMAT}", manifest.format)));
+        }
+        let names = manifest.shards.iter().map(|shard| &shard.name).chain(&manifest.index);
+        match names.into_iter().find(|name| name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.')) {
+            Some(name) => Err(refuse(format!("{name:?} is not a plain file name"))),
+            None => Ok(Some(manifest)),
+        }
+    }
+
+    /// Reads the manifest of a folder that is finished: everything the manifest names is there at its right size.
+    /// None when it is not finished, whatever the reason.
+    pub(super) fn load_finished(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
+        let manifest = match Self::load(storage, places) {
+            Err(error) if error.kind() == Kind::Damaged => return Ok(None),
+            loaded => loaded?,
+        };
+        let Some(manifest) = manifest else { return Ok(None) };
+        for shard in &manifest.shards {
+            if storage.len(&places.finished(&shard.name))? != Some(shard.size) {
+                return Ok(None);
+            }
+        }
+        if let Some(index) = &manifest.index
+            && storage.len(&places.finished(index))?.is_none()
+        {
+            return Ok(None);
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Whether this describes an output of that layout.
+    pub(super) fn matches(&self, layout: &Layout) -> bool {
+        let shards_match = self.shards.len() == layout.shards().len()
+            && layout.shards().iter().zip(&self.shards).all(|(shard, stored)| {
+                let header = blake3::hash(&shard.header).to_hex();
+                shard.name == stored.name && shard.len == stored.size && header.as_str() == stored.header_blake3
+            });
+        shards_match
+            && self.tensors.len() == layout.tensors().len()
+            && layout.tensors().iter().zip(&self.tensors).all(|(slot, stored)| {
+                (&slot.name, slot.offset, slot.len) == (&stored.name, stored.offset, stored.length)
+            })
+    }
+}
+
+impl ManifestTensor {
+    /// The values of the tensor's check blocks, one for each; none when the text does not give them.
+    pub(super) fn values(&self) -> Option<Vec<BlockValue>> {
+        let blocks = checksum::block_count(self.length);
+        let values: Vec<BlockValue> = match blocks {
+            0 => vec![],
+            1 => vec![unhex(&self.blake3)?],
+            _ => self.blocks.iter().map(|text| unhex(text)).collect::<Option<_>>()?,
+        };
+        let fits = u64::try_from(values.len()) == Ok(blocks) && (blocks > 1 || self.blocks.is_empty());
+        (fits && unhex(&self.blake3)? == checksum::root(self.length, &values)).then_some(values)
+    }
+}
+
+/// Reads a small file whole.
+pub(super) fn read_capped(storage: &dyn Storage, path: &std::path::Path, most: u64) -> Result<Vec<u8>> {
+    let file = storage.open_read(path)?;
+    let len = file.len()?;
+    let size = usize::try_from(len).ok().filter(|_| len <= most).ok_or_else(|| {
+        Error::new(Kind::Damaged, "cannot read", path.display(), format!("{len} bytes, at most {most}"))
+    })?;
+    let mut bytes = vec![0; size];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn hex(value: &BlockValue) -> String {
+    blake3::Hash::from_bytes(*value).to_hex().to_string()
+}
+
+fn unhex(text: &str) -> Option<BlockValue> {
+    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
+}

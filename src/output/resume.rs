@@ -1,0 +1,157 @@
+//! Taking up a run again: the journal's claims against what is really there.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Progress;
+use super::begin::Run;
+use super::checksum::{block_range, hash_block};
+use super::commit::Ledger;
+use super::identity::difference;
+use super::lock::Lock;
+use super::manifest::read_capped;
+use super::storage::StorageFile;
+use super::write::Output;
+use crate::error::{Error, Kind, Result};
+use crate::journal::{Journal, State};
+
+/// The largest journal that is read; 40 bytes for every 16 MiB of output leave room for much bigger notes.
+const JOURNAL_BYTES: u64 = 1 << 30;
+
+/// Goes on where the journal in the folder ends.
+pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {
+    let path = run.places.journal();
+    let bytes = read_capped(run.storage.as_ref(), &path, JOURNAL_BYTES)
+        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })?;
+    let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
+    drop(bytes);
+    let (state, files) = run.match_shards(state)?;
+    run.check_claims(&state, &files, progress)?;
+    drop(files);
+    let journal = run.storage.open(&path)?;
+    if journal.len()? != len {
+        // A torn record must be gone for good before another is appended in its place.
+        journal.set_len(len)?;
+        journal.sync_data()?;
+    }
+    Output::assemble(run, lock, Ledger::new(journal, len), state)
+}
+
+const HINT: &str = "run with --restart to discard what was written and begin anew";
+
+fn replayed(run: &Run, bytes: &[u8]) -> Result<(State, u64)> {
+    let path = run.places.journal();
+    let refuse = |cause: String| Error::new(Kind::Resume, "cannot resume", path.display(), cause);
+    let journal = Journal::parse(bytes, &path)?;
+    let stored: Value = serde_json::from_str(journal.identity())
+        .map_err(|error| refuse(format!("its identity is no JSON: {error}")))?;
+    let identity = stored.get("identity").unwrap_or(&Value::Null);
+    if let Some(words) = difference("journal", identity, &run.identity) {
+        return Err(refuse(words));
+    }
+    if stored != run.journal_identity() {
+        return Err(refuse("same request, but another version laid its shards out in another way".into()));
+    }
+    let state = journal.replay(&run.block_counts(), run.layout.shards().len())?;
+    Ok((state, u64::try_from(journal.valid_len()).expect("a length fits 64 bits")))
+}
+
+impl Run {
+    /// Finds each shard's file, under its final name or in the making, and makes those that are missing and of which
+    /// nothing is claimed. On return the state says of each shard whether it has its final name.
+    fn match_shards(&self, mut state: State) -> Result<(State, Vec<Arc<dyn StorageFile>>)> {
+        let mut files = vec![];
+        for shard in 0..self.layout.shards().len() {
+            let planned = &self.layout.shards()[shard];
+            let is_finished = self.storage.len(&self.places.finished(&planned.name))?.is_some();
+            if state.shards[shard] && !is_finished {
+                return Err(self.mismatch(shard, "it was finished, but is not there any more"));
+            }
+            let claimed = planned.tensors.iter().map(|tensor| state.values[*tensor].len()).sum();
+            let file = if is_finished { self.finished(shard, &state)? } else { self.part(shard, claimed)? };
+            state.shards[shard] = is_finished;
+            files.push(file);
+        }
+        self.storage.sync_dir(&self.places.work())?;
+        Ok((state, files))
+    }
+
+    /// A shard that has its final name: whole by the journal, with the right size and header.
+    fn finished(&self, shard: usize, state: &State) -> Result<Arc<dyn StorageFile>> {
+        let planned = &self.layout.shards()[shard];
+        let counts = self.block_counts();
+        let is_whole = |tensor: &usize| u64::try_from(state.values[*tensor].len()) == Ok(counts[*tensor]);
+        if !planned.tensors.iter().all(is_whole) {
+            return Err(self.mismatch(shard, "it has its final name, but the journal does not say that it is whole"));
+        }
+        let file = self.storage.open_read(&self.places.finished(&planned.name))?;
+        self.check_len(shard, file.as_ref())?;
+        let mut header = vec![0; planned.header.len()];
+        file.read_at(&mut header, 0)?;
+        if header != planned.header {
+            return Err(self.mismatch(shard, "its header was changed"));
+        }
+        // A crash between the syncs of the two folders can leave the file under both names.
+        let part = self.places.part(&planned.name);
+        if self.storage.len(&part)?.is_some() {
+            self.storage.remove(&part)?;
+        }
+        Ok(file)
+    }
+
+    /// A shard in the making, at its full size.
+    fn part(&self, shard: usize, claimed_blocks: usize) -> Result<Arc<dyn StorageFile>> {
+        let planned = &self.layout.shards()[shard];
+        let path = self.places.part(&planned.name);
+        let file = match self.storage.len(&path)? {
+            Some(_) => self.storage.open(&path)?,
+            None if claimed_blocks == 0 => self.storage.create(&path)?,
+            None => return Err(self.mismatch(shard, "blocks of it were written, but it is not there any more")),
+        };
+        if claimed_blocks > 0 {
+            self.check_len(shard, file.as_ref())?;
+        }
+        file.preallocate(planned.len)?;
+        Ok(file)
+    }
+
+    fn check_len(&self, shard: usize, file: &dyn StorageFile) -> Result<()> {
+        let (found, wanted) = (file.len()?, self.layout.shards()[shard].len);
+        if found == wanted {
+            return Ok(());
+        }
+        Err(self.mismatch(shard, &format!("{found} bytes, wanted {wanted}")))
+    }
+
+    /// Reads every claimed block and compares it with its journalled value.
+    fn check_claims(&self, state: &State, files: &[Arc<dyn StorageFile>], progress: &mut Progress<'_>) -> Result<()> {
+        let durable = |tensor: usize| {
+            let blocks = u64::try_from(state.values[tensor].len()).expect("a count fits 64 bits");
+            block_range(self.layout.tensors()[tensor].len, blocks).start
+        };
+        let total = (0..state.values.len()).map(durable).sum();
+        let mut checked = 0;
+        for (shard, planned) in self.layout.shards().iter().enumerate() {
+            for &tensor in &planned.tensors {
+                let slot = &self.layout.tensors()[tensor];
+                for (block, wanted) in (0..).zip(&state.values[tensor]) {
+                    let mut read = |buffer: &mut [u8], at| files[shard].read_at(buffer, slot.offset + at);
+                    if hash_block(slot.len, block, &mut read)? != *wanted {
+                        let cause = format!("block {block} of tensor {} was changed after it was written", slot.name);
+                        return Err(self.mismatch(shard, &cause));
+                    }
+                    let range = block_range(slot.len, block);
+                    checked += range.end - range.start;
+                    progress(checked, total)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, shard: usize, cause: &str) -> Error {
+        let path = self.places.finished(&self.layout.shards()[shard].name);
+        Error::new(Kind::Resume, "cannot resume shard", path.display(), cause).with_hint(HINT)
+    }
+}

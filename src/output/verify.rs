@@ -1,0 +1,344 @@
+//! Reading a finished folder back: index against shards, headers against manifest, every block against its checksum.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Progress;
+use super::checksum::{block_range, hash_block};
+use super::folder::{MANIFEST, Places, WORK, is_weight_index};
+use super::manifest::{Manifest, ManifestTensor, read_capped};
+use super::storage::{DiskStorage, Storage, StorageFile};
+use crate::error::{Error, Kind, Result};
+
+/// The largest index that is read.
+const INDEX_BYTES: u64 = 256 << 20;
+
+/// The largest shard header that is read; the format's own limit.
+const HEADER_BYTES: u64 = 100_000_000;
+
+/// What was found to be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// How many shards there are.
+    pub shards: usize,
+    /// How many tensors they hold.
+    pub tensors: usize,
+    /// Bytes of tensor data.
+    pub data_bytes: u64,
+    /// Whether every byte was compared with a checksum. False for a folder without manifest, of which only the
+    /// structure can be checked.
+    pub has_checksums: bool,
+    /// Weight files that neither index nor manifest names. Always empty where there is a manifest: then they are
+    /// damage.
+    pub unnamed: Vec<String>,
+}
+
+/// A shard's bytes as the safetensors format has them, wherever they come from.
+pub trait ShardBytes {
+    /// The size in bytes.
+    fn size(&self) -> u64;
+    /// Fills all of `buffer` from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes cannot be read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+}
+
+/// Opens the shard that the index names so; none when it is not there.
+pub type OpenShard<'a> = dyn Fn(&Path) -> Result<Option<Box<dyn ShardBytes>>> + 'a;
+
+struct PlainShard {
+    file: Arc<dyn StorageFile>,
+    size: u64,
+}
+
+impl ShardBytes for PlainShard {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_at(buffer, offset)
+    }
+}
+
+fn open_plain(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
+    let Some(size) = DiskStorage.len(path)? else { return Ok(None) };
+    Ok(Some(Box::new(PlainShard { file: DiskStorage.open_read(path)?, size })))
+}
+
+/// Reads all of a finished output back and compares it with its manifest.
+///
+/// # Errors
+///
+/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written.
+pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
+    verify_with(dir, &open_plain, progress)
+}
+
+/// As [`verify()`], with shards read by `open`.
+///
+/// # Errors
+///
+/// As [`verify()`], and whatever `open` fails with.
+pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>) -> Result<Verified> {
+    let folder = Folder::read(dir)?;
+    let mut shards = vec![];
+    for name in &folder.shards {
+        let path = dir.join(name);
+        let bytes = open(&path)?.ok_or_else(|| damaged(&path, "the shard is missing"))?;
+        let header = Header::read(&path, bytes.as_ref())?;
+        shards.push((path, bytes, header));
+    }
+    folder.check_weight_map(&shards)?;
+    let data_bytes: u64 = shards.iter().map(|(_, bytes, header)| bytes.size() - header.data_start).sum();
+    folder.check_total_size(data_bytes)?;
+    if let Some(manifest) = &folder.manifest {
+        let tensors = check_headers(manifest, &shards)?;
+        let mut checked = 0;
+        for ((path, bytes, _), tensors) in shards.iter().zip(tensors) {
+            for tensor in tensors {
+                check_blocks(path, bytes.as_ref(), tensor, &mut |count| {
+                    checked += count;
+                    progress(checked, data_bytes)
+                })?;
+            }
+        }
+    }
+    Ok(Verified {
+        shards: shards.len(),
+        tensors: shards.iter().map(|(_, _, header)| header.tensors.len()).sum(),
+        data_bytes,
+        has_checksums: folder.manifest.is_some(),
+        unnamed: folder.unnamed,
+    })
+}
+
+type OpenedShard = (PathBuf, Box<dyn ShardBytes>, Header);
+
+/// What the folder says of itself.
+struct Folder {
+    dir: PathBuf,
+    manifest: Option<Manifest>,
+    index: Option<(PathBuf, Index)>,
+    shards: Vec<String>,
+    unnamed: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    metadata: Value,
+    weight_map: IndexMap<String, String>,
+}
+
+impl Folder {
+    fn read(dir: &Path) -> Result<Self> {
+        let entries = DiskStorage.list(dir)?.ok_or_else(|| damaged(dir, "there is no such folder"))?;
+        let names: Vec<_> = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();
+        if names.iter().any(|name| name == WORK) {
+            return Err(damaged(dir, "the run that writes it is not finished")
+                .with_hint("run the same merge again: it goes on where it stopped"));
+        }
+        let manifest = Manifest::load(&DiskStorage, &Places::new(dir))?;
+        let indexes = names.iter().filter(|name| is_weight_index(name) && name.contains(".safetensors"));
+        let index = match (indexes.collect::<Vec<_>>().as_slice(), &manifest) {
+            ([], Some(Manifest { index: Some(name), .. })) => {
+                return Err(damaged(&dir.join(name), "the index is missing"));
+            }
+            ([name], Some(Manifest { index, .. })) if index.as_ref() != Some(*name) => {
+                return Err(damaged(&dir.join(name), "the manifest knows of no such index"));
+            }
+            ([], _) => None,
+            ([name], _) => Some((dir.join(name), read_index(&dir.join(name))?)),
+            (several, _) => return Err(damaged(dir, format!("{} indexes, wanted at most one", several.len()))),
+        };
+        let present: BTreeSet<_> = names.iter().filter_map(|name| shard_name(name)).collect();
+        let shards = match (&manifest, &index) {
+            (Some(manifest), _) => manifest.shards.iter().map(|shard| shard.name.clone()).collect(),
+            (None, Some((_, index))) => index.weight_map.values().map(|name| named(name)).collect::<BTreeSet<_>>(),
+            (None, None) => present.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        if manifest.is_none() && index.is_none() && shards.len() != 1 {
+            return Err(damaged(dir, format!("no index and {} safetensors files, wanted one", shards.len())));
+        }
+        let unnamed: Vec<_> =
+            present.iter().filter(|name| !shards.contains(**name)).map(|name| (*name).into()).collect();
+        match unnamed.first() {
+            Some(name) if manifest.is_some() => Err(damaged(&dir.join(name), "the manifest knows of no such shard")),
+            _ => Ok(Self { dir: dir.to_owned(), manifest, index, shards: shards.into_iter().collect(), unnamed }),
+        }
+    }
+
+    /// The index names every tensor of every shard, in the shard it is in, and nothing else.
+    fn check_weight_map(&self, shards: &[OpenedShard]) -> Result<()> {
+        let Some((path, index)) = &self.index else { return Ok(()) };
+        let mut held = BTreeMap::new();
+        for ((shard, _, header), name) in shards.iter().zip(&self.shards) {
+            for tensor in header.tensors.keys() {
+                if let Some(other) = held.insert(tensor, name) {
+                    return Err(damaged(shard, format!("tensor {tensor} is in {other} as well")));
+                }
+                match index.weight_map.get(tensor).map(|name| named(name)) {
+                    Some(wanted) if wanted == *name => {}
+                    Some(wanted) => {
+                        return Err(damaged(path, format!("tensor {tensor} is in {name}, not in {wanted}")));
+                    }
+                    None => return Err(damaged(path, format!("tensor {tensor} of {name} is not listed"))),
+                }
+            }
+        }
+        match index.weight_map.iter().find(|(tensor, _)| !held.contains_key(tensor)) {
+            Some((tensor, shard)) => Err(damaged(path, format!("tensor {tensor} is not in {shard}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_total_size(&self, data_bytes: u64) -> Result<()> {
+        let Some((path, index)) = &self.index else { return Ok(()) };
+        let stated = &index.metadata["total_size"];
+        // Some writers put a float there; an index without a total is old, yet complete.
+        #[expect(clippy::cast_precision_loss, reason = "a float of the same value is what other writers state")]
+        let is_right = stated.is_null() || stated.as_u64() == Some(data_bytes) || {
+            !stated.is_u64() && stated.as_f64() == Some(data_bytes as f64)
+        };
+        if is_right && !(stated.is_null() && self.manifest.is_some()) {
+            return Ok(());
+        }
+        Err(damaged(path, format!("total_size is {stated}, wanted {data_bytes}; in {}", self.dir.display())))
+    }
+}
+
+/// The shard that a file in the folder is, compressed or not.
+fn shard_name(file: &str) -> Option<&str> {
+    let plain = file.strip_suffix(".zst").unwrap_or(file);
+    plain.ends_with(".safetensors").then_some(plain)
+}
+
+/// The shard that an index means; some name the compressed file.
+fn named(name: &str) -> String {
+    shard_name(name).unwrap_or(name).to_owned()
+}
+
+fn read_index(path: &Path) -> Result<Index> {
+    let bytes = read_capped(&DiskStorage, path, INDEX_BYTES)?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(path, error.to_string()))?;
+    match index.weight_map.values().find(|name| name.contains(['/', '\\', '\0']) || name.starts_with('.')) {
+        Some(name) => Err(damaged(path, format!("{name:?} is not a plain file name"))),
+        None => Ok(index),
+    }
+}
+
+/// A shard's header: where each tensor lies, absolute.
+struct Header {
+    data_start: u64,
+    hash: blake3::Hash,
+    tensors: IndexMap<String, (u64, u64)>,
+}
+
+impl Header {
+    fn read(path: &Path, bytes: &dyn ShardBytes) -> Result<Self> {
+        let size = bytes.size();
+        let mut length = [0; 8];
+        if size < 8 {
+            return Err(damaged(path, format!("{size} bytes, too short for a header")));
+        }
+        bytes.read_at(&mut length, 0)?;
+        let len = u64::from_le_bytes(length);
+        let fits = len <= HEADER_BYTES && len <= size - 8;
+        let Some(header_len) = usize::try_from(len).ok().filter(|_| fits) else {
+            return Err(damaged(path, format!("a header of {len} bytes in a file of {size}")));
+        };
+        let mut header = vec![0; header_len + 8];
+        bytes.read_at(&mut header, 0)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header[8..]).map_err(|error| damaged(path, format!("its header: {error}")))?;
+        let data_start = len + 8;
+        let wanted = u64::try_from(metadata.data_len()).ok().and_then(|data| data.checked_add(data_start));
+        if wanted != Some(size) {
+            let wanted = wanted.map_or_else(|| "more than possible".to_owned(), |wanted| wanted.to_string());
+            return Err(damaged(path, format!("{size} bytes, by its header wanted {wanted}")));
+        }
+        let place = |name: String| {
+            let (start, end) = metadata.info(&name)?.data_offsets;
+            Some((name, (u64::try_from(start).ok()? + data_start, u64::try_from(end - start).ok()?)))
+        };
+        let tensors = metadata.offset_keys().into_iter().filter_map(place).collect();
+        Ok(Self { data_start, hash: blake3::hash(&header), tensors })
+    }
+}
+
+/// Compares headers and sizes with the manifest; the manifest's tensors by shard, in file order.
+fn check_headers<'a>(manifest: &'a Manifest, shards: &[OpenedShard]) -> Result<Vec<Vec<&'a ManifestTensor>>> {
+    let mut by_shard: IndexMap<&str, Vec<&ManifestTensor>> = IndexMap::new();
+    for shard in &manifest.shards {
+        by_shard.insert(&shard.name, vec![]);
+    }
+    for tensor in &manifest.tensors {
+        let held = by_shard.get_mut(tensor.shard.as_str());
+        held.ok_or_else(|| damaged(Path::new(MANIFEST), format!("no shard {} for {}", tensor.shard, tensor.name)))?
+            .push(tensor);
+    }
+    for ((path, bytes, header), stored) in shards.iter().zip(&manifest.shards) {
+        if bytes.size() != stored.size {
+            return Err(damaged(path, format!("{} bytes, wanted {}", bytes.size(), stored.size)));
+        }
+        let tensors = &mut by_shard[stored.name.as_str()];
+        tensors.sort_by_key(|tensor| (tensor.offset, tensor.length));
+        for tensor in tensors.iter() {
+            let found = header.tensors.get(&tensor.name).copied();
+            let wanted = (tensor.offset, tensor.length);
+            if found != Some(wanted) {
+                let cause = format!("tensor {} is at (offset, length) {found:?}, wanted {wanted:?}", tensor.name);
+                return Err(damaged(path, cause));
+            }
+        }
+        if tensors.len() != header.tensors.len() {
+            return Err(damaged(path, format!("{} tensors, wanted {}", header.tensors.len(), tensors.len())));
+        }
+        if header.hash.to_hex().as_str() != stored.header_blake3 {
+            return Err(damaged(
+                path,
+                format!("its header hashes to {}, wanted {}", header.hash, stored.header_blake3),
+            ));
+        }
+    }
+    Ok(by_shard.into_values().collect())
+}
+
+fn check_blocks(
+    path: &Path,
+    bytes: &dyn ShardBytes,
+    tensor: &ManifestTensor,
+    checked: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let values = tensor.values().ok_or_else(|| {
+        damaged(Path::new(MANIFEST), format!("the checksums of tensor {} do not fit together", tensor.name))
+    })?;
+    for (block, wanted) in (0..).zip(values) {
+        let mut read = |buffer: &mut [u8], at| bytes.read_at(buffer, tensor.offset + at);
+        let range = block_range(tensor.length, block);
+        if hash_block(tensor.length, block, &mut read)? != wanted {
+            let cause = format!(
+                "block {block} of tensor {} (bytes {} to {}) does not match its checksum",
+                tensor.name,
+                tensor.offset + range.start,
+                tensor.offset + range.end
+            );
+            return Err(damaged(path, cause));
+        }
+        checked(range.end - range.start)?;
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, cause: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Damaged, "cannot verify", path.display(), cause)
+}

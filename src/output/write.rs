@@ -1,0 +1,280 @@
+//! A run's output while it is written: which bytes are there, what they hash to, which files are open.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::begin::{Begun, Run, Target};
+use super::checksum::{TensorHasher, block_range};
+use super::commit::{Ledger, Pending, Seal};
+use super::folder::Places;
+use super::lock::Lock;
+use super::storage::{Storage, StorageFile};
+use super::{Progress, begin};
+use crate::error::{Error, Kind, Result};
+use crate::journal::{Claim, State};
+use crate::plan::layout::Layout;
+
+/// An output in the making, locked against other processes.
+///
+/// Dropping it leaves everything as it is: the next run goes on behind what was committed.
+pub struct Output {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) places: Places,
+    pub(super) layout: Arc<Layout>,
+    pub(super) identity: Value,
+    pub(super) tensors: Vec<TensorState>,
+    shards: Vec<ShardState>,
+    /// Tensors with something to claim, and shards with something to sync.
+    unclaimed: BTreeSet<usize>,
+    unsynced: BTreeSet<usize>,
+    durable: Arc<[AtomicU64]>,
+    ledger: Arc<Mutex<Ledger>>,
+    prepared: u64,
+    /// Held until the very end, so it stands last.
+    pub(super) _lock: Lock,
+}
+
+/// What is known about a tensor.
+pub(super) struct TensorState {
+    pub(super) hasher: TensorHasher,
+    /// How many blocks were handed to a commit.
+    claimed: usize,
+    pub(super) note: Option<Value>,
+    note_is_claimed: bool,
+}
+
+/// What is known about a shard.
+struct ShardState {
+    file: Option<Arc<dyn StorageFile>>,
+    is_sealed: bool,
+    /// Tensors of which not every block was handed to a commit.
+    open_tensors: usize,
+}
+
+impl Output {
+    /// Looks at the target folder and begins, goes on with, or finds finished the output of `layout` there.
+    ///
+    /// `identity` is what decides whether an earlier run was the same: recipe, inputs, format. Files are reserved on
+    /// the disk at their full size, so a disk that is too small shows here. When a run is taken up again, every block
+    /// that its journal claims is read and checked first, which `progress` is told of.
+    ///
+    /// With [`Target::overwrite`] the weights of another checkpoint are removed here and now, its index first.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Occupied`] when another checkpoint is there, [`Kind::Locked`] when another process works there,
+    /// [`Kind::Resume`] when another run was begun there or what it wrote was changed since.
+    pub fn begin(
+        storage: Arc<dyn Storage>,
+        target: &Target,
+        layout: Layout,
+        identity: &Value,
+        progress: &mut Progress<'_>,
+    ) -> Result<Begun> {
+        begin::begin(storage, target, layout, identity, progress)
+    }
+
+    pub(super) fn assemble(run: Run, lock: Lock, ledger: Ledger, state: State) -> Result<Self> {
+        let Run { storage, places, layout, identity } = run;
+        let mut shards: Vec<_> = layout
+            .shards()
+            .iter()
+            .zip(state.shards)
+            .map(|(shard, is_sealed)| ShardState { file: None, is_sealed, open_tensors: shard.tensors.len() })
+            .collect();
+        let mut tensors = Vec::with_capacity(layout.tensors().len());
+        let mut durable = Vec::with_capacity(tensors.capacity());
+        for ((slot, values), note) in layout.tensors().iter().zip(state.values).zip(state.notes) {
+            let claimed = values.len();
+            let hasher = TensorHasher::resume(slot.len, values);
+            shards[slot.shard].open_tensors -= usize::from(hasher.is_whole());
+            let note = note.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| {
+                let cause = format!("the note about {} is no JSON: {error}", slot.name);
+                Error::new(Kind::Resume, "cannot replay journal", places.journal().display(), cause)
+            })?;
+            durable.push(AtomicU64::new(hasher.hashed()));
+            tensors.push(TensorState { hasher, claimed, note_is_claimed: note.is_some(), note });
+        }
+        let ledger = Arc::new(Mutex::new(ledger));
+        let (unclaimed, unsynced) = (BTreeSet::new(), BTreeSet::new());
+        let durable = durable.into();
+        let (prepared, _lock) = (0, lock);
+        Ok(Self {
+            storage,
+            places,
+            layout,
+            identity,
+            tensors,
+            shards,
+            unclaimed,
+            unsynced,
+            durable,
+            ledger,
+            prepared,
+            _lock,
+        })
+    }
+
+    /// The layout that is written.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How many bytes from a tensor's start are durable: the whole tensor, or a multiple of
+    /// [`CHECK_BLOCK`](super::checksum::CHECK_BLOCK). Writing begins there.
+    pub fn durable_bytes(&self, tensor: usize) -> u64 {
+        self.durable[tensor].load(Ordering::Acquire)
+    }
+
+    /// What is noted about a tensor, by this run or an earlier one.
+    pub fn note(&self, tensor: usize) -> Option<&Value> {
+        self.tensors[tensor].note.as_ref()
+    }
+
+    /// Notes what was found about a tensor; the next commit journals it, the manifest keeps it.
+    pub fn set_note(&mut self, tensor: usize, note: Value) {
+        let state = &mut self.tensors[tensor];
+        if state.note.as_ref() != Some(&note) {
+            state.note = Some(note);
+            state.note_is_claimed = false;
+            self.unclaimed.insert(tensor);
+        }
+    }
+
+    /// Hands the next bytes of a tensor to the system and hashes them; only a commit makes them durable.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not the tensor's next ones, or writing fails.
+    pub fn write(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let layout = Arc::clone(&self.layout);
+        let slot = &layout.tensors()[tensor];
+        let next = self.tensors[tensor].hasher.hashed();
+        let end = u64::try_from(bytes.len()).ok().and_then(|len| offset.checked_add(len));
+        if offset != next || end.is_none_or(|end| end > slot.len) {
+            let cause = format!("{} bytes at {offset}, wanted at {next} and at most up to {}", bytes.len(), slot.len);
+            return Err(Error::new(Kind::Io, "cannot write tensor", &slot.name, cause));
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let file = self.part(slot.shard)?;
+        file.write_at(bytes, slot.offset + offset).map_err(Error::resumable)?;
+        self.tensors[tensor].hasher.update(bytes);
+        self.unsynced.insert(slot.shard);
+        self.unclaimed.insert(tensor);
+        Ok(())
+    }
+
+    /// The open file of a shard in the making, its header written.
+    fn part(&mut self, shard: usize) -> Result<Arc<dyn StorageFile>> {
+        let state = &mut self.shards[shard];
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
+        }
+        let planned = &self.layout.shards()[shard];
+        let file = self.storage.open(&self.places.part(&planned.name)).map_err(Error::resumable)?;
+        file.write_at(&planned.header, 0).map_err(Error::resumable)?;
+        self.unsynced.insert(shard);
+        state.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Makes all that was written durable, whole check blocks of it journalled, and renames shards that are whole.
+    ///
+    /// # Errors
+    ///
+    /// When syncing, journalling or renaming fails; the output cannot be used further, but it can be resumed.
+    pub fn commit(&mut self) -> Result<()> {
+        self.prepare_commit()?.run()
+    }
+
+    /// Takes what there is to commit, for another thread to [`Pending::run`] while writing goes on here.
+    ///
+    /// Commits must be run in the order they were prepared, each of them.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be opened or a number is too large for the journal.
+    pub fn prepare_commit(&mut self) -> Result<Pending> {
+        let (mut claims, mut reached) = (vec![], vec![]);
+        for tensor in std::mem::take(&mut self.unclaimed) {
+            self.claim(tensor, &mut claims, &mut reached)?;
+        }
+        // The only shard of an output has no index behind it: its rename is what finishes the output.
+        let seals = if self.shards.len() > 1 { self.seal_whole_shards()? } else { vec![] };
+        let mut files = vec![];
+        for shard in std::mem::take(&mut self.unsynced) {
+            files.extend(self.shards[shard].file.clone());
+        }
+        for seal in &seals {
+            self.shards[seal.shard].file = None;
+        }
+        let number = self.prepared;
+        self.prepared += 1;
+        Ok(Pending {
+            number,
+            storage: Arc::clone(&self.storage),
+            places: self.places.clone(),
+            layout: Arc::clone(&self.layout),
+            ledger: Arc::clone(&self.ledger),
+            durable: Arc::clone(&self.durable),
+            files,
+            claims,
+            reached,
+            seals,
+        })
+    }
+
+    fn claim(&mut self, tensor: usize, claims: &mut Vec<Claim>, reached: &mut Vec<(usize, u64)>) -> Result<()> {
+        let slot = &self.layout.tensors()[tensor];
+        let state = &mut self.tensors[tensor];
+        let id = number(tensor)?;
+        let values = &state.hasher.values()[state.claimed..];
+        if let Some(note) = state.note.as_ref().filter(|_| !state.note_is_claimed) {
+            claims.push(Claim::Note { tensor: id, note: note.to_string() });
+            state.note_is_claimed = true;
+        }
+        if !values.is_empty() {
+            claims.push(Claim::Blocks { tensor: id, first: number(state.claimed)?, values: values.to_vec() });
+            state.claimed += values.len();
+            let blocks = u64::try_from(state.claimed).expect("a count fits 64 bits");
+            reached.push((tensor, block_range(slot.len, blocks).start));
+            self.shards[slot.shard].open_tensors -= usize::from(state.hasher.is_whole());
+        }
+        Ok(())
+    }
+
+    fn seal_whole_shards(&mut self) -> Result<Vec<Seal>> {
+        let mut seals = vec![];
+        for shard in 0..self.shards.len() {
+            if !self.shards[shard].is_sealed && self.shards[shard].open_tensors == 0 {
+                // Opened if need be, so that a shard of empty tensors gets its header and its sync.
+                self.part(shard)?;
+                self.shards[shard].is_sealed = true;
+                seals.push(Seal { shard, id: number(shard)? });
+            }
+        }
+        Ok(seals)
+    }
+
+    /// Writes the header of the only shard even if nothing else is in it.
+    pub(super) fn open_only_shard(&mut self) -> Result<()> {
+        if self.shards.len() == 1 && !self.shards[0].is_sealed {
+            self.part(0)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a shard lies under its final name, or will when all prepared commits were run.
+    pub(super) fn is_sealed(&self, shard: usize) -> bool {
+        self.shards[shard].is_sealed
+    }
+}
+
+fn number(value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|error| Error::new(Kind::Io, "cannot journal", value, error))
+}
