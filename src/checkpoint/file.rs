@@ -1,0 +1,75 @@
+//! One weight file: what it is, what its header says, what it looked like.
+
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+
+use super::header::Header;
+use super::source::{Input, Source};
+use super::{TensorEntry, zst};
+use crate::error::{Error, Kind, Result};
+
+/// How a file's bytes are wrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Container {
+    /// Not at all: ranges of the file are ranges of the data.
+    Plain,
+    /// zstd frames with a seek table: any range can be decoded.
+    ZstdSeekable,
+    /// One zstd stream, which must be expanded before ranges can be read.
+    ZstdStream,
+}
+
+/// One weight file of a checkpoint, as it was when its header was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its name in the folder.
+    pub name: String,
+    /// Bytes on disk.
+    pub len: u64,
+    /// When it was last written to, in nanoseconds since 1970.
+    pub modified_ns: i128,
+    /// blake3 of the header: its length prefix and its JSON.
+    pub header_hash: [u8; 32],
+    /// How its bytes are wrapped.
+    pub container: Container,
+    /// Bytes once unwrapped, header included.
+    pub data_len: u64,
+    /// The header's `__metadata__`.
+    pub metadata: IndexMap<String, String>,
+}
+
+/// Reads the header of a weight file that will be number `index` of its checkpoint.
+pub(super) fn inspect(path: PathBuf, name: String, index: usize) -> Result<(InputFile, Vec<(String, TensorEntry)>)> {
+    let input = Input::open(&path)?;
+    let container = zst::detect(&input)?;
+    let identity = input.identity;
+    let header = match container {
+        Container::Plain => Header::read(BufReader::new(&input.file), Some(identity.len), &path, index)?,
+        Container::ZstdStream => Header::read(plain(&input)?, None, &path, index)?,
+        Container::ZstdSeekable => {
+            let source = zst::SeekableSource::new(Input::reopen(&path, identity)?)?;
+            Header::read(plain(&input)?, Some(source.len()), &path, index)?
+        }
+    };
+    input.unchanged()?;
+    let file = InputFile {
+        path,
+        name,
+        len: identity.len,
+        modified_ns: identity.modified_ns,
+        header_hash: header.hash,
+        container,
+        data_len: header.data_len,
+        metadata: header.metadata,
+    };
+    Ok((file, header.tensors))
+}
+
+fn plain(input: &Input) -> Result<impl Read> {
+    zst::decoder(input).map_err(|error| Error::new(Kind::Input, "cannot decompress", input.path.display(), error))
+}

@@ -1,0 +1,54 @@
+//! Plain files through positioned reads into owned buffers.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Advice, fadvise};
+
+use super::source::{Buffer, Input, Source, Window, within};
+use crate::error::{Error, Result};
+
+/// An input file that is read with `pread`.
+pub(super) struct PositionedSource {
+    input: Input,
+}
+
+impl PositionedSource {
+    pub fn new(input: Input) -> Self {
+        Self { input }
+    }
+}
+
+impl Source for PositionedSource {
+    fn path(&self) -> &Path {
+        &self.input.path
+    }
+
+    fn len(&self) -> u64 {
+        self.input.identity.len
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
+            let _ = fadvise(&self.input.file, range.start, Some(len), Advice::WillNeed);
+        }
+    }
+
+    fn load(&self, range: Range<u64>) -> Result<Window> {
+        within(&range, self.len(), &self.input.path)?;
+        self.input.unchanged()?;
+        let mut buffer = Buffer::zeroed(&range, &self.input.path)?;
+        if let Err(error) = self.input.file.read_exact_at(&mut buffer, range.start) {
+            self.input.unchanged()?;
+            return Err(Error::io("cannot read", &self.input.path, error));
+        }
+        self.input.unchanged()?;
+        Ok(buffer.into())
+    }
+
+    fn overhead_bytes(&self) -> u64 {
+        size_of::<Self>() as u64
+    }
+}

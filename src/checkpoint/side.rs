@@ -1,0 +1,166 @@
+//! What stands beside the weights: which files go along with a model, and which are weights in some format.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::index::read_capped;
+use crate::error::{Error, Kind, Result};
+
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// The manifest that a merge leaves in its output; a copy would speak of other files.
+const OWN_MANIFEST: &str = "thalweg.json";
+/// Endings of files that hold weights, or a training run's state, and what the format is called.
+const WEIGHT_ENDINGS: [(&str, &str); 28] = [
+    (".safetensors", "safetensors"),
+    (".safetensors.zst", "safetensors"),
+    (".bin", "PyTorch"),
+    (".pt", "PyTorch"),
+    (".pth", "PyTorch"),
+    (".ckpt", "PyTorch"),
+    (".pkl", "pickle"),
+    (".pickle", "pickle"),
+    (".joblib", "pickle"),
+    (".gguf", "GGUF"),
+    (".ggml", "GGML"),
+    (".h5", "Keras"),
+    (".hdf5", "Keras"),
+    (".keras", "Keras"),
+    (".msgpack", "Flax"),
+    (".onnx", "ONNX"),
+    (".onnx_data", "ONNX"),
+    (".onnx.data", "ONNX"),
+    (".ot", "rust_bert"),
+    (".npz", "NumPy"),
+    (".npy", "NumPy"),
+    (".tflite", "TensorFlow Lite"),
+    (".pb", "TensorFlow"),
+    (".pdparams", "Paddle"),
+    (".mlmodel", "Core ML"),
+    (".engine", "TensorRT"),
+    (".llamafile", "llamafile"),
+    (".nemo", "NeMo"),
+];
+/// Endings of files that something has not finished with.
+const UNFINISHED_ENDINGS: [&str; 5] = [".part", ".tmp", ".incomplete", ".lock", ".pyc"];
+
+/// What sort of weights a file of this name holds, if it holds any.
+pub(super) fn weight_format(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    WEIGHT_ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
+}
+
+/// Whether the name is that of an index of weights, such as `pytorch_model.bin.index.json`.
+fn is_weight_index(name: &str) -> bool {
+    name.split_once(".index.").is_some_and(|(weights, rest)| rest.ends_with("json") && weight_format(weights).is_some())
+}
+
+/// `config.json` in `folder`.
+pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
+    let path = folder.join("config.json");
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        Err(error) => return Err(Error::io("cannot read config", &path, error)),
+    }
+    let text = read_capped(&path, MAX_CONFIG_BYTES, "cannot read config")?;
+    let parsed = serde_json::from_slice(&text);
+    parsed.map(Some).map_err(|error| Error::new(Kind::Input, "cannot read config", path.display(), error))
+}
+
+/// Side files of `folder`, relative to it, sorted.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let root = folder.canonicalize().map_err(|error| Error::io("cannot list", folder, error))?;
+    let top = Listing::of(folder)?;
+    let mut paths: Vec<_> = top.files.iter().map(PathBuf::from).collect();
+    for name in top.folders {
+        let inner = Listing::of(&folder.join(&name))?;
+        if !inner.has_weights {
+            paths.extend(inner.files.iter().map(|file| Path::new(&name).join(file)));
+        }
+    }
+    paths.sort();
+    for path in &paths {
+        check_link(&root, &folder.join(path))?;
+    }
+    Ok(paths)
+}
+
+/// One folder's entries, sorted out.
+#[derive(Default)]
+struct Listing {
+    files: Vec<String>,
+    folders: Vec<String>,
+    has_weights: bool,
+}
+
+impl Listing {
+    fn of(folder: &Path) -> Result<Self> {
+        let failed = |error| Error::io("cannot list", folder, error);
+        let mut listing = Self::default();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let file_type = entry.file_type().map_err(failed)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            // NOTE: a link to a folder is not followed, so there is no way around in circles.
+            if file_type.is_dir() {
+                listing.folders.push(name);
+            } else if weight_format(&name).is_some() {
+                listing.has_weights = true;
+            } else if is_side_file(&name) && (file_type.is_file() || links_to_file(&entry.path())?) {
+                listing.files.push(name);
+            }
+        }
+        Ok(listing)
+    }
+}
+
+fn is_side_file(name: &str) -> bool {
+    name != OWN_MANIFEST && !is_weight_index(name) && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a link, socket or device leads to a regular file.
+fn links_to_file(path: &Path) -> Result<bool> {
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io("cannot follow link", path, error))?;
+    Ok(metadata.is_file())
+}
+
+/// Side files are copied into what may be published, so a link must not fetch something else under a harmless name.
+///
+/// Fine are targets inside the folder, the blobs of a hub cache (`snapshots/<revision>/` beside `blobs/`), and a file of
+/// the same name elsewhere.
+fn check_link(root: &Path, path: &Path) -> Result<()> {
+    let target = path.canonicalize().map_err(|error| Error::io("cannot follow link", path, error))?;
+    let blobs = root.parent().and_then(Path::parent).map(|cache| cache.join("blobs"));
+    let inside = target.starts_with(root) || blobs.is_some_and(|blobs| target.starts_with(blobs));
+    if inside || target.file_name() == path.file_name() {
+        return Ok(());
+    }
+    let cause = format!("links to {}, outside of the folder and under another name", target.display());
+    Err(Error::new(Kind::Input, "cannot take along", path.display(), cause)
+        .with_hint(format!("put a copy there, or remove {}", path.file_name().unwrap_or(OsStr::new("it")).display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_and_their_indexes_are_told_from_side_files() {
+        for weights in ["model.safetensors", "model.safetensors.zst", "A.BIN", "x.pth", "rust_model.ot", "m.onnx_data"]
+        {
+            assert!(weight_format(weights).is_some(), "{weights}");
+        }
+        for index in
+            ["model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors.index.fp16.json"]
+        {
+            assert!(is_weight_index(index), "{index}");
+        }
+        for side in ["tokenizer.model", "config.json", "index.json", "chat_template.jinja", "LICENSE", "modeling.py"] {
+            assert!(weight_format(side).is_none() && is_side_file(side), "{side}");
+        }
+        assert!(!is_side_file("thalweg.json") && !is_side_file("x.lock"));
+    }
+}

@@ -1,0 +1,220 @@
+//! Where bytes come from: the [`Source`] trait, the [`Window`] it hands out, and what both promise about memory.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::{Deref, DerefMut, Range};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, MmapMut};
+
+use crate::error::{Error, Kind, Result};
+
+/// How plain files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Io {
+    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use can end the
+    /// process with a bus error; the window after that is refused.
+    #[default]
+    Map,
+    /// Through positioned reads into owned buffers: for network file systems and files that others may cut.
+    Positioned,
+}
+
+/// How [`open_file`](super::Checkpoint::open_file) opens a file.
+#[derive(Debug, Clone, Default)]
+pub struct SourceOptions {
+    /// How plain bytes are read.
+    pub io: Io,
+    /// Where a compressed file without a seek table may be expanded; without it such a file is refused when read.
+    pub scratch: Option<PathBuf>,
+}
+
+/// One input file's bytes, uncompressed, by range.
+///
+/// Nothing here assumes a map: a source may as well fetch its ranges. All calls may come from several threads.
+pub trait Source: Send + Sync {
+    /// The file, for messages.
+    fn path(&self) -> &Path;
+
+    /// Length of the uncompressed file in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Says that `range` will be loaded soon; may start reading, never waits for it, never fails.
+    fn prefetch(&self, range: Range<u64>);
+
+    /// The bytes of `range`, all of them in memory when this returns: the disk is waited for here, not by the reader
+    /// of the window.
+    ///
+    /// # Errors
+    ///
+    /// A range outside the file, a file that was changed since it was opened, damaged compressed data, a failed read.
+    fn load(&self, range: Range<u64>) -> Result<Window>;
+
+    /// Memory that this source holds besides its windows, at its peak, in bytes.
+    fn overhead_bytes(&self) -> u64;
+}
+
+/// Bytes of a [`Source`]; its memory is given back to the system when it is dropped.
+pub struct Window(Bytes);
+
+enum Bytes {
+    Mapped(Mmap),
+    Owned(Buffer),
+}
+
+impl Window {
+    pub(super) fn empty() -> Self {
+        Self(Bytes::Owned(Buffer::Heap(Vec::new())))
+    }
+}
+
+impl From<Mmap> for Window {
+    fn from(map: Mmap) -> Self {
+        Self(Bytes::Mapped(map))
+    }
+}
+
+impl From<Buffer> for Window {
+    fn from(buffer: Buffer) -> Self {
+        Self(Bytes::Owned(buffer))
+    }
+}
+
+impl Deref for Window {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(buffer) => buffer,
+        }
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.0, Bytes::Mapped(_)) { "mapped" } else { "owned" };
+        write!(f, "Window({kind}, {} bytes)", self.len())
+    }
+}
+
+/// An owned, zeroed buffer.
+///
+/// Big ones are anonymous maps of their own: an allocator may keep what it is given back, up to tens of megabytes for
+/// each thread, which a byte budget cannot see.
+pub(super) enum Buffer {
+    Heap(Vec<u8>),
+    Pages(MmapMut),
+}
+
+impl Buffer {
+    const PAGES_FROM_BYTES: usize = 128 << 10;
+
+    pub fn zeroed(range: &Range<u64>, path: &Path) -> Result<Self> {
+        let refused = |cause: String| Error::new(Kind::Io, "cannot read", path.display(), cause);
+        let len = usize::try_from(range.end - range.start).map_err(|error| refused(error.to_string()))?;
+        if len < Self::PAGES_FROM_BYTES {
+            return Ok(Self::Heap(vec![0; len]));
+        }
+        let pages = MmapMut::map_anon(len).map_err(|error| refused(format!("no memory for {len} bytes: {error}")))?;
+        Ok(Self::Pages(pages))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Pages(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Pages(bytes) => bytes,
+        }
+    }
+}
+
+/// An open input and what it looked like when its header was read.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub path: PathBuf,
+    pub file: File,
+    pub identity: Identity,
+}
+
+/// Length and modification time: what tells that a file is still the one whose header was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub len: u64,
+    pub modified_ns: i128,
+}
+
+impl Input {
+    /// Opens a regular file for reading; symbolic links are followed.
+    pub fn open(path: &Path) -> Result<Self> {
+        // NOTE: asked before opening, because opening a named pipe waits for a writer.
+        let metadata = std::fs::metadata(path).map_err(|error| Error::io("cannot open", path, error))?;
+        if !metadata.is_file() {
+            return Err(Error::new(Kind::Input, "cannot open", path.display(), "not a regular file"));
+        }
+        let file = File::open(path).map_err(|error| Error::io("cannot open", path, error))?;
+        let identity = Identity::of(&file).map_err(|error| Error::io("cannot open", path, error))?;
+        Ok(Self { path: path.to_owned(), file, identity })
+    }
+
+    /// Opens a file that must still be the one that `identity` was taken of.
+    pub fn reopen(path: &Path, identity: Identity) -> Result<Self> {
+        let input = Self { identity, ..Self::open(path)? };
+        input.unchanged()?;
+        Ok(input)
+    }
+
+    /// # Errors
+    ///
+    /// The file was changed since its header was read.
+    pub fn unchanged(&self) -> Result<()> {
+        let now = Identity::of(&self.file).map_err(|error| Error::io("cannot read", &self.path, error))?;
+        if now == self.identity {
+            return Ok(());
+        }
+        let cause = if now.len == self.identity.len {
+            "changed while it was read: its modification time moved".to_owned()
+        } else {
+            format!("changed while it was read: had {} bytes, has {}", self.identity.len, now.len)
+        };
+        Err(Error::new(Kind::Input, "cannot read", self.path.display(), cause)
+            .with_hint("let nothing write to the input checkpoints during a merge, then start again"))
+    }
+}
+
+impl Identity {
+    pub fn of(file: &File) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Ok(Self { len: metadata.len(), modified_ns })
+    }
+}
+
+/// # Errors
+///
+/// `range` is not inside a file of `len` bytes, or runs backwards.
+pub(super) fn within(range: &Range<u64>, len: u64, path: &Path) -> Result<()> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    let cause = format!("bytes {}..{} wanted, file has {len}", range.start, range.end);
+    Err(Error::new(Kind::Input, "cannot read", path.display(), cause))
+}
