@@ -35,7 +35,8 @@ pub(super) fn locate(path: &Path) -> Result<Layout> {
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if is_index(&name) {
-        return indexed(path.parent().unwrap_or(Path::new(".")), path);
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        return indexed(folder.unwrap_or(Path::new(".")), path);
     }
     match weight_format(&name) {
         Some("safetensors") | None => {}

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::ops::Range;
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -292,15 +291,6 @@ impl<'de> Visitor<'de> for UniqueStrings {
         }
         Ok(strings)
     }
-}
-
-/// The absolute range of the data of a header's tensors must lie inside the file; used by sources on every request.
-pub(super) fn within(range: &Range<u64>, len: u64, path: &Path) -> Result<()> {
-    if range.start <= range.end && range.end <= len {
-        return Ok(());
-    }
-    let cause = format!("bytes {}..{} wanted, file has {len}", range.start, range.end);
-    Err(Error::new(Kind::Input, "cannot read", path.display(), cause))
 }
 
 #[cfg(test)]

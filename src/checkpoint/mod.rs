@@ -157,7 +157,7 @@ impl Checkpoint {
         let identity = Identity { len: file.len, modified_ns: file.modified_ns };
         let input = Input::reopen(&file.path, identity)?;
         Ok(match file.container {
-            Container::Plain => open_plain(input, options.io)?,
+            Container::Plain => open_plain(input, options.io),
             Container::ZstdSeekable => Arc::new(zst::SeekableSource::new(input)?),
             Container::ZstdStream => Arc::new(zst::StreamSource::new(input, file, options)),
         })
@@ -180,9 +180,9 @@ impl Checkpoint {
 }
 
 /// A source over a file that holds its bytes as they are.
-fn open_plain(input: Input, io: Io) -> Result<Arc<dyn Source>> {
-    Ok(match io {
-        Io::Map => Arc::new(MapSource::new(input)?),
+fn open_plain(input: Input, io: Io) -> Arc<dyn Source> {
+    match io {
+        Io::Map => Arc::new(MapSource::new(input)),
         Io::Positioned => Arc::new(PositionedSource::new(input)),
-    })
+    }
 }

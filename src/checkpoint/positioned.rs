@@ -7,8 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, fadvise};
 
-use super::header::within;
-use super::source::{Buffer, Input, Source, Window};
+use super::source::{Buffer, Input, Source, Window, within};
 use crate::error::{Error, Result};
 
 /// An input file that is read with `pread`.

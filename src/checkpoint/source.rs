@@ -6,9 +6,8 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use memmap2::MmapMut;
+use memmap2::{Mmap, MmapMut};
 
-use super::map::MappedWindow;
 use crate::error::{Error, Kind, Result};
 
 /// How plain files are read.
@@ -65,13 +64,19 @@ pub trait Source: Send + Sync {
 pub struct Window(Bytes);
 
 enum Bytes {
-    Mapped(MappedWindow),
+    Mapped(Mmap),
     Owned(Buffer),
 }
 
-impl From<MappedWindow> for Window {
-    fn from(window: MappedWindow) -> Self {
-        Self(Bytes::Mapped(window))
+impl Window {
+    pub(super) fn empty() -> Self {
+        Self(Bytes::Owned(Buffer::Heap(Vec::new())))
+    }
+}
+
+impl From<Mmap> for Window {
+    fn from(map: Mmap) -> Self {
+        Self(Bytes::Mapped(map))
     }
 }
 
@@ -86,7 +91,7 @@ impl Deref for Window {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Mapped(window) => window,
+            Bytes::Mapped(map) => map,
             Bytes::Owned(buffer) => buffer,
         }
     }
@@ -201,4 +206,15 @@ impl Identity {
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Ok(Self { len: metadata.len(), modified_ns })
     }
+}
+
+/// # Errors
+///
+/// `range` is not inside a file of `len` bytes, or runs backwards.
+pub(super) fn within(range: &Range<u64>, len: u64, path: &Path) -> Result<()> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    let cause = format!("bytes {}..{} wanted, file has {len}", range.start, range.end);
+    Err(Error::new(Kind::Input, "cannot read", path.display(), cause))
 }

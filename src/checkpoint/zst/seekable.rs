@@ -14,8 +14,7 @@ use zeekstd::{SEEK_TABLE_INTEGRITY_SIZE, SEEKABLE_MAGIC_NUMBER, SeekTable};
 use zstd::bulk::Decompressor;
 
 use super::damaged;
-use crate::checkpoint::header::within;
-use crate::checkpoint::source::{Buffer, Input, Source, Window};
+use crate::checkpoint::source::{Buffer, Input, Source, Window, within};
 use crate::error::{Error, Result};
 
 /// The biggest frame that is decoded, compressed or not.

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{damaged, decoder, decoder_bytes};
-use crate::checkpoint::header::within;
-use crate::checkpoint::source::{Identity, Input, Io, Source, SourceOptions, Window};
+use crate::checkpoint::source::{Identity, Input, Io, Source, SourceOptions, Window, within};
 use crate::checkpoint::{InputFile, open_plain};
 use crate::error::{Error, Kind, Result};
 
@@ -44,7 +43,7 @@ impl StreamSource {
             return Err(Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
                 .with_hint("name a scratch folder, expand the file, or compress it in seekable frames"));
         };
-        let source = open_plain(self.expand(copy)?, self.io)?;
+        let source = open_plain(self.expand(copy)?, self.io);
         *expanded = Some(Arc::clone(&source));
         Ok(source)
     }
