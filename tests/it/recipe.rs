@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use thalweg::Kind;
 use thalweg::dtype::Dtype;
-use thalweg::recipe::{ChatTemplate, Granularity, Mismatch, ModelRef, Recipe, Setting, Sources, Tokenizer};
+use thalweg::recipe::{
+    ChatTemplate, Granularity, KEYS, METHODS, Mismatch, ModelRef, Recipe, Setting, Sources, Tokenizer,
+};
 
 /// The recipes of a folder, in the order of their names.
 fn corpus(folder: &str) -> Vec<PathBuf> {
@@ -63,6 +65,27 @@ fn every_bad_recipe_is_refused_with_its_place_and_reason() {
         writeln!(all, "{error}\n{}\n", error.hint().unwrap_or("")).expect("strings take everything");
     }
     insta::assert_snapshot!("bad_recipes", all);
+}
+
+#[test]
+fn the_good_recipes_use_every_key_and_every_parameter_of_every_method() {
+    let all: String = corpus("good").iter().map(|path| text_of(path)).collect();
+    let used = |word: &str| {
+        all.match_indices(word).any(|(at, _)| {
+            let before = all[..at].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
+            before && all[at + word.len()..].trim_start_matches('"').starts_with(':')
+        })
+    };
+    let refused = ["align", "lora", "override_architecture", "tokens"];
+    for info in KEYS.iter().filter(|info| !refused.contains(&info.key)) {
+        assert!(used(info.key), "no good recipe uses the key {}", info.key);
+    }
+    for info in &METHODS {
+        assert!(all.contains(&format!("merge_method: {}\n", info.name)), "no good recipe uses {}", info.name);
+        for parameter in info.parameters {
+            assert!(used(parameter.name), "no good recipe uses the parameter {}", parameter.name);
+        }
+    }
 }
 
 #[test]

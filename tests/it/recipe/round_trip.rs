@@ -58,7 +58,7 @@ fn model() -> impl Strategy<Value = ModelRef> {
         Just("~".to_owned()),
         Just("null".to_owned()),
         Just("0x1F".to_owned()),
-        Just("- é\t\\".to_owned()),
+        Just("- é \\".to_owned()),
     ];
     (path, prop::option::weighted(0.2, "[a-z0-9/]{1,8}")).prop_map(|(path, revision)| ModelRef { path, revision })
 }

@@ -102,6 +102,12 @@ fn a_lying_layer_number_costs_nothing() {
 }
 
 #[test]
+fn names_of_too_few_models_are_refused() {
+    let message = refusal(TWO, &[names(3)]);
+    assert!(message.contains("names of 1 models, the recipe has 2"), "{message}");
+}
+
+#[test]
 fn whole_models_are_not_stacked() {
     let tensors = stack("{merge_method: karcher, models: [a]}", &[names(2)]).expect("nothing to do");
     assert_eq!(tensors, []);
