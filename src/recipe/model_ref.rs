@@ -28,9 +28,7 @@ impl ModelRef {
     ///
     /// A sentence, for an empty name and for `base+lora`, which cannot be merged yet.
     pub fn parse(text: &str, exists: impl Fn(&Path) -> bool) -> Result<Self, String> {
-        if text.trim().is_empty() {
-            return Err("the name of a model is empty".into());
-        }
+        check_name(text)?;
         if !text.contains(['@', '+']) || exists(&expand_home(text)) {
             return Ok(Self { path: text.into(), revision: None });
         }
@@ -99,6 +97,20 @@ impl fmt::Display for ModelRef {
     }
 }
 
+/// Checks that a name can be the name of anything, and be shown.
+///
+/// # Errors
+///
+/// A sentence that says why not.
+pub(super) fn check_name(text: &str) -> Result<(), String> {
+    match text.chars().find(|c| c.is_control()) {
+        _ if text.trim().is_empty() => Err("the name of a model is empty".into()),
+        _ if text.len() > 4096 => Err(format!("the name of a model is {} bytes long, a path has 4096", text.len())),
+        Some(control) => Err(format!("the name of a model contains {control:?}")),
+        None => Ok(()),
+    }
+}
+
 /// As `path`, or as `{model: {path, revision}}` when the short form could be read in two ways.
 impl Serialize for ModelRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -144,7 +156,7 @@ mod tests {
         assert_eq!(parse("org/name@v1.0"), Ok(model("org/name", Some("v1.0"))));
         assert_eq!(parse("odd@dir+name"), Ok(model("odd@dir+name", None)));
         assert!(parse("org/base+org/lora").expect_err("LoRA").contains("LoRA adapter `org/lora`"));
-        for wrong in ["", "  ", "@main", "org/name@"] {
+        for wrong in ["", "  ", "@main", "org/name@", "a\tb", "a\0", "\u{1b}[2J", &"a".repeat(4097)] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

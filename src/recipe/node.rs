@@ -85,7 +85,7 @@ pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
     serde_saphyr::from_multiple_with_options(origin.text, options).map_err(|error| {
         let location = error.location();
         let at = location.map(place).unwrap_or_default();
-        let message = error.to_string();
+        let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         // The place is told once, in the subject.
         let suffix = location.map(|l| format!(" at line {}, column {}", l.line(), l.column())).unwrap_or_default();
         let first = message.lines().next().unwrap_or_default();

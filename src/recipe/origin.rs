@@ -7,6 +7,9 @@ use crate::error::{Error, Kind};
 /// Characters of a source line that an error shows before it crops.
 const SHOWN: usize = 120;
 
+/// Characters of a cause; values from the recipe may be of any length.
+const LONGEST: usize = 600;
+
 /// A place in the text: line and column from one, and how many characters it spans; line zero is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct At {
@@ -34,7 +37,7 @@ impl Origin<'_> {
             0 => self.name.to_owned(),
             line => format!("{}:{line}:{}", self.name, at.column),
         };
-        let error = Error::new(Kind::Recipe, "cannot use recipe", subject, cause);
+        let error = Error::new(Kind::Recipe, "cannot use recipe", subject, printable(&cause.to_string()));
         let snippet = self.snippet(at);
         match (help.is_empty(), snippet.is_empty()) {
             (true, true) => error,
@@ -68,6 +71,13 @@ impl Origin<'_> {
         );
         drawn.map(|()| out).unwrap_or_default()
     }
+}
+
+/// `text` without what would drive a terminal, and no longer than a message should be.
+fn printable(text: &str) -> String {
+    let end = if text.chars().count() > LONGEST { "…" } else { "" };
+    let shown = text.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    shown.collect::<String>() + end
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! level that says nothing about a tensor, because no condition fits its name, is passed over.
 
 use super::document::{Document, Sources};
-use super::setting::Setting;
+use super::setting::{Parameters, Setting};
 use crate::error::{Error, Kind, Result};
 
 /// A tensor of the merged model, as parameters see it.
@@ -45,10 +45,16 @@ impl Document {
 
     /// What the recipe itself says, without defaults.
     fn setting(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Option<f64> {
-        let own = input
-            .and_then(|input| self.inputs(place.slice).get(input).and_then(|input| input.parameters))
-            .and_then(|parameters| parameters.get(name));
+        let own = input.and_then(|input| self.own_parameters(place.slice, input)).and_then(|own| own.get(name));
         own.into_iter().chain(self.shared_settings(name, place.slice)).find_map(|level| level.at(place.name, place.t))
+    }
+
+    /// The parameters of one input; asked for every tensor, so without making the list of inputs.
+    fn own_parameters(&self, slice: usize, input: usize) -> Option<&Parameters> {
+        match &self.sources {
+            Sources::Models(models) => models.get(input).map(|entry| &entry.parameters),
+            Sources::Slices(slices) => slices.get(slice)?.sources.get(input).map(|source| &source.parameters),
+        }
     }
 
     /// What the slice, the module and the document say about `name`, in this order.

@@ -45,12 +45,16 @@ impl StackedTensor {
 /// # Errors
 ///
 /// [`Kind::Mismatch`] when a model has no layers or several stacks of them, when layers are called differently, or when a
-/// slice asks for layers that its model does not have.
+/// slice asks for layers that its model does not have; [`Kind::Usage`] when `names` are not those of the models.
 pub fn stacked_tensors(document: &Document, names: &[Vec<&str>]) -> Result<Vec<StackedTensor>> {
     let Sources::Slices(slices) = &document.sources else {
         return Ok(Vec::new());
     };
     let known = document.models();
+    if names.len() != known.len() {
+        let cause = format!("has names of {} models, the recipe has {}", names.len(), known.len());
+        return Err(Error::new(Kind::Usage, "cannot stack slices", document.method, cause));
+    }
     let stock = Stock::new(&known, names)?;
     let mut tensors = Vec::new();
     let mut offset = 0;

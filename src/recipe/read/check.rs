@@ -1,44 +1,83 @@
 //! What a method asks of the recipe as a whole: how many models, which base, which parameters.
 
-use super::super::document::{Document, Input, Sources};
+use super::super::document::{Document, Input};
 use super::super::methods::{BaseRule, MethodInfo, MethodName, Scope};
+use super::super::node::{Node, Value};
+use super::super::origin::At;
 use super::super::own::{Granularity, Mismatch, Missing, NanPolicy};
 use super::fields::Fields;
 use crate::error::Result;
+
+/// Why a slice does not suit its method, and the input it is about, if it is about one.
+struct Complaint {
+    cause: String,
+    input: Option<usize>,
+}
+
+fn complaint(cause: impl Into<String>) -> Complaint {
+    Complaint { cause: cause.into(), input: None }
+}
 
 /// Checks every slice of `document`, and that policies which take from the base have one.
 pub(super) fn check(fields: &Fields<'_>, document: &Document) -> Result<()> {
     let info = document.method.info();
     for slice in 0..document.slice_count() {
         let inputs = document.inputs(slice);
-        let place = match document.sources {
-            Sources::Models(_) => String::new(),
-            Sources::Slices(_) => format!(" in slice {slice}"),
-        };
-        let fail = |cause: String| fields.need("merge_method").map(|field| field.origin.error(field.node.at, cause));
-        let complaint = base_complaint(document, info, slice)
+        let found = base_complaint(document, info, slice)
             .or_else(|| count_complaint(document, info, slice, &inputs))
             .or_else(|| parameter_complaint(document, info, slice, &inputs));
-        if let Some(complaint) = complaint {
-            return Err(fail(format!("{}{place} {complaint}", info.name))?);
+        if let Some(Complaint { cause, input }) = found {
+            let method = fields.need("merge_method")?;
+            let at = place_of(fields, slice, input).unwrap_or(method.node.at);
+            return Err(method.origin.error(at, format!("{} {cause}", info.name)));
         }
     }
     check_policies(fields, document)
 }
 
-fn base_complaint(document: &Document, info: &MethodInfo, slice: usize) -> Option<String> {
+/// Where an input stands, or its slice; none for a base that is appended, and for whole models taken together.
+fn place_of(fields: &Fields<'_>, slice: usize, input: Option<usize>) -> Option<At> {
+    let find = |key| match fields.get("modules") {
+        Some(modules) => child(child_at(modules.node, 0)?, key),
+        None => fields.get(key).map(|field| field.node),
+    };
+    if let Some(models) = find("models") {
+        return child_at(models, input?).map(|node| node.at);
+    }
+    let slice = child_at(find("slices")?, slice)?;
+    let source = input.and_then(|input| child_at(child(slice, "sources")?, input));
+    Some(source.unwrap_or(slice).at)
+}
+
+fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
+    match &node.value {
+        Value::Map(entries) => entries.iter().find(|(known, _)| known.text == key).map(|(_, node)| node),
+        _ => None,
+    }
+}
+
+fn child_at(node: &Node, index: usize) -> Option<&Node> {
+    match &node.value {
+        Value::List(items) => items.get(index),
+        Value::Map(entries) => entries.get(index).map(|(_, node)| node),
+        _ => None,
+    }
+}
+
+fn base_complaint(document: &Document, info: &MethodInfo, slice: usize) -> Option<Complaint> {
     let base = document.base_model_of(slice);
     let found = document.base_index(slice).is_some();
     match (info.base, base) {
-        (BaseRule::Required | BaseRule::RequiredCounted, None) => Some("needs a `base_model`".into()),
+        (BaseRule::Required | BaseRule::RequiredCounted, None) => Some(complaint("needs a `base_model`")),
         (BaseRule::Counted, _) | (BaseRule::Optional, None) => None,
         (_, Some(base)) => {
-            (!found).then(|| format!("measures from the base model {base}, which is not among the slice's sources"))
+            let cause = || format!("measures from the base model {base}, which is not among the slice's sources");
+            (!found).then(|| complaint(cause()))
         }
     }
 }
 
-fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs: &[Input<'_>]) -> Option<String> {
+fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs: &[Input<'_>]) -> Option<Complaint> {
     let base = document.base_index(slice);
     let apart = base.is_some() && info.base != BaseRule::RequiredCounted;
     let count = inputs.len() - usize::from(apart);
@@ -55,7 +94,8 @@ fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs:
         _ => "",
     };
     let listed: Vec<_> = inputs.iter().map(|input| input.model.to_string()).collect();
-    Some(format!("takes {wanted} model{}{beside}, found {count} ({})", plural(info.fewest), shortened(&listed)))
+    let cause = format!("takes {wanted} model{}{beside}, found {count} ({})", plural(info.fewest), shortened(&listed));
+    Some(complaint(cause))
 }
 
 fn plural(count: usize) -> &'static str {
@@ -73,7 +113,12 @@ fn shortened(names: &[String]) -> String {
 }
 
 /// A required parameter that some model lacks at every level.
-fn parameter_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs: &[Input<'_>]) -> Option<String> {
+fn parameter_complaint(
+    document: &Document,
+    info: &MethodInfo,
+    slice: usize,
+    inputs: &[Input<'_>],
+) -> Option<Complaint> {
     let base = document.base_index(slice);
     for parameter in info.parameters.iter().filter(|parameter| parameter.default.is_none()) {
         let name = parameter.name;
@@ -81,13 +126,14 @@ fn parameter_complaint(document: &Document, info: &MethodInfo, slice: usize, inp
             continue;
         }
         if parameter.scope == Scope::Whole {
-            return Some(format!("needs the parameter `{name}`"));
+            return Some(complaint(format!("needs the parameter `{name}`")));
         }
         let lacking = inputs.iter().enumerate().find(|(index, input)| {
             Some(*index) != base && input.parameters.is_none_or(|parameters| !parameters.contains_key(name))
         });
-        if let Some((_, input)) = lacking {
-            return Some(format!("needs the parameter `{name}` for the model {}", input.model));
+        if let Some((index, input)) = lacking {
+            let cause = format!("needs the parameter `{name}` for the model {}", input.model);
+            return Some(Complaint { cause, input: Some(index) });
         }
     }
     None

@@ -89,9 +89,13 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// An error about the value.
+    /// An error about the value; what spans lines is shown by its key.
     pub(super) fn error(&self, cause: impl Display) -> Error {
-        self.origin.error(self.node.at, format!("`{}` {cause}", self.key))
+        let at = match self.node.value {
+            Value::List(_) | Value::Map(_) => self.key_at,
+            _ => self.node.at,
+        };
+        self.origin.error(at, format!("`{}` {cause}", self.key))
     }
 
     /// The value as text; a number is not text, as YAML readers disagree about how it is spelt.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::document::{LayerRange, ModelEntry, Module, Slice, SliceSource, Sources};
 use super::super::keys::Place;
 use super::super::methods::MethodInfo;
-use super::super::model_ref::ModelRef;
+use super::super::model_ref::{ModelRef, check_name};
 use super::super::node::{Node, Value};
 use super::super::origin::Origin;
 use super::super::setting::Parameters;
@@ -42,8 +42,8 @@ fn long_model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
         _ => (model, None),
     };
     let text = path.text()?;
-    if text.trim().is_empty() {
-        return Err(path.error("is empty"));
+    for name in [Some(text), revision].into_iter().flatten() {
+        check_name(name).map_err(|sentence| origin.error(node.at, sentence))?;
     }
     Ok(ModelRef { path: text.to_owned(), revision: revision.map(str::to_owned) })
 }
