@@ -56,7 +56,7 @@ pub struct TorchTensor {
     pub strides: Vec<u64>,
     /// An earlier tensor, by its position, with the same dtype, shape, strides and bytes: the two are tied.
     pub alias_of: Option<usize>,
-    /// Its bytes in the file when they lie there in order; otherwise it must be converted.
+    /// Its bytes in the file when they lie there in order, `0..0` when it has none; otherwise it must be converted.
     pub range: Option<Range<u64>>,
     storage: usize,
     /// The first element's place in the storage, in elements.
@@ -132,6 +132,9 @@ const PICKLE_MAGIC: u8 = 0x80;
 /// Where a tar archive says `ustar`.
 const TAR_MAGIC: Range<usize> = 257..262;
 
+/// What makes two tensors the same bytes: storage, offset, dtype, shape, strides.
+type Identity = (usize, u64, Dtype, Vec<u64>, Vec<u64>);
+
 /// What is gathered while a file is read.
 #[derive(Default)]
 struct Index {
@@ -139,7 +142,7 @@ struct Index {
     storages: Vec<Member>,
     skipped: Vec<String>,
     by_key: HashMap<String, usize>,
-    first_of: HashMap<(usize, u64, Dtype, Vec<u64>, Vec<u64>), usize>,
+    first_of: HashMap<Identity, usize>,
     dims: u64,
 }
 
@@ -263,10 +266,10 @@ impl Index {
     }
 
     fn range_of(&self, tensor: &TorchTensor) -> Option<Range<u64>> {
-        let Member::Stored(held) = &self.storages[tensor.storage] else { return None };
         if tensor.bytes() == 0 {
-            return Some(held.start..held.start);
+            return Some(0..0);
         }
+        let Member::Stored(held) = &self.storages[tensor.storage] else { return None };
         let start = held.start + tensor.offset * (tensor.dtype.bits() / 8);
         gather::is_contiguous(&tensor.shape, &tensor.strides).then(|| start..start + tensor.bytes())
     }

@@ -17,6 +17,8 @@ use super::rebuild::is_tensor;
 const MAX_DEPTH: usize = 2;
 /// Keys with one of these in them hold the state of a training run.
 const TRAINING: [&str; 4] = ["optim", "sched", "scaler", "rng"];
+/// Tensors whose names end so are the state of random generators and lie beside state dicts.
+const RANDOM: &str = "rng_state";
 /// How deep modules may lie in modules.
 const MAX_MODULES: usize = 64;
 /// Attributes of a module; more are no module's, and objects may share them.
@@ -69,7 +71,7 @@ fn find(graph: &Graph, id: Id, path: &mut Vec<String>, seen: &mut HashSet<Id>, f
     }
     let Some(items) = graph.mapping(id) else { return };
     let items: Vec<_> = items.iter().filter_map(|(key, value)| Some((graph.text(*key)?, *value))).collect();
-    if items.iter().any(|(_, value)| is_tensor(graph, *value)) {
+    if items.iter().any(|(key, value)| is_tensor(graph, *value) && !key.ends_with(RANDOM)) {
         found.push((named, id));
     }
     if path.len() == MAX_DEPTH {
