@@ -159,7 +159,6 @@ def refused():
     save("quantized.pt", {"q": torch.quantize_per_tensor(floats(4, seed=14), 0.1, 0, torch.qint8)})
     save("sparse.pt", {"s": floats(3, 3, seed=15).to_sparse()})
     save("complex128.pt", {"c": torch.ones(2, dtype=torch.complex128)})
-    save("conj.pt", {"c": torch.ones(2, dtype=torch.complex64).conj()})
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), os.path.join(OUT, "script.pt"))
 
 

@@ -201,7 +201,6 @@ fn tensors_that_are_no_plain_arrays_are_refused_by_name() {
         ("quantized.pt", "quantized tensor"),
         ("sparse.pt", "sparse tensor"),
         ("complex128.pt", "ComplexDoubleStorage"),
-        ("conj.pt", "conj"),
         ("script.pt", "TorchScript"),
     ] {
         let refused = refusal(name, None);
