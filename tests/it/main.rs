@@ -2,3 +2,4 @@
 
 mod checkpoint;
 mod recipe;
+mod torch;

@@ -20,6 +20,7 @@ mod convert;
 mod fault;
 mod file;
 mod gather;
+mod index;
 mod legacy;
 mod pickle;
 mod rebuild;
@@ -28,17 +29,12 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use archive::{Archive, Member};
-use fault::{Fault, Parsed};
-use file::At;
-use pickle::{Graph, Id, Input};
-use rebuild::{Value, View};
+use archive::Member;
+use index::Index;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -56,7 +52,7 @@ pub struct TorchTensor {
     pub strides: Vec<u64>,
     /// An earlier tensor, by its position, with the same dtype, shape, strides and bytes: the two are tied.
     pub alias_of: Option<usize>,
-    /// Its bytes in the file when they lie there in order; otherwise it must be converted.
+    /// Its bytes in the file when they lie there in order, `0..0` when it has none; otherwise it must be converted.
     pub range: Option<Range<u64>>,
     storage: usize,
     /// The first element's place in the storage, in elements.
@@ -90,9 +86,7 @@ impl TorchFile {
     /// several without a `key`, or holds a tensor that is quantized, sparse, of an unknown class or outside its storage.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
-        let mut index = Index::default();
-        index.read(&file, key).map_err(|fault| fault.on(path))?;
-        let Index { tensors, storages, skipped, .. } = index;
+        let Index { tensors, storages, skipped, .. } = Index::read(&file, key).map_err(|fault| fault.on(path))?;
         Ok(Self { path: path.to_owned(), file, tensors, storages, skipped })
     }
 
@@ -124,150 +118,5 @@ impl TorchFile {
 
 /// Whether a file beginning with `head`, four bytes or more, may be a torch checkpoint rather than safetensors.
 pub fn is_torch(head: &[u8]) -> bool {
-    head.starts_with(ZIP_MAGIC) || head.starts_with(&[PICKLE_MAGIC])
-}
-
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
-const PICKLE_MAGIC: u8 = 0x80;
-/// Where a tar archive says `ustar`.
-const TAR_MAGIC: Range<usize> = 257..262;
-
-/// What is gathered while a file is read.
-#[derive(Default)]
-struct Index {
-    tensors: Vec<TorchTensor>,
-    storages: Vec<Member>,
-    skipped: Vec<String>,
-    by_key: HashMap<String, usize>,
-    first_of: HashMap<(usize, u64, Dtype, Vec<u64>, Vec<u64>), usize>,
-    dims: u64,
-}
-
-impl Index {
-    fn read(&mut self, file: &File, key: Option<&str>) -> Parsed<()> {
-        let mut head = Vec::new();
-        At::new(file, 0)?.take(TAR_MAGIC.end as u64).read_to_end(&mut head)?;
-        if head.starts_with(ZIP_MAGIC) {
-            let mut archive = Archive::open(file)?;
-            let pickle = archive.pickle()?;
-            let (graph, root) = pickle::read(&mut Input::new(pickle.as_slice()))?;
-            drop(pickle);
-            self.read_state(&graph, root, key, |key| archive.storage(key))
-        } else if head.first() == Some(&PICKLE_MAGIC) {
-            let legacy::Stream { graph, root, mut storages } = legacy::read(file)?;
-            self.read_state(&graph, root, key, |key| {
-                let range = storages.remove(key);
-                let range = range.ok_or_else(|| Fault::new(format!("storage {key:?} is not in the file")))?;
-                Ok(Member::Stored(range))
-            })
-        } else if head.get(TAR_MAGIC) == Some(b"ustar") {
-            Err(Fault::new("is a tar archive as torch wrote them before version 0.2")
-                .with_hint("load it in torch and save it again"))
-        } else {
-            Err(Fault::new("is neither a zip archive nor a pickle: torch.save did not write it"))
-        }
-    }
-
-    fn read_state(
-        &mut self,
-        graph: &Graph,
-        root: Id,
-        key: Option<&str>,
-        mut find: impl FnMut(&str) -> Parsed<Member>,
-    ) -> Parsed<()> {
-        for (name, id) in state_dict::entries(graph, root, key)? {
-            if name.ends_with("_extra_state") {
-                self.skipped.push(name);
-                continue;
-            }
-            match rebuild::value(graph, id).map_err(|fault| fault.of(&name))? {
-                Value::Tensor(view) => {
-                    self.pay_for(&view, graph)?;
-                    let added = self.add(name.clone(), *view, &mut find);
-                    added.map_err(|fault| fault.of(&name))?;
-                }
-                Value::Plain => self.skipped.push(name),
-                Value::Opaque(what) => {
-                    return Err(Fault::new(format!("is {what}, which is not a tensor"))
-                        .with_hint("save a plain state dict of tensors with torch.save")
-                        .of(&name));
-                }
-            }
-        }
-        if self.tensors.is_empty() {
-            return Err(Fault::new("the state dict holds no tensor"));
-        }
-        Ok(())
-    }
-
-    /// Shapes can be shared in a pickle but not here; honest files spell out each one, in a byte or more a dimension.
-    fn pay_for(&mut self, view: &View<'_>, graph: &Graph) -> Parsed<()> {
-        self.dims += view.shape.len() as u64 * 2;
-        if self.dims > graph.pickle_bytes {
-            return Err(Fault::new("the shapes of its tensors are out of all proportion to the file"));
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, name: String, view: View<'_>, find: impl FnMut(&str) -> Parsed<Member>) -> Parsed<()> {
-        let storage = self.storage_of(&view, find)?;
-        let View { storage: reference, dtype, offset, shape, strides } = view;
-        let first = reference.view.map_or(0, |(first, _)| first);
-        let offset = offset.checked_add(first).ok_or_else(|| Fault::new("its offset is no offset"))?;
-        // The view's part of the storage, in elements of this tensor.
-        let limit = match reference.view {
-            Some((first, length)) => first.saturating_add(length).min(reference.elements),
-            None => reference.elements * reference.element_bytes / (dtype.bits() / 8),
-        };
-        let reach = gather::reach(&shape, &strides)
-            .and_then(|reach| reach.checked_add(offset))
-            .filter(|_| gather::elements(&shape).is_some_and(|count| count.checked_mul(dtype.bits()).is_some()))
-            .ok_or_else(|| Fault::new(format!("shape {shape:?} with strides {strides:?} is beyond any storage")))?;
-        if reach > limit && gather::elements(&shape) != Some(0) {
-            return Err(Fault::new(format!(
-                "shape {shape:?} with strides {strides:?} from element {offset} reaches element {reach}; its storage \
-                 {:?} ends at {limit}",
-                reference.key
-            )));
-        }
-        let position = self.tensors.len();
-        let identity = (storage, offset, dtype, shape.clone(), strides.clone());
-        let first = *self.first_of.entry(identity).or_insert(position);
-        let mut tensor = TorchTensor { name, dtype, shape, strides, alias_of: None, range: None, storage, offset };
-        tensor.alias_of = (first != position).then_some(first);
-        tensor.range = self.range_of(&tensor);
-        self.tensors.push(tensor);
-        Ok(())
-    }
-
-    /// The number of the storage that `view` looks at, found in the file when it is new and long enough.
-    fn storage_of(&mut self, view: &View<'_>, mut find: impl FnMut(&str) -> Parsed<Member>) -> Parsed<usize> {
-        let reference = &view.storage;
-        let storage = match self.by_key.get(reference.key) {
-            Some(storage) => *storage,
-            None => {
-                self.storages.push(find(reference.key)?);
-                self.by_key.insert(reference.key.to_owned(), self.storages.len() - 1);
-                self.storages.len() - 1
-            }
-        };
-        let held = self.storages[storage].bytes();
-        let wanted = reference.elements.checked_mul(reference.element_bytes).filter(|wanted| *wanted <= held);
-        match wanted {
-            Some(_) => Ok(storage),
-            None => Err(Fault::new(format!(
-                "storage {:?} should have {} elements of {} bytes; the file holds {held} bytes of it",
-                reference.key, reference.elements, reference.element_bytes
-            ))),
-        }
-    }
-
-    fn range_of(&self, tensor: &TorchTensor) -> Option<Range<u64>> {
-        let Member::Stored(held) = &self.storages[tensor.storage] else { return None };
-        if tensor.bytes() == 0 {
-            return Some(held.start..held.start);
-        }
-        let start = held.start + tensor.offset * (tensor.dtype.bits() / 8);
-        gather::is_contiguous(&tensor.shape, &tensor.strides).then(|| start..start + tensor.bytes())
-    }
+    index::is_zip(head) || index::is_pickle(head)
 }

@@ -119,7 +119,7 @@ fn refused_kind(name: &str) -> Fault {
 }
 
 /// A conjugate or negative bit: the bytes are then not the values.
-fn set_flag<'g>(graph: &'g Graph, metadata: Id) -> Option<&'g str> {
+fn set_flag(graph: &Graph, metadata: Id) -> Option<&str> {
     let entries = graph.mapping(metadata)?;
     let flag = entries.iter().find(|(_, value)| matches!(graph.node(*value), Node::Bool(true)));
     flag.and_then(|(key, _)| graph.text(*key))

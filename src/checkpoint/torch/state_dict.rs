@@ -17,6 +17,8 @@ use super::rebuild::is_tensor;
 const MAX_DEPTH: usize = 2;
 /// Keys with one of these in them hold the state of a training run.
 const TRAINING: [&str; 4] = ["optim", "sched", "scaler", "rng"];
+/// Tensors whose names end so are the state of random generators and lie beside state dicts.
+const RANDOM: &str = "rng_state";
 /// How deep modules may lie in modules.
 const MAX_MODULES: usize = 64;
 /// Attributes of a module; more are no module's, and objects may share them.
@@ -43,9 +45,10 @@ pub(super) fn entries(graph: &Graph, root: Id, key: Option<&str>) -> Parsed<Entr
 }
 
 fn only_candidate(graph: &Graph, root: Id) -> Parsed<Id> {
-    let mut found = Vec::new();
-    find(graph, root, &mut Vec::new(), &mut HashSet::new(), &mut found);
-    match found.as_slice() {
+    let mut search =
+        Search { graph, path: Vec::new(), seen: HashSet::new(), found: Vec::new(), budget: graph.pickle_bytes };
+    search.visit(root)?;
+    match search.found.as_slice() {
         [(_, id)] => Ok(*id),
         [] => Err(Fault::new(format!("holds no state dict: it is {}{}", graph.describe(root), keys_of(graph, root)))
             .with_hint("save model.state_dict() with torch.save")),
@@ -57,31 +60,45 @@ fn only_candidate(graph: &Graph, root: Id) -> Parsed<Id> {
     }
 }
 
-/// Collects state dicts in order; each container is looked at once, however often it is referred to.
-fn find(graph: &Graph, id: Id, path: &mut Vec<String>, seen: &mut HashSet<Id>, found: &mut Vec<(String, Id)>) {
-    if !seen.insert(id) {
-        return;
-    }
-    let named = if path.is_empty() { TOP.to_owned() } else { path.join(".") };
-    if module_parts(graph, id).is_some() {
-        found.push((named, id));
-        return;
-    }
-    let Some(items) = graph.mapping(id) else { return };
-    let items: Vec<_> = items.iter().filter_map(|(key, value)| Some((graph.text(*key)?, *value))).collect();
-    if items.iter().any(|(_, value)| is_tensor(graph, *value)) {
-        found.push((named, id));
-    }
-    if path.len() == MAX_DEPTH {
-        return;
-    }
-    for (key, value) in items {
-        let lower = key.to_ascii_lowercase();
-        if !TRAINING.iter().any(|part| lower.contains(part)) {
-            path.push(key.to_owned());
-            find(graph, value, path, seen, found);
-            path.pop();
+/// A walk through the containers of a saved object that collects the state dicts in order.
+struct Search<'g> {
+    graph: &'g Graph,
+    path: Vec<&'g str>,
+    /// Each container is looked at once, however often it is referred to.
+    seen: HashSet<Id>,
+    found: Vec<(String, Id)>,
+    /// Entries that may still be looked at; each takes a byte of the pickle or more, unless containers share them.
+    budget: u64,
+}
+
+impl Search<'_> {
+    fn visit(&mut self, id: Id) -> Parsed<()> {
+        if !self.seen.insert(id) {
+            return Ok(());
         }
+        let named = if self.path.is_empty() { TOP.to_owned() } else { self.path.join(".") };
+        if module_parts(self.graph, id).is_some() {
+            self.found.push((named, id));
+            return Ok(());
+        }
+        let Some(items) = self.graph.mapping(id) else { return Ok(()) };
+        pay(&mut self.budget, items.len())?;
+        let items: Vec<_> = items.iter().filter_map(|(key, value)| Some((self.graph.text(*key)?, *value))).collect();
+        if items.iter().any(|(key, value)| is_tensor(self.graph, *value) && !key.ends_with(RANDOM)) {
+            self.found.push((named, id));
+        }
+        if self.path.len() == MAX_DEPTH {
+            return Ok(());
+        }
+        for (key, value) in items {
+            let lower = key.to_ascii_lowercase();
+            if !TRAINING.iter().any(|part| lower.contains(part)) {
+                self.path.push(key);
+                self.visit(value)?;
+                self.path.pop();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -198,6 +215,6 @@ fn joined(graph: &Graph, prefix: &str, key: Id, budget: &mut u64) -> Parsed<Stri
 fn pay(budget: &mut u64, amount: usize) -> Parsed<()> {
     *budget = budget
         .checked_sub(amount as u64)
-        .ok_or_else(|| Fault::new("its modules are out of all proportion to the file"))?;
+        .ok_or_else(|| Fault::new("the names in it are out of all proportion to the file"))?;
     Ok(())
 }

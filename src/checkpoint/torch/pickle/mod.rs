@@ -15,9 +15,9 @@ mod hostile;
 mod input;
 mod machine;
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
 
-pub(super) use graph::{Call, Graph, Id, Node};
+pub(super) use graph::{Graph, Id, Node};
 pub(super) use input::Input;
 pub(super) use machine::read;
 
