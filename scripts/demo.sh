@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Makes three tiny fine-tunes of one model, merges them with the release binary and verifies the result.
 # Everything lies under target/demo afterwards, to look at.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-target}
 demo=$target/demo
 
+trap 'printf "\nFAILED: the command above did not succeed\n" >&2' ERR
 say() { printf '\n== %s\n' "$*"; }
 run() {
     printf '$ %s\n' "$*"

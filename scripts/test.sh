@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole gate: format, lints, tests, documentation. Continuous integration runs this and nothing weaker.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 step=none

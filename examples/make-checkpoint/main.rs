@@ -43,7 +43,7 @@ fn run(options: &Options) -> Outcome<()> {
     let shape = options.shape()?;
     let tensors = shape.tensors(options.dtype);
     for number in 0..options.models {
-        let seed = options.seed + number;
+        let seed = options.seed.wrapping_add(number);
         let folder = match options.models {
             1 => options.out.clone(),
             _ => options.out.join(format!("model-{}", number + 1)),
@@ -54,13 +54,14 @@ fn run(options: &Options) -> Outcome<()> {
         let bytes = shards::write(&folder, &tensors, options.shard_size, &content)?;
         side_files::write(&folder, &shape, options.dtype)?;
         let seconds = started.elapsed().as_secs_f64();
+        let (amount, unit) =
+            if bytes < 1_000_000_000 { (bytes as f64 / 1e6, "MB") } else { (bytes as f64 / 1e9, "GB") };
         writeln!(
             io::stdout(),
-            "{}: {} layers, {} tensors, {:.3} GB in {seconds:.1} s ({:.2} GB/s)",
+            "{}: {} layers, {} tensors, {amount:.2} {unit} in {seconds:.1} s ({:.2} GB/s)",
             folder.display(),
             shape.layers,
             tensors.len(),
-            bytes as f64 / 1e9,
             bytes as f64 / 1e9 / seconds,
         )?;
     }
