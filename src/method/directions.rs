@@ -102,9 +102,8 @@ impl Directions {
         let y: Vec<f64> = y.iter().map(|y| y / largest).collect();
         let rows: Vec<Row> = (0..y.len()).map(|i| self.row(i, &y)).collect();
         let sum: f64 = y.iter().sum();
-        let (mut total, mut weight) = (Row::default(), 0.0);
+        let mut total = Row::default();
         for (y, row) in y.iter().zip(&rows).filter(|(y, _)| **y != 0.0) {
-            weight += y.abs();
             total.cosine += y * row.cosine;
             total.cosine_bound += y.abs() * row.cosine_bound;
             total.defect += y * row.defect;

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 pub enum Stop {
     /// The coefficients have a closed form.
     Exact,
-    /// The residual fell below the tolerance.
+    /// The tolerance was met.
     Converged,
     /// The residual stopped falling: rounding leaves no better iterate. The best one was taken.
     Floor,

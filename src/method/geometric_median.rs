@@ -65,8 +65,8 @@ impl Distances {
         self.squares.iter().copied().fold(0.0, f64::max)
     }
 
-    /// Squared distances from `Σ c_i x_i`, `Σ c_i = 1`, to the inputs.
-    fn from_point(&self, c: &[f64]) -> Vec<f64> {
+    /// Squared distances of the inputs to `Σ c_i x_i`, `Σ c_i = 1`.
+    fn to_point(&self, c: &[f64]) -> Vec<f64> {
         let row = self.times(c);
         let half: f64 = row.iter().zip(c).map(|(row, c)| row * c).sum::<f64>() / 2.0;
         row.iter().map(|row| (row - half).max(0.0)).collect()
@@ -120,7 +120,7 @@ impl GeometricMedian {
 
     /// The gradient at `c` in coefficients, and Weiszfeld's total weight.
     fn gradient(&self, distances: &Distances, c: &[f64]) -> (Vec<f64>, f64) {
-        let squares = distances.from_point(c);
+        let squares = distances.to_point(c);
         let none = distances.largest() * AT_INPUT;
         let shares: Vec<f64> = self.weights.iter().zip(&squares).map(|(a, square)| share(*a, *square, none)).collect();
         let total: f64 = shares.iter().sum();

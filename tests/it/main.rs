@@ -3,3 +3,5 @@
 mod checkpoint;
 mod recipe;
 mod torch;
+mod method;
+mod reference;
