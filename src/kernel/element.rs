@@ -151,7 +151,7 @@ element!(
     1,
     Other,
     limit 464.0,
-    |[byte]: [u8; 1]| widen_e4m3(byte),
+    |[byte]: [u8; 1]| E4M3[usize::from(byte)],
     |value| [low_u8(encode::<3, -6, 8>(value, 480.0, 0x7f))]
 );
 element!(
@@ -160,7 +160,7 @@ element!(
     1,
     Other,
     limit 61440.0,
-    |[byte]: [u8; 1]| widen_f16(u16::from(byte) << 8),
+    |[byte]: [u8; 1]| E5M2[usize::from(byte)],
     |value| [low_u8(encode::<2, -14, 8>(value, 65536.0, 0x7e))]
 );
 
@@ -171,27 +171,43 @@ pub(super) const fn power(exponent: i32) -> f64 {
 }
 
 #[inline(always)]
-fn widen_f16(bits: u16) -> f64 {
+const fn widen_f16(bits: u16) -> f64 {
     const MAGNITUDE: u32 = 0x7fff << 13;
     /// 2^-14, the smallest normal binary16, as a binary32.
     const SMALLEST_NORMAL: u32 = 113 << 23;
-    let magnitude = u32::from(bits) << 13 & MAGNITUDE;
-    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = (bits as u32) << 13 & MAGNITUDE;
+    let sign = ((bits & 0x8000) as u32) << 16;
     let normal = magnitude + (112 << 23);
     // A subnormal's mantissa under the exponent of the smallest normal is that normal too big.
     let subnormal = (f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
     let finite = if magnitude < 1 << 23 { subnormal } else { normal };
     let wide = if magnitude >= 0x1f << 23 { magnitude | 0xff << 23 } else { finite };
-    f64::from(f32::from_bits(wide | sign))
+    f32::from_bits(wide | sign) as f64
 }
 
-#[inline(always)]
-fn widen_e4m3(byte: u8) -> f64 {
-    // The code moved into a binary16 is the value over 2^8, the difference of the biases.
-    let magnitude = u16::from(byte & 0x7f);
-    let half = if magnitude == 0x7f { 0x7e00 } else { magnitude << 7 };
-    widen_f16(half | u16::from(byte & 0x80) << 8) * 256.0
-}
+/// The value of every F8_E5M2 code.
+static E5M2: [f64; 256] = {
+    let mut values = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        values[code] = widen_f16((code as u16) << 8);
+        code += 1;
+    }
+    values
+};
+
+/// The value of every F8_E4M3 code.
+static E4M3: [f64; 256] = {
+    let mut values = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        // The code moved into a binary16 is the value over 2^8, the difference of the biases.
+        let half = (code as u16 & 0x7f) << 7 | (code as u16 & 0x80) << 8;
+        values[code] = if code & 0x7f == 0x7f { f64::NAN } else { widen_f16(half) * 256.0 };
+        code += 1;
+    }
+    values
+};
 
 /// The code of `value` in a binary format of `BITS` bits, `MANTISSA` of them stored mantissa, the smallest normal number
 /// 2^`SMALLEST`. Magnitudes from `cap` on get the code that `cap` would have: infinity, or NaN where there is none.

@@ -25,6 +25,8 @@ mod level;
 #[cfg(target_arch = "x86_64")]
 mod native;
 mod simd;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
