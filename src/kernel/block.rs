@@ -1,7 +1,7 @@
 //! Products of a few inputs with a few others: the innermost loops of the Gram sums, accumulators in registers.
 
 use super::lanes::{LANES, Lanes, TILE_STRIDE};
-use super::level::Simd;
+use super::simd::Simd;
 
 /// The most inputs on the left side of a block.
 pub(super) const ROWS: usize = 4;
@@ -48,7 +48,7 @@ pub(super) fn block<
     let first = |i: usize| if TRIANGLE { i } else { 0 };
     let (x, y) = (tiles.take::<R>(row), tiles.take::<C>(column));
     for group in (0..LANES / S::WIDTH).step_by(G) {
-        let mut acc = [[[S::zero(); G]; C]; R];
+        let mut acc = [[[S::splat(0.0); G]; C]; R];
         for i in 0..R {
             for j in first(i)..C {
                 for g in 0..G {
@@ -58,7 +58,10 @@ pub(super) fn block<
         }
         for step in 0..tiles.steps {
             for g in 0..G {
-                let right: [_; C] = std::array::from_fn(|j| S::load(&y[j][step], group + g));
+                let mut right = [S::splat(0.0); C];
+                for j in 0..C {
+                    right[j] = S::load(&y[j][step], group + g);
+                }
                 for i in 0..R {
                     let left = S::load(&x[i][step], group + g);
                     for j in first(i)..C {

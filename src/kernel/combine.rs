@@ -1,9 +1,10 @@
 //! Weighted sums rounded once, conversions, and the search for non-finite elements.
 
 use super::Elements;
-use super::element::{Element, overflow_limit, with_element};
+use super::element::{Element, plain, with_element};
 use super::lanes::{LANES, Scratch, TILE, flat};
-use super::level::{Level, Simd, Task};
+use super::level::{Level, Task};
+use super::simd::Simd;
 use crate::dtype::Dtype;
 
 /// Terms that are added in one sweep over the sums.
@@ -54,10 +55,10 @@ impl Task for Combine<'_> {
                 let (group, after) = rest.split_at(same);
                 // The first sums start from -0, which no addition changes the other operand by: not even its sign.
                 let fresh = rest.len() == self.terms.len();
-                add_group(group, start, fresh, sums);
+                add_group::<S>(group, start, fresh, sums);
                 rest = after;
             }
-            overflows += narrow(self.out, sums, dst);
+            overflows += narrow::<S>(self.out, sums, dst);
         }
         overflows
     }
@@ -65,21 +66,21 @@ impl Task for Combine<'_> {
 
 /// Adds up to [`GROUP`] terms of one dtype to the sums.
 #[inline(always)]
-fn add_group(terms: &[(f64, Elements<'_>)], start: usize, fresh: bool, sums: &mut [f64]) {
+fn add_group<S: Simd>(terms: &[(f64, Elements<'_>)], start: usize, fresh: bool, sums: &mut [f64]) {
     let range = start..start + sums.len();
     with_element!(terms[0].1.dtype, E => {
         match terms {
-            [a] => add::<E, 1>([a], range, fresh, sums),
-            [a, b] => add::<E, 2>([a, b], range, fresh, sums),
-            [a, b, c] => add::<E, 3>([a, b, c], range, fresh, sums),
-            [a, b, c, d] => add::<E, 4>([a, b, c, d], range, fresh, sums),
+            [a] => add::<S, E, 1>([a], range, fresh, sums),
+            [a, b] => add::<S, E, 2>([a, b], range, fresh, sums),
+            [a, b, c] => add::<S, E, 3>([a, b, c], range, fresh, sums),
+            [a, b, c, d] => add::<S, E, 4>([a, b, c, d], range, fresh, sums),
             _ => unreachable!("a group holds one to four terms"),
         }
     });
 }
 
 #[inline(always)]
-fn add<E: Element, const N: usize>(
+fn add<S: Simd, E: Element, const N: usize>(
     terms: [&(f64, Elements<'_>); N],
     range: std::ops::Range<usize>,
     fresh: bool,
@@ -90,37 +91,28 @@ fn add<E: Element, const N: usize>(
     if fresh {
         sums.fill(-0.0);
     }
-    for k in 0..sums.len() {
-        let mut sum = sums[k];
-        for i in 0..N {
-            sum += weights[i] * E::widen(inputs[i][k]);
-        }
-        sums[k] = sum;
-    }
+    S::add_terms::<E, N>(weights, inputs, sums);
 }
 
 /// Rounds the sums to `out`; returns how many finite ones became infinite or NaN.
 #[inline(always)]
-fn narrow(out: Dtype, sums: &[f64], dst: &mut [u8]) -> u64 {
-    let limit = overflow_limit(out);
-    let mut below = true;
+fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> u64 {
     with_element!(out, E => {
-        for (dst, &sum) in E::split_mut(dst).iter_mut().zip(sums) {
-            *dst = E::narrow(sum);
-            below &= sum.abs() < limit;
+        let rounded = E::split_mut(dst);
+        if S::narrow::<E>(sums, rounded) {
+            return 0;
         }
-    });
-    if below { 0 } else { count_overflows(out, sums, dst) }
+        plain::narrow::<E>(sums, rounded);
+        count_overflows::<E>(sums, rounded)
+    })
 }
 
 /// Counts finite values whose rounded form is not finite.
 #[cold]
 #[inline(never)]
-fn count_overflows(out: Dtype, sums: &[f64], rounded: &[u8]) -> u64 {
-    with_element!(out, E => {
-        let rounded = E::split(rounded).iter();
-        sums.iter().zip(rounded).map(|(sum, &bytes)| u64::from(sum.is_finite() && !E::widen(bytes).is_finite())).sum()
-    })
+fn count_overflows<E: Element>(sums: &[f64], rounded: &[E::Bytes]) -> u64 {
+    let overflows = |(sum, &bytes): (&f64, &E::Bytes)| sum.is_finite() && !E::widen(bytes).is_finite();
+    sums.iter().zip(rounded).map(|pair| u64::from(overflows(pair))).sum()
 }
 
 pub(super) fn convert(level: Level, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {

@@ -2,12 +2,29 @@
 //!
 //! Everything is branch free, so that the loops around it become vector code at every level.
 
-use crate::dtype::Dtype;
+/// The exponent bits of an f64.
+const EXPONENT: u64 = 0x7ff << 52;
+
+/// Element types for which a level may have instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    F32,
+    F16,
+    BF16,
+    Other,
+}
 
 /// An element type that a merge averages.
 pub(super) trait Element {
     /// The bytes of one element in a file.
     type Bytes: Copy;
+
+    /// Which instructions there may be for it.
+    const KIND: Kind;
+    /// Every finite magnitude from here on may round to infinity or NaN, none below does.
+    const LIMIT: f64;
+    /// Where the binade of the limit begins.
+    const LAST_BINADE: f64 = f64::from_bits(Self::LIMIT.to_bits() & EXPONENT);
 
     /// The value, exactly.
     fn widen(bytes: Self::Bytes) -> f64;
@@ -58,27 +75,16 @@ macro_rules! with_element {
 }
 pub(super) use with_element;
 
-/// The overflow limit of `dtype`: every finite value of at least this magnitude may round to infinity or NaN, none
-/// below it does.
-pub(super) fn overflow_limit(dtype: Dtype) -> f64 {
-    // Half a step above the largest value: there, nearest even goes up, except for F8_E4M3, whose largest code is even.
-    match dtype {
-        Dtype::F32 => (2.0 - power(-24)) * power(127),
-        Dtype::F16 => 65520.0,
-        Dtype::BF16 => (2.0 - power(-8)) * power(127),
-        Dtype::F8E4M3 => 464.0,
-        Dtype::F8E5M2 => 61440.0,
-        _ => f64::INFINITY,
-    }
-}
-
 macro_rules! element {
-    ($(#[$docs:meta])* $name:ident, $size:literal, $widen:expr, $narrow:expr) => {
+    ($(#[$docs:meta])* $name:ident, $size:literal, $kind:ident, limit $limit:expr, $widen:expr, $narrow:expr) => {
         $(#[$docs])*
         pub(super) struct $name;
 
         impl Element for $name {
             type Bytes = [u8; $size];
+
+            const KIND: Kind = Kind::$kind;
+            const LIMIT: f64 = $limit;
 
             #[inline(always)]
             fn widen(bytes: [u8; $size]) -> f64 {
@@ -107,6 +113,8 @@ element!(
     /// IEEE binary64.
     F64,
     8,
+    Other,
+    limit f64::INFINITY,
     f64::from_le_bytes,
     |value: f64| if value.is_nan() { f64::NAN } else { value }.to_le_bytes()
 );
@@ -114,6 +122,8 @@ element!(
     /// IEEE binary32.
     F32,
     4,
+    F32,
+    limit (2.0 - power(-24)) * power(127),
     |bytes| f64::from(f32::from_le_bytes(bytes)),
     |value: f64| if value.is_nan() { f32::NAN } else { to_f32(value) }.to_le_bytes()
 );
@@ -121,6 +131,8 @@ element!(
     /// IEEE binary16.
     F16,
     2,
+    F16,
+    limit 65520.0,
     |bytes| widen_f16(u16::from_le_bytes(bytes)),
     |value| (low_u16(encode::<10, -14, 16>(value, 65536.0, 0x7e00))).to_le_bytes()
 );
@@ -128,6 +140,8 @@ element!(
     /// The upper half of a binary32.
     BF16,
     2,
+    BF16,
+    limit (2.0 - power(-8)) * power(127),
     |bytes| f64::from(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)),
     |value| (low_u16(encode::<7, -126, 16>(value, power(128), 0x7fc0))).to_le_bytes()
 );
@@ -135,45 +149,65 @@ element!(
     /// OCP E4M3: no infinity, one NaN for each sign; what overflows becomes NaN.
     F8E4M3,
     1,
-    |[byte]: [u8; 1]| widen_e4m3(byte),
+    Other,
+    limit 464.0,
+    |[byte]: [u8; 1]| E4M3[usize::from(byte)],
     |value| [low_u8(encode::<3, -6, 8>(value, 480.0, 0x7f))]
 );
 element!(
     /// OCP E5M2: the upper half of a binary16.
     F8E5M2,
     1,
-    |[byte]: [u8; 1]| widen_f16(u16::from(byte) << 8),
+    Other,
+    limit 61440.0,
+    |[byte]: [u8; 1]| E5M2[usize::from(byte)],
     |value| [low_u8(encode::<2, -14, 8>(value, 65536.0, 0x7e))]
 );
 
 /// 2^`exponent`, for exponents of normal numbers.
-const fn power(exponent: i32) -> f64 {
+pub(super) const fn power(exponent: i32) -> f64 {
     assert!(-1022 <= exponent && exponent <= 1023, "not the exponent of a normal number");
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 #[inline(always)]
-fn widen_f16(bits: u16) -> f64 {
+const fn widen_f16(bits: u16) -> f64 {
     const MAGNITUDE: u32 = 0x7fff << 13;
     /// 2^-14, the smallest normal binary16, as a binary32.
     const SMALLEST_NORMAL: u32 = 113 << 23;
-    let magnitude = u32::from(bits) << 13 & MAGNITUDE;
-    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = (bits as u32) << 13 & MAGNITUDE;
+    let sign = ((bits & 0x8000) as u32) << 16;
     let normal = magnitude + (112 << 23);
     // A subnormal's mantissa under the exponent of the smallest normal is that normal too big.
     let subnormal = (f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
     let finite = if magnitude < 1 << 23 { subnormal } else { normal };
     let wide = if magnitude >= 0x1f << 23 { magnitude | 0xff << 23 } else { finite };
-    f64::from(f32::from_bits(wide | sign))
+    f32::from_bits(wide | sign) as f64
 }
 
-#[inline(always)]
-fn widen_e4m3(byte: u8) -> f64 {
-    // The code moved into a binary16 is the value over 2^8, the difference of the biases.
-    let magnitude = u16::from(byte & 0x7f);
-    let half = if magnitude == 0x7f { 0x7e00 } else { magnitude << 7 };
-    widen_f16(half | u16::from(byte & 0x80) << 8) * 256.0
-}
+/// The value of every F8_E5M2 code.
+static E5M2: [f64; 256] = {
+    let mut values = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        values[code] = widen_f16((code as u16) << 8);
+        code += 1;
+    }
+    values
+};
+
+/// The value of every F8_E4M3 code.
+static E4M3: [f64; 256] = {
+    let mut values = [0.0; 256];
+    let mut code = 0;
+    while code < 256 {
+        // The code moved into a binary16 is the value over 2^8, the difference of the biases.
+        let half = (code as u16 & 0x7f) << 7 | (code as u16 & 0x80) << 8;
+        values[code] = if code & 0x7f == 0x7f { f64::NAN } else { widen_f16(half) * 256.0 };
+        code += 1;
+    }
+    values
+};
 
 /// The code of `value` in a binary format of `BITS` bits, `MANTISSA` of them stored mantissa, the smallest normal number
 /// 2^`SMALLEST`. Magnitudes from `cap` on get the code that `cap` would have: infinity, or NaN where there is none.
@@ -183,7 +217,6 @@ fn widen_e4m3(byte: u8) -> f64 {
 /// of two carries into the exponent, as it must.
 #[inline(always)]
 fn encode<const MANTISSA: u32, const SMALLEST: i32, const BITS: u32>(value: f64, cap: f64, nan: u64) -> u64 {
-    const EXPONENT: u64 = 0x7ff << 52;
     let smallest = power(SMALLEST);
     let magnitude = value.abs();
     let magnitude = if magnitude < cap { magnitude } else { cap };
@@ -212,4 +245,40 @@ fn low_u16(code: u64) -> u16 {
 #[expect(clippy::cast_possible_truncation, reason = "codes of 8-bit formats have 8 bits")]
 fn low_u8(code: u64) -> u8 {
     code as u8
+}
+
+/// The loops over elements in plain Rust: what every level's loops must agree with to the bit.
+pub(super) mod plain {
+    use super::Element;
+
+    /// Widens every element.
+    #[inline(always)]
+    pub(in crate::kernel) fn widen<E: Element>(elements: &[E::Bytes], wide: &mut [f64]) {
+        for (wide, &element) in wide.iter_mut().zip(elements) {
+            *wide = E::widen(element);
+        }
+    }
+
+    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order.
+    #[inline(always)]
+    pub(in crate::kernel) fn add_terms<E: Element, const N: usize>(
+        weights: [f64; N],
+        inputs: [&[E::Bytes]; N],
+        sums: &mut [f64],
+    ) {
+        let inputs = inputs.map(|input| &input[..sums.len()]);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            for i in 0..N {
+                *sum += weights[i] * E::widen(inputs[i][k]);
+            }
+        }
+    }
+
+    /// Rounds every value.
+    #[inline(always)]
+    pub(in crate::kernel) fn narrow<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) {
+        for (rounded, &value) in rounded.iter_mut().zip(values) {
+            *rounded = E::narrow(value);
+        }
+    }
 }

@@ -5,9 +5,10 @@
 //! chunk's end.
 
 use super::block::{ROWS, Tiles, block};
-use super::element::{Element, with_element};
+use super::element::{BF16, Element, F16, F32, with_element};
 use super::lanes::{LANES, Lanes, Scratch, TILE, TILE_STRIDE, flat};
-use super::level::{Level, Simd, Task};
+use super::level::{Level, Task};
+use super::simd::Simd;
 use super::{CHUNK, Elements};
 use crate::dtype::Dtype;
 
@@ -58,14 +59,14 @@ impl Task for GramTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let exact = S::FUSES
-            && self.options.center.is_none()
-            && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
-        for start in (0..self.len).step_by(TILE) {
+        let exact =
+            S::FUSES && self.options.center.is_none() && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
+        let done = if exact && !self.options.skip_nonfinite { direct::<S>(self.inputs, self.lanes) } else { 0 };
+        for start in (done..self.len).step_by(TILE) {
             let end = self.len.min(start + TILE);
             let steps = (end - start).div_ceil(LANES);
             for (input, tile) in self.inputs.iter().zip(self.tiles.chunks_exact_mut(TILE_STRIDE)) {
-                stage(input.slice(start..end), self.options.skip_nonfinite, &mut tile[..steps]);
+                stage::<S>(input.slice(start..end), self.options.skip_nonfinite, &mut tile[..steps]);
             }
             if let Some(center) = self.options.center {
                 subtract(self.tiles, center, steps);
@@ -80,15 +81,36 @@ impl Task for GramTask<'_> {
     }
 }
 
+/// Multiplies straight from the inputs' bytes as many elements as the level can; returns how many.
+#[inline(always)]
+fn direct<S: Simd>(inputs: &[Elements<'_>], lanes: &mut [Lanes]) -> usize {
+    let dtype = inputs.first().map_or(Dtype::F64, |input| input.dtype);
+    if inputs.len() > S::DIRECT || inputs.iter().any(|input| input.dtype != dtype) {
+        return 0;
+    }
+    match dtype {
+        Dtype::BF16 => direct_of::<S, BF16>(inputs, lanes),
+        Dtype::F16 => direct_of::<S, F16>(inputs, lanes),
+        Dtype::F32 => direct_of::<S, F32>(inputs, lanes),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn direct_of<S: Simd, E: Element>(inputs: &[Elements<'_>], lanes: &mut [Lanes]) -> usize {
+    match inputs {
+        [a, b] => S::gram::<E, 2>([a, b].map(|input| E::split(input.bytes)), lanes),
+        [a, b, c] => S::gram::<E, 3>([a, b, c].map(|input| E::split(input.bytes)), lanes),
+        [a, b, c, d] => S::gram::<E, 4>([a, b, c, d].map(|input| E::split(input.bytes)), lanes),
+        _ => 0,
+    }
+}
+
 /// Widens `input` into `rows` and pads the last row with zeros, which add nothing to any sum.
 #[inline(always)]
-fn stage(input: Elements<'_>, skip_nonfinite: bool, rows: &mut [Lanes]) {
+fn stage<S: Simd>(input: Elements<'_>, skip_nonfinite: bool, rows: &mut [Lanes]) {
     let wide = flat(rows);
-    with_element!(input.dtype, E => {
-        for (wide, &narrow) in wide.iter_mut().zip(E::split(input.bytes)) {
-            *wide = E::widen(narrow);
-        }
-    });
+    with_element!(input.dtype, E => S::widen::<E>(E::split(input.bytes), wide));
     wide[input.len()..].fill(0.0);
     if skip_nonfinite {
         for x in wide {

@@ -56,6 +56,11 @@ impl Scratch {
         Self::gram_rows(inputs.max(1)) * size_of::<Lanes>()
     }
 
+    /// The bytes that this scratch holds now.
+    pub fn held_bytes(&self) -> usize {
+        self.rows.capacity() * size_of::<Lanes>()
+    }
+
     /// Rows that the Gram sums of `inputs` inputs need: a tile each, and the accumulators of each pair.
     pub(super) fn gram_rows(inputs: usize) -> usize {
         inputs * TILE_STRIDE + pair_count(inputs)

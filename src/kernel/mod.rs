@@ -9,8 +9,9 @@
 //! is plain IEEE arithmetic on single elements, compiled once per instruction set from the same source.
 //!
 //! - `level`: which instruction sets there are, and running a task compiled for one of them.
-//! - `element`: one element: widening to f64 and the single rounding back.
+//! - `element`: one element: widening to f64 and the single rounding back; the plain loops.
 //! - `lanes`: the sixteen lanes and the working memory made of them.
+//! - `simd`, `native`, `x86`: what a level brings: registers, and loops that use its conversions.
 //! - `block`: products of a few inputs with a few others, accumulators in registers.
 //! - `gram`: the Gram sums of a chunk.
 //! - `combine`: weighted sums and conversions.
@@ -21,6 +22,13 @@ mod element;
 mod gram;
 mod lanes;
 mod level;
+#[cfg(target_arch = "x86_64")]
+mod native;
+mod simd;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
-mod recipe;
-mod torch;
 mod method;
+mod recipe;
 mod reference;
+mod torch;

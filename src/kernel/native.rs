@@ -1,0 +1,204 @@
+//! The loops over elements for levels that have instructions for 16- and 32-bit floats.
+//!
+//! They give the bits of the plain loops; what does not fill a register at the end goes through those.
+
+use super::element::{Element, Kind, plain, power};
+use super::lanes::{LANES, Lanes};
+use super::simd::Simd;
+
+/// What such a level has besides its [`Simd`] registers.
+///
+/// # Safety
+///
+/// The methods read or write one register's worth of elements (two for `pair_bf16`) at the pointer, at any alignment.
+pub(super) trait Native: Simd {
+    fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
+    fn max(a: Self::Register, b: Self::Register) -> Self::Register;
+    fn and(a: Self::Register, b: Self::Register) -> Self::Register;
+    fn or(a: Self::Register, b: Self::Register) -> Self::Register;
+    /// Whether every number is below `limit`.
+    fn all_below(value: Self::Register, limit: f64) -> bool;
+    unsafe fn load_f64(from: *const f64) -> Self::Register;
+    unsafe fn store_f64(value: Self::Register, to: *mut f64);
+    unsafe fn load_f32(from: *const u8) -> Self::Register;
+    unsafe fn load_f16(from: *const u8) -> Self::Register;
+    unsafe fn load_bf16(from: *const u8) -> Self::Register;
+    /// The elements of even place and those of odd place.
+    unsafe fn load_bf16_pair(from: *const u8) -> [Self::Register; 2];
+    /// Rounds to nearest even.
+    unsafe fn store_f32(value: Self::Register, to: *mut u8);
+    /// The numbers must be representable.
+    unsafe fn store_f16(value: Self::Register, to: *mut u8);
+    /// The numbers must be representable.
+    unsafe fn store_bf16(value: Self::Register, to: *mut u8);
+}
+
+/// One register's worth of elements from `at` on.
+///
+/// # Safety
+///
+/// `at + WIDTH` must not exceed the length, and `E::KIND` must not be [`Kind::Other`].
+#[inline(always)]
+unsafe fn load<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> S::Register {
+    debug_assert!(at + S::WIDTH <= elements.len(), "register beyond the elements");
+    // SAFETY: the caller keeps the register within the elements.
+    unsafe {
+        let from = elements.as_ptr().add(at).cast();
+        match E::KIND {
+            Kind::F32 => S::load_f32(from),
+            Kind::F16 => S::load_f16(from),
+            Kind::BF16 => S::load_bf16(from),
+            Kind::Other => unreachable!("only native kinds are loaded into registers"),
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn widen<S: Native, E: Element>(elements: &[E::Bytes], wide: &mut [f64]) {
+    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(elements.len()) };
+    let wide = &mut wide[..elements.len()];
+    for at in (0..whole).step_by(S::WIDTH) {
+        // SAFETY: both slices are at least `whole` long, a multiple of the width.
+        unsafe { S::store_f64(load::<S, E>(elements, at), wide.as_mut_ptr().add(at)) }
+    }
+    plain::widen::<E>(&elements[whole..], &mut wide[whole..]);
+}
+
+#[inline(always)]
+pub(super) fn add_terms<S: Native, E: Element, const N: usize>(
+    weights: [f64; N],
+    inputs: [&[E::Bytes]; N],
+    sums: &mut [f64],
+) {
+    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(sums.len()) };
+    let inputs = inputs.map(|input| &input[..sums.len()]);
+    let mut factors = [S::splat(0.0); N];
+    for i in 0..N {
+        factors[i] = S::splat(weights[i]);
+    }
+    for at in (0..whole).step_by(S::WIDTH) {
+        // SAFETY: the sums and every input are at least `whole` long, a multiple of the width.
+        unsafe {
+            let sum = sums.as_mut_ptr().add(at);
+            let mut total = S::load_f64(sum);
+            for i in 0..N {
+                total = S::add(total, S::mul(factors[i], load::<S, E>(inputs[i], at)));
+            }
+            S::store_f64(total, sum);
+        }
+    }
+    plain::add_terms::<E, N>(weights, inputs.map(|input| &input[whole..]), &mut sums[whole..]);
+}
+
+/// Rounds by adding and subtracting 1.5·2^52 steps of the format, so that the f64 adder itself rounds to its steps:
+/// once, to nearest even, subnormals included. What is then stored is representable.
+#[inline(always)]
+pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
+    let (steps, smallest) = match E::KIND {
+        Kind::F32 => (0, 0.0),
+        Kind::F16 => (10, power(-14)),
+        Kind::BF16 => (7, power(-126)),
+        Kind::Other => {
+            plain::narrow::<E>(values, rounded);
+            return values.iter().fold(true, |below, value| below & (value.abs() < E::LIMIT));
+        }
+    };
+    let whole = whole::<S>(values.len());
+    let (head, tail) = values.split_at(whole);
+    let (to, rounded_tail) = rounded.split_at_mut(whole);
+    let exponent = S::splat(f64::INFINITY);
+    let sign = S::splat(-0.0);
+    let smallest = S::splat(smallest);
+    let shift = S::splat(1.5 * power(52 - steps));
+    let mut largest = S::splat(0.0);
+    for at in (0..whole).step_by(S::WIDTH) {
+        // SAFETY: both slices are `whole` long, a multiple of the width.
+        unsafe {
+            let value = S::load_f64(head.as_ptr().add(at));
+            let binade = S::and(value, exponent);
+            largest = S::max(largest, binade);
+            let to = to.as_mut_ptr().add(at).cast();
+            if E::KIND == Kind::F32 {
+                S::store_f32(value, to);
+                continue;
+            }
+            let shifter = S::mul(S::max(binade, smallest), shift);
+            let value = S::or(S::sub(S::add(value, shifter), shifter), S::and(value, sign));
+            if E::KIND == Kind::F16 { S::store_f16(value, to) } else { S::store_bf16(value, to) }
+        }
+    }
+    plain::narrow::<E>(tail, rounded_tail);
+    let tail_below = tail.iter().all(|value| value.abs() < E::LIMIT);
+    // The limit lies in the format's last binade.
+    tail_below && S::all_below(largest, E::LAST_BINADE)
+}
+
+#[inline(always)]
+pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
+    inputs: [&[E::Bytes]; N],
+    sums: &mut [Lanes],
+) -> usize {
+    debug_assert_eq!(U * 2 * S::WIDTH, LANES, "the units make up the lanes");
+    let steps = inputs[0].len() / LANES;
+    let inputs = inputs.map(|input| &input[..steps * LANES]);
+    let mut acc = [[[[S::splat(0.0); 2]; U]; N]; N];
+    for step in 0..steps {
+        for u in 0..U {
+            let at = step * LANES + u * 2 * S::WIDTH;
+            // A loop, as a closure would not be inlined into the entry function and lose its instruction set.
+            let mut x = [[S::splat(0.0); 2]; N];
+            for i in 0..N {
+                // SAFETY: every input is `steps` times the lanes long.
+                x[i] = unsafe { load_pair::<S, E>(inputs[i], at) };
+            }
+            for i in 0..N {
+                for j in i..N {
+                    for h in 0..2 {
+                        acc[i][j][u][h] = S::mul_add(x[i][h], x[j][h], acc[i][j][u][h]);
+                    }
+                }
+            }
+        }
+    }
+    let mut pair = 0;
+    for i in 0..N {
+        for j in i..N {
+            for u in 0..U {
+                spread::<S, E>(acc[i][j][u], u, &mut sums[pair]);
+            }
+            pair += 1;
+        }
+    }
+    steps * LANES
+}
+
+/// Two registers' worth of elements: the even and the odd ones for BF16, where that saves a shuffle, otherwise one half
+/// after the other.
+#[inline(always)]
+unsafe fn load_pair<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> [S::Register; 2] {
+    debug_assert!(at + 2 * S::WIDTH <= elements.len(), "registers beyond the elements");
+    // SAFETY: the caller keeps both registers within the elements.
+    unsafe {
+        match E::KIND {
+            Kind::BF16 => S::load_bf16_pair(elements.as_ptr().add(at).cast()),
+            _ => [load::<S, E>(elements, at), load::<S, E>(elements, at + S::WIDTH)],
+        }
+    }
+}
+
+/// Stores what [`load_pair`]'s order accumulated as unit `u` of the lanes.
+#[inline(always)]
+fn spread<S: Native, E: Element>(pair: [S::Register; 2], u: usize, lanes: &mut Lanes) {
+    let mut halves = Lanes::ZERO;
+    S::store(pair[0], &mut halves, 0);
+    S::store(pair[1], &mut halves, 1);
+    let unit = &mut lanes.0[u * 2 * S::WIDTH..][..2 * S::WIDTH];
+    for (l, lane) in unit.iter_mut().enumerate() {
+        *lane = if E::KIND == Kind::BF16 { halves.0[l % 2 * S::WIDTH + l / 2] } else { halves.0[l] };
+    }
+}
+
+#[inline(always)]
+fn whole<S: Simd>(len: usize) -> usize {
+    len - len % S::WIDTH
+}
