@@ -49,9 +49,16 @@ impl Setup {
         let traffic = data.iter().map(Vec::len).sum();
         let plain = || data.iter().map(|bytes| plain_sum(bytes)).fold(0, u64::wrapping_add);
         let kernel = || self.gram_of(dtype, &data);
-        self.row(&format!("gram {inputs} {dtype}"), traffic, || { black_box(plain()); }, || {
-            drop(black_box(kernel()));
-        });
+        self.row(
+            &format!("gram {inputs} {dtype}"),
+            traffic,
+            || {
+                black_box(plain());
+            },
+            || {
+                drop(black_box(kernel()));
+            },
+        );
     }
 
     fn gram_of(&self, dtype: Dtype, data: &[Vec<u8>]) -> Vec<f64> {

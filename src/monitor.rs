@@ -1,1 +1,59 @@
-//! To be filled.
+//! What a run tells an observer. The library reports here and prints nothing; the command line draws bars from it, tests
+//! count with it.
+
+use std::fmt;
+
+/// What a run is doing as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Blocks that an earlier run wrote are read back and checked.
+    Checking,
+    /// Tensors are read, merged and written.
+    Merging,
+    /// Side files, index and manifest are written.
+    Sealing,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checking => "checking",
+            Self::Merging => "merging",
+            Self::Sealing => "sealing",
+        })
+    }
+}
+
+/// Receives what a run has to say. All methods may be called from any thread and must return quickly.
+pub trait Monitor: Send + Sync {
+    /// A phase begins that will move `bytes` in all.
+    fn phase(&self, phase: Phase, bytes: u64) {
+        let _ = (phase, bytes);
+    }
+
+    /// `bytes` more of the phase are done; in [`Phase::Merging`] these are input bytes read and output bytes written.
+    fn advance(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// The tensor that is now being read.
+    fn tensor(&self, name: &str) {
+        let _ = name;
+    }
+
+    /// Bytes of the budget that are held now.
+    fn memory(&self, used: u64) {
+        let _ = used;
+    }
+
+    /// Something that the user should know and that does not stop the run.
+    fn warn(&self, warning: &str) {
+        let _ = warning;
+    }
+}
+
+/// Hears everything and says nothing.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+
+impl Monitor for Silent {}

@@ -4,11 +4,13 @@
 //! waits, so the budget is the back-pressure of the pipeline too. Waiting is only safe when reservations are taken in
 //! the order in which the work ends; see `engine` for why that holds there.
 
+mod buffers;
 mod machine;
 mod size;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+pub use buffers::{Buffer, Buffers};
 pub use machine::{default_bytes, peak_resident_bytes};
 pub use size::{format_bytes, parse_bytes};
 

@@ -1,1 +1,169 @@
-//! To be filled.
+//! The pipeline. Threads and channels live here and nowhere else.
+//!
+//! ```text
+//!  reader ──Loaded──► dispatch ──Order──► writer ──Pending──► syncer
+//!    │ windows          │ tasks              │ write_at          │ fsync data, append records, fsync journal
+//!    └ input budget     └ pool, output budget└ hashes            └
+//! ```
+//!
+//! Each stage takes its input in plan order and passes it on in plan order; the pool answers through one-shot promises,
+//! so nothing is ever sorted. Memory is bounded by two budgets: windows are paid for by the reader, output buffers by
+//! the dispatcher, both in plan order. An earlier block therefore never waits for a later one, and no order of events
+//! can lock the pipeline up.
+//!
+//! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
+//! whatever was written by then is committed, so that the next run goes on from there.
+
+mod dispatch;
+mod merge;
+mod reader;
+mod side;
+mod stop;
+mod work;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam::channel::bounded;
+use rayon::ThreadPoolBuilder;
+
+use crate::budget::{Budget, Buffers};
+use crate::checkpoint::{Io, SourceOptions};
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
+use crate::method::Solution;
+use crate::monitor::{Monitor, Phase};
+use crate::output::Output;
+use crate::plan::Plan;
+use crate::plan::schedule::{Block, Role};
+use crate::report::Moved;
+
+use dispatch::Dispatch;
+pub use merge::{Merge, merge};
+use reader::{Reader, Sources};
+pub use stop::Stop;
+use work::Workbench;
+use writer::Writer;
+
+/// How a run is carried out; none of it changes the output.
+#[derive(Clone)]
+pub struct Options {
+    /// The instruction set.
+    pub kernels: Kernels,
+    /// How inputs are read.
+    pub io: Io,
+    /// Who may end the run early.
+    pub stop: Stop,
+    /// Who is told how it goes.
+    pub monitor: Arc<dyn Monitor>,
+}
+
+/// Merges all that is still to be done of `plan` into `output`.
+///
+/// # Errors
+///
+/// The first failure; [`Kind::Interrupted`] when the run was asked to stop.
+pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<Moved> {
+    let begun = Instant::now();
+    let durable: Vec<u64> = (0..plan.tensors.len()).map(|tensor| output.durable_bytes(tensor)).collect();
+    let solution = known_solution(plan, output)?;
+    let moved = expected(plan, &durable, solution.is_some());
+    options.monitor.phase(Phase::Merging, moved.read + moved.written);
+    let sources = open_sources(plan, output, options.io)?;
+    stages(plan, output, options, &sources, &durable, solution)?;
+    Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
+}
+
+fn stages(
+    plan: &Arc<Plan>,
+    output: &mut Output,
+    options: &Options,
+    sources: &Sources,
+    durable: &[u64],
+    solution: Option<Arc<Solution>>,
+) -> Result<()> {
+    let threads = plan.memory.threads;
+    let input = Budget::new(plan.memory.input);
+    let buffers = Buffers::new(Budget::new(plan.memory.output));
+    let bench = Arc::new(Workbench::new(options.kernels, threads));
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("thalweg-{index}"))
+        // The promise of a task that panicked is broken, which its waiter reports.
+        .panic_handler(|_| {})
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
+    let stop = &options.stop;
+    let end = |outcome: Result<()>| {
+        if let Err(error) = outcome {
+            stop.fail(error);
+            input.close();
+            buffers.budget().close();
+        }
+    };
+    std::thread::scope(|scope| {
+        let (loaded_to, loaded) = bounded(threads + 2);
+        let (orders_to, orders) = bounded(2 * threads + 4);
+        let reader = Reader { plan, sources, budget: &input, monitor: &*options.monitor, stop };
+        let blocks = plan.schedule(durable, solution.is_some());
+        let end = &end;
+        let (bench, pool, buffers) = (&bench, &pool, &buffers);
+        scope.spawn(move || end(reader.run(blocks, &loaded_to)));
+        scope.spawn(move || {
+            let stage = Dispatch { plan, bench, pool, buffers, writer: &orders_to };
+            end(stage.run(&loaded, solution));
+        });
+        let writer = Writer { plan, output, durable, monitor: &*options.monitor };
+        end(writer.run(&orders));
+        // Closed before the scope waits for the other stages, or one that still wants to send would wait for ever.
+        drop(orders);
+    });
+    match stop.take_error() {
+        Some(error) if error.kind() == Kind::Io => Err(error.resumable()),
+        Some(error) => Err(error),
+        None if stop.asked() => Err(interrupted(output)),
+        None => Ok(()),
+    }
+}
+
+fn interrupted(output: &Output) -> Error {
+    Error::new(Kind::Interrupted, "stopped on request", output.dir().display(), "the merge is not finished")
+        .with_hint("run the same command again to go on from here")
+        .resumable()
+}
+
+/// The coefficients of a merge over the whole model, when an earlier run has journalled them.
+fn known_solution(plan: &Plan, output: &Output) -> Result<Option<Arc<Solution>>> {
+    let Some(note) = output.run_note().filter(|_| plan.is_over_model()) else {
+        return Ok(None);
+    };
+    let solution: Solution = serde_json::from_value(note.clone())
+        .map_err(|error| Error::new(Kind::Resume, "journal is odd", output.dir().display(), error))?;
+    Ok(Some(Arc::new(solution)))
+}
+
+/// What the schedule will move.
+fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
+    let mut moved = Moved::default();
+    for Block { tensor, start, len, role } in plan.schedule(durable, solved) {
+        let (done, tensor) = (durable[tensor], &plan.tensors[tensor]);
+        moved.read += len * tensor.source_units();
+        if !matches!(role, Role::Measure { keep: false, .. }) {
+            let unit = tensor.output_unit();
+            moved.written += ((start + len) * unit).saturating_sub(done.max(start * unit));
+        }
+    }
+    moved
+}
+
+fn open_sources(plan: &Plan, output: &Output, io: Io) -> Result<Sources> {
+    let options = SourceOptions { io, scratch: Some(output.scratch_dir()) };
+    let mut sources = Sources::new();
+    for source in plan.tensors.iter().flat_map(|tensor| &tensor.sources) {
+        if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((source.input, source.file)) {
+            vacant.insert(plan.inputs[source.input].open_file(source.file, &options)?);
+        }
+    }
+    Ok(sources)
+}

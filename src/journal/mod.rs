@@ -22,6 +22,7 @@
 //! |---|---|---|
 //! | blocks | `1u8`, tensor u32, first u32, count u32, count × 32 bytes | these check blocks are durable, with these values |
 //! | note | `2u8`, tensor u32, length u32, JSON text | what was found about the tensor |
+//! | run note | `4u8`, length u32, JSON text | what was found about all tensors together |
 //! | shard | `3u8`, shard u32 | the shard is durable under its final name |
 //!
 //! # Why a commit is one record

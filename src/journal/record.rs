@@ -14,6 +14,7 @@ pub(super) const CLAIMS: u8 = 2;
 pub(super) const BLOCKS: u8 = 1;
 pub(super) const NOTE: u8 = 2;
 pub(super) const SHARD: u8 = 3;
+pub(super) const RUN_NOTE: u8 = 4;
 
 /// Bytes of length and kind before a payload.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -40,6 +41,11 @@ pub enum Claim {
     Note {
         /// The tensor's index in the layout.
         tensor: u32,
+        /// JSON text.
+        note: String,
+    },
+    /// Something was found about the whole run that a later run must know.
+    RunNote {
         /// JSON text.
         note: String,
     },
@@ -89,6 +95,11 @@ fn encode(claim: &Claim, into: &mut Vec<u8>) -> Result<()> {
             for field in [*tensor, length(note.len())?] {
                 into.extend_from_slice(&field.to_le_bytes());
             }
+            into.extend_from_slice(note.as_bytes());
+        }
+        Claim::RunNote { note } => {
+            into.push(RUN_NOTE);
+            into.extend_from_slice(&length(note.len())?.to_le_bytes());
             into.extend_from_slice(note.as_bytes());
         }
         Claim::Shard { shard } => {

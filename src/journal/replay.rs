@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{
-    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, PREFIX_BYTES, SHARD, VERSION, Value,
+    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, PREFIX_BYTES, RUN_NOTE, SHARD, VERSION, Value,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -29,8 +29,17 @@ pub struct State {
     pub values: Vec<Vec<Value>>,
     /// The note about each tensor, as JSON text.
     pub notes: Vec<Option<String>>,
+    /// The note about all tensors together, as JSON text.
+    pub run_note: Option<String>,
     /// Whether each shard is durable under its final name.
     pub shards: Vec<bool>,
+}
+
+impl State {
+    /// Nothing claimed yet, for an output of so many tensors and shards.
+    pub fn empty(tensors: usize, shards: usize) -> Self {
+        Self { values: vec![vec![]; tensors], notes: vec![None; tensors], run_note: None, shards: vec![false; shards] }
+    }
 }
 
 impl<'a> Journal<'a> {
@@ -90,8 +99,7 @@ impl<'a> Journal<'a> {
     ///
     /// [`Kind::Resume`] when a record cannot be one of such an output.
     pub fn replay(&self, blocks: &[u64], shards: usize) -> Result<State> {
-        let mut state =
-            State { values: vec![vec![]; blocks.len()], notes: vec![None; blocks.len()], shards: vec![false; shards] };
+        let mut state = State::empty(blocks.len(), shards);
         for (number, commit) in self.commits.iter().enumerate() {
             let mut rest = Fields { bytes: commit };
             while !rest.bytes.is_empty() {
@@ -125,6 +133,10 @@ impl State {
                 let (tensor, len) = (rest.index()?, rest.index()?);
                 let note = std::str::from_utf8(rest.take(len)?).ok()?;
                 *self.notes.get_mut(tensor)? = Some(note.to_owned());
+            }
+            RUN_NOTE => {
+                let len = rest.index()?;
+                self.run_note = Some(std::str::from_utf8(rest.take(len)?).ok()?.to_owned());
             }
             SHARD => *self.shards.get_mut(rest.index()?)? = true,
             _ => return None,

@@ -42,7 +42,7 @@ pub struct Facts {
 }
 
 /// Coefficients of N inputs: the result is `Σ c_i x_i` over the raw inputs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// One coefficient per input.
     pub coefficients: Vec<f64>,

@@ -155,11 +155,7 @@ impl Run {
             return Err(error);
         }
         let ledger = Ledger::new(aside, u64::try_from(head.len()).expect("a length fits 64 bits"));
-        let state = State {
-            values: vec![vec![]; self.layout.tensors().len()],
-            notes: vec![None; self.layout.tensors().len()],
-            shards: vec![false; self.layout.shards().len()],
-        };
+        let state = State::empty(self.layout.tensors().len(), self.layout.shards().len());
         Output::assemble(self, lock, ledger, state)
     }
 

@@ -54,6 +54,11 @@ impl Places {
         self.work().join(format!("{shard}.part"))
     }
 
+    /// Where inputs that cannot be read in place are expanded.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.work().join("scratch")
+    }
+
     /// A small file in the making, before its rename.
     pub(super) fn aside(&self) -> PathBuf {
         self.work().join("aside.tmp")
@@ -111,6 +116,10 @@ pub(super) fn empty_work(storage: &dyn Storage, places: &Places, with_journal: b
             storage.remove(&path)?;
         }
     }
+    for entry in storage.list(&places.scratch())?.unwrap_or_default() {
+        storage.remove(&places.scratch().join(&entry.name))?;
+    }
+    storage.remove_dir_if_empty(&places.scratch())?;
     if with_journal && storage.len(&places.journal())?.is_some() {
         storage.remove(&places.journal())?;
     }

@@ -27,6 +27,7 @@
 mod begin;
 pub mod checksum;
 mod commit;
+pub mod config;
 mod finish;
 mod folder;
 mod identity;
@@ -41,6 +42,7 @@ pub use begin::{Begun, Target};
 pub use commit::Pending;
 pub use finish::{Contents, SideFile};
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
+pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
 
 pub use write::Output;

@@ -1,6 +1,7 @@
 //! A run's output while it is written: which bytes are there, what they hash to, which files are open.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +28,8 @@ pub struct Output {
     pub(super) identity: Value,
     pub(super) tensors: Vec<TensorState>,
     shards: Vec<ShardState>,
+    run_note: Option<Value>,
+    run_note_is_claimed: bool,
     /// Tensors with something to claim, and shards with something to sync.
     unclaimed: BTreeSet<usize>,
     unsynced: BTreeSet<usize>,
@@ -91,13 +94,11 @@ impl Output {
             let claimed = values.len();
             let hasher = TensorHasher::resume(slot.len, values);
             shards[slot.shard].open_tensors -= usize::from(hasher.is_whole());
-            let note = note.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| {
-                let cause = format!("the note about {} is no JSON: {error}", slot.name);
-                Error::new(Kind::Resume, "cannot replay journal", places.journal().display(), cause)
-            })?;
+            let note = note.map(|text| read_note(&places, &slot.name, &text)).transpose()?;
             durable.push(AtomicU64::new(hasher.hashed()));
             tensors.push(TensorState { hasher, claimed, note_is_claimed: note.is_some(), note });
         }
+        let run_note = state.run_note.map(|text| read_note(&places, "the run", &text)).transpose()?;
         let ledger = Arc::new(Mutex::new(ledger));
         let (unclaimed, unsynced) = (BTreeSet::new(), BTreeSet::new());
         let durable = durable.into();
@@ -109,6 +110,8 @@ impl Output {
             identity,
             tensors,
             shards,
+            run_note_is_claimed: run_note.is_some(),
+            run_note,
             unclaimed,
             unsynced,
             durable,
@@ -142,6 +145,27 @@ impl Output {
             state.note_is_claimed = false;
             self.unclaimed.insert(tensor);
         }
+    }
+
+    /// What is noted about the run as a whole, by this process or an earlier one.
+    pub fn run_note(&self) -> Option<&Value> {
+        self.run_note.as_ref()
+    }
+
+    /// Notes what was found about all tensors together; the next commit journals it. The manifest does not keep it.
+    pub fn set_run_note(&mut self, note: Value) {
+        self.run_note = Some(note);
+        self.run_note_is_claimed = false;
+    }
+
+    /// The output folder.
+    pub fn dir(&self) -> &Path {
+        self.places.out()
+    }
+
+    /// A folder for files that only this run needs; it goes with the work folder.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.places.scratch()
     }
 
     /// Hands the next bytes of a tensor to the system and hashes them; only a commit makes them durable.
@@ -201,6 +225,10 @@ impl Output {
     /// When a file cannot be opened or a number is too large for the journal.
     pub fn prepare_commit(&mut self) -> Result<Pending> {
         let (mut claims, mut reached) = (vec![], vec![]);
+        if let Some(note) = self.run_note.as_ref().filter(|_| !self.run_note_is_claimed) {
+            claims.push(Claim::RunNote { note: note.to_string() });
+            self.run_note_is_claimed = true;
+        }
         for tensor in std::mem::take(&mut self.unclaimed) {
             self.claim(tensor, &mut claims, &mut reached)?;
         }
@@ -273,6 +301,13 @@ impl Output {
     pub(super) fn is_sealed(&self, shard: usize) -> bool {
         self.shards[shard].is_sealed
     }
+}
+
+fn read_note(places: &Places, about: &str, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| {
+        let cause = format!("the note about {about} is no JSON: {error}");
+        Error::new(Kind::Resume, "cannot replay journal", places.journal().display(), cause)
+    })
 }
 
 fn number(value: usize) -> Result<u32> {

@@ -1,1 +1,10 @@
-//! To be filled.
+//! What ran, as a value; the command line prints it.
+
+mod found;
+mod summary;
+
+pub use found::Found;
+pub use summary::{Moved, Report, Solved};
+
+/// A tensor's name and what was found about it.
+pub type Noted<'a> = (&'a str, Found);

@@ -1,0 +1,210 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::budget::parse_bytes;
+use crate::dtype::Dtype;
+
+/// Merges huge sharded model checkpoints out of core: exact Karcher means in a fixed memory budget.
+#[derive(Debug, Parser)]
+#[command(name = "thalweg", version, max_term_width = 110, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or recipe, 3 stopped but resumable (run the same \
+                          command again).";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Merge checkpoints into a new one; a killed merge goes on when the same command is run again
+    Merge(Box<MergeArgs>),
+    /// Show what a merge would read and write, its blocks, memory and disk; reads headers only
+    Plan(Box<PlanArgs>),
+    /// Re-read a merged checkpoint and check every block against its checksum, the index against the shards
+    Verify(VerifyArgs),
+}
+
+/// What is merged and how: the part that `merge` and `plan` share.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// The checkpoints (folders, .safetensors files), or one recipe (.yml, .yaml)
+    #[arg(required = true, value_name = "MODEL|RECIPE")]
+    pub inputs: Vec<PathBuf>,
+
+    /// The folder to write
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp, task_arithmetic, model_stock,
+    /// geometric_median or passthrough [default: karcher]
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
+
+    /// One weight a model [default: all equal]
+    #[arg(long, value_delimiter = ',', value_name = "W,W,..", allow_negative_numbers = true)]
+    pub weights: Option<Vec<f64>>,
+
+    /// What is one point on a sphere: each tensor, each row along the first axis, or the whole model [default: tensor]
+    #[arg(long, value_name = "KIND")]
+    pub granularity: Option<String>,
+
+    /// The most steps of an iteration [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub max_iter: Option<u32>,
+
+    /// The tangent length, in radians, at which an iteration has converged [default: 1e-12]
+    #[arg(long, value_name = "T")]
+    pub tol: Option<f64>,
+
+    /// Another parameter of the method, such as t=0.3; may be given several times
+    #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub parameters: Vec<(String, f64)>,
+
+    /// Which model is the base, which also lends config, tokenizer and carried tensors: a position from 1
+    /// [default: none; the first lends]
+    #[arg(long, value_name = "N")]
+    pub base: Option<usize>,
+
+    /// The dtype that is written (float32, bfloat16, float16, float64, float8_e4m3fn, float8_e5m2)
+    /// [default: the first model's, tensor by tensor]
+    #[arg(long, value_name = "DTYPE", value_parser = dtype)]
+    pub dtype: Option<Dtype>,
+
+    /// The most tensor data in one shard [default: 5GB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub shard_size: Option<u64>,
+
+    /// What to do about NaN and infinity in the inputs: error, propagate (they are not measured and reach the output),
+    /// base (that tensor or row is the base's) [default: error]
+    #[arg(long, value_name = "POLICY")]
+    pub nan: Option<String>,
+
+    /// What to do about a tensor that is not in every model: error, common (merge it over those that have it), base
+    /// (take it from the base) [default: error]
+    #[arg(long, value_name = "POLICY")]
+    pub missing: Option<String>,
+
+    /// Write seekable .safetensors.zst shards of this level (1 to 19) for archiving
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub zstd: Option<i32>,
+
+    /// The most memory that the process may have resident [default: half of what is available]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+
+    /// Threads that compute [default: one a core]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Bytes of one input's part of a block [default: chosen for the memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub block_size: Option<u64>,
+
+    /// Print a machine-readable summary on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `thalweg merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// What is merged and how.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// Begin anew: what an earlier, unfinished run has left in DIR is discarded
+    #[arg(long)]
+    pub restart: bool,
+
+    /// Replace a checkpoint that is in DIR already
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Read every written block again at the end and check it
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// How inputs are read: through memory maps, or by positioned reads (network file systems)
+    #[arg(long, value_enum, value_name = "WAY", default_value = "map")]
+    pub io: IoArg,
+
+    /// The instruction set of the kernels; the output is the same with each
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "auto", hide_possible_values = false)]
+    pub simd: SimdArg,
+}
+
+/// `thalweg plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// What would be merged and how.
+    #[command(flatten)]
+    pub job: JobArgs,
+
+    /// List every tensor
+    #[arg(long)]
+    pub tensors: bool,
+}
+
+/// `thalweg verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The merged checkpoint
+    pub dir: PathBuf,
+
+    /// Print a machine-readable summary on standard output
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `--io`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum IoArg {
+    /// Memory maps
+    Map,
+    /// Positioned reads
+    Pread,
+}
+
+/// `--simd`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SimdArg {
+    /// The best that the machine has
+    Auto,
+    /// No special instructions
+    Portable,
+    /// AVX2 and FMA
+    Avx2,
+    /// AVX-512
+    Avx512,
+}
+
+fn parameter(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let number = match value {
+        "true" => 1.0,
+        "false" => 0.0,
+        _ => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
+    };
+    Ok((name.to_owned(), number))
+}
+
+fn dtype(text: &str) -> Result<Dtype, String> {
+    Dtype::parse(text).ok_or_else(|| {
+        let known: Vec<&str> = Dtype::MERGEABLE.iter().filter_map(|dtype| dtype.torch_name()).collect();
+        format!("unknown dtype; known are {}", known.join(", "))
+    })
+}

@@ -1,0 +1,151 @@
+//! From what was typed to what is to be done.
+//!
+//! Flags are written as the recipe that they stand for, so that there is one way in which a merge is understood and
+//! checked. A recipe on the command line is taken as it is; only what does not change its meaning (where the output
+//! goes, dtype, shards, memory) may be given beside it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::budget;
+use crate::error::{Error, Kind, Result};
+use crate::plan::Job;
+use crate::plan::memory::Wish;
+use crate::recipe::{Document, HubCache, METHODS, Recipe, Scope};
+
+use super::args::JobArgs;
+
+/// The stages that `args` describe, in order, and the wishes about how to carry them out.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] when flags do not fit together, [`Kind::Recipe`] when the recipe is wrong.
+pub fn recipe(args: &JobArgs) -> Result<Recipe> {
+    match args.inputs.iter().find(|path| is_recipe(path)) {
+        Some(path) if args.inputs.len() > 1 => {
+            Err(usage(path.display().to_string(), "a recipe names its models itself; give nothing beside it"))
+        }
+        Some(path) => {
+            refuse_flags(args)?;
+            Recipe::read(path)
+        }
+        None => from_flags(args),
+    }
+}
+
+/// The job of one stage, its models found: folders and files here, or in the hub's cache.
+///
+/// # Errors
+///
+/// When a model cannot be found.
+pub fn job(document: &Document, args: &JobArgs, stage_folder: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Job> {
+    let hub = HubCache::from_variables(|name| std::env::var_os(name));
+    let find = |model: &crate::recipe::ModelRef| match stage_folder(&model.path) {
+        Some(folder) => Ok(folder),
+        None => model.locate(&hub),
+    };
+    let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    let mut job = Job::new(document.clone(), inputs)?;
+    job.dtype = args.dtype.or(job.dtype);
+    job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
+    job.zstd = args.zstd.or(job.zstd);
+    Ok(job)
+}
+
+/// How a stage is carried out.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] for an impossible number of threads.
+pub fn wish(document: &Document, args: &JobArgs) -> Result<Wish> {
+    let own = document.own.threads.and_then(|threads| usize::try_from(threads).ok());
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.threads.or(own).unwrap_or_else(cores);
+    if threads == 0 || threads > 1024 {
+        return Err(usage("--threads".into(), &format!("wanted 1 to 1024, got {threads}")));
+    }
+    let memory = args.memory.or(document.own.memory).unwrap_or_else(budget::default_bytes);
+    Ok(Wish { memory, threads, block_bytes: args.block_size })
+}
+
+fn is_recipe(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yml") || end.eq_ignore_ascii_case("yaml"))
+}
+
+/// A recipe says these itself.
+fn refuse_flags(args: &JobArgs) -> Result<()> {
+    let given = [
+        ("--method", args.method.is_some()),
+        ("--weights", args.weights.is_some()),
+        ("--granularity", args.granularity.is_some()),
+        ("--max-iter", args.max_iter.is_some()),
+        ("--tol", args.tol.is_some()),
+        ("--parameter", !args.parameters.is_empty()),
+        ("--base", args.base.is_some()),
+        ("--nan", args.nan.is_some()),
+        ("--missing", args.missing.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(usage(flag.into(), "the recipe says this; change it there")),
+        None => Ok(()),
+    }
+}
+
+/// The recipe that the flags stand for.
+fn from_flags(args: &JobArgs) -> Result<Recipe> {
+    let method = args.method.as_deref().unwrap_or("karcher");
+    let paths = args.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
+    let weights = weights(args, method, paths.len())?;
+    let model = |(path, weight): (&&str, Option<f64>)| match weight {
+        Some(weight) => json!({ "model": path, "parameters": { "weight": weight } }),
+        None => json!({ "model": path }),
+    };
+    let mut recipe = Map::new();
+    recipe.insert("merge_method".into(), method.into());
+    recipe.insert("models".into(), paths.iter().zip(weights).map(model).collect());
+    if let Some(base) = args.base {
+        let name = base.checked_sub(1).and_then(|at| paths.get(at)).ok_or_else(|| {
+            usage("--base".into(), &format!("wanted a position from 1 to {}, got {base}", paths.len()))
+        })?;
+        recipe.insert("base_model".into(), (*name).into());
+    }
+    let own = [("granularity", &args.granularity), ("nan", &args.nan), ("missing", &args.missing)];
+    recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
+    let parameters = parameters(args);
+    if !parameters.is_empty() {
+        recipe.insert("parameters".into(), parameters.into());
+    }
+    Recipe::parse(&Value::from(recipe).to_string(), "command line").map_err(|error| error.with_kind(Kind::Usage))
+}
+
+fn text_of(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| usage(path.display().to_string(), "the path is not UTF-8 text"))
+}
+
+/// A weight for each model: those given, else equal ones where the method must be told.
+fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>>> {
+    if let Some(weights) = &args.weights {
+        if weights.len() != count {
+            let cause = format!("wanted {count}, one a model, got {}", weights.len());
+            return Err(usage("--weights".into(), &cause));
+        }
+        return Ok(weights.iter().copied().map(Some).collect());
+    }
+    let info = METHODS.iter().find(|info| info.name == method);
+    let weight = info.and_then(|info| info.parameter("weight"));
+    let must = weight.is_some_and(|weight| weight.scope == Scope::PerModel && weight.default.is_none());
+    Ok(vec![must.then_some(1.0); count])
+}
+
+fn parameters(args: &JobArgs) -> Map<String, Value> {
+    let mut parameters = Map::new();
+    parameters.extend(args.max_iter.map(|most| ("max_iter".to_owned(), most.into())));
+    parameters.extend(args.tol.map(|tol| ("tol".to_owned(), tol.into())));
+    parameters.extend(args.parameters.iter().map(|(name, value)| (name.clone(), (*value).into())));
+    parameters
+}
+
+fn usage(subject: String, cause: &str) -> Error {
+    Error::new(Kind::Usage, "cannot use the command line", subject, cause)
+}

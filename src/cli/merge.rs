@@ -1,0 +1,94 @@
+//! `thalweg merge`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::checkpoint::Io;
+use crate::engine::{self, Merge, Options, Stop};
+use crate::error::{Error, Kind, Result};
+use crate::kernel::{Kernels, Level};
+use crate::monitor::{Monitor, Silent};
+use crate::output::{DiskStorage, Target};
+use crate::plan::Plan;
+
+use super::args::{IoArg, MergeArgs, SimdArg};
+use super::progress::Progress;
+use super::stages::{folder_named, stages};
+use super::{job, print};
+
+/// Runs a merge, stage by stage, to its end and prints its summary.
+///
+/// # Errors
+///
+/// Whatever keeps the merge from being finished.
+pub fn run(args: &MergeArgs) -> Result<()> {
+    let kernels = kernels(args.simd)?;
+    let recipe = job::recipe(&args.job)?;
+    let stages = stages(&recipe, &args.job.out)?;
+    let stop = Stop::default();
+    watch_signals(&stop)?;
+    let mut reports = Vec::new();
+    for stage in &stages {
+        let folder = |name: &str| folder_named(&stages, name);
+        let wish = job::wish(stage.document, &args.job)?;
+        let plan = Arc::new(Plan::new(&job::job(stage.document, &args.job, &folder)?, &wish)?);
+        let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+        let monitor = progress.clone().map_or_else(|| Arc::new(Silent) as Arc<dyn Monitor>, |progress| progress);
+        let outcome = engine::merge(Merge {
+            plan,
+            storage: Arc::new(DiskStorage),
+            target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
+            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor },
+            verify: args.verify,
+        });
+        if let Some(progress) = progress {
+            progress.clear();
+        }
+        let report = outcome?;
+        if !args.job.json && !args.quiet {
+            print(&report.to_string())?;
+        }
+        reports.push(report);
+    }
+    if !args.job.json {
+        return Ok(());
+    }
+    let json = if reports.len() == 1 { json!(reports[0]) } else { json!(reports) };
+    print(&format!("{json:#}"))
+}
+
+/// The first signal asks the run to end in good order; the second ends the process at once.
+fn watch_signals(stop: &Stop) -> Result<()> {
+    let asked: Arc<AtomicBool> = stop.flag();
+    for signal in [SIGINT, SIGTERM] {
+        // The order matters: at the first signal the shutdown sees the flag as it was before.
+        flag::register_conditional_shutdown(signal, 3, Arc::clone(&asked))
+            .and_then(|_| flag::register(signal, Arc::clone(&asked)))
+            .map_err(|error| Error::new(Kind::Io, "cannot watch signals", signal, error))?;
+    }
+    Ok(())
+}
+
+fn io(arg: IoArg) -> Io {
+    match arg {
+        IoArg::Map => Io::Map,
+        IoArg::Pread => Io::Positioned,
+    }
+}
+
+fn kernels(arg: SimdArg) -> Result<Kernels> {
+    let level = match arg {
+        SimdArg::Auto => return Ok(Kernels::detect()),
+        SimdArg::Portable => Level::Portable,
+        SimdArg::Avx2 => Level::Avx2,
+        SimdArg::Avx512 => Level::Avx512,
+    };
+    Kernels::at(level).ok_or_else(|| {
+        Error::new(Kind::Usage, "cannot use these instructions", format!("{level:?}"), "this machine lacks them")
+            .with_hint("leave out --simd: the output is the same with every instruction set")
+    })
+}

@@ -1,0 +1,209 @@
+//! `thalweg plan`.
+
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+
+use crate::budget::format_bytes;
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::plan::schedule::Role;
+use crate::plan::tensor::{Action, TensorPlan};
+
+use super::args::PlanArgs;
+use super::{job, print, stages};
+
+/// Prints what a merge would do.
+///
+/// # Errors
+///
+/// Whatever would keep the merge from beginning.
+pub fn run(args: &PlanArgs) -> Result<()> {
+    let recipe = job::recipe(&args.job)?;
+    let stages = stages::stages(&recipe, &args.job.out)?;
+    let mut plans = Vec::new();
+    for stage in &stages {
+        // A later stage can be planned once what it builds on is there: its headers are needed.
+        let folder = |name: &str| stages::folder_named(&stages, name);
+        if let Some(waits_for) = stages::unfinished(&stages, stage) {
+            plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
+            if !args.job.json {
+                print(&format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display()))?;
+            }
+            continue;
+        }
+        let plan = Plan::new(&job::job(stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
+        let traffic = Traffic::of(&plan);
+        let free = free_bytes(&stage.out);
+        if args.job.json {
+            plans.push(as_json(&plan, &stage.out, &traffic, free));
+            continue;
+        }
+        print(&summary(&plan, &stage.out, &traffic, free))?;
+        if args.tensors {
+            print(&tensors(&plan))?;
+        }
+    }
+    if !args.job.json {
+        return Ok(());
+    }
+    let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
+    print(&format!("{value:#}"))
+}
+
+/// What moves when the plan is carried out from the start.
+#[derive(Default)]
+struct Traffic {
+    blocks: u64,
+    read: u64,
+    read_twice: u64,
+    written: u64,
+}
+
+impl Traffic {
+    fn of(plan: &Plan) -> Self {
+        let durable = vec![0; plan.tensors.len()];
+        let mut traffic = Self { written: plan.output_bytes(), ..Self::default() };
+        for block in plan.schedule(&durable, false) {
+            let bytes = block.len * plan.tensors[block.tensor].source_units();
+            traffic.blocks += 1;
+            traffic.read += bytes;
+            if block.role == Role::Apply {
+                traffic.read_twice += bytes;
+            }
+        }
+        traffic
+    }
+}
+
+fn summary(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (index, input) in plan.inputs.iter().enumerate() {
+        let bytes = input.files().iter().map(|file| file.len).sum();
+        let role = if index == plan.job.donor { ", lends config and tokenizer" } else { "" };
+        table.add_row([
+            format!("model {}", index + 1),
+            format!(
+                "{} ({} tensors in {} files, {}{role})",
+                input.root().display(),
+                input.tensors().len(),
+                input.files().len(),
+                format_bytes(bytes)
+            ),
+        ]);
+    }
+    let memory = &plan.memory;
+    let enough = match free {
+        Some(free) => format!(", {} free", format_bytes(free)),
+        None => String::new(),
+    };
+    let rows = [
+        (
+            "output",
+            format!(
+                "{} ({} tensors in {} shards, {})",
+                out.display(),
+                plan.tensors.len(),
+                plan.layout.shards().len(),
+                format_bytes(traffic.written)
+            ),
+        ),
+        ("read", format!("{}, of them {} a second time", format_bytes(traffic.read), format_bytes(traffic.read_twice))),
+        ("blocks", format!("{} of at most {} elements", traffic.blocks, memory.block)),
+        (
+            "memory",
+            format!(
+                "at most {}: {} fixed, {} for inputs, {} for outputs, {} threads",
+                format_bytes(memory.limit),
+                format_bytes(memory.fixed),
+                format_bytes(memory.input),
+                format_bytes(memory.output),
+                memory.threads
+            ),
+        ),
+        ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
+    ];
+    for (name, text) in rows {
+        table.add_row([name.to_owned(), text]);
+    }
+    table.to_string()
+}
+
+fn tensors(plan: &Plan) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["tensor", "shape", "from", "to", "bytes", "shard", "action"]);
+    if let Some(column) = table.column_mut(4) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (index, tensor) in plan.tensors.iter().enumerate() {
+        let place = &plan.layout.tensors()[index];
+        table.add_row([
+            tensor.name.escape_debug().to_string(),
+            format!("{:?}", tensor.shape),
+            tensor.sources[0].dtype.to_string(),
+            tensor.dtype.to_string(),
+            tensor.output_bytes().to_string(),
+            plan.layout.shards()[place.shard].name.clone(),
+            action(tensor),
+        ]);
+    }
+    table.to_string()
+}
+
+fn action(tensor: &TensorPlan) -> String {
+    match &tensor.action {
+        Action::Merge(method) => method.name().to_owned(),
+        Action::Carry(_) => "carried".to_owned(),
+    }
+}
+
+fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Value {
+    let tensors = plan.tensors.iter().enumerate().map(|(index, tensor)| {
+        let place = &plan.layout.tensors()[index];
+        json!({
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "dtype": tensor.dtype.name(),
+            "bytes": tensor.output_bytes(),
+            "shard": plan.layout.shards()[place.shard].name,
+            "offset": place.offset,
+            "action": action(tensor),
+            "sources": tensor.sources.iter().map(|source| json!({
+                "model": source.input, "name": source.name, "dtype": source.dtype.name(),
+            })).collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "out": out,
+        "identity": plan.identity,
+        "memory": {
+            "limit": plan.memory.limit, "fixed": plan.memory.fixed, "input": plan.memory.input,
+            "output": plan.memory.output, "threads": plan.memory.threads,
+        },
+        "blocks": traffic.blocks,
+        "block_elements": plan.memory.block,
+        "read_bytes": traffic.read,
+        "read_twice_bytes": traffic.read_twice,
+        "written_bytes": traffic.written,
+        "disk_needed_bytes": disk_bytes(plan),
+        "disk_free_bytes": free,
+        "tensors": tensors.collect::<Vec<_>>(),
+    })
+}
+
+/// What the output takes on disk at its largest: while a shard is compressed, it is there twice.
+fn disk_bytes(plan: &Plan) -> u64 {
+    let shards = || plan.layout.shards().iter().map(|shard| shard.len);
+    let twice = if plan.job.zstd.is_some() { shards().max().unwrap_or(0) } else { 0 };
+    shards().sum::<u64>() + twice
+}
+
+/// Free bytes on the file system that would take the output.
+fn free_bytes(out: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(out).ok()?;
+    let there = absolute.ancestors().find(|folder| folder.exists())?;
+    let stat = rustix::fs::statvfs(there).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}

@@ -1,0 +1,56 @@
+//! The documents of a recipe as stages: each but the last is merged into a folder of its own beside the output.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+use crate::recipe::{Document, Recipe};
+
+/// A finished output has one.
+const MANIFEST: &str = "thalweg.json";
+
+/// A stage and the folder that it is written to.
+pub struct Stage<'a> {
+    /// What is merged.
+    pub document: &'a Document,
+    /// Where the result goes.
+    pub out: PathBuf,
+}
+
+/// The stages of `recipe`, in order; the last one is written to `out`, the others to `out-stages/NAME` beside it.
+///
+/// # Errors
+///
+/// [`Kind::Recipe`] when a stage's name is no plain file name.
+pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
+    let last = recipe.documents.len() - 1;
+    let stage = |(index, document): (usize, &'a Document)| {
+        if index == last {
+            return Ok(Stage { document, out: out.to_owned() });
+        }
+        let name = document.name.as_deref().unwrap_or_default();
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            let cause = "the name of a stage is that of a folder, so it must be a plain file name";
+            return Err(Error::new(Kind::Recipe, "cannot use stage", name, cause));
+        }
+        Ok(Stage { document, out: folder_of(out).join(name) })
+    };
+    recipe.documents.iter().enumerate().map(stage).collect()
+}
+
+/// The folder of the stages that lead to `out`.
+fn folder_of(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_else(|| "merged".as_ref()).to_owned();
+    name.push("-stages");
+    out.with_file_name(name)
+}
+
+/// The folder of the stage called `name`.
+pub fn folder_named(stages: &[Stage<'_>], name: &str) -> Option<PathBuf> {
+    stages.iter().find(|stage| stage.document.name.as_deref() == Some(name)).map(|stage| stage.out.clone())
+}
+
+/// The folder of an earlier stage that `stage` builds on and that is not there yet.
+pub fn unfinished(stages: &[Stage<'_>], stage: &Stage<'_>) -> Option<PathBuf> {
+    let needed = stage.document.models().into_iter().filter_map(|model| folder_named(stages, &model.path));
+    needed.into_iter().find(|folder| !folder.join(MANIFEST).exists())
+}

@@ -1,0 +1,84 @@
+//! A whole merge: begin or go on, run the pipeline, seal, report.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Phase;
+use crate::output::{Begun, Manifest, Output, Storage, Target, verify};
+use crate::plan::Plan;
+use crate::report::{Found, Moved, Noted, Report};
+
+use super::Options;
+use super::side::side_files;
+
+/// Everything that a merge needs.
+pub struct Merge {
+    /// What is to be done.
+    pub plan: Arc<Plan>,
+    /// The file operations under the output.
+    pub storage: Arc<dyn Storage>,
+    /// Where the output goes.
+    pub target: Target,
+    /// How it is carried out.
+    pub options: Options,
+    /// Whether everything that was written is read back at the end.
+    pub verify: bool,
+}
+
+/// Merges, or goes on with what an earlier run of the same plan has left, to a sealed checkpoint.
+///
+/// # Errors
+///
+/// Whatever keeps the checkpoint from being sealed. What was done by then stays for the next run.
+pub fn merge(merge: Merge) -> Result<Report> {
+    let Merge { plan, storage, target, options, verify: again } = merge;
+    let mut check = checking(&options);
+    let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
+    let (manifest, moved, status) = match begun {
+        Begun::Complete(manifest) => (manifest, Moved::default(), "complete already"),
+        Begun::Fresh(output) => carry_out(&plan, output, &options).map(|(m, moved)| (m, moved, "merged"))?,
+        Begun::Resumed(output) => carry_out(&plan, output, &options).map(|(m, moved)| (m, moved, "resumed"))?,
+    };
+    if again {
+        verify(&target.dir, &mut checking(&options))?;
+    }
+    let noted = noted(&manifest, &plan)?;
+    Ok(Report::new(&plan, target.dir.display().to_string(), status, moved, &noted))
+}
+
+fn carry_out(plan: &Arc<Plan>, mut output: Output, options: &Options) -> Result<(Manifest, Moved)> {
+    let moved = super::run(plan, &mut output, options)?;
+    options.monitor.phase(Phase::Sealing, 0);
+    let sides = side_files(plan)?;
+    let manifest = output.finish(&sides, &json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) }))?;
+    Ok((manifest, moved))
+}
+
+/// Tells the monitor how far a check is, and ends it when somebody asks to stop.
+fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
+    let mut before = None;
+    move |done, total| {
+        if before.is_none() {
+            options.monitor.phase(Phase::Checking, total);
+        }
+        options.monitor.advance(done - before.unwrap_or(0));
+        before = Some(done);
+        if options.stop.asked() {
+            return Err(Error::new(Kind::Interrupted, "stopped on request", "check", "not everything was checked")
+                .with_hint("run the same command again")
+                .resumable());
+        }
+        Ok(())
+    }
+}
+
+fn noted<'a>(manifest: &'a Manifest, plan: &Plan) -> Result<Vec<Noted<'a>>> {
+    let read = |note: &Option<serde_json::Value>| match note {
+        None => Ok(Found::default()),
+        Some(note) => serde_json::from_value(note.clone())
+            .map_err(|error| Error::new(Kind::Damaged, "cannot read manifest", plan.layout.index_name(), error)),
+    };
+    manifest.tensors.iter().map(|tensor| Ok((tensor.name.as_str(), read(&tensor.note)?))).collect()
+}

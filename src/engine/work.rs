@@ -1,0 +1,225 @@
+//! What is computed on one block: plain functions over bytes, called from the pool and from tests alike.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::checkpoint::Window;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::{self, CHUNK, Elements, Kernels, Scratch};
+use crate::method::{Gram, Method, Solution, Statistics};
+use crate::plan::Plan;
+use crate::plan::schedule::Block;
+use crate::plan::tensor::{Action, TensorPlan};
+use crate::recipe::NanPolicy;
+use crate::report::Found;
+
+/// What a block's work needs besides the block: the kernels, and working memory for each thread.
+pub struct Workbench {
+    kernels: Kernels,
+    scratch: Vec<Mutex<Scratch>>,
+}
+
+/// The sums of one block's chunks: for each chunk, every pair of inputs.
+pub type ChunkSums = Vec<f64>;
+
+impl Workbench {
+    /// A workbench for `threads` threads of one pool.
+    pub fn new(kernels: Kernels, threads: usize) -> Self {
+        Self { kernels, scratch: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        let index = rayon::current_thread_index().unwrap_or(0) % self.scratch.len();
+        self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One block with what it is part of and its bytes: one window for each source.
+pub struct Part<'a> {
+    /// The plan that the block belongs to.
+    pub plan: &'a Plan,
+    /// Which part of which tensor.
+    pub block: Block,
+    /// Its bytes, one window a source.
+    pub windows: &'a [Window],
+}
+
+impl<'a> Part<'a> {
+    fn tensor(&self) -> &'a TensorPlan {
+        &self.plan.tensors[self.block.tensor]
+    }
+
+    /// The sources' elements in `range`, counted from the block's start.
+    fn elements(&self, range: &Range<usize>) -> Vec<Elements<'a>> {
+        let sources = self.tensor().sources.iter().zip(self.windows);
+        sources
+            .map(|(source, window)| {
+                let unit = source.dtype.bytes();
+                Elements { dtype: source.dtype, bytes: &window[range.start * unit..range.end * unit] }
+            })
+            .collect()
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.block.len).expect("a block fits the memory")
+    }
+}
+
+/// Inner products of every pair of inputs, chunk by chunk.
+///
+/// # Errors
+///
+/// [`Kind::NonFinite`] when an input holds NaN or infinity and that is not allowed, or when squares overflow.
+pub fn measure(bench: &Workbench, part: &Part<'_>, method: &dyn Method) -> Result<ChunkSums> {
+    let mut scratch = bench.scratch();
+    measure_range(bench, part, method, 0..part.len(), &mut scratch)
+}
+
+fn measure_range(
+    bench: &Workbench,
+    part: &Part<'_>,
+    method: &dyn Method,
+    range: Range<usize>,
+    scratch: &mut Scratch,
+) -> Result<ChunkSums> {
+    let Statistics::Gram { center } = method.statistics() else {
+        return Ok(Vec::new());
+    };
+    let pairs = kernel::pair_count(part.windows.len());
+    let mut sums = vec![0.0; range.len().div_ceil(CHUNK) * pairs];
+    for (chunk, sums) in chunks(range).zip(sums.chunks_exact_mut(pairs)) {
+        let inputs = part.elements(&chunk);
+        let options = kernel::Gram { center, skip_nonfinite: false };
+        bench.kernels.gram(&inputs, options, scratch, sums);
+        if sums.iter().all(|sum| sum.is_finite()) {
+            continue;
+        }
+        refuse_nonfinite(bench, part, &inputs, chunk.start)?;
+        bench.kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite: true }, scratch, sums);
+        if !sums.iter().all(|sum| sum.is_finite()) {
+            return Err(Error::new(
+                Kind::NonFinite,
+                "cannot measure",
+                &part.tensor().name,
+                "the squares of its values overflow f64",
+            )
+            .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"));
+        }
+    }
+    Ok(sums)
+}
+
+/// The error for the first NaN or infinity in a chunk, unless they are allowed.
+fn refuse_nonfinite(bench: &Workbench, part: &Part<'_>, inputs: &[Elements<'_>], start: usize) -> Result<()> {
+    if part.plan.job.nan == NanPolicy::Propagate {
+        return Ok(());
+    }
+    let found =
+        inputs.iter().enumerate().find_map(|(i, input)| bench.kernels.first_nonfinite(*input).map(|at| (i, at)));
+    let Some((index, at)) = found else {
+        return Ok(());
+    };
+    let source = &part.tensor().sources[index];
+    let position = part.block.start + (start + at) as u64;
+    Err(Error::new(
+        Kind::NonFinite,
+        "input is not finite",
+        format!("{}: `{}`", part.plan.inputs[source.input].root().display(), source.name.escape_debug()),
+        format!("NaN or infinity at flat index {position}"),
+    )
+    .with_hint("repair or leave out that model, or give --nan propagate to let such elements through"))
+}
+
+/// Measures, solves and applies whole segments that lie in one block.
+///
+/// # Errors
+///
+/// As [`measure`], and what the method refuses.
+pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &mut [u8]) -> Result<Found> {
+    let mut found = Found::default();
+    let len = part.len();
+    let mut scratch = bench.scratch();
+    if method.statistics() == Statistics::None {
+        let solution = method.solve(&Gram::new(part.windows.len()))?;
+        for chunk in chunks(0..len) {
+            refuse_nonfinite(bench, part, &part.elements(&chunk), chunk.start)?;
+        }
+        found.overflowed = combine(bench, part, &solution, 0..len, output, &mut scratch);
+        return Ok(found);
+    }
+    let segment = usize::try_from(part.tensor().segment).expect("a block fits the memory").max(1);
+    let unit = part.tensor().dtype.bytes();
+    for start in (0..len).step_by(segment) {
+        let range = start..len.min(start + segment);
+        let sums = measure_range(bench, part, method, range.clone(), &mut scratch)?;
+        let solution = solve(method, part.windows.len(), &sums)?;
+        found.add(Found::of(&solution.facts));
+        let bytes = &mut output[range.start * unit..range.end * unit];
+        found.overflowed += combine(bench, part, &solution, range, bytes, &mut scratch);
+    }
+    Ok(found)
+}
+
+/// The solution of one segment whose chunk sums are all there, in order.
+///
+/// # Errors
+///
+/// What the method refuses.
+pub fn solve(method: &dyn Method, inputs: usize, sums: &[f64]) -> Result<Solution> {
+    let mut gram = Gram::new(inputs);
+    for chunk in sums.chunks_exact(kernel::pair_count(inputs)) {
+        gram.add(chunk);
+    }
+    method.solve(&gram)
+}
+
+/// Combines a block by a known solution; returns how many finite values overflowed.
+pub fn apply(bench: &Workbench, part: &Part<'_>, solution: &Solution, output: &mut [u8]) -> u64 {
+    combine(bench, part, solution, 0..part.len(), output, &mut bench.scratch())
+}
+
+fn combine(
+    bench: &Workbench,
+    part: &Part<'_>,
+    solution: &Solution,
+    range: Range<usize>,
+    output: &mut [u8],
+    scratch: &mut Scratch,
+) -> u64 {
+    let dtype = part.tensor().dtype;
+    let unit = dtype.bytes();
+    let first = range.start;
+    let mut overflowed = 0;
+    for chunk in chunks(range) {
+        let inputs = part.elements(&chunk);
+        let bytes = &mut output[(chunk.start - first) * unit..(chunk.end - first) * unit];
+        let terms: Vec<(f64, Elements<'_>)> =
+            solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
+        overflowed += match terms.as_slice() {
+            // Weights that sum to one need not give back an F64 value exactly; a copy does.
+            [(weight, only)] if *weight == 1.0 => bench.kernels.convert(*only, dtype, bytes),
+            [(_, first), rest @ ..] if solution.facts.flags.equal_inputs && all_equal(first, rest) => {
+                bench.kernels.convert(*first, dtype, bytes)
+            }
+            _ => bench.kernels.combine(&terms, dtype, scratch, bytes),
+        };
+    }
+    overflowed
+}
+
+fn all_equal(first: &Elements<'_>, rest: &[(f64, Elements<'_>)]) -> bool {
+    rest.iter().all(|(_, other)| other.dtype == first.dtype && other.bytes == first.bytes)
+}
+
+/// Copies a carried block and reports which inputs hold other bytes.
+pub fn carry(part: &Part<'_>, output: &mut [u8]) -> Found {
+    let tensor = part.tensor();
+    let Action::Carry(taken) = tensor.action else { unreachable!("only carried tensors are scheduled to be carried") };
+    output.copy_from_slice(&part.windows[taken]);
+    let differing = tensor.sources.iter().zip(part.windows).filter(|(_, window)| window[..] != *output);
+    Found { differing: differing.map(|(source, _)| source.input).collect(), ..Found::default() }
+}
+
+fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(CHUNK).map(move |start| start..range.end.min(start + CHUNK))
+}

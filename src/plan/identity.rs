@@ -1,0 +1,43 @@
+//! What makes two runs the same work, so that one may go on where the other stopped.
+//!
+//! Threads, memory and block size are left out: the output does not depend on them. File times and sizes stand for the
+//! files' contents, beside the hash of each header.
+
+use serde_json::{Value, json};
+
+use crate::checkpoint::{Checkpoint, InputFile};
+
+use super::job::Job;
+use super::layout::Layout;
+
+/// Raised when the output bytes of the same job change, so that no run goes on with another version's half.
+const ARITHMETIC_VERSION: u32 = 1;
+
+/// The identity of `job` on these inputs.
+pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout) -> Value {
+    json!({
+        "arithmetic": ARITHMETIC_VERSION,
+        "recipe": job.describe(),
+        "dtype": job.dtype.map(|dtype| dtype.name()),
+        "nan": job.nan.name(),
+        "shard_bytes": job.shard_bytes,
+        "zstd": job.zstd,
+        "donor": job.donor,
+        "layout": layout.fingerprint().to_hex().as_str(),
+        "inputs": inputs.iter().map(input).collect::<Vec<_>>(),
+    })
+}
+
+fn input(checkpoint: &Checkpoint) -> Value {
+    let name = checkpoint.root().file_name().map(|name| name.to_string_lossy().into_owned());
+    json!({ "name": name, "files": checkpoint.files().iter().map(file).collect::<Vec<_>>() })
+}
+
+fn file(file: &InputFile) -> Value {
+    json!({
+        "name": file.name,
+        "bytes": file.len,
+        "modified_ns": file.modified_ns.to_string(),
+        "header": blake3::Hash::from_bytes(file.header_hash).to_hex().as_str(),
+    })
+}

@@ -1,0 +1,97 @@
+//! What is to be done: a document of a recipe with its models found, and what decides the output beside it.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Kind, Result};
+use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Tokenizer};
+
+use super::MOST_INPUTS;
+
+/// The most tensor data in one shard when nobody says otherwise, as transformers has it.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// A merge as asked for: inputs, how they are combined, and what is written.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// How the inputs are combined.
+    pub document: Document,
+    /// Where each of [`Document::models`] is.
+    pub inputs: Vec<PathBuf>,
+    /// The input that lends config, tokenizer and everything that is carried: the base, else the first.
+    pub donor: usize,
+    /// The dtype of every merged tensor; the first input's, tensor by tensor, when `None`.
+    pub dtype: Option<Dtype>,
+    /// The most bytes of tensor data in one shard.
+    pub shard_bytes: u64,
+    /// What to do about NaN and infinity.
+    pub nan: NanPolicy,
+    /// The compression level of `.safetensors.zst` shards; plain shards when `None`.
+    pub zstd: Option<i32>,
+}
+
+impl Job {
+    /// The job that `document` describes, its models found at `inputs`, one for each of [`Document::models`].
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when there are too many models.
+    pub fn new(document: Document, inputs: Vec<PathBuf>) -> Result<Self> {
+        let models = document.models();
+        assert_eq!(models.len(), inputs.len(), "each model was found or the search failed");
+        if models.is_empty() || models.len() > MOST_INPUTS {
+            let cause = format!("wanted 1 to {MOST_INPUTS}, got {}", models.len());
+            return Err(Error::new(Kind::Usage, "cannot merge", "models", cause));
+        }
+        let donor = document.base_model.as_ref().and_then(|base| models.iter().position(|model| *model == base));
+        Ok(Self {
+            inputs,
+            donor: donor.unwrap_or(0),
+            dtype: document.output_dtype(),
+            shard_bytes: document.own.out_shard_size.unwrap_or(DEFAULT_SHARD_BYTES),
+            nan: document.own.nan.unwrap_or_default(),
+            zstd: document.own.zstd,
+            document,
+        })
+    }
+
+    /// Over what a Gram matrix is taken, where the method does not say.
+    pub fn granularity(&self) -> Granularity {
+        self.document.granularity()
+    }
+
+    /// What to do when shapes differ.
+    pub fn mismatch(&self) -> Mismatch {
+        self.document.own.mismatch.unwrap_or_default()
+    }
+
+    /// What to do when a tensor is not in every input.
+    pub fn missing(&self) -> Missing {
+        self.document.own.missing.unwrap_or_default()
+    }
+
+    /// The input whose tokenizer files go with the output.
+    pub fn tokenizer_donor(&self) -> usize {
+        match &self.document.tokenizer {
+            Some(Tokenizer::Model(wanted)) => {
+                self.document.models().iter().position(|model| *model == wanted).unwrap_or(self.donor)
+            }
+            _ => self.donor,
+        }
+    }
+
+    /// What was asked for, in a form that is equal exactly when the same is asked for again: how much memory, how many
+    /// threads do not matter, where the models lie does not either, since their files are identified by themselves.
+    pub fn describe(&self) -> Value {
+        let mut document = self.document.clone();
+        document.own.memory = None;
+        document.own.threads = None;
+        document.own.out_shard_size = None;
+        document.own.zstd = None;
+        document.own.device = None;
+        document.name = None;
+        serde_json::to_value(&document).expect("a document is plain data")
+    }
+}

@@ -1,0 +1,139 @@
+//! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
+
+use crate::budget::format_bytes;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::{CHUNK, Scratch};
+
+use super::tensor::TensorPlan;
+
+/// What the program itself needs resident: code, stacks, allocator, channels. Measured at about half of this.
+const PROGRAM_BYTES: u64 = 24 << 20;
+/// Stack and allocator arena that a worker thread touches.
+const THREAD_BYTES: u64 = 1 << 20;
+/// What the plan keeps per output tensor and source: names, ranges, records of what was found.
+const RECORD_BYTES: u64 = 512;
+/// A window is mapped in whole pages, and the kernel maps some around it.
+pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
+/// No input window of a block is larger: beyond this, bigger blocks buy nothing.
+const WINDOW_CAP_BYTES: u64 = 4 << 20;
+/// Nor are all windows of a block together.
+const BLOCK_CAP_BYTES: u64 = 64 << 20;
+/// Compressed inputs are decoded through buffers of this size.
+const DECODER_BYTES: u64 = 24 << 20;
+
+/// What the user wishes for; none of it changes the output.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// The most memory that may be resident, in bytes.
+    pub memory: u64,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Bytes of one input's part of a block; chosen by the plan when `None`.
+    pub block_bytes: Option<u64>,
+}
+
+/// The memory, shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// The most memory that may be resident, in bytes.
+    pub limit: u64,
+    /// Of it: what the process needs whatever it works on.
+    pub fixed: u64,
+    /// Of it: windows on the inputs.
+    pub input: u64,
+    /// Of it: buffers on their way to the shards.
+    pub output: u64,
+    /// Elements of a block, whole chunks.
+    pub block: u64,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// Bytes that one element of a block costs, at worst over all tensors.
+#[derive(Debug, Clone, Copy)]
+struct Costs {
+    sources: u64,
+    input: u64,
+    widest: u64,
+    output: u64,
+    fixed: u64,
+}
+
+impl Memory {
+    /// Shares out `wish.memory` for these tensors.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
+    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result<Self> {
+        let costs = Costs::of(wish, inputs, tensors);
+        let chunk = CHUNK as u64;
+        let smallest = costs.fixed + costs.block(chunk);
+        if wish.memory < smallest {
+            return Err(Error::new(
+                Kind::Budget,
+                "memory is too small",
+                format_bytes(wish.memory),
+                format!("{} input tensors at once need at least {}", costs.sources, format_bytes(smallest)),
+            )
+            .with_hint(format!("give --memory {}MiB or more, or fewer --threads", smallest.div_ceil(1 << 20))));
+        }
+        let stream = wish.memory - costs.fixed;
+        let wanted = wish.threads as u64 + 2;
+        let mut block = costs.largest_block(wish.block_bytes);
+        while block > chunk && wanted * costs.block(block) > stream {
+            block /= 2;
+        }
+        let slots = (stream / costs.block(block)).clamp(1, 2 * wanted);
+        let output = slots * costs.output * block;
+        Ok(Self {
+            limit: wish.memory,
+            fixed: costs.fixed,
+            input: stream - output,
+            output,
+            block,
+            threads: wish.threads,
+        })
+    }
+}
+
+impl Costs {
+    fn of(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Self {
+        let most = |of: &dyn Fn(&TensorPlan) -> u64| tensors.iter().map(of).max().unwrap_or(1).max(1);
+        let sources = most(&|tensor| tensor.sources.len() as u64);
+        let widest = most(&|tensor| (0..tensor.sources.len()).map(|i| tensor.source_unit(i)).max().unwrap_or(1));
+        let records: u64 = tensors.iter().map(|tensor| RECORD_BYTES * (1 + tensor.sources.len() as u64)).sum();
+        let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
+        let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
+        let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
+        let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
+        Self {
+            sources,
+            input: most(&TensorPlan::source_units),
+            widest,
+            output: most(&TensorPlan::output_unit),
+            fixed: PROGRAM_BYTES + threads + records + headers + decoders,
+        }
+    }
+
+    /// Bytes of one block in flight: its windows and its output.
+    fn block(&self, elements: u64) -> u64 {
+        let sums = elements.div_ceil(CHUNK as u64) * self.sources * (self.sources + 1) / 2 * 8;
+        elements * (self.input + self.output) + self.sources * WINDOW_EDGE_BYTES + sums
+    }
+
+    fn largest_block(&self, block_bytes: Option<u64>) -> u64 {
+        let window = block_bytes.unwrap_or(WINDOW_CAP_BYTES) / self.widest;
+        let whole = if block_bytes.is_some() { window } else { window.min(BLOCK_CAP_BYTES / self.input) };
+        let chunk = CHUNK as u64;
+        // A power of two, so that blocks of one tensor meet the check blocks of the output.
+        let floor = if whole.is_power_of_two() { whole } else { whole.next_power_of_two() / 2 };
+        floor.max(chunk)
+    }
+}
+
+fn decoder_bytes(input: &Checkpoint) -> u64 {
+    let compressed = input.files().iter().any(|file| file.container != crate::checkpoint::Container::Plain);
+    if compressed { DECODER_BYTES } else { 0 }
+}

@@ -1,0 +1,150 @@
+//! The order in which blocks are read, and what is done with each.
+//!
+//! A *group* is what one Gram matrix is taken over: a segment of a tensor, or the whole model. Small segments are
+//! measured, solved and applied inside one block ([`Role::Whole`]). A larger one is measured block by block; when all
+//! its windows fit the input memory together they are kept and applied without a second reading
+//! ([`Role::Measure`] with `keep`), otherwise its blocks come once more ([`Role::Apply`]).
+
+use crate::kernel::CHUNK;
+use crate::method::Statistics;
+
+use super::Plan;
+use super::assign::Span;
+use super::memory::WINDOW_EDGE_BYTES;
+use super::tensor::{Action, TensorPlan};
+
+/// What is done with a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Measured, solved and applied at once: it holds whole segments.
+    Whole,
+    /// Measured; after the `last` block of the group it is solved, and when `keep` is set all of them are applied.
+    Measure {
+        /// The windows stay until they are applied.
+        keep: bool,
+        /// The group is complete with this block.
+        last: bool,
+    },
+    /// Combined by the solution of the group that was measured last.
+    Apply,
+    /// Copied, and compared with the other sources.
+    Carry,
+}
+
+/// A run of elements of one tensor that is read, worked on and let go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// Index of the output tensor.
+    pub tensor: usize,
+    /// First element; for a carried tensor, byte.
+    pub start: u64,
+    /// Elements; for a carried tensor, bytes.
+    pub len: u64,
+    /// What is done with it.
+    pub role: Role,
+}
+
+const MEASURE_AND_DROP: Role = Role::Measure { keep: false, last: false };
+
+impl Plan {
+    /// All blocks in the order in which they are read, leaving out what is durable already: `durable[tensor]` are the
+    /// bytes of the tensor's output that an earlier run has finished, and `solved` says that the coefficients of a
+    /// merge over the whole model are known.
+    pub fn schedule<'a>(&'a self, durable: &'a [u64], solved: bool) -> impl Iterator<Item = Block> + 'a {
+        let measured = (0..self.tensors.len()).filter(move |&i| !solved && is_over_model(&self.tensors[i]));
+        let last = measured.clone().last();
+        let first_pass = measured.flat_map(move |index| {
+            let mut blocks = Vec::new();
+            self.cut(index, 0..self.tensors[index].elements, MEASURE_AND_DROP, &mut blocks);
+            if last == Some(index) {
+                close_group(&mut blocks);
+            }
+            blocks
+        });
+        let open = (0..self.tensors.len()).filter(move |&i| durable[i] < self.tensors[i].output_bytes());
+        first_pass.chain(open.flat_map(move |index| self.blocks_of(index, durable[index])))
+    }
+
+    /// Everything that is still to be done for one tensor, but the measuring of the whole model.
+    fn blocks_of(&self, index: usize, durable: u64) -> Vec<Block> {
+        let tensor = &self.tensors[index];
+        let mut blocks = Vec::new();
+        match &tensor.action {
+            Action::Carry(_) => self.cut(index, 0..tensor.elements, Role::Carry, &mut blocks),
+            Action::Merge(_) if is_over_model(tensor) => {
+                self.cut(index, open_from(tensor, durable)..tensor.elements, Role::Apply, &mut blocks);
+            }
+            Action::Merge(_) => self.merge_blocks(index, durable, &mut blocks),
+        }
+        blocks
+    }
+
+    fn merge_blocks(&self, index: usize, durable: u64, blocks: &mut Vec<Block>) {
+        let tensor = &self.tensors[index];
+        let block = self.memory.block;
+        if !is_measured(tensor) || tensor.segment == 0 {
+            return self.cut(index, 0..tensor.elements, Role::Whole, blocks);
+        }
+        if tensor.segment <= block {
+            let whole = block / tensor.segment * tensor.segment;
+            return cut_by(index, 0..tensor.elements, whole, Role::Whole, blocks);
+        }
+        let done = open_from(tensor, durable);
+        for segment in 0..tensor.elements / tensor.segment {
+            let range = segment * tensor.segment..(segment + 1) * tensor.segment;
+            // A tensor of many large segments keeps its record of what was found only when all of them are solved
+            // again; so only their application is left out.
+            let keep = self.fits(tensor);
+            self.cut(index, range.clone(), Role::Measure { keep, last: false }, blocks);
+            close_group(blocks);
+            let rest = range.start.max(done.min(range.end))..range.end;
+            if !keep && !rest.is_empty() {
+                self.cut(index, rest, Role::Apply, blocks);
+            }
+        }
+    }
+
+    /// Whether all windows of one segment fit the input memory at once.
+    fn fits(&self, tensor: &TensorPlan) -> bool {
+        let windows = tensor.segment.div_ceil(self.memory.block) * tensor.sources.len() as u64;
+        let bytes = tensor.segment * tensor.source_units() + windows * WINDOW_EDGE_BYTES;
+        bytes <= self.memory.input
+    }
+
+    fn cut(&self, tensor: usize, range: std::ops::Range<u64>, role: Role, blocks: &mut Vec<Block>) {
+        cut_by(tensor, range, self.memory.block, role, blocks);
+    }
+}
+
+/// The first element that is not durable, rounded down to a chunk of its segment.
+fn open_from(tensor: &TensorPlan, durable: u64) -> u64 {
+    let done = durable / tensor.output_unit();
+    let segment = tensor.segment.max(1);
+    let base = done / segment * segment;
+    base + (done - base) / CHUNK as u64 * CHUNK as u64
+}
+
+fn close_group(blocks: &mut [Block]) {
+    if let Some(Block { role: Role::Measure { last, .. }, .. }) = blocks.last_mut() {
+        *last = true;
+    }
+}
+
+fn cut_by(tensor: usize, range: std::ops::Range<u64>, len: u64, role: Role, blocks: &mut Vec<Block>) {
+    let mut start = range.start;
+    while start < range.end {
+        let end = range.end.min(start + len);
+        blocks.push(Block { tensor, start, len: end - start, role });
+        start = end;
+    }
+}
+
+/// Whether the tensor's coefficients depend on its contents.
+pub fn is_measured(tensor: &TensorPlan) -> bool {
+    matches!(&tensor.action, Action::Merge(method) if method.statistics() != Statistics::None) && tensor.elements > 0
+}
+
+/// Whether the tensor's coefficients are those of the whole model.
+fn is_over_model(tensor: &TensorPlan) -> bool {
+    tensor.span == Span::Model && is_measured(tensor)
+}

@@ -1,0 +1,173 @@
+//! The summary at the end of a merge.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::budget::{format_bytes, peak_resident_bytes};
+use crate::plan::Plan;
+use crate::plan::tensor::Action;
+
+use super::{Found, Noted};
+
+/// How many tensors a flag names before it only counts.
+const NAMED: usize = 3;
+
+/// What a merge did, for people (`Display`) and for programs (serde).
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// `merged`, `resumed` or `complete already`.
+    pub status: &'static str,
+    /// The folder that was written.
+    pub out: String,
+    /// Output tensors.
+    pub tensors: usize,
+    /// Those of them that were averaged.
+    pub merged: usize,
+    /// Output shards.
+    pub shards: usize,
+    /// Bytes of tensor data in the output.
+    pub output_bytes: u64,
+    /// Bytes that this run read from the inputs.
+    pub read_bytes: u64,
+    /// Bytes of tensor data that this run wrote.
+    pub written_bytes: u64,
+    /// Seconds that this run took.
+    pub seconds: f64,
+    /// The largest resident size of the process, in bytes, where the system tells.
+    pub peak_resident_bytes: Option<u64>,
+    /// The memory that it was allowed.
+    pub memory_limit_bytes: u64,
+    /// Mean angle between inputs and means over all segments, in radians.
+    pub mean_angle: Option<f64>,
+    /// The largest angle between an input and a mean, in radians.
+    pub largest_angle: Option<f64>,
+    /// Solutions by the way in which they ended.
+    pub solved: Solved,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// How many solutions ended in which way.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Solved {
+    /// In closed form.
+    pub exact: u64,
+    /// Below the tolerance.
+    pub converged: u64,
+    /// Where rounding lets the residual fall no further.
+    pub floor: u64,
+    /// At the limit of iterations.
+    pub exhausted: u64,
+    /// The most iterations of one solution.
+    pub most_iterations: u32,
+}
+
+/// What one run moved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moved {
+    /// Bytes read from inputs, counting a second reading.
+    pub read: u64,
+    /// Bytes of tensor data written.
+    pub written: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// The summary of a merge whose tensors were found to be as `noted`, in plan order.
+    pub fn new(plan: &Plan, out: String, status: &'static str, moved: Moved, noted: &[Noted<'_>]) -> Self {
+        let mut all = Found::default();
+        noted.iter().for_each(|(_, found)| all.add(found.clone()));
+        let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_))).count();
+        Self {
+            status,
+            out,
+            tensors: plan.tensors.len(),
+            merged,
+            shards: plan.layout.shards().len(),
+            output_bytes: plan.output_bytes(),
+            read_bytes: moved.read,
+            written_bytes: moved.written,
+            seconds: moved.seconds,
+            peak_resident_bytes: peak_resident_bytes(),
+            memory_limit_bytes: plan.memory.limit,
+            mean_angle: all.mean_angle(),
+            largest_angle: (all.angle_count > 0).then_some(all.largest_angle),
+            solved: Solved {
+                exact: all.exact,
+                converged: all.converged,
+                floor: all.floor,
+                exhausted: all.exhausted,
+                most_iterations: all.iterations,
+            },
+            warnings: warnings(plan, noted),
+        }
+    }
+}
+
+/// One line for everything unusual, each naming the tensors where it was met.
+fn warnings(plan: &Plan, noted: &[Noted<'_>]) -> Vec<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut say = |line: String, tensor| match lines.iter_mut().find(|(known, _)| *known == line) {
+        Some((_, tensors)) => tensors.push(tensor),
+        None => lines.push((line, vec![tensor])),
+    };
+    for (tensor, found) in noted {
+        for sentence in found.flags.sentences() {
+            say(sentence.to_owned(), *tensor);
+        }
+        if found.overflowed > 0 {
+            say("values became infinite or NaN when they were narrowed to the output's dtype".to_owned(), *tensor);
+        }
+        for input in &found.differing {
+            let model = plan.inputs[*input].root().display();
+            say(format!("carried unchanged from the base although {model} holds other values"), *tensor);
+        }
+    }
+    lines.into_iter().map(|(line, tensors)| format!("{line}: {}", named(&tensors))).collect()
+}
+
+fn named(tensors: &[&str]) -> String {
+    let first: Vec<String> = tensors.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    match tensors.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more tensors", first.join(", ")),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}: {} tensors ({} merged, {} carried) in {} shards, {} in {}",
+            self.status,
+            self.tensors,
+            self.merged,
+            self.tensors - self.merged,
+            self.shards,
+            format_bytes(self.output_bytes),
+            self.out
+        )?;
+        if self.seconds > 0.0 {
+            #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+            let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;
+            let (read, written) = (format_bytes(self.read_bytes), format_bytes(self.written_bytes));
+            writeln!(f, "moved: {read} read, {written} written in {:.1} s, {rate:.2} GB/s", self.seconds)?;
+        }
+        if let Some(peak) = self.peak_resident_bytes {
+            let limit = format_bytes(self.memory_limit_bytes);
+            writeln!(f, "memory: at most {} resident of {limit} allowed", format_bytes(peak))?;
+        }
+        if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
+            writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;
+        }
+        let Solved { exact, converged, floor, exhausted, most_iterations } = self.solved;
+        writeln!(
+            f,
+            "solved: {exact} in closed form, {converged} to the tolerance, {floor} to the rounding floor, \
+             {exhausted} to the iteration limit; at most {most_iterations} iterations"
+        )?;
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+    }
+}
