@@ -116,10 +116,10 @@ pub(super) fn empty_work(storage: &dyn Storage, places: &Places, with_journal: b
             storage.remove(&path)?;
         }
     }
-    for entry in storage.list(&places.scratch())?.unwrap_or_default() {
-        storage.remove(&places.scratch().join(&entry.name))?;
+    if let Some(expanded) = storage.list(&places.scratch())? {
+        expanded.iter().try_for_each(|entry| storage.remove(&places.scratch().join(&entry.name)))?;
+        storage.remove_dir_if_empty(&places.scratch())?;
     }
-    storage.remove_dir_if_empty(&places.scratch())?;
     if with_journal && storage.len(&places.journal())?.is_some() {
         storage.remove(&places.journal())?;
     }
