@@ -1,5 +1,6 @@
 //! The Karcher mean of directions, times the mean of norms.
 
+use super::dependence::{may_be_null, without_null_part};
 use super::directions::{Directions, Point};
 use super::{Flags, Gram, Method, Solution, Statistics, Stop, angle, weights};
 use crate::error::Result;
@@ -101,12 +102,17 @@ impl Karcher {
     fn start(directions: &Directions, a: &[f64], flags: &mut Flags) -> Vec<f64> {
         let norm = directions.norm(a);
         if norm * norm > VANISHING {
-            return a.iter().map(|a| a / norm).collect();
+            return Self::bounded(directions, a, a.iter().map(|a| a / norm).collect());
         }
         flags.mean_vanishes = true;
         let largest = a.iter().copied().fold(0.0, f64::max);
         let chosen = a.iter().position(|a| *a == largest);
         (0..a.len()).map(|i| if Some(i) == chosen { 1.0 } else { 0.0 }).collect()
+    }
+
+    /// `c`, a unit vector, freed of what is zero when that may be most of it.
+    fn bounded(directions: &Directions, a: &[f64], c: Vec<f64>) -> Vec<f64> {
+        if may_be_null(&c, 1.0) { without_null_part(directions, a, c) } else { c }
     }
 
     /// The tangent from `c`, a unit vector, towards the mean, in coefficients, its length, and the bound β.
@@ -117,10 +123,14 @@ impl Karcher {
         };
         let b: Vec<f64> = a.iter().zip(&point.defects).map(pull).collect();
         let along: f64 = b.iter().zip(&point.defects).map(|(b, defect)| b * (1.0 - defect)).sum();
-        let t: Vec<f64> = b.iter().zip(c).map(|(b, c)| b - along * c).collect();
+        let mut t: Vec<f64> = b.iter().zip(c).map(|(b, c)| b - along * c).collect();
         // NOTE: for near-parallel inputs t'Gt is a difference of numbers near 1 and would stay at 1e-16, a length of
         // 1e-8, for ever. Directions::norm sums 1 - G instead there, so the length falls to the tolerance.
-        let length = directions.norm(&t);
+        let mut length = directions.norm(&t);
+        if may_be_null(&t, length) {
+            t = without_null_part(directions, a, t);
+            length = directions.norm(&t);
+        }
         (t, length, along)
     }
 
@@ -147,7 +157,10 @@ impl Karcher {
                 break (best.0, Stop::Floor);
             }
             let (cos, sinc) = (angle::sin_cos(length).1, angle::sinc(length));
-            c = c.iter().zip(&t).map(|(c, t)| cos * c + sinc * t).collect();
+            // NOTE: what dependent inputs leave undetermined, a step multiplies by 1 - β. Beyond a right angle, β < 0, it
+            // would grow without moving the point, until its rounding does.
+            let next = c.iter().zip(&t).map(|(c, t)| cos * c + sinc * t).collect();
+            c = Self::bounded(directions, a, next);
             iterations += 1;
         };
         let point = directions.point(&c);
