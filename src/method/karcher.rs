@@ -187,7 +187,7 @@ impl Method for Karcher {
         let a = self.participants(&norms);
         let taking = a.iter().filter(|a| **a > 0.0).count();
         if taking == 0 {
-            return exact(vec![0.0; gram.n()], Flags::default());
+            return exact(vec![0.0; gram.n()], Flags { all_zero: true, ..Flags::default() });
         }
         if taking == 1 {
             // s / |x_i| = a_i |x_i| / |x_i|, without the rounding
