@@ -38,7 +38,8 @@ const STRICTEST: f64 = 0.01;
 ///
 /// It stops when `m` is within `tol` radians of the mean. `β = b·Gc = Σ a_i θ_i cot θ_i` bounds the Hessian of half the
 /// sum of squares from below, so that distance is at most `|t| / β`: with a hundred orthogonal inputs β is 0.15, and a
-/// tangent below `tol` alone would leave seven times as much.
+/// tangent below `tol` alone would leave seven times as much. Where β is below 1/100, as with inputs beyond a right
+/// angle, it bounds nothing useful, and `|t| <= tol / 100` is asked for.
 ///
 /// - An input of weight zero does not take part. A zero input has no direction; the others' weights are renormalised
 ///   for the direction, and it counts for `s` with its weight and norm 0.
