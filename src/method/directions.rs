@@ -67,6 +67,11 @@ impl Directions {
         self.defects[i * self.norms.len() + j]
     }
 
+    /// The cosine of the angle between inputs `i` and `j`.
+    pub(super) fn cosine(&self, i: usize, j: usize) -> f64 {
+        self.cosines[i * self.norms.len() + j]
+    }
+
     /// `Σ_j G_ij y_j` and `Σ_j E_ij y_j`, G the cosines and E the defects.
     fn row(&self, i: usize, y: &[f64]) -> Row {
         let n = y.len();

@@ -13,7 +13,7 @@ pub struct Flags {
     /// Some inputs are zero.
     #[serde(skip_serializing_if = "unset")]
     pub zero_inputs: bool,
-    /// All inputs are zero.
+    /// All inputs that take part are zero.
     #[serde(skip_serializing_if = "unset")]
     pub all_zero: bool,
     /// All inputs have the same inner products.
@@ -55,7 +55,7 @@ impl Flags {
     pub fn sentences(&self) -> impl Iterator<Item = &'static str> {
         let all = [
             (self.zero_inputs, "an input is zero: it has no direction and counts for the norm only"),
-            (self.all_zero, "all inputs are zero, and so is the result"),
+            (self.all_zero, "all inputs with a weight are zero, and so is the result"),
             (self.equal_inputs, "all inputs are equal"),
             (self.opposite, "an input is opposite to the mean: no shortest arc leads to it, so it gave no direction"),
             (

@@ -1,5 +1,6 @@
 //! The Karcher mean of directions, times the mean of norms.
 
+use super::dependence::{may_be_null, without_null_part};
 use super::directions::{Directions, Point};
 use super::{Flags, Gram, Method, Solution, Statistics, Stop, angle, weights};
 use crate::error::Result;
@@ -37,7 +38,8 @@ const STRICTEST: f64 = 0.01;
 ///
 /// It stops when `m` is within `tol` radians of the mean. `β = b·Gc = Σ a_i θ_i cot θ_i` bounds the Hessian of half the
 /// sum of squares from below, so that distance is at most `|t| / β`: with a hundred orthogonal inputs β is 0.15, and a
-/// tangent below `tol` alone would leave seven times as much.
+/// tangent below `tol` alone would leave seven times as much. Where β is below 1/100, as with inputs beyond a right
+/// angle, it bounds nothing useful, and `|t| <= tol / 100` is asked for.
 ///
 /// - An input of weight zero does not take part. A zero input has no direction; the others' weights are renormalised
 ///   for the direction, and it counts for `s` with its weight and norm 0.
@@ -101,12 +103,17 @@ impl Karcher {
     fn start(directions: &Directions, a: &[f64], flags: &mut Flags) -> Vec<f64> {
         let norm = directions.norm(a);
         if norm * norm > VANISHING {
-            return a.iter().map(|a| a / norm).collect();
+            return Self::bounded(directions, a, a.iter().map(|a| a / norm).collect());
         }
         flags.mean_vanishes = true;
         let largest = a.iter().copied().fold(0.0, f64::max);
         let chosen = a.iter().position(|a| *a == largest);
         (0..a.len()).map(|i| if Some(i) == chosen { 1.0 } else { 0.0 }).collect()
+    }
+
+    /// `c`, a unit vector, freed of what is zero when that may be most of it.
+    fn bounded(directions: &Directions, a: &[f64], c: Vec<f64>) -> Vec<f64> {
+        if may_be_null(&c, 1.0) { without_null_part(directions, a, c) } else { c }
     }
 
     /// The tangent from `c`, a unit vector, towards the mean, in coefficients, its length, and the bound β.
@@ -117,10 +124,14 @@ impl Karcher {
         };
         let b: Vec<f64> = a.iter().zip(&point.defects).map(pull).collect();
         let along: f64 = b.iter().zip(&point.defects).map(|(b, defect)| b * (1.0 - defect)).sum();
-        let t: Vec<f64> = b.iter().zip(c).map(|(b, c)| b - along * c).collect();
+        let mut t: Vec<f64> = b.iter().zip(c).map(|(b, c)| b - along * c).collect();
         // NOTE: for near-parallel inputs t'Gt is a difference of numbers near 1 and would stay at 1e-16, a length of
         // 1e-8, for ever. Directions::norm sums 1 - G instead there, so the length falls to the tolerance.
-        let length = directions.norm(&t);
+        let mut length = directions.norm(&t);
+        if may_be_null(&t, length) {
+            t = without_null_part(directions, a, t);
+            length = directions.norm(&t);
+        }
         (t, length, along)
     }
 
@@ -147,7 +158,10 @@ impl Karcher {
                 break (best.0, Stop::Floor);
             }
             let (cos, sinc) = (angle::sin_cos(length).1, angle::sinc(length));
-            c = c.iter().zip(&t).map(|(c, t)| cos * c + sinc * t).collect();
+            // NOTE: what dependent inputs leave undetermined, a step multiplies by 1 - β. Beyond a right angle, β < 0, it
+            // would grow without moving the point, until its rounding does.
+            let next = c.iter().zip(&t).map(|(c, t)| cos * c + sinc * t).collect();
+            c = Self::bounded(directions, a, next);
             iterations += 1;
         };
         let point = directions.point(&c);
@@ -174,7 +188,7 @@ impl Method for Karcher {
         let a = self.participants(&norms);
         let taking = a.iter().filter(|a| **a > 0.0).count();
         if taking == 0 {
-            return exact(vec![0.0; gram.n()], Flags::default());
+            return exact(vec![0.0; gram.n()], Flags { all_zero: true, ..Flags::default() });
         }
         if taking == 1 {
             // s / |x_i| = a_i |x_i| / |x_i|, without the rounding

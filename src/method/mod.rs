@@ -9,6 +9,7 @@
 //! bits on every machine.
 
 mod angle;
+mod dependence;
 mod directions;
 mod facts;
 mod flags;

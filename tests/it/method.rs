@@ -6,7 +6,7 @@ use thalweg::method::{
     Statistics, Stop, TaskArithmetic,
 };
 
-use crate::reference::{Random, Rule, combine, distance, dot, norm};
+use crate::reference::{Random, Rule, combine, distance, dot, karcher_gradient, norm};
 
 fn views(inputs: &[Vec<f64>]) -> Vec<&[f64]> {
     inputs.iter().map(Vec::as_slice).collect()
@@ -223,7 +223,51 @@ fn inputs() -> impl Strategy<Value = (Vec<f64>, Vec<Vec<f64>>)> {
     })
 }
 
+/// Vectors of few dimensions at any angle, some zero, repeated or turned round, and weights of which some are zero.
+fn wild_inputs() -> impl Strategy<Value = (Vec<f64>, Vec<Vec<f64>>)> {
+    (1usize..9, 1usize..5, 0u64..u64::MAX).prop_map(|(count, dimension, seed)| {
+        let mut random = Random::new(seed);
+        let mut vectors: Vec<Vec<f64>> = Vec::new();
+        for _ in 0..count {
+            let odd = vectors.last().cloned().filter(|_| random.uniform() < 0.4);
+            vectors.push(match (odd, random.uniform()) {
+                (Some(last), u) if u < 0.3 => last,
+                (Some(last), u) if u < 0.6 => last.iter().map(|x| -2.0 * x).collect(),
+                (Some(last), u) if u < 0.8 => last.iter().map(|x| x * (1.0 + 1e-9 * random.uniform())).collect(),
+                (Some(last), _) => vec![0.0; last.len()],
+                (None, _) => random.gaussian(dimension),
+            });
+        }
+        let mut w = weights(&mut random, count);
+        w[1..].iter_mut().filter(|_| random.uniform() < 0.1).for_each(|w| *w = 0.0);
+        (w, vectors)
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_inputs_give_a_mean_of_the_right_norm_or_a_flag((w, x) in wild_inputs()) {
+        let total: f64 = w.iter().sum();
+        let s: f64 = w.iter().zip(&x).map(|(w, x)| w / total * norm(x)).sum();
+        let solution = solve(&karcher(&w), &x);
+        let merged = combine(&solution.coefficients, &views(&x));
+        let none = x.iter().zip(&w).all(|(x, w)| *w == 0.0 || norm(x) == 0.0);
+        let wanted = if none { 0.0 } else { s };
+        // Where large parts cancel, as between nearly opposite inputs, squares of norms keep that much less.
+        let parts: f64 = solution.coefficients.iter().zip(&x).map(|(c, x)| c.abs() * norm(x)).sum();
+        let lost = 1e-14 * (parts / s.max(1e-300)).powi(2);
+        prop_assert!((norm(&merged) - wanted).abs() <= (1e-12 + lost) * wanted, "{:?}: {:?}", norm(&merged), solution);
+        let facts = solution.facts;
+        prop_assert!(facts.stop != Stop::MaxIterations || facts.flags.beyond_right_angle, "{:?}", facts);
+        if !none && facts.stop != Stop::MaxIterations {
+            let gradient = karcher_gradient(&views(&x), &w, &merged);
+            // Rounded cosines know the way to a nearly opposite input only so well.
+            let widest = facts.angles.iter().flatten().fold(0.0f64, |widest, angle| widest.max(*angle));
+            let vague = 1e-13 / (std::f64::consts::PI - widest).max(1e-9).powi(2);
+            prop_assert!(gradient < 1e-8 + 10.0 * lost + vague, "gradient {gradient:e}: {:?}", facts);
+        }
+    }
+
     #[test]
     fn the_norm_of_the_mean_is_the_mean_of_the_norms((w, x) in inputs()) {
         let total: f64 = w.iter().sum();

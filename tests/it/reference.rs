@@ -15,7 +15,7 @@ use safetensors::Dtype;
 
 pub use float::{Format, round_to, widen};
 pub use random::Random;
-pub use rule::Rule;
+pub use rule::{Rule, karcher_gradient};
 pub use vector::{combine, distance, dot, norm};
 
 /// One tensor of a model.

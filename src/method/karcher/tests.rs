@@ -123,6 +123,9 @@ fn zero_inputs_only_give_zero() {
     assert_eq!(solution.coefficients, [0.0, 0.0]);
     assert!(solution.facts.flags.all_zero);
     assert_eq!(solution.facts.merged_norm, Some(0.0));
+    let unweighted = solve(&[1.0, 0.0], &[vec![0.0], vec![3.0]]);
+    assert_eq!(unweighted.coefficients, [0.0, 0.0]);
+    assert!(unweighted.facts.flags.all_zero);
 }
 
 #[test]

@@ -129,6 +129,16 @@ fn karcher(inputs: &[&[f64]], a: &[f64], max_iter: u32) -> Vec<f64> {
     scaled(scale, &x)
 }
 
+/// How far `y` is from being a Karcher mean of the inputs' directions: the length of the gradient at its direction.
+pub fn karcher_gradient(inputs: &[&[f64]], weights: &[f64], y: &[f64]) -> f64 {
+    let x = scaled(1.0 / norm(y), y);
+    let taking: Vec<usize> = (0..inputs.len()).filter(|i| weights[*i] > 0.0 && norm(inputs[*i]) > 0.0).collect();
+    let a = normalized(&taking.iter().map(|i| weights[*i]).collect::<Vec<_>>());
+    let tangents: Vec<Vec<f64>> =
+        taking.iter().map(|i| logarithm(&x, &scaled(1.0 / norm(inputs[*i]), inputs[*i]))).collect();
+    norm(&combine(&a, &views(&tangents)))
+}
+
 fn slerp(a: &[f64], b: &[f64], t: f64) -> Vec<f64> {
     if norm(a) == 0.0 || norm(b) == 0.0 {
         return combine(&[1.0 - t, t], &[a, b]);
