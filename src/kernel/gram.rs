@@ -59,9 +59,8 @@ impl Task for GramTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let exact = S::FUSES
-            && self.options.center.is_none()
-            && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
+        let exact =
+            S::FUSES && self.options.center.is_none() && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
         let done = if exact && !self.options.skip_nonfinite { direct::<S>(self.inputs, self.lanes) } else { 0 };
         for start in (done..self.len).step_by(TILE) {
             let end = self.len.min(start + TILE);

@@ -8,27 +8,8 @@ use crate::kernel::lanes::TILE;
 use crate::kernel::{CHUNK, Gram, Kernels, Scratch, pair_count};
 
 /// Zero, one, and one either side of each internal boundary.
-const LENGTHS: [usize; 19] = [
-    0,
-    1,
-    3,
-    4,
-    7,
-    8,
-    9,
-    15,
-    16,
-    17,
-    31,
-    33,
-    251,
-    TILE - 1,
-    TILE,
-    TILE + 1,
-    2 * TILE + 17,
-    CHUNK - 1,
-    CHUNK,
-];
+const LENGTHS: [usize; 19] =
+    [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 251, TILE - 1, TILE, TILE + 1, 2 * TILE + 17, CHUNK - 1, CHUNK];
 
 fn gram_bits(kernels: Kernels, inputs: &[Input], options: Gram, scratch: &mut Scratch) -> Vec<u64> {
     let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
@@ -113,8 +94,7 @@ fn combinations_agree_at_every_boundary_length_and_output() {
 #[test]
 fn combinations_of_noise_and_of_many_mixed_inputs_agree() {
     for count in [1, 2, 3, 4, 5, 6, 9, 20, 100] {
-        let inputs: Vec<_> =
-            (0..count).map(|i| Input::noise(Dtype::MERGEABLE[i / 2 % 6], 1100, i as u64)).collect();
+        let inputs: Vec<_> = (0..count).map(|i| Input::noise(Dtype::MERGEABLE[i / 2 % 6], 1100, i as u64)).collect();
         let terms: Vec<_> = inputs.iter().enumerate().map(|(i, input)| (1.0 / (i as f64 + 3.0), input)).collect();
         for out in Dtype::MERGEABLE {
             let want = combine(portable(), &terms, out, 1100);
