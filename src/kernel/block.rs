@@ -32,6 +32,7 @@ impl<'a> Tiles<'a> {
 ///
 /// `EXACT` promises that every product is exact in f64, so that a fused multiply-add changes nothing.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "counted loops are unrolled, their accumulators kept in registers")]
 pub(super) fn block<
     S: Simd,
     const R: usize,

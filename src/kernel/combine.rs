@@ -53,7 +53,6 @@ impl Task for Combine<'_> {
                 let dtype = rest[0].1.dtype;
                 let same = rest.iter().take(GROUP).take_while(|(_, input)| input.dtype == dtype).count();
                 let (group, after) = rest.split_at(same);
-                // The first sums start from -0, which no addition changes the other operand by: not even its sign.
                 let fresh = rest.len() == self.terms.len();
                 add_group::<S>(group, start, fresh, sums);
                 rest = after;
@@ -89,9 +88,10 @@ fn add<S: Simd, E: Element, const N: usize>(
     let weights = terms.map(|(weight, _)| *weight);
     let inputs = terms.map(|(_, input)| &E::split(input.slice(range.clone()).bytes)[..sums.len()]);
     if fresh {
-        sums.fill(-0.0);
+        S::add_terms::<E, N, true>(weights, inputs, sums);
+    } else {
+        S::add_terms::<E, N, false>(weights, inputs, sums);
     }
-    S::add_terms::<E, N>(weights, inputs, sums);
 }
 
 /// Rounds the sums to `out`; returns how many finite ones became infinite or NaN.

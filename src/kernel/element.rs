@@ -188,9 +188,9 @@ const fn widen_f16(bits: u16) -> f64 {
 /// The value of every F8_E5M2 code.
 static E5M2: [f64; 256] = {
     let mut values = [0.0; 256];
-    let mut code = 0;
+    let mut code = 0u16;
     while code < 256 {
-        values[code] = widen_f16((code as u16) << 8);
+        values[code as usize] = widen_f16(code << 8);
         code += 1;
     }
     values
@@ -199,11 +199,11 @@ static E5M2: [f64; 256] = {
 /// The value of every F8_E4M3 code.
 static E4M3: [f64; 256] = {
     let mut values = [0.0; 256];
-    let mut code = 0;
+    let mut code = 0u16;
     while code < 256 {
         // The code moved into a binary16 is the value over 2^8, the difference of the biases.
-        let half = (code as u16 & 0x7f) << 7 | (code as u16 & 0x80) << 8;
-        values[code] = if code & 0x7f == 0x7f { f64::NAN } else { widen_f16(half) * 256.0 };
+        let half = (code & 0x7f) << 7 | (code & 0x80) << 8;
+        values[code as usize] = if code & 0x7f == 0x7f { f64::NAN } else { widen_f16(half) * 256.0 };
         code += 1;
     }
     values
@@ -259,16 +259,18 @@ pub(super) mod plain {
         }
     }
 
-    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order.
+    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first term.
     #[inline(always)]
-    pub(in crate::kernel) fn add_terms<E: Element, const N: usize>(
+    pub(in crate::kernel) fn add_terms<E: Element, const N: usize, const FRESH: bool>(
         weights: [f64; N],
         inputs: [&[E::Bytes]; N],
         sums: &mut [f64],
     ) {
         let inputs = inputs.map(|input| &input[..sums.len()]);
         for (k, sum) in sums.iter_mut().enumerate() {
-            for i in 0..N {
+            let first = weights[0] * E::widen(inputs[0][k]);
+            *sum = if FRESH { first } else { *sum + first };
+            for i in 1..N {
                 *sum += weights[i] * E::widen(inputs[i][k]);
             }
         }

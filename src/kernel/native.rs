@@ -53,6 +53,7 @@ unsafe fn load<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> S::Re
     }
 }
 
+/// Widens every element.
 #[inline(always)]
 pub(super) fn widen<S: Native, E: Element>(elements: &[E::Bytes], wide: &mut [f64]) {
     let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(elements.len()) };
@@ -64,8 +65,9 @@ pub(super) fn widen<S: Native, E: Element>(elements: &[E::Bytes], wide: &mut [f6
     plain::widen::<E>(&elements[whole..], &mut wide[whole..]);
 }
 
+/// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first term.
 #[inline(always)]
-pub(super) fn add_terms<S: Native, E: Element, const N: usize>(
+pub(super) fn add_terms<S: Native, E: Element, const N: usize, const FRESH: bool>(
     weights: [f64; N],
     inputs: [&[E::Bytes]; N],
     sums: &mut [f64],
@@ -80,14 +82,17 @@ pub(super) fn add_terms<S: Native, E: Element, const N: usize>(
         // SAFETY: the sums and every input are at least `whole` long, a multiple of the width.
         unsafe {
             let sum = sums.as_mut_ptr().add(at);
-            let mut total = S::load_f64(sum);
-            for i in 0..N {
+            let mut total = S::mul(factors[0], load::<S, E>(inputs[0], at));
+            if !FRESH {
+                total = S::add(S::load_f64(sum), total);
+            }
+            for i in 1..N {
                 total = S::add(total, S::mul(factors[i], load::<S, E>(inputs[i], at)));
             }
             S::store_f64(total, sum);
         }
     }
-    plain::add_terms::<E, N>(weights, inputs.map(|input| &input[whole..]), &mut sums[whole..]);
+    plain::add_terms::<E, N, FRESH>(weights, inputs.map(|input| &input[whole..]), &mut sums[whole..]);
 }
 
 /// Rounds by adding and subtracting 1.5·2^52 steps of the format, so that the f64 adder itself rounds to its steps:
@@ -133,7 +138,10 @@ pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::By
     tail_below && S::all_below(largest, E::LAST_BINADE)
 }
 
+/// Adds the products of a few inputs, all accumulators in registers for the whole length; `U` pairs of registers make up
+/// the lanes.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "counted loops are unrolled, their accumulators kept in registers")]
 pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
     inputs: [&[E::Bytes]; N],
     sums: &mut [Lanes],

@@ -34,10 +34,14 @@ pub(super) trait Simd {
         plain::widen::<E>(elements, wide);
     }
 
-    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order.
+    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first term.
     #[inline(always)]
-    fn add_terms<E: Element, const N: usize>(weights: [f64; N], inputs: [&[E::Bytes]; N], sums: &mut [f64]) {
-        plain::add_terms::<E, N>(weights, inputs, sums);
+    fn add_terms<E: Element, const N: usize, const FRESH: bool>(
+        weights: [f64; N],
+        inputs: [&[E::Bytes]; N],
+        sums: &mut [f64],
+    ) {
+        plain::add_terms::<E, N, FRESH>(weights, inputs, sums);
     }
 
     /// Rounds every value, unless one of them is near overflow or not finite: then this returns false, and what was

@@ -93,8 +93,12 @@ macro_rules! registers {
             }
 
             #[inline(always)]
-            fn add_terms<E: Element, const N: usize>(weights: [f64; N], inputs: [&[E::Bytes]; N], sums: &mut [f64]) {
-                native::add_terms::<Self, E, N>(weights, inputs, sums);
+            fn add_terms<E: Element, const N: usize, const FRESH: bool>(
+                weights: [f64; N],
+                inputs: [&[E::Bytes]; N],
+                sums: &mut [f64],
+            ) {
+                native::add_terms::<Self, E, N, FRESH>(weights, inputs, sums);
             }
 
             #[inline(always)]

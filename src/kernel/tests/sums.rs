@@ -120,14 +120,11 @@ fn combining_is_the_naive_sum_rounded_once() {
             let weights: Vec<f64> = (0..count).map(|i| 0.7 - i as f64 / 3.0).collect();
             let terms: Vec<_> = weights.iter().copied().zip(&inputs).collect();
             let values: Vec<Vec<f64>> = inputs.iter().map(Input::values).collect();
-            let mut want = Vec::new();
-            for k in 0..1030 {
-                let mut sum = weights[0] * values[0][k];
-                for i in 1..count {
-                    sum += weights[i] * values[i][k];
-                }
-                want.extend(oracle::narrow(sum, out));
-            }
+            let naive = |k: usize| {
+                let first = weights[0] * values[0][k];
+                weights.iter().zip(&values).skip(1).fold(first, |sum, (weight, values)| sum + weight * values[k])
+            };
+            let want: Vec<u8> = (0..1030).flat_map(|k| oracle::narrow(naive(k), out)).collect();
             assert_eq!(combine(portable(), &terms, out, 1030).0, want, "{count} {out}");
         }
     }
