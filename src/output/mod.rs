@@ -42,7 +42,6 @@ pub use commit::Pending;
 pub use finish::{Contents, SideFile};
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
-
 pub use write::Output;
 
 /// Is told how many bytes of how many were checked; its failure stops the check.
