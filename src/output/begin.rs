@@ -31,7 +31,6 @@ pub struct Target {
 }
 
 /// What came of looking at the output folder.
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a run")]
 pub enum Begun {
     /// Nothing was written yet.
     Fresh(Output),

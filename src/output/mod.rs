@@ -44,7 +44,6 @@ pub use finish::{Contents, SideFile};
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
-
 pub use write::Output;
 
 /// Is told how many bytes of how many were checked; its failure stops the check.

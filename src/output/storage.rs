@@ -287,6 +287,7 @@ mod tests {
         let nothing = folder.path().join("nothing");
         assert_eq!(DiskStorage.len(&nothing).expect("no failure"), None);
         assert_eq!(DiskStorage.list(&nothing).expect("no failure"), None);
+        assert!(DiskStorage.sync_dir(&nothing).is_err());
         let copied = DiskStorage.copy(&nothing, &folder.path().join("copy"));
         assert!(copied.is_err());
         assert_eq!(DiskStorage.list(folder.path()).expect("no failure"), Some(vec![]));

@@ -5,3 +5,7 @@ mod method;
 mod recipe;
 mod reference;
 mod torch;
+mod crash;
+mod output;
+mod output_crash;
+mod output_verify;

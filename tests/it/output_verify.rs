@@ -1,0 +1,193 @@
+//! A finished folder is read back, and every kind of damage is found and named.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use thalweg::dtype::Dtype;
+use thalweg::output::{OpenShard, ShardBytes, Verified, verify, verify_with};
+use thalweg::{Kind, Result};
+
+use crate::output::{Fixture, flip, spec};
+
+fn checked(dir: &Path) -> Result<Verified> {
+    verify(dir, &mut |_, _| Ok(()))
+}
+
+fn finished(fixture: Fixture) -> Fixture {
+    fixture.finish();
+    fixture
+}
+
+/// Damages a finished folder, which must then be refused in these words.
+fn finds(words: &str, damage: impl Fn(&Fixture)) {
+    let fixture = finished(Fixture::small());
+    damage(&fixture);
+    let error = checked(&fixture.dir()).expect_err(words);
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    assert!(error.to_string().contains(words), "{words}: {error}");
+}
+
+fn edit_json(path: &Path, edit: impl Fn(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).expect("there")).expect("JSON");
+    edit(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+#[test]
+fn sound_folders_are_sound_and_every_byte_was_read() {
+    for fixture in [Fixture::small(), Fixture::large(), Fixture::new(vec![spec("a", Dtype::F32, &[3])], 100)] {
+        let fixture = finished(fixture);
+        let data_bytes = fixture.layout().data_bytes();
+        let mut last = (0, 0);
+        let verified = verify(&fixture.dir(), &mut |done, of| {
+            last = (done, of);
+            Ok(())
+        });
+        let verified = verified.expect("sound");
+        assert_eq!(last, (data_bytes, data_bytes));
+        assert!(verified.has_checksums && verified.unnamed.is_empty());
+        assert_eq!((verified.shards, verified.tensors), (fixture.layout().shards().len(), fixture.specs.len()));
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_every_file_of_weights_is_found() {
+    let fixture = finished(Fixture::small());
+    for shard in 0..3 {
+        for at in 0..fixture.layout().shards()[shard].len {
+            flip(&fixture.shard(shard), at);
+            let error = checked(&fixture.dir()).expect_err("damage");
+            assert_eq!(error.kind(), Kind::Damaged, "byte {at} of shard {shard}: {error}");
+            flip(&fixture.shard(shard), at);
+        }
+    }
+    checked(&fixture.dir()).expect("all was put right again");
+}
+
+#[test]
+fn a_damaged_block_is_named() {
+    let fixture = finished(Fixture::large());
+    let slot = fixture.layout().tensors()[0].clone();
+    for (block, at) in [(0, 0), (0, (1 << 24) - 1), (1, 1 << 24), (2, slot.len - 1)] {
+        flip(&fixture.shard(0), slot.offset + at);
+        let error = checked(&fixture.dir()).expect_err("damage").to_string();
+        assert!(
+            error.contains("model-00001-of-00002") && error.contains(&format!("block {block} of tensor big")),
+            "{error}"
+        );
+        flip(&fixture.shard(0), slot.offset + at);
+    }
+}
+
+#[test]
+fn missing_extra_and_cut_files_are_found() {
+    finds("the shard is missing", |fixture| fs::remove_file(fixture.shard(1)).expect("there"));
+    finds("by its header wanted", |fixture| {
+        let file = fs::File::options().write(true).open(fixture.shard(1)).expect("there");
+        file.set_len(fixture.layout().shards()[1].len - 1).expect("cut");
+    });
+    finds("too short for a header", |fixture| fs::write(fixture.shard(1), "abc").expect("written"));
+    finds("a header of", |fixture| fs::write(fixture.shard(1), [0xff; 100]).expect("written"));
+    finds("knows of no such shard", |fixture| {
+        fs::copy(fixture.shard(0), fixture.dir().join("model.safetensors")).expect("copied");
+    });
+    finds("the index is missing", |fixture| {
+        fs::remove_file(fixture.dir().join("model.safetensors.index.json")).expect("there");
+    });
+    finds("2 indexes", |fixture| {
+        fs::write(fixture.dir().join("other.safetensors.index.json"), "{}").expect("written");
+    });
+    finds("not finished", |fixture| fs::create_dir(fixture.dir().join(".thalweg")).expect("created"));
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_shards_is_found() {
+    let index = |edit: fn(&mut Value)| {
+        move |fixture: &Fixture| edit_json(&fixture.dir().join("model.safetensors.index.json"), edit)
+    };
+    finds("total_size is 1, wanted", index(|json| json["metadata"]["total_size"] = 1.into()));
+    finds(
+        "total_size is null",
+        index(|json| _ = json["metadata"].as_object_mut().expect("object").remove("total_size")),
+    );
+    finds(
+        "tensor ghost is not in",
+        index(|json| json["weight_map"]["ghost"] = "model-00001-of-00003.safetensors".into()),
+    );
+    finds(
+        "tensor up is in model-00002",
+        index(|json| json["weight_map"]["up"] = "model-00001-of-00003.safetensors".into()),
+    );
+    finds("is not listed", index(|json| _ = json["weight_map"].as_object_mut().expect("object").remove("up")));
+    finds("not a plain file name", index(|json| json["weight_map"]["up"] = "../model.safetensors".into()));
+    finds("model.safetensors.index.json", |fixture| {
+        fs::write(fixture.dir().join("model.safetensors.index.json"), "{").expect("written");
+    });
+}
+
+#[test]
+fn a_manifest_that_does_not_fit_is_found() {
+    let manifest = |edit: fn(&mut Value)| move |fixture: &Fixture| edit_json(&fixture.dir().join("thalweg.json"), edit);
+    finds("format version 2", manifest(|json| json["format"] = 2.into()));
+    finds("(offset, length)", manifest(|json| json["tensors"][0]["offset"] = 8.into()));
+    finds("(offset, length)", manifest(|json| json["tensors"][0]["length"] = u64::MAX.into()));
+    finds("do not fit together", manifest(|json| json["tensors"][0]["blake3"] = "00".into()));
+    finds("do not fit together", manifest(|json| json["tensors"][0]["blocks"] = vec!["00".repeat(32)].into()));
+    finds("do not fit together", manifest(|json| json["tensors"][3]["blake3"] = "00".repeat(32).into()));
+    finds("does not match its checksum", manifest(|json| json["tensors"][0]["blake3"] = "00".repeat(32).into()));
+    finds("its header hashes to", manifest(|json| json["shards"][0]["header_blake3"] = "00".into()));
+    finds("bytes, wanted 5", manifest(|json| json["shards"][0]["size"] = 5.into()));
+    finds("no shard nowhere", manifest(|json| json["tensors"][0]["shard"] = "nowhere".into()));
+    finds("tensors, wanted", manifest(|json| _ = json["tensors"].as_array_mut().expect("list").pop()));
+    finds("not a plain file name", manifest(|json| json["shards"][0]["name"] = "../x".into()));
+    finds("knows of no such index", manifest(|json| json["index"] = Value::Null));
+    finds("cannot read manifest", |fixture| fs::write(fixture.dir().join("thalweg.json"), "[1]").expect("written"));
+}
+
+#[test]
+fn without_a_manifest_only_the_structure_is_checked_and_said_to_be() {
+    let fixture = finished(Fixture::small());
+    fs::remove_file(fixture.dir().join("thalweg.json")).expect("there");
+    flip(&fixture.shard(0), fixture.layout().tensors()[0].offset);
+    fs::copy(fixture.shard(0), fixture.dir().join("stray.safetensors")).expect("copied");
+    let verified = checked(&fixture.dir()).expect("its structure is sound");
+    assert!(!verified.has_checksums);
+    assert_eq!(verified.unnamed, ["stray.safetensors"]);
+    assert_eq!(verified.data_bytes, fixture.layout().data_bytes());
+    fs::remove_file(fixture.dir().join("model.safetensors.index.json")).expect("there");
+    assert!(checked(&fixture.dir()).expect_err("no index").to_string().contains("no index and 4 safetensors files"));
+    assert_eq!(checked(Path::new("/nowhere/at/all")).expect_err("no folder").kind(), Kind::Damaged);
+}
+
+struct InMemory(Vec<u8>);
+
+impl ShardBytes for InMemory {
+    fn size(&self) -> u64 {
+        u64::try_from(self.0.len()).expect("small")
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let offset = usize::try_from(offset).expect("small");
+        buffer.copy_from_slice(&self.0[offset..offset + buffer.len()]);
+        Ok(())
+    }
+}
+
+#[test]
+fn shards_can_be_read_in_another_way() {
+    let fixture = finished(Fixture::small());
+    let packed = |path: &Path| path.with_extension("safetensors.zst");
+    for shard in 0..3 {
+        let bytes = fs::read(fixture.shard(shard)).expect("there");
+        fs::write(packed(&fixture.shard(shard)), zstd::encode_all(bytes.as_slice(), 1).expect("packed"))
+            .expect("written");
+        fs::remove_file(fixture.shard(shard)).expect("there");
+    }
+    let open: &OpenShard<'_> = &|path: &Path| {
+        let bytes = fs::read(packed(path)).expect("there");
+        Ok(Some(Box::new(InMemory(zstd::decode_all(bytes.as_slice()).expect("unpacked"))) as Box<dyn ShardBytes>))
+    };
+    assert!(verify_with(&fixture.dir(), open, &mut |_, _| Ok(())).expect("sound").has_checksums);
+    assert!(checked(&fixture.dir()).expect_err("no plain shards").to_string().contains("missing"));
+}
