@@ -37,7 +37,10 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         let wish = job::wish(stage.document, &args.job)?;
         let plan = Arc::new(Plan::new(&job::job(stage.document, &args.job, &folder)?, &wish)?);
         let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-        let monitor = progress.clone().map_or_else(|| Arc::new(Silent) as Arc<dyn Monitor>, |progress| progress);
+        let monitor: Arc<dyn Monitor> = match &progress {
+            Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
+            None => Arc::new(Silent),
+        };
         let outcome = engine::merge(Merge {
             plan,
             storage: Arc::new(DiskStorage),

@@ -52,7 +52,7 @@ impl Plan {
     /// merge over the whole model are known.
     pub fn schedule<'a>(&'a self, durable: &'a [u64], solved: bool) -> impl Iterator<Item = Block> + 'a {
         let measured = (0..self.tensors.len()).filter(move |&i| !solved && is_over_model(&self.tensors[i]));
-        let last = measured.clone().last();
+        let last = measured.clone().next_back();
         let first_pass = measured.flat_map(move |index| {
             let mut blocks = Vec::new();
             self.cut(index, 0..self.tensors[index].elements, MEASURE_AND_DROP, &mut blocks);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use thalweg::dtype::Dtype;
 use thalweg::output::checksum::CHECK_BLOCK;
-use thalweg::output::storage::{DiskStorage, Storage};
+use thalweg::output::storage::DiskStorage;
 use thalweg::output::{Begun, Contents, Manifest, Output, SideFile, Target};
 use thalweg::plan::layout::{Layout, TensorSpec};
 use thalweg::{Error, Kind, Result};

@@ -53,7 +53,7 @@ fn pairs_are_the_upper_triangle_row_by_row() {
 
 #[test]
 fn no_inputs_and_no_elements_sum_to_nothing() {
-    assert_eq!(gram(&[], Gram::default()), []);
+    assert!(gram(&[], Gram::default()).is_empty());
     let empty = [Input::new(Dtype::BF16, &[]), Input::new(Dtype::F8E4M3, &[])];
     assert_eq!(gram(&empty, Gram::default()), [0.0; 3]);
 }
