@@ -6,6 +6,7 @@
 const EXPONENT: u64 = 0x7ff << 52;
 
 /// Element types for which a level may have instructions.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     F32,
@@ -20,10 +21,12 @@ pub(super) trait Element {
     type Bytes: Copy;
 
     /// Which instructions there may be for it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
     const KIND: Kind;
     /// Every finite magnitude from here on may round to infinity or NaN, none below does.
     const LIMIT: f64;
     /// Where the binade of the limit begins.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
     const LAST_BINADE: f64 = f64::from_bits(Self::LIMIT.to_bits() & EXPONENT);
 
     /// The value, exactly.
