@@ -6,7 +6,6 @@
 const EXPONENT: u64 = 0x7ff << 52;
 
 /// Element types for which a level may have instructions.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     F32,
