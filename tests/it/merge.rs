@@ -1,6 +1,7 @@
 //! Whole merges: models on disk in, a sealed checkpoint out, compared with the naive reference.
 
 mod accuracy;
+mod containers;
 mod findings;
 mod inputs;
 mod methods;
@@ -9,7 +10,7 @@ mod odd;
 mod outputs;
 mod same_bytes;
 mod schedule;
-mod shards;
+
 
 use std::collections::BTreeMap;
 use std::fs;
