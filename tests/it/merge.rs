@@ -11,7 +11,6 @@ mod outputs;
 mod same_bytes;
 mod schedule;
 
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,12 +132,7 @@ impl Run {
             plan: Arc::new(self.plan()?),
             storage: Arc::new(DiskStorage),
             target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-            options: Options {
-                kernels: self.kernels,
-                io: self.io,
-                stop: Stop::default(),
-                monitor: Arc::new(Silent),
-            },
+            options: Options { kernels: self.kernels, io: self.io, stop: Stop::default(), monitor: Arc::new(Silent) },
             verify: true,
         })
     }

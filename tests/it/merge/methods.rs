@@ -210,7 +210,8 @@ fn slices_stack_layers_of_several_models() {
         })
         .collect();
     let paths = place.models(&models);
-    let slice = |model: usize, from: u32, to: u32| json!({ "sources": [{ "model": paths[model], "layer_range": [from, to] }] });
+    let slice =
+        |model: usize, from: u32, to: u32| json!({ "sources": [{ "model": paths[model], "layer_range": [from, to] }] });
     let recipe = json!({ "merge_method": "passthrough", "slices": [slice(0, 0, 2), slice(1, 0, 1), slice(1, 1, 2)] });
     let got = place.merged(&Run::new(recipe));
     let wanted: Model = [

@@ -5,6 +5,7 @@ use serde_json::json;
 use thalweg::error::{Error, Kind};
 use thalweg::kernel::{CHUNK, Kernels};
 
+use super::same_bytes::least_memory;
 use super::{Kinship, Place, Run, assert_same, only, random_models, recipe, vector};
 use crate::reference::{Model, Random, Tensor};
 
@@ -52,7 +53,7 @@ fn the_error_names_model_tensor_and_index_in_whatever_chunk_and_block() {
                 let block_bytes = Some(4 * u64::try_from(BLOCK).expect("small"));
                 let run = Run { block_bytes, ..Run::new(recipe) };
                 // With little memory the blocks are smaller and the windows are not kept.
-                for run in [Run { memory: 30 << 20, ..run.clone() }, run] {
+                for run in [Run { memory: least_memory(&run), ..run.clone() }, run] {
                     let about = format!("{}, {} bytes", run.recipe["merge_method"], run.memory);
                     assert_names(&place.refused(&run), &format!("n{number}-{which}-{which}"), &name, index, &about);
                 }
@@ -164,8 +165,8 @@ fn an_odd_value_of_a_model_without_weight_reaches_nothing_when_it_is_let_through
 #[test]
 fn one_model_and_equal_models_are_copied_payloads_and_all() {
     let place = Place::new();
-    let mut model = random_models(&mut Random::new(405), &[Dtype::F32], &[&[900], &[CHUNK + 9]], Kinship::Independent)
-        .remove(0);
+    let mut model =
+        random_models(&mut Random::new(405), &[Dtype::F32], &[&[900], &[CHUNK + 9]], Kinship::Independent).remove(0);
     put(&mut model, "t[900]", 17, u64::from(PAYLOAD));
     put(&mut model, "t[900]", 18, 1 << 31);
     let one = place.model("one", &model);

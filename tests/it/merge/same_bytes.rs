@@ -136,7 +136,8 @@ fn one_byte_less_than_the_least_memory_is_refused_with_what_would_do() {
         let error = place.refused(&Run { memory: least - 1, ..run.clone() });
         assert_eq!(error.kind(), Kind::Budget, "{error}");
         let hint = error.hint().expect("says what to do");
-        let digits: String = hint.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        let digits: String =
+            hint.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         let named: u64 = digits.parse().expect("a number of mebibytes");
         assert_eq!(named, least.div_ceil(1 << 20), "{hint}");
         assert!(error.to_string().contains("3 input tensors"), "{error}");

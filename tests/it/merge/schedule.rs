@@ -146,7 +146,10 @@ fn check_reading(plan: &Plan, over_model: bool) {
 /// What is held at once never exceeds what there is.
 fn check_memory(plan: &Plan) {
     let memory = &plan.memory;
-    assert!(memory.fixed + memory.input + memory.output <= memory.limit, "more is handed out than there is: {memory:?}");
+    assert!(
+        memory.fixed + memory.input + memory.output <= memory.limit,
+        "more is handed out than there is: {memory:?}"
+    );
     let nothing = vec![0; plan.tensors.len()];
     let mut kept = 0;
     for block in plan.schedule(&nothing, false) {
