@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod crash;
+mod merge;
 mod method;
 mod output;
 mod output_crash;
