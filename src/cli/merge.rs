@@ -45,13 +45,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
             plan,
             storage: Arc::new(DiskStorage),
             target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options {
-                kernels,
-                io: io(args.io),
-                stop: stop.clone(),
-                monitor,
-                commit_bytes: COMMIT_BYTES,
-            },
+            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });
         if let Some(progress) = progress {

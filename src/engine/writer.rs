@@ -143,6 +143,9 @@ impl Pieces<'_> {
         }
         let done = self.durable[tensor].saturating_sub(offset);
         let fresh = usize::try_from(done).unwrap_or(usize::MAX).min(buffer.len())..buffer.len();
+        if fresh.is_empty() {
+            return Ok(None);
+        }
         self.uncommitted += fresh.len() as u64;
         self.monitor.advance(fresh.len() as u64);
         let place = self.output.place(tensor, end - fresh.len() as u64, &buffer[fresh.clone()])?;
