@@ -2,9 +2,9 @@
 
 mod checkpoint;
 mod crash;
-mod merge;
 mod crash_merge;
 mod kill;
+mod merge;
 mod method;
 mod output;
 mod output_crash;
