@@ -247,9 +247,13 @@ mod tests {
         assert_eq!(numbered("model-00002-of-00005.safetensors"), Some(("model", 2, 5, ".safetensors")));
         assert_eq!(numbered("a-b-2-of-3.safetensors.zst"), Some(("a-b", 2, 3, ".safetensors")));
         assert_eq!(numbered("pytorch_model-1-of-2.bin"), Some(("pytorch_model", 1, 2, ".bin")));
-        for other in
-            ["model.safetensors", "model-x-of-00005.safetensors", "model-00001-of-+5.safetensors", "1-of-2.bin", "a-1-of-2.txt"]
-        {
+        for other in [
+            "model.safetensors",
+            "model-x-of-00005.safetensors",
+            "model-00001-of-+5.safetensors",
+            "1-of-2.bin",
+            "a-1-of-2.txt",
+        ] {
             assert_eq!(numbered(other), None, "{other}");
         }
     }

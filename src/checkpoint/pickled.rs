@@ -111,7 +111,8 @@ impl ConvertedSource {
             return Ok(Arc::clone(source));
         }
         let Some(copy) = &self.copy else {
-            let cause = "holds tensors that are compressed or not in order, and there is no scratch folder to convert in";
+            let cause =
+                "holds tensors that are compressed or not in order, and there is no scratch folder to convert in";
             return Err(Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
                 .with_hint("name a scratch folder, or save the model as safetensors"));
         };

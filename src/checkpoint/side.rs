@@ -119,7 +119,9 @@ impl Listing {
 }
 
 fn is_side_file(name: &str) -> bool {
-    name != OWN_MANIFEST && index_format(name).is_none() && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
+    name != OWN_MANIFEST
+        && index_format(name).is_none()
+        && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Whether a link, socket or device leads to a regular file.
