@@ -20,7 +20,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thalweg::checkpoint::Io;
-use thalweg::engine::{self, Merge, Options, Stop};
+use thalweg::engine::{self, Merge, Options};
 use thalweg::error::Result;
 use thalweg::kernel::Kernels;
 use thalweg::monitor::{Monitor, Silent};
@@ -141,9 +141,9 @@ impl Run {
             options: Options {
                 kernels: self.kernels,
                 io: self.io,
-                stop: Stop::default(),
                 monitor,
                 commit_bytes: self.commit_bytes,
+                ..Options::default()
             },
             verify: true,
         })
