@@ -120,7 +120,8 @@ fn one_mean_over_the_model_takes_all_tensors_alike() {
         "parameters differ",
     );
     refused(&recipe("frechet", &[paths[0], paths[2]], &from_first("nan: base", &paths)), "nan: base");
-    let planned = plan(&recipe("frechet", &paths, &from_first("missing: base", &paths)), &PLENTY).expect("the odd one is copied");
+    let planned =
+        plan(&recipe("frechet", &paths, &from_first("missing: base", &paths)), &PLENTY).expect("the odd one is copied");
     carry_out(planned, &folder.path().join("out")).expect("the others are merged");
     let out = files::read_model(&folder.path().join("out/model.safetensors"));
     assert_eq!(out["c"], models[0]["c"]);

@@ -12,4 +12,5 @@ mod output_verify;
 mod recipe;
 mod reference;
 mod torch;
+mod torch_merge;
 mod whole;
