@@ -2,7 +2,7 @@
 //!
 //! Reference and kernel run alternately, on buffers much larger than the last-level cache, chunk by chunk on every core.
 //! A ratio of 1 means that the memory is the limit, not the kernel. Arguments: rounds (default 7), mebibytes of each
-//! input (default 256).
+//! input (default 256), a level (default all).
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -20,12 +20,13 @@ struct Setup {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse().expect("arguments are numbers"));
-    let rounds = arguments.next().unwrap_or(7);
-    let bytes = arguments.next().unwrap_or(256) << 20;
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |default| arguments.next().map_or(default, |text| text.parse().expect("a number"));
+    let (rounds, bytes) = (number(7), number(256) << 20);
+    let only = arguments.next().unwrap_or_default();
     println!("{} threads, {rounds} rounds, {} MiB an input, GB/s", rayon::current_num_threads(), bytes >> 20);
     println!("{:<9} {:<30} {:>9} {:>9} {:>7} {:>7}", "level", "kernel", "reference", "kernel", "ratio", "best");
-    for kernels in Kernels::available().into_iter().rev() {
+    for kernels in Kernels::available().into_iter().rev().filter(|kernels| kernels.name().contains(&only)) {
         let setup = Setup { kernels, rounds, bytes };
         for (dtype, inputs) in [
             (Dtype::BF16, 2),

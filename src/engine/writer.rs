@@ -1,18 +1,23 @@
-//! The writing stage: waits for each piece in plan order, writes it at its offset, and lets a syncer make durable what
-//! has been written while it goes on with what comes next.
+//! The writing stage, three threads in a row: one waits for each piece in plan order and hashes it, one writes it at its
+//! offset, one makes durable and journals what has been written while the others go on with what comes next.
+
+use std::ops::Range;
+use std::thread::ScopedJoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use crate::budget::Buffer;
 use crate::error::Result;
 use crate::monitor::Monitor;
-use crate::output::{Output, Pending};
+use crate::output::{Output, Pending, Place};
 use crate::plan::Plan;
 use crate::report::Found;
 
 use super::dispatch::{Order, answer_of};
+use super::{no_thread, stage};
 
-/// Written bytes after which they are made durable and journalled: what a kill can cost.
-const COMMIT_BYTES: u64 = 128 << 20;
+/// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.
+const TASKS: usize = 4;
 
 /// The writing stage.
 pub struct Writer<'a> {
@@ -24,6 +29,16 @@ pub struct Writer<'a> {
     pub durable: &'a [u64],
     /// Who is told.
     pub monitor: &'a dyn Monitor,
+    /// Written bytes after which there is a commit.
+    pub commit_bytes: u64,
+}
+
+/// What is done to the disk, in this order and no other.
+enum Task {
+    /// Bytes are written.
+    Write(Place, Buffer, Range<usize>),
+    /// What was written is made durable.
+    Commit(Pending),
 }
 
 impl Writer<'_> {
@@ -35,24 +50,48 @@ impl Writer<'_> {
     /// The first failure of a piece, of writing, or of syncing.
     pub fn run(self, orders: &Receiver<Order>) -> Result<()> {
         std::thread::scope(|scope| {
-            let (commits, inbox) = bounded::<Pending>(1);
-            let syncer = scope.spawn(move || inbox.into_iter().try_for_each(Pending::run));
-            let written = self.write_all(orders, &commits);
-            drop(commits);
-            let synced = syncer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // When syncing fails, the writer ends since nobody takes its commits; the syncer knows why.
-            synced.and(written)
+            let (tasks, inbox) = bounded::<Task>(TASKS);
+            let (commits, pending) = bounded::<Pending>(1);
+            let storer = stage("store").spawn_scoped(scope, move || store(&inbox, &commits)).map_err(no_thread)?;
+            let syncer = stage("sync")
+                .spawn_scoped(scope, move || pending.into_iter().try_for_each(Pending::run))
+                .map_err(no_thread)?;
+            let hashed = self.hash_all(orders, &tasks);
+            drop(tasks);
+            let ended = [join(syncer), join(storer), hashed];
+            // A stage whose successor is gone ends without an error of its own, so the last one knows best.
+            ended.into_iter().collect()
         })
     }
 
-    fn write_all(self, orders: &Receiver<Order>, commits: &Sender<Pending>) -> Result<()> {
-        let Self { plan, output, durable, monitor } = self;
-        let written =
-            Pieces { plan, output, durable, monitor, found: Found::default(), uncommitted: 0 }.write(orders, commits);
+    fn hash_all(self, orders: &Receiver<Order>, tasks: &Sender<Task>) -> Result<()> {
+        let Self { plan, output, durable, monitor, commit_bytes } = self;
+        let found = Found::default();
+        let mut pieces = Pieces { plan, output, durable, monitor, commit_bytes, found, uncommitted: 0 };
+        let hashed = pieces.take(orders, tasks);
         let last = output.prepare_commit()?;
-        let _ = commits.send(last);
-        written
+        let _ = tasks.send(Task::Commit(last));
+        hashed
     }
+}
+
+fn join(stage: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+    stage.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Writes, and passes commits on once everything before them was written.
+fn store(tasks: &Receiver<Task>, commits: &Sender<Pending>) -> Result<()> {
+    for task in tasks {
+        match task {
+            Task::Write(place, buffer, range) => place.write(&buffer[range])?,
+            Task::Commit(pending) => {
+                if commits.send(pending).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Pieces<'a> {
@@ -60,29 +99,36 @@ struct Pieces<'a> {
     output: &'a mut Output,
     durable: &'a [u64],
     monitor: &'a dyn Monitor,
+    commit_bytes: u64,
     /// What was found so far about the tensor that is being written.
     found: Found,
     uncommitted: u64,
 }
 
 impl Pieces<'_> {
-    fn write(&mut self, orders: &Receiver<Order>, commits: &Sender<Pending>) -> Result<()> {
+    fn take(&mut self, orders: &Receiver<Order>, tasks: &Sender<Task>) -> Result<()> {
         for order in orders {
             match order {
                 Order::Found(found) => self.found.add(*found),
                 Order::Solved(solution) => {
                     let value = serde_json::to_value(&*solution).expect("a solution is plain data");
                     self.output.set_run_note(value);
+                    // It stands for a reading of the whole model: no kill shall cost that again.
+                    self.uncommitted = self.commit_bytes;
                 }
                 Order::Piece { tensor, offset, made } => {
                     let (buffer, found) = answer_of(&made)?;
                     self.found.add(found);
-                    self.piece(tensor, offset, &buffer)?;
+                    if let Some(task) = self.piece(tensor, offset, buffer)?
+                        && tasks.send(task).is_err()
+                    {
+                        return Ok(());
+                    }
                 }
             }
-            if self.uncommitted >= COMMIT_BYTES {
+            if self.uncommitted >= self.commit_bytes {
                 self.uncommitted = 0;
-                if commits.send(self.output.prepare_commit()?).is_err() {
+                if tasks.send(Task::Commit(self.output.prepare_commit()?)).is_err() {
                     return Ok(());
                 }
             }
@@ -90,20 +136,22 @@ impl Pieces<'_> {
         Ok(())
     }
 
-    fn piece(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let end = offset + bytes.len() as u64;
+    /// Hashes the part of a piece that is not durable yet.
+    fn piece(&mut self, tensor: usize, offset: u64, buffer: Buffer) -> Result<Option<Task>> {
+        let end = offset + buffer.len() as u64;
         if end == self.plan.tensors[tensor].output_bytes() {
             // Before the last bytes, so that no commit can claim the tensor without what was found about it.
             let found = std::mem::take(&mut self.found);
             self.output.set_note(tensor, serde_json::to_value(found).expect("findings are plain data"));
         }
         let done = self.durable[tensor].saturating_sub(offset);
-        let bytes = &bytes[usize::try_from(done).unwrap_or(usize::MAX).min(bytes.len())..];
-        if !bytes.is_empty() {
-            self.output.write(tensor, end - bytes.len() as u64, bytes)?;
+        let fresh = usize::try_from(done).unwrap_or(usize::MAX).min(buffer.len())..buffer.len();
+        if fresh.is_empty() {
+            return Ok(None);
         }
-        self.uncommitted += bytes.len() as u64;
-        self.monitor.advance(bytes.len() as u64);
-        Ok(())
+        self.uncommitted += fresh.len() as u64;
+        self.monitor.advance(fresh.len() as u64);
+        let place = self.output.place(tensor, end - fresh.len() as u64, &buffer[fresh.clone()])?;
+        Ok(place.map(|place| Task::Write(place, buffer, fresh)))
     }
 }

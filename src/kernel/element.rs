@@ -20,10 +20,12 @@ pub(super) trait Element {
     type Bytes: Copy;
 
     /// Which instructions there may be for it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
     const KIND: Kind;
     /// Every finite magnitude from here on may round to infinity or NaN, none below does.
     const LIMIT: f64;
     /// Where the binade of the limit begins.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
     const LAST_BINADE: f64 = f64::from_bits(Self::LIMIT.to_bits() & EXPONENT);
 
     /// The value, exactly.

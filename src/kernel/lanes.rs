@@ -69,9 +69,9 @@ impl Scratch {
     /// The first `count` rows, their contents left from the last use.
     pub(super) fn rows(&mut self, count: usize) -> &mut [Lanes] {
         if self.rows.len() < count {
-            // Exact, so that the bound of `bytes` holds for the allocation and not only for the contents.
-            self.rows.reserve_exact(count - self.rows.len());
-            self.rows.resize(count, Lanes::ZERO);
+            // The old rows go first: their contents are not needed, and the two together would exceed the bound.
+            self.rows = Vec::new();
+            self.rows = vec![Lanes::ZERO; count];
         }
         &mut self.rows[..count]
     }

@@ -146,7 +146,6 @@ impl Run {
         aside.write_at(&head, 0)?;
         aside.sync_data()?;
         storage.rename(&self.places.aside(), &self.places.journal())?;
-        storage.sync_dir(&self.places.work())?;
         if let Err(error) = self.reserve() {
             // A disk that is too small must not stay full of empty files. If even this fails, the first failure
             // is what the user needs to hear.
@@ -158,6 +157,7 @@ impl Run {
         Output::assemble(self, lock, ledger, state)
     }
 
+    /// Makes every shard's file at its full size; their names and the journal's are durable afterwards.
     fn reserve(&self) -> Result<()> {
         for shard in self.layout.shards() {
             self.storage.create(&self.places.part(&shard.name))?.preallocate(shard.len)?;

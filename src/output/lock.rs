@@ -27,23 +27,32 @@ impl Lock {
         for _ in 0..ATTEMPTS {
             storage.create_dir_all(&places.work())?;
             let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-            let mut file = match opened {
+            let file = match opened {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(failed)?,
             };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(held(&path, &mut file)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
-            // The holder before us may have finished and removed the file between our opening and locking it. Then
-            // the lock is on a file that nobody else will ever find.
-            if is_still_at(&path, &file).map_err(failed)? {
-                file.set_len(0).and_then(|()| file.write_all_at(pid_line().as_bytes(), 0)).map_err(failed)?;
-                return Ok(Self { _file: file });
+            if let Some(lock) = Self::claim(file, &path)? {
+                return Ok(lock);
             }
         }
         Err(Error::new(Kind::Locked, "cannot lock", path.display(), "other processes begin and end here all the time"))
+    }
+
+    /// Locks an opened file; none when it is not the lock file any more.
+    fn claim(mut file: File, path: &Path) -> Result<Option<Self>> {
+        let failed = |error| Error::io("cannot lock", path, error);
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(path, &mut file)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // The holder before us may have finished and removed the file between our opening and locking it. Then the
+        // lock is on a file that nobody else will ever find.
+        if !is_still_at(path, &file).map_err(failed)? {
+            return Ok(None);
+        }
+        file.set_len(0).and_then(|()| file.write_all_at(pid_line().as_bytes(), 0)).map_err(failed)?;
+        Ok(Some(Self { _file: file }))
     }
 }
 
@@ -95,5 +104,18 @@ mod tests {
         std::fs::write(places.lock(), "999999\n").expect("written");
         Lock::acquire(&DiskStorage, &places).expect("nobody holds it");
         assert_eq!(std::fs::read_to_string(places.lock()).expect("there"), pid_line());
+    }
+
+    #[test]
+    fn a_file_that_its_holder_removed_before_it_was_locked_is_no_lock() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("lock");
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).expect("opened");
+        let (before, other) = (open(), open());
+        std::fs::remove_file(&path).expect("removed");
+        assert!(Lock::claim(before, &path).expect("nobody holds it").is_none(), "nothing is there");
+        let successor = Lock::claim(open(), &path).expect("free").expect("the file there");
+        assert!(Lock::claim(other, &path).expect("nobody holds it").is_none(), "another file is there");
+        drop(successor);
     }
 }

@@ -28,6 +28,7 @@ mod begin;
 pub mod checksum;
 mod commit;
 pub mod config;
+mod direct;
 mod finish;
 mod folder;
 mod identity;
@@ -44,7 +45,7 @@ pub use finish::{Contents, SideFile};
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
-pub use write::Output;
+pub use write::{Output, Place};
 
 /// Is told how many bytes of how many were checked; its failure stops the check.
 pub type Progress<'a> = dyn FnMut(u64, u64) -> crate::error::Result<()> + 'a;

@@ -77,7 +77,8 @@ impl Run {
         Ok((state, files))
     }
 
-    /// A shard that has its final name: whole by the journal, with the right size and header.
+    /// A shard that has its final name: whole by the journal, with the right size and header. A crash between the syncs
+    /// of the two folders can leave it under its other name too, which goes with the work folder.
     fn finished(&self, shard: usize, state: &State) -> Result<Arc<dyn StorageFile>> {
         let planned = &self.layout.shards()[shard];
         let counts = self.block_counts();
@@ -91,11 +92,6 @@ impl Run {
         file.read_at(&mut header, 0)?;
         if header != planned.header {
             return Err(self.mismatch(shard, "its header was changed"));
-        }
-        // A crash between the syncs of the two folders can leave the file under both names.
-        let part = self.places.part(&planned.name);
-        if self.storage.len(&part)?.is_some() {
-            self.storage.remove(&part)?;
         }
         Ok(file)
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
 use rustix::io::Errno;
 
+use super::direct::DirectFile;
 use crate::error::{Error, Result};
 
 /// How many bytes are copied at a time.
@@ -37,6 +38,11 @@ pub trait Storage: Send + Sync {
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
     /// Opens an existing file to read.
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
+    /// Opens an existing file that is written front to back in large pieces. What is written may stay in memory until
+    /// the file is synced.
+    fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
+        self.open(path)
+    }
     /// Renames a file, replacing what has the new name. Durable after a sync of both folders.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Makes the names in a folder durable.
@@ -120,6 +126,14 @@ impl Storage for DiskStorage {
         Ok(Arc::new(DiskFile::open(path, File::options().read(true), "cannot open")?))
     }
 
+    fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
+        let plain = DiskFile::open(path, File::options().read(true).write(true), "cannot open")?;
+        Ok(match DirectFile::new(plain, path) {
+            Ok(direct) => Arc::new(direct),
+            Err(plain) => Arc::new(plain),
+        })
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         fs::rename(from, to).map_err(|error| Error::io("cannot rename to", to, error))
     }
@@ -182,7 +196,7 @@ pub(super) fn parent_of(path: &Path) -> &Path {
 }
 
 #[derive(Debug)]
-struct DiskFile {
+pub(super) struct DiskFile {
     path: PathBuf,
     file: File,
 }
@@ -193,7 +207,7 @@ impl DiskFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    fn failed(&self, what: &'static str, error: impl Into<io::Error>) -> Error {
+    pub(super) fn failed(&self, what: &'static str, error: impl Into<io::Error>) -> Error {
         let error = error.into();
         let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let failure = Error::io(what, &self.path, error);

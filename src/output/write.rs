@@ -40,6 +40,23 @@ pub struct Output {
     pub(super) _lock: Lock,
 }
 
+/// Where bytes of the output go.
+pub struct Place {
+    file: Arc<dyn StorageFile>,
+    at: u64,
+}
+
+impl Place {
+    /// Hands `bytes`, those that this place was made for, to the system.
+    ///
+    /// # Errors
+    ///
+    /// When it does not take them.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(bytes, self.at).map_err(Error::resumable)
+    }
+}
+
 /// What is known about a tensor.
 pub(super) struct TensorState {
     pub(super) hasher: TensorHasher,
@@ -152,7 +169,8 @@ impl Output {
         self.run_note.as_ref()
     }
 
-    /// Notes what was found about all tensors together; the next commit journals it. The manifest does not keep it.
+    /// Notes what was found about all tensors together; the next commit journals it. The manifest keeps of it what
+    /// [`Output::finish`] is given.
     pub fn set_run_note(&mut self, note: Value) {
         self.run_note = Some(note);
         self.run_note_is_claimed = false;
@@ -172,8 +190,23 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// When the bytes are not the tensor's next ones, or writing fails.
+    /// As [`Output::place`], and when the system does not take them.
     pub fn write(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        match self.place(tensor, offset, bytes)? {
+            Some(place) => place.write(bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// Hashes the next bytes of a tensor and says where they go; none when there are no bytes.
+    ///
+    /// Bytes of one tensor come in order. What [`Place::write`] was not called for before the next commit runs is
+    /// claimed all the same, so whoever writes on another thread keeps places and commits in their order.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not the next ones of the tensor or go beyond its end, or the shard cannot be opened.
+    pub fn place(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<Option<Place>> {
         let layout = Arc::clone(&self.layout);
         let slot = &layout.tensors()[tensor];
         let next = self.tensors[tensor].hasher.hashed();
@@ -183,14 +216,13 @@ impl Output {
             return Err(Error::new(Kind::Io, "cannot write tensor", &slot.name, cause));
         }
         if bytes.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let file = self.part(slot.shard)?;
-        file.write_at(bytes, slot.offset + offset).map_err(Error::resumable)?;
         self.tensors[tensor].hasher.update(bytes);
         self.unsynced.insert(slot.shard);
         self.unclaimed.insert(tensor);
-        Ok(())
+        Ok(Some(Place { file, at: slot.offset + offset }))
     }
 
     /// The open file of a shard in the making, its header written.
@@ -200,7 +232,7 @@ impl Output {
             return Ok(Arc::clone(file));
         }
         let planned = &self.layout.shards()[shard];
-        let file = self.storage.open(&self.places.part(&planned.name)).map_err(Error::resumable)?;
+        let file = self.storage.open_stream(&self.places.part(&planned.name)).map_err(Error::resumable)?;
         file.write_at(&planned.header, 0).map_err(Error::resumable)?;
         self.unsynced.insert(shard);
         state.file = Some(Arc::clone(&file));

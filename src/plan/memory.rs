@@ -21,6 +21,8 @@ const WINDOW_CAP_BYTES: u64 = 4 << 20;
 const BLOCK_CAP_BYTES: u64 = 64 << 20;
 /// Compressed inputs are decoded, PyTorch files converted through buffers of this size.
 const DECODER_BYTES: u64 = 24 << 20;
+/// Output bytes that are gathered before they go to the disk.
+const STAGE_BYTES: usize = 4 << 20;
 
 /// What the user wishes for; none of it changes the output.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +116,7 @@ impl Costs {
             input: most(&TensorPlan::window_units),
             widest,
             output: most(&TensorPlan::output_unit),
-            fixed: PROGRAM_BYTES + threads + records + headers + decoders + columns,
+            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns,
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,7 +45,7 @@ type Names = BTreeMap<PathBuf, BTreeMap<OsString, usize>>;
 
 struct Model {
     operations: usize,
-    fail_from: usize,
+    failing: Range<usize>,
     /// By number, a handle on each file ever seen and its contents when last synced.
     files: Vec<(File, Vec<u8>)>,
     /// The files in each folder, now and when last synced.
@@ -56,7 +57,13 @@ impl CrashStorage {
     /// Everything that is below `root` now is durable. Operation number `fail_from`, counted from 1, fails and all
     /// after it.
     pub fn new(root: &Path, fail_from: usize) -> Self {
-        let mut model = Model { operations: 0, fail_from, files: vec![], live: Names::new(), durable: Names::new() };
+        let mut model = Model {
+            operations: 0,
+            failing: fail_from..usize::MAX,
+            files: vec![],
+            live: Names::new(),
+            durable: Names::new(),
+        };
         model.adopt(root);
         model.durable = model.live.clone();
         Self { root: root.to_owned(), model: Arc::new(Mutex::new(model)) }
@@ -65,6 +72,11 @@ impl CrashStorage {
     /// One that never fails.
     pub fn reliable(root: &Path) -> Self {
         Self::new(root, usize::MAX)
+    }
+
+    /// From now on only that operation fails.
+    pub fn fail_once(&self, operation: usize) {
+        lock(&self.model).failing = operation..operation + 1;
     }
 
     /// How many operations were asked for.
@@ -148,7 +160,7 @@ impl Model {
     }
 
     fn powered(&self, path: &Path) -> Result<()> {
-        if self.operations >= self.fail_from { Err(no_power(path)) } else { Ok(()) }
+        if self.failing.contains(&self.operations) { Err(no_power(path)) } else { Ok(()) }
     }
 }
 

@@ -15,7 +15,7 @@ use thalweg::output::{Begun, Contents, Manifest, Output, SideFile, Target};
 use thalweg::plan::layout::{Layout, TensorSpec};
 use thalweg::{Error, Kind, Result};
 
-use crate::crash::files_below;
+use crate::crash::{CrashStorage, files_below, scratch};
 
 /// A folder to write to, with what to write there.
 pub struct Fixture {
@@ -271,6 +271,30 @@ fn commits_run_beside_writing_but_only_in_their_order() {
     drop(output);
     let output = fixture.output();
     assert_eq!((output.durable_bytes(1), output.durable_bytes(2)), (16, 400));
+}
+
+#[test]
+fn nothing_is_claimed_any_more_once_a_sync_failed() {
+    let fixture = Fixture::small();
+    for failing in 1..=3 {
+        let root = scratch();
+        let storage = Arc::new(CrashStorage::reliable(root.path()));
+        let target = Target { dir: root.path().join("out"), overwrite: false, restart: false };
+        let begin = |storage| Output::begin(storage, &target, fixture.layout(), &fixture.identity, &mut |_, _| Ok(()));
+        let Begun::Fresh(mut output) = begin(Arc::clone(&storage) as _).expect("begun") else { panic!("not fresh") };
+        output.write(0, 0, &fixture.bytes(0)).expect("written");
+        let pending = output.prepare_commit().expect("prepared");
+        // Data sync, journal write, journal sync.
+        storage.fail_once(storage.operations() + failing);
+        assert_eq!(pending.run().expect_err("the disk failed").exit_code(), 3);
+        assert_eq!(output.durable_bytes(0), 0);
+        output.write(1, 0, &fixture.bytes(1)).expect("the disk works again");
+        let error = output.commit().expect_err("refused");
+        assert!(error.to_string().contains("an earlier commit failed"), "{error}");
+        drop(output);
+        let Begun::Resumed(output) = begin(storage).expect("may go on") else { panic!("not resumed") };
+        assert_eq!(output.durable_bytes(1), 0);
+    }
 }
 
 #[test]

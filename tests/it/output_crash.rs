@@ -185,6 +185,53 @@ fn replacing_another_checkpoint_survives_power_loss_at_every_operation() {
 }
 
 #[test]
+fn replacing_what_another_program_wrote_survives_power_loss_at_every_operation() {
+    let (mut old, _) = Job { weight: 0.9, ..THREE_SHARDS }.uninterrupted();
+    old.remove(Path::new("thalweg.json"));
+    loses_power_everywhere(Job { overwrite: true, ..THREE_SHARDS }, &old);
+}
+
+#[test]
+fn replacing_a_checkpoint_whose_work_folder_is_still_there_survives_power_loss_at_every_operation() {
+    let other = Job { weight: 0.9, ..THREE_SHARDS };
+    let (finished, operations) = other.uninterrupted();
+    let root = folder_with(&Files::new());
+    let old = crashed(other, root.path(), operations - 4, Image::Kept);
+    let mut old = files_below(&old.path().join("out"));
+    assert!(old.contains_key(Path::new(".thalweg/journal")) && finished.keys().all(|name| old.contains_key(name)));
+    let job = Job { overwrite: true, ..THREE_SHARDS };
+    let (wanted, operations) = job.uninterrupted_over(&old);
+    for at in 1..=operations {
+        for image in Image::ALL {
+            let root = folder_with(&old);
+            let after = crashed(job, root.path(), at, image);
+            assert_recovers(job, after.path(), &wanted, &format!("operation {at} of {operations}, {image:?}"));
+        }
+    }
+    old.retain(|name, _| !name.starts_with(".thalweg"));
+    assert!(old == finished, "what was replaced was whole");
+}
+
+#[test]
+fn power_lost_while_files_are_reserved_and_once_more_later_changes_nothing() {
+    let (wanted, operations) = THREE_SHARDS.uninterrupted();
+    for first in 1..=16 {
+        let root = folder_with(&Files::new());
+        let begun = crashed(THREE_SHARDS, root.path(), first, Image::Kept);
+        let begun = files_below(begun.path());
+        for second in 1..operations - 16 {
+            let root = scratch();
+            for (name, bytes) in &begun {
+                fs::create_dir_all(root.path().join(name).parent().expect("below")).expect("folder");
+                fs::write(root.path().join(name), bytes).expect("file");
+            }
+            let after = crashed(THREE_SHARDS, root.path(), second, Image::Dropped);
+            assert_recovers(THREE_SHARDS, after.path(), &wanted, &format!("operations {first} and {second}"));
+        }
+    }
+}
+
+#[test]
 fn discarding_a_begun_run_survives_power_loss_at_every_operation() {
     let other = Job { weight: 0.9, ..THREE_SHARDS };
     let (_, operations) = other.uninterrupted();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thalweg::Result;
 use thalweg::checkpoint::Io;
-use thalweg::engine::{Merge, Options, Stop, merge};
+use thalweg::engine::{COMMIT_BYTES, Merge, Options, Stop, merge};
 use thalweg::kernel::Kernels;
 use thalweg::monitor::Silent;
 use thalweg::output::{DiskStorage, Target};

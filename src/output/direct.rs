@@ -1,0 +1,233 @@
+//! Shards on their way to the disk, past the page cache.
+//!
+//! Written through the page cache, a shard costs a copy, evicts the inputs that are about to be read again, and is
+//! flushed in bursts. Written directly it costs what the disk takes. Direct writes must begin, end and lie in memory at
+//! multiples of a block, and tensors do not; so bytes that follow each other are gathered in an aligned stage, of which
+//! whole blocks go out directly. The odd rest of a sync goes through the page cache, and once more, directly, when its
+//! block is full.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use memmap2::MmapMut;
+use rustix::fs::OFlags;
+
+use super::storage::{DiskFile, StorageFile};
+use crate::error::Result;
+
+/// What offset, length and address of a direct write are multiples of; every disk in use is content with it.
+const BLOCK: usize = 4096;
+
+/// Bytes that are gathered before they are written.
+const STAGE_BYTES: usize = 4 << 20;
+
+/// A file that is mostly written front to back.
+pub(super) struct DirectFile {
+    plain: DiskFile,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None where the file system does not take direct writes.
+    direct: Option<File>,
+    stage: MmapMut,
+    /// Where the stage lies in the file: a multiple of [`BLOCK`].
+    start: u64,
+    /// How much of the stage is filled.
+    len: usize,
+    /// How much of what is filled has been written.
+    written: usize,
+}
+
+impl DirectFile {
+    /// The file behind `plain`, opened once more for direct writes; `plain` itself where that cannot be.
+    pub(super) fn new(plain: DiskFile, path: &Path) -> Result<Self, DiskFile> {
+        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let opened = fs::OpenOptions::new().write(true).custom_flags(flags).open(path);
+        match (opened, MmapMut::map_anon(STAGE_BYTES)) {
+            (Ok(direct), Ok(stage)) => {
+                let state = State { direct: Some(direct), stage, start: 0, len: 0, written: 0 };
+                Ok(Self { plain, state: Mutex::new(state) })
+            }
+            _ => Err(plain),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the stage is held leaves bytes unwritten, and then nothing claims them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flushed(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        state.flush(&self.plain)?;
+        Ok(state)
+    }
+}
+
+impl State {
+    /// Moves the stage to `offset`: the bytes of the file between the block's start and there come into it.
+    fn begin_at(&mut self, offset: u64, plain: &DiskFile) -> Result<()> {
+        self.flush(plain)?;
+        let lead = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
+        let start = offset - lead as u64;
+        plain.read_at(&mut self.stage[..lead], start)?;
+        (self.start, self.len, self.written) = (start, lead, lead);
+        Ok(())
+    }
+
+    fn append(&mut self, mut bytes: &[u8], plain: &DiskFile) -> Result<()> {
+        while !bytes.is_empty() {
+            let taken = bytes.len().min(self.stage.len() - self.len);
+            self.stage[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
+            self.len += taken;
+            bytes = &bytes[taken..];
+            if self.len == self.stage.len() {
+                self.write_blocks(plain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all whole blocks and keeps the rest, which may have been written already, at the stage's front.
+    fn write_blocks(&mut self, plain: &DiskFile) -> Result<()> {
+        let whole = self.len / BLOCK * BLOCK;
+        if whole == 0 || self.written >= self.len {
+            return Ok(());
+        }
+        self.write_directly(whole, plain)?;
+        self.stage.copy_within(whole..self.len, 0);
+        self.start += whole as u64;
+        self.len -= whole;
+        self.written = self.written.saturating_sub(whole);
+        Ok(())
+    }
+
+    fn write_directly(&mut self, whole: usize, plain: &DiskFile) -> Result<()> {
+        if let Some(direct) = &self.direct {
+            match direct.write_all_at(&self.stage[..whole], self.start) {
+                Ok(()) => return Ok(()),
+                // Opened so, yet not written so: some file systems find out late.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.direct = None,
+                Err(error) => return Err(plain.failed("cannot write", error)),
+            }
+        }
+        plain.write_at(&self.stage[..whole], self.start)
+    }
+
+    /// Writes everything that was appended.
+    fn flush(&mut self, plain: &DiskFile) -> Result<()> {
+        self.write_blocks(plain)?;
+        if self.written < self.len {
+            plain.write_at(&self.stage[self.written..self.len], self.start + self.written as u64)?;
+            self.written = self.len;
+        }
+        Ok(())
+    }
+}
+
+impl StorageFile for DirectFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let _state = self.flushed()?;
+        self.plain.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let mut state = self.state();
+        if state.start + state.len as u64 != offset {
+            state.begin_at(offset, &self.plain)?;
+        }
+        state.append(bytes, &self.plain)
+    }
+
+    fn len(&self) -> Result<u64> {
+        let _state = self.flushed()?;
+        self.plain.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        let mut state = self.flushed()?;
+        (state.start, state.len, state.written) = (0, 0, 0);
+        self.plain.set_len(len)
+    }
+
+    fn preallocate(&self, len: u64) -> Result<()> {
+        let mut state = self.flushed()?;
+        (state.start, state.len, state.written) = (0, 0, 0);
+        self.plain.preallocate(len)
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        // The lock is not held while the disk syncs, so that writing goes on meanwhile.
+        drop(self.flushed()?);
+        self.plain.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::storage::{DiskStorage, Storage};
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(usize),
+        Jump(u64, usize),
+        Sync,
+        ReadBack,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let len = prop_oneof![0usize..9000, Just(BLOCK), Just(STAGE_BYTES), STAGE_BYTES - 5000..STAGE_BYTES + 5000];
+        let step = prop_oneof![
+            4 => len.clone().prop_map(Step::Append),
+            1 => (0u64..6 << 20, len).prop_map(|(at, len)| Step::Jump(at, len)),
+            1 => Just(Step::Sync),
+            1 => Just(Step::ReadBack),
+        ];
+        prop::collection::vec(step, 1..12)
+    }
+
+    fn painted(from: usize, len: usize) -> Vec<u8> {
+        (from..from + len).map(|i| u8::try_from(i % 251).expect("below 251")).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn what_was_written_in_any_order_is_what_is_read(steps in steps()) {
+            let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("temporary folder");
+            let path = dir.path().join("shard.part");
+            let size = 64 << 20;
+            DiskStorage.create(&path).expect("create").preallocate(size).expect("reserve");
+            let file = DiskStorage.open_stream(&path).expect("open");
+            let mut model = vec![0u8; usize::try_from(size).expect("fits")];
+            let mut at = 0;
+            for (number, step) in steps.into_iter().enumerate() {
+                let (from, len) = match step {
+                    Step::Append(len) => (at, len),
+                    Step::Jump(to, len) => (usize::try_from(to).expect("fits"), len),
+                    Step::Sync => { file.sync_data().expect("sync"); continue; }
+                    Step::ReadBack => {
+                        let mut found = vec![0; at];
+                        file.read_at(&mut found, 0).expect("read");
+                        prop_assert!(found == model[..at]);
+                        continue;
+                    }
+                };
+                let bytes = painted(number * 17, len);
+                file.write_at(&bytes, from as u64).expect("write");
+                model[from..from + len].copy_from_slice(&bytes);
+                at = from + len;
+            }
+            file.sync_data().expect("sync");
+            drop(file);
+            prop_assert!(fs::read(&path).expect("read") == model);
+        }
+    }
+}
