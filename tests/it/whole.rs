@@ -36,7 +36,7 @@ pub fn carry_out(plan: Plan, out: &Path) -> Result<Report> {
         plan: Arc::new(plan),
         storage: Arc::new(DiskStorage),
         target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-        options: Options { kernels: Kernels::detect(), io: Io::Map, stop: Stop::default(), monitor: Arc::new(Silent) },
+        options: Options { kernels: Kernels::detect(), io: Io::Map, stop: Stop::default(), monitor: Arc::new(Silent), commit_bytes: COMMIT_BYTES },
         verify: true,
     })
 }
