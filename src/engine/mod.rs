@@ -35,7 +35,7 @@ use crate::checkpoint::{Io, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::method::Solution;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, Silent};
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
@@ -66,6 +66,19 @@ pub struct Options {
 
 /// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
 pub const COMMIT_BYTES: u64 = 128 << 20;
+
+impl Default for Options {
+    /// The best instruction set, memory maps, nobody who asks or listens.
+    fn default() -> Self {
+        Self {
+            kernels: Kernels::detect(),
+            io: Io::default(),
+            stop: Stop::default(),
+            monitor: Arc::new(Silent),
+            commit_bytes: COMMIT_BYTES,
+        }
+    }
+}
 
 /// Merges all that is still to be done of `plan` into `output`.
 ///

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use thalweg::Result;
 use thalweg::checkpoint::Io;
-use thalweg::engine::{COMMIT_BYTES, Merge, Options, Stop, merge};
+use thalweg::engine::{Merge, Options, merge};
 use thalweg::kernel::Kernels;
-use thalweg::monitor::Silent;
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
@@ -36,7 +35,7 @@ pub fn carry_out(plan: Plan, out: &Path) -> Result<Report> {
         plan: Arc::new(plan),
         storage: Arc::new(DiskStorage),
         target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-        options: Options { kernels: Kernels::detect(), io: Io::Map, stop: Stop::default(), monitor: Arc::new(Silent), commit_bytes: COMMIT_BYTES },
+        options: Options { kernels: Kernels::detect(), io: Io::Map, ..Options::default() },
         verify: true,
     })
 }
