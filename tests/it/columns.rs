@@ -57,7 +57,7 @@ fn every_column_is_interpolated_on_its_own() {
             let models = models(shape, Dtype::F64, if based { 3 } else { 2 });
             let folder = TempDir::new().expect("a temporary folder");
             let paths = write(&folder, &models);
-            let base = based.then(|| format!("\nbase_model: {}", paths[2].display())).unwrap_or_default();
+            let base = if based { format!("\nbase_model: {}", paths[2].display()) } else { String::new() };
             let text = text("nuslerp", &paths[..2], &format!("{BY_COLUMNS}{base}"));
             let report = run(&text, &folder.path().join("out"), &PLENTY).expect("they can be merged");
             let tensors: Vec<&Tensor> = models.iter().map(|model| &model["w"]).collect();
