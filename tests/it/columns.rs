@@ -151,7 +151,9 @@ fn what_is_not_finite_is_the_bases_and_the_rest_is_merged_as_ever() {
     let clean = models(&shape, Dtype::F32, 3);
     let bad = 257 * 200 + 31;
     let models = [clean[0].clone(), with(&clean[1], bad, f64::NAN), clean[2].clone()];
-    let cases: [(&str, &str, fn(usize) -> bool); 5] = [
+    /// Which elements are the base's.
+    type Replaced = fn(usize) -> bool;
+    let cases: [(&str, &str, Replaced); 5] = [
         ("karcher", "", |_| true),
         ("linear", "", |_| true),
         ("karcher", "granularity: row", |at| at / 200 == 257),
