@@ -18,4 +18,5 @@ mod reference;
 mod resume;
 mod striped;
 mod torch;
+mod torch_merge;
 mod whole;
