@@ -11,6 +11,7 @@ use crate::plan::Plan;
 use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
+use super::pack::pack_in_parallel;
 use super::side::side_files;
 
 /// Everything that a merge needs.
@@ -49,6 +50,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, options: &Options) -> Result<(Manifest, Moved)> {
+    pack_in_parallel(plan, &mut output, &options.stop)?;
     let moved = super::run(plan, &mut output, options)?;
     options.monitor.phase(Phase::Sealing, 0);
     let sides = side_files(plan)?;

@@ -16,6 +16,7 @@
 
 mod dispatch;
 mod merge;
+mod pack;
 mod reader;
 mod side;
 mod stop;

@@ -58,8 +58,11 @@ impl Plan {
             .map(|assignment| TensorPlan::new(&inputs, assignment, job))
             .collect::<Result<Vec<_>>>()?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
-        let layout = Layout::new(&specs, job.shard_bytes, "model")?;
-        let memory = Memory::share_out(wish, &inputs, &tensors)?;
+        let mut layout = Layout::new(&specs, job.shard_bytes, "model")?;
+        if let Some(level) = job.zstd {
+            layout = layout.compressed(level);
+        }
+        let memory = Memory::share_out(wish, &inputs, &tensors, job.zstd)?;
         let identity = identity::of(job, &inputs, &layout);
         Ok(Self { inputs, tensors, layout, memory, job: job.clone(), identity })
     }
