@@ -43,6 +43,7 @@ use crate::report::Moved;
 use dispatch::Dispatch;
 pub use merge::{Merge, merge};
 use reader::{Reader, Sources};
+pub use side::side_files;
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;

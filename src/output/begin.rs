@@ -21,13 +21,20 @@ use crate::plan::layout::Layout;
 /// The folder to write to, and what may be done to what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The output folder; made if needed.
+    /// The output folder, made if needed; or a single file, by a name that ends in `.safetensors`.
     pub dir: PathBuf,
     /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished output of the
     /// very same run too.
     pub overwrite: bool,
     /// Whether a run that was begun there is discarded rather than taken up again.
     pub restart: bool,
+}
+
+impl Target {
+    /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
+    pub fn is_file(&self) -> bool {
+        Places::new(&self.dir).is_file()
+    }
 }
 
 /// What came of looking at the output folder.

@@ -98,7 +98,9 @@ impl Places {
 pub fn names_one_file(out: &Path) -> bool {
     out.file_name().is_some_and(|name| {
         let name = name.to_string_lossy();
-        [".safetensors", ".safetensors.zst"].iter().any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
+        [".safetensors", ".safetensors.zst"]
+            .iter()
+            .any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
     })
 }
 

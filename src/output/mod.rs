@@ -33,6 +33,7 @@
 //! then the journal is, and the run can be taken up again.
 
 mod begin;
+pub mod card;
 pub mod checksum;
 mod commit;
 pub mod config;
@@ -45,8 +46,10 @@ mod manifest;
 mod packed;
 mod resume;
 pub mod storage;
+pub mod template;
 mod verify;
 mod write;
+pub mod yaml;
 
 pub use begin::{Begun, Target};
 pub use commit::Pending;

@@ -39,7 +39,9 @@ impl Packers {
             *made[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
         });
         let lost = || Err(io::Error::other("a compressing thread ended without an answer; this is a bug"));
-        made.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(lost)).collect()
+        made.into_iter()
+            .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(lost))
+            .collect()
     }
 }
 
@@ -67,9 +69,14 @@ pub(super) fn pack(
     let mut at = 0;
     while at < len {
         if !(packers.go_on)() {
-            return Err(Error::new(Kind::Interrupted, "stopped on request", to.display(), "it is not compressed whole")
-                .with_hint("run the same command again to go on from here")
-                .resumable());
+            return Err(Error::new(
+                Kind::Interrupted,
+                "stopped on request",
+                to.display(),
+                "it is not compressed whole",
+            )
+            .with_hint("run the same command again to go on from here")
+            .resumable());
         }
         at = fill(shard, at, len, packers.width, &mut frames)?;
         for (packed, plain) in packers.compress(&frames, level).map_err(failed)?.iter().zip(&frames) {

@@ -149,7 +149,8 @@ impl Run {
                 let slot = &self.layout.tensors()[tensor];
                 for (block, wanted) in (0..).zip(&state.values[tensor]) {
                     let mut read = |buffer: &mut [u8], at| files[shard].read_at(buffer, slot.offset + at);
-                    let value = hash_block(slot.len, block, &mut read).map_err(|error| self.unreadable(shard, error))?;
+                    let value =
+                        hash_block(slot.len, block, &mut read).map_err(|error| self.unreadable(shard, error))?;
                     if value != *wanted {
                         let cause = format!("block {block} of tensor {} was changed after it was written", slot.name);
                         return Err(self.mismatch(shard, &cause));

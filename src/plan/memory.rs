@@ -70,12 +70,7 @@ impl Memory {
     /// # Errors
     ///
     /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
-    pub fn share_out(
-        wish: &Wish,
-        inputs: &[Checkpoint],
-        tensors: &[TensorPlan],
-        zstd: Option<i32>,
-    ) -> Result<Self> {
+    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], zstd: Option<i32>) -> Result<Self> {
         let mut costs = Costs::of(wish, inputs, tensors);
         let packers = zstd.map_or(0, |level| packers(wish, level));
         costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);

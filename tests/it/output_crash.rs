@@ -152,8 +152,9 @@ fn assert_nothing_half_done(after: &Path, wanted: &Files, before: &Files, case: 
         let is_final = wanted.get(name) == Some(bytes) || before.get(name) == Some(bytes);
         assert!(name.starts_with(".thalweg") || is_final, "{case}: {} is half done", name.display());
     }
-    let is_checkpoint =
-        ["model.safetensors.index.json", "model.safetensors", "model.safetensors.zst"].iter().any(|name| found.contains_key(Path::new(name)));
+    let is_checkpoint = ["model.safetensors.index.json", "model.safetensors", "model.safetensors.zst"]
+        .iter()
+        .any(|name| found.contains_key(Path::new(name)));
     let holds_all = |files: &Files| files.iter().all(|(name, bytes)| found.get(name) == Some(bytes));
     assert!(!is_checkpoint || holds_all(wanted) || holds_all(before), "{case}: a reader would see a mixture");
 }
