@@ -46,11 +46,10 @@ pub fn merge(merge: Merge) -> Result<Report> {
             carry_out(&plan, output, &target, &options).map(|(m, moved)| (m, moved, "resumed"))?
         }
     };
-    if again {
-        verify(&target.dir, &mut checking(&options))?;
-    }
+    let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
     let noted = noted(&manifest, &plan)?;
-    Ok(Report::new(&plan, target.dir.display().to_string(), status, moved, &noted))
+    let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
+    Ok(report.with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Options) -> Result<(Manifest, Moved)> {
@@ -62,8 +61,13 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Op
     Ok((manifest, moved))
 }
 
-/// The side files that are written. A single file lies among others, which only stand back for `--overwrite`.
-fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
+/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that was asked for; it
+/// lies among others, which stand back only where the target may be overwritten.
+///
+/// # Errors
+///
+/// When the files of a lender cannot be listed or read.
+pub fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
     if !target.is_file() {
         return side_files(plan);
     }

@@ -41,7 +41,7 @@ use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
-pub use merge::{Merge, merge};
+pub use merge::{Merge, merge, wanted_sides};
 use reader::{Reader, Sources};
 pub use side::side_files;
 pub use stop::Stop;

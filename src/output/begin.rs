@@ -55,6 +55,53 @@ pub(super) struct Run {
     pub(super) identity: Value,
 }
 
+/// What a run would do with what is at its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlook {
+    /// It would begin: nothing is in its way, or it may be replaced.
+    Begin,
+    /// It would go on with what an earlier run has left.
+    GoOn,
+    /// It has nothing to do: the same run was finished there.
+    Complete,
+    /// It would be refused, for this reason.
+    Refused(String),
+}
+
+impl std::fmt::Display for Outlook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Begin => f.write_str("a new run begins"),
+            Self::GoOn => f.write_str("goes on with what an earlier run has left there"),
+            Self::Complete => f.write_str("complete already: nothing is to be done"),
+            Self::Refused(cause) => write!(f, "refused: {cause}"),
+        }
+    }
+}
+
+/// What [`Output::begin`] would do, found out without changing anything or checking what an earlier run has written.
+///
+/// # Errors
+///
+/// When what is there cannot be read.
+pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
+    let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
+    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let standing = survey(run.storage.as_ref(), &run.places)?;
+    let refused = |error: Error| match error.kind() {
+        Kind::Occupied | Kind::Resume => Ok(Outlook::Refused(error.to_string())),
+        _ => Err(error),
+    };
+    match run.judge(target, &standing) {
+        Ok(Some(_)) => Ok(Outlook::Complete),
+        Ok(None) if matches!(standing, Standing::Begun) && !target.restart => {
+            resume::can_resume(&run).map_or_else(refused, |()| Ok(Outlook::GoOn))
+        }
+        Ok(None) => Ok(Outlook::Begin),
+        Err(error) => refused(error),
+    }
+}
+
 pub(super) fn begin(
     storage: Arc<dyn Storage>,
     target: &Target,

@@ -21,8 +21,7 @@ const JOURNAL_BYTES: u64 = 1 << 30;
 /// Goes on where the journal in the folder ends.
 pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {
     let path = run.places.journal();
-    let bytes = read_capped(run.storage.as_ref(), &path, JOURNAL_BYTES)
-        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })?;
+    let bytes = journal_bytes(&run)?;
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
     drop(bytes);
     let (state, files) = run.match_shards(state)?;
@@ -35,6 +34,16 @@ pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Resul
         journal.sync_data()?;
     }
     Output::assemble(run, lock, Ledger::new(journal, len), state)
+}
+
+/// Whether the journal in the folder is that of this very run.
+pub(super) fn can_resume(run: &Run) -> Result<()> {
+    replayed(run, &journal_bytes(run)?).map(drop)
+}
+
+fn journal_bytes(run: &Run) -> Result<Vec<u8>> {
+    read_capped(run.storage.as_ref(), &run.places.journal(), JOURNAL_BYTES)
+        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })
 }
 
 const HINT: &str = "run with --restart to discard what was written and begin anew";
