@@ -59,3 +59,8 @@ fn print(text: &str) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+/// A table without the blanks that fill up its lines.
+fn trimmed(table: &comfy_table::Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

@@ -15,7 +15,7 @@ use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{job, print, stages};
+use super::{job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -167,7 +167,7 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String 
     for (name, text) in rows.into_iter().chain(warnings) {
         table.add_row([name.to_owned(), text]);
     }
-    table.to_string()
+    trimmed(&table)
 }
 
 fn tensors(plan: &Plan) -> String {
@@ -188,7 +188,7 @@ fn tensors(plan: &Plan) -> String {
             action(tensor),
         ]);
     }
-    table.to_string()
+    trimmed(&table)
 }
 
 fn action(tensor: &TensorPlan) -> String {

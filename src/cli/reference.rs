@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::recipe::{BaseRule, Domain, KEYS, KeyInfo, METHODS, MethodInfo, ParameterInfo, Place, Scope};
 
 use super::args::ReferenceArgs;
-use super::print;
+use super::{print, trimmed};
 
 /// Prints the methods with their parameters, and the keys of a recipe.
 ///
@@ -32,7 +32,7 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
                 format!("{}{}", parameter.meaning, scope(parameter.scope)),
             ]);
         }
-        text.push_str(&format!("{table}\n"));
+        text.push_str(&format!("{}\n", trimmed(&table)));
     }
     text.push_str("\nKEYS OF A RECIPE (* mergekit does not have it)\n");
     let mut place = None;
@@ -45,7 +45,7 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
         let default = if key.default.is_empty() { "needed" } else { key.default };
         table.add_row([format!("  {}{mark}", key.key).as_str(), key.value, default, key.meaning]);
     }
-    text.push_str(&table.to_string());
+    text.push_str(&trimmed(&table));
     print(&text)
 }
 

@@ -2,9 +2,10 @@
 
 mod checkpoint;
 mod crash;
-mod merge;
 mod crash_merge;
+mod karcher_script;
 mod kill;
+mod merge;
 mod method;
 mod output;
 mod output_crash;
@@ -13,5 +14,7 @@ mod program;
 mod recipe;
 mod reference;
 mod resume;
+mod side;
 mod striped;
 mod torch;
+mod zstd;
