@@ -70,7 +70,7 @@ impl Ahead {
         let outlook = outlook(Arc::new(DiskStorage), &target, &plan.layout, &plan.identity)?;
         let sides = wanted_sides(plan, &target)?;
         let free = free_bytes(out);
-        let mut warnings = Vec::new();
+        let mut warnings = plan.warnings.clone();
         let needed = disk_bytes(plan);
         if let Some(free) = free.filter(|free| *free < needed && outlook == Outlook::Begin) {
             warnings.push(format!("{} are free where {} are needed", format_bytes(free), format_bytes(needed)));
@@ -102,7 +102,7 @@ impl Traffic {
         let durable = vec![0; plan.tensors.len()];
         let mut traffic = Self { written: plan.output_bytes(), ..Self::default() };
         for block in plan.schedule(&durable, false) {
-            let bytes = block.len * plan.tensors[block.tensor].source_units();
+            let bytes = plan.tensors[block.tensor].read_bytes(block.start, block.len);
             traffic.blocks += 1;
             traffic.read += bytes;
             if block.role == Role::Apply {
@@ -230,8 +230,9 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
         "disk_free_bytes": ahead.free,
         "side_files": ahead.sides,
         "outlook": ahead.outlook.to_string(),
-        "warnings": ahead.warnings,
         "tensors": tensors.collect::<Vec<_>>(),
+        "dropped": plan.dropped,
+        "warnings": ahead.warnings,
     })
 }
 

@@ -1,12 +1,15 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+mod columns;
+mod coverage;
 mod crash;
 mod crash_merge;
 mod karcher_script;
 mod kill;
 mod merge;
 mod method;
+mod mismatch;
 mod output;
 mod output_crash;
 mod output_verify;
@@ -17,4 +20,5 @@ mod resume;
 mod side;
 mod striped;
 mod torch;
+mod whole;
 mod zstd;

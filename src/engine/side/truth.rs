@@ -13,7 +13,7 @@ use crate::recipe::{Layers, Sources};
 ///
 /// When the config of an input cannot be read.
 pub fn of(plan: &Plan) -> Result<Truth> {
-    Ok(Truth { dtype: written_dtype(plan), vocab_rows: None, layers: restacked(plan)? })
+    Ok(Truth { dtype: written_dtype(plan), vocab_rows: plan.vocab_rows(), layers: restacked(plan)? })
 }
 
 /// The dtype that most of the merged bytes have.
