@@ -5,6 +5,7 @@ mod job;
 mod merge;
 mod plan;
 mod progress;
+mod reference;
 mod stages;
 mod verify;
 
@@ -28,6 +29,7 @@ pub fn main() -> u8 {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Reference(args) => reference::run(&args),
     };
     match outcome {
         Ok(()) => 0,
@@ -56,4 +58,9 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A table without the blanks that fill up its lines.
+fn trimmed(table: &comfy_table::Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }

@@ -17,6 +17,7 @@
 mod columns;
 mod dispatch;
 mod merge;
+mod pack;
 mod reader;
 mod side;
 mod stop;
@@ -42,8 +43,9 @@ use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
-pub use merge::{Merge, merge};
+pub use merge::{Merge, merge, wanted_sides};
 use reader::{Reader, Sources};
+pub use side::side_files;
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;
