@@ -12,6 +12,7 @@ use std::io::Write;
 
 use clap::Parser;
 
+use crate::checkpoint::guard_maps;
 use crate::error::{Error, Result};
 use args::{Cli, Command};
 
@@ -24,11 +25,11 @@ pub fn main() -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let outcome = match cli.command {
+    let outcome = guard_maps().and_then(|()| match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
-    };
+    });
     match outcome {
         Ok(()) => 0,
         Err(error) => {

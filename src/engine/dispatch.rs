@@ -105,6 +105,7 @@ impl Dispatch<'_> {
         self.pool.spawn(move || {
             let method = method_of(&plan, &loaded.block);
             let sums = work::measure(&bench, &part(&plan, &loaded), &*method);
+            let sums = loaded.intact().and(sums);
             // Unless they are kept, the windows are given back here, not when somebody asks for the sums.
             let kept = keep.then_some(loaded);
             let _ = answer.send(sums.map(|sums| (sums, kept)));
@@ -149,6 +150,7 @@ impl Dispatch<'_> {
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
         self.pool.spawn(move || {
             let found = make(&plan, &bench, &loaded, solution.as_deref(), &mut buffer);
+            let found = loaded.intact().and(found);
             drop(loaded);
             let _ = answer.send(found.map(|found| (buffer, found)));
         });

@@ -25,6 +25,17 @@ pub struct Loaded {
     pub _reservation: Reservation,
 }
 
+impl Loaded {
+    /// Asked after the windows were used and before the result is: whether it is worth anything.
+    ///
+    /// # Errors
+    ///
+    /// An input was changed or could not be read meanwhile.
+    pub fn intact(&self) -> Result<()> {
+        self.windows.iter().try_for_each(Window::intact)
+    }
+}
+
 /// The opened files of all inputs, by input and file.
 pub type Sources = HashMap<(usize, usize), Arc<dyn Source>>;
 
