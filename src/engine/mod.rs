@@ -59,7 +59,13 @@ pub struct Options {
     pub stop: Stop,
     /// Who is told how it goes.
     pub monitor: Arc<dyn Monitor>,
+    /// Written bytes after which they are made durable and journalled: what a kill can cost. [`COMMIT_BYTES`] suits a
+    /// real disk; tests that cut a run short take less.
+    pub commit_bytes: u64,
 }
+
+/// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
+pub const COMMIT_BYTES: u64 = 128 << 20;
 
 /// Merges all that is still to be done of `plan` into `output`.
 ///
@@ -119,7 +125,8 @@ fn stages(
             end(stage.run(&loaded, solution));
         });
         end(spawned.map(drop).map_err(no_thread));
-        let writer = Writer { plan, output, durable, monitor: &*options.monitor };
+        let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
+        let writer = Writer { plan, output, durable, monitor, commit_bytes };
         end(writer.run(&orders));
         // Closed before the scope waits for the other stages, or one that still wants to send would wait for ever.
         drop(orders);

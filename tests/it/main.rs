@@ -2,10 +2,15 @@
 
 mod checkpoint;
 mod crash;
+mod crash_merge;
+mod kill;
 mod method;
 mod output;
 mod output_crash;
 mod output_verify;
+mod program;
 mod recipe;
 mod reference;
+mod resume;
+mod striped;
 mod torch;
