@@ -199,8 +199,16 @@ impl Dispatch<'_> {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
-        let mut buffer = self.buffers.take(len).ok_or(Gone)?;
         let (answer, made) = bounded(1);
+        let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
+        let mut buffer = match self.buffers.take(len) {
+            Ok(buffer) => buffer.ok_or(Gone)?,
+            // The writer hears of it in its turn, after what was made before.
+            Err(error) => {
+                let _ = answer.send(Err(error.resumable()));
+                return self.writer.send(order).map_err(|_| Gone);
+            }
+        };
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
         self.pool.spawn(move || {
             let found = make(&plan, &bench, &loaded, rule.as_ref(), &mut buffer);
@@ -208,7 +216,6 @@ impl Dispatch<'_> {
             drop((loaded, rule));
             let _ = answer.send(found.map(|found| (buffer, found)));
         });
-        let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
         self.writer.send(order).map_err(|_| Gone)
     }
 }

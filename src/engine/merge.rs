@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::budget::check_limits;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Phase;
 use crate::output::{Begun, Manifest, Output, Storage, Target, verify};
@@ -11,6 +12,7 @@ use crate::plan::Plan;
 use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
+use super::separate::refuse_inputs_folder;
 use super::side::side_files;
 
 /// Everything that a merge needs.
@@ -34,6 +36,8 @@ pub struct Merge {
 /// Whatever keeps the checkpoint from being sealed. What was done by then stays for the next run.
 pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
+    refuse_inputs_folder(&plan.inputs, &target.dir)?;
+    check_limits(plan.memory.limit, plan.memory.threads)?;
     let mut check = checking(&options);
     let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
     let (manifest, moved, status) = match begun {

@@ -88,7 +88,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn load(&self, block: &Block) -> Result<Vec<Window>> {
+    /// The windows of `block`, one a source.
+    ///
+    /// # Errors
+    ///
+    /// When a source cannot be read or has changed.
+    pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
             let window = source.load(range)?;
