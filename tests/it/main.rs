@@ -3,12 +3,16 @@
 mod checkpoint;
 mod crash;
 mod crash_merge;
+mod faults;
+mod hostile;
 mod kill;
 mod method;
+mod mutants;
 mod output;
 mod output_crash;
 mod output_verify;
 mod program;
+mod recheck;
 mod recipe;
 mod reference;
 mod resume;
