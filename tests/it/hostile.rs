@@ -248,7 +248,7 @@ fn a_manifest_that_lies_is_damage_and_nothing_else() {
         ("\"length\": 8192", "\"length\": 18446744073709551615"),
         ("\"format\": 1", "\"format\": 2"),
     ] {
-        let changed = text.replacen(from, to, 1);
+        let changed = text.replace(from, to);
         assert_ne!(changed, text, "{from}");
         fs::write(&path, changed).expect("written");
         let ended = start(root.path(), ["verify", "out", "--quiet"]).end_watched();
