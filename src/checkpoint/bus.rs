@@ -151,8 +151,8 @@ impl Pages {
     }
 }
 
-/// Does only what a signal handler may: atomics, `mmap`, `sigaction` and `raise`, which are plain system calls on Linux;
-/// takes no lock, allocates nothing, and leaves `errno` as it was.
+/// Does only what a signal handler may: atomics, `mmap`, `sigaction`, `signal` and `raise`, which are plain system calls on
+/// Linux; takes no lock, allocates nothing, and leaves `errno` as it was.
 extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the place of this thread's errno, always valid.
     let errno = unsafe { *libc::__errno_location() };
@@ -164,17 +164,17 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: 
         let address = unsafe { (*info).si_addr() }.addr();
         replace(address)
     };
-    if !handled {
+    if code <= 0 {
+        // Somebody sent it, so nothing would raise it again: the process ends as it would have without any handler.
+        // SAFETY: both are system calls on this signal alone.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    } else if !handled {
         // SAFETY: the pointer was leaked before the handler was installed; putting the action back that it holds makes
         // the faulting instruction, which runs again, fault to it.
-        unsafe {
-            let before = BEFORE.load(Ordering::Acquire);
-            libc::sigaction(signal, before, null_mut());
-            if code <= 0 {
-                // Somebody sent it, so nothing would raise it again.
-                libc::raise(signal);
-            }
-        }
+        unsafe { libc::sigaction(signal, BEFORE.load(Ordering::Acquire), null_mut()) };
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
@@ -205,6 +205,27 @@ fn replace(address: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[ignore = "run by the test below in its own process, which it ends"]
+    fn touch_a_page_that_nobody_watches() {
+        guard_maps().expect("a handler");
+        let file = tempfile::tempfile().expect("temporary file");
+        file.set_len(1 << 20).expect("resized");
+        // SAFETY: the map is read-only, and cut on purpose.
+        let map = unsafe { Mmap::map(&file) }.expect("mapped");
+        file.set_len(0).expect("cut");
+        std::hint::black_box(map[5000]);
+    }
+
+    #[test]
+    fn a_bus_error_outside_of_all_windows_still_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        let name = "checkpoint::bus::tests::touch_a_page_that_nobody_watches";
+        let this = std::env::current_exe().expect("test binary");
+        let ended = std::process::Command::new(this).args([name, "--exact", "--ignored"]).output().expect("run");
+        assert_eq!(ended.status.signal(), Some(libc::SIGBUS), "{ended:?}");
+    }
 
     #[test]
     fn pages_survive_packing_and_absurd_ones_are_refused() {
