@@ -1,9 +1,11 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+mod cli;
 mod crash;
 mod crash_merge;
 mod kill;
+mod memory;
 mod method;
 mod output;
 mod output_crash;
