@@ -239,7 +239,9 @@ fn verify_finds_damage_in_every_file() {
                 continue;
             }
             flip(&path, at);
-            verify().fails(1, &["thalweg: cannot "]);
+            let found = verify();
+            assert_eq!(found.code, Some(1), "byte {at} of {}: {found:?}", name.display());
+            assert!(found.stderr.starts_with("thalweg: cannot "), "{found:?}");
             flip(&path, at);
         }
         std::fs::remove_file(&path).expect("removed");
