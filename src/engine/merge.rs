@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Phase;
 use crate::output::{Begun, Manifest, Output, Storage, Target, verify};
@@ -34,6 +35,7 @@ pub struct Merge {
 /// Whatever keeps the checkpoint from being sealed. What was done by then stays for the next run.
 pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
+    refuse_input_folder(&plan, &target)?;
     let mut check = checking(&options);
     let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
     let (manifest, moved, status) = match begun {
@@ -46,6 +48,20 @@ pub fn merge(merge: Merge) -> Result<Report> {
     }
     let noted = noted(&manifest, &plan)?;
     Ok(Report::new(&plan, target.dir.display().to_string(), status, moved, &noted))
+}
+
+/// Overwriting sweeps weights away, and those of an input are the last that may go.
+fn refuse_input_folder(plan: &Plan, target: &Target) -> Result<()> {
+    let Ok(out) = target.dir.canonicalize() else { return Ok(()) };
+    let folder_of = |input: &Checkpoint| input.files().first().and_then(|file| file.path.parent()?.canonicalize().ok());
+    match plan.inputs.iter().find(|input| folder_of(input).is_some_and(|folder| folder == out)) {
+        None => Ok(()),
+        Some(input) => {
+            let cause = format!("it holds the input {}", input.root().display());
+            Err(Error::new(Kind::Usage, "cannot write to folder", target.dir.display(), cause)
+                .with_hint("inputs are never written to; choose another folder"))
+        }
+    }
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, options: &Options) -> Result<(Manifest, Moved)> {

@@ -233,8 +233,12 @@ fn verify_finds_damage_in_every_file() {
     for (name, bytes) in sound.iter().filter(|(name, _)| !name.ends_with("config.json")) {
         let path = out.join(name);
         let last = bytes.len() as u64 - 1;
-        // Length of the header, header, data; in JSON files a brace, a key.
-        for at in [0, 3, 9, 40, last / 2, last] {
+        // Length of the header, header, data. Of the manifest, what the run noted has no checksum; the rest must fit.
+        let text = String::from_utf8_lossy(bytes);
+        let hash = if name.ends_with("thalweg.json") { text.rfind("\"blake3\"") } else { None };
+        let places =
+            hash.map_or([0, 3, 9, 40, last / 2, last], |at| [0, 3, 4, at as u64, at as u64 + 3, at as u64 + 15]);
+        for at in places {
             if bytes[usize::try_from(at).expect("small")] == b'\n' {
                 continue;
             }

@@ -50,6 +50,8 @@ const CASES: &[&str] = &[
     "merge a b --out file/below",
     "merge a b --out /proc/nothing/out",
     "merge a b --out a",
+    "merge a b --out b/../a --overwrite",
+    "merge b/model-00001-of-00003.safetensors --method linear --out b --overwrite --restart",
     "merge a b --out out --method blend",
     "merge a b --out out --method slerp",
     "merge a b --out out --weights 1",
@@ -64,8 +66,9 @@ const CASES: &[&str] = &[
     "merge a b --out out --memory 12",
     "merge a b --out out --memory lots",
     "merge a b --out out --threads 0",
-    "merge a b --out out --max-iter 0",
     "merge a b --out out --tol -1",
+    "merge a b --out out --tol inf",
+    "merge a b --out out -p t=nan",
     "merge a b --out out --granularity layer",
     "merge a b --out out --nan ignore",
     "merge a b --out out --nan base",
@@ -92,6 +95,7 @@ fn bad_invocations_are_refused_in_these_words() {
     spoil(root.path());
     let mut said = String::new();
     for case in CASES {
+        let _ = fs::remove_dir_all(root.path().join("out"));
         let ended = run(root.path(), case.split_whitespace());
         let code = ended.code.expect("no signal");
         writeln!(said, "$ thalweg {case}\n{}[{code}]\n", ended.stderr).expect("memory");
