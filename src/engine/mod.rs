@@ -23,6 +23,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Instant;
 
 use crossbeam::channel::bounded;
@@ -115,11 +116,14 @@ fn stages(
         let blocks = plan.schedule(durable, solution.is_some());
         let end = &end;
         let (bench, pool, buffers) = (&bench, &pool, &buffers);
-        scope.spawn(move || end(reader.run(blocks, &loaded_to)));
-        scope.spawn(move || {
+        // Where no thread can be made, the stage's ends of the channels go with its closure, and the others wind down.
+        let spawned = stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
+        end(spawned.map(drop).map_err(no_thread));
+        let spawned = stage("dispatch").spawn_scoped(scope, move || {
             let stage = Dispatch { plan, bench, pool, buffers, writer: &orders_to };
             end(stage.run(&loaded, solution));
         });
+        end(spawned.map(drop).map_err(no_thread));
         let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
         let writer = Writer { plan, output, durable, monitor, commit_bytes };
         end(writer.run(&orders));
@@ -132,6 +136,15 @@ fn stages(
         None if stop.asked() => Err(interrupted(output)),
         None => Ok(()),
     }
+}
+
+/// A thread of the pipeline, named so that profilers and debuggers show what it is.
+fn stage(name: &str) -> Builder {
+    Builder::new().name(name.to_owned())
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::new(Kind::Io, "cannot start threads", "pipeline", error)
 }
 
 fn interrupted(output: &Output) -> Error {

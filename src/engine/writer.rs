@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::report::Found;
 
 use super::dispatch::{Order, answer_of};
+use super::{no_thread, stage};
 
 /// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.
 const TASKS: usize = 4;
@@ -51,8 +52,10 @@ impl Writer<'_> {
         std::thread::scope(|scope| {
             let (tasks, inbox) = bounded::<Task>(TASKS);
             let (commits, pending) = bounded::<Pending>(1);
-            let storer = scope.spawn(move || store(&inbox, &commits));
-            let syncer = scope.spawn(move || pending.into_iter().try_for_each(Pending::run));
+            let storer = stage("store").spawn_scoped(scope, move || store(&inbox, &commits)).map_err(no_thread)?;
+            let syncer = stage("sync")
+                .spawn_scoped(scope, move || pending.into_iter().try_for_each(Pending::run))
+                .map_err(no_thread)?;
             let hashed = self.hash_all(orders, &tasks);
             drop(tasks);
             let ended = [join(syncer), join(storer), hashed];

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod cli;
 mod crash;
+mod merge;
 mod crash_merge;
 mod kill;
 mod memory;
