@@ -77,6 +77,7 @@ fn merge(models: &Models, recipe: &str, memory: u64) {
             io: Io::Map,
             stop: engine::Stop::default(),
             monitor: Arc::new(Silent),
+            commit_bytes: engine::COMMIT_BYTES,
         },
         verify: false,
     });

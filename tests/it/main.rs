@@ -3,10 +3,10 @@
 mod checkpoint;
 mod cli;
 mod crash;
-mod merge;
 mod crash_merge;
 mod kill;
 mod memory;
+mod merge;
 mod method;
 mod output;
 mod output_crash;

@@ -20,7 +20,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thalweg::checkpoint::Io;
-use thalweg::engine::{self, Merge, Options, Stop};
+use thalweg::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
 use thalweg::error::Result;
 use thalweg::kernel::Kernels;
 use thalweg::monitor::Silent;
@@ -132,7 +132,13 @@ impl Run {
             plan: Arc::new(self.plan()?),
             storage: Arc::new(DiskStorage),
             target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-            options: Options { kernels: self.kernels, io: self.io, stop: Stop::default(), monitor: Arc::new(Silent) },
+            options: Options {
+                kernels: self.kernels,
+                io: self.io,
+                stop: Stop::default(),
+                monitor: Arc::new(Silent),
+                commit_bytes: COMMIT_BYTES,
+            },
             verify: true,
         })
     }
