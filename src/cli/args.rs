@@ -62,7 +62,7 @@ pub struct JobArgs {
     pub max_iter: Option<u32>,
 
     /// The tangent length, in radians, at which an iteration has converged [default: 1e-12]
-    #[arg(long, value_name = "T", alias = "karcher-tol")]
+    #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true)]
     pub tol: Option<f64>,
 
     /// Another parameter of the method, such as t=0.3; may be given several times

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+mod cli;
 mod columns;
 mod coverage;
 mod crash;
@@ -9,6 +10,7 @@ mod faults;
 mod hostile;
 mod karcher_script;
 mod kill;
+mod memory;
 mod merge;
 mod method;
 mod mismatch;
