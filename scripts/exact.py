@@ -11,7 +11,7 @@ import struct
 import numpy
 
 CHUNK = 1 << 22
-STORED = {"BF16": "<u2", "F32": "<f4"}
+STORED = {"BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 STEPS = 60
 # The tangent is a sum of rounded numbers: below this it is noise.
 CONVERGED = 1e-14
