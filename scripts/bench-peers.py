@@ -9,21 +9,16 @@ writes; thalweg does, and its time includes that.
 import argparse
 import dataclasses
 import json
-import mmap
 import os
 import pathlib
 import shutil
 import statistics
-import subprocess
-import sys
-import threading
 
 import exact
-from bench import BUFFER_BYTES, LAUNCHER, describe_machine, drop_from_cache, read_files, timed, weight_files
+from bench import describe_machine, drop_from_cache, read_files, timed, weight_files
+from traffic import copy_same_traffic, launch, read_by_threads, write_direct
 
 METHODS = {"karcher": 3, "linear": 3, "slerp": 2}
-ALIGNED = 4096
-PIECE_BYTES = 4 << 20
 
 
 def main():
@@ -148,35 +143,10 @@ class Bench:
         return {"seconds": timed(lambda: read_by_threads(models))}
 
     def write(self):
-        return {"seconds": timed(lambda: self.write_direct())}
+        return {"seconds": timed(lambda: write_direct(self.work / "written", self.bytes_of(1)))}
 
     def copy(self):
-        """All inputs read while as much as the output is written."""
-
-        def action():
-            reader = threading.Thread(target=read_by_threads, args=(self.three,))
-            reader.start()
-            self.write_direct()
-            reader.join()
-
-        return {"seconds": timed(action)}
-
-    def write_direct(self):
-        """Past the page cache where the file system allows it, from memory that is not all zero, and synced."""
-        path, left = self.work / "written", self.bytes_of(1) // ALIGNED * ALIGNED
-        block = mmap.mmap(-1, BUFFER_BYTES)
-        block.write(os.urandom(BUFFER_BYTES))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        try:
-            descriptor = os.open(path, flags | os.O_DIRECT)
-        except OSError:
-            descriptor = os.open(path, flags)
-        os.posix_fallocate(descriptor, 0, left)
-        while left:
-            left -= os.write(descriptor, memoryview(block)[: min(left, BUFFER_BYTES)])
-        os.fsync(descriptor)
-        os.close(descriptor)
-        path.unlink()
+        return {"seconds": copy_same_traffic(self.three, self.work / "written", self.bytes_of(1))}
 
     def compare(self, method, inputs):
         """The output that lies there against the exact result, over tensors that are not too large for numpy."""
@@ -197,44 +167,6 @@ class Bench:
             for name, tensor in sorted(merged.items())
             if (".layers." not in name or any(part in name for part in wanted)) and len(tensor) <= self.check_up_to
         }
-
-
-def read_by_threads(models, threads=2):
-    """Two threads take piece after piece, as thalweg's readers do with the blocks of a tensor."""
-    pieces = [
-        (path, begin)
-        for path in (path for model in models for path in weight_files(model))
-        for begin in range(0, path.stat().st_size, PIECE_BYTES)
-    ]
-    pieces.reverse()
-
-    def work():
-        buffer = bytearray(PIECE_BYTES)
-        while pieces:
-            try:
-                path, begin = pieces.pop()
-            except IndexError:
-                return
-            with open(path, "rb", buffering=0) as file:
-                os.preadv(file.fileno(), [buffer], begin)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-
-
-def launch(command):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    launcher = subprocess.run(
-        [sys.executable, "-S", "-c", LAUNCHER, *command],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, check=True,
-    )
-    measured = json.loads(launcher.stdout)
-    if measured["exit"] != 0:
-        sys.exit(f"bench-peers: exit code {measured['exit']}: {' '.join(command)}\n{launcher.stderr[-2000:]}")
-    return measured
 
 
 def tables(bench, lines, states):

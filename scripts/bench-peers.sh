@@ -9,6 +9,7 @@
 # Everything lies under target/bench-peers; the models stay there for the next time, KEEP=0 removes them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONDONTWRITEBYTECODE=1
 
 size=()
 case ${1:-} in

@@ -6,6 +6,7 @@
 # (downloads torch). Everything lies under target/compare-mergekit and is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONDONTWRITEBYTECODE=1
 
 case ${1:-} in
     -h | --help)
