@@ -12,7 +12,9 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import statistics
+import sys
 
 import exact
 from bench import describe_machine, drop_from_cache, read_files, timed, weight_files
@@ -27,13 +29,16 @@ def main():
     describe_machine()
     print(f"models:  {len(bench.three)} x {bench.bytes_of(1) / 1e9:.2f} GB, {len(bench.twenty)} at once for the last lines")
     print(f"load:    {os.getloadavg()[0]:.1f} processes were running before the first line", flush=True)
-    lines = bench.lines()
-    for number in range(options.runs):
-        for state in options.states.split(","):
-            for line in lines:
-                line.measure(bench, state)
-                print(f"  round {number + 1}/{options.runs} {state:4} {line.name:34} {line.last(state):8.2f} s", flush=True)
-    tables(bench, lines, options.states.split(","))
+    lines, states = bench.lines(), options.states.split(",")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench-peers: stopped; the table has what was measured"))
+    try:
+        for number in range(options.runs):
+            for state in states:
+                for line in lines:
+                    line.measure(bench, state)
+                    print(f"  round {number + 1}/{options.runs} {state:4} {line.progress(state)}", flush=True)
+    finally:
+        tables([line for line in lines if all(state in line.measured for state in states)], states)
 
 
 def arguments():
@@ -70,8 +75,12 @@ class Line:
             self.agreement = bench.compare(*self.check)
         shutil.rmtree(bench.output, ignore_errors=True)
 
-    def last(self, state):
-        return self.measured[state][-1]["seconds"]
+    def progress(self, state):
+        last = self.measured[state][-1]
+        text = f"{self.name:34} {last['seconds']:8.2f} s"
+        if "peak_bytes" in last:
+            text += f", {last['cpu_seconds']:6.1f} s of processor, {last['peak_bytes'] / 2**20:6.0f} MiB"
+        return text
 
     def median(self, state, what="seconds"):
         return statistics.median(run[what] for run in self.measured[state])
@@ -169,7 +178,7 @@ class Bench:
         }
 
 
-def tables(bench, lines, states):
+def tables(lines, states):
     """One line each: times, how many times longer than thalweg's line above it, processor, memory, agreement."""
     heads = "".join(f"{state + ' s':>9}{'GB/s':>7}" for state in states)
     ratios = "".join(f"{'x ' + state:>9}" for state in states)
