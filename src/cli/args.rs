@@ -1,5 +1,6 @@
 //! The command line, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -61,7 +62,7 @@ pub struct JobArgs {
     pub max_iter: Option<u32>,
 
     /// The tangent length, in radians, at which an iteration has converged [default: 1e-12]
-    #[arg(long, value_name = "T", alias = "karcher-tol")]
+    #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true)]
     pub tol: Option<f64>,
 
     /// Another parameter of the method, such as t=0.3; may be given several times
@@ -213,6 +214,20 @@ pub struct ReferenceArgs {
 pub struct VerifyArgs {
     /// The merged checkpoint: a folder, or a single file with its manifest X.safetensors.thalweg.json beside it
     pub dir: PathBuf,
+
+    /// Also compute blocks of it once more from its inputs, one after the other with the portable kernels, and compare
+    /// every bit; all that follows is what `merge` was given, without --out
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "MODEL|RECIPE|OPTION")]
+    pub against: Vec<OsString>,
+
+    /// How many blocks of 32768 elements are computed once more, chosen at random; for each tensor that is met, the
+    /// inputs are read whole
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "against")]
+    pub sample: u64,
+
+    /// What the choice of blocks depends on
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "against")]
+    pub seed: u64,
 
     /// Print a machine-readable summary on standard output
     #[arg(long)]

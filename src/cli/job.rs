@@ -144,6 +144,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
 
 /// The recipe that the flags stand for.
 fn from_flags(args: &JobArgs) -> Result<Recipe> {
+    refuse_nonfinite(args)?;
     let method = args.method.as_deref().unwrap_or("karcher");
     let paths = inputs(args).iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
     let weights = weights(args, method, paths.len())?;
@@ -178,6 +179,17 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     let recipe = Value::from(recipe);
     let read = Recipe::parse(&recipe.to_string(), "command line").map_err(|error| error.with_kind(Kind::Usage))?;
     Ok(Recipe { text: yaml::document(&recipe), ..read })
+}
+
+/// NaN and infinity have no JSON, so the recipe that is made of the flags would lose them.
+fn refuse_nonfinite(args: &JobArgs) -> Result<()> {
+    let weights = args.weights.iter().flatten().map(|weight| ("--weights", *weight));
+    let parameters = args.parameters.iter().map(|(name, value)| (name.as_str(), *value));
+    let mut all = weights.chain(parameters).chain(args.tol.map(|tol| ("--tol", tol)));
+    match all.find(|(_, value)| !value.is_finite()) {
+        Some((name, value)) => Err(usage(name.into(), &format!("{value} is no finite number"))),
+        None => Ok(()),
+    }
 }
 
 fn text_of(path: &Path) -> Result<&str> {

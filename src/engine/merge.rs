@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::budget::check_limits;
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
 use crate::monitor::Phase;
@@ -14,6 +15,7 @@ use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
 use super::pack::pack_in_parallel;
+use super::separate::refuse_inputs_folder;
 use super::side::side_files;
 
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
@@ -44,6 +46,8 @@ pub struct Merge {
 pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
     refuse_several_shards(&plan, &target)?;
+    refuse_inputs_folder(&plan.inputs, &target.dir)?;
+    check_limits(plan.memory.limit, plan.memory.threads)?;
     let mut check = checking(&options);
     let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
     let (manifest, moved, status) = match begun {

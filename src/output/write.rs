@@ -46,6 +46,8 @@ pub struct Output {
 pub struct Place {
     file: Arc<dyn StorageFile>,
     at: u64,
+    /// Whether the shard ends with these bytes.
+    ends_shard: bool,
 }
 
 impl Place {
@@ -55,7 +57,9 @@ impl Place {
     ///
     /// When it does not take them.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(bytes, self.at).map_err(Error::resumable)
+        self.file.write_at(bytes, self.at).map_err(Error::resumable)?;
+        // A commit may have many small shards behind it, and what they gather is paid for once only.
+        if self.ends_shard { self.file.settle().map_err(Error::resumable) } else { Ok(()) }
     }
 }
 
@@ -230,7 +234,8 @@ impl Output {
         self.tensors[tensor].hasher.update(bytes);
         self.unsynced.insert(slot.shard);
         self.unclaimed.insert(tensor);
-        Ok(Some(Place { file, at: slot.offset + offset }))
+        let ends_shard = end.and_then(|end| end.checked_add(slot.offset)) == Some(layout.shards()[slot.shard].len);
+        Ok(Some(Place { file, at: slot.offset + offset, ends_shard }))
     }
 
     /// The open file of a shard in the making, its header written.

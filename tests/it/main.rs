@@ -1,19 +1,25 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+mod cli;
 mod columns;
 mod coverage;
 mod crash;
 mod crash_merge;
+mod faults;
+mod hostile;
 mod karcher_script;
 mod kill;
+mod memory;
 mod merge;
 mod method;
 mod mismatch;
+mod mutants;
 mod output;
 mod output_crash;
 mod output_verify;
 mod program;
+mod recheck;
 mod recipe;
 mod reference;
 mod resume;
