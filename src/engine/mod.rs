@@ -14,6 +14,7 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
+mod columns;
 mod dispatch;
 mod merge;
 mod reader;
@@ -34,7 +35,7 @@ use crate::checkpoint::{Io, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::method::Solution;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, Silent};
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
@@ -65,6 +66,19 @@ pub struct Options {
 
 /// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
 pub const COMMIT_BYTES: u64 = 128 << 20;
+
+impl Default for Options {
+    /// The best instruction set, memory maps, nobody who asks or listens.
+    fn default() -> Self {
+        Self {
+            kernels: Kernels::detect(),
+            io: Io::default(),
+            stop: Stop::default(),
+            monitor: Arc::new(Silent),
+            commit_bytes: COMMIT_BYTES,
+        }
+    }
+}
 
 /// Merges all that is still to be done of `plan` into `output`.
 ///
@@ -168,7 +182,7 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     let mut moved = Moved::default();
     for Block { tensor, start, len, role } in plan.schedule(durable, solved) {
         let (done, tensor) = (durable[tensor], &plan.tensors[tensor]);
-        moved.read += len * tensor.source_units();
+        moved.read += tensor.read_bytes(start, len);
         if !matches!(role, Role::Measure { keep: false, .. }) {
             let unit = tensor.output_unit();
             moved.written += ((start + len) * unit).saturating_sub(done.max(start * unit));

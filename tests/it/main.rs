@@ -1,13 +1,22 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+<<<<<<< HEAD
 mod cli;
 mod crash;
 mod crash_merge;
 mod kill;
 mod memory;
+=======
+mod columns;
+mod coverage;
+mod crash;
+mod crash_merge;
+mod kill;
+>>>>>>> main
 mod merge;
 mod method;
+mod mismatch;
 mod output;
 mod output_crash;
 mod output_verify;
@@ -17,3 +26,4 @@ mod reference;
 mod resume;
 mod striped;
 mod torch;
+mod whole;

@@ -20,10 +20,9 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use thalweg::checkpoint::Io;
-use thalweg::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
+use thalweg::engine::{self, Merge, Options};
 use thalweg::error::Result;
 use thalweg::kernel::Kernels;
-use thalweg::monitor::Silent;
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
@@ -132,13 +131,7 @@ impl Run {
             plan: Arc::new(self.plan()?),
             storage: Arc::new(DiskStorage),
             target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-            options: Options {
-                kernels: self.kernels,
-                io: self.io,
-                stop: Stop::default(),
-                monitor: Arc::new(Silent),
-                commit_bytes: COMMIT_BYTES,
-            },
+            options: Options { kernels: self.kernels, io: self.io, ..Options::default() },
             verify: true,
         })
     }
