@@ -69,17 +69,7 @@ fn merge(models: &Models, recipe: &str, memory: u64) {
         plan: Arc::new(Plan::new(&job, &wish).expect("the models fit")),
         storage: Arc::new(DiskStorage),
         target: Target { dir: models.out(), overwrite: false, restart: false },
-<<<<<<< HEAD
-        options: Options {
-            kernels: Kernels::detect(),
-            io: Io::Map,
-            stop: engine::Stop::default(),
-            monitor: Arc::new(Silent),
-            commit_bytes: engine::COMMIT_BYTES,
-        },
-=======
         options: Options::default(),
->>>>>>> main
         verify: false,
     });
     black_box(report.expect("the merge succeeds"));

@@ -17,12 +17,16 @@
 mod columns;
 mod dispatch;
 mod merge;
+mod pack;
 mod reader;
+mod recheck;
+mod separate;
 mod side;
 mod stop;
 mod work;
 mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Instant;
@@ -42,8 +46,10 @@ use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
-pub use merge::{Merge, merge};
+pub use merge::{Merge, merge, wanted_sides};
 use reader::{Reader, Sources};
+pub use recheck::{Rechecked, Sample, recheck};
+pub use side::side_files;
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;
@@ -91,7 +97,7 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
     let solution = known_solution(plan, output)?;
     let moved = expected(plan, &durable, solution.is_some());
     options.monitor.phase(Phase::Merging, moved.read + moved.written);
-    let sources = open_sources(plan, output, options.io)?;
+    let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     stages(plan, output, options, &sources, &durable, solution)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
 }
@@ -191,8 +197,8 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     moved
 }
 
-fn open_sources(plan: &Plan, output: &Output, io: Io) -> Result<Sources> {
-    let options = SourceOptions { io, scratch: Some(output.scratch_dir()) };
+fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> {
+    let options = SourceOptions { io, scratch: scratch.map(Path::to_owned) };
     let mut sources = Sources::new();
     for source in plan.tensors.iter().flat_map(|tensor| &tensor.sources) {
         if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((source.input, source.file)) {

@@ -26,6 +26,17 @@ pub struct Loaded {
     pub _reservation: Reservation,
 }
 
+impl Loaded {
+    /// Asked after the windows were used and before the result is: whether it is worth anything.
+    ///
+    /// # Errors
+    ///
+    /// An input was changed or could not be read meanwhile.
+    pub fn intact(&self) -> Result<()> {
+        self.windows.iter().try_for_each(Window::intact)
+    }
+}
+
 /// The opened files of all inputs, by input and file.
 pub type Sources = HashMap<(usize, usize), Arc<dyn Source>>;
 
@@ -77,7 +88,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn load(&self, block: &Block) -> Result<Vec<Window>> {
+    /// The windows of `block`, one a source.
+    ///
+    /// # Errors
+    ///
+    /// When a source cannot be read or has changed.
+    pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
             let window = source.load(range)?;
@@ -85,7 +101,9 @@ impl Reader<'_> {
             let unit = tensor.source_unit(index);
             let size = usize::try_from(unit).expect("an element is a few bytes");
             let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
-            Window::assembled(block.len * unit, source.path(), place)
+            let assembled = Window::assembled(block.len * unit, source.path(), place)?;
+            window.intact()?;
+            Ok(assembled)
         };
         self.ranges(block).enumerate().map(load).collect()
     }

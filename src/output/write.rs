@@ -12,6 +12,7 @@ use super::checksum::{TensorHasher, block_range};
 use super::commit::{Ledger, Pending, Seal};
 use super::folder::Places;
 use super::lock::Lock;
+use super::packed::Packers;
 use super::storage::{Storage, StorageFile};
 use super::{Progress, begin};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +37,7 @@ pub struct Output {
     durable: Arc<[AtomicU64]>,
     ledger: Arc<Mutex<Ledger>>,
     prepared: u64,
+    pub(super) packers: Packers,
     /// Held until the very end, so it stands last.
     pub(super) _lock: Lock,
 }
@@ -138,8 +140,14 @@ impl Output {
             durable,
             ledger,
             prepared,
+            packers: Packers::serial(),
             _lock,
         })
+    }
+
+    /// Lets `packers` compress shards from now on; without it they are compressed on the thread that commits.
+    pub fn pack_with(&mut self, packers: Packers) {
+        self.packers = packers;
     }
 
     /// The layout that is written.
@@ -180,7 +188,7 @@ impl Output {
         self.run_note_is_claimed = false;
     }
 
-    /// The output folder.
+    /// The output folder, or the single file that is written.
     pub fn dir(&self) -> &Path {
         self.places.out()
     }
@@ -291,6 +299,7 @@ impl Output {
             claims,
             reached,
             seals,
+            packers: self.packers.clone(),
         })
     }
 

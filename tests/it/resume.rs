@@ -245,7 +245,11 @@ fn another_merge_over_a_finished_one_is_refused_unless_it_may_overwrite() {
     }
     finished.run(&["--overwrite"]).ok();
     let left: Vec<_> = files_below(&finished.out()).into_keys().collect();
-    assert_eq!(left, ["config.json", "model.safetensors", "thalweg.json"].map(PathBuf::from), "stale shards are gone");
+    assert_eq!(
+        left,
+        ["README.md", "config.json", "mergekit_config.yml", "model.safetensors", "thalweg.json"].map(PathBuf::from),
+        "stale shards are gone"
+    );
     run(finished.root.path(), ["verify", "out"]).ok();
 }
 
