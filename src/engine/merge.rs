@@ -64,9 +64,9 @@ pub fn merge(merge: Merge) -> Result<Report> {
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Options) -> Result<(Manifest, Moved)> {
-    pack_in_parallel(plan, &mut output, &options.stop)?;
+    pack_in_parallel(plan, &mut output, options)?;
     let moved = super::run(plan, &mut output, options)?;
-    options.monitor.phase(Phase::Sealing, 0);
+    options.monitor.phase(Phase::Sealing, output.bytes_to_pack());
     let sides = wanted_sides(plan, target)?;
     let mut run = json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) });
     if let Some(solution) = output.run_note() {

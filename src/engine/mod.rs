@@ -96,7 +96,9 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
     let durable: Vec<u64> = (0..plan.tensors.len()).map(|tensor| output.durable_bytes(tensor)).collect();
     let solution = known_solution(plan, output)?;
     let moved = expected(plan, &durable, solution.is_some());
-    options.monitor.phase(Phase::Merging, moved.read + moved.written);
+    // An only shard is compressed when everything else is done, others as soon as they are whole.
+    let packed = if plan.layout.shards().len() > 1 { output.bytes_to_pack() } else { 0 };
+    options.monitor.phase(Phase::Merging, moved.read + moved.written + packed);
     let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     stages(plan, output, options, &sources, &durable, solution)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })

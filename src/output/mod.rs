@@ -56,7 +56,7 @@ pub use commit::Pending;
 pub use finish::{Contents, SideFile};
 pub use folder::names_one_file;
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
-pub use packed::{Packers, RunAll};
+pub use packed::{GoOn, Packers, RunAll};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
 pub use write::{Output, Place};

@@ -12,23 +12,26 @@ use crate::error::{Error, Kind, Result};
 /// Runs `work` for each number below a count, on whichever threads, and returns when all are done.
 pub type RunAll = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + Send + Sync;
 
+/// Is told how many more bytes are compressed, and says whether to go on.
+pub type GoOn = dyn Fn(u64) -> bool + Send + Sync;
+
 /// Who compresses frames: how many at once, where, and whether to go on.
 #[derive(Clone)]
 pub struct Packers {
     width: usize,
     run: Arc<RunAll>,
-    go_on: Arc<dyn Fn() -> bool + Send + Sync>,
+    go_on: Arc<GoOn>,
 }
 
 impl Packers {
     /// Compresses `width` frames at a time with `run`, as long as `go_on` says so.
-    pub fn new(width: usize, run: Arc<RunAll>, go_on: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
+    pub fn new(width: usize, run: Arc<RunAll>, go_on: Arc<GoOn>) -> Self {
         Self { width: width.max(1), run, go_on }
     }
 
     /// One frame after the other on the calling thread.
     pub(super) fn serial() -> Self {
-        Self::new(1, Arc::new(|count, work| (0..count).for_each(work)), Arc::new(|| true))
+        Self::new(1, Arc::new(|count, work| (0..count).for_each(work)), Arc::new(|_| true))
     }
 
     /// Compresses each of `frames`; the bytes do not depend on width and threads.
@@ -66,9 +69,9 @@ pub(super) fn pack(
     let failed = |error: io::Error| Error::io("cannot compress into", to, error);
     let mut writer = SeekableWriter::new(Appender { file: file.as_ref(), at: 0 });
     let mut frames: Vec<Vec<u8>> = Vec::new();
-    let mut at = 0;
+    let (mut at, mut done) = (0, 0);
     while at < len {
-        if !(packers.go_on)() {
+        if !(packers.go_on)(at - done) {
             return Err(Error::new(
                 Kind::Interrupted,
                 "stopped on request",
@@ -78,11 +81,13 @@ pub(super) fn pack(
             .with_hint("run the same command again to go on from here")
             .resumable());
         }
+        done = at;
         at = fill(shard, at, len, packers.width, &mut frames)?;
         for (packed, plain) in packers.compress(&frames, level).map_err(failed)?.iter().zip(&frames) {
             writer.push(packed, plain.len()).map_err(failed)?;
         }
     }
+    (packers.go_on)(at - done);
     let size = writer.finish().map_err(failed)?.at;
     file.sync_data()?;
     Ok(size)

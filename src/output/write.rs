@@ -150,6 +150,12 @@ impl Output {
         self.packers = packers;
     }
 
+    /// Bytes of shards that are still to be compressed, before compression.
+    pub fn bytes_to_pack(&self) -> u64 {
+        let open = self.layout.shards().iter().zip(&self.shards).filter(|(_, state)| !state.is_sealed);
+        self.layout.zstd().map_or(0, |_| open.map(|(shard, _)| shard.len).sum())
+    }
+
     /// The layout that is written.
     pub fn layout(&self) -> &Layout {
         &self.layout
