@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::graph::{Edge, Graph};
 use super::matching::Matching;
-use super::nearest::{Nearest, NearestRows};
+use super::nearest::{Nearest, NearestRows, few_smallest};
 use super::{Assignment, CostTiles, Sense, costs, scan};
 
 /// How [`certified`] trades memory for passes over the matrix.
@@ -22,7 +22,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { candidates: 16, additions: 8, tile_rows: 128, tolerance: None }
+        Self { candidates: 16, additions: 16, tile_rows: 128, tolerance: None }
+    }
+}
+
+impl Options {
+    /// Candidates per row beyond which those of large reduced cost are dropped.
+    fn most_candidates(&self) -> usize {
+        2 * (self.candidates.max(1) + self.additions.max(1))
     }
 }
 
@@ -51,7 +58,9 @@ pub struct Certificate {
 /// semi-assignment problems: a core oriented approach", 1996). Where every row's smallest entry is in a column of its
 /// own, the first pass proves it. Of equal choices `start` is taken, then the lowest index.
 ///
-/// Memory is O(n · candidates) and one tile.
+/// Memory is O(n · (candidates + additions)) and one tile: when candidates pile up, those of large reduced cost are
+/// dropped. That is done only when the objective fell since the last time, so the search cannot go round in a circle.
+/// The result does not depend on the tiles.
 ///
 /// # Errors
 ///
@@ -70,6 +79,7 @@ pub fn certified(
     let mut matching = Matching::new(start.len());
     matching.prefer(&graph, start);
     let mut rounds = 1;
+    let mut thinned_at = f64::INFINITY;
     loop {
         matching.solve(&graph, tolerance);
         let doubtful = run.doubtful(&matching, tolerance);
@@ -80,6 +90,11 @@ pub fn certified(
         let more = run.pass(&doubtful, &graph, &matching, tolerance)?;
         if more.is_empty() {
             break;
+        }
+        let limit = start.len() * options.most_candidates();
+        if graph.len() + more.len() > limit && matching.total() < thinned_at {
+            thinned_at = matching.total();
+            graph = run.thin(&graph, &matching);
         }
         let grown = graph.with(&more);
         run.note_peak(graph.bytes() + grown.bytes() + size_of_val(&more[..]));
@@ -133,7 +148,16 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(tiles: &'a mut dyn CostTiles, sense: Sense, options: &'a Options) -> Self {
-        Self { tiles, sense, options, tile: Vec::new(), bounds: Vec::new(), scale: 0.0, rows_streamed: 0, peak_bytes: 0 }
+        Self {
+            tiles,
+            sense,
+            options,
+            tile: Vec::new(),
+            bounds: Vec::new(),
+            scale: 0.0,
+            rows_streamed: 0,
+            peak_bytes: 0,
+        }
     }
 
     fn tile_rows(&self) -> usize {
@@ -215,6 +239,26 @@ impl<'a> Run<'a> {
         Ok(found)
     }
 
+    /// Keeps the candidates of least reduced cost of each row, and its own column; the bounds cover what goes.
+    fn thin(&mut self, graph: &Graph, matching: &Matching) -> Graph {
+        let keep = (self.options.candidates + self.options.additions).max(2);
+        let prices = matching.prices();
+        let mut ranked = Vec::new();
+        let mut last = Vec::with_capacity(self.bounds.len());
+        for (row, bound) in self.bounds.iter_mut().enumerate() {
+            ranked.clear();
+            ranked.extend(graph.edges(row).map(|(column, cost)| (cost - prices[column], column)));
+            ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            *bound = ranked.get(keep).map_or(*bound, |(first_dropped, _)| bound.min(*first_dropped));
+            last.push(ranked.get(keep - 1).copied().unwrap_or((f64::INFINITY, usize::MAX)));
+        }
+        graph.filtered(|row, column, cost| {
+            let at = column as usize;
+            let reduced = f64::from(cost) - prices[at];
+            column == matching.columns()[row] || reduced < last[row].0 || (reduced == last[row].0 && at <= last[row].1)
+        })
+    }
+
     /// By how much the duals exceed what the rows' entries allow, summed: the gap between the objective and the bound
     /// that the duals, lowered until they are valid, set to all permutations.
     fn gap(&self, graph: &Graph, matching: &Matching) -> f64 {
@@ -227,23 +271,4 @@ impl<'a> Run<'a> {
         let own = size_of_val(&self.tile[..]) + self.bounds.len() * (size_of::<f64>() + Matching::BYTES_PER_ROW);
         self.peak_bytes = self.peak_bytes.max(own + other_bytes);
     }
-}
-
-/// Fills `least` with the `count` smallest finite values and their places; returns the next smallest.
-fn few_smallest(values: &[f64], count: usize, least: &mut Vec<(f64, u32)>) -> f64 {
-    least.clear();
-    let mut bound = f64::INFINITY;
-    for (place, value) in (0..).zip(values) {
-        if *value < bound {
-            let at = least.partition_point(|(other, _)| other <= value);
-            least.insert(at, (*value, place));
-            if least.len() > count + 1 {
-                least.pop();
-            }
-            if least.len() == count + 1 {
-                bound = least[count].0;
-            }
-        }
-    }
-    if least.len() > count { least.pop().map_or(f64::INFINITY, |(value, _)| value) } else { f64::INFINITY }
 }

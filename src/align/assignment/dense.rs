@@ -24,8 +24,7 @@ pub fn dense(costs: &Costs<'_>, sense: Sense) -> Result<Assignment> {
     let free = search.reduce_rows();
     search.augment(&free);
     let assigned: Vec<f64> = (0..costs.size()).map(|row| search.cost(row, search.columns[row])).collect();
-    let columns =
-        search.columns.iter().map(|column| u32::try_from(*column).expect("the size fits 32 bits")).collect();
+    let columns = search.columns.iter().map(|column| u32::try_from(*column).expect("the size fits 32 bits")).collect();
     Ok(Assignment::new(columns, &assigned, search.prices, sense))
 }
 
@@ -135,8 +134,13 @@ impl<'a> Search<'a> {
         tree.open.clone_from(&self.prices);
         tree.distances.fill(f64::INFINITY);
         tree.closed.clear();
-        let mut least =
-            scan::relax((start, self.costs.row(start)), (self.sign, 0.0), &tree.open, &mut tree.distances, &mut tree.from);
+        let mut least = scan::relax(
+            (start, self.costs.row(start)),
+            (self.sign, 0.0),
+            &tree.open,
+            &mut tree.distances,
+            &mut tree.from,
+        );
         let mut front = Vec::new();
         loop {
             front.clear();

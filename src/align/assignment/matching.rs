@@ -43,18 +43,30 @@ impl Matching {
         self.costs[row] - self.prices[self.columns[row] as usize]
     }
 
+    /// The cost of the whole matching.
+    pub(super) fn total(&self) -> f64 {
+        self.costs.iter().sum()
+    }
+
     /// Columns, their costs, and prices.
     pub(super) fn into_parts(self) -> (Vec<u32>, Vec<f64>, Vec<f64>) {
         (self.columns, self.costs, self.prices)
     }
 
-    /// Gives every row the column of `start` that is cheapest for it anyway.
+    /// Gives every row the column that is cheapest for it as long as no other row has it, those of `start` first. No price
+    /// moves, so where nothing is contested the duals are as low as they can be.
     pub(super) fn prefer(&mut self, graph: &Graph, start: &[u32]) {
         for (row, column) in start.iter().enumerate() {
             let cost = graph.cost(row, *column).map(f64::from).expect("the start is among the candidates");
             let price = self.prices[*column as usize];
             if graph.edges(row).all(|(other, other_cost)| other_cost - self.prices[other] >= cost - price) {
                 self.assign(row, *column as usize, cost);
+            }
+        }
+        for row in 0..self.columns.len() {
+            let (best, costs) = self.two_cheapest(graph, row);
+            if self.columns[row] == NONE && self.rows[best.first_column] == NONE {
+                self.assign(row, best.first_column, costs.0);
             }
         }
     }
@@ -111,11 +123,8 @@ impl Matching {
                     outbid.push(row);
                     continue;
                 }
-                let (column, cost) = if lowers || !taken {
-                    (best.first_column, costs.0)
-                } else {
-                    (best.second_column, costs.1)
-                };
+                let (column, cost) =
+                    if lowers || !taken { (best.first_column, costs.0) } else { (best.second_column, costs.1) };
                 if best.second.is_finite() {
                     self.prices[best.first_column] -= best.second - best.first;
                 }
@@ -143,7 +152,10 @@ impl Matching {
             best.see(cost - self.prices[column], column);
         }
         let cost = |column: usize| graph.cost(row, index(column)).map_or(f64::INFINITY, f64::from);
-        (best, (cost(best.first_column), if best.second.is_finite() { cost(best.second_column) } else { f64::INFINITY }))
+        (
+            best,
+            (cost(best.first_column), if best.second.is_finite() { cost(best.second_column) } else { f64::INFINITY }),
+        )
     }
 
     /// Matches one free row along a shortest alternating path.

@@ -92,3 +92,22 @@ impl NearestRows {
         }
     }
 }
+
+/// Fills `least` with the `count` smallest finite values and their places; returns the next smallest.
+pub(super) fn few_smallest(values: &[f64], count: usize, least: &mut Vec<(f64, u32)>) -> f64 {
+    least.clear();
+    let mut bound = f64::INFINITY;
+    for (place, value) in (0..).zip(values) {
+        if *value < bound {
+            let at = least.partition_point(|(other, _)| other <= value);
+            least.insert(at, (*value, place));
+            if least.len() > count + 1 {
+                least.pop();
+            }
+            if least.len() == count + 1 {
+                bound = least[count].0;
+            }
+        }
+    }
+    if least.len() > count { least.pop().map_or(f64::INFINITY, |(value, _)| value) } else { f64::INFINITY }
+}

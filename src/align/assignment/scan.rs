@@ -11,23 +11,15 @@ pub(super) fn first_nonfinite(row: &[f32]) -> Option<usize> {
 
 /// The largest absolute value.
 pub(super) fn magnitude(row: &[f32]) -> f32 {
-    fold(row, 0.0, |most: f32, entry: f32| if entry.abs() > most { entry.abs() } else { most })
-}
-
-/// The smallest number.
-pub(super) fn smallest(values: &[f64]) -> f64 {
-    fold(values, f64::INFINITY, lower)
-}
-
-fn fold<T: Copy>(values: &[T], start: T, pick: impl Fn(T, T) -> T) -> T {
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [start; LANES];
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    let upper = |a: f32, b: f32| if b > a { b } else { a };
     for block in blocks {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            *lane = pick(*lane, *value);
+        for (lane, entry) in lanes.iter_mut().zip(block) {
+            *lane = upper(*lane, entry.abs());
         }
     }
-    lanes.iter().chain(rest).fold(start, |best, value| pick(best, *value))
+    lanes.iter().chain(rest).fold(0.0, |most, entry| upper(most, entry.abs()))
 }
 
 fn lower(a: f64, b: f64) -> f64 {
