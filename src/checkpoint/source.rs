@@ -6,15 +6,16 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 
+use super::map::Mapped;
 use crate::error::{Error, Kind, Result};
 
 /// How plain files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {
-    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use can end the
-    /// process with a bus error; the window after that is refused.
+    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use raises a bus
+    /// error, which ends the process unless [`guard_maps`](super::guard_maps) was called; see [`Window::intact`].
     #[default]
     Map,
     /// Through positioned reads into owned buffers: for network file systems and files that others may cut.
@@ -26,7 +27,8 @@ pub enum Io {
 pub struct SourceOptions {
     /// How plain bytes are read.
     pub io: Io,
-    /// Where a compressed file without a seek table may be expanded; without it such a file is refused when read.
+    /// Where a compressed file without a seek table may be expanded, and a PyTorch file converted; without it such files
+    /// are refused when read.
     pub scratch: Option<PathBuf>,
 }
 
@@ -64,7 +66,7 @@ pub trait Source: Send + Sync {
 pub struct Window(Bytes);
 
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(Mapped),
     Owned(Buffer),
 }
 
@@ -72,10 +74,36 @@ impl Window {
     pub(super) fn empty() -> Self {
         Self(Bytes::Owned(Buffer::Heap(Vec::new())))
     }
+
+    /// Whether the bytes were what the file held all along: to be asked after they were used, before the result is.
+    ///
+    /// A map shows what happens to its file: other bytes, or zeros where it was cut. Owned bytes are always intact.
+    ///
+    /// # Errors
+    ///
+    /// The file was changed since it was opened, or some of it could not be read; what was computed of the window is
+    /// worth nothing.
+    pub fn intact(&self) -> Result<()> {
+        match &self.0 {
+            Bytes::Mapped(map) => map.intact(),
+            Bytes::Owned(_) => Ok(()),
+        }
+    }
+
+    /// An owned window of `len` bytes that `fill` has made, from zeros, for the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn assembled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        let mut buffer = Buffer::zeroed(&(0..len), path)?;
+        fill(&mut buffer);
+        Ok(buffer.into())
+    }
 }
 
-impl From<Mmap> for Window {
-    fn from(map: Mmap) -> Self {
+impl From<Mapped> for Window {
+    fn from(map: Mapped) -> Self {
         Self(Bytes::Mapped(map))
     }
 }
@@ -91,7 +119,7 @@ impl Deref for Window {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map) => map.bytes(),
             Bytes::Owned(buffer) => buffer,
         }
     }

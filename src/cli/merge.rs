@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::checkpoint::Io;
-use crate::engine::{self, Merge, Options, Stop};
+use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Kernels, Level};
 use crate::monitor::{Monitor, Silent};
@@ -35,7 +35,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
         let wish = job::wish(stage.document, &args.job)?;
-        let plan = Arc::new(Plan::new(&job::job(stage.document, &args.job, &folder)?, &wish)?);
+        let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
         let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
@@ -45,7 +45,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
             plan,
             storage: Arc::new(DiskStorage),
             target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor },
+            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });
         if let Some(progress) = progress {

@@ -5,6 +5,7 @@ mod job;
 mod merge;
 mod plan;
 mod progress;
+mod reference;
 mod stages;
 mod verify;
 
@@ -12,6 +13,7 @@ use std::io::Write;
 
 use clap::Parser;
 
+use crate::checkpoint::guard_maps;
 use crate::error::{Error, Result};
 use args::{Cli, Command};
 
@@ -24,11 +26,12 @@ pub fn main() -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let outcome = match cli.command {
+    let outcome = guard_maps().and_then(|()| match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
-    };
+        Command::Reference(args) => reference::run(&args),
+    });
     match outcome {
         Ok(()) => 0,
         Err(error) => {
@@ -56,4 +59,9 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A table without the blanks that fill up its lines.
+fn trimmed(table: &comfy_table::Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }

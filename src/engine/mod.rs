@@ -14,14 +14,19 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
+mod columns;
 mod dispatch;
 mod merge;
+mod pack;
 mod reader;
+mod recheck;
+mod separate;
 mod side;
 mod stop;
 mod work;
 mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Instant;
@@ -34,15 +39,17 @@ use crate::checkpoint::{Io, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::method::Solution;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, Silent};
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
-pub use merge::{Merge, merge};
+pub use merge::{Merge, merge, wanted_sides};
 use reader::{Reader, Sources};
+pub use recheck::{Rechecked, Sample, recheck};
+pub use side::side_files;
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;
@@ -58,6 +65,25 @@ pub struct Options {
     pub stop: Stop,
     /// Who is told how it goes.
     pub monitor: Arc<dyn Monitor>,
+    /// Written bytes after which they are made durable and journalled: what a kill can cost. [`COMMIT_BYTES`] suits a
+    /// real disk; tests that cut a run short take less.
+    pub commit_bytes: u64,
+}
+
+/// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
+pub const COMMIT_BYTES: u64 = 128 << 20;
+
+impl Default for Options {
+    /// The best instruction set, memory maps, nobody who asks or listens.
+    fn default() -> Self {
+        Self {
+            kernels: Kernels::detect(),
+            io: Io::default(),
+            stop: Stop::default(),
+            monitor: Arc::new(Silent),
+            commit_bytes: COMMIT_BYTES,
+        }
+    }
 }
 
 /// Merges all that is still to be done of `plan` into `output`.
@@ -71,7 +97,7 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
     let solution = known_solution(plan, output)?;
     let moved = expected(plan, &durable, solution.is_some());
     options.monitor.phase(Phase::Merging, moved.read + moved.written);
-    let sources = open_sources(plan, output, options.io)?;
+    let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     stages(plan, output, options, &sources, &durable, solution)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
 }
@@ -118,7 +144,8 @@ fn stages(
             end(stage.run(&loaded, solution));
         });
         end(spawned.map(drop).map_err(no_thread));
-        let writer = Writer { plan, output, durable, monitor: &*options.monitor };
+        let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
+        let writer = Writer { plan, output, durable, monitor, commit_bytes };
         end(writer.run(&orders));
         // Closed before the scope waits for the other stages, or one that still wants to send would wait for ever.
         drop(orders);
@@ -161,7 +188,7 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     let mut moved = Moved::default();
     for Block { tensor, start, len, role } in plan.schedule(durable, solved) {
         let (done, tensor) = (durable[tensor], &plan.tensors[tensor]);
-        moved.read += len * tensor.source_units();
+        moved.read += tensor.read_bytes(start, len);
         if !matches!(role, Role::Measure { keep: false, .. }) {
             let unit = tensor.output_unit();
             moved.written += ((start + len) * unit).saturating_sub(done.max(start * unit));
@@ -170,8 +197,8 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     moved
 }
 
-fn open_sources(plan: &Plan, output: &Output, io: Io) -> Result<Sources> {
-    let options = SourceOptions { io, scratch: Some(output.scratch_dir()) };
+fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> {
+    let options = SourceOptions { io, scratch: scratch.map(Path::to_owned) };
     let mut sources = Sources::new();
     for source in plan.tensors.iter().flat_map(|tensor| &tensor.sources) {
         if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((source.input, source.file)) {

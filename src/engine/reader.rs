@@ -1,6 +1,7 @@
 //! The reading stage: walks the schedule, waits for memory, does the disk's work, hands windows on.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -23,6 +24,17 @@ pub struct Loaded {
     pub windows: Vec<Window>,
     /// What the windows take of the budget.
     pub _reservation: Reservation,
+}
+
+impl Loaded {
+    /// Asked after the windows were used and before the result is: whether it is worth anything.
+    ///
+    /// # Errors
+    ///
+    /// An input was changed or could not be read meanwhile.
+    pub fn intact(&self) -> Result<()> {
+        self.windows.iter().try_for_each(Window::intact)
+    }
 }
 
 /// The opened files of all inputs, by input and file.
@@ -56,7 +68,7 @@ impl Reader<'_> {
             if shown.replace(block.tensor) != Some(block.tensor) {
                 self.monitor.tensor(&tensor.name);
             }
-            let cost = block.len * tensor.source_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
+            let cost = block.len * tensor.window_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
             let Some(reservation) = self.budget.reserve(cost) else {
                 return Ok(());
             };
@@ -67,7 +79,7 @@ impl Reader<'_> {
                 self.prefetch(ahead);
             }
             let windows = self.load(&block)?;
-            self.monitor.advance(block.len * tensor.source_units());
+            self.monitor.advance(tensor.read_bytes(block.start, block.len));
             self.monitor.memory(self.budget.used());
             if next.send(Loaded { block, windows, _reservation: reservation }).is_err() {
                 return Ok(());
@@ -76,8 +88,24 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn load(&self, block: &Block) -> Result<Vec<Window>> {
-        self.ranges(block).map(|(source, range)| source.load(range)).collect()
+    /// The windows of `block`, one a source.
+    ///
+    /// # Errors
+    ///
+    /// When a source cannot be read or has changed.
+    pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
+        let tensor = &self.plan.tensors[block.tensor];
+        let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
+            let window = source.load(range)?;
+            let Some(placement) = tensor.sources[index].placement else { return Ok(window) };
+            let unit = tensor.source_unit(index);
+            let size = usize::try_from(unit).expect("an element is a few bytes");
+            let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
+            let assembled = Window::assembled(block.len * unit, source.path(), place)?;
+            window.intact()?;
+            Ok(assembled)
+        };
+        self.ranges(block).enumerate().map(load).collect()
     }
 
     fn prefetch(&self, block: &Block) {
@@ -86,13 +114,11 @@ impl Reader<'_> {
         }
     }
 
-    fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, std::ops::Range<u64>)> {
+    fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, Range<u64>)> {
         let tensor = &self.plan.tensors[block.tensor];
         let (start, len) = (block.start, block.len);
         tensor.sources.iter().enumerate().map(move |(index, source)| {
-            let unit = tensor.source_unit(index);
-            let first = source.offset + start * unit;
-            (&*self.sources[&(source.input, source.file)], first..first + len * unit)
+            (&*self.sources[&(source.input, source.file)], tensor.source_range(index, start, len))
         })
     }
 }

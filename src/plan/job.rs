@@ -30,6 +30,10 @@ pub struct Job {
     pub nan: NanPolicy,
     /// The compression level of `.safetensors.zst` shards; plain shards when `None`.
     pub zstd: Option<i32>,
+    /// The recipe's text, which goes with the output; made from the document when `None`.
+    pub recipe_text: Option<String>,
+    /// The output is a single file, beside which the donor's files are put.
+    pub beside_a_file: bool,
 }
 
 impl Job {
@@ -53,6 +57,8 @@ impl Job {
             shard_bytes: document.own.out_shard_size.unwrap_or(DEFAULT_SHARD_BYTES),
             nan: document.own.nan.unwrap_or_default(),
             zstd: document.own.zstd,
+            recipe_text: None,
+            beside_a_file: false,
             document,
         })
     }

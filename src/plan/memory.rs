@@ -1,7 +1,7 @@
 //! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
 
 use crate::budget::format_bytes;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Scratch};
 
@@ -19,7 +19,7 @@ pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
 const WINDOW_CAP_BYTES: u64 = 4 << 20;
 /// Nor are all windows of a block together.
 const BLOCK_CAP_BYTES: u64 = 64 << 20;
-/// Compressed inputs are decoded through buffers of this size.
+/// Compressed inputs are decoded, PyTorch files converted through buffers of this size.
 const DECODER_BYTES: u64 = 24 << 20;
 /// Output bytes that are gathered before they go to the disk.
 const STAGE_BYTES: usize = 4 << 20;
@@ -50,6 +50,8 @@ pub struct Memory {
     pub block: u64,
     /// Threads that compute.
     pub threads: usize,
+    /// Threads that compress; none when nothing is compressed.
+    pub packers: usize,
 }
 
 /// Bytes that one element of a block costs, at worst over all tensors.
@@ -68,8 +70,10 @@ impl Memory {
     /// # Errors
     ///
     /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
-    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result<Self> {
-        let costs = Costs::of(wish, inputs, tensors);
+    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], zstd: Option<i32>) -> Result<Self> {
+        let mut costs = Costs::of(wish, inputs, tensors);
+        let packers = zstd.map_or(0, |level| packers(wish, level));
+        costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
         let chunk = CHUNK as u64;
         let smallest = costs.fixed + costs.block(chunk);
         if wish.memory < smallest {
@@ -96,8 +100,26 @@ impl Memory {
             output,
             block,
             threads: wish.threads,
+            packers,
         })
     }
+}
+
+/// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames of 2 MiB.
+fn packer_bytes(level: i32) -> u64 {
+    let tables: u64 = match level {
+        ..=3 => 2 << 20,
+        4..=6 => 5 << 20,
+        7..=10 => 14 << 20,
+        _ => 37 << 20,
+    };
+    tables + 2 * FRAME_BYTES as u64 + THREAD_BYTES
+}
+
+/// How many frames are compressed at once: no more than a quarter of the memory allows.
+fn packers(wish: &Wish, level: i32) -> usize {
+    let most = wish.memory / 4 / packer_bytes(level);
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, wish.threads.max(1))
 }
 
 impl Costs {
@@ -108,14 +130,15 @@ impl Costs {
         let records: u64 = tensors.iter().map(|tensor| RECORD_BYTES * (1 + tensor.sources.len() as u64)).sum();
         let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
         let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
+        let columns = tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
         let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
         let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
         Self {
             sources,
-            input: most(&TensorPlan::source_units),
+            input: most(&TensorPlan::window_units),
             widest,
             output: most(&TensorPlan::output_unit),
-            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders,
+            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns,
         }
     }
 
@@ -136,6 +159,6 @@ impl Costs {
 }
 
 fn decoder_bytes(input: &Checkpoint) -> u64 {
-    let compressed = input.files().iter().any(|file| file.container != crate::checkpoint::Container::Plain);
-    if compressed { DECODER_BYTES } else { 0 }
+    let as_it_is = |container| matches!(container, Container::Plain | Container::Torch);
+    if input.files().iter().all(|file| as_it_is(file.container)) { 0 } else { DECODER_BYTES }
 }

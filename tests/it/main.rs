@@ -1,11 +1,31 @@
 //! The integration tests: one binary, a module per subject.
 
 mod checkpoint;
+mod cli;
+mod columns;
+mod coverage;
 mod crash;
+mod crash_merge;
+mod faults;
+mod hostile;
+mod karcher_script;
+mod kill;
+mod memory;
+mod merge;
 mod method;
+mod mismatch;
+mod mutants;
 mod output;
 mod output_crash;
 mod output_verify;
+mod program;
+mod recheck;
 mod recipe;
 mod reference;
+mod resume;
+mod side;
+mod striped;
 mod torch;
+mod torch_merge;
+mod whole;
+mod zstd;

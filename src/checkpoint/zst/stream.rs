@@ -52,6 +52,8 @@ impl StreamSource {
     fn expand(&self, copy: &Path) -> Result<Input> {
         let part = copy.with_extension("part");
         let broken = |error| Error::io("cannot expand into", &part, error);
+        // The scratch folder is made by whoever needs it first: most merges never do.
+        part.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(broken)?;
         // NOTE: not truncated before it is locked, since another source may be writing to it.
         let mut output = OpenOptions::new().write(true).create(true).truncate(false).open(&part).map_err(broken)?;
         output.lock().map_err(broken)?;
@@ -99,7 +101,7 @@ impl StreamSource {
 }
 
 /// A name that tells apart equally named shards of different folders, and versions of one shard.
-fn copy_name(input: &Input, file: &InputFile) -> String {
+pub(in crate::checkpoint) fn copy_name(input: &Input, file: &InputFile) -> String {
     let Identity { len, modified_ns } = input.identity;
     let path = std::fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
     let mut hash = blake3::Hasher::new();
