@@ -72,37 +72,11 @@ pub fn certified(
     start: &[u32],
     options: &Options,
 ) -> Result<(Assignment, Certificate)> {
-    check_start(start, tiles.size())?;
     let mut run = Run::new(tiles, sense, options);
-    let mut graph = run.first_pass(start)?;
-    let tolerance = options.tolerance.unwrap_or(f64::from(run.scale) * ROUNDING);
-    let mut matching = Matching::new(start.len());
-    matching.prefer(&graph, start);
-    let mut rounds = 1;
-    let mut thinned_at = f64::INFINITY;
-    loop {
-        matching.solve(&graph, tolerance);
-        let doubtful = run.doubtful(&matching, tolerance);
-        if doubtful.is_empty() {
-            break;
-        }
-        rounds += 1;
-        let more = run.pass(&doubtful, &graph, &matching, tolerance)?;
-        if more.is_empty() {
-            break;
-        }
-        let limit = start.len() * options.most_candidates();
-        if graph.len() + more.len() > limit && matching.total() < thinned_at {
-            thinned_at = matching.total();
-            graph = run.thin(&graph, &matching);
-        }
-        let grown = graph.with(&more);
-        run.note_peak(graph.bytes() + grown.bytes() + size_of_val(&more[..]));
-        graph = grown;
-    }
+    let (graph, matching) = run.generate(start, usize::MAX)?;
     let certificate = Certificate {
         optimal_within: run.gap(&graph, &matching),
-        rounds,
+        rounds: run.rounds,
         rows_streamed: run.rows_streamed,
         candidates_per_row: graph.len() as f64 / start.len().max(1) as f64,
         violations: 0,
@@ -110,6 +84,15 @@ pub fn certified(
     };
     let (columns, costs, prices) = matching.into_parts();
     Ok((Assignment::new(columns, &costs, prices, sense), certificate))
+}
+
+/// Columns and prices after at most `rounds` passes: a permutation that is optimal or near it.
+pub(super) fn approximate(tiles: &mut dyn CostTiles, sense: Sense, rounds: usize) -> Result<(Vec<u32>, Vec<f64>)> {
+    let start: Vec<u32> = (0..).take(tiles.size()).collect();
+    let options = Options::default();
+    let (_, matching) = Run::new(tiles, sense, &options).generate(&start, rounds)?;
+    let (columns, _, prices) = matching.into_parts();
+    Ok((columns, prices))
 }
 
 /// The share of the largest entry that sums of duals in f64 may be off by: some thousand roundings.
@@ -142,6 +125,7 @@ struct Run<'a> {
     bounds: Vec<f64>,
     /// The largest absolute entry.
     scale: f32,
+    rounds: usize,
     rows_streamed: usize,
     peak_bytes: usize,
 }
@@ -155,8 +139,40 @@ impl<'a> Run<'a> {
             tile: Vec::new(),
             bounds: Vec::new(),
             scale: 0.0,
+            rounds: 0,
             rows_streamed: 0,
             peak_bytes: 0,
+        }
+    }
+
+    /// Adds candidates and solves them until no entry violates the duals, or for at most `most_rounds` passes.
+    fn generate(&mut self, start: &[u32], most_rounds: usize) -> Result<(Graph, Matching)> {
+        check_start(start, self.tiles.size())?;
+        let mut graph = self.first_pass(start)?;
+        self.rounds = 1;
+        let tolerance = self.options.tolerance.unwrap_or(f64::from(self.scale) * ROUNDING);
+        let mut matching = Matching::new(start.len());
+        matching.prefer(&graph, start);
+        let mut thinned_at = f64::INFINITY;
+        loop {
+            matching.solve(&graph, tolerance);
+            let doubtful = self.doubtful(&matching, tolerance);
+            if doubtful.is_empty() || self.rounds >= most_rounds {
+                return Ok((graph, matching));
+            }
+            self.rounds += 1;
+            let more = self.pass(&doubtful, &graph, &matching, tolerance)?;
+            if more.is_empty() {
+                return Ok((graph, matching));
+            }
+            let limit = start.len() * self.options.most_candidates();
+            if graph.len() + more.len() > limit && matching.total() < thinned_at {
+                thinned_at = matching.total();
+                graph = self.thin(&graph, &matching);
+            }
+            let grown = graph.with(&more);
+            self.note_peak(graph.bytes() + grown.bytes() + size_of_val(&more[..]));
+            graph = grown;
         }
     }
 

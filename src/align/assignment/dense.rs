@@ -3,15 +3,21 @@
 use crate::error::Result;
 
 use super::scan;
-use super::{Assignment, Costs, Sense};
+use super::{Assignment, Costs, Sense, certified};
 
 const NONE: usize = usize::MAX;
+
+/// From this size on, a few rounds on candidates leave so little to do that they pay.
+const LARGE: usize = 512;
+/// Those rounds; a matrix that is not nearly solved by then is a hard case for candidates.
+const ROUNDS: usize = 8;
 
 /// The optimal permutation of a matrix in memory.
 ///
 /// Column reduction, augmenting row reduction, then one shortest augmenting path for each row that is still free
 /// (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment problems", 1987),
-/// with duals in f64. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the entries only,
+/// with duals in f64. A large matrix begins instead with the prices that a few rounds of [`super::certified`] find, and
+/// keeps what they matched as far as the whole row agrees. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the entries only,
 /// and among equal choices the lowest index is taken.
 ///
 /// # Errors
@@ -20,7 +26,11 @@ const NONE: usize = usize::MAX;
 pub fn dense(costs: &Costs<'_>, sense: Sense) -> Result<Assignment> {
     costs.check()?;
     let mut search = Search::new(costs, sense.sign());
-    search.reduce_columns();
+    if costs.size() < LARGE {
+        search.reduce_columns();
+    } else {
+        search.adopt(certified::approximate(&mut costs.clone(), sense, ROUNDS)?);
+    }
     let free = search.reduce_rows();
     search.augment(&free);
     let assigned: Vec<f64> = (0..costs.size()).map(|row| search.cost(row, search.columns[row])).collect();
@@ -66,6 +76,18 @@ impl<'a> Search<'a> {
         }
         for (column, row) in cheapest.into_iter().enumerate() {
             if self.columns[row] == NONE {
+                self.assign(row, column);
+            }
+        }
+    }
+
+    /// Takes over prices, and the columns that are the cheapest of their row at these.
+    fn adopt(&mut self, (columns, prices): (Vec<u32>, Vec<f64>)) {
+        self.prices = prices;
+        for (row, column) in columns.into_iter().enumerate() {
+            let column = column as usize;
+            let least = scan::two_smallest(self.costs.row(row), self.sign, &self.prices).first;
+            if self.cost(row, column) - self.prices[column] <= least {
                 self.assign(row, column);
             }
         }
