@@ -16,7 +16,8 @@ pub struct Options {
     pub additions: usize,
     /// Rows that are asked for at a time.
     pub tile_rows: usize,
-    /// By how much a dual may be violated, in the unit of the entries; `None` is the f64 rounding of the largest entry.
+    /// By how much a dual may be violated, in the unit of the entries; `None`, or what is
+    /// not a number from zero up, is the f64 rounding of the largest entry.
     pub tolerance: Option<f64>,
 }
 
@@ -150,7 +151,8 @@ impl<'a> Run<'a> {
         check_start(start, self.tiles.size())?;
         let mut graph = self.first_pass(start)?;
         self.rounds = 1;
-        let tolerance = self.options.tolerance.unwrap_or(f64::from(self.scale) * ROUNDING);
+        let tolerance = self.options.tolerance.filter(|given| *given >= 0.0);
+        let tolerance = tolerance.unwrap_or(f64::from(self.scale) * ROUNDING);
         let mut matching = Matching::new(start.len());
         matching.prefer(&graph, start);
         let mut thinned_at = f64::INFINITY;
