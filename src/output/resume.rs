@@ -102,7 +102,7 @@ impl Run {
         };
         self.check_len(shard, file.size())?;
         let mut header = vec![0; planned.header.len()];
-        file.read_at(&mut header, 0)?;
+        file.read_at(&mut header, 0).map_err(|error| self.unreadable(shard, error))?;
         if header != planned.header {
             return Err(self.mismatch(shard, "its header was changed"));
         }

@@ -23,10 +23,10 @@ fn inputs() -> TempDir {
     root
 }
 
-const PLAIN: [&str; 7] = ["merge", "a", "b", "--shard-size", "6MB", "--out", "plain"];
+const PLAIN: [&str; 7] = ["merge", "a", "b", "--shard-size", "5326000", "--out", "plain"];
 
 fn packed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["merge", "a", "b", "--shard-size", "6MB", "--zstd", "3", "--out", out];
+    let mut args = vec!["merge", "a", "b", "--shard-size", "5326000", "--zstd", "3", "--out", out];
     args.extend(more);
     args
 }
@@ -94,7 +94,7 @@ fn a_compressed_output_is_an_input_like_any_other_and_complete_the_second_time()
     let again = run(root.path(), packed("packed", &["--json"])).ok().json();
     assert_eq!(again["status"], "complete already");
     assert!(
-        run(root.path(), ["plan", "a", "b", "--out", "packed", "--zstd", "3", "--shard-size", "6MB"])
+        run(root.path(), ["plan", "a", "b", "--out", "packed", "--zstd", "3", "--shard-size", "5326000"])
             .ok()
             .stdout
             .contains("complete already")
