@@ -29,6 +29,7 @@
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`method`]: Gram matrix in, coefficients out.
+//! - [`align`]: permutations that bring the units of one network into the order of another.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.
 //! - [`journal`]: records of what is durably written, and their replay.
@@ -37,6 +38,7 @@
 //! - [`report`]: what ran, as a value.
 //! - [`cli`]: arguments, progress, printing.
 
+pub mod align;
 pub mod budget;
 pub mod checkpoint;
 pub mod cli;
