@@ -13,7 +13,7 @@ use crate::monitor::{Monitor, Phase};
 /// Seconds between plain lines.
 const LINE_SECONDS: u64 = 5;
 
-const TEMPLATE: &str = "{prefix:>8} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
+const TEMPLATE: &str = "{prefix:>8} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
 /// Shows a run on standard error.
 pub struct Progress {
