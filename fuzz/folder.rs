@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-/// Calls `entry` with a folder of this process, in memory where the system has such.
+/// Calls `entry` with a folder of this process, below the one that `scripts/fuzz.sh` makes and removes.
 pub fn with_folder(entry: impl FnOnce(&Path)) {
-    let in_memory = Path::new("/dev/shm");
-    let root = if in_memory.is_dir() { in_memory.to_owned() } else { std::env::temp_dir() };
+    let root = std::env::var_os("THALWEG_FUZZ_FOLDER").map_or_else(std::env::temp_dir, Into::into);
     let folder = root.join(format!("thalweg-fuzz-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a writable folder");
     entry(&folder);

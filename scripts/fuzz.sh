@@ -18,6 +18,13 @@ bins=()
 for target in "${targets[@]}"; do bins+=(--bin "$target"); done
 nice -n 19 cargo build --release --target "$host" "${bins[@]}"
 
+# In memory where the system has such: a file is written for every input that is tried.
+memory=/dev/shm
+[ -d "$memory" ] || memory=${TMPDIR:-/tmp}
+THALWEG_FUZZ_FOLDER=$(mktemp -d "$memory/thalweg-fuzz.XXXXXX")
+export THALWEG_FUZZ_FOLDER
+trap 'rm -rf "$THALWEG_FUZZ_FOLDER"' EXIT
+
 for target in "${targets[@]}"; do
     mkdir -p "found/$target" "grown/$target"
     printf '\n== %s\n' "$target"
