@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::header::Header;
 use super::source::{Input, Source};
-use super::{TensorEntry, zst};
+use super::{TensorEntry, pickled, zst};
 use crate::error::{Error, Kind, Result};
 
 /// How a file's bytes are wrapped.
@@ -20,6 +20,10 @@ pub enum Container {
     ZstdSeekable,
     /// One zstd stream, which must be expanded before ranges can be read.
     ZstdStream,
+    /// A PyTorch file whose tensors are ranges of it.
+    Torch,
+    /// A PyTorch file that must be converted before ranges can be read.
+    TorchConverted,
 }
 
 /// One weight file of a checkpoint, as it was when its header was read.
@@ -33,28 +37,43 @@ pub struct InputFile {
     pub len: u64,
     /// When it was last written to, in nanoseconds since 1970.
     pub modified_ns: i128,
-    /// blake3 of the header: its length prefix and its JSON.
+    /// blake3 of the header: its length prefix and its JSON; of the index of a PyTorch file.
     pub header_hash: [u8; 32],
     /// How its bytes are wrapped.
     pub container: Container,
-    /// Bytes once unwrapped, header included.
+    /// Bytes once unwrapped or converted, header included.
     pub data_len: u64,
     /// The header's `__metadata__`.
     pub metadata: IndexMap<String, String>,
 }
 
-/// Reads the header of a weight file that will be number `index` of its checkpoint.
-pub(super) fn inspect(path: PathBuf, name: String, index: usize) -> Result<(InputFile, Vec<(String, TensorEntry)>)> {
+/// What is known of a file once its header was read.
+pub(super) struct Inspected {
+    pub file: InputFile,
+    pub tensors: Vec<(String, TensorEntry)>,
+    /// Tensors that share their bytes with an earlier one, and that one.
+    pub ties: Vec<(String, String)>,
+    pub warnings: Vec<String>,
+}
+
+/// Reads the header of a weight file that will be number `index` of its checkpoint; `key` leads to the tensors of a
+/// PyTorch file that holds several state dicts.
+pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&str>) -> Result<Inspected> {
     let input = Input::open(&path)?;
     let container = zst::detect(&input)?;
+    if container == Container::Plain && pickled::is_pickled(&input, &name)? {
+        let inspected = pickled::inspect(&input, name, index, key)?;
+        input.unchanged()?;
+        return Ok(inspected);
+    }
     let identity = input.identity;
     let header = match container {
         Container::Plain => Header::read(BufReader::new(&input.file), Some(identity.len), &path, index)?,
-        Container::ZstdStream => Header::read(plain(&input)?, None, &path, index)?,
         Container::ZstdSeekable => {
             let source = zst::SeekableSource::new(Input::reopen(&path, identity)?)?;
             Header::read(plain(&input)?, Some(source.len()), &path, index)?
         }
+        _ => Header::read(plain(&input)?, None, &path, index)?,
     };
     input.unchanged()?;
     let file = InputFile {
@@ -67,7 +86,7 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize) -> Result<(Inpu
         data_len: header.data_len,
         metadata: header.metadata,
     };
-    Ok((file, header.tensors))
+    Ok(Inspected { file, tensors: header.tensors, ties: Vec::new(), warnings: Vec::new() })
 }
 
 fn plain(input: &Input) -> Result<impl Read> {

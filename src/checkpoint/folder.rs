@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
-use super::side::weight_format;
+use super::side::{index_format, weight_format};
 use crate::error::{Error, Kind, Result};
 
 /// The files of a checkpoint, before any of them is opened.
@@ -19,8 +19,25 @@ pub(super) struct Layout {
     pub index: Option<Index>,
 }
 
+const SAFETENSORS: &str = "safetensors";
+const TORCH: &str = "PyTorch";
+/// The formats that are read; the first one that a folder has is taken.
+const FORMATS: [&str; 2] = [SAFETENSORS, TORCH];
+/// What a whole model is called when it is one file.
+const SINGLE: [&str; 3] = ["model.safetensors", "model.safetensors.zst", "pytorch_model.bin"];
 const PLAIN: &str = ".safetensors";
-const COMPRESSED: &str = ".safetensors.zst";
+/// What a training run leaves beside a model in PyTorch's format.
+const TRAINING_STATE: [&str; 9] = [
+    "training_args",
+    "trainer_state",
+    "optimizer",
+    "optim",
+    "scheduler",
+    "scaler",
+    "rng_state",
+    "random_states",
+    "zero_pp_rank",
+];
 /// How many missing shards a message names.
 const NAMED_IN_MESSAGES: usize = 8;
 
@@ -34,12 +51,12 @@ pub(super) fn locate(path: &Path) -> Result<Layout> {
         return in_folder(path);
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if is_index(&name) {
+    if let Some(format) = index_format(&name).filter(|format| FORMATS.contains(format)) {
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        return indexed(folder.unwrap_or(Path::new(".")), path);
+        return indexed(folder.unwrap_or(Path::new(".")), path, format);
     }
     match weight_format(&name) {
-        Some("safetensors") | None => {}
+        None | Some(SAFETENSORS | TORCH) => {}
         Some(format) => return Err(wrong_format(path, format)),
     }
     Ok(Layout { folder: None, files: vec![(path.to_owned(), name)], index: None })
@@ -47,17 +64,22 @@ pub(super) fn locate(path: &Path) -> Result<Layout> {
 
 fn in_folder(folder: &Path) -> Result<Layout> {
     let names = file_names(folder)?;
-    if let Some(index) = choose_index(folder, &names)? {
-        return indexed(folder, &folder.join(index));
+    for format in FORMATS {
+        if let Some(index) = choose_index(folder, &names, format)? {
+            return indexed(folder, &folder.join(index), format);
+        }
+        let single = SINGLE.into_iter().find(|name| weight_format(name) == Some(format) && names.contains(*name));
+        let chosen = match single {
+            Some(single) => vec![single.to_owned()],
+            None if format == TORCH => loose_torch(folder, &names)?,
+            None => loose(folder, &names)?,
+        };
+        if !chosen.is_empty() {
+            let files = chosen.into_iter().map(|name| (folder.join(&name), name)).collect();
+            return Ok(Layout { folder: Some(folder.to_owned()), files, index: None });
+        }
     }
-    let single =
-        [PLAIN, COMPRESSED].map(|suffix| format!("model{suffix}")).into_iter().find(|name| names.contains(name));
-    let chosen = match single {
-        Some(single) => vec![single],
-        None => loose(folder, &names)?,
-    };
-    let files = chosen.into_iter().map(|name| (folder.join(&name), name)).collect();
-    Ok(Layout { folder: Some(folder.to_owned()), files, index: None })
+    Err(nothing_in(folder, &names))
 }
 
 fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
@@ -74,15 +96,14 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-fn is_index(name: &str) -> bool {
-    name.contains(".safetensors.index.") && name.ends_with(".json") && !name.starts_with("adapter_")
-}
-
-fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>) -> Result<Option<&'a str>> {
-    const USUAL: &str = "model.safetensors.index.json";
-    let indexes: Vec<_> = names.iter().map(String::as_str).filter(|name| is_index(name)).collect();
+fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>, format: &str) -> Result<Option<&'a str>> {
+    const USUAL: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
+    let is_index = |name: &&str| index_format(name) == Some(format) && !name.starts_with("adapter_");
+    let indexes: Vec<_> = names.iter().map(String::as_str).filter(is_index).collect();
+    if let Some(usual) = USUAL.into_iter().find(|usual| indexes.contains(usual)) {
+        return Ok(Some(usual));
+    }
     match indexes[..] {
-        _ if indexes.contains(&USUAL) => Ok(Some(USUAL)),
         [] => Ok(None),
         [only] => Ok(Some(only)),
         _ => {
@@ -92,8 +113,8 @@ fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>) -> Result<Option
     }
 }
 
-fn indexed(folder: &Path, path: &Path) -> Result<Layout> {
-    let index = Index::read(path)?;
+fn indexed(folder: &Path, path: &Path, format: &'static str) -> Result<Layout> {
+    let index = Index::read(path, format)?;
     let names = file_names(folder)?;
     let shards = index.shards();
     let mut files = BTreeMap::new();
@@ -116,7 +137,7 @@ fn indexed(folder: &Path, path: &Path) -> Result<Layout> {
     Ok(Layout { folder: Some(folder.to_owned()), files, index: Some(index) })
 }
 
-/// All shards of a folder that has neither an index nor `model.safetensors`.
+/// All shards of a folder that has neither an index nor `model.safetensors`; none when it has no safetensors at all.
 fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_shard = |name: &&String| {
         let plain = name.strip_suffix(".zst").unwrap_or(name);
@@ -128,40 +149,58 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     if !shards.iter().all(|name| name.starts_with("consolidated")) {
         shards.retain(|name| !name.starts_with("consolidated"));
     }
-    if shards.is_empty() {
-        return Err(nothing_in(folder, names));
-    }
     check_complete(folder, &shards)?;
     Ok(shards)
 }
 
-/// Splits `model-00002-of-00005.safetensors` into `model`, 2 and 5.
-fn numbered(name: &str) -> Option<(&str, u32, u32)> {
-    let stem = name.strip_suffix(".zst").unwrap_or(name).strip_suffix(PLAIN)?;
+/// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor `pytorch_model.bin`.
+fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
+    let is_model = |name: &&String| {
+        let other = TRAINING_STATE.iter().chain(&["adapter_"]).any(|start| name.starts_with(start));
+        weight_format(name) == Some(TORCH) && !other
+    };
+    let files: Vec<_> = names.iter().filter(is_model).cloned().collect();
+    let shards: Vec<_> = files.iter().filter(|name| numbered(name).is_some()).cloned().collect();
+    match (shards.as_slice(), files.as_slice()) {
+        ([], [] | [_]) => Ok(files),
+        ([], several) => {
+            let several: Vec<_> = several.iter().map(String::as_str).collect();
+            Err(bad(folder, format!("several PyTorch files: {}", listed(&several)))
+                .with_hint("name one of them as the model"))
+        }
+        _ => check_complete(folder, &shards).map(|()| shards),
+    }
+}
+
+/// Splits `model-00002-of-00005.safetensors` into `model`, 2, 5 and `.safetensors`.
+fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
+    let name = name.strip_suffix(".zst").unwrap_or(name);
+    let (stem, ending) = name.split_at(name.rfind('.')?);
+    weight_format(ending)?;
     let (rest, total) = stem.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
     let parse = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    Some((prefix, parse(number)?, parse(total)?))
+    Some((prefix, parse(number)?, parse(total)?, ending))
 }
 
 /// Numbered shards must all be there, and be of one set.
 fn check_complete(folder: &Path, shards: &[String]) -> Result<()> {
-    let mut sets: BTreeMap<&str, (u32, BTreeSet<u32>)> = BTreeMap::new();
-    for (prefix, number, total) in shards.iter().filter_map(|name| numbered(name)) {
-        let (expected, there) = sets.entry(prefix).or_insert_with(|| (total, BTreeSet::new()));
+    let mut sets: BTreeMap<(&str, &str), (u32, BTreeSet<u32>)> = BTreeMap::new();
+    for (prefix, number, total, ending) in shards.iter().filter_map(|name| numbered(name)) {
+        let (expected, there) = sets.entry((prefix, ending)).or_insert_with(|| (total, BTreeSet::new()));
         if *expected != total {
             let cause = format!("shards of two sets: {prefix}-…-of-{expected:05} and {prefix}-…-of-{total:05}");
             return Err(bad(folder, cause).with_hint("remove the files that an earlier save left behind"));
         }
         there.insert(number);
     }
-    for (prefix, (total, there)) in sets {
+    for ((prefix, ending), (total, there)) in sets {
         // Some savers count from zero.
         let first = u32::from(!there.contains(&0));
         let missing: Vec<_> = (first..total.saturating_add(first))
             .filter(|number| !there.contains(number))
             .take(NAMED_IN_MESSAGES + 1)
-            .map(|number| format!("{prefix}-{number:05}-of-{total:05}{PLAIN}"))
+            .map(|number| format!("{prefix}-{number:05}-of-{total:05}{ending}"))
             .collect();
         if !missing.is_empty() {
             let missing: Vec<_> = missing.iter().map(String::as_str).collect();
@@ -179,10 +218,11 @@ fn listed(names: &[&str]) -> String {
 
 /// Why a folder without a single safetensors file cannot be read.
 fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
-    if names.iter().any(|name| name.starts_with("adapter_") && name.contains(PLAIN)) {
+    if names.iter().any(|name| name.starts_with("adapter_") && weight_format(name).is_some()) {
         return bad(folder, "holds an adapter, not a model").with_hint("fold the adapter into its base model first");
     }
-    match names.iter().find_map(|name| weight_format(name)) {
+    let read = |format: &&str| !FORMATS.contains(format);
+    match names.iter().filter_map(|name| weight_format(name)).find(read) {
         Some(format) => wrong_format(folder, format),
         None if names.is_empty() => bad(folder, "the folder is empty"),
         None => bad(folder, "no safetensors file in the folder"),
@@ -204,11 +244,16 @@ mod tests {
 
     #[test]
     fn numbered_names_are_taken_apart() {
-        assert_eq!(numbered("model-00002-of-00005.safetensors"), Some(("model", 2, 5)));
-        assert_eq!(numbered("a-b-2-of-3.safetensors.zst"), Some(("a-b", 2, 3)));
-        for other in
-            ["model.safetensors", "model-x-of-00005.safetensors", "model-00001-of-+5.safetensors", "1-of-2.bin"]
-        {
+        assert_eq!(numbered("model-00002-of-00005.safetensors"), Some(("model", 2, 5, ".safetensors")));
+        assert_eq!(numbered("a-b-2-of-3.safetensors.zst"), Some(("a-b", 2, 3, ".safetensors")));
+        assert_eq!(numbered("pytorch_model-1-of-2.bin"), Some(("pytorch_model", 1, 2, ".bin")));
+        for other in [
+            "model.safetensors",
+            "model-x-of-00005.safetensors",
+            "model-00001-of-+5.safetensors",
+            "1-of-2.bin",
+            "a-1-of-2.txt",
+        ] {
             assert_eq!(numbered(other), None, "{other}");
         }
     }

@@ -250,7 +250,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// Refuses names that no honest checkpoint has and that would spoil messages and output headers.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("a tensor has an empty name".into());
     }

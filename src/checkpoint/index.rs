@@ -1,4 +1,5 @@
-//! The index of a sharded checkpoint, `model.safetensors.index.json`: which tensor is in which shard.
+//! The index of a sharded checkpoint, `model.safetensors.index.json` or `pytorch_model.bin.index.json`: which tensor is
+//! in which shard.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,13 +12,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::header::{UniqueStrings, shown};
+use super::side::weight_format;
 use super::{InputFile, TensorEntry};
 use crate::error::{Error, Kind, Result};
 
 /// The longest index that is read.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
-/// A parsed index whose shard names are plain names of safetensors files.
+/// A parsed index whose shard names are plain names of files of its format.
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
@@ -26,7 +28,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Reads the index at `path`, of shards in `format`, a name that [`weight_format`] gives.
+    pub fn read(path: &Path, format: &'static str) -> Result<Self> {
         let text = read_capped(path, MAX_INDEX_BYTES, "cannot read index")?;
         let bad = |cause: String| Error::new(Kind::Input, "cannot read index", path.display(), cause);
         let raw: RawIndex = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
@@ -34,7 +37,7 @@ impl Index {
             return Err(bad("weight_map names no tensor".into()));
         }
         for (tensor, shard) in &raw.weight_map {
-            check_shard_name(shard)
+            check_shard_name(shard, format)
                 .map_err(|cause| bad(format!("shard {} of tensor {}: {cause}", shown(shard), shown(tensor))))?;
         }
         Ok(Self { path: path.to_owned(), weight_map: raw.weight_map })
@@ -64,14 +67,14 @@ impl Index {
 }
 
 /// A shard lies beside its index, so its name must not lead anywhere else.
-fn check_shard_name(name: &str) -> Result<(), &'static str> {
+fn check_shard_name(name: &str, format: &'static str) -> Result<(), String> {
     if name.contains(['/', '\\']) || name.chars().any(char::is_control) || name == ".." {
-        return Err("not a plain file name");
+        return Err("not a plain file name".into());
     }
-    if name.ends_with(".safetensors") || name.ends_with(".safetensors.zst") {
+    if weight_format(name) == Some(format) {
         return Ok(());
     }
-    Err("not a safetensors file")
+    Err(format!("not a {format} file"))
 }
 
 /// A small file, read whole unless it is longer than `cap`.

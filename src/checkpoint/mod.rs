@@ -1,4 +1,4 @@
-//! Reads checkpoints: a file, or a folder of shards, plain or compressed.
+//! Reads checkpoints: a file, or a folder of shards, plain or compressed safetensors or what `torch.save` wrote.
 //!
 //! [`Checkpoint::open`] reads headers only and checks everything that can be checked without the data. Bytes come through
 //! a [`Source`] for each file, as [`Window`]s whose memory is given back when they are dropped. Input files are opened
@@ -11,6 +11,7 @@ mod folder;
 mod header;
 mod index;
 mod map;
+mod pickled;
 mod positioned;
 mod side;
 mod source;
@@ -26,6 +27,7 @@ use indexmap::map::Entry;
 
 use self::header::shown;
 use self::map::MapSource;
+use self::pickled::ConvertedSource;
 use self::positioned::PositionedSource;
 use self::source::{Identity, Input};
 use crate::dtype::Dtype;
@@ -36,6 +38,9 @@ pub use header::MAX_HEADER_BYTES;
 pub use source::{Io, Source, SourceOptions, Window};
 pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 
+/// What the names of output heads end in that models tie to their input embeddings.
+const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+
 /// Where a tensor is and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
@@ -45,44 +50,102 @@ pub struct TensorEntry {
     pub shape: Vec<u64>,
     /// Which of [`Checkpoint::files`] holds it.
     pub file: usize,
-    /// Its bytes, counted from the start of the uncompressed file; not necessarily aligned.
+    /// Its bytes, counted from the start of the uncompressed or converted file; not necessarily aligned.
     pub bytes: Range<u64>,
 }
 
 /// A model as it is on disk: its files and, in their order, its tensors.
 ///
-/// Every tensor's range was checked to lie in its file, to fit dtype and shape, and to overlap no other.
+/// Every tensor's range was checked to lie in its file, to fit dtype and shape, and to overlap no other; but tied
+/// tensors of a PyTorch file share their range.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
     folder: Option<PathBuf>,
     files: Vec<InputFile>,
     tensors: IndexMap<String, TensorEntry>,
+    state_dict_key: Option<String>,
+    left_out: Vec<(String, String)>,
+    warnings: Vec<String>,
+}
+
+/// How a checkpoint is opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// The dotted key under which the tensors of a PyTorch file are; needed only when it holds several state dicts.
+    pub state_dict_key: Option<String>,
 }
 
 impl Checkpoint {
+    /// Opens a checkpoint as [`open_with`](Self::open_with) does, with the usual options.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_with`](Self::open_with).
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &OpenOptions::default())
+    }
+
     /// Opens a weight file, an index file, or a folder, and reads the headers.
     ///
     /// In a folder an index decides which shards there are; without one it is `model.safetensors`, else all loose shards
-    /// together. Files are in the order of their names, tensors within a file in the order of their data.
+    /// together. A folder without any safetensors is looked through for PyTorch files in the same way. Files are in
+    /// the order of their names, tensors within a file in the order of their data, of a PyTorch file in that of the
+    /// state dict. An output head that is stored a second time although the config ties it to the embeddings is left
+    /// out.
     ///
     /// # Errors
     ///
     /// Nothing to read or not readable, an unknown format, missing shards, a header or an index that is damaged or does
     /// not fit the files, a tensor that is there twice.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
         let layout = folder::locate(path)?;
-        let mut checkpoint =
-            Self { root: path.to_owned(), folder: layout.folder, files: Vec::new(), tensors: IndexMap::new() };
+        let mut checkpoint = Self {
+            root: path.to_owned(),
+            folder: layout.folder,
+            files: Vec::new(),
+            tensors: IndexMap::new(),
+            state_dict_key: options.state_dict_key.clone(),
+            left_out: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mut ties = Vec::new();
         for (path, name) in layout.files {
-            let (file, tensors) = file::inspect(path, name, checkpoint.files.len())?;
-            checkpoint.files.push(file);
-            checkpoint.add(tensors)?;
+            let found = file::inspect(path, name, checkpoint.files.len(), options.state_dict_key.as_deref())?;
+            checkpoint.files.push(found.file);
+            checkpoint.add(found.tensors)?;
+            checkpoint.warnings.extend(found.warnings);
+            ties.extend(found.ties);
         }
         if let Some(index) = layout.index {
             index.check(&checkpoint.tensors, &checkpoint.files)?;
         }
+        checkpoint.untie(ties)?;
         Ok(checkpoint)
+    }
+
+    /// Leaves out an output head that shares its bytes with the embeddings when the config says that they are one:
+    /// written twice, the two would be loaded as one but could no longer be told to be.
+    fn untie(&mut self, ties: Vec<(String, String)>) -> Result<()> {
+        let is_head = |name: &str| HEADS.iter().any(|head| name.ends_with(head));
+        let pairs = ties.into_iter().filter_map(|(later, first)| match (is_head(&later), is_head(&first)) {
+            (true, false) => Some((later, first)),
+            (false, true) => Some((first, later)),
+            _ => None,
+        });
+        let pairs: Vec<_> = pairs.collect();
+        let tied = |config: &serde_json::Value| config.get("tie_word_embeddings") == Some(&true.into());
+        if pairs.is_empty()
+            || !self.config()?.is_some_and(|config| tied(&config) || config.get("text_config").is_some_and(tied))
+        {
+            return Ok(());
+        }
+        for (head, embeddings) in pairs {
+            if self.tensors.shift_remove(&head).is_some() {
+                self.left_out.push((head, format!("it is {embeddings}, tied to it by the config")));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, tensors: Vec<(String, TensorEntry)>) -> Result<()> {
@@ -122,6 +185,16 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// Tensors that are stored but not among [`Checkpoint::tensors`], each with the reason.
+    pub fn left_out(&self) -> &[(String, String)] {
+        &self.left_out
+    }
+
+    /// What is odd about the files, though they can be read.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// The model's `config.json`, keys in their order, if there is one beside the weights.
     ///
     /// # Errors
@@ -157,7 +230,10 @@ impl Checkpoint {
         let identity = Identity { len: file.len, modified_ns: file.modified_ns };
         let input = Input::reopen(&file.path, identity)?;
         Ok(match file.container {
-            Container::Plain => open_plain(input, options.io),
+            Container::Plain | Container::Torch => open_plain(input, options.io),
+            Container::TorchConverted => {
+                Arc::new(ConvertedSource::new(input, file, self.state_dict_key.as_deref(), options))
+            }
             Container::ZstdSeekable => Arc::new(zst::SeekableSource::new(input)?),
             Container::ZstdStream => Arc::new(zst::StreamSource::new(input, file, options)),
         })

@@ -49,9 +49,10 @@ pub(super) fn weight_format(name: &str) -> Option<&'static str> {
     WEIGHT_ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
 }
 
-/// Whether the name is that of an index of weights, such as `pytorch_model.bin.index.json`.
-fn is_weight_index(name: &str) -> bool {
-    name.split_once(".index.").is_some_and(|(weights, rest)| rest.ends_with("json") && weight_format(weights).is_some())
+/// The format of the shards of an index of this name, such as `pytorch_model.bin.index.json`, if it is one.
+pub(super) fn index_format(name: &str) -> Option<&'static str> {
+    let (weights, rest) = name.split_once(".index.")?;
+    weight_format(weights).filter(|_| rest.ends_with("json"))
 }
 
 /// `config.json` in `folder`.
@@ -118,7 +119,9 @@ impl Listing {
 }
 
 fn is_side_file(name: &str) -> bool {
-    name != OWN_MANIFEST && !is_weight_index(name) && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
+    name != OWN_MANIFEST
+        && index_format(name).is_none()
+        && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Whether a link, socket or device leads to a regular file.
@@ -156,7 +159,7 @@ mod tests {
         for index in
             ["model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors.index.fp16.json"]
         {
-            assert!(is_weight_index(index), "{index}");
+            assert!(index_format(index).is_some(), "{index}");
         }
         for side in ["tokenizer.model", "config.json", "index.json", "chat_template.jinja", "LICENSE", "modeling.py"] {
             assert!(weight_format(side).is_none() && is_side_file(side), "{side}");

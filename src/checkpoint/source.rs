@@ -26,7 +26,8 @@ pub enum Io {
 pub struct SourceOptions {
     /// How plain bytes are read.
     pub io: Io,
-    /// Where a compressed file without a seek table may be expanded; without it such a file is refused when read.
+    /// Where a compressed file without a seek table may be expanded, and a PyTorch file converted; without it such files
+    /// are refused when read.
     pub scratch: Option<PathBuf>,
 }
 
@@ -71,6 +72,17 @@ enum Bytes {
 impl Window {
     pub(super) fn empty() -> Self {
         Self(Bytes::Owned(Buffer::Heap(Vec::new())))
+    }
+
+    /// An owned window of `len` bytes that `fill` has made, from zeros, for the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it.
+    pub fn assembled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        let mut buffer = Buffer::zeroed(&(0..len), path)?;
+        fill(&mut buffer);
+        Ok(buffer.into())
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Command {
 /// What is merged and how: the part that `merge` and `plan` share.
 #[derive(Debug, Args)]
 pub struct JobArgs {
-    /// The checkpoints (folders, .safetensors files), or one recipe (.yml, .yaml)
+    /// The checkpoints (folders, .safetensors or PyTorch files), or one recipe (.yml, .yaml)
     #[arg(required = true, value_name = "MODEL|RECIPE")]
     pub inputs: Vec<PathBuf>,
 
@@ -89,6 +89,15 @@ pub struct JobArgs {
     /// (take it from the base) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub missing: Option<String>,
+
+    /// What to do about a tensor whose shape differs between models: error, pad (fill smaller ones up with zeros), crop
+    /// (cut the first axis to what all have), skip (take it from the base) [default: error]
+    #[arg(long, value_name = "POLICY")]
+    pub mismatch: Option<String>,
+
+    /// The key under which the tensors of PyTorch files are, when they hold several state dicts
+    #[arg(long, value_name = "KEY")]
+    pub state_dict_key: Option<String>,
 
     /// Write seekable .safetensors.zst shards of this level (1 to 19) for archiving
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]

@@ -85,6 +85,8 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--base", args.base.is_some()),
         ("--nan", args.nan.is_some()),
         ("--missing", args.missing.is_some()),
+        ("--mismatch", args.mismatch.is_some()),
+        ("--state-dict-key", args.state_dict_key.is_some()),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(usage(flag.into(), "the recipe says this; change it there")),
@@ -110,7 +112,13 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         })?;
         recipe.insert("base_model".into(), (*name).into());
     }
-    let own = [("granularity", &args.granularity), ("nan", &args.nan), ("missing", &args.missing)];
+    let own = [
+        ("granularity", &args.granularity),
+        ("nan", &args.nan),
+        ("missing", &args.missing),
+        ("mismatch", &args.mismatch),
+        ("state_dict_key", &args.state_dict_key),
+    ];
     recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
     let parameters = parameters(args);
     if !parameters.is_empty() {

@@ -66,7 +66,7 @@ impl Traffic {
         let durable = vec![0; plan.tensors.len()];
         let mut traffic = Self { written: plan.output_bytes(), ..Self::default() };
         for block in plan.schedule(&durable, false) {
-            let bytes = block.len * plan.tensors[block.tensor].source_units();
+            let bytes = plan.tensors[block.tensor].read_bytes(block.start, block.len);
             traffic.blocks += 1;
             traffic.read += bytes;
             if block.role == Role::Apply {
@@ -127,6 +127,9 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Str
     ];
     for (name, text) in rows {
         table.add_row([name.to_owned(), text]);
+    }
+    for warning in &plan.warnings {
+        table.add_row(["warning", warning]);
     }
     table.to_string()
 }
@@ -190,6 +193,8 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Val
         "disk_needed_bytes": disk_bytes(plan),
         "disk_free_bytes": free,
         "tensors": tensors.collect::<Vec<_>>(),
+        "dropped": plan.dropped,
+        "warnings": plan.warnings,
     })
 }
 

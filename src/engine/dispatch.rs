@@ -15,12 +15,14 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::pair_count;
 use crate::method::{Gram, Method, Solution};
 use crate::plan::Plan;
+use crate::plan::assign::Span;
 use crate::plan::schedule::{Block, Role};
 use crate::plan::tensor::Action;
 use crate::report::Found;
 
+use super::columns::{ColumnRule, ColumnSums};
 use super::reader::Loaded;
-use super::work::{self, ChunkSums, Part, Workbench};
+use super::work::{self, Part, Workbench};
 
 /// What a task will answer, once.
 type Promise<T> = Receiver<Result<T>>;
@@ -62,10 +64,22 @@ struct Group {
     measured: VecDeque<Promise<Measured>>,
     kept: Vec<Loaded>,
     gram: Option<Gram>,
+    /// An input is not finite, so that the base has to be taken instead.
+    replaced: bool,
+    columns: Option<ColumnSums>,
 }
 
-/// One measured block: the sums of its chunks, and its windows when they are kept.
-type Measured = (ChunkSums, Option<Loaded>);
+/// One measured block, and its windows when they are kept.
+type Measured = (work::Measured, Option<Loaded>);
+
+/// How a block is combined.
+#[derive(Clone)]
+enum Rule {
+    /// With these coefficients.
+    Uniform(Arc<Solution>),
+    /// Each column with its own.
+    Columns(Arc<ColumnRule>),
+}
 
 /// Why a stage ended before its input did: the next stage is gone, and knows why.
 struct Gone;
@@ -76,19 +90,31 @@ impl Dispatch<'_> {
     /// # Errors
     ///
     /// The first failure in plan order: of measuring, or of solving.
-    pub fn run(&self, blocks: &Receiver<Loaded>, mut solution: Option<Arc<Solution>>) -> Result<()> {
+    pub fn run(&self, blocks: &Receiver<Loaded>, solution: Option<Arc<Solution>>) -> Result<()> {
         let mut group = Group::default();
+        let mut rule = solution.map(Rule::Uniform);
+        let mut columns_gone = None;
         for loaded in blocks {
             let ended = match loaded.block.role {
                 Role::Whole | Role::Carry => self.piece(loaded, None),
+                Role::Measure { keep, last } if self.plan.tensors[loaded.block.tensor].span == Span::FirstAxis => {
+                    if group.columns.is_none() {
+                        // Columns can take as much memory as is left, so those of the tensor before must be gone.
+                        rule = None;
+                        let _ = columns_gone.take().map(|gone: Receiver<()>| gone.recv());
+                    }
+                    let block = loaded.block;
+                    self.measure_columns(loaded, &mut group, keep)?;
+                    if last { self.close_columns(&block, &mut group, &mut rule, &mut columns_gone)? } else { Ok(()) }
+                }
                 Role::Measure { keep, last } => {
                     let block = loaded.block;
                     self.measure(loaded, &mut group, keep);
                     group.fold(self.inputs_of(&block), last)?;
-                    if last { self.close(&block, &mut group, &mut solution)? } else { Ok(()) }
+                    if last { self.close(&block, &mut group, &mut rule)? } else { Ok(()) }
                 }
                 Role::Apply => {
-                    let known = solution.clone().expect("a group is measured before it is applied");
+                    let known = rule.clone().expect("a group is measured before it is applied");
                     self.piece(loaded, Some(known))
                 }
             };
@@ -112,17 +138,43 @@ impl Dispatch<'_> {
         group.measured.push_back(promise);
     }
 
-    /// Solves a group whose last block was `block`, and applies the windows that were kept.
-    fn close(
+    /// Adds a block to the sums of its columns, here and now: their order is that of the rows.
+    fn measure_columns(&self, loaded: Loaded, group: &mut Group, keep: bool) -> Result<()> {
+        let method = method_of(self.plan, &loaded.block);
+        let tensor = &self.plan.tensors[loaded.block.tensor];
+        let sums = group.columns.get_or_insert_with(|| ColumnSums::new(tensor));
+        sums.add(self.pool, self.bench.kernels(), &part(self.plan, &loaded), &*method)?;
+        group.kept.extend(keep.then_some(loaded));
+        Ok(())
+    }
+
+    /// Solves the columns of the tensor whose last block was `block`, and applies the windows that were kept.
+    fn close_columns(
         &self,
         block: &Block,
         group: &mut Group,
-        solution: &mut Option<Arc<Solution>>,
+        rule: &mut Option<Rule>,
+        gone: &mut Option<Receiver<()>>,
     ) -> Result<Result<(), Gone>> {
-        let Group { kept, gram, .. } = std::mem::take(group);
+        let Group { kept, columns, .. } = std::mem::take(group);
+        let sums = columns.expect("columns are solved after they were measured");
+        let tensor = &self.plan.tensors[block.tensor];
+        let (solved, found, let_go) = sums.solve(self.pool, tensor, &*method_of(self.plan, block))?;
+        let solved = Rule::Columns(Arc::new(solved));
+        (*rule, *gone) = (Some(solved.clone()), Some(let_go));
+        if self.writer.send(Order::Found(Box::new(found))).is_err() {
+            return Ok(Err(Gone));
+        }
+        Ok(kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(solved.clone()))))
+    }
+
+    /// Solves a group whose last block was `block`, and applies the windows that were kept.
+    fn close(&self, block: &Block, group: &mut Group, rule: &mut Option<Rule>) -> Result<Result<(), Gone>> {
+        let Group { kept, gram, replaced, .. } = std::mem::take(group);
         let gram = gram.unwrap_or_else(|| Gram::new(self.inputs_of(block)));
-        let solved = Arc::new(method_of(self.plan, block).solve(&gram)?);
-        *solution = Some(Arc::clone(&solved));
+        let tensor = &self.plan.tensors[block.tensor];
+        let solved = Arc::new(work::solve(tensor, &*method_of(self.plan, block), &gram, replaced)?);
+        *rule = Some(Rule::Uniform(Arc::clone(&solved)));
         let order = if self.plan.is_over_model() {
             Order::Solved(Box::new((*solved).clone()))
         } else {
@@ -131,7 +183,8 @@ impl Dispatch<'_> {
         if self.writer.send(order).is_err() {
             return Ok(Err(Gone));
         }
-        let applied = kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))));
+        let applied =
+            kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(Rule::Uniform(Arc::clone(&solved)))));
         Ok(applied)
     }
 
@@ -140,7 +193,7 @@ impl Dispatch<'_> {
     }
 
     /// Has a piece of output made and tells the writer to wait for it.
-    fn piece(&self, loaded: Loaded, solution: Option<Arc<Solution>>) -> Result<(), Gone> {
+    fn piece(&self, loaded: Loaded, rule: Option<Rule>) -> Result<(), Gone> {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
@@ -148,8 +201,8 @@ impl Dispatch<'_> {
         let (answer, made) = bounded(1);
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
         self.pool.spawn(move || {
-            let found = make(&plan, &bench, &loaded, solution.as_deref(), &mut buffer);
-            drop(loaded);
+            let found = make(&plan, &bench, &loaded, rule.as_ref(), &mut buffer);
+            drop((loaded, rule));
             let _ = answer.send(found.map(|found| (buffer, found)));
         });
         let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
@@ -164,30 +217,24 @@ impl Group {
             if !ends && promise.is_empty() {
                 return Ok(());
             }
-            let (sums, loaded) = answer_of(promise)?;
+            let (measured, loaded) = answer_of(promise)?;
             self.measured.pop_front();
             let gram = self.gram.get_or_insert_with(|| Gram::new(inputs));
-            sums.chunks_exact(pair_count(inputs)).for_each(|chunk| gram.add(chunk));
+            self.replaced |= measured.replaced;
+            measured.sums.chunks_exact(pair_count(inputs)).for_each(|chunk| gram.add(chunk));
             self.kept.extend(loaded);
         }
         Ok(())
     }
 }
 
-fn make(
-    plan: &Plan,
-    bench: &Workbench,
-    loaded: &Loaded,
-    solution: Option<&Solution>,
-    output: &mut [u8],
-) -> Result<Found> {
+fn make(plan: &Plan, bench: &Workbench, loaded: &Loaded, rule: Option<&Rule>, output: &mut [u8]) -> Result<Found> {
     let part = part(plan, loaded);
-    match (loaded.block.role, solution) {
+    let combined = |overflowed| Ok(Found { overflowed, ..Found::default() });
+    match (loaded.block.role, rule) {
         (Role::Carry, _) => Ok(work::carry(&part, output)),
-        (_, Some(solution)) => {
-            let overflowed = work::apply(bench, &part, solution, output);
-            Ok(Found { overflowed, ..Found::default() })
-        }
+        (_, Some(Rule::Uniform(solution))) => combined(work::apply(bench, &part, solution, output)),
+        (_, Some(Rule::Columns(rule))) => combined(rule.apply(bench.kernels(), &part, output)),
         (_, None) => work::whole(bench, &part, &*method_of(plan, &loaded.block), output),
     }
 }

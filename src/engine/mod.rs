@@ -14,6 +14,7 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
+mod columns;
 mod dispatch;
 mod merge;
 mod reader;
@@ -148,7 +149,7 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     let mut moved = Moved::default();
     for Block { tensor, start, len, role } in plan.schedule(durable, solved) {
         let (done, tensor) = (durable[tensor], &plan.tensors[tensor]);
-        moved.read += len * tensor.source_units();
+        moved.read += tensor.read_bytes(start, len);
         if !matches!(role, Role::Measure { keep: false, .. }) {
             let unit = tensor.output_unit();
             moved.written += ((start + len) * unit).saturating_sub(done.max(start * unit));

@@ -1,6 +1,7 @@
 //! The reading stage: walks the schedule, waits for memory, does the disk's work, hands windows on.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -56,7 +57,7 @@ impl Reader<'_> {
             if shown.replace(block.tensor) != Some(block.tensor) {
                 self.monitor.tensor(&tensor.name);
             }
-            let cost = block.len * tensor.source_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
+            let cost = block.len * tensor.window_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
             let Some(reservation) = self.budget.reserve(cost) else {
                 return Ok(());
             };
@@ -67,7 +68,7 @@ impl Reader<'_> {
                 self.prefetch(ahead);
             }
             let windows = self.load(&block)?;
-            self.monitor.advance(block.len * tensor.source_units());
+            self.monitor.advance(tensor.read_bytes(block.start, block.len));
             self.monitor.memory(self.budget.used());
             if next.send(Loaded { block, windows, _reservation: reservation }).is_err() {
                 return Ok(());
@@ -77,7 +78,16 @@ impl Reader<'_> {
     }
 
     fn load(&self, block: &Block) -> Result<Vec<Window>> {
-        self.ranges(block).map(|(source, range)| source.load(range)).collect()
+        let tensor = &self.plan.tensors[block.tensor];
+        let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
+            let window = source.load(range)?;
+            let Some(placement) = tensor.sources[index].placement else { return Ok(window) };
+            let unit = tensor.source_unit(index);
+            let size = usize::try_from(unit).expect("an element is a few bytes");
+            let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
+            Window::assembled(block.len * unit, source.path(), place)
+        };
+        self.ranges(block).enumerate().map(load).collect()
     }
 
     fn prefetch(&self, block: &Block) {
@@ -86,13 +96,11 @@ impl Reader<'_> {
         }
     }
 
-    fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, std::ops::Range<u64>)> {
+    fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, Range<u64>)> {
         let tensor = &self.plan.tensors[block.tensor];
         let (start, len) = (block.start, block.len);
         tensor.sources.iter().enumerate().map(move |(index, source)| {
-            let unit = tensor.source_unit(index);
-            let first = source.offset + start * unit;
-            (&*self.sources[&(source.input, source.file)], first..first + len * unit)
+            (&*self.sources[&(source.input, source.file)], tensor.source_range(index, start, len))
         })
     }
 }

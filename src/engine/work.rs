@@ -8,10 +8,12 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::{self, CHUNK, Elements, Kernels, Scratch};
 use crate::method::{Gram, Method, Solution, Statistics};
 use crate::plan::Plan;
-use crate::plan::schedule::Block;
+use crate::plan::schedule::{Block, is_measured};
 use crate::plan::tensor::{Action, TensorPlan};
 use crate::recipe::NanPolicy;
 use crate::report::Found;
+
+use super::columns::base_instead;
 
 /// What a block's work needs besides the block: the kernels, and working memory for each thread.
 pub struct Workbench {
@@ -19,13 +21,24 @@ pub struct Workbench {
     scratch: Vec<Mutex<Scratch>>,
 }
 
-/// The sums of one block's chunks: for each chunk, every pair of inputs.
-pub type ChunkSums = Vec<f64>;
+/// What was measured in one block or a part of it.
+#[derive(Default)]
+pub struct Measured {
+    /// For each chunk, the inner products of every pair of inputs.
+    pub sums: Vec<f64>,
+    /// An input is not finite, so that the base has to be taken instead.
+    pub replaced: bool,
+}
 
 impl Workbench {
     /// A workbench for `threads` threads of one pool.
     pub fn new(kernels: Kernels, threads: usize) -> Self {
         Self { kernels, scratch: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The kernels.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     fn scratch(&self) -> MutexGuard<'_, Scratch> {
@@ -45,12 +58,13 @@ pub struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn tensor(&self) -> &'a TensorPlan {
+    /// The tensor that the block is a part of.
+    pub fn tensor(&self) -> &'a TensorPlan {
         &self.plan.tensors[self.block.tensor]
     }
 
     /// The sources' elements in `range`, counted from the block's start.
-    fn elements(&self, range: &Range<usize>) -> Vec<Elements<'a>> {
+    pub fn elements(&self, range: &Range<usize>) -> Vec<Elements<'a>> {
         let sources = self.tensor().sources.iter().zip(self.windows);
         sources
             .map(|(source, window)| {
@@ -60,7 +74,8 @@ impl<'a> Part<'a> {
             .collect()
     }
 
-    fn len(&self) -> usize {
+    /// How many elements the block has.
+    pub fn len(&self) -> usize {
         usize::try_from(self.block.len).expect("a block fits the memory")
     }
 }
@@ -70,7 +85,7 @@ impl<'a> Part<'a> {
 /// # Errors
 ///
 /// [`Kind::NonFinite`] when an input holds NaN or infinity and that is not allowed, or when squares overflow.
-pub fn measure(bench: &Workbench, part: &Part<'_>, method: &dyn Method) -> Result<ChunkSums> {
+pub fn measure(bench: &Workbench, part: &Part<'_>, method: &dyn Method) -> Result<Measured> {
     let mut scratch = bench.scratch();
     measure_range(bench, part, method, 0..part.len(), &mut scratch)
 }
@@ -81,10 +96,11 @@ fn measure_range(
     method: &dyn Method,
     range: Range<usize>,
     scratch: &mut Scratch,
-) -> Result<ChunkSums> {
+) -> Result<Measured> {
     let Statistics::Gram { center } = method.statistics() else {
-        return Ok(Vec::new());
+        return scan(bench, part, range);
     };
+    let mut replaced = false;
     let pairs = kernel::pair_count(part.windows.len());
     let mut sums = vec![0.0; range.len().div_ceil(CHUNK) * pairs];
     for (chunk, sums) in chunks(range).zip(sums.chunks_exact_mut(pairs)) {
@@ -94,7 +110,11 @@ fn measure_range(
         if sums.iter().all(|sum| sum.is_finite()) {
             continue;
         }
-        refuse_nonfinite(bench, part, &inputs, chunk.start)?;
+        if is_replaced(bench, part, &inputs, chunk.start)? {
+            replaced = true;
+            sums.fill(0.0);
+            continue;
+        }
         bench.kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite: true }, scratch, sums);
         if !sums.iter().all(|sum| sum.is_finite()) {
             return Err(Error::new(
@@ -106,28 +126,55 @@ fn measure_range(
             .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"));
         }
     }
-    Ok(sums)
+    Ok(Measured { sums, replaced })
 }
 
-/// The error for the first NaN or infinity in a chunk, unless they are allowed.
-fn refuse_nonfinite(bench: &Workbench, part: &Part<'_>, inputs: &[Elements<'_>], start: usize) -> Result<()> {
-    if part.plan.job.nan == NanPolicy::Propagate {
-        return Ok(());
+/// Looks for NaN and infinity where nothing else has to be known.
+fn scan(bench: &Workbench, part: &Part<'_>, range: Range<usize>) -> Result<Measured> {
+    let mut replaced = false;
+    for chunk in chunks(range) {
+        replaced |= is_replaced(bench, part, &part.elements(&chunk), chunk.start)?;
     }
-    let found =
-        inputs.iter().enumerate().find_map(|(i, input)| bench.kernels.first_nonfinite(*input).map(|at| (i, at)));
-    let Some((index, at)) = found else {
-        return Ok(());
+    Ok(Measured { sums: Vec::new(), replaced })
+}
+
+/// Whether a chunk holds NaN or infinity for which the base is to be taken.
+///
+/// # Errors
+///
+/// [`Kind::NonFinite`] when they are not allowed, or the base itself is not finite.
+fn is_replaced(bench: &Workbench, part: &Part<'_>, inputs: &[Elements<'_>], start: usize) -> Result<bool> {
+    let first = |index: usize| bench.kernels.first_nonfinite(inputs[index]).map(|at| (index, at));
+    let any = || (0..inputs.len()).find_map(first);
+    let tensor = part.tensor();
+    let (refused, replaced) = match part.plan.job.nan {
+        NanPolicy::Propagate => (None, false),
+        NanPolicy::Error => (any(), false),
+        NanPolicy::Base => (tensor.base.and_then(first), any().is_some()),
     };
-    let source = &part.tensor().sources[index];
-    let position = part.block.start + (start + at) as u64;
-    Err(Error::new(
+    match refused {
+        Some((index, at)) => Err(nonfinite(part.plan, tensor, index, part.block.start + (start + at) as u64)),
+        None => Ok(replaced),
+    }
+}
+
+/// The error for NaN or infinity in source `index` at `position`, counted in elements of the output tensor.
+pub fn nonfinite(plan: &Plan, tensor: &TensorPlan, index: usize, position: u64) -> Error {
+    let source = &tensor.sources[index];
+    let hint = match plan.job.nan {
+        NanPolicy::Base => "the base itself must be finite where it replaces others: repair it, or name another base",
+        _ => {
+            "repair or leave out that model, or give --nan propagate to let such elements through, --nan base to take \
+             such tensors from the base"
+        }
+    };
+    Error::new(
         Kind::NonFinite,
         "input is not finite",
-        format!("{}: `{}`", part.plan.inputs[source.input].root().display(), source.name.escape_debug()),
+        format!("{}: `{}`", plan.inputs[source.input].root().display(), source.name.escape_debug()),
         format!("NaN or infinity at flat index {position}"),
     )
-    .with_hint("repair or leave out that model, or give --nan propagate to let such elements through"))
+    .with_hint(hint)
 }
 
 /// Measures, solves and applies whole segments that lie in one block.
@@ -139,10 +186,10 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     let mut found = Found::default();
     let len = part.len();
     let mut scratch = bench.scratch();
-    if method.statistics() == Statistics::None {
+    if !is_measured(part.tensor()) {
         let solution = method.solve(&Gram::new(part.windows.len()))?;
         for chunk in chunks(0..len) {
-            refuse_nonfinite(bench, part, &part.elements(&chunk), chunk.start)?;
+            is_replaced(bench, part, &part.elements(&chunk), chunk.start)?;
         }
         found.overflowed = combine(bench, part, &solution, 0..len, output, &mut scratch);
         return Ok(found);
@@ -151,8 +198,8 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     let unit = part.tensor().dtype.bytes();
     for start in (0..len).step_by(segment) {
         let range = start..len.min(start + segment);
-        let sums = measure_range(bench, part, method, range.clone(), &mut scratch)?;
-        let solution = solve(method, part.windows.len(), &sums)?;
+        let measured = measure_range(bench, part, method, range.clone(), &mut scratch)?;
+        let solution = solve(part.tensor(), method, &fold(part.windows.len(), &measured), measured.replaced)?;
         found.add(Found::of(&solution.facts));
         let bytes = &mut output[range.start * unit..range.end * unit];
         found.overflowed += combine(bench, part, &solution, range, bytes, &mut scratch);
@@ -160,17 +207,23 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     Ok(found)
 }
 
-/// The solution of one segment whose chunk sums are all there, in order.
+fn fold(inputs: usize, measured: &Measured) -> Gram {
+    let mut gram = Gram::new(inputs);
+    measured.sums.chunks_exact(kernel::pair_count(inputs)).for_each(|chunk| gram.add(chunk));
+    gram
+}
+
+/// The solution of a segment of `tensor` that was measured whole.
 ///
 /// # Errors
 ///
-/// What the method refuses.
-pub fn solve(method: &dyn Method, inputs: usize, sums: &[f64]) -> Result<Solution> {
-    let mut gram = Gram::new(inputs);
-    for chunk in sums.chunks_exact(kernel::pair_count(inputs)) {
-        gram.add(chunk);
+/// What the method refuses; that the base is needed and lacks the tensor.
+pub fn solve(tensor: &TensorPlan, method: &dyn Method, gram: &Gram, replaced: bool) -> Result<Solution> {
+    match method.statistics() {
+        _ if replaced => base_instead(tensor),
+        Statistics::None => method.solve(&Gram::new(0)),
+        Statistics::Gram { .. } => method.solve(gram),
     }
-    method.solve(&gram)
 }
 
 /// Combines a block by a known solution; returns how many finite values overflowed.

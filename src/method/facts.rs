@@ -83,6 +83,22 @@ impl Solution {
         Ok(Self { coefficients, facts })
     }
 
+    /// The solution that takes input `base` of `inputs` as it is, because another one is not finite.
+    pub fn base_instead(inputs: usize, base: usize) -> Self {
+        let mut coefficients = vec![0.0; inputs];
+        coefficients[base] = 1.0;
+        let facts = Facts {
+            norms: Vec::new(),
+            merged_norm: None,
+            angles: Vec::new(),
+            iterations: 0,
+            residual: 0.0,
+            stop: Stop::Exact,
+            flags: Flags { nonfinite_base: true, ..Flags::default() },
+        };
+        Self { coefficients, facts }
+    }
+
     /// The same solution, found by an iteration.
     pub(super) fn iterated(mut self, iterations: u32, residual: f64, stop: Stop) -> Self {
         self.facts.iterations = iterations;

@@ -34,6 +34,9 @@ pub struct Flags {
     /// A formula had no value, so the base was kept.
     #[serde(skip_serializing_if = "unset")]
     pub base_kept: bool,
+    /// An input was not finite, so the base was taken instead.
+    #[serde(skip_serializing_if = "unset")]
+    pub nonfinite_base: bool,
     /// The iteration ended at its limit.
     #[serde(skip_serializing_if = "unset")]
     pub not_converged: bool,
@@ -65,6 +68,7 @@ impl Flags {
             (self.beyond_right_angle, "an input is more than a right angle from the mean: the mean may not be unique"),
             (self.linear_instead, "the arc between the inputs is not defined: a linear combination was taken"),
             (self.base_kept, "the inputs leave no defined distance from the base: the base was kept"),
+            (self.nonfinite_base, "an input holds NaN or infinity: the base was taken instead"),
             (self.not_converged, "the iteration ended at its limit before it had converged"),
         ];
         all.into_iter().filter_map(|(set, sentence)| set.then_some(sentence))
@@ -81,6 +85,7 @@ impl BitOrAssign for Flags {
         self.beyond_right_angle |= other.beyond_right_angle;
         self.linear_instead |= other.linear_instead;
         self.base_kept |= other.base_kept;
+        self.nonfinite_base |= other.nonfinite_base;
         self.not_converged |= other.not_converged;
     }
 }

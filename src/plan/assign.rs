@@ -9,6 +9,7 @@ use crate::method::Method;
 use crate::recipe::{Layers, Missing, Sources, TensorPlace, stacked_tensors};
 
 use super::choice::choose;
+use super::coverage::Dropped;
 use super::job::Job;
 
 /// How many names an error lists before it only counts.
@@ -51,24 +52,25 @@ struct Wanted {
     sources: Vec<(usize, String)>,
 }
 
-/// The output tensors, in the order in which they are written: the donor's file order, what it lacks last.
+/// The output tensors, in the order in which they are written: the donor's file order, what it lacks last; and the tensors
+/// that go into none of them although an output tensor was asked of them.
 ///
 /// # Errors
 ///
 /// When inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no value.
-pub fn assign(job: &Job, inputs: &[Checkpoint]) -> Result<Vec<Assignment>> {
+pub fn assign(job: &Job, inputs: &[Checkpoint]) -> Result<(Vec<Assignment>, Vec<Dropped>)> {
     let wanted = match &job.document.sources {
         Sources::Models(_) => whole_models(job, inputs),
         Sources::Slices(_) => stacked(job, inputs)?,
     };
-    let mut missing = Vec::new();
+    let (mut missing, mut dropped) = (Vec::new(), Vec::new());
     let mut assignments = Vec::with_capacity(wanted.len());
     for tensor in wanted {
         let there = |(input, name): &(usize, String)| inputs[*input].tensors().contains_key(name);
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
             (Some((input, name)), Missing::Error) => missing.push((input, name)),
-            (Some(_), Missing::Base) => assignments.extend(from_base(job, &tensor, &there)?),
+            (Some(_), Missing::Base) => assignments.extend(from_base(job, &tensor, &there, &mut dropped)?),
             _ => assignments.push(common(job, &tensor, &there)?),
         }
     }
@@ -76,7 +78,7 @@ pub fn assign(job: &Job, inputs: &[Checkpoint]) -> Result<Vec<Assignment>> {
     if assignments.is_empty() {
         return Err(Error::new(Kind::Mismatch, "nothing to merge", "inputs", "no tensor is left to be written"));
     }
-    Ok(assignments)
+    Ok((assignments, dropped))
 }
 
 /// Every tensor of whole models.
@@ -130,8 +132,21 @@ fn common(job: &Job, tensor: &Wanted, there: &impl Fn(&(usize, String)) -> bool)
 }
 
 /// The tensor as the donor has it; nothing when the donor lacks it.
-fn from_base(job: &Job, tensor: &Wanted, there: &impl Fn(&(usize, String)) -> bool) -> Result<Option<Assignment>> {
-    let Some(source) = tensor.sources.iter().find(|source| source.0 == job.donor && there(source)) else {
+fn from_base(
+    job: &Job,
+    tensor: &Wanted,
+    there: &impl Fn(&(usize, String)) -> bool,
+    dropped: &mut Vec<Dropped>,
+) -> Result<Option<Assignment>> {
+    let base = tensor.sources.iter().find(|source| source.0 == job.donor && there(source));
+    let reason = if base.is_some() { "a model lacks it, so it is the base's" } else { "the base lacks it" };
+    let others = tensor.sources.iter().filter(|source| there(source) && source.0 != job.donor);
+    dropped.extend(others.map(|(input, name)| Dropped {
+        input: *input,
+        name: name.clone(),
+        reason: reason.to_owned(),
+    }));
+    let Some(source) = base else {
         return Ok(None);
     };
     Ok(Some(Assignment {

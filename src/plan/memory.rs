@@ -1,7 +1,7 @@
 //! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
 
 use crate::budget::format_bytes;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Container};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Scratch};
 
@@ -19,7 +19,7 @@ pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
 const WINDOW_CAP_BYTES: u64 = 4 << 20;
 /// Nor are all windows of a block together.
 const BLOCK_CAP_BYTES: u64 = 64 << 20;
-/// Compressed inputs are decoded through buffers of this size.
+/// Compressed inputs are decoded, PyTorch files converted through buffers of this size.
 const DECODER_BYTES: u64 = 24 << 20;
 /// Output bytes that are gathered before they go to the disk.
 const STAGE_BYTES: usize = 4 << 20;
@@ -108,14 +108,15 @@ impl Costs {
         let records: u64 = tensors.iter().map(|tensor| RECORD_BYTES * (1 + tensor.sources.len() as u64)).sum();
         let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
         let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
+        let columns = tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
         let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
         let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
         Self {
             sources,
-            input: most(&TensorPlan::source_units),
+            input: most(&TensorPlan::window_units),
             widest,
             output: most(&TensorPlan::output_unit),
-            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders,
+            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns,
         }
     }
 
@@ -136,6 +137,6 @@ impl Costs {
 }
 
 fn decoder_bytes(input: &Checkpoint) -> u64 {
-    let compressed = input.files().iter().any(|file| file.container != crate::checkpoint::Container::Plain);
-    if compressed { DECODER_BYTES } else { 0 }
+    let as_it_is = |container| matches!(container, Container::Plain | Container::Torch);
+    if input.files().iter().all(|file| as_it_is(file.container)) { 0 } else { DECODER_BYTES }
 }

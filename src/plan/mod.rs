@@ -2,29 +2,35 @@
 //! blocks in which it is worked on, and how the memory is shared out. Nothing of a tensor's data is read here.
 //!
 //! [`Plan::new`] does it in this order: open the inputs' headers, decide what is made of what ([`assign`]) and by which
-//! method with which parameters, resolve each tensor ([`tensor`]), lay the output out ([`layout`]), share out the
+//! method with which parameters, resolve each tensor ([`tensor`]) to one [`shape`], lay the output out ([`layout`]), share out the
 //! memory ([`memory`]), and take down the identity by which a later run knows that it goes on with the same work
 //! ([`identity`]). The order in which blocks are read is [`schedule`].
 
 pub mod assign;
 mod choice;
+mod coverage;
 pub mod identity;
 mod job;
 pub mod layout;
 pub mod memory;
+mod model_span;
 pub mod schedule;
+pub mod shape;
 pub mod tensor;
+mod vocabulary;
 
 use serde_json::Value;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::error::Result;
 
 use assign::Span;
+pub use coverage::Dropped;
 pub use job::{DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
 use memory::{Memory, Wish};
 use tensor::TensorPlan;
+use vocabulary::Vocabulary;
 
 /// The most inputs that one merge takes.
 pub const MOST_INPUTS: usize = 100;
@@ -39,6 +45,10 @@ pub struct Plan {
     pub layout: Layout,
     /// How the memory is shared out.
     pub memory: Memory,
+    /// Input tensors that go into none of the output's, each with the reason.
+    pub dropped: Vec<Dropped>,
+    /// What a user should know before the merge.
+    pub warnings: Vec<String>,
     /// What was asked for.
     pub job: Job,
     /// What a resumed run must be equal in.
@@ -52,21 +62,33 @@ impl Plan {
     ///
     /// When an input cannot be opened, the inputs do not fit each other, or the memory is too small.
     pub fn new(job: &Job, wish: &Wish) -> Result<Self> {
-        let inputs = job.inputs.iter().map(|path| Checkpoint::open(path)).collect::<Result<Vec<_>>>()?;
-        let tensors = assign::assign(job, &inputs)?
+        let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
+        let inputs = job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect::<Result<Vec<_>>>()?;
+        let (assignments, mut dropped) = assign::assign(job, &inputs)?;
+        shape::refuse_mismatches(job, &inputs, &assignments)?;
+        let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
+        let tensors = assignments
             .into_iter()
-            .map(|assignment| TensorPlan::new(&inputs, assignment, job))
+            .map(|assignment| TensorPlan::new(&inputs, assignment, job, vocabulary, &mut dropped))
             .collect::<Result<Vec<_>>>()?;
+        model_span::check(job, &tensors)?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
         let layout = Layout::new(&specs, job.shard_bytes, "model")?;
         let memory = Memory::share_out(wish, &inputs, &tensors)?;
         let identity = identity::of(job, &inputs, &layout);
-        Ok(Self { inputs, tensors, layout, memory, job: job.clone(), identity })
+        let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
+        let warnings = coverage::warnings(&inputs, &dropped);
+        Ok(Self { inputs, tensors, layout, memory, dropped, warnings, job: job.clone(), identity })
     }
 
     /// Whether one Gram matrix is taken over all merged tensors.
     pub fn is_over_model(&self) -> bool {
         self.tensors.iter().any(|tensor| tensor.span == Span::Model)
+    }
+
+    /// The rows of the written input embeddings, which the config must name, when the donor's have another number.
+    pub fn vocab_rows(&self) -> Option<u64> {
+        vocabulary::changed_rows(&self.inputs[self.job.donor], &self.tensors)
     }
 
     /// Bytes that one full reading of all sources takes.

@@ -6,7 +6,7 @@
 //! ([`Role::Measure`] with `keep`), otherwise its blocks come once more ([`Role::Apply`]).
 
 use crate::kernel::CHUNK;
-use crate::method::Statistics;
+use crate::method::{Method, Statistics};
 
 use super::Plan;
 use super::assign::Span;
@@ -85,7 +85,8 @@ impl Plan {
         if !is_measured(tensor) || tensor.segment == 0 {
             return self.cut(index, 0..tensor.elements, Role::Whole, blocks);
         }
-        if tensor.segment <= block {
+        // Columns reach through all blocks, however small the tensor.
+        if tensor.segment <= block && tensor.span != Span::FirstAxis {
             let whole = block / tensor.segment * tensor.segment;
             return cut_by(index, 0..tensor.elements, whole, Role::Whole, blocks);
         }
@@ -107,7 +108,7 @@ impl Plan {
     /// Whether all windows of one segment fit the input memory at once.
     fn fits(&self, tensor: &TensorPlan) -> bool {
         let windows = tensor.segment.div_ceil(self.memory.block) * tensor.sources.len() as u64;
-        let bytes = tensor.segment * tensor.source_units() + windows * WINDOW_EDGE_BYTES;
+        let bytes = tensor.segment * tensor.window_units() + windows * WINDOW_EDGE_BYTES;
         bytes <= self.memory.input
     }
 
@@ -141,7 +142,8 @@ fn cut_by(tensor: usize, range: std::ops::Range<u64>, len: u64, role: Role, bloc
 
 /// Whether the tensor's coefficients depend on its contents.
 pub fn is_measured(tensor: &TensorPlan) -> bool {
-    matches!(&tensor.action, Action::Merge(method) if method.statistics() != Statistics::None) && tensor.elements > 0
+    let depends = |method: &dyn Method| tensor.scanned || method.statistics() != Statistics::None;
+    matches!(&tensor.action, Action::Merge(method) if depends(&**method)) && tensor.elements > 0
 }
 
 /// Whether the tensor's coefficients are those of the whole model.

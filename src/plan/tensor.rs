@@ -1,15 +1,20 @@
 //! One output tensor: what it is made of and how.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::method::Method;
+use crate::method::{Method, Passthrough};
+use crate::recipe::{Mismatch, NanPolicy};
 
 use super::assign::{Assignment, Span};
+use super::coverage::Dropped;
 use super::job::Job;
 use super::layout::TensorSpec;
+use super::shape::{self, Placement};
+use super::vocabulary::Vocabulary;
 
 /// Where one input's part of a tensor lies.
 #[derive(Debug, Clone)]
@@ -24,6 +29,8 @@ pub struct SourcePlan {
     pub dtype: Dtype,
     /// Name of the tensor there.
     pub name: String,
+    /// Where its elements go among the output's, when it is smaller; the rest is zero.
+    pub placement: Option<Placement>,
 }
 
 /// What becomes of a tensor.
@@ -54,48 +61,68 @@ pub struct TensorPlan {
     pub span: Span,
     /// Elements of one segment, the unit over which one Gram matrix is taken; all of them have this length.
     pub segment: u64,
+    /// Which of the sources is the base.
+    pub base: Option<usize>,
+    /// Whether it is looked through before it is combined: a segment in which an input is not finite is the base's.
+    pub scanned: bool,
 }
 
 impl TensorPlan {
-    /// Resolves `assignment` against the inputs' headers.
+    /// Resolves `assignment` against the inputs' headers; sources that it has to leave out are added to `dropped`.
     ///
     /// # Errors
     ///
-    /// When the sources differ in shape, or some hold floats and others do not.
-    pub fn new(inputs: &[Checkpoint], assignment: Assignment, job: &Job) -> Result<Self> {
-        let entries = assignment
-            .sources
-            .iter()
-            .map(|(input, name)| entry_of(inputs, *input, name).map(|entry| (*input, name, entry)))
-            .collect::<Result<Vec<_>>>()?;
-        let Some(&(_, _, first)) = entries.first() else {
-            return Err(Error::new(Kind::Mismatch, "nothing to merge", &assignment.name, "no input has this tensor"));
+    /// When some sources hold floats and others do not, or the output would be bigger than can be counted.
+    pub fn new(
+        inputs: &[Checkpoint],
+        assignment: Assignment,
+        job: &Job,
+        vocabulary: Option<Vocabulary>,
+        dropped: &mut Vec<Dropped>,
+    ) -> Result<Self> {
+        let Assignment { name, mut sources, mut method, mut span } = assignment;
+        let mut entries = entries_of(inputs, &sources)?;
+        let Some(&first) = entries.first() else {
+            return Err(Error::new(Kind::Mismatch, "nothing to merge", name, "no input has this tensor"));
         };
-        for (input, name, entry) in &entries {
+        for (entry, (input, name)) in entries.iter().zip(&sources) {
             fits(first, entry, name, &inputs[*input])?;
         }
         let mergeable = first.dtype.is_mergeable();
-        let dtype = if mergeable { job.dtype.unwrap_or(first.dtype) } else { first.dtype };
-        let elements = if mergeable { first.shape.iter().product() } else { first.bytes.end - first.bytes.start };
-        let carried = assignment.sources.iter().position(|(input, _)| *input == job.donor).unwrap_or(0);
+        let base = sources.iter().position(|(input, _)| *input == job.donor);
+        let mut carried = base.unwrap_or(0);
+        let shapes: Vec<&[u64]> = entries.iter().map(|entry| entry.shape.as_slice()).collect();
+        let policy = if mergeable { job.mismatch() } else { Mismatch::Skip };
+        let common = shape::common(&shapes, policy).unwrap_or_else(|| {
+            (method, span) = (Arc::new(Passthrough::new(1.0).expect("one is finite")) as Arc<dyn Method>, Span::Tensor);
+            entries = vec![entries[carried]];
+            let others = sources.split_off(carried + 1).into_iter().chain(sources.drain(..carried));
+            let reason = "its shape differs from the base's, which is taken";
+            dropped.extend(others.map(|(input, name)| Dropped { input, name, reason: reason.to_owned() }));
+            carried = 0;
+            entries[0].shape.clone()
+        });
+        let first = entries[carried];
+        let mut shape = common.clone();
+        if let Some(vocabulary) = vocabulary.filter(|_| mergeable) {
+            let stored = inputs[job.donor].tensors().get(&name).unwrap_or(first);
+            vocabulary.fill_up(&name, &stored.shape, &mut shape);
+        }
+        let elements = if mergeable { count(&name, &shape)? } else { first.bytes.end - first.bytes.start };
+        let dtype = if mergeable { job.dtype.unwrap_or(entries[0].dtype) } else { first.dtype };
+        // A vector along the first axis of a vector is all of it.
+        let span = if span == Span::FirstAxis && shape.len() < 2 { Span::Tensor } else { span };
         Ok(Self {
-            shape: first.shape.clone(),
             dtype,
             elements,
-            segment: segment_of(&first.shape, elements, assignment.span),
-            span: assignment.span,
-            action: if mergeable { Action::Merge(assignment.method) } else { Action::Carry(carried) },
-            sources: entries
-                .iter()
-                .map(|&(input, name, entry)| SourcePlan {
-                    input,
-                    file: entry.file,
-                    offset: entry.bytes.start,
-                    dtype: entry.dtype,
-                    name: name.clone(),
-                })
-                .collect(),
-            name: assignment.name,
+            segment: segment_of(&shape, elements, span),
+            span,
+            base: sources.iter().position(|(input, _)| *input == job.donor),
+            scanned: job.nan == NanPolicy::Base,
+            action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
+            sources: placed(&entries, sources, &common, &shape),
+            shape,
+            name,
         })
     }
 
@@ -125,15 +152,84 @@ impl TensorPlan {
         (0..self.sources.len()).map(|index| self.source_unit(index)).sum()
     }
 
+    /// Bytes of memory that one unit of work of all sources together takes. A smaller source is read into a window and put
+    /// into place in another one.
+    pub fn window_units(&self) -> u64 {
+        let windows = |source: &SourcePlan| if source.placement.is_some() { 2 } else { 1 };
+        self.sources.iter().enumerate().map(|(index, source)| self.source_unit(index) * windows(source)).sum()
+    }
+
+    /// Bytes that the work on `len` units from `start` on reads from the sources.
+    pub fn read_bytes(&self, start: u64, len: u64) -> u64 {
+        (0..self.sources.len())
+            .map(|index| self.source_range(index, start, len))
+            .map(|range| range.end - range.start)
+            .sum()
+    }
+
+    /// Where source `index` has what belongs to the `len` units from `start` on: bytes of its file.
+    pub fn source_range(&self, index: usize, start: u64, len: u64) -> Range<u64> {
+        let (source, unit) = (&self.sources[index], self.source_unit(index));
+        let range = source.placement.map_or(start..start + len, |placement| placement.range(start, len));
+        source.offset + range.start * unit..source.offset + range.end * unit
+    }
+
+    /// Vectors along the first axis.
+    pub fn columns(&self) -> u64 {
+        self.elements / self.shape.first().copied().unwrap_or(1).max(1)
+    }
+
+    /// Memory that the statistics and the coefficients of all columns take, when the tensor is merged by columns.
+    pub fn column_bytes(&self) -> u64 {
+        let inputs = self.sources.len() as u64;
+        // A sum and what it lost for each pair, a coefficient for each input, two marks.
+        let each = inputs * (inputs + 1) / 2 * 16 + inputs * 8 + 2;
+        if self.span == Span::FirstAxis { self.columns() * each } else { 0 }
+    }
+
     /// Bytes that one reading of all sources takes.
     pub fn source_bytes(&self) -> u64 {
-        self.elements * self.source_units()
+        self.read_bytes(0, self.elements)
     }
 
     /// Bytes of the tensor in the output.
     pub fn output_bytes(&self) -> u64 {
         self.elements * self.output_unit()
     }
+}
+
+fn entries_of<'a>(inputs: &'a [Checkpoint], sources: &[(usize, String)]) -> Result<Vec<&'a TensorEntry>> {
+    sources.iter().map(|(input, name)| entry_of(inputs, *input, name)).collect()
+}
+
+/// The sources of a tensor of `shape`, of which the inputs fill `common` at most.
+fn placed(entries: &[&TensorEntry], sources: Vec<(usize, String)>, common: &[u64], shape: &[u64]) -> Vec<SourcePlan> {
+    let source = |(entry, (input, name)): (&&TensorEntry, (usize, String))| {
+        // Of a longer first axis the start is taken, which lies in the file as it should.
+        let taken: Vec<u64> = entry.shape.iter().zip(common).map(|(own, common)| *own.min(common)).collect();
+        SourcePlan {
+            input,
+            file: entry.file,
+            offset: entry.bytes.start,
+            dtype: entry.dtype,
+            name,
+            placement: Placement::new(&taken, shape),
+        }
+    };
+    entries.iter().zip(sources).map(source).collect()
+}
+
+/// Elements of a shape that no file vouches for.
+fn count(name: &str, shape: &[u64]) -> Result<u64> {
+    let count = shape.iter().try_fold(1_u64, |count, size| count.checked_mul(*size));
+    count.filter(|count| *count < 1 << 56).ok_or_else(|| {
+        Error::new(
+            Kind::Mismatch,
+            "cannot merge tensor",
+            name,
+            format!("shape {shape:?} has more elements than can be counted"),
+        )
+    })
 }
 
 fn entry_of<'a>(inputs: &'a [Checkpoint], input: usize, name: &str) -> Result<&'a TensorEntry> {
@@ -148,9 +244,6 @@ fn fits(first: &TensorEntry, entry: &TensorEntry, name: &str, input: &Checkpoint
         let subject = format!("{}: `{}`", input.root().display(), name.escape_debug());
         Err(Error::new(Kind::Mismatch, "tensors do not fit each other", subject, cause))
     };
-    if first.shape != entry.shape {
-        return refuse(format!("wanted shape {:?} as in the first input, got {:?}", first.shape, entry.shape));
-    }
     let both_float = first.dtype.is_mergeable() && entry.dtype.is_mergeable();
     if !both_float && first.dtype != entry.dtype {
         return refuse(format!("wanted dtype {} as in the first input, got {}", first.dtype, entry.dtype));

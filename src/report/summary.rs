@@ -101,7 +101,7 @@ impl Report {
                 exhausted: all.exhausted,
                 most_iterations: all.iterations,
             },
-            warnings: warnings(plan, noted),
+            warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
     }
 }

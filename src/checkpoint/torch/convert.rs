@@ -59,8 +59,8 @@ impl TorchFile {
         Ok(bytes)
     }
 
-    /// The header with its length in front, padded with spaces to a multiple of eight bytes.
-    fn header(&self) -> Result<Vec<u8>> {
+    /// The header that a conversion begins with: its length in front, padded with spaces to a multiple of eight bytes.
+    pub(in crate::checkpoint) fn header(&self) -> Result<Vec<u8>> {
         let refused = |cause: String| Error::new(Kind::Input, WRITING, self.path.display(), cause);
         let held: u64 = self.storages.iter().map(Member::bytes).sum();
         let most = held.saturating_mul(MAX_EXPANSION).max(FREE_EXPANSION);

@@ -110,6 +110,17 @@ impl TorchFile {
         self.tensors.iter().any(|tensor| tensor.range.is_none())
     }
 
+    /// A hash of everything that says which tensors there are and where their bytes lie.
+    pub fn index_hash(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        // `Debug` shows every field; a hash that changes with the compiler costs no more than a fresh start.
+        hash.update(format!("{:?}", self.storages).as_bytes());
+        for tensor in &self.tensors {
+            hash.update(format!("{tensor:?}").as_bytes());
+        }
+        *hash.finalize().as_bytes()
+    }
+
     /// Entries of the state dict that are no tensors (counters, settings, extra state) and were passed over.
     pub fn skipped(&self) -> &[String] {
         &self.skipped

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(super) use seekable::SeekableSource;
-pub(super) use stream::StreamSource;
+pub(super) use stream::{StreamSource, copy_name};
 pub use write::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 
 use super::Container;

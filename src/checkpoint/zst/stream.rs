@@ -99,7 +99,7 @@ impl StreamSource {
 }
 
 /// A name that tells apart equally named shards of different folders, and versions of one shard.
-fn copy_name(input: &Input, file: &InputFile) -> String {
+pub(in crate::checkpoint) fn copy_name(input: &Input, file: &InputFile) -> String {
     let Identity { len, modified_ns } = input.identity;
     let path = std::fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
     let mut hash = blake3::Hasher::new();
