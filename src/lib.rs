@@ -28,6 +28,7 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
+//! - [`align`]: symmetries of networks, their elements, and views of transformed models.
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.
@@ -37,6 +38,7 @@
 //! - [`report`]: what ran, as a value.
 //! - [`cli`]: arguments, progress, printing.
 
+pub mod align;
 pub mod budget;
 pub mod checkpoint;
 pub mod cli;

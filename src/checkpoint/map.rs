@@ -73,6 +73,10 @@ impl Source for MapSource {
         Ok(map.into())
     }
 
+    fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        self.input.read_into(range, into)
+    }
+
     fn overhead_bytes(&self) -> u64 {
         size_of::<Self>() as u64
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::align::Alignment;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Tokenizer};
@@ -30,6 +31,8 @@ pub struct Job {
     pub nan: NanPolicy,
     /// The compression level of `.safetensors.zst` shards; plain shards when `None`.
     pub zstd: Option<i32>,
+    /// How each input is transformed while it is read; empty, or one for each of [`Job::inputs`].
+    pub alignments: Vec<Option<Alignment>>,
 }
 
 impl Job {
@@ -53,6 +56,7 @@ impl Job {
             shard_bytes: document.own.out_shard_size.unwrap_or(DEFAULT_SHARD_BYTES),
             nan: document.own.nan.unwrap_or_default(),
             zstd: document.own.zstd,
+            alignments: Vec::new(),
             document,
         })
     }
@@ -60,6 +64,11 @@ impl Job {
     /// Over what a Gram matrix is taken, where the method does not say.
     pub fn granularity(&self) -> Granularity {
         self.document.granularity()
+    }
+
+    /// How an input is transformed while it is read, if it is.
+    pub fn alignment(&self, input: usize) -> Option<&Alignment> {
+        self.alignments.get(input)?.as_ref()
     }
 
     /// What to do when shapes differ.

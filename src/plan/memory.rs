@@ -116,7 +116,7 @@ impl Costs {
             input: most(&TensorPlan::window_units),
             widest,
             output: most(&TensorPlan::output_unit),
-            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns,
+            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns + gathers + aligned,
         }
     }
 
