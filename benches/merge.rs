@@ -12,10 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
-use thalweg::checkpoint::Io;
 use thalweg::engine::{self, Merge, Options};
-use thalweg::kernel::Kernels;
-use thalweg::monitor::Silent;
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
@@ -72,12 +69,7 @@ fn merge(models: &Models, recipe: &str, memory: u64) {
         plan: Arc::new(Plan::new(&job, &wish).expect("the models fit")),
         storage: Arc::new(DiskStorage),
         target: Target { dir: models.out(), overwrite: false, restart: false },
-        options: Options {
-            kernels: Kernels::detect(),
-            io: Io::Map,
-            stop: engine::Stop::default(),
-            monitor: Arc::new(Silent),
-        },
+        options: Options::default(),
         verify: false,
     });
     black_box(report.expect("the merge succeeds"));

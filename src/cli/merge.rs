@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::checkpoint::Io;
-use crate::engine::{self, Merge, Options, Stop};
+use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Kernels, Level};
 use crate::monitor::{Monitor, Silent};
@@ -45,7 +45,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
             plan,
             storage: Arc::new(DiskStorage),
             target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor },
+            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });
         if let Some(progress) = progress {

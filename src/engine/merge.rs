@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::method::Solution;
 use crate::monitor::Phase;
 use crate::output::{Begun, Manifest, Output, Storage, Target, verify};
 use crate::plan::Plan;
@@ -12,6 +13,12 @@ use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
 use super::side::side_files;
+
+/// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
+const SOLUTION: &str = "solution";
+
+/// What a warning calls all tensors together.
+const WHOLE_MODEL: &str = "the whole model";
 
 /// Everything that a merge needs.
 pub struct Merge {
@@ -52,7 +59,11 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, options: &Options) -> Result<
     let moved = super::run(plan, &mut output, options)?;
     options.monitor.phase(Phase::Sealing, 0);
     let sides = side_files(plan)?;
-    let manifest = output.finish(&sides, &json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) }))?;
+    let mut run = json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) });
+    if let Some(solution) = output.run_note() {
+        run[SOLUTION] = solution.clone();
+    }
+    let manifest = output.finish(&sides, &run)?;
     Ok((manifest, moved))
 }
 
@@ -75,10 +86,16 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
 }
 
 fn noted<'a>(manifest: &'a Manifest, plan: &Plan) -> Result<Vec<Noted<'a>>> {
+    let odd = |error| Error::new(Kind::Damaged, "cannot read manifest", plan.layout.index_name(), error);
     let read = |note: &Option<serde_json::Value>| match note {
         None => Ok(Found::default()),
-        Some(note) => serde_json::from_value(note.clone())
-            .map_err(|error| Error::new(Kind::Damaged, "cannot read manifest", plan.layout.index_name(), error)),
+        Some(note) => serde_json::from_value(note.clone()).map_err(odd),
     };
-    manifest.tensors.iter().map(|tensor| Ok((tensor.name.as_str(), read(&tensor.note)?))).collect()
+    let tensors = manifest.tensors.iter().map(|tensor| Ok((tensor.name.as_str(), read(&tensor.note)?)));
+    let mut noted = tensors.collect::<Result<Vec<_>>>()?;
+    if let Some(solution) = manifest.run.get(SOLUTION) {
+        let solution: Solution = serde_json::from_value(solution.clone()).map_err(odd)?;
+        noted.push((WHOLE_MODEL, Found::of(&solution.facts)));
+    }
+    Ok(noted)
 }

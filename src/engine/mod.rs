@@ -24,6 +24,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Instant;
 
 use crossbeam::channel::bounded;
@@ -34,7 +35,7 @@ use crate::checkpoint::{Io, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::method::Solution;
-use crate::monitor::{Monitor, Phase};
+use crate::monitor::{Monitor, Phase, Silent};
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
@@ -58,6 +59,25 @@ pub struct Options {
     pub stop: Stop,
     /// Who is told how it goes.
     pub monitor: Arc<dyn Monitor>,
+    /// Written bytes after which they are made durable and journalled: what a kill can cost. [`COMMIT_BYTES`] suits a
+    /// real disk; tests that cut a run short take less.
+    pub commit_bytes: u64,
+}
+
+/// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
+pub const COMMIT_BYTES: u64 = 128 << 20;
+
+impl Default for Options {
+    /// The best instruction set, memory maps, nobody who asks or listens.
+    fn default() -> Self {
+        Self {
+            kernels: Kernels::detect(),
+            io: Io::default(),
+            stop: Stop::default(),
+            monitor: Arc::new(Silent),
+            commit_bytes: COMMIT_BYTES,
+        }
+    }
 }
 
 /// Merges all that is still to be done of `plan` into `output`.
@@ -110,12 +130,16 @@ fn stages(
         let blocks = plan.schedule(durable, solution.is_some());
         let end = &end;
         let (bench, pool, buffers) = (&bench, &pool, &buffers);
-        scope.spawn(move || end(reader.run(blocks, &loaded_to)));
-        scope.spawn(move || {
+        // Where no thread can be made, the stage's ends of the channels go with its closure, and the others wind down.
+        let spawned = stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
+        end(spawned.map(drop).map_err(no_thread));
+        let spawned = stage("dispatch").spawn_scoped(scope, move || {
             let stage = Dispatch { plan, bench, pool, buffers, writer: &orders_to };
             end(stage.run(&loaded, solution));
         });
-        let writer = Writer { plan, output, durable, monitor: &*options.monitor };
+        end(spawned.map(drop).map_err(no_thread));
+        let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
+        let writer = Writer { plan, output, durable, monitor, commit_bytes };
         end(writer.run(&orders));
         // Closed before the scope waits for the other stages, or one that still wants to send would wait for ever.
         drop(orders);
@@ -126,6 +150,15 @@ fn stages(
         None if stop.asked() => Err(interrupted(output)),
         None => Ok(()),
     }
+}
+
+/// A thread of the pipeline, named so that profilers and debuggers show what it is.
+fn stage(name: &str) -> Builder {
+    Builder::new().name(name.to_owned())
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::new(Kind::Io, "cannot start threads", "pipeline", error)
 }
 
 fn interrupted(output: &Output) -> Error {

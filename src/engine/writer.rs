@@ -14,9 +14,7 @@ use crate::plan::Plan;
 use crate::report::Found;
 
 use super::dispatch::{Order, answer_of};
-
-/// Written bytes after which they are made durable and journalled: what a kill can cost.
-const COMMIT_BYTES: u64 = 128 << 20;
+use super::{no_thread, stage};
 
 /// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.
 const TASKS: usize = 4;
@@ -31,6 +29,8 @@ pub struct Writer<'a> {
     pub durable: &'a [u64],
     /// Who is told.
     pub monitor: &'a dyn Monitor,
+    /// Written bytes after which there is a commit.
+    pub commit_bytes: u64,
 }
 
 /// What is done to the disk, in this order and no other.
@@ -52,8 +52,10 @@ impl Writer<'_> {
         std::thread::scope(|scope| {
             let (tasks, inbox) = bounded::<Task>(TASKS);
             let (commits, pending) = bounded::<Pending>(1);
-            let storer = scope.spawn(move || store(&inbox, &commits));
-            let syncer = scope.spawn(move || pending.into_iter().try_for_each(Pending::run));
+            let storer = stage("store").spawn_scoped(scope, move || store(&inbox, &commits)).map_err(no_thread)?;
+            let syncer = stage("sync")
+                .spawn_scoped(scope, move || pending.into_iter().try_for_each(Pending::run))
+                .map_err(no_thread)?;
             let hashed = self.hash_all(orders, &tasks);
             drop(tasks);
             let ended = [join(syncer), join(storer), hashed];
@@ -63,9 +65,10 @@ impl Writer<'_> {
     }
 
     fn hash_all(self, orders: &Receiver<Order>, tasks: &Sender<Task>) -> Result<()> {
-        let Self { plan, output, durable, monitor } = self;
-        let hashed =
-            Pieces { plan, output, durable, monitor, found: Found::default(), uncommitted: 0 }.take(orders, tasks);
+        let Self { plan, output, durable, monitor, commit_bytes } = self;
+        let found = Found::default();
+        let mut pieces = Pieces { plan, output, durable, monitor, commit_bytes, found, uncommitted: 0 };
+        let hashed = pieces.take(orders, tasks);
         let last = output.prepare_commit()?;
         let _ = tasks.send(Task::Commit(last));
         hashed
@@ -96,6 +99,7 @@ struct Pieces<'a> {
     output: &'a mut Output,
     durable: &'a [u64],
     monitor: &'a dyn Monitor,
+    commit_bytes: u64,
     /// What was found so far about the tensor that is being written.
     found: Found,
     uncommitted: u64,
@@ -109,6 +113,8 @@ impl Pieces<'_> {
                 Order::Solved(solution) => {
                     let value = serde_json::to_value(&*solution).expect("a solution is plain data");
                     self.output.set_run_note(value);
+                    // It stands for a reading of the whole model: no kill shall cost that again.
+                    self.uncommitted = self.commit_bytes;
                 }
                 Order::Piece { tensor, offset, made } => {
                     let (buffer, found) = answer_of(&made)?;
@@ -120,7 +126,7 @@ impl Pieces<'_> {
                     }
                 }
             }
-            if self.uncommitted >= COMMIT_BYTES {
+            if self.uncommitted >= self.commit_bytes {
                 self.uncommitted = 0;
                 if tasks.send(Task::Commit(self.output.prepare_commit()?)).is_err() {
                     return Ok(());
@@ -140,6 +146,9 @@ impl Pieces<'_> {
         }
         let done = self.durable[tensor].saturating_sub(offset);
         let fresh = usize::try_from(done).unwrap_or(usize::MAX).min(buffer.len())..buffer.len();
+        if fresh.is_empty() {
+            return Ok(None);
+        }
         self.uncommitted += fresh.len() as u64;
         self.monitor.advance(fresh.len() as u64);
         let place = self.output.place(tensor, end - fresh.len() as u64, &buffer[fresh.clone()])?;

@@ -169,7 +169,8 @@ impl Output {
         self.run_note.as_ref()
     }
 
-    /// Notes what was found about all tensors together; the next commit journals it. The manifest does not keep it.
+    /// Notes what was found about all tensors together; the next commit journals it. The manifest keeps of it what
+    /// [`Output::finish`] is given.
     pub fn set_run_note(&mut self, note: Value) {
         self.run_note = Some(note);
         self.run_note_is_claimed = false;

@@ -21,6 +21,7 @@ mod vocabulary;
 
 use serde_json::Value;
 
+use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::error::Result;
 
@@ -74,7 +75,7 @@ impl Plan {
         model_span::check(job, &tensors)?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
         let layout = Layout::new(&specs, job.shard_bytes, "model")?;
-        let memory = Memory::share_out(wish, &inputs, &tensors)?;
+        let memory = Memory::share_out(wish, &inputs, &tensors, job.alignments.iter().flatten().map(Alignment::bytes).sum())?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let warnings = coverage::warnings(&inputs, &dropped);

@@ -5,7 +5,6 @@
 //! its windows fit the input memory together they are kept and applied without a second reading
 //! ([`Role::Measure`] with `keep`), otherwise its blocks come once more ([`Role::Apply`]).
 
-use crate::kernel::CHUNK;
 use crate::method::{Method, Statistics};
 
 use super::Plan;
@@ -62,24 +61,27 @@ impl Plan {
             blocks
         });
         let open = (0..self.tensors.len()).filter(move |&i| durable[i] < self.tensors[i].output_bytes());
-        first_pass.chain(open.flat_map(move |index| self.blocks_of(index, durable[index])))
+        first_pass.chain(open.flat_map(move |index| self.blocks_of(index)))
     }
 
-    /// Everything that is still to be done for one tensor, but the measuring of the whole model.
-    fn blocks_of(&self, index: usize, durable: u64) -> Vec<Block> {
+    /// Everything that is done for one tensor, but the measuring of the whole model.
+    ///
+    /// A tensor of which a part is durable is worked on from its start, though only the rest of it is written: what is
+    /// found about a tensor, such as values that overflowed, is journalled when all of it was met in one run.
+    fn blocks_of(&self, index: usize) -> Vec<Block> {
         let tensor = &self.tensors[index];
         let mut blocks = Vec::new();
         match &tensor.action {
             Action::Carry(_) => self.cut(index, 0..tensor.elements, Role::Carry, &mut blocks),
             Action::Merge(_) if is_over_model(tensor) => {
-                self.cut(index, open_from(tensor, durable)..tensor.elements, Role::Apply, &mut blocks);
+                self.cut(index, 0..tensor.elements, Role::Apply, &mut blocks);
             }
-            Action::Merge(_) => self.merge_blocks(index, durable, &mut blocks),
+            Action::Merge(_) => self.merge_blocks(index, &mut blocks),
         }
         blocks
     }
 
-    fn merge_blocks(&self, index: usize, durable: u64, blocks: &mut Vec<Block>) {
+    fn merge_blocks(&self, index: usize, blocks: &mut Vec<Block>) {
         let tensor = &self.tensors[index];
         let block = self.memory.block;
         if !is_measured(tensor) || tensor.segment == 0 {
@@ -90,17 +92,13 @@ impl Plan {
             let whole = block / tensor.segment * tensor.segment;
             return cut_by(index, 0..tensor.elements, whole, Role::Whole, blocks);
         }
-        let done = open_from(tensor, durable);
         for segment in 0..tensor.elements / tensor.segment {
             let range = segment * tensor.segment..(segment + 1) * tensor.segment;
-            // A tensor of many large segments keeps its record of what was found only when all of them are solved
-            // again; so only their application is left out.
             let keep = self.fits(tensor);
             self.cut(index, range.clone(), Role::Measure { keep, last: false }, blocks);
             close_group(blocks);
-            let rest = range.start.max(done.min(range.end))..range.end;
-            if !keep && !rest.is_empty() {
-                self.cut(index, rest, Role::Apply, blocks);
+            if !keep {
+                self.cut(index, range, Role::Apply, blocks);
             }
         }
     }
@@ -115,14 +113,6 @@ impl Plan {
     fn cut(&self, tensor: usize, range: std::ops::Range<u64>, role: Role, blocks: &mut Vec<Block>) {
         cut_by(tensor, range, self.memory.block, role, blocks);
     }
-}
-
-/// The first element that is not durable, rounded down to a chunk of its segment.
-fn open_from(tensor: &TensorPlan, durable: u64) -> u64 {
-    let done = durable / tensor.output_unit();
-    let segment = tensor.segment.max(1);
-    let base = done / segment * segment;
-    base + (done - base) / CHUNK as u64 * CHUNK as u64
 }
 
 fn close_group(blocks: &mut [Block]) {

@@ -52,6 +52,8 @@ impl StreamSource {
     fn expand(&self, copy: &Path) -> Result<Input> {
         let part = copy.with_extension("part");
         let broken = |error| Error::io("cannot expand into", &part, error);
+        // The scratch folder is made by whoever needs it first: most merges never do.
+        part.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(broken)?;
         // NOTE: not truncated before it is locked, since another source may be writing to it.
         let mut output = OpenOptions::new().write(true).create(true).truncate(false).open(&part).map_err(broken)?;
         output.lock().map_err(broken)?;
