@@ -23,7 +23,7 @@ pub use axis::{AxisMap, Turn};
 pub use spec::{Allowed, Pairs, Spec};
 pub use symmetries::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 pub use transform::{Element, Transform, TransformFile};
-pub use view::View;
+pub use view::{Gather, View};
 
 /// A model's symmetries and the element of them that is applied to it.
 #[derive(Debug, Clone)]

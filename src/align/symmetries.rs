@@ -192,7 +192,7 @@ impl Symmetries {
     }
 
     /// Checks that inner groups stand inside their outer ones, that pairs are whole, that names with numbers are
-    /// complete, and that nothing acts in one place only, where nothing could undo it.
+    /// complete, and that what acts on one matrix is undone by another.
     pub(super) fn check(&self) -> Result<()> {
         let mut places = vec![0_usize; self.groups.len()];
         let refused = |subject: &str, cause: String| {
@@ -217,7 +217,9 @@ impl Symmetries {
                 if !node.is_fixed() && u32::try_from(*len).is_err() {
                     return refused(name, format!("an axis of {len} is too long to be reordered"));
                 }
-                if let Err(cause) = self.check_node(node, &mut outer, &mut places) {
+                // A vector goes along with what a matrix writes; it neither writes nor reads.
+                let counted = tensor.shape.len() > 1;
+                if let Err(cause) = self.check_node(node, &mut outer, counted.then_some(&mut places)) {
                     return refused(name, cause);
                 }
                 turned += usize::from(self.turns(node));
@@ -227,18 +229,25 @@ impl Symmetries {
             }
         }
         for (group, places) in self.groups.iter().zip(places) {
-            if places == 1 {
-                return refused(&group.name, "acts in one place only, where nothing undoes it".into());
+            if places < 2 {
+                return refused(&group.name, "acts on less than two axes of matrices, so that nothing undoes it".into());
             }
         }
         self.check_name_axes()
     }
 
-    fn check_node(&self, node: &Node, outer: &mut Vec<usize>, places: &mut [usize]) -> Result<(), String> {
+    fn check_node(
+        &self,
+        node: &Node,
+        outer: &mut Vec<usize>,
+        mut places: Option<&mut Vec<usize>>,
+    ) -> Result<(), String> {
         match node {
             Node::Fixed(_) => Ok(()),
             Node::Group { group, .. } => {
-                places[*group] += 1;
+                if let Some(places) = places {
+                    places[*group] += 1;
+                }
                 match self.groups[*group].within {
                     Some(within) if !outer.contains(&within) => Err(format!(
                         "`{}` stands outside of `{}`, within which it lies",
@@ -247,11 +256,13 @@ impl Symmetries {
                     _ => Ok(()),
                 }
             }
-            Node::Sum(parts) => parts.iter().try_for_each(|part| self.check_node(part, outer, places)),
+            Node::Sum(parts) => {
+                parts.iter().try_for_each(|part| self.check_node(part, outer, places.as_deref_mut()))
+            }
             Node::Product(parts) => {
                 let depth = outer.len();
                 for part in parts {
-                    self.check_node(part, outer, places)?;
+                    self.check_node(part, outer, places.as_deref_mut())?;
                     if let Node::Group { group, .. } = part {
                         outer.push(*group);
                     }

@@ -12,7 +12,7 @@ use crate::budget;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, Recipe, Scope};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, Recipe, Scope};
 
 use super::args::JobArgs;
 
@@ -51,6 +51,17 @@ pub fn job(document: &Document, args: &JobArgs, stage_folder: &dyn Fn(&str) -> O
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
     Ok(job)
+}
+
+/// Where a model named on the command line is: here, or in the hub's cache.
+///
+/// # Errors
+///
+/// When it cannot be found.
+pub fn located(model: &Path) -> Result<PathBuf> {
+    let hub = HubCache::from_variables(|name| std::env::var_os(name));
+    let parsed = ModelRef::parse(text_of(model)?, Path::exists);
+    parsed.map_err(|cause| usage(model.display().to_string(), &cause))?.locate(&hub)
 }
 
 /// How a stage is carried out.

@@ -1,11 +1,13 @@
 //! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
 
+mod apply;
 mod args;
 mod job;
 mod merge;
 mod plan;
 mod progress;
 mod stages;
+mod symmetries;
 mod verify;
 
 use std::io::Write;
@@ -28,6 +30,8 @@ pub fn main() -> u8 {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Symmetries(args) => symmetries::run(&args),
+        Command::Apply(args) => apply::run(&args),
     };
     match outcome {
         Ok(()) => 0,

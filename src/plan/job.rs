@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::align::Alignment;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Tokenizer};
+use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Recipe, Tokenizer};
 
 use super::MOST_INPUTS;
 
@@ -59,6 +59,19 @@ impl Job {
             alignments: Vec::new(),
             document,
         })
+    }
+
+    /// The job that writes one model anew, transformed while it is read when it has an alignment.
+    ///
+    /// Elements that are only moved keep their bits, NaN and infinity included.
+    ///
+    /// # Errors
+    ///
+    /// None that the model could cause.
+    pub fn of_one(model: PathBuf, alignment: Option<Alignment>) -> Result<Self> {
+        let recipe = r#"{"merge_method": "passthrough", "models": [{"model": "model"}], "nan": "propagate"}"#;
+        let document = Recipe::parse(recipe, "transform")?.documents.swap_remove(0);
+        Ok(Self { alignments: vec![alignment], ..Self::new(document, vec![model])? })
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.

@@ -133,10 +133,10 @@ impl Spec {
         Ok(best.1)
     }
 
-    fn rules_under(&self, prefix: &str) -> Result<Vec<Rule<'_>>> {
+    fn rules_under<'a>(&'a self, prefix: &str) -> Result<Vec<Rule<'a>>> {
         let wrong = |cause: String| self.error(cause);
         let pattern = |text: &String| Pattern::parse(text, prefix).map_err(wrong);
-        let rule = |source| -> Result<Rule<'_>> {
+        let rule = |source: &'a TensorRule| -> Result<Rule<'a>> {
             let TensorRule { name, axes, when, .. } = source;
             let axis = |text: &String| {
                 let parsed = AxisExpression::parse(text)

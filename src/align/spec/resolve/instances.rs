@@ -22,15 +22,12 @@ impl Instances {
     /// A group's name has a placeholder that a tensor's name lacks.
     pub fn find(spec: &Spec, rules: &[Rule<'_>], matched: &[Matched<'_>]) -> Result<Self> {
         let mut instances = Self { numbers: Numbers::new(), read: HashSet::new() };
-        let references = || {
-            let of = |tensor| {
-                let Matched { rule, bindings, .. } = tensor;
-                let axes = rules[*rule].axes.iter().flatten().flat_map(|axis| axis.references());
-                axes.map(move |reference| (reference, bindings))
-            };
-            matched.iter().flat_map(of)
-        };
-        for (reference, bindings) in references() {
+        let mut references = Vec::new();
+        for tensor in matched {
+            let axes = rules[tensor.rule].axes.iter().flatten().flat_map(|axis| axis.references());
+            references.extend(axes.map(|reference| (reference, &tensor.bindings)));
+        }
+        for (reference, bindings) in references.iter().copied() {
             if !matches!(reference.which, Which::Bound | Which::At(_)) {
                 continue;
             }
@@ -40,7 +37,7 @@ impl Instances {
                 instances.numbers.entry((reference.group.clone(), rest)).or_default().insert(number);
             }
         }
-        for (reference, bindings) in references() {
+        for (reference, bindings) in references {
             if matches!(reference.which, Which::Previous | Which::Last)
                 && let Some(bindings) = instances.meant(spec, reference, bindings)?
             {
@@ -56,11 +53,13 @@ impl Instances {
     ///
     /// A group's name has a placeholder that the tensor's name lacks.
     pub fn bindings(&self, spec: &Spec, reference: &GroupReference, own: &Bindings) -> Result<Option<Bindings>> {
+        let chain = spec.groups[&reference.group].chain;
         let Some(bindings) = self.meant(spec, reference, own)? else {
-            return Ok(None);
+            // Before the first link of a chain stands the input; of anything else an instance that is missed is a fault.
+            let missed = || spec.error(format!("`{}` has no instance before or at {own:?}", reference.group));
+            return if chain { Ok(None) } else { Err(missed()) };
         };
-        let dangling =
-            spec.groups[&reference.group].chain && !self.read.contains(&name_of(spec, &reference.group, &bindings)?);
+        let dangling = chain && !self.read.contains(&name_of(spec, &reference.group, &bindings)?);
         Ok((!dangling).then_some(bindings))
     }
 
