@@ -39,9 +39,8 @@ impl AxisMap {
         let node = &tensor.axes[axis];
         let Alignment { symmetries, transform } = alignment;
         // Most of a big model's axes stay as they are; it is cheaper to see that than to find out.
-        let idle = |(at, group): (usize, &super::Group)| {
-            !node.names(at) || transform.elements()[at].is_identity(group.units)
-        };
+        let idle =
+            |(at, group): (usize, &super::Group)| !node.names(at) || transform.elements()[at].is_identity(group.units);
         if node.is_fixed() || symmetries.groups.iter().enumerate().all(idle) {
             return None;
         }

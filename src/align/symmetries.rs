@@ -230,7 +230,10 @@ impl Symmetries {
         }
         for (group, places) in self.groups.iter().zip(places) {
             if places < 2 {
-                return refused(&group.name, "acts on less than two axes of matrices, so that nothing undoes it".into());
+                return refused(
+                    &group.name,
+                    "acts on less than two axes of matrices, so that nothing undoes it".into(),
+                );
             }
         }
         self.check_name_axes()
@@ -256,9 +259,7 @@ impl Symmetries {
                     _ => Ok(()),
                 }
             }
-            Node::Sum(parts) => {
-                parts.iter().try_for_each(|part| self.check_node(part, outer, places.as_deref_mut()))
-            }
+            Node::Sum(parts) => parts.iter().try_for_each(|part| self.check_node(part, outer, places.as_deref_mut())),
             Node::Product(parts) => {
                 let depth = outer.len();
                 for part in parts {
@@ -303,7 +304,12 @@ impl Symmetries {
             let units = tensor.index.as_ref().map_or(0, |index| self.groups[index.group].units);
             if count != units {
                 let cause = format!("wanted {units} tensors of this kind, got {count}");
-                return Err(Error::new(Kind::Mismatch, "spec does not fit the model", format!("{before}…{after}"), cause));
+                return Err(Error::new(
+                    Kind::Mismatch,
+                    "spec does not fit the model",
+                    format!("{before}…{after}"),
+                    cause,
+                ));
             }
         }
         Ok(())

@@ -126,7 +126,8 @@ fn stages(
     std::thread::scope(|scope| {
         let (loaded_to, loaded) = bounded(threads + 2);
         let (orders_to, orders) = bounded(2 * threads + 4);
-        let reader = Reader { plan, sources, kernels: options.kernels, budget: &input, monitor: &*options.monitor, stop };
+        let reader =
+            Reader { plan, sources, kernels: options.kernels, budget: &input, monitor: &*options.monitor, stop };
         let blocks = plan.schedule(durable, solution.is_some());
         let end = &end;
         let (bench, pool, buffers) = (&bench, &pool, &buffers);

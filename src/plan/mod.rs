@@ -75,7 +75,8 @@ impl Plan {
         model_span::check(job, &tensors)?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
         let layout = Layout::new(&specs, job.shard_bytes, "model")?;
-        let memory = Memory::share_out(wish, &inputs, &tensors, job.alignments.iter().flatten().map(Alignment::bytes).sum())?;
+        let memory =
+            Memory::share_out(wish, &inputs, &tensors, job.alignments.iter().flatten().map(Alignment::bytes).sum())?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let warnings = coverage::warnings(&inputs, &dropped);

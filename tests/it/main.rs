@@ -1,10 +1,12 @@
 //! The integration tests: one binary, a module per subject.
 
+mod align;
 mod checkpoint;
 mod columns;
 mod coverage;
 mod crash;
 mod crash_merge;
+mod forward;
 mod kill;
 mod merge;
 mod method;

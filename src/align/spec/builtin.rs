@@ -112,7 +112,8 @@ mod tests {
             let spec = named(name).expect(name);
             assert_eq!(spec.name, name);
             assert!(!spec.matching.is_empty(), "{name}");
-            let again = Spec::parse(&serde_json::to_string(&spec).expect("plain data"), name).expect("reads its own JSON");
+            let again =
+                Spec::parse(&serde_json::to_string(&spec).expect("plain data"), name).expect("reads its own JSON");
             assert_eq!(again, spec);
         }
     }

@@ -120,7 +120,8 @@ mod tests {
         assert_eq!(pattern.fill(&bindings).as_deref(), Some(name));
         let around = pattern.around("e", &bindings).expect("has it");
         assert_eq!(around, ("model.layers.12.experts.".into(), ".w1.weight".into()));
-        for other in ["model.layers.012.experts.3.w1.weight", "layers.1.experts.3.w1.weight", "model.layers.x", name_of(30)]
+        for other in
+            ["model.layers.012.experts.3.w1.weight", "layers.1.experts.3.w1.weight", "model.layers.x", name_of(30)]
         {
             assert_eq!(pattern.bind(other), None, "{other}");
         }

@@ -108,7 +108,11 @@ impl Spec {
         for rule in &self.tensors {
             let unknown = |key: &str| {
                 let name = rule.name.as_slice().first().map_or("", String::as_str);
-                self.error(format!("`{}` names the group `{}`, which does not exist", name.escape_debug(), key.escape_debug()))
+                self.error(format!(
+                    "`{}` names the group `{}`, which does not exist",
+                    name.escape_debug(),
+                    key.escape_debug()
+                ))
             };
             if let Some(key) = rule.index.values().find(|key| !self.groups.contains_key(*key)) {
                 return Err(unknown(key));
@@ -173,8 +177,9 @@ impl Spec {
         }
         let count = unmapped.len();
         let cause = format!("{count} tensors are not mapped: {}", listed(unmapped));
-        Err(Error::new(Kind::Mismatch, "spec does not fit the model", &self.name, cause)
-            .with_hint("write a spec that `extends` this one and add rules for them (`axes: fixed` where nothing acts)"))
+        Err(Error::new(Kind::Mismatch, "spec does not fit the model", &self.name, cause).with_hint(
+            "write a spec that `extends` this one and add rules for them (`axes: fixed` where nothing acts)",
+        ))
     }
 
     fn check_tied(&self, symmetries: &Symmetries) -> Result<()> {

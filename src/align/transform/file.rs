@@ -109,7 +109,9 @@ impl TransformFile {
         name.push(".part");
         let part = Path::new(&name);
         let failed = |error| Error::io("cannot write transform", path, error);
-        File::create(part).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all())).map_err(failed)?;
+        File::create(part)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .map_err(failed)?;
         fs::rename(part, path).map_err(failed)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)

@@ -170,8 +170,7 @@ impl Transform {
         };
         let units = groups[outer].units.max(1);
         let (outer_copy, unit) = (copy / units, copy % units);
-        self.old_copy(groups, outer, outer_copy) * units
-            + self.elements[outer].unit(&groups[outer], outer_copy, unit)
+        self.old_copy(groups, outer, outer_copy) * units + self.elements[outer].unit(&groups[outer], outer_copy, unit)
     }
 }
 

@@ -42,7 +42,8 @@ impl Family for Bert {
         for l in 0..LAYERS {
             let at = format!("bert.encoder.layer.{l}.");
             norms.extend([format!("{at}attention.output.LayerNorm"), format!("{at}output.LayerNorm")]);
-            for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
+            for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+            {
                 layers.push((format!("{at}{name}"), WIDTH, WIDTH));
             }
             layers.push((format!("{at}intermediate.dense"), MLP, WIDTH));

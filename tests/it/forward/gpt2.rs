@@ -27,8 +27,12 @@ impl Family for Gpt2 {
                 net.add_scale(random, &format!("{at}{norm}.weight"), &[WIDTH]);
                 net.add(random, &format!("{at}{norm}.bias"), &[WIDTH]);
             }
-            let layers =
-                [("attn.c_attn", WIDTH, 3 * WIDTH), ("attn.c_proj", WIDTH, WIDTH), ("mlp.c_fc", WIDTH, MLP), ("mlp.c_proj", MLP, WIDTH)];
+            let layers = [
+                ("attn.c_attn", WIDTH, 3 * WIDTH),
+                ("attn.c_proj", WIDTH, WIDTH),
+                ("mlp.c_fc", WIDTH, MLP),
+                ("mlp.c_proj", MLP, WIDTH),
+            ];
             for (name, from, to) in layers {
                 net.add(random, &format!("{at}{name}.weight"), &[from, to]);
                 net.add(random, &format!("{at}{name}.bias"), &[to]);

@@ -27,7 +27,9 @@ pub enum Experts {
     #[default]
     None,
     Mixtral,
-    Qwen { shared: bool },
+    Qwen {
+        shared: bool,
+    },
 }
 
 const WIDTH: usize = 12;
@@ -182,7 +184,10 @@ impl Llama {
                 let mut sum = self.experts(net, &format!("{at}mlp.gate"), x, expert);
                 if shared {
                     let share = 1.0 / (1.0 + (-net.linear(&format!("{at}mlp.shared_expert_gate"), x)[0]).exp());
-                    add_to(&mut sum, &map(&self.gated(net, &format!("{at}mlp.shared_expert."), usual, x), |y| y * share));
+                    add_to(
+                        &mut sum,
+                        &map(&self.gated(net, &format!("{at}mlp.shared_expert."), usual, x), |y| y * share),
+                    );
                 }
                 sum
             }

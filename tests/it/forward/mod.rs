@@ -13,7 +13,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::reference::{Model, Tensor, write_model};
+use super::reference::files::{read_model, write_model};
+use super::reference::{Model, Tensor};
 use safetensors::Dtype;
 
 pub use bert::Bert;
@@ -56,7 +57,8 @@ impl Net {
     /// Adds a vector of positive numbers around one.
     pub fn add_scale(&mut self, random: &mut Random, name: &str, shape: &[usize]) {
         let count = shape.iter().product();
-        self.tensors.insert(name.to_owned(), (shape.to_vec(), (0..count).map(|_| 1.0 + 0.5 * random.signed()).collect()));
+        self.tensors
+            .insert(name.to_owned(), (shape.to_vec(), (0..count).map(|_| 1.0 + 0.5 * random.signed()).collect()));
     }
 
     pub fn get(&self, name: &str) -> &[f64] {
@@ -111,7 +113,7 @@ impl Net {
 
     /// The network that a checkpoint of this one's config holds.
     pub fn read(&self, folder: &Path) -> Self {
-        let model = super::reference::read_model(folder);
+        let model = read_model(folder);
         let tensors = model.iter().map(|(name, tensor)| {
             assert_eq!(tensor.dtype, Dtype::F64, "{name}");
             let values = tensor.bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
