@@ -238,7 +238,7 @@ impl Resolver<'_> {
             return Err(self.spec.error(format!("`{}` has no placeholder `{{{key}}}`", tensor.name)));
         };
         let group = self.group(&group.clone(), &tensor.bindings)?;
-        Ok(Some(NameAxis { group, position, before, after }))
+        Ok(group.map(|group| NameAxis { group, position, before, after }))
     }
 
     fn node(&mut self, axis: &AxisExpression, tensor: &Matched<'_>) -> Result<Node> {
@@ -258,26 +258,34 @@ impl Resolver<'_> {
         let Some(bindings) = self.instances.bindings(self.spec, reference, &tensor.bindings)? else {
             return Ok(Node::Fixed(0));
         };
-        let group = self.group(&reference.group, &bindings)?;
-        // A part of no units, such as what rotary embeddings leave over when they turn whole heads.
-        if self.units[group] == Some(0) {
-            return Ok(Node::Sum(Vec::new()));
-        }
-        Ok(Node::Group { group, signed: reference.signed })
+        Ok(match self.group(&reference.group, &bindings)? {
+            Some(group) => Node::Group { group, signed: reference.signed },
+            None => Node::Sum(Vec::new()),
+        })
     }
 
-    /// The group of this key and these numbers, made when it is met first.
-    fn group(&mut self, key: &str, bindings: &Bindings) -> Result<usize> {
+    /// The group of this key and these numbers, made when it is met first; `None` when it has no units, such as what
+    /// rotary embeddings leave over when they turn whole heads.
+    fn group(&mut self, key: &str, bindings: &Bindings) -> Result<Option<usize>> {
         let rule = &self.spec.groups[key];
         let name = instances::name_of(self.spec, key, bindings)?;
         if let Some(index) = self.groups.get_index_of(&name) {
-            return Ok(index);
+            return Ok(Some(index));
         }
-        let within = rule.within.as_ref().map(|outer| self.group(outer, bindings)).transpose()?;
         let units = rule.units.as_ref().map(|size| self.size(size, &name)).transpose()?;
+        if units == Some(0) {
+            return Ok(None);
+        }
+        let within = match &rule.within {
+            None => None,
+            Some(outer) => match self.group(outer, bindings)? {
+                None => return Ok(None),
+                within => within,
+            },
+        };
         self.units.push(units);
         let group = group_of(key, &name, rule, within);
-        Ok(self.groups.insert_full(name, group).0)
+        Ok(Some(self.groups.insert_full(name, group).0))
     }
 
     fn finished(mut self) -> Result<Vec<Group>> {

@@ -99,9 +99,10 @@ impl View {
         let maps: u64 = active.map(|(_, len)| len * (per_place + 48)).sum();
         let rows = Rows::of(&self.alignment, tensor, self.stored);
         let row = rows.cells * rows.run * self.stored.bytes() as u64;
-        let batch = if rows.gathered { row.max(BATCH_BYTES) } else { 0 };
-        let wide = if self.turned { rows.cells * rows.run * 24 } else { 0 };
-        maps + 2 * batch + 2 * row.min(BATCH_BYTES.max(row * u64::from(rows.gathered))) + wide
+        // Rows that are gathered from, twice where pairs are turned; then both rows as they are stored, and one as f64.
+        let batches = if rows.gathered { row.max(BATCH_BYTES) * (1 + u64::from(self.turned)) } else { 0 };
+        let turned = if self.turned { 2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64 } else { 0 };
+        maps + batches + turned
     }
 
     /// Works out where everything comes from.

@@ -4,12 +4,13 @@ use proptest::prelude::*;
 use safetensors::Dtype;
 use thalweg::align::{Allowed, Element, Spec, Symmetries, Transform};
 use thalweg::plan::memory::Wish;
+use thalweg::plan::{Job, Plan};
 
 use super::Stored;
 use crate::forward::{Experts, Family, Gpt2, Llama, Net, ResNet};
 use crate::reference::files::{read_model, write_model};
 use crate::reference::{Model, Tensor};
-use crate::whole::PLENTY;
+use crate::whole::{PLENTY, carry_out};
 
 /// The same transform without rotations, which round.
 fn exact(symmetries: &Symmetries, transform: Transform) -> Transform {
@@ -109,6 +110,22 @@ fn turned_pairs_are_rounded_once() {
         turned += usize::from(wide[name].values != tensor.values);
     }
     assert_eq!(turned, 4, "queries and keys of two layers");
+}
+
+#[test]
+fn a_merge_with_an_aligned_copy_of_itself_gives_the_model_back() {
+    let stored = Stored::new(&mixtral().random(8), None);
+    let planted = exact(&stored.symmetries, Transform::random(&stored.symmetries, 3));
+    let back = planted.inverse(&stored.symmetries);
+    stored.apply("model", planted, "planted", &PLENTY);
+    let [model, other] = ["model", "planted"].map(|name| stored.dir.path().join(name));
+    let text = crate::whole::recipe("karcher", &[&model, &other], "");
+    let document = thalweg::recipe::Recipe::parse(&text, "test").expect("a recipe").documents.swap_remove(0);
+    let mut job = Job::new(document, vec![model, other]).expect("a job");
+    job.alignments = vec![None, Some(stored.alignment(back))];
+    let plan = Plan::new(&job, &PLENTY).expect("a plan");
+    carry_out(plan, &stored.dir.path().join("merged")).expect("merged");
+    same_bytes(&stored, "model", "merged");
 }
 
 #[test]

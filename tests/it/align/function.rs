@@ -174,14 +174,6 @@ groups: { rope: { name: \"layers.{l}.rope\", within: kv, units: rotary, pairs: h
 }
 
 #[test]
-fn values_may_not_be_moved_without_their_readers() {
-    changes(
-        &llama(),
-        "extends: llama\ntensors: [{ name: \"{prefix}layers.{l}.self_attn.o_proj.weight\", axes: [residual, kv * queries * fixed] }]",
-    );
-}
-
-#[test]
 fn a_residual_stream_under_layer_norm_has_no_signs() {
     let residual = "groups: { residual: { residual: true, allows: [permutation, sign] } }";
     changes(&Gpt2, &format!("extends: gpt2\n{residual}"));

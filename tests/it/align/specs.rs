@@ -112,6 +112,10 @@ fn a_group_that_nothing_undoes_is_refused() {
     net.tensors.remove("model.layers.1.mlp.up_proj.weight").expect("there");
     let said = refused(&net, None);
     assert!(said.contains("layers.1.mlp") && said.contains("nothing undoes it"), "{said}");
+    let unread = "name: own\nextends: llama\ntensors: [{ name: \"{prefix}layers.{l}.self_attn.o_proj.weight\", \
+                  axes: [residual, kv * queries * fixed] }]";
+    let said = refused(&llama().random(1), Some(unread));
+    assert!(said.contains("layers.0.value") && said.contains("nothing undoes it"), "{said}");
 }
 
 #[test]
