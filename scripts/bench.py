@@ -105,14 +105,7 @@ class Bench:
         if state == "warm":
             read_files(files)
             return
-        for path in files:
-            with open(path, "rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if os.geteuid() == 0:
-            try:
-                pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
-            except OSError:
-                pass  # A container: the advice above is what there is.
+        drop_from_cache(files)
 
     def read(self):
         return timed(lambda: read_files(path for files in self.inputs for path in files))
@@ -191,6 +184,17 @@ def read_files(files):
                 pass
 
 
+def drop_from_cache(files):
+    for path in files:
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if os.geteuid() == 0:
+        try:
+            pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
+        except OSError:
+            pass  # A container: the advice above is what there is.
+
+
 def timed(action):
     started = time.monotonic()
     action()
@@ -210,11 +214,15 @@ def bytes_of(text):
     return int(float(lower.removesuffix(unit)) * units.get(unit, 1))
 
 
-def describe(bench, states):
+def describe_machine():
     cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     print(f"machine: {os.cpu_count()} x {model}, {gigabytes:.0f} GB memory, Linux {platform.release()}")
+
+
+def describe(bench, states):
+    describe_machine()
     print(f"job:     {len(bench.models)} models, {bench.input_bytes / 1e9:.2f} GB in, about {bench.output_bytes / 1e9:.2f} GB out")
     print(f"command: {' '.join(bench.merge_command)}")
     if "cold" in states and os.geteuid() != 0:

@@ -28,7 +28,7 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
-//! - [`align`]: symmetries of networks, their elements, and views of transformed models.
+//! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.

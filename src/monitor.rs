@@ -10,7 +10,7 @@ pub enum Phase {
     Checking,
     /// Tensors are read, merged and written.
     Merging,
-    /// Side files, index and manifest are written.
+    /// An only shard is compressed if it is to be; side files, index and manifest are written.
     Sealing,
 }
 
@@ -31,7 +31,8 @@ pub trait Monitor: Send + Sync {
         let _ = (phase, bytes);
     }
 
-    /// `bytes` more of the phase are done; in [`Phase::Merging`] these are input bytes read and output bytes written.
+    /// `bytes` more of the phase are done; in [`Phase::Merging`] these are input bytes read, output bytes
+    /// written, and bytes compressed.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
     }

@@ -9,7 +9,9 @@
 //! A [`Spec`] is data: built-in families are written in the format that users write. [`Symmetries`] is a spec resolved
 //! against one model, every size checked. A [`Transform`] is an element of every group; an [`Alignment`] is both
 //! together, and its views let a reader take any range of the transformed model straight from the files of the original.
+//! Which unit of one network goes with which of another is found by [`assignment`], exactly, from a cost matrix.
 
+pub mod assignment;
 mod axis;
 pub mod fingerprint;
 pub mod spec;

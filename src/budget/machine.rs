@@ -1,6 +1,10 @@
 //! What the machine has, and what this process has taken of it.
 
+use rustix::process::{Resource, getrlimit};
 use sysinfo::{MemoryRefreshKind, System};
+
+use super::format_bytes;
+use crate::error::{Error, Kind, Result};
 
 /// The least that is taken by default on a machine that is nearly full.
 const LEAST_DEFAULT: u64 = 256 << 20;
@@ -16,7 +20,47 @@ pub fn default_bytes() -> u64 {
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let machine = system.available_memory();
     let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    (machine.min(group) / 2).max(LEAST_DEFAULT)
+    let limited = resource_limits().map(|(_, bytes)| bytes.saturating_sub(ADDRESSES_BESIDE)).min().unwrap_or(u64::MAX);
+    (machine.min(group).min(limited) / 2).max(LEAST_DEFAULT)
+}
+
+/// Addresses that the program itself takes beside its budget: code, libraries, the main stack.
+const ADDRESSES_BESIDE: u64 = 64 << 20;
+/// Addresses that a thread takes: its stack, most of which is never touched.
+const ADDRESSES_OF_THREAD: u64 = 4 << 20;
+/// Threads that a run has beside those that compute.
+const STAGES: u64 = 8;
+
+/// Refuses a budget that the limits on this process do not allow, so that it fails now and not in the middle.
+///
+/// Looks at the address space and data limits (`ulimit -v`, `ulimit -d`), which have to hold the stacks of `threads`
+/// threads too, and at the memory limit of the control group.
+///
+/// # Errors
+///
+/// [`Kind::Budget`] with the limit and what the budget would need.
+pub fn check_limits(budget: u64, threads: usize) -> Result<()> {
+    let refuse = |limit: &str, bytes: u64, needed: u64| {
+        let cause = format!("wanted {} of {limit}, got {}", format_bytes(needed), format_bytes(bytes));
+        Err(Error::new(Kind::Budget, "cannot have the memory", format_bytes(budget), cause)
+            .with_hint("give a smaller --memory or fewer --threads, or raise the limit"))
+    };
+    let stacks = (threads as u64).saturating_add(STAGES).saturating_mul(ADDRESSES_OF_THREAD);
+    let addresses = budget.saturating_add(ADDRESSES_BESIDE).saturating_add(stacks);
+    if let Some((name, bytes)) = resource_limits().find(|(_, bytes)| *bytes < addresses) {
+        return refuse(name, bytes, addresses);
+    }
+    let group = System::new().ok().and_then(|system| system.cgroup_limits());
+    match group.map(|group| group.total_memory) {
+        Some(bytes) if bytes < budget => refuse("its control group's memory", bytes, budget),
+        _ => Ok(()),
+    }
+}
+
+/// What `ulimit` has limited of this process's memory.
+fn resource_limits() -> impl Iterator<Item = (&'static str, u64)> {
+    let limits = [("address space (ulimit -v)", Resource::As), ("data (ulimit -d)", Resource::Data)];
+    limits.into_iter().filter_map(|(name, resource)| Some((name, getrlimit(resource).current?)))
 }
 
 /// The largest resident size that this process has had, in bytes, as the kernel accounts it; `None` where it does not.
@@ -35,6 +79,16 @@ mod tests {
     fn the_default_is_a_share_of_a_real_machine() {
         assert!(default_bytes() >= LEAST_DEFAULT);
         assert!(default_bytes() < 1 << 50);
+    }
+
+    #[test]
+    fn a_budget_beyond_all_addresses_is_refused_only_where_there_is_a_limit() {
+        assert!(check_limits(1 << 20, 2).is_ok());
+        let refused = check_limits(u64::MAX, 2).is_err();
+        assert_eq!(
+            refused,
+            resource_limits().next().is_some() || System::new().is_ok_and(|s| s.cgroup_limits().is_some())
+        );
     }
 
     #[test]

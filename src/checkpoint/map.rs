@@ -9,28 +9,57 @@ use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::fs::{Advice as FileAdvice, fadvise};
 
+use super::bus::{self, Watch};
+use super::positioned;
 use super::source::{Input, Source, Window, within};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// An input file that is mapped piece by piece.
 pub(super) struct MapSource {
-    input: Input,
+    input: Arc<Input>,
+}
+
+/// One mapped window and what tells whether it is still worth something.
+pub(super) struct Mapped {
+    /// Gone before the map is, so it stands first.
+    watch: Option<Watch>,
+    map: Mmap,
+    input: Arc<Input>,
+}
+
+impl Mapped {
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// # Errors
+    ///
+    /// The file was changed since its header was read, or pages of the window could not be had.
+    pub fn intact(&self) -> Result<()> {
+        self.input.unchanged()?;
+        if self.watch.as_ref().is_some_and(Watch::is_lost) {
+            let cause = "the disk did not give all of it, or the file was cut meanwhile";
+            return Err(Error::new(Kind::Io, "cannot read", self.input.path.display(), cause));
+        }
+        Ok(())
+    }
 }
 
 impl MapSource {
     pub fn new(input: Input) -> Self {
-        Self { input }
+        Self { input: Arc::new(input) }
     }
 
     fn map(&self, range: &Range<u64>) -> io::Result<Mmap> {
         let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         // SAFETY: the map is read-only. A file that changes under it can show other bytes or raise SIGBUS past a new
         // end, never an invalid value, for every byte is a valid u8; length and time are checked at every load, and
-        // `Io::Positioned` is there for files that others write to.
+        // `guard_maps` is there for the rest.
         let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&self.input.file) }?;
         // Without it a fault reads around its page, half of that behind; a refusal costs speed only.
         let _ = map.advise(Advice::Sequential);
@@ -70,7 +99,12 @@ impl Source for MapSource {
             }
         };
         self.input.unchanged()?;
-        Ok(map.into())
+        let watch = if bus::is_guarded() { Watch::over(&map) } else { None };
+        if watch.is_none() && bus::is_guarded() {
+            drop(map);
+            return positioned::read(&self.input, &range);
+        }
+        Ok(Mapped { watch, map, input: Arc::clone(&self.input) }.into())
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {

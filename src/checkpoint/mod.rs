@@ -6,6 +6,7 @@
 //!
 //! It does not decode tensors, does not decide what to read when, and makes no threads: that is the engine's.
 
+mod bus;
 mod file;
 mod folder;
 mod header;
@@ -33,8 +34,10 @@ use self::source::{Identity, Input};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
+pub use bus::guard_maps;
 pub use file::{Container, InputFile};
 pub use header::MAX_HEADER_BYTES;
+pub use side::list as side_files_in;
 pub use source::{Io, Source, SourceOptions, Window};
 pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 

@@ -125,6 +125,10 @@ impl ConvertedSource {
     fn convert(&self, copy: &Path) -> Result<Input> {
         let held = copy.with_extension("lock");
         let broken = |error| Error::io("cannot convert into", &held, error);
+        // The scratch folder is made by whoever needs it first: most merges never do.
+        if let Some(folder) = copy.parent() {
+            std::fs::create_dir_all(folder).map_err(broken)?;
+        }
         // Another source may be converting the same file.
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&held).map_err(broken)?;
         lock.lock().map_err(broken)?;

@@ -38,14 +38,7 @@ impl Source for PositionedSource {
 
     fn load(&self, range: Range<u64>) -> Result<Window> {
         within(&range, self.len(), &self.input.path)?;
-        self.input.unchanged()?;
-        let mut buffer = Buffer::zeroed(&range, &self.input.path)?;
-        if let Err(error) = self.input.file.read_exact_at(&mut buffer, range.start) {
-            self.input.unchanged()?;
-            return Err(Error::io("cannot read", &self.input.path, error));
-        }
-        self.input.unchanged()?;
-        Ok(buffer.into())
+        read(&self.input, &range)
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
@@ -55,4 +48,16 @@ impl Source for PositionedSource {
     fn overhead_bytes(&self) -> u64 {
         size_of::<Self>() as u64
     }
+}
+
+/// The bytes of `range`, which lies in the file, in an owned buffer.
+pub(super) fn read(input: &Input, range: &Range<u64>) -> Result<Window> {
+    input.unchanged()?;
+    let mut buffer = Buffer::zeroed(range, &input.path)?;
+    if let Err(error) = input.file.read_exact_at(&mut buffer, range.start) {
+        input.unchanged()?;
+        return Err(Error::io("cannot read", &input.path, error));
+    }
+    input.unchanged()?;
+    Ok(buffer.into())
 }

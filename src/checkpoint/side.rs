@@ -68,8 +68,12 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
     parsed.map(Some).map_err(|error| Error::new(Kind::Input, "cannot read config", path.display(), error))
 }
 
-/// Side files of `folder`, relative to it, sorted.
-pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+/// What stands in `folder` beside weights, relative to it, sorted; as [`Checkpoint::side_files`](super::Checkpoint).
+///
+/// # Errors
+///
+/// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside of the folder.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let root = folder.canonicalize().map_err(|error| Error::io("cannot list", folder, error))?;
     let top = Listing::of(folder)?;
     let mut paths: Vec<_> = top.files.iter().map(PathBuf::from).collect();
@@ -119,7 +123,7 @@ impl Listing {
 }
 
 fn is_side_file(name: &str) -> bool {
-    name != OWN_MANIFEST
+    !name.ends_with(OWN_MANIFEST)
         && index_format(name).is_none()
         && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }

@@ -6,15 +6,16 @@ use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 
+use super::map::Mapped;
 use crate::error::{Error, Kind, Result};
 
 /// How plain files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {
-    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use can end the
-    /// process with a bus error; the window after that is refused.
+    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use raises a bus
+    /// error, which ends the process unless [`guard_maps`](super::guard_maps) was called; see [`Window::intact`].
     #[default]
     Map,
     /// Through positioned reads into owned buffers: for network file systems and files that others may cut.
@@ -67,8 +68,9 @@ pub trait Source: Send + Sync {
     ///
     /// When `into` is not as long as `range`.
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
-        into.copy_from_slice(&self.load(range)?);
-        Ok(())
+        let window = self.load(range)?;
+        into.copy_from_slice(&window);
+        window.intact()
     }
 
     /// Memory that this source holds besides its windows, at its peak, in bytes.
@@ -79,13 +81,28 @@ pub trait Source: Send + Sync {
 pub struct Window(Bytes);
 
 enum Bytes {
-    Mapped(Mmap),
+    Mapped(Mapped),
     Owned(Buffer),
 }
 
 impl Window {
     pub(super) fn empty() -> Self {
         Self(Bytes::Owned(Buffer::Heap(Vec::new())))
+    }
+
+    /// Whether the bytes were what the file held all along: to be asked after they were used, before the result is.
+    ///
+    /// A map shows what happens to its file: other bytes, or zeros where it was cut. Owned bytes are always intact.
+    ///
+    /// # Errors
+    ///
+    /// The file was changed since it was opened, or some of it could not be read; what was computed of the window is
+    /// worth nothing.
+    pub fn intact(&self) -> Result<()> {
+        match &self.0 {
+            Bytes::Mapped(map) => map.intact(),
+            Bytes::Owned(_) => Ok(()),
+        }
     }
 
     /// An owned window of `len` bytes that `fill` has made, from zeros, for the file `path`.
@@ -112,8 +129,8 @@ impl Window {
     }
 }
 
-impl From<Mmap> for Window {
-    fn from(map: Mmap) -> Self {
+impl From<Mapped> for Window {
+    fn from(map: Mapped) -> Self {
         Self(Bytes::Mapped(map))
     }
 }
@@ -129,7 +146,7 @@ impl Deref for Window {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(map) => map.bytes(),
             Bytes::Owned(buffer) => buffer,
         }
     }

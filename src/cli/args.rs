@@ -1,5 +1,6 @@
 //! The command line, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,6 +32,8 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Re-read a merged checkpoint and check every block against its checksum, the index against the shards
     Verify(VerifyArgs),
+    /// List the merge methods with their parameters, and every key that a recipe may have
+    Reference(ReferenceArgs),
     /// Show the symmetries of a model: groups of hidden units, what they act on, which transformations keep its function
     Symmetries(SymmetriesArgs),
     /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
@@ -41,11 +44,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// The checkpoints (folders, .safetensors or PyTorch files), or one recipe (.yml, .yaml)
-    #[arg(required = true, value_name = "MODEL|RECIPE")]
+    #[arg(required_unless_present = "models", value_name = "MODEL|RECIPE")]
     pub inputs: Vec<PathBuf>,
 
-    /// The folder to write
-    #[arg(short, long, value_name = "DIR")]
+    /// The folder to write, or one file, X.safetensors
+    #[arg(short, long, value_name = "DIR|FILE", alias = "output")]
     pub out: PathBuf,
 
     /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp, task_arithmetic, model_stock,
@@ -62,11 +65,11 @@ pub struct JobArgs {
     pub granularity: Option<String>,
 
     /// The most steps of an iteration [default: 1000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", alias = "karcher-iter")]
     pub max_iter: Option<u32>,
 
     /// The tangent length, in radians, at which an iteration has converged [default: 1e-12]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true)]
     pub tol: Option<f64>,
 
     /// Another parameter of the method, such as t=0.3; may be given several times
@@ -125,6 +128,40 @@ pub struct JobArgs {
     /// Print a machine-readable summary on standard output
     #[arg(long)]
     pub json: bool,
+
+    /// Flags of another program's users.
+    #[command(flatten)]
+    pub script: ScriptArgs,
+}
+
+/// The flags of the Karcher-merge script: its users change one word.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "As the Karcher-merge script has it")]
+pub struct ScriptArgs {
+    /// The checkpoints, separated by spaces. Its other flags are known too: --output is --out, --karcher-iter is
+    /// --max-iter, --karcher-tol is --tol
+    #[arg(long, num_args = 1.., value_name = "MODEL", hide_short_help = true, conflicts_with = "inputs")]
+    pub models: Vec<PathBuf>,
+
+    /// One weight a model, separated by spaces
+    #[arg(
+        long,
+        num_args = 1..,
+        value_name = "W",
+        hide_short_help = true,
+        allow_negative_numbers = true,
+        conflicts_with = "weights"
+    )]
+    pub alphas: Option<Vec<f64>>,
+
+    /// With a single file as output: put the first (or base) model's config, tokenizer and other files beside it.
+    /// Files that are there already stay unless --overwrite is given. A folder always gets them
+    #[arg(long, hide_short_help = true)]
+    pub copy_extra_files: bool,
+
+    /// Where to compute: cpu
+    #[arg(long, value_name = "DEVICE", hide_short_help = true)]
+    pub device: Option<String>,
 }
 
 /// `thalweg merge`.
@@ -134,11 +171,11 @@ pub struct MergeArgs {
     #[command(flatten)]
     pub job: JobArgs,
 
-    /// Begin anew: what an earlier, unfinished run has left in DIR is discarded
+    /// Begin anew: what an earlier, unfinished run has left there is discarded
     #[arg(long)]
     pub restart: bool,
 
-    /// Replace a checkpoint that is in DIR already
+    /// Replace a checkpoint that is there already
     #[arg(long)]
     pub overwrite: bool,
 
@@ -171,11 +208,33 @@ pub struct PlanArgs {
     pub tensors: bool,
 }
 
+/// `thalweg reference`.
+#[derive(Debug, Args)]
+pub struct ReferenceArgs {
+    /// Print both tables as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `thalweg verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The merged checkpoint
+    /// The merged checkpoint: a folder, or a single file with its manifest X.safetensors.thalweg.json beside it
     pub dir: PathBuf,
+
+    /// Also compute blocks of it once more from its inputs, one after the other with the portable kernels, and compare
+    /// every bit; all that follows is what `merge` was given, without --out
+    #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "MODEL|RECIPE|OPTION")]
+    pub against: Vec<OsString>,
+
+    /// How many blocks of 32768 elements are computed once more, chosen at random; for each tensor that is met, the
+    /// inputs are read whole
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "against")]
+    pub sample: u64,
+
+    /// What the choice of blocks depends on
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "against")]
+    pub seed: u64,
 
     /// Print a machine-readable summary on standard output
     #[arg(long)]

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::budget;
+use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::output::{names_one_file, yaml};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
 use crate::recipe::{Document, HubCache, METHODS, ModelRef, Recipe, Scope};
@@ -22,8 +24,9 @@ use super::args::JobArgs;
 ///
 /// [`Kind::Usage`] when flags do not fit together, [`Kind::Recipe`] when the recipe is wrong.
 pub fn recipe(args: &JobArgs) -> Result<Recipe> {
-    match args.inputs.iter().find(|path| is_recipe(path)) {
-        Some(path) if args.inputs.len() > 1 => {
+    check_device(args)?;
+    match inputs(args).iter().find(|path| is_recipe(path)) {
+        Some(path) if inputs(args).len() > 1 => {
             Err(usage(path.display().to_string(), "a recipe names its models itself; give nothing beside it"))
         }
         Some(path) => {
@@ -34,12 +37,36 @@ pub fn recipe(args: &JobArgs) -> Result<Recipe> {
     }
 }
 
+/// The models or the recipe, however they were given.
+fn inputs(args: &JobArgs) -> &[PathBuf] {
+    if args.script.models.is_empty() { &args.inputs } else { &args.script.models }
+}
+
+fn given_weights(args: &JobArgs) -> Option<&Vec<f64>> {
+    args.weights.as_ref().or(args.script.alphas.as_ref())
+}
+
+fn check_device(args: &JobArgs) -> Result<()> {
+    match args.script.device.as_deref() {
+        None | Some("cpu") => Ok(()),
+        Some(other) => {
+            Err(usage("--device".into(), &format!("wanted cpu, got {other}; there is no other backend yet"))
+                .with_hint("leave it out: the bytes of the output would be the same"))
+        }
+    }
+}
+
 /// The job of one stage, its models found: folders and files here, or in the hub's cache.
 ///
 /// # Errors
 ///
 /// When a model cannot be found.
-pub fn job(document: &Document, args: &JobArgs, stage_folder: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Job> {
+pub fn job(
+    recipe: &Recipe,
+    document: &Document,
+    args: &JobArgs,
+    stage_folder: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Result<Job> {
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
     let find = |model: &crate::recipe::ModelRef| match stage_folder(&model.path) {
         Some(folder) => Ok(folder),
@@ -50,6 +77,11 @@ pub fn job(document: &Document, args: &JobArgs, stage_folder: &dyn Fn(&str) -> O
     job.dtype = args.dtype.or(job.dtype);
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
+    job.recipe_text = Some(recipe.text.clone());
+    // A stage before the last is a folder like any other.
+    if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document) {
+        for_one_file(&mut job, args)?;
+    }
     Ok(job)
 }
 
@@ -62,6 +94,21 @@ pub fn located(model: &Path) -> Result<PathBuf> {
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
     let parsed = ModelRef::parse(text_of(model)?, Path::exists);
     parsed.map_err(|cause| usage(model.display().to_string(), &cause))?.locate(&hub)
+}
+
+/// One file has one shard, and its name says whether it is compressed.
+fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
+    let is_compressed = args.out.extension().is_some_and(|end| end == "zst");
+    if is_compressed != job.zstd.is_some() {
+        let cause = "a compressed file is called X.safetensors.zst, one that is not X.safetensors";
+        return Err(usage(args.out.display().to_string(), cause).with_hint("--zstd LEVEL compresses"));
+    }
+    if args.shard_size.is_some() {
+        return Err(usage("--shard-size".into(), "a single file has no shards").with_hint("name a folder as --out"));
+    }
+    job.shard_bytes = u64::MAX;
+    job.beside_a_file = args.script.copy_extra_files;
+    Ok(())
 }
 
 /// How a stage is carried out.
@@ -89,6 +136,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
     let given = [
         ("--method", args.method.is_some()),
         ("--weights", args.weights.is_some()),
+        ("--alphas", args.script.alphas.is_some()),
         ("--granularity", args.granularity.is_some()),
         ("--max-iter", args.max_iter.is_some()),
         ("--tol", args.tol.is_some()),
@@ -107,8 +155,9 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
 
 /// The recipe that the flags stand for.
 fn from_flags(args: &JobArgs) -> Result<Recipe> {
+    refuse_nonfinite(args)?;
     let method = args.method.as_deref().unwrap_or("karcher");
-    let paths = args.inputs.iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
+    let paths = inputs(args).iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
     let weights = weights(args, method, paths.len())?;
     let model = |(path, weight): (&&str, Option<f64>)| match weight {
         Some(weight) => json!({ "model": path, "parameters": { "weight": weight } }),
@@ -135,7 +184,23 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     if !parameters.is_empty() {
         recipe.insert("parameters".into(), parameters.into());
     }
-    Recipe::parse(&Value::from(recipe).to_string(), "command line").map_err(|error| error.with_kind(Kind::Usage))
+    if let Some(name) = args.dtype.and_then(Dtype::torch_name) {
+        recipe.insert("dtype".into(), name.into());
+    }
+    let recipe = Value::from(recipe);
+    let read = Recipe::parse(&recipe.to_string(), "command line").map_err(|error| error.with_kind(Kind::Usage))?;
+    Ok(Recipe { text: yaml::document(&recipe), ..read })
+}
+
+/// NaN and infinity have no JSON, so the recipe that is made of the flags would lose them.
+fn refuse_nonfinite(args: &JobArgs) -> Result<()> {
+    let weights = args.weights.iter().flatten().map(|weight| ("--weights", *weight));
+    let parameters = args.parameters.iter().map(|(name, value)| (name.as_str(), *value));
+    let mut all = weights.chain(parameters).chain(args.tol.map(|tol| ("--tol", tol)));
+    match all.find(|(_, value)| !value.is_finite()) {
+        Some((name, value)) => Err(usage(name.into(), &format!("{value} is no finite number"))),
+        None => Ok(()),
+    }
 }
 
 fn text_of(path: &Path) -> Result<&str> {
@@ -144,10 +209,11 @@ fn text_of(path: &Path) -> Result<&str> {
 
 /// A weight for each model: those given, else equal ones where the method must be told.
 fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>>> {
-    if let Some(weights) = &args.weights {
+    if let Some(weights) = given_weights(args) {
         if weights.len() != count {
             let cause = format!("wanted {count}, one a model, got {}", weights.len());
-            return Err(usage("--weights".into(), &cause));
+            let flag = if args.weights.is_some() { "--weights" } else { "--alphas" };
+            return Err(usage(flag.into(), &cause));
         }
         return Ok(weights.iter().copied().map(Some).collect());
     }

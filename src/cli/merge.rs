@@ -35,7 +35,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
         let wish = job::wish(stage.document, &args.job)?;
-        let plan = Arc::new(Plan::new(&job::job(stage.document, &args.job, &folder)?, &wish)?);
+        let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
         let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,

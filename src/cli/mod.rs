@@ -6,6 +6,7 @@ mod job;
 mod merge;
 mod plan;
 mod progress;
+mod reference;
 mod stages;
 mod symmetries;
 mod verify;
@@ -14,6 +15,7 @@ use std::io::Write;
 
 use clap::Parser;
 
+use crate::checkpoint::guard_maps;
 use crate::error::{Error, Result};
 use args::{Cli, Command};
 
@@ -26,13 +28,14 @@ pub fn main() -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let outcome = match cli.command {
+    let outcome = guard_maps().and_then(|()| match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Reference(args) => reference::run(&args),
         Command::Symmetries(args) => symmetries::run(&args),
         Command::Apply(args) => apply::run(&args),
-    };
+    });
     match outcome {
         Ok(()) => 0,
         Err(error) => {
@@ -60,4 +63,9 @@ fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A table without the blanks that fill up its lines.
+fn trimmed(table: &comfy_table::Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }

@@ -1,18 +1,21 @@
 //! `thalweg plan`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::budget::format_bytes;
+use crate::engine::wanted_sides;
 use crate::error::Result;
+use crate::output::{DiskStorage, Outlook, Target, outlook};
 use crate::plan::Plan;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{job, print, stages};
+use super::{job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -33,14 +36,15 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             }
             continue;
         }
-        let plan = Plan::new(&job::job(stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
+        let plan =
+            Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
         let traffic = Traffic::of(&plan);
-        let free = free_bytes(&stage.out);
+        let ahead = Ahead::of(&plan, &stage.out)?;
         if args.job.json {
-            plans.push(as_json(&plan, &stage.out, &traffic, free));
+            plans.push(as_json(&plan, &stage.out, &traffic, &ahead));
             continue;
         }
-        print(&summary(&plan, &stage.out, &traffic, free))?;
+        print(&summary(&plan, &stage.out, &traffic, &ahead))?;
         if args.tensors {
             print(&tensors(&plan))?;
         }
@@ -50,6 +54,38 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     }
     let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
     print(&format!("{value:#}"))
+}
+
+/// What the output's place and the files around the weights say.
+struct Ahead {
+    free: Option<u64>,
+    outlook: Outlook,
+    sides: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Ahead {
+    fn of(plan: &Plan, out: &Path) -> Result<Self> {
+        let target = Target { dir: out.to_owned(), overwrite: false, restart: false };
+        let outlook = outlook(Arc::new(DiskStorage), &target, &plan.layout, &plan.identity)?;
+        let sides = wanted_sides(plan, &target)?;
+        let free = free_bytes(out);
+        let mut warnings = plan.warnings.clone();
+        let needed = disk_bytes(plan);
+        if let Some(free) = free.filter(|free| *free < needed && outlook == Outlook::Begin) {
+            warnings.push(format!("{} are free where {} are needed", format_bytes(free), format_bytes(needed)));
+        }
+        let unlike =
+            plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Carry(_)) && tensor.sources.len() > 1);
+        match unlike.count() {
+            0 => {}
+            count => {
+                warnings.push(format!("{count} tensors are carried, not merged: their elements cannot be averaged"))
+            }
+        }
+        let names = sides.iter().map(|side| side.name().display().to_string());
+        Ok(Self { free, outlook, sides: names.collect(), warnings })
+    }
 }
 
 /// What moves when the plan is carried out from the start.
@@ -77,7 +113,7 @@ impl Traffic {
     }
 }
 
-fn summary(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> String {
+fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for (index, input) in plan.inputs.iter().enumerate() {
@@ -95,7 +131,7 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Str
         ]);
     }
     let memory = &plan.memory;
-    let enough = match free {
+    let enough = match ahead.free {
         Some(free) => format!(", {} free", format_bytes(free)),
         None => String::new(),
     };
@@ -124,14 +160,14 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Str
             ),
         ),
         ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
+        ("files", if ahead.sides.is_empty() { "the weights alone".to_owned() } else { ahead.sides.join(", ") }),
+        ("there", ahead.outlook.to_string()),
     ];
-    for (name, text) in rows {
+    let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
+    for (name, text) in rows.into_iter().chain(warnings) {
         table.add_row([name.to_owned(), text]);
     }
-    for warning in &plan.warnings {
-        table.add_row(["warning", warning]);
-    }
-    table.to_string()
+    trimmed(&table)
 }
 
 fn tensors(plan: &Plan) -> String {
@@ -152,7 +188,7 @@ fn tensors(plan: &Plan) -> String {
             action(tensor),
         ]);
     }
-    table.to_string()
+    trimmed(&table)
 }
 
 fn action(tensor: &TensorPlan) -> String {
@@ -162,7 +198,7 @@ fn action(tensor: &TensorPlan) -> String {
     }
 }
 
-fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Value {
+fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
     let tensors = plan.tensors.iter().enumerate().map(|(index, tensor)| {
         let place = &plan.layout.tensors()[index];
         json!({
@@ -191,10 +227,12 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, free: Option<u64>) -> Val
         "read_twice_bytes": traffic.read_twice,
         "written_bytes": traffic.written,
         "disk_needed_bytes": disk_bytes(plan),
-        "disk_free_bytes": free,
+        "disk_free_bytes": ahead.free,
+        "side_files": ahead.sides,
+        "outlook": ahead.outlook.to_string(),
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,
-        "warnings": plan.warnings,
+        "warnings": ahead.warnings,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::monitor::{Monitor, Phase};
 /// Seconds between plain lines.
 const LINE_SECONDS: u64 = 5;
 
-const TEMPLATE: &str = "{prefix:>8} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {msg}";
+const TEMPLATE: &str = "{prefix:>8} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
 /// Shows a run on standard error.
 pub struct Progress {
@@ -87,6 +87,10 @@ impl Monitor for Progress {
         self.bar.reset();
         self.bar.set_length(bytes);
         self.bar.set_prefix(phase.to_string());
+        self.tensor.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.bar.set_message(self.message());
+        // Drawn at once: a phase may take long before its first step.
+        self.bar.tick();
     }
 
     fn advance(&self, bytes: u64) {

@@ -39,7 +39,9 @@ pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
 
 /// The folder of the stages that lead to `out`.
 fn folder_of(out: &Path) -> PathBuf {
-    let mut name = out.file_name().unwrap_or_else(|| "merged".as_ref()).to_owned();
+    let one_file = out.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once(".safetensors"));
+    let name = one_file.map_or_else(|| out.file_name(), |(stem, _)| Some(stem.as_ref()));
+    let mut name = name.unwrap_or_else(|| "merged".as_ref()).to_owned();
     name.push("-stages");
     out.with_file_name(name)
 }

@@ -1,26 +1,51 @@
 //! `thalweg verify`.
 
+use std::ffi::OsString;
+
+use clap::{Args, Command, FromArgMatches};
 use serde_json::json;
 
 use crate::budget::format_bytes;
-use crate::error::Result;
+use crate::engine::{Rechecked, Sample, recheck};
+use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
 use crate::output::{Verified, verify};
+use crate::plan::Plan;
 
-use super::args::VerifyArgs;
-use super::print;
+use super::args::{MergeArgs, VerifyArgs};
 use super::progress::Progress;
+use super::stages::{folder_named, stages};
+use super::{job, print};
 
-/// Reads a checkpoint back and checks it against its manifest.
+/// Reads a checkpoint back and checks it against its manifest, and against its inputs where they are given.
 ///
 /// # Errors
 ///
 /// The first damage that was found.
 pub fn run(args: &VerifyArgs) -> Result<()> {
+    // What cannot be compared is said before minutes are spent on reading.
+    let plan = if args.against.is_empty() { None } else { Some(plan(args)?) };
     let progress = (!args.quiet).then(|| Progress::new(0));
+    let outcome = verify(&args.dir, &mut shown(progress.as_ref())).and_then(|verified| {
+        let sample = Sample { blocks: args.sample, seed: args.seed };
+        let check = |plan: &Plan| recheck(plan, &args.dir, sample, None, &mut shown(progress.as_ref()));
+        Ok((verified, plan.as_ref().map(check).transpose()?))
+    });
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+    let (verified, rechecked) = outcome?;
+    if args.json {
+        return print(&as_json(&verified, rechecked));
+    }
+    if args.quiet { Ok(()) } else { print(&as_text(&verified, rechecked)) }
+}
+
+/// Shows how far a check is.
+fn shown(progress: Option<&Progress>) -> impl FnMut(u64, u64) -> Result<()> {
     let mut before = None;
-    let outcome = verify(&args.dir, &mut |done, total| {
-        if let Some(progress) = &progress {
+    move |done, total| {
+        if let Some(progress) = progress {
             if before.is_none() {
                 progress.phase(Phase::Checking, total);
             }
@@ -28,29 +53,48 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         }
         before = Some(done);
         Ok(())
-    });
-    if let Some(progress) = progress {
-        progress.clear();
     }
-    let verified = outcome?;
-    if args.json {
-        return print(&as_json(&verified));
-    }
-    if args.quiet { Ok(()) } else { print(&as_text(&verified)) }
 }
 
-fn as_json(verified: &Verified) -> String {
+/// What a merge as it was given would do.
+fn plan(args: &VerifyArgs) -> Result<Plan> {
+    let line = [OsString::from("--against")].into_iter().chain(args.against.iter().cloned());
+    let line = line.chain([OsString::from("--out"), args.dir.clone().into()]);
+    let parsed = MergeArgs::augment_args(Command::new("merge")).try_get_matches_from(line);
+    let merge = parsed.and_then(|matches| MergeArgs::from_arg_matches(&matches)).map_err(|error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::new(Kind::Usage, "cannot use the command line", "--against", line)
+            .with_hint("behind --against comes what merge was given, without --out")
+    })?;
+    let recipe = job::recipe(&merge.job)?;
+    let stages = stages(&recipe, &args.dir)?;
+    let last = stages.last().expect("a recipe has a document");
+    let folder = |name: &str| folder_named(&stages, name);
+    Plan::new(&job::job(&recipe, last.document, &merge.job, &folder)?, &job::wish(last.document, &merge.job)?)
+}
+
+fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
+    let rechecked = rechecked.map(|found| {
+        json!({
+            "blocks": found.blocks,
+            "all_blocks": found.all_blocks,
+            "bytes": found.bytes,
+            "tensors": found.tensors,
+        })
+    });
     let value = json!({
         "shards": verified.shards,
         "tensors": verified.tensors,
         "data_bytes": verified.data_bytes,
         "has_checksums": verified.has_checksums,
         "unnamed": verified.unnamed,
+        "rechecked": rechecked,
     });
     format!("{value:#}")
 }
 
-fn as_text(verified: &Verified) -> String {
+fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
     let Verified { shards, tensors, data_bytes, has_checksums, unnamed } = verified;
     let what = if *has_checksums {
         "every block matches its checksum"
@@ -58,6 +102,13 @@ fn as_text(verified: &Verified) -> String {
         "the structure is sound; there is no thalweg.json, so there are no checksums to compare with"
     };
     let mut text = format!("verified: {tensors} tensors in {shards} shards, {}: {what}", format_bytes(*data_bytes));
+    if let Some(Rechecked { blocks, all_blocks, bytes, tensors }) = rechecked {
+        text.push_str(&format!(
+            "\nrechecked: {blocks} of {all_blocks} blocks ({}, in {tensors} tensors) computed once more from the inputs: \
+             every bit is the same",
+            format_bytes(bytes)
+        ));
+    }
     for name in unnamed {
         text.push_str(&format!("\nwarning: {name} is not part of this checkpoint"));
     }

@@ -17,7 +17,7 @@ use crate::plan::tensor::TensorPlan;
 use crate::recipe::NanPolicy;
 use crate::report::Found;
 
-use super::work::{Part, nonfinite};
+use super::work::{Part, nonfinite, sums_to_one};
 
 /// Columns that one thread works on at a time.
 const STRIPE: usize = 512;
@@ -37,8 +37,6 @@ pub struct ColumnSums {
 pub struct ColumnRule {
     inputs: usize,
     coefficients: Vec<f64>,
-    /// Columns whose inputs have the same inner products, and may be equal.
-    equal: Vec<bool>,
     _alive: Sender<()>,
 }
 
@@ -92,11 +90,10 @@ impl ColumnSums {
         let (inputs, columns) = (self.inputs, self.replaced.len());
         let pairs = pair_count(inputs);
         let mut coefficients = vec![0.0; columns * inputs];
-        let mut equal = vec![false; columns];
         let found = pool.install(|| {
             let sums = self.sums.par_chunks(STRIPE * pairs).zip(self.replaced.par_chunks(STRIPE));
-            let rules = coefficients.par_chunks_mut(STRIPE * inputs).zip(equal.par_chunks_mut(STRIPE));
-            let stripes = sums.zip(rules).map(|((sums, replaced), (coefficients, equal))| {
+            let rules = coefficients.par_chunks_mut(STRIPE * inputs);
+            let stripes = sums.zip(rules).map(|((sums, replaced), coefficients)| {
                 let mut found = Found::default();
                 for (at, sums) in sums.chunks_exact(pairs).enumerate() {
                     let solution = if replaced[at] {
@@ -105,7 +102,6 @@ impl ColumnSums {
                         method.solve(&Gram::from_sums(inputs, sums.iter().map(|[sum, lost]| sum + lost).collect()))?
                     };
                     found.add(Found::of(&solution.facts));
-                    equal[at] = solution.facts.flags.equal_inputs;
                     coefficients[at * inputs..][..inputs].copy_from_slice(&solution.coefficients);
                 }
                 Ok(found)
@@ -117,7 +113,7 @@ impl ColumnSums {
             all.add(found?);
         }
         let (alive, gone) = bounded(0);
-        Ok((ColumnRule { inputs, coefficients, equal, _alive: alive }, all, gone))
+        Ok((ColumnRule { inputs, coefficients, _alive: alive }, all, gone))
     }
 }
 
@@ -149,7 +145,7 @@ impl ColumnRule {
             merged.clear();
             for at in 0..range.len() {
                 let coefficients = &self.coefficients[column * self.inputs..][..self.inputs];
-                merged.extend(wide.combine(at, coefficients, self.equal[column]).to_le_bytes());
+                merged.extend(wide.combine(at, coefficients).to_le_bytes());
                 column = if column + 1 == columns { 0 } else { column + 1 };
             }
             let values = Elements { dtype: Dtype::F64, bytes: &merged };
@@ -267,16 +263,17 @@ impl Wide {
         self.values[input * STRIPE + at] = value.to_le_bytes();
     }
 
-    /// The combination of one element, in the order of the inputs, as for whole tensors.
-    fn combine(&self, at: usize, coefficients: &[f64], equal: bool) -> f64 {
-        let terms =
-            || (0..self.inputs).map(|input| (coefficients[input], self.get(input, at))).filter(|term| term.0 != 0.0);
-        let Some((weight, first)) = terms().next() else { return 0.0 };
-        let alike = || terms().all(|(_, value)| value.to_bits() == first.to_bits());
-        if (weight == 1.0 && terms().count() == 1) || (equal && alike()) {
-            return first;
+    /// The combination of one element, in the order of the inputs, as for whole tensors: equal elements are copied, since
+    /// weights that sum to one need not give them back.
+    fn combine(&self, at: usize, coefficients: &[f64]) -> f64 {
+        let value = |input: usize| self.get(input, at);
+        let mut terms = (0..self.inputs).filter(|input| coefficients[*input] != 0.0);
+        let Some(first) = terms.next() else { return 0.0 };
+        let alike = || terms.clone().all(|input| value(input).to_bits() == value(first).to_bits());
+        if alike() && sums_to_one(coefficients.iter().copied()) {
+            return value(first);
         }
-        let sum = terms().skip(1).fold(weight * first, |sum, (weight, value)| sum + weight * value);
+        let sum = terms.fold(coefficients[first] * value(first), |sum, input| sum + coefficients[input] * value(input));
         if sum.is_nan() { f64::NAN } else { sum }
     }
 }

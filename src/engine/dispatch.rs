@@ -131,6 +131,7 @@ impl Dispatch<'_> {
         self.pool.spawn(move || {
             let method = method_of(&plan, &loaded.block);
             let sums = work::measure(&bench, &part(&plan, &loaded), &*method);
+            let sums = loaded.intact().and(sums);
             // Unless they are kept, the windows are given back here, not when somebody asks for the sums.
             let kept = keep.then_some(loaded);
             let _ = answer.send(sums.map(|sums| (sums, kept)));
@@ -143,7 +144,8 @@ impl Dispatch<'_> {
         let method = method_of(self.plan, &loaded.block);
         let tensor = &self.plan.tensors[loaded.block.tensor];
         let sums = group.columns.get_or_insert_with(|| ColumnSums::new(tensor));
-        sums.add(self.pool, self.bench.kernels(), &part(self.plan, &loaded), &*method)?;
+        let added = sums.add(self.pool, self.bench.kernels(), &part(self.plan, &loaded), &*method);
+        loaded.intact().and(added)?;
         group.kept.extend(keep.then_some(loaded));
         Ok(())
     }
@@ -197,15 +199,23 @@ impl Dispatch<'_> {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
-        let mut buffer = self.buffers.take(len).ok_or(Gone)?;
         let (answer, made) = bounded(1);
+        let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
+        let mut buffer = match self.buffers.take(len) {
+            Ok(buffer) => buffer.ok_or(Gone)?,
+            // The writer hears of it in its turn, after what was made before.
+            Err(error) => {
+                let _ = answer.send(Err(error.resumable()));
+                return self.writer.send(order).map_err(|_| Gone);
+            }
+        };
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
         self.pool.spawn(move || {
             let found = make(&plan, &bench, &loaded, rule.as_ref(), &mut buffer);
+            let found = loaded.intact().and(found);
             drop((loaded, rule));
             let _ = answer.send(found.map(|found| (buffer, found)));
         });
-        let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
         self.writer.send(order).map_err(|_| Gone)
     }
 }

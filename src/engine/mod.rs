@@ -17,12 +17,16 @@
 mod columns;
 mod dispatch;
 mod merge;
+mod pack;
 mod reader;
+mod recheck;
+mod separate;
 mod side;
 mod stop;
 mod work;
 mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Instant;
@@ -42,8 +46,10 @@ use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
-pub use merge::{Merge, merge};
-use reader::{Reader, Sources};
+pub use merge::{Merge, merge, wanted_sides};
+use reader::{Gathers, Reader, Sources};
+pub use recheck::{Rechecked, Sample, recheck};
+pub use side::side_files;
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;
@@ -90,8 +96,10 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
     let durable: Vec<u64> = (0..plan.tensors.len()).map(|tensor| output.durable_bytes(tensor)).collect();
     let solution = known_solution(plan, output)?;
     let moved = expected(plan, &durable, solution.is_some());
-    options.monitor.phase(Phase::Merging, moved.read + moved.written);
-    let sources = open_sources(plan, output, options.io)?;
+    // An only shard is compressed when everything else is done, others as soon as they are whole.
+    let packed = if plan.layout.shards().len() > 1 { output.bytes_to_pack() } else { 0 };
+    options.monitor.phase(Phase::Merging, moved.read + moved.written + packed);
+    let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     stages(plan, output, options, &sources, &durable, solution)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
 }
@@ -126,8 +134,15 @@ fn stages(
     std::thread::scope(|scope| {
         let (loaded_to, loaded) = bounded(threads + 2);
         let (orders_to, orders) = bounded(2 * threads + 4);
-        let reader =
-            Reader { plan, sources, kernels: options.kernels, budget: &input, monitor: &*options.monitor, stop };
+        let reader = Reader {
+            plan,
+            sources,
+            kernels: options.kernels,
+            gathers: Gathers::default(),
+            budget: &input,
+            monitor: &*options.monitor,
+            stop,
+        };
         let blocks = plan.schedule(durable, solution.is_some());
         let end = &end;
         let (bench, pool, buffers) = (&bench, &pool, &buffers);
@@ -192,8 +207,8 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     moved
 }
 
-fn open_sources(plan: &Plan, output: &Output, io: Io) -> Result<Sources> {
-    let options = SourceOptions { io, scratch: Some(output.scratch_dir()) };
+fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> {
+    let options = SourceOptions { io, scratch: scratch.map(Path::to_owned) };
     let mut sources = Sources::new();
     for source in plan.tensors.iter().flat_map(|tensor| &tensor.sources) {
         if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((source.input, source.file)) {

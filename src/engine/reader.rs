@@ -31,6 +31,17 @@ pub struct Loaded {
     pub _reservation: Reservation,
 }
 
+impl Loaded {
+    /// Asked after the windows were used and before the result is: whether it is worth anything.
+    ///
+    /// # Errors
+    ///
+    /// An input was changed or could not be read meanwhile.
+    pub fn intact(&self) -> Result<()> {
+        self.windows.iter().try_for_each(Window::intact)
+    }
+}
+
 /// The opened files of all inputs, by input and file.
 pub type Sources = HashMap<(usize, usize), Arc<dyn Source>>;
 
@@ -42,6 +53,8 @@ pub struct Reader<'a> {
     pub sources: &'a Sources,
     /// What turns pairs of units of aligned models.
     pub kernels: Kernels,
+    /// Where the elements of aligned models come from.
+    pub gathers: Gathers,
     /// What pays for the windows.
     pub budget: &'a Arc<Budget>,
     /// Who is told.
@@ -58,7 +71,6 @@ impl Reader<'_> {
     /// When a source cannot be read or has changed.
     pub fn run(&self, blocks: impl Iterator<Item = Block>, next: &Sender<Loaded>) -> Result<()> {
         let mut blocks = blocks.peekable();
-        let gathers = Gathers::default();
         let mut shown = None;
         while let Some(block) = blocks.next() {
             let tensor = &self.plan.tensors[block.tensor];
@@ -73,9 +85,9 @@ impl Reader<'_> {
                 return Ok(());
             }
             if let Some(ahead) = blocks.peek() {
-                self.prefetch(ahead, &gathers);
+                self.prefetch(ahead);
             }
-            let windows = self.load(&block, &gathers)?;
+            let windows = self.load(&block)?;
             self.monitor.advance(tensor.read_bytes(block.start, block.len));
             self.monitor.memory(self.budget.used());
             if next.send(Loaded { block, windows, _reservation: reservation }).is_err() {
@@ -85,7 +97,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn load(&self, block: &Block, gathers: &Gathers) -> Result<Vec<Window>> {
+    /// The windows of `block`, one a source.
+    ///
+    /// # Errors
+    ///
+    /// When a source cannot be read or has changed.
+    pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
             let plan = &tensor.sources[index];
@@ -95,7 +112,8 @@ impl Reader<'_> {
                 true => {
                     let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
                     let read = |into: &mut [u8]| {
-                        gathers.with(tensor, block.tensor, index, |gather| gather.read(stored, units.clone(), into))
+                        self.gathers
+                            .with(tensor, block.tensor, index, |gather| gather.read(stored, units.clone(), into))
                     };
                     Window::filled((units.end - units.start) * unit, source.path(), read)?
                 }
@@ -103,20 +121,22 @@ impl Reader<'_> {
             let Some(placement) = plan.placement else { return Ok(window) };
             let size = usize::try_from(unit).expect("an element is a few bytes");
             let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
-            Window::assembled(block.len * unit, source.path(), place)
+            let assembled = Window::assembled(block.len * unit, source.path(), place)?;
+            window.intact()?;
+            Ok(assembled)
         };
         self.ranges(block).enumerate().map(load).collect()
     }
 
-    fn prefetch(&self, block: &Block, gathers: &Gathers) {
+    fn prefetch(&self, block: &Block) {
         let tensor = &self.plan.tensors[block.tensor];
         for (index, (source, range)) in self.ranges(block).enumerate() {
             let plan = &tensor.sources[index];
             if plan.view.is_none() {
                 source.prefetch(range);
-            } else if gathers.is_for(block.tensor) {
+            } else if self.gathers.is_for(block.tensor) {
                 let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
-                gathers.with(tensor, block.tensor, index, |gather| gather.prefetch(stored, units));
+                self.gathers.with(tensor, block.tensor, index, |gather| gather.prefetch(stored, units));
             }
         }
     }
@@ -136,7 +156,7 @@ impl Reader<'_> {
 
 /// Where the elements of the tensor that is being read come from, worked out once for each of its sources.
 #[derive(Default)]
-struct Gathers(RefCell<(usize, HashMap<usize, Gather>)>);
+pub struct Gathers(RefCell<(usize, HashMap<usize, Gather>)>);
 
 impl Gathers {
     /// Whether this is the tensor that is being read; for another one everything would have to be worked out again.

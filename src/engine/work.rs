@@ -251,7 +251,7 @@ fn combine(
         overflowed += match terms.as_slice() {
             // Weights that sum to one need not give back an F64 value exactly; a copy does.
             [(weight, only)] if *weight == 1.0 => bench.kernels.convert(*only, dtype, bytes),
-            [(_, first), rest @ ..] if sums_to_one(&terms) && all_equal(first, rest) => {
+            [(_, first), rest @ ..] if sums_to_one(terms.iter().map(|term| term.0)) && all_equal(first, rest) => {
                 bench.kernels.convert(*first, dtype, bytes)
             }
             _ => bench.kernels.combine(&terms, dtype, scratch, bytes),
@@ -261,10 +261,10 @@ fn combine(
 }
 
 /// Whether the weights sum to one but for the rounding of each.
-fn sums_to_one(terms: &[(f64, Elements<'_>)]) -> bool {
-    let sum: f64 = terms.iter().map(|(weight, _)| weight).sum();
+pub fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
+    let sum: f64 = weights.clone().sum();
     #[expect(clippy::cast_precision_loss, reason = "a hundred inputs at most")]
-    let roundings = terms.len() as f64;
+    let roundings = weights.count() as f64;
     (sum - 1.0).abs() <= roundings * f64::EPSILON
 }
 

@@ -21,13 +21,20 @@ use crate::plan::layout::Layout;
 /// The folder to write to, and what may be done to what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The output folder; made if needed.
+    /// The output folder, made if needed; or a single file, by a name that ends in `.safetensors`.
     pub dir: PathBuf,
     /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished output of the
     /// very same run too.
     pub overwrite: bool,
     /// Whether a run that was begun there is discarded rather than taken up again.
     pub restart: bool,
+}
+
+impl Target {
+    /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
+    pub fn is_file(&self) -> bool {
+        Places::new(&self.dir).is_file()
+    }
 }
 
 /// What came of looking at the output folder.
@@ -46,6 +53,53 @@ pub(super) struct Run {
     pub(super) places: Places,
     pub(super) layout: Arc<Layout>,
     pub(super) identity: Value,
+}
+
+/// What a run would do with what is at its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlook {
+    /// It would begin: nothing is in its way, or it may be replaced.
+    Begin,
+    /// It would go on with what an earlier run has left.
+    GoOn,
+    /// It has nothing to do: the same run was finished there.
+    Complete,
+    /// It would be refused, for this reason.
+    Refused(String),
+}
+
+impl std::fmt::Display for Outlook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Begin => f.write_str("a new run begins"),
+            Self::GoOn => f.write_str("goes on with what an earlier run has left there"),
+            Self::Complete => f.write_str("complete already: nothing is to be done"),
+            Self::Refused(cause) => write!(f, "refused: {cause}"),
+        }
+    }
+}
+
+/// What [`Output::begin`] would do, found out without changing anything or checking what an earlier run has written.
+///
+/// # Errors
+///
+/// When what is there cannot be read.
+pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
+    let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
+    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let standing = survey(run.storage.as_ref(), &run.places)?;
+    let refused = |error: Error| match error.kind() {
+        Kind::Occupied | Kind::Resume => Ok(Outlook::Refused(error.to_string())),
+        _ => Err(error),
+    };
+    match run.judge(target, &standing) {
+        Ok(Some(_)) => Ok(Outlook::Complete),
+        Ok(None) if matches!(standing, Standing::Begun) && !target.restart => {
+            resume::can_resume(&run).map_or_else(refused, |()| Ok(Outlook::GoOn))
+        }
+        Ok(None) => Ok(Outlook::Begin),
+        Err(error) => refused(error),
+    }
 }
 
 pub(super) fn begin(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::folder::Places;
+use super::packed::{Packers, pack};
 use super::storage::{Storage, StorageFile};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, claims_record};
@@ -58,6 +59,7 @@ pub struct Pending {
     /// How far each tensor is durable afterwards.
     pub(super) reached: Vec<(usize, u64)>,
     pub(super) seals: Vec<Seal>,
+    pub(super) packers: Packers,
 }
 
 impl Pending {
@@ -91,6 +93,20 @@ impl Pending {
         Ok(ledger)
     }
 
+    /// Gives a shard its final name, compressed first if it is to be.
+    fn seal(&self, shard: usize) -> Result<()> {
+        let (storage, places) = (self.storage.as_ref(), &self.places);
+        let name = &self.layout.shards()[shard].name;
+        let Some(level) = self.layout.zstd() else {
+            return storage.rename(&places.part(name), &places.finished(name));
+        };
+        pack_shard(storage, places, &self.layout, shard, level, &self.packers)?;
+        storage.rename(&places.packed(name), &places.finished(name))?;
+        // IMPORTANT: the part is the only whole copy until the new name is durable.
+        sync_both(storage, places.folder(), &places.work())?;
+        storage.remove(&places.part(name))
+    }
+
     fn run_in_turn(&self, ledger: &mut Ledger) -> Result<()> {
         // IMPORTANT: data before record, or a crash leaves claims on bytes that were never written.
         for file in &self.files {
@@ -104,13 +120,26 @@ impl Pending {
             return Ok(());
         }
         for seal in &self.seals {
-            let name = &self.layout.shards()[seal.shard].name;
-            self.storage.rename(&self.places.part(name), &self.places.finished(name))?;
+            self.seal(seal.shard)?;
         }
-        sync_both(self.storage.as_ref(), self.places.out(), &self.places.work())?;
+        sync_both(self.storage.as_ref(), self.places.folder(), &self.places.work())?;
         let sealed: Vec<_> = self.seals.iter().map(|seal| Claim::Shard { shard: seal.id }).collect();
         ledger.append(&sealed)
     }
+}
+
+/// Puts a compressed shard beside its part, synced; its size. Its final name and the removal of the part are separate.
+pub(super) fn pack_shard(
+    storage: &dyn Storage,
+    places: &Places,
+    layout: &Layout,
+    shard: usize,
+    level: i32,
+    packers: &Packers,
+) -> Result<u64> {
+    let shard = &layout.shards()[shard];
+    let part = storage.open_read(&places.part(&shard.name))?;
+    pack(storage, part.as_ref(), shard.len, &places.packed(&shard.name), level, packers)
 }
 
 /// Makes renames between two folders durable: the new names first, so that no file is ever without one.

@@ -1,28 +1,69 @@
-//! `config.json`: carried as it is, but for the dtype, which must say what was written.
+//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary, layers.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::dtype::Dtype;
 
 /// The keys under which `config.json` states the dtype: transformers' name of today and the one before it.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
-/// The config with every statement of the dtype set to `dtype`, in sub-configs (`text_config` and the like) too, or
-/// `None` when it says so already and need not be touched.
+/// The keys under which the number of layers is stated.
+const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+
+/// Sub-configs that speak of the language model, in models that have other parts too.
+const TEXT_CONFIGS: [&str; 3] = ["text_config", "llm_config", "language_config"];
+
+/// What is true of the weights that were written.
+#[derive(Debug, Clone, Default)]
+pub struct Truth {
+    /// The dtype of most of them.
+    pub dtype: Option<Dtype>,
+    /// Rows of the embeddings, where they are not the donor's.
+    pub vocab_rows: Option<u64>,
+    /// The layers, where they are not the donor's.
+    pub layers: Option<Restacked>,
+}
+
+/// Layers that were stacked anew.
+#[derive(Debug, Clone, Default)]
+pub struct Restacked {
+    /// How many layers the donor has.
+    pub before: usize,
+    /// For each layer that was written, the model that decides what it is, and its number there.
+    pub origins: Vec<(usize, usize)>,
+    /// The configs of the models; a list of the donor's serves where another has none.
+    pub configs: Vec<Option<Value>>,
+}
+
+/// The config as it must be for `truth`, or `None` when it says so already and need not be touched.
 ///
-/// A config that states no dtype gets `torch_dtype`, which old and new readers understand.
-pub fn with_dtype(config: &Value, dtype: Dtype) -> Option<Value> {
-    let name = dtype.torch_name()?;
+/// Statements of the dtype change in all sub-configs; a config that states none gets `torch_dtype`, which old and new
+/// readers understand. Vocabulary and layers change at the top and in the config of the language model: the count of
+/// layers moves with the layers, and lists with one value a layer are put together from the lists of the models that
+/// the layers come from.
+pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     let mut changed = config.clone();
-    if !restate(&mut changed, name) {
-        let fields = changed.as_object_mut()?;
-        fields.insert("torch_dtype".to_owned(), Value::from(name));
+    if let Some(name) = truth.dtype.and_then(Dtype::torch_name)
+        && !restate_dtype(&mut changed, name)
+    {
+        changed.as_object_mut()?.insert("torch_dtype".to_owned(), Value::from(name));
+    }
+    if let Some(rows) = truth.vocab_rows {
+        in_text_configs(changed.as_object_mut()?, &mut |fields| {
+            if let Some(size) = fields.get_mut("vocab_size") {
+                *size = rows.into();
+            }
+        });
+    }
+    if let Some(layers) = &truth.layers {
+        let configs: Vec<_> = layers.configs.iter().map(Option::as_ref).collect();
+        restack(changed.as_object_mut()?, layers, &configs);
     }
     (changed != *config).then_some(changed)
 }
 
 /// Sets every statement of the dtype; returns whether there was one.
-fn restate(config: &mut Value, name: &str) -> bool {
+fn restate_dtype(config: &mut Value, name: &str) -> bool {
     let Some(fields) = config.as_object_mut() else {
         return false;
     };
@@ -32,10 +73,48 @@ fn restate(config: &mut Value, name: &str) -> bool {
             *value = Value::from(name);
             stated = true;
         } else if key.ends_with("_config") && key != "quantization_config" {
-            stated |= restate(value, name);
+            stated |= restate_dtype(value, name);
         }
     }
     stated
+}
+
+fn in_text_configs(fields: &mut Map<String, Value>, change: &mut dyn FnMut(&mut Map<String, Value>)) {
+    change(fields);
+    for key in TEXT_CONFIGS {
+        if let Some(inner) = fields.get_mut(key).and_then(Value::as_object_mut) {
+            in_text_configs(inner, change);
+        }
+    }
+}
+
+fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Option<&Value>]) {
+    for (key, value) in fields {
+        let theirs = || configs.iter().map(|config| config.and_then(|config| config.get(key))).collect::<Vec<_>>();
+        if LAYER_KEYS.contains(&key.as_str()) {
+            // Some configs do not count every layer that is stored; the difference stays.
+            let count = value.as_u64().map(|stated| stated + layers.origins.len() as u64);
+            if let Some(count) = count.and_then(|count| count.checked_sub(layers.before as u64)) {
+                *value = count.into();
+            }
+        } else if let Some(list) = value.as_array_mut().filter(|list| is_by_layer(key, list, layers.before)) {
+            let theirs = theirs();
+            let of = |&(model, layer): &(usize, usize)| {
+                let own = theirs.get(model).and_then(|list| list.and_then(Value::as_array));
+                own.and_then(|list| list.get(layer)).or_else(|| list.get(layer)).or(list.last()).cloned()
+            };
+            *list = layers.origins.iter().filter_map(of).collect();
+        } else if TEXT_CONFIGS.contains(&key.as_str())
+            && let Some(inner) = value.as_object_mut()
+        {
+            restack(inner, layers, &theirs());
+        }
+    }
+}
+
+/// Whether a list has one value a layer. In a model of two layers, so do other lists, which names tell apart.
+fn is_by_layer(key: &str, list: &[Value], layers: usize) -> bool {
+    !list.is_empty() && list.len() == layers && key != "architectures" && !key.contains("token")
 }
 
 #[cfg(test)]
@@ -44,6 +123,10 @@ mod tests {
 
     use super::*;
 
+    fn of_dtype(dtype: Dtype) -> Truth {
+        Truth { dtype: Some(dtype), ..Truth::default() }
+    }
+
     #[test]
     fn every_statement_of_the_dtype_is_kept_true_and_nothing_else_changes() {
         let config = json!({
@@ -51,7 +134,7 @@ mod tests {
             "text_config": { "dtype": "float16", "hidden_size": 8 },
             "quantization_config": { "dtype": "int8" },
         });
-        let changed = with_dtype(&config, Dtype::BF16).expect("the dtype differs");
+        let changed = restated(&config, &of_dtype(Dtype::BF16)).expect("the dtype differs");
         assert_eq!(changed["torch_dtype"], "bfloat16");
         assert_eq!(changed["text_config"], json!({ "dtype": "bfloat16", "hidden_size": 8 }));
         assert_eq!(changed["quantization_config"], json!({ "dtype": "int8" }));
@@ -59,17 +142,55 @@ mod tests {
 
     #[test]
     fn a_config_that_is_true_already_is_not_touched() {
-        assert_eq!(with_dtype(&json!({ "dtype": "bfloat16" }), Dtype::BF16), None);
+        assert_eq!(restated(&json!({ "dtype": "bfloat16" }), &of_dtype(Dtype::BF16)), None);
+        let truth = Truth { vocab_rows: Some(7), ..Truth::default() };
+        assert_eq!(restated(&json!({ "vocab_size": 7 }), &truth), None);
     }
 
     #[test]
     fn a_config_that_states_no_dtype_gets_one() {
-        let changed = with_dtype(&json!({ "model_type": "x" }), Dtype::F32).expect("nothing was stated");
+        let changed = restated(&json!({ "model_type": "x" }), &of_dtype(Dtype::F32)).expect("nothing was stated");
         assert_eq!(changed, json!({ "model_type": "x", "torch_dtype": "float32" }));
     }
 
     #[test]
     fn what_is_no_object_is_left_alone() {
-        assert_eq!(with_dtype(&json!([1, 2]), Dtype::F32), None);
+        assert_eq!(restated(&json!([1, 2]), &of_dtype(Dtype::F32)), None);
+    }
+
+    #[test]
+    fn the_vocabulary_changes_where_the_language_model_is_described() {
+        let config = json!({
+            "vocab_size": 10, "text_config": { "vocab_size": 10 }, "vision_config": { "vocab_size": 3 },
+        });
+        let truth = Truth { vocab_rows: Some(16), ..Truth::default() };
+        let wanted = json!({
+            "vocab_size": 16, "text_config": { "vocab_size": 16 }, "vision_config": { "vocab_size": 3 },
+        });
+        assert_eq!(restated(&config, &truth), Some(wanted));
+    }
+
+    #[test]
+    fn layers_take_their_lists_along_from_the_models_they_come_from() {
+        let config = |kind: &str| {
+            json!({
+                "num_hidden_layers": 3, "layer_types": ["first", kind, "last"], "eos_token_id": [1, 2, 3],
+                "text_config": { "n_layer": 2, "windows": [kind, kind, "own"] },
+                "vision_config": { "num_hidden_layers": 3 }, "rope_scaling": [1, 2],
+            })
+        };
+        let layers = Restacked {
+            before: 3,
+            origins: vec![(0, 0), (0, 1), (1, 1), (1, 2), (2, 1)],
+            configs: vec![Some(config("a")), Some(config("b")), None],
+        };
+        let changed = restated(&config("a"), &Truth { layers: Some(layers), ..Truth::default() }).expect("changed");
+        assert_eq!(changed["num_hidden_layers"], 5);
+        assert_eq!(changed["layer_types"], json!(["first", "a", "b", "last", "a"]));
+        // One layer more was stored than counted, and so it stays.
+        assert_eq!(changed["text_config"], json!({ "n_layer": 4, "windows": ["a", "a", "b", "own", "a"] }));
+        for key in ["eos_token_id", "vision_config", "rope_scaling"] {
+            assert_eq!(changed[key], config("a")[key], "{key}");
+        }
     }
 }

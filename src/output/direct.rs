@@ -33,7 +33,8 @@ pub(super) struct DirectFile {
 struct State {
     /// None where the file system does not take direct writes.
     direct: Option<File>,
-    stage: MmapMut,
+    /// None while nothing is gathered.
+    stage: Option<MmapMut>,
     /// Where the stage lies in the file: a multiple of [`BLOCK`].
     start: u64,
     /// How much of the stage is filled.
@@ -47,13 +48,9 @@ impl DirectFile {
     pub(super) fn new(plain: DiskFile, path: &Path) -> Result<Self, DiskFile> {
         let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
         let opened = fs::OpenOptions::new().write(true).custom_flags(flags).open(path);
-        match (opened, MmapMut::map_anon(STAGE_BYTES)) {
-            (Ok(direct), Ok(stage)) => {
-                let state = State { direct: Some(direct), stage, start: 0, len: 0, written: 0 };
-                Ok(Self { plain, state: Mutex::new(state) })
-            }
-            _ => Err(plain),
-        }
+        let Ok(direct) = opened else { return Err(plain) };
+        let state = State { direct: Some(direct), stage: None, start: 0, len: 0, written: 0 };
+        Ok(Self { plain, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -69,23 +66,37 @@ impl DirectFile {
 }
 
 impl State {
+    fn stage(&mut self, plain: &DiskFile) -> Result<&mut MmapMut> {
+        if self.stage.is_none() {
+            let stage = MmapMut::map_anon(STAGE_BYTES).map_err(|error| plain.failed("cannot gather", error))?;
+            self.stage = Some(stage);
+        }
+        Ok(self.stage.as_mut().expect("just made"))
+    }
+
+    /// The first `len` bytes of the stage.
+    fn gathered(&self, len: usize) -> &[u8] {
+        self.stage.as_ref().map_or(&[], |stage| &stage[..len])
+    }
+
     /// Moves the stage to `offset`: the bytes of the file between the block's start and there come into it.
     fn begin_at(&mut self, offset: u64, plain: &DiskFile) -> Result<()> {
         self.flush(plain)?;
         let lead = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
         let start = offset - lead as u64;
-        plain.read_at(&mut self.stage[..lead], start)?;
+        plain.read_at(&mut self.stage(plain)?[..lead], start)?;
         (self.start, self.len, self.written) = (start, lead, lead);
         Ok(())
     }
 
     fn append(&mut self, mut bytes: &[u8], plain: &DiskFile) -> Result<()> {
         while !bytes.is_empty() {
-            let taken = bytes.len().min(self.stage.len() - self.len);
-            self.stage[self.len..self.len + taken].copy_from_slice(&bytes[..taken]);
+            let len = self.len;
+            let taken = bytes.len().min(STAGE_BYTES - len);
+            self.stage(plain)?[len..len + taken].copy_from_slice(&bytes[..taken]);
             self.len += taken;
             bytes = &bytes[taken..];
-            if self.len == self.stage.len() {
+            if self.len == STAGE_BYTES {
                 self.write_blocks(plain)?;
             }
         }
@@ -99,7 +110,8 @@ impl State {
             return Ok(());
         }
         self.write_directly(whole, plain)?;
-        self.stage.copy_within(whole..self.len, 0);
+        let len = self.len;
+        self.stage(plain)?.copy_within(whole..len, 0);
         self.start += whole as u64;
         self.len -= whole;
         self.written = self.written.saturating_sub(whole);
@@ -108,21 +120,21 @@ impl State {
 
     fn write_directly(&mut self, whole: usize, plain: &DiskFile) -> Result<()> {
         if let Some(direct) = &self.direct {
-            match direct.write_all_at(&self.stage[..whole], self.start) {
+            match direct.write_all_at(self.gathered(whole), self.start) {
                 Ok(()) => return Ok(()),
                 // Opened so, yet not written so: some file systems find out late.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.direct = None,
                 Err(error) => return Err(plain.failed("cannot write", error)),
             }
         }
-        plain.write_at(&self.stage[..whole], self.start)
+        plain.write_at(self.gathered(whole), self.start)
     }
 
     /// Writes everything that was appended.
     fn flush(&mut self, plain: &DiskFile) -> Result<()> {
         self.write_blocks(plain)?;
         if self.written < self.len {
-            plain.write_at(&self.stage[self.written..self.len], self.start + self.written as u64)?;
+            plain.write_at(&self.gathered(self.len)[self.written..], self.start + self.written as u64)?;
             self.written = self.len;
         }
         Ok(())
@@ -160,6 +172,13 @@ impl StorageFile for DirectFile {
         self.plain.preallocate(len)
     }
 
+    fn settle(&self) -> Result<()> {
+        let mut state = self.flushed()?;
+        // Where nothing is gathered the next bytes begin a new stage, wherever they go.
+        *state = State { direct: state.direct.take(), stage: None, start: 0, len: 0, written: 0 };
+        Ok(())
+    }
+
     fn sync_data(&self) -> Result<()> {
         // The lock is not held while the disk syncs, so that writing goes on meanwhile.
         drop(self.flushed()?);
@@ -179,6 +198,7 @@ mod tests {
         Append(usize),
         Jump(u64, usize),
         Sync,
+        Settle,
         ReadBack,
     }
 
@@ -188,6 +208,7 @@ mod tests {
             4 => len.clone().prop_map(Step::Append),
             1 => (0u64..6 << 20, len).prop_map(|(at, len)| Step::Jump(at, len)),
             1 => Just(Step::Sync),
+            1 => Just(Step::Settle),
             1 => Just(Step::ReadBack),
         ];
         prop::collection::vec(step, 1..12)
@@ -213,6 +234,7 @@ mod tests {
                     Step::Append(len) => (at, len),
                     Step::Jump(to, len) => (usize::try_from(to).expect("fits"), len),
                     Step::Sync => { file.sync_data().expect("sync"); continue; }
+                    Step::Settle => { file.settle().expect("settle"); continue; }
                     Step::ReadBack => {
                         let mut found = vec![0; at];
                         file.read_at(&mut found, 0).expect("read");

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::commit::sync_both;
+use super::commit::{pack_shard, sync_both};
 use super::folder::{MANIFEST, is_weight_index, is_weights, remove_work};
 use super::identity::normalised;
 use super::manifest::Manifest;
@@ -75,10 +75,11 @@ impl Output {
     fn finish_committed(self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
         self.check_whole()?;
         for file in side_files {
-            self.put(&self.places.out().join(&file.name), &file.contents)?;
+            self.put(&self.places.side(&file.name), &file.contents)?;
         }
+        let packed = self.packed_sizes()?;
         let found = self.tensors.iter().map(|state| (state.hasher.values(), state.note.as_ref()));
-        let manifest = Manifest::describe(&self.layout, self.identity.clone(), found, normalised(run)?);
+        let manifest = Manifest::describe(&self.layout, self.identity.clone(), found, &packed, normalised(run)?);
         self.put(&self.places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
         let storage = self.storage.as_ref();
         // IMPORTANT: everything else is durable before the name appears that makes the folder a checkpoint.
@@ -86,11 +87,23 @@ impl Output {
             self.put(&self.places.finished(&self.layout.index_name()), &Contents::Bytes(index.into_bytes()))?;
         } else if !self.is_sealed(0) {
             let name = &self.layout.shards()[0].name;
-            storage.rename(&self.places.part(name), &self.places.finished(name))?;
-            sync_both(storage, self.places.out(), &self.places.work())?;
+            let whole = if packed[0].is_some() { self.places.packed(name) } else { self.places.part(name) };
+            storage.rename(&whole, &self.places.finished(name))?;
+            sync_both(storage, self.places.folder(), &self.places.work())?;
         }
         remove_work(storage, &self.places)?;
         Ok(manifest)
+    }
+
+    /// The size on the disk of each compressed shard. The only shard of an output is compressed here.
+    fn packed_sizes(&self) -> Result<Vec<Option<u64>>> {
+        let (storage, places) = (self.storage.as_ref(), &self.places);
+        let size = |shard: usize| match self.layout.zstd() {
+            None => Ok(None),
+            Some(_) if self.is_sealed(shard) => storage.len(&places.finished(&self.layout.shards()[shard].name)),
+            Some(level) => pack_shard(storage, places, &self.layout, shard, level, &self.packers).map(Some),
+        };
+        (0..self.layout.shards().len()).map(size).collect()
     }
 
     fn check_whole(&self) -> Result<()> {

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
-use super::storage::Storage;
+use super::storage::{Storage, parent_of};
 use crate::error::Result;
 
-/// Where each file of an output lies.
+/// Where each file of an output lies: in a folder of its own, or, for an output of one file, beside that file.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     out: PathBuf,
+    is_file: bool,
 }
 
 /// The name of the manifest.
@@ -20,25 +21,48 @@ pub(super) const WORK: &str = ".thalweg";
 
 impl Places {
     pub(super) fn new(out: &Path) -> Self {
-        Self { out: out.to_owned() }
+        Self { out: out.to_owned(), is_file: names_one_file(out) && !out.is_dir() }
     }
 
-    /// The output folder itself.
+    /// The output itself, a folder or a file.
     pub(super) fn out(&self) -> &Path {
         &self.out
     }
 
-    /// A file under its final name.
+    /// Whether the output is a single file.
+    pub(super) fn is_file(&self) -> bool {
+        self.is_file
+    }
+
+    /// The folder that finished files are put in.
+    pub(super) fn folder(&self) -> &Path {
+        if self.is_file { parent_of(&self.out) } else { &self.out }
+    }
+
+    /// A shard or index under its final name. The only shard of a single file has that file's name, whatever it is
+    /// called in the layout.
     pub(super) fn finished(&self, name: &str) -> PathBuf {
-        self.out.join(name)
+        if self.is_file { self.out.clone() } else { self.out.join(name) }
+    }
+
+    /// A side file under its final name.
+    pub(super) fn side(&self, name: &Path) -> PathBuf {
+        self.folder().join(name)
     }
 
     pub(super) fn manifest(&self) -> PathBuf {
-        self.out.join(MANIFEST)
+        if self.is_file { self.beside("", ".thalweg.json") } else { self.out.join(MANIFEST) }
     }
 
     pub(super) fn work(&self) -> PathBuf {
-        self.out.join(WORK)
+        if self.is_file { self.beside(".", WORK) } else { self.out.join(WORK) }
+    }
+
+    fn beside(&self, before: &str, after: &str) -> PathBuf {
+        let mut name = std::ffi::OsString::from(before);
+        name.push(self.out.file_name().unwrap_or_default());
+        name.push(after);
+        self.out.with_file_name(name)
     }
 
     pub(super) fn lock(&self) -> PathBuf {
@@ -49,8 +73,13 @@ impl Places {
         self.work().join("journal")
     }
 
-    /// A shard in the making.
+    /// A shard in the making, not compressed.
     pub(super) fn part(&self, shard: &str) -> PathBuf {
+        self.work().join(format!("{}.part", shard.strip_suffix(".zst").unwrap_or(shard)))
+    }
+
+    /// A shard that is being compressed.
+    pub(super) fn packed(&self, shard: &str) -> PathBuf {
         self.work().join(format!("{shard}.part"))
     }
 
@@ -63,6 +92,16 @@ impl Places {
     pub(super) fn aside(&self) -> PathBuf {
         self.work().join("aside.tmp")
     }
+}
+
+/// Whether an output of this name is one file of weights rather than a folder.
+pub fn names_one_file(out: &Path) -> bool {
+    out.file_name().is_some_and(|name| {
+        let name = name.to_string_lossy();
+        [".safetensors", ".safetensors.zst"]
+            .iter()
+            .any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
+    })
 }
 
 /// What was found in an output folder.
@@ -79,12 +118,16 @@ pub(super) enum Standing {
 
 /// Looks at an output folder and changes nothing.
 pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing> {
-    let Some(entries) = storage.list(places.out())? else { return Ok(Standing::Free) };
+    let Some(entries) = storage.list(places.folder())? else { return Ok(Standing::Free) };
     if let Some(manifest) = Manifest::load_finished(storage, places)? {
         return Ok(Standing::Finished(Box::new(manifest)));
     }
     if storage.len(&places.journal())?.is_some() {
         return Ok(Standing::Begun);
+    }
+    if places.is_file() {
+        let name = || places.out().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok(storage.len(places.out())?.map_or(Standing::Free, |_| Standing::Occupied(name())));
     }
     let names = entries.iter().filter(|entry| !entry.is_dir).map(|entry| entry.name.to_string_lossy());
     let found = names.into_iter().find(|name| belongs_to_a_checkpoint(name));
@@ -94,6 +137,15 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
 /// Removes the weights, indexes and manifest of another checkpoint: the index first and for good, so that no reader
 /// picks up a mixture. Side files stay; new ones replace them.
 pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
+    if places.is_file() {
+        for path in [places.out().to_owned(), places.manifest()] {
+            if storage.len(&path)?.is_some() {
+                storage.remove(&path)?;
+            }
+            storage.sync_dir(places.folder())?;
+        }
+        return Ok(());
+    }
     let entries = storage.list(places.out())?.unwrap_or_default();
     let matching = |wanted: fn(&str) -> bool| {
         let chosen = entries.iter().filter(move |entry| !entry.is_dir && wanted(&entry.name.to_string_lossy()));
@@ -131,7 +183,7 @@ pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> 
     empty_work(storage, places, true)?;
     storage.remove(&places.lock())?;
     storage.remove_dir_if_empty(&places.work())?;
-    storage.sync_dir(places.out())
+    storage.sync_dir(places.folder())
 }
 
 /// The extensions that weights come with.

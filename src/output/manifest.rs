@@ -40,8 +40,11 @@ pub struct Manifest {
 pub struct ManifestShard {
     /// Its file name.
     pub name: String,
-    /// Its size in bytes.
+    /// Its size in bytes, uncompressed.
     pub size: u64,
+    /// Its size on the disk where it is compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressed_size: Option<u64>,
     /// The BLAKE3 hash, in hexadecimal, of all bytes before its data.
     pub header_blake3: String,
 }
@@ -73,11 +76,13 @@ impl Manifest {
         layout: &Layout,
         identity: Value,
         found: impl Iterator<Item = (&'a [BlockValue], Option<&'a Value>)>,
+        packed: &[Option<u64>],
         run: Value,
     ) -> Self {
-        let shards = layout.shards().iter().map(|shard| ManifestShard {
+        let shards = layout.shards().iter().zip(packed).map(|(shard, packed)| ManifestShard {
             name: shard.name.clone(),
             size: shard.len,
+            compressed_size: *packed,
             header_blake3: blake3::hash(&shard.header).to_hex().to_string(),
         });
         let tensors = layout.tensors().iter().zip(found).map(|(slot, (values, note))| ManifestTensor {
@@ -133,7 +138,7 @@ impl Manifest {
         };
         let Some(manifest) = manifest else { return Ok(None) };
         for shard in &manifest.shards {
-            if storage.len(&places.finished(&shard.name))? != Some(shard.size) {
+            if storage.len(&places.finished(&shard.name))? != Some(shard.stored_bytes()) {
                 return Ok(None);
             }
         }
@@ -157,6 +162,13 @@ impl Manifest {
             && layout.tensors().iter().zip(&self.tensors).all(|(slot, stored)| {
                 (&slot.name, slot.offset, slot.len) == (&stored.name, stored.offset, stored.length)
             })
+    }
+}
+
+impl ManifestShard {
+    /// The size of its file.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.compressed_size.unwrap_or(self.size)
     }
 }
 

@@ -14,6 +14,14 @@
 //!  out/….index.json           comes last: with it the folder is a checkpoint
 //! ```
 //!
+//! An output named `X.safetensors` is that one file. Its manifest is `X.safetensors.thalweg.json` beside it, its work
+//! folder `.X.safetensors.thalweg/`; in the manifest and the journal the shard is called `model.safetensors` all the
+//! same, so that file and manifest can be renamed together.
+//!
+//! With a compression level, a shard that is whole and journalled is compressed into `X.zst.part` in the work folder,
+//! synced, renamed to `X.zst`, both folders are synced, and the uncompressed part goes; then the shard is journalled as
+//! finished. Checksums are those of the uncompressed bytes throughout.
+//!
 //! # The order that survives a crash
 //!
 //! 1. A commit syncs data, then appends one record, then syncs the journal. So a journalled block is on the disk.
@@ -25,6 +33,7 @@
 //! then the journal is, and the run can be taken up again.
 
 mod begin;
+pub mod card;
 pub mod checksum;
 mod commit;
 pub mod config;
@@ -34,15 +43,20 @@ mod folder;
 mod identity;
 mod lock;
 mod manifest;
+mod packed;
 mod resume;
 pub mod storage;
+pub mod template;
 mod verify;
 mod write;
+pub mod yaml;
 
-pub use begin::{Begun, Target};
+pub use begin::{Begun, Outlook, Target, outlook};
 pub use commit::Pending;
 pub use finish::{Contents, SideFile};
+pub use folder::names_one_file;
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
+pub use packed::{GoOn, Packers, RunAll};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
 pub use write::{Output, Place};

@@ -1,7 +1,5 @@
 //! Taking up a run again: the journal's claims against what is really there.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
 use super::Progress;
@@ -11,7 +9,8 @@ use super::commit::Ledger;
 use super::identity::difference;
 use super::lock::Lock;
 use super::manifest::read_capped;
-use super::storage::StorageFile;
+use super::packed::PackedShard;
+use super::verify::{PlainShard, ShardBytes};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, State};
@@ -22,8 +21,7 @@ const JOURNAL_BYTES: u64 = 1 << 30;
 /// Goes on where the journal in the folder ends.
 pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {
     let path = run.places.journal();
-    let bytes = read_capped(run.storage.as_ref(), &path, JOURNAL_BYTES)
-        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })?;
+    let bytes = journal_bytes(&run)?;
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
     drop(bytes);
     let (state, files) = run.match_shards(state)?;
@@ -36,6 +34,16 @@ pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Resul
         journal.sync_data()?;
     }
     Output::assemble(run, lock, Ledger::new(journal, len), state)
+}
+
+/// Whether the journal in the folder is that of this very run.
+pub(super) fn can_resume(run: &Run) -> Result<()> {
+    replayed(run, &journal_bytes(run)?).map(drop)
+}
+
+fn journal_bytes(run: &Run) -> Result<Vec<u8>> {
+    read_capped(run.storage.as_ref(), &run.places.journal(), JOURNAL_BYTES)
+        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })
 }
 
 const HINT: &str = "run with --restart to discard what was written and begin anew";
@@ -60,7 +68,7 @@ fn replayed(run: &Run, bytes: &[u8]) -> Result<(State, u64)> {
 impl Run {
     /// Finds each shard's file, under its final name or in the making, and makes those that are missing and of which
     /// nothing is claimed. On return the state says of each shard whether it has its final name.
-    fn match_shards(&self, mut state: State) -> Result<(State, Vec<Arc<dyn StorageFile>>)> {
+    fn match_shards(&self, mut state: State) -> Result<(State, Vec<Box<dyn ShardBytes>>)> {
         let mut files = vec![];
         for shard in 0..self.layout.shards().len() {
             let planned = &self.layout.shards()[shard];
@@ -69,7 +77,8 @@ impl Run {
                 return Err(self.mismatch(shard, "it was finished, but is not there any more"));
             }
             let claimed = planned.tensors.iter().map(|tensor| state.values[*tensor].len()).sum();
-            let file = if is_finished { self.finished(shard, &state)? } else { self.part(shard, claimed)? };
+            let file: Box<dyn ShardBytes> =
+                if is_finished { self.finished(shard, &state)? } else { Box::new(self.part(shard, claimed)?) };
             state.shards[shard] = is_finished;
             files.push(file);
         }
@@ -79,25 +88,41 @@ impl Run {
 
     /// A shard that has its final name: whole by the journal, with the right size and header. A crash between the syncs
     /// of the two folders can leave it under its other name too, which goes with the work folder.
-    fn finished(&self, shard: usize, state: &State) -> Result<Arc<dyn StorageFile>> {
+    fn finished(&self, shard: usize, state: &State) -> Result<Box<dyn ShardBytes>> {
         let planned = &self.layout.shards()[shard];
         let counts = self.block_counts();
         let is_whole = |tensor: &usize| u64::try_from(state.values[*tensor].len()) == Ok(counts[*tensor]);
         if !planned.tensors.iter().all(is_whole) {
             return Err(self.mismatch(shard, "it has its final name, but the journal does not say that it is whole"));
         }
-        let file = self.storage.open_read(&self.places.finished(&planned.name))?;
-        self.check_len(shard, file.as_ref())?;
+        let path = self.places.finished(&planned.name);
+        let file: Box<dyn ShardBytes> = match self.layout.zstd() {
+            Some(_) => Box::new(PackedShard::open(&path).map_err(|error| self.unreadable(shard, error))?),
+            None => Box::new(PlainShard::new(self.storage.open_read(&path)?)?),
+        };
+        self.check_len(shard, file.size())?;
         let mut header = vec![0; planned.header.len()];
-        file.read_at(&mut header, 0)?;
+        file.read_at(&mut header, 0).map_err(|error| self.unreadable(shard, error))?;
         if header != planned.header {
             return Err(self.mismatch(shard, "its header was changed"));
         }
+        self.remove_part(shard)?;
         Ok(file)
     }
 
+    /// A shard that was compressed needs its part no more, which takes as much again on the disk.
+    fn remove_part(&self, shard: usize) -> Result<()> {
+        let part = self.places.part(&self.layout.shards()[shard].name);
+        if self.layout.zstd().is_some() && self.storage.len(&part)?.is_some() {
+            // IMPORTANT: the final name may be there only as long as the power is.
+            self.storage.sync_dir(self.places.folder())?;
+            self.storage.remove(&part)?;
+        }
+        Ok(())
+    }
+
     /// A shard in the making, at its full size.
-    fn part(&self, shard: usize, claimed_blocks: usize) -> Result<Arc<dyn StorageFile>> {
+    fn part(&self, shard: usize, claimed_blocks: usize) -> Result<PlainShard> {
         let planned = &self.layout.shards()[shard];
         let path = self.places.part(&planned.name);
         let file = match self.storage.len(&path)? {
@@ -106,14 +131,14 @@ impl Run {
             None => return Err(self.mismatch(shard, "blocks of it were written, but it is not there any more")),
         };
         if claimed_blocks > 0 {
-            self.check_len(shard, file.as_ref())?;
+            self.check_len(shard, file.len()?)?;
         }
         file.preallocate(planned.len)?;
-        Ok(file)
+        PlainShard::new(file)
     }
 
-    fn check_len(&self, shard: usize, file: &dyn StorageFile) -> Result<()> {
-        let (found, wanted) = (file.len()?, self.layout.shards()[shard].len);
+    fn check_len(&self, shard: usize, found: u64) -> Result<()> {
+        let wanted = self.layout.shards()[shard].len;
         if found == wanted {
             return Ok(());
         }
@@ -121,7 +146,7 @@ impl Run {
     }
 
     /// Reads every claimed block and compares it with its journalled value.
-    fn check_claims(&self, state: &State, files: &[Arc<dyn StorageFile>], progress: &mut Progress<'_>) -> Result<()> {
+    fn check_claims(&self, state: &State, files: &[Box<dyn ShardBytes>], progress: &mut Progress<'_>) -> Result<()> {
         let durable = |tensor: usize| {
             let blocks = u64::try_from(state.values[tensor].len()).expect("a count fits 64 bits");
             block_range(self.layout.tensors()[tensor].len, blocks).start
@@ -133,7 +158,9 @@ impl Run {
                 let slot = &self.layout.tensors()[tensor];
                 for (block, wanted) in (0..).zip(&state.values[tensor]) {
                     let mut read = |buffer: &mut [u8], at| files[shard].read_at(buffer, slot.offset + at);
-                    if hash_block(slot.len, block, &mut read)? != *wanted {
+                    let value =
+                        hash_block(slot.len, block, &mut read).map_err(|error| self.unreadable(shard, error))?;
+                    if value != *wanted {
                         let cause = format!("block {block} of tensor {} was changed after it was written", slot.name);
                         return Err(self.mismatch(shard, &cause));
                     }
@@ -144,6 +171,11 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// A finished shard that cannot be decompressed was changed; any other failure stays what it is.
+    fn unreadable(&self, shard: usize, error: Error) -> Error {
+        if error.kind() == Kind::Input { self.mismatch(shard, &error.to_string()) } else { error }
     }
 
     fn mismatch(&self, shard: usize, cause: &str) -> Error {

@@ -87,6 +87,10 @@ pub trait StorageFile: Send + Sync {
     fn set_len(&self, len: u64) -> Result<()>;
     /// Makes the file `len` bytes long with all of them reserved on the disk, so that a full disk shows now.
     fn preallocate(&self, len: u64) -> Result<()>;
+    /// Nothing is written for a while: what was gathered goes to the system, and the memory for it is given back.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
     /// Makes contents and size durable, and lets go of what the system caches of them.
     fn sync_data(&self) -> Result<()>;
 }

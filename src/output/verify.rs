@@ -13,6 +13,7 @@ use super::Progress;
 use super::checksum::{block_range, hash_block};
 use super::folder::{MANIFEST, Places, WORK, is_weight_index};
 use super::manifest::{Manifest, ManifestTensor, read_capped};
+use super::packed::PackedShard;
 use super::storage::{DiskStorage, Storage, StorageFile};
 use crate::error::{Error, Kind, Result};
 
@@ -54,9 +55,16 @@ pub trait ShardBytes {
 /// Opens the shard that the index names so; none when it is not there.
 pub type OpenShard<'a> = dyn Fn(&Path) -> Result<Option<Box<dyn ShardBytes>>> + 'a;
 
-struct PlainShard {
+/// A shard that is not compressed.
+pub(super) struct PlainShard {
     file: Arc<dyn StorageFile>,
     size: u64,
+}
+
+impl PlainShard {
+    pub(super) fn new(file: Arc<dyn StorageFile>) -> Result<Self> {
+        Ok(Self { size: file.len()?, file })
+    }
 }
 
 impl ShardBytes for PlainShard {
@@ -69,18 +77,30 @@ impl ShardBytes for PlainShard {
     }
 }
 
-fn open_plain(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
-    let Some(size) = DiskStorage.len(path)? else { return Ok(None) };
-    Ok(Some(Box::new(PlainShard { file: DiskStorage.open_read(path)?, size })))
+/// Opens a shard, compressed or not; where a shard of that name is not there, one that was compressed since.
+fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
+    let packed = |path: &Path| match PackedShard::open(path) {
+        Err(error) if error.kind() == Kind::Input => Err(error.with_kind(Kind::Damaged)),
+        opened => opened.map(|shard| Some(Box::new(shard) as Box<dyn ShardBytes>)),
+    };
+    if DiskStorage.len(path)?.is_some() {
+        if path.extension().is_some_and(|end| end == "zst") {
+            return packed(path);
+        }
+        return Ok(Some(Box::new(PlainShard::new(DiskStorage.open_read(path)?)?)));
+    }
+    let mut compressed = path.as_os_str().to_owned();
+    compressed.push(".zst");
+    if DiskStorage.len(Path::new(&compressed))?.is_some() { packed(Path::new(&compressed)) } else { Ok(None) }
 }
 
-/// Reads all of a finished output back and compares it with its manifest.
+/// Reads all of a finished output, a folder or a single file, back and compares it with its manifest.
 ///
 /// # Errors
 ///
 /// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written.
 pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
-    verify_with(dir, &open_plain, progress)
+    verify_with(dir, &open_shard, progress)
 }
 
 /// As [`verify()`], with shards read by `open`.
@@ -89,10 +109,11 @@ pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
 ///
 /// As [`verify()`], and whatever `open` fails with.
 pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>) -> Result<Verified> {
-    let folder = Folder::read(dir)?;
+    let places = Places::new(dir);
+    let folder = if places.is_file() { Folder::of_file(&places)? } else { Folder::read(dir)? };
     let mut shards = vec![];
     for name in &folder.shards {
-        let path = dir.join(name);
+        let path = places.finished(name);
         let bytes = open(&path)?.ok_or_else(|| damaged(&path, "the shard is missing"))?;
         let header = Header::read(&path, bytes.as_ref())?;
         shards.push((path, bytes, header));
@@ -162,19 +183,38 @@ impl Folder {
         };
         let present: BTreeSet<_> = names.iter().filter_map(|name| shard_name(name)).collect();
         let shards = match (&manifest, &index) {
-            (Some(manifest), _) => manifest.shards.iter().map(|shard| shard.name.clone()).collect(),
+            (Some(manifest), _) => manifest.shards.iter().map(|shard| shard.name.clone()).collect::<BTreeSet<_>>(),
             (None, Some((_, index))) => index.weight_map.values().map(|name| named(name)).collect::<BTreeSet<_>>(),
             (None, None) => present.iter().map(|name| (*name).to_owned()).collect(),
         };
         if manifest.is_none() && index.is_none() && shards.len() != 1 {
             return Err(damaged(dir, format!("no index and {} safetensors files, wanted one", shards.len())));
         }
+        let plain: BTreeSet<_> = shards.iter().map(|name| named(name)).collect();
         let unnamed: Vec<_> =
-            present.iter().filter(|name| !shards.contains(**name)).map(|name| (*name).into()).collect();
+            present.iter().filter(|name| !plain.contains(**name)).map(|name| (*name).into()).collect();
         match unnamed.first() {
             Some(name) if manifest.is_some() => Err(damaged(&dir.join(name), "the manifest knows of no such shard")),
             _ => Ok(Self { dir: dir.to_owned(), manifest, index, shards: shards.into_iter().collect(), unnamed }),
         }
+    }
+
+    /// A single file has no index, and nothing but its manifest and work folder belongs to it.
+    fn of_file(places: &Places) -> Result<Self> {
+        let file = places.out();
+        if DiskStorage.list(&places.work())?.is_some() {
+            return Err(damaged(file, "the run that writes it is not finished")
+                .with_hint("run the same merge again: it goes on where it stopped"));
+        }
+        let manifest = Manifest::load(&DiskStorage, places)?;
+        let shards = match &manifest {
+            Some(manifest) => manifest.shards.iter().map(|shard| shard.name.clone()).collect::<Vec<_>>(),
+            None => vec![file.file_name().unwrap_or_default().to_string_lossy().into_owned()],
+        };
+        if shards.len() != 1 {
+            return Err(damaged(&places.manifest(), format!("{} shards, wanted one", shards.len())));
+        }
+        Ok(Self { dir: file.to_owned(), manifest, index: None, shards, unnamed: vec![] })
     }
 
     /// The index names every tensor of every shard, in the shard it is in, and nothing else.
@@ -187,7 +227,7 @@ impl Folder {
                     return Err(damaged(shard, format!("tensor {tensor} is in {other} as well")));
                 }
                 match index.weight_map.get(tensor).map(|name| named(name)) {
-                    Some(wanted) if wanted == *name => {}
+                    Some(wanted) if wanted == named(name) => {}
                     Some(wanted) => {
                         return Err(damaged(path, format!("tensor {tensor} is in {name}, not in {wanted}")));
                     }
@@ -325,7 +365,11 @@ fn check_blocks(
     for (block, wanted) in (0..).zip(values) {
         let mut read = |buffer: &mut [u8], at| bytes.read_at(buffer, tensor.offset + at);
         let range = block_range(tensor.length, block);
-        if hash_block(tensor.length, block, &mut read)? != wanted {
+        let value = hash_block(tensor.length, block, &mut read).map_err(|error| match error.kind() {
+            Kind::Input => error.with_kind(Kind::Damaged),
+            _ => error,
+        })?;
+        if value != wanted {
             let cause = format!(
                 "block {block} of tensor {} (bytes {} to {}) does not match its checksum",
                 tensor.name,

@@ -12,6 +12,7 @@ use super::checksum::{TensorHasher, block_range};
 use super::commit::{Ledger, Pending, Seal};
 use super::folder::Places;
 use super::lock::Lock;
+use super::packed::Packers;
 use super::storage::{Storage, StorageFile};
 use super::{Progress, begin};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +37,7 @@ pub struct Output {
     durable: Arc<[AtomicU64]>,
     ledger: Arc<Mutex<Ledger>>,
     prepared: u64,
+    pub(super) packers: Packers,
     /// Held until the very end, so it stands last.
     pub(super) _lock: Lock,
 }
@@ -44,6 +46,8 @@ pub struct Output {
 pub struct Place {
     file: Arc<dyn StorageFile>,
     at: u64,
+    /// Whether the shard ends with these bytes.
+    ends_shard: bool,
 }
 
 impl Place {
@@ -53,7 +57,9 @@ impl Place {
     ///
     /// When it does not take them.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(bytes, self.at).map_err(Error::resumable)
+        self.file.write_at(bytes, self.at).map_err(Error::resumable)?;
+        // A commit may have many small shards behind it, and what they gather is paid for once only.
+        if self.ends_shard { self.file.settle().map_err(Error::resumable) } else { Ok(()) }
     }
 }
 
@@ -134,8 +140,20 @@ impl Output {
             durable,
             ledger,
             prepared,
+            packers: Packers::serial(),
             _lock,
         })
+    }
+
+    /// Lets `packers` compress shards from now on; without it they are compressed on the thread that commits.
+    pub fn pack_with(&mut self, packers: Packers) {
+        self.packers = packers;
+    }
+
+    /// Bytes of shards that are still to be compressed, before compression.
+    pub fn bytes_to_pack(&self) -> u64 {
+        let open = self.layout.shards().iter().zip(&self.shards).filter(|(_, state)| !state.is_sealed);
+        self.layout.zstd().map_or(0, |_| open.map(|(shard, _)| shard.len).sum())
     }
 
     /// The layout that is written.
@@ -176,7 +194,7 @@ impl Output {
         self.run_note_is_claimed = false;
     }
 
-    /// The output folder.
+    /// The output folder, or the single file that is written.
     pub fn dir(&self) -> &Path {
         self.places.out()
     }
@@ -222,7 +240,8 @@ impl Output {
         self.tensors[tensor].hasher.update(bytes);
         self.unsynced.insert(slot.shard);
         self.unclaimed.insert(tensor);
-        Ok(Some(Place { file, at: slot.offset + offset }))
+        let ends_shard = end.and_then(|end| end.checked_add(slot.offset)) == Some(layout.shards()[slot.shard].len);
+        Ok(Some(Place { file, at: slot.offset + offset, ends_shard }))
     }
 
     /// The open file of a shard in the making, its header written.
@@ -286,6 +305,7 @@ impl Output {
             claims,
             reached,
             seals,
+            packers: self.packers.clone(),
         })
     }
 

@@ -33,6 +33,12 @@ pub struct Job {
     pub zstd: Option<i32>,
     /// How each input is transformed while it is read; empty, or one for each of [`Job::inputs`].
     pub alignments: Vec<Option<Alignment>>,
+    /// The recipe's text, which goes with the output; made from the document when `None`.
+    pub recipe_text: Option<String>,
+    /// The output is a single file, beside which the donor's files are put.
+    pub beside_a_file: bool,
+    /// The output is one model anew, not a merge: its own card goes along, and no recipe.
+    pub rewritten: bool,
 }
 
 impl Job {
@@ -57,6 +63,9 @@ impl Job {
             nan: document.own.nan.unwrap_or_default(),
             zstd: document.own.zstd,
             alignments: Vec::new(),
+            recipe_text: None,
+            beside_a_file: false,
+            rewritten: false,
             document,
         })
     }
@@ -71,7 +80,7 @@ impl Job {
     pub fn of_one(model: PathBuf, alignment: Option<Alignment>) -> Result<Self> {
         let recipe = r#"{"merge_method": "passthrough", "models": [{"model": "model"}], "nan": "propagate"}"#;
         let document = Recipe::parse(recipe, "transform")?.documents.swap_remove(0);
-        Ok(Self { alignments: vec![alignment], ..Self::new(document, vec![model])? })
+        Ok(Self { alignments: vec![alignment], rewritten: true, ..Self::new(document, vec![model])? })
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.

@@ -66,6 +66,7 @@ pub struct Shard {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     base_name: String,
+    zstd: Option<i32>,
     shards: Vec<Shard>,
     tensors: Vec<Slot>,
 }
@@ -104,7 +105,24 @@ impl Layout {
             let name = shard_name(base_name, number, count);
             shards.push(Shard { name, header, tensors: std::mem::take(group), len: offset });
         }
-        Ok(Self { base_name: base_name.to_owned(), shards, tensors: slots.into_iter().flatten().collect() })
+        Ok(Self { base_name: base_name.to_owned(), zstd: None, shards, tensors: slots.into_iter().flatten().collect() })
+    }
+
+    /// The same layout with shards that are compressed at `level` once they are whole; their names end in `.zst`.
+    ///
+    /// Offsets, lengths and headers stay those of the uncompressed files.
+    #[must_use]
+    pub fn compressed(mut self, level: i32) -> Self {
+        self.zstd = Some(level);
+        for shard in &mut self.shards {
+            shard.name.push_str(".zst");
+        }
+        self
+    }
+
+    /// The level at which shards are compressed, if they are.
+    pub fn zstd(&self) -> Option<i32> {
+        self.zstd
     }
 
     /// The files of the output, in order.

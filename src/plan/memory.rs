@@ -1,7 +1,7 @@
 //! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
 
 use crate::budget::format_bytes;
-use crate::checkpoint::{Checkpoint, Container};
+use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Scratch};
 
@@ -50,6 +50,8 @@ pub struct Memory {
     pub block: u64,
     /// Threads that compute.
     pub threads: usize,
+    /// Threads that compress; none when nothing is compressed.
+    pub packers: usize,
 }
 
 /// Bytes that one element of a block costs, at worst over all tensors.
@@ -68,8 +70,16 @@ impl Memory {
     /// # Errors
     ///
     /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
-    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], aligned: u64) -> Result<Self> {
-        let costs = Costs::of(wish, inputs, tensors, aligned);
+    pub fn share_out(
+        wish: &Wish,
+        inputs: &[Checkpoint],
+        tensors: &[TensorPlan],
+        zstd: Option<i32>,
+        aligned: u64,
+    ) -> Result<Self> {
+        let mut costs = Costs::of(wish, inputs, tensors, aligned);
+        let packers = zstd.map_or(0, |level| packers(wish, level));
+        costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
         let chunk = CHUNK as u64;
         let smallest = costs.fixed + costs.block(chunk);
         if wish.memory < smallest {
@@ -96,8 +106,26 @@ impl Memory {
             output,
             block,
             threads: wish.threads,
+            packers,
         })
     }
+}
+
+/// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames of 2 MiB.
+fn packer_bytes(level: i32) -> u64 {
+    let tables: u64 = match level {
+        ..=3 => 2 << 20,
+        4..=6 => 5 << 20,
+        7..=10 => 14 << 20,
+        _ => 37 << 20,
+    };
+    tables + 2 * FRAME_BYTES as u64 + THREAD_BYTES
+}
+
+/// How many frames are compressed at once: no more than a quarter of the memory allows.
+fn packers(wish: &Wish, level: i32) -> usize {
+    let most = wish.memory / 4 / packer_bytes(level);
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, wish.threads.max(1))
 }
 
 impl Costs {

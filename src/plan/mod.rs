@@ -74,9 +74,12 @@ impl Plan {
             .collect::<Result<Vec<_>>>()?;
         model_span::check(job, &tensors)?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
-        let layout = Layout::new(&specs, job.shard_bytes, "model")?;
-        let memory =
-            Memory::share_out(wish, &inputs, &tensors, job.alignments.iter().flatten().map(Alignment::bytes).sum())?;
+        let mut layout = Layout::new(&specs, job.shard_bytes, "model")?;
+        if let Some(level) = job.zstd {
+            layout = layout.compressed(level);
+        }
+        let aligned = job.alignments.iter().flatten().map(Alignment::bytes).sum();
+        let memory = Memory::share_out(wish, &inputs, &tensors, job.zstd, aligned)?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let warnings = coverage::warnings(&inputs, &dropped);

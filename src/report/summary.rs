@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::budget::{format_bytes, peak_resident_bytes};
+use crate::output::Manifest;
 use crate::plan::Plan;
 use crate::plan::tensor::Action;
 
@@ -28,6 +29,10 @@ pub struct Report {
     pub shards: usize,
     /// Bytes of tensor data in the output.
     pub output_bytes: u64,
+    /// Bytes of all shards on the disk, headers included, compressed where they are.
+    pub stored_bytes: u64,
+    /// Bytes of tensor data that were read again at the end, all of which matched; none without `--verify`.
+    pub verified_bytes: Option<u64>,
     /// Bytes that this run read from the inputs.
     pub read_bytes: u64,
     /// Bytes of tensor data that this run wrote.
@@ -87,6 +92,8 @@ impl Report {
             merged,
             shards: plan.layout.shards().len(),
             output_bytes: plan.output_bytes(),
+            stored_bytes: plan.layout.file_bytes(),
+            verified_bytes: None,
             read_bytes: moved.read,
             written_bytes: moved.written,
             seconds: moved.seconds,
@@ -103,6 +110,20 @@ impl Report {
             },
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
+    }
+
+    /// The same summary with the sizes that the shards have on the disk.
+    #[must_use]
+    pub fn with_stored(mut self, manifest: &Manifest) -> Self {
+        self.stored_bytes = manifest.shards.iter().map(|shard| shard.compressed_size.unwrap_or(shard.size)).sum();
+        self
+    }
+
+    /// The same summary of a merge that was read back.
+    #[must_use]
+    pub fn with_verified(mut self, bytes: Option<u64>) -> Self {
+        self.verified_bytes = bytes;
+        self
     }
 }
 
@@ -158,6 +179,12 @@ impl fmt::Display for Report {
         if let Some(peak) = self.peak_resident_bytes {
             let limit = format_bytes(self.memory_limit_bytes);
             writeln!(f, "memory: at most {} resident of {limit} allowed", format_bytes(peak))?;
+        }
+        if self.stored_bytes < self.output_bytes {
+            writeln!(f, "compressed: {} on the disk", format_bytes(self.stored_bytes))?;
+        }
+        if let Some(bytes) = self.verified_bytes {
+            writeln!(f, "verified: {} read back, every block matches its checksum", format_bytes(bytes))?;
         }
         if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
             writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;

@@ -51,25 +51,39 @@ fn by_columns(inputs: &[&Tensor], rule: &Rule) -> Vec<f64> {
 
 #[test]
 fn every_column_is_interpolated_on_its_own() {
-    let shapes: [&[usize]; 6] = [&[5, 7], &[3, 1], &[1, 4], &[40, 1100], &[4, 3, 5], &[9]];
+    let shapes: [&[usize]; 5] = [&[5, 7], &[3, 1], &[40, 1100], &[4, 3, 5], &[9]];
     for shape in shapes {
         for based in [false, true] {
             let models = models(shape, Dtype::F64, if based { 3 } else { 2 });
             let folder = TempDir::new().expect("a temporary folder");
             let paths = write(&folder, &models);
-            let base = based.then(|| format!("\nbase_model: {}", paths[2].display())).unwrap_or_default();
+            let base = if based { format!("\nbase_model: {}", paths[2].display()) } else { String::new() };
             let text = text("nuslerp", &paths[..2], &format!("{BY_COLUMNS}{base}"));
             let report = run(&text, &folder.path().join("out"), &PLENTY).expect("they can be merged");
             let tensors: Vec<&Tensor> = models.iter().map(|model| &model["w"]).collect();
             let rule = Rule::Nuslerp { weights: vec![1.0; models.len()], base: based.then_some(2) };
             let (got, wanted) = (read(&folder.path().join("out")).values, by_columns(&tensors, &rule));
             let error = distance(&got, &wanted);
-            // The angle of a column of one element is that of rounding noise.
-            assert!(error <= 1e-7 * norm(&wanted) || shape[0] == 1, "{shape:?} {based}: off by {error}");
-            assert!(error <= 1e-12 * norm(&wanted) || shape[0] <= 3, "{shape:?} {based}: off by {error}");
+            // Of columns with few elements some are nearly parallel, and their angles lose digits.
+            let tolerance = if shape[0] > 3 { 1e-12 } else { 1e-7 };
+            assert!(error <= tolerance * norm(&wanted), "{shape:?} {based}: off by {error}");
             let columns = if shape.len() < 2 { 1 } else { shape[1..].iter().product::<usize>() };
             assert_eq!(report.solved.exact, columns as u64, "{shape:?}");
         }
+    }
+}
+
+#[test]
+fn columns_of_one_element_meet_in_the_middle() {
+    let models = models(&[1, 40], Dtype::F64, 2);
+    let folder = TempDir::new().expect("a temporary folder");
+    let out = folder.path().join("out");
+    run(&text("nuslerp", &write(&folder, &models), BY_COLUMNS), &out, &PLENTY).expect("they can be merged");
+    let (one, two) = (&models[0]["w"].values, &models[1]["w"].values);
+    for (at, got) in read(&out).values.iter().enumerate() {
+        // Numbers are parallel or opposite; either way there is no arc to follow.
+        let wanted = (one[at] + two[at]) / 2.0;
+        assert!((got - wanted).abs() <= 1e-15 * one[at].abs().max(two[at].abs()), "wanted {wanted}, got {got}");
     }
 }
 
@@ -137,7 +151,9 @@ fn what_is_not_finite_is_the_bases_and_the_rest_is_merged_as_ever() {
     let clean = models(&shape, Dtype::F32, 3);
     let bad = 257 * 200 + 31;
     let models = [clean[0].clone(), with(&clean[1], bad, f64::NAN), clean[2].clone()];
-    let cases: [(&str, &str, fn(usize) -> bool); 5] = [
+    /// Which elements are the base's.
+    type Replaced = fn(usize) -> bool;
+    let cases: [(&str, &str, Replaced); 5] = [
         ("karcher", "", |_| true),
         ("linear", "", |_| true),
         ("karcher", "granularity: row", |at| at / 200 == 257),

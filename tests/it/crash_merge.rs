@@ -59,7 +59,8 @@ impl Case {
     fn plan(&self) -> Plan {
         let recipe = Recipe::parse(&self.recipe, "case.yml").expect("a valid recipe");
         let folders = ["a", "b"].map(|name| self.inputs.path().join(name)).to_vec();
-        let job = Job::new(recipe.documents[0].clone(), folders).expect("two models");
+        let mut job = Job::new(recipe.documents[0].clone(), folders).expect("two models");
+        job.recipe_text = Some(recipe.text);
         let wish = Wish { memory: 256 << 20, threads: 2, block_bytes: Some(self.block_bytes) };
         let mut plan = Plan::new(&job, &wish).expect("inputs that fit");
         plan.memory.input = self.window_bytes.unwrap_or(plan.memory.input);

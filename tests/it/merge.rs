@@ -23,6 +23,7 @@ use thalweg::checkpoint::Io;
 use thalweg::engine::{self, Merge, Options};
 use thalweg::error::Result;
 use thalweg::kernel::Kernels;
+use thalweg::monitor::{Monitor, Silent};
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
@@ -58,7 +59,7 @@ impl Place {
     /// Merges, and reads the result back.
     pub fn merged(&self, run: &Run) -> Model {
         let out = tempfile::tempdir_in(self.0.path()).expect("a folder");
-        run.into_folder(&out.path().join("out")).expect("a merge that succeeds");
+        run.merge_to(&out.path().join("out")).expect("a merge that succeeds");
         read_model(&out.path().join("out"))
     }
 
@@ -66,7 +67,7 @@ impl Place {
     pub fn refused(&self, run: &Run) -> thalweg::Error {
         let out = tempfile::tempdir_in(self.0.path()).expect("a folder");
         let out = out.path().join("out");
-        let error = run.into_folder(&out).expect_err("a merge that is refused");
+        let error = run.merge_to(&out).expect_err("a merge that is refused");
         let left = ["model.safetensors", "model.safetensors.index.json", "thalweg.json"];
         assert!(left.iter().all(|name| !out.join(name).exists()), "a refused merge has left a checkpoint");
         error
@@ -82,13 +83,15 @@ pub struct Run {
     pub block_bytes: Option<u64>,
     pub kernels: Kernels,
     pub io: Io,
+    pub commit_bytes: u64,
 }
 
 impl Run {
     /// Plenty of memory, and whatever else is usual.
     pub fn new(recipe: Value) -> Self {
         let kernels = Kernels::detect();
-        Self { recipe, memory: 1 << 30, threads: 2, block_bytes: None, kernels, io: Io::Map }
+        let commit_bytes = engine::COMMIT_BYTES;
+        Self { recipe, memory: 1 << 30, threads: 2, block_bytes: None, kernels, io: Io::Map, commit_bytes }
     }
 
     /// A Karcher mean with equal weights.
@@ -126,12 +129,22 @@ impl Run {
         Plan::new(&self.job()?, &wish)
     }
 
-    pub fn into_folder(&self, out: &Path) -> Result<Report> {
+    pub fn merge_to(&self, out: &Path) -> Result<Report> {
+        self.merge_watched(out, Arc::new(Silent))
+    }
+
+    pub fn merge_watched(&self, out: &Path, monitor: Arc<dyn Monitor>) -> Result<Report> {
         engine::merge(Merge {
             plan: Arc::new(self.plan()?),
             storage: Arc::new(DiskStorage),
             target: Target { dir: out.to_owned(), overwrite: false, restart: false },
-            options: Options { kernels: self.kernels, io: self.io, ..Options::default() },
+            options: Options {
+                kernels: self.kernels,
+                io: self.io,
+                monitor,
+                commit_bytes: self.commit_bytes,
+                ..Options::default()
+            },
             verify: true,
         })
     }

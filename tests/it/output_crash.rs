@@ -24,10 +24,13 @@ struct Job {
     overwrite: bool,
     restart: bool,
     weight: f64,
+    zstd: Option<i32>,
 }
 
-const THREE_SHARDS: Job = Job { shard_bytes: 700, overwrite: false, restart: false, weight: 0.5 };
+const THREE_SHARDS: Job = Job { shard_bytes: 700, overwrite: false, restart: false, weight: 0.5, zstd: None };
 const ONE_SHARD: Job = Job { shard_bytes: 1 << 20, ..THREE_SHARDS };
+const THREE_PACKED: Job = Job { zstd: Some(3), ..THREE_SHARDS };
+const ONE_PACKED: Job = Job { zstd: Some(3), ..ONE_SHARD };
 
 impl Job {
     fn layout(self) -> Layout {
@@ -41,7 +44,11 @@ impl Job {
                 shape: shape.to_vec(),
             })
             .collect();
-        Layout::new(&tensors, self.shard_bytes, "model").expect("valid")
+        let layout = Layout::new(&tensors, self.shard_bytes, "model").expect("valid");
+        match self.zstd {
+            Some(level) => layout.compressed(level),
+            None => layout,
+        }
     }
 
     /// The bytes of a tensor; they depend on the job, so that two runs cannot be mixed up.
@@ -145,8 +152,9 @@ fn assert_nothing_half_done(after: &Path, wanted: &Files, before: &Files, case: 
         let is_final = wanted.get(name) == Some(bytes) || before.get(name) == Some(bytes);
         assert!(name.starts_with(".thalweg") || is_final, "{case}: {} is half done", name.display());
     }
-    let is_checkpoint =
-        ["model.safetensors.index.json", "model.safetensors"].iter().any(|name| found.contains_key(Path::new(name)));
+    let is_checkpoint = ["model.safetensors.index.json", "model.safetensors", "model.safetensors.zst"]
+        .iter()
+        .any(|name| found.contains_key(Path::new(name)));
     let holds_all = |files: &Files| files.iter().all(|(name, bytes)| found.get(name) == Some(bytes));
     assert!(!is_checkpoint || holds_all(wanted) || holds_all(before), "{case}: a reader would see a mixture");
 }
@@ -175,6 +183,23 @@ fn three_shards_survive_power_loss_at_every_operation() {
 fn the_only_shard_survives_power_loss_at_every_operation() {
     assert_eq!(ONE_SHARD.layout().shards().len(), 1);
     loses_power_everywhere(ONE_SHARD, &Files::new());
+}
+
+#[test]
+fn three_compressed_shards_survive_power_loss_at_every_operation() {
+    assert_eq!(THREE_PACKED.layout().shards().len(), 3);
+    loses_power_everywhere(THREE_PACKED, &Files::new());
+}
+
+#[test]
+fn the_only_compressed_shard_survives_power_loss_at_every_operation() {
+    loses_power_everywhere(ONE_PACKED, &Files::new());
+}
+
+#[test]
+fn replacing_plain_shards_by_compressed_ones_survives_power_loss_at_every_operation() {
+    let (old, _) = Job { weight: 0.9, ..THREE_SHARDS }.uninterrupted();
+    loses_power_everywhere(Job { overwrite: true, ..THREE_PACKED }, &old);
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Ended {
 /// The program in a clean environment, so that nobody's settings change what it says.
 pub fn program<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
-    command.args(args).current_dir(dir).env_clear();
+    command.args(args).current_dir(dir).env_clear().env("HF_HUB_CACHE", "hub");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -49,6 +49,7 @@ fn a_spec_may_be_named_or_given_as_a_file() {
 #[test]
 fn apply_writes_what_the_library_writes_and_undoes_it_again() {
     let stored = stored();
+    std::fs::write(stored.dir.path().join("model/README.md"), "# Mine").expect("written");
     let transform = Transform::random(&stored.symmetries, 7);
     stored.apply("model", transform, "wanted", &crate::whole::PLENTY);
     let args = ["apply", "model", "perms.safetensors", "--out", "out", "--memory", "64MiB", "-j", "2"];
@@ -67,7 +68,10 @@ fn apply_writes_what_the_library_writes_and_undoes_it_again() {
         // Pairs are turned there and back, each time rounded to f64.
         assert!(farthest < 1e-15 || (farthest < 1e-14 && name.contains("_proj")), "{name}: {farthest:e}");
     }
-    assert!(stored.dir.path().join("back/config.json").exists());
+    let text = |name: &str| std::fs::read_to_string(stored.dir.path().join(name)).ok();
+    assert_eq!(text("back/README.md").as_deref(), Some("# Mine"));
+    assert_eq!(text("back/mergekit_config.yml"), None, "it is no merge");
+    assert!(text("back/config.json").is_some());
 }
 
 #[test]

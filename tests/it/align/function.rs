@@ -104,7 +104,7 @@ fn normalised_keys_keep_their_function() {
 #[test]
 fn fused_projections_keep_their_function() {
     keeps(&Llama { model_type: "phi3", fused: true, ..llama() }, "phi3");
-    keeps(&Llama { model_type: "phi3", fused: true, partial: 0.75, ..llama() }, "phi3");
+    keeps(&Llama { model_type: "phi3", fused: true, rotary: 6, ..llama() }, "phi3");
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn compressed_shards_stand_in_for_plain_ones() {
 
 #[test]
 fn other_formats_are_named() {
-    for (name, format) in [("pytorch_model.bin", "PyTorch"), ("model.gguf", "GGUF"), ("tf_model.h5", "Keras")] {
+    for (name, format) in [("model.gguf", "GGUF"), ("tf_model.h5", "Keras"), ("model.onnx", "ONNX")] {
         let folder = tempfile::tempdir().expect("temporary folder");
         write(folder.path(), "config.json", "{}");
         write(folder.path(), name, "weights");

@@ -17,8 +17,8 @@ pub struct Llama {
     pub fused: bool,
     pub tied: bool,
     pub experts: Experts,
-    /// Which part of each head is turned; all of it when zero.
-    pub partial: f64,
+    /// How many units of each head are turned; all of them when zero.
+    pub rotary: usize,
 }
 
 /// How experts are written, if there are any.
@@ -44,7 +44,7 @@ const ASKED: usize = 2;
 
 impl Llama {
     fn rotary(&self) -> usize {
-        if self.partial == 0.0 { DIM } else { (DIM as f64 * self.partial) as usize }
+        if self.rotary == 0 { DIM } else { self.rotary }
     }
 
     /// Gemma adds one to the weights of its norms and multiplies embeddings.
@@ -202,8 +202,8 @@ impl Family for Llama {
             "model_type": self.model_type, "hidden_size": WIDTH, "num_attention_heads": HEADS,
             "num_key_value_heads": KV, "head_dim": DIM, "intermediate_size": MLP,
         });
-        if self.partial != 0.0 {
-            config["partial_rotary_factor"] = self.partial.into();
+        if self.rotary != 0 {
+            config["partial_rotary_factor"] = (self.rotary as f64 / DIM as f64).into();
         }
         let mut net = Net::new(config);
         net.add(&mut random, "model.embed_tokens.weight", &[VOCABULARY, WIDTH]);

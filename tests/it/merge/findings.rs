@@ -1,13 +1,17 @@
 //! What the report and the manifest say about norms, angles and iterations, against the reference.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::Dtype;
 use serde_json::Value;
 use thalweg::kernel::CHUNK;
 use thalweg::method::{Facts, Stop};
+use thalweg::monitor::{Monitor, Phase};
 use thalweg::report::{Found, Report};
 
+use super::same_bytes::least_memory;
 use super::{Kinship, Place, Run, random_models};
 use crate::reference::{Granularity, Model, Random, Rule, dot, merge, norm};
 
@@ -26,7 +30,7 @@ impl Merged {
         let models = random_models(&mut Random::new(900), &[Dtype::F32; 3], &SHAPES, Kinship::Cosine(0.6));
         let run = Run::weighted(&place.models(&models), &[0.5, 0.3, 0.2]).small_blocks();
         let out = place.path("out");
-        let report = run.with("granularity", granularity).into_folder(&out).expect("a merge that succeeds");
+        let report = run.with("granularity", granularity).merge_to(&out).expect("a merge that succeeds");
         let manifest = fs::read(out.join("thalweg.json")).expect("a manifest");
         Self { models, report, manifest: serde_json::from_slice(&manifest).expect("JSON") }
     }
@@ -140,11 +144,66 @@ fn fine_tunes_have_their_small_angles() {
     let place = Place::new();
     let models = random_models(&mut Random::new(901), &[Dtype::F64; 2], &[&[5000]], Kinship::Cosine(0.999_999_99));
     let out = place.path("out");
-    let report = Run::karcher(&place.models(&models)).into_folder(&out).expect("a merge that succeeds");
+    let report = Run::karcher(&place.models(&models)).merge_to(&out).expect("a merge that succeeds");
     let (a, b) = (&models[0]["t[5000]"].values, &models[1]["t[5000]"].values);
     let unit = |x: &[f64]| -> Vec<f64> { x.iter().map(|value| value / norm(x)).collect() };
     let half = (crate::reference::distance(&unit(a), &unit(b)) / 2.0).asin();
     let got = report.largest_angle.expect("angles");
     // The cosine of 7e-5 is rounded at 1e-16, which is 2e-8 of the angle.
     assert!((got / half - 1.0).abs() < 1e-7, "wanted {half:e}, got {got:e}");
+}
+
+/// Counts what a run says that it moves and holds.
+#[derive(Default)]
+struct Counts {
+    merging: AtomicU64,
+    wanted: AtomicU64,
+    moved: AtomicU64,
+    held: AtomicU64,
+}
+
+impl Monitor for Counts {
+    fn phase(&self, phase: Phase, bytes: u64) {
+        self.merging.store(u64::from(phase == Phase::Merging), Ordering::SeqCst);
+        if phase == Phase::Merging {
+            self.wanted.store(bytes, Ordering::SeqCst);
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.moved.fetch_add(bytes * self.merging.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    fn memory(&self, used: u64) {
+        self.held.fetch_max(used, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_run_moves_and_holds_what_was_planned() {
+    let place = Place::new();
+    let shapes: [&[usize]; 3] = [&[5], &[4, 2 * CHUNK], &[20 * CHUNK + 1]];
+    let models = random_models(&mut Random::new(902), &[Dtype::BF16; 3], &shapes, Kinship::Cosine(0.9));
+    let paths = place.models(&models);
+    let bytes: u64 = models[0].values().map(|tensor| tensor.bytes.len() as u64).sum();
+    for threads in [1, 4] {
+        for (granularity, often) in [("tensor", 1), ("row", 1), ("model", 2)] {
+            let run = Run { threads, ..Run::karcher(&paths).with("granularity", granularity) };
+            let least = Run { memory: least_memory(&run), ..run.clone() };
+            for run in [run, least] {
+                let counts = Arc::new(Counts::default());
+                let out = place.path(&format!("{threads}-{granularity}-{}", run.memory));
+                let report = run.merge_watched(&out, counts.clone()).expect("a merge that succeeds");
+                let memory = run.plan().expect("a plan").memory;
+                let held = counts.held.load(Ordering::SeqCst);
+                assert!(held > 0 && held <= memory.input, "{held} of {memory:?} are held");
+                let moved = counts.moved.load(Ordering::SeqCst);
+                assert_eq!(moved, report.read_bytes + report.written_bytes, "{granularity}");
+                assert_eq!(moved, counts.wanted.load(Ordering::SeqCst), "{granularity}");
+                assert_eq!(report.written_bytes, bytes);
+                assert!(report.read_bytes <= 6 * bytes, "{granularity}");
+                assert!(run.memory < 1 << 30 || report.read_bytes == often * 3 * bytes, "{granularity}");
+            }
+        }
+    }
 }

@@ -50,7 +50,7 @@ fn what_cannot_be_averaged_is_carried_where_all_agree() {
     let run = Run::karcher(&place.models(&models)).small_blocks();
     for granularity in ["tensor", "row", "model"] {
         let out = place.path(granularity);
-        let report = run.clone().with("granularity", granularity).into_folder(&out).expect("a merge that succeeds");
+        let report = run.clone().with("granularity", granularity).merge_to(&out).expect("a merge that succeeds");
         assert_eq!(report.warnings, Vec::<String>::new());
         assert_eq!((report.tensors, report.merged), (carried(3).len() + 1, 1));
         let mut got = read_model(&out);
@@ -77,7 +77,7 @@ fn what_differs_and_cannot_be_averaged_is_the_bases_and_said_so() {
             run = run.with("base_model", paths[base].to_str().expect("text"));
         }
         let out = place.path(&format!("{base:?}"));
-        let report = run.into_folder(&out).expect("a merge that succeeds");
+        let report = run.merge_to(&out).expect("a merge that succeeds");
         let mut got = read_model(&out);
         got.remove("t[30]").expect("the merged tensor");
         assert_same(&got, &carried(if base.is_some() { 4 } else { 3 }), "the base's");

@@ -13,7 +13,7 @@ use crate::reference::{Granularity, Model, Random, Rule, Tensor, merge};
 /// The result and the report of a merge.
 fn reported(place: &Place, run: &Run) -> (Model, Report) {
     let out = place.path("reported");
-    let report = run.into_folder(&out).expect("a merge that succeeds");
+    let report = run.merge_to(&out).expect("a merge that succeeds");
     let model = read_model(&out);
     std::fs::remove_dir_all(out).expect("an output");
     (model, report)

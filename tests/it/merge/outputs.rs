@@ -34,7 +34,7 @@ fn shards_keep_to_their_size_and_the_index_names_every_tensor_once() {
     let whole = place.merged(&run);
     for (size, shards) in [(1000, 6), (2000, 4), (2500, 3), (5000, 3), (6016, 2), (9019, 1)] {
         let out = place.path(&format!("{size}"));
-        run.clone().with("out_shard_size", size).into_folder(&out).expect("a merge that succeeds");
+        run.clone().with("out_shard_size", size).merge_to(&out).expect("a merge that succeeds");
         assert_same(&read_model(&out), &whole, &format!("shards of {size}"));
         let files = files_of(&out);
         let weights: BTreeMap<&String, &Vec<u8>> =
@@ -70,7 +70,7 @@ fn headers_say_pt_and_data_is_aligned() {
     let run = Run::karcher(&place.models(&models(2)));
     for size in ["2KB", "1GB"] {
         let out = place.path(size);
-        run.clone().with("out_shard_size", size).into_folder(&out).expect("a merge that succeeds");
+        run.clone().with("out_shard_size", size).merge_to(&out).expect("a merge that succeeds");
         for (name, bytes) in files_of(&out).iter().filter(|(name, _)| name.ends_with(".safetensors")) {
             let (length, metadata) = SafeTensors::read_metadata(bytes).expect("a header");
             assert_eq!(length % 8, 0, "{name}");
@@ -105,14 +105,14 @@ fn config_tells_the_dtype_that_was_written_and_other_files_are_the_bases() {
     }
     let run = Run::karcher(&paths);
     let out = place.path("same");
-    run.into_folder(&out).expect("a merge that succeeds");
+    run.merge_to(&out).expect("a merge that succeeds");
     assert_eq!(
         fs::read(out.join("config.json")).expect("a config"),
         fs::read(paths[0].join("config.json")).expect("it")
     );
     let base = paths[2].to_str().expect("text");
     let out = place.path("halves");
-    run.with("base_model", base).with("dtype", "float16").into_folder(&out).expect("a merge that succeeds");
+    run.with("base_model", base).with("dtype", "float16").merge_to(&out).expect("a merge that succeeds");
     let config = fs::read_to_string(out.join("config.json")).expect("a config");
     assert_eq!(
         serde_json::from_str::<Value>(&config).expect("JSON"),
@@ -145,7 +145,7 @@ fn a_head_that_is_tied_is_not_invented() {
         fs::write(path.join("config.json"), r#"{"tie_word_embeddings": true}"#).expect("a config");
     }
     let out = place.path("out");
-    Run::karcher(&paths).into_folder(&out).expect("a merge that succeeds");
+    Run::karcher(&paths).merge_to(&out).expect("a merge that succeeds");
     assert_eq!(read_model(&out).keys().collect::<Vec<_>>(), names);
     assert_eq!(json_of(&out.join("config.json"))["tie_word_embeddings"], true);
 }
@@ -157,12 +157,14 @@ fn a_merged_checkpoint_can_be_merged_again() {
     fs::write(paths[0].join("config.json"), r#"{"dtype": "bfloat16"}"#).expect("a config");
     let run = Run::karcher(&paths[..2]).with("out_shard_size", "2KB");
     let (once, again) = (place.path("once"), place.path("again"));
-    run.into_folder(&once).expect("a merge that succeeds");
+    run.merge_to(&once).expect("a merge that succeeds");
     let same = Run::karcher(&[once.clone(), once.clone()]).with("out_shard_size", "2KB");
-    same.into_folder(&again).expect("a merge that succeeds");
+    same.merge_to(&again).expect("a merge that succeeds");
     let without_manifest = |folder: &Path| {
         let mut files = files_of(folder);
-        files.remove("thalweg.json").expect("a manifest");
+        for name in ["thalweg.json", "README.md", "mergekit_config.yml"] {
+            files.remove(name).expect("what names the inputs");
+        }
         files
     };
     assert!(without_manifest(&once) == without_manifest(&again), "a merge of equal models is a copy");
@@ -191,7 +193,7 @@ fn the_program_writes_what_the_library_writes() {
     let paths = place.models(&models(3));
     let (ours, its) = (place.path("ours"), place.path("its"));
     let run = Run::new(recipe("karcher", &paths, Some(&[0.5, 0.25, 0.25]))).with("granularity", "row");
-    run.with("dtype", "float32").with("out_shard_size", "4KB").into_folder(&ours).expect("a merge that succeeds");
+    run.with("dtype", "float32").with("out_shard_size", "4KB").merge_to(&ours).expect("a merge that succeeds");
     let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_thalweg"));
     command.arg("merge").args(&paths).arg("--out").arg(&its);
     command.args(["--weights", "2,1,1", "--granularity", "row", "--dtype", "float32", "--shard-size", "4KB"]);

@@ -62,9 +62,11 @@ fn in_every_way(granularity: &str) -> BTreeSet<&'static str> {
             for memory in [least, least + (1 << 20), least + (8 << 20), 1 << 30] {
                 // Every level meets every way of reading, each of them many memories and blocks.
                 let io = if number % 2 == 0 { Io::Map } else { Io::Positioned };
-                let run = Run { memory, io, kernels: levels[number / 2 % levels.len()], ..run.clone() };
+                let commit_bytes = if number % 5 == 0 { 1 } else { run.commit_bytes };
+                let kernels = levels[number / 2 % levels.len()];
+                let run = Run { memory, io, kernels, commit_bytes, ..run.clone() };
                 let out = place.path(&format!("out{number}"));
-                run.into_folder(&out).expect("a merge that succeeds");
+                run.merge_to(&out).expect("a merge that succeeds");
                 let files = files_of(&out);
                 let about = format!("{threads} threads, {memory} bytes, blocks of {block_bytes:?}, {io:?}");
                 let names: Vec<&String> = files.keys().collect();
@@ -116,7 +118,7 @@ fn methods_that_centre_or_measure_nothing_give_the_same_bytes_every_way() {
                 .into_iter()
                 .map(|kernels| {
                     let out = place.path(&format!("out{i}-{}-{}", run.threads, kernels.name()));
-                    Run { kernels, ..run.clone() }.into_folder(&out).expect("a merge that succeeds");
+                    Run { kernels, ..run.clone() }.merge_to(&out).expect("a merge that succeeds");
                     files_of(&out)
                 })
                 .collect::<Vec<_>>()

@@ -201,7 +201,7 @@ fn check_resuming(plan: &Plan, shares: &[u64]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_element_is_read_once_or_twice_within_the_memory(case in cases()) {

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Merges two models of Llama-3-70B's shape (141 GB each, bf16) on a disk that cannot hold them: scripts/scale.sh [PARTS]
+#
+# It is done PART BY PART, not as one run: for each group of layers (LAYERS=2) the shards of both models are made, merged
+# as a checkpoint of their own, verified and deleted. So the tensors, their sizes, the traffic of 423 GB and the budget are
+# those of the whole merge, but no single run has all 723 tensors, and layers of a part are numbered from 0. The last two
+# parts hold one layer each, with the embedding and with a matrix of lm_head's size. PARTS ends the run after so many.
+# Inputs are dropped from the page cache before each merge. BUDGETS="2GiB 512MiB" are taken in turn; the results must be
+# equal. Between them the same traffic is moved by plain reading and writing, for comparison.
+# Room needed: three times the largest part, 12 GB. Everything lies under target/scale and is removed at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONDONTWRITEBYTECODE=1
+
+case ${1:-} in
+    -h | --help)
+        sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+        exit 0
+        ;;
+esac
+target=${CARGO_TARGET_DIR:-target}
+[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --bin thalweg --example make-checkpoint
+trap 'rm -rf "$target/scale"' EXIT
+trap 'exit 130' INT TERM
+python3 scripts/scale.py --thalweg "$target/release/thalweg" --generator "$target/release/examples/make-checkpoint" \
+    --work "$target/scale" --layers "${LAYERS:-2}" --budgets "${BUDGETS:-2GiB 512MiB}" --parts "${1:-0}"

@@ -1,0 +1,120 @@
+//! The loops over whole rows. They keep several independent lanes so that the compiler can use vector registers;
+//! minima do not depend on the order, so neither do the results.
+
+const LANES: usize = 16;
+
+/// Where the first NaN or infinity is.
+pub(super) fn first_nonfinite(row: &[f32]) -> Option<usize> {
+    let all_finite = row.chunks(256).all(|chunk| chunk.iter().fold(true, |all, entry| all & entry.is_finite()));
+    if all_finite { None } else { row.iter().position(|entry| !entry.is_finite()) }
+}
+
+/// The largest absolute value.
+pub(super) fn magnitude(row: &[f32]) -> f32 {
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    let upper = |a: f32, b: f32| if b > a { b } else { a };
+    for block in blocks {
+        for (lane, entry) in lanes.iter_mut().zip(block) {
+            *lane = upper(*lane, entry.abs());
+        }
+    }
+    lanes.iter().chain(rest).fold(0.0, |most, entry| upper(most, entry.abs()))
+}
+
+fn lower(a: f64, b: f64) -> f64 {
+    if b < a { b } else { a }
+}
+
+/// Writes `sign·entry - price` of every column to `out`, and returns the smallest.
+pub(super) fn reduce(row: &[f32], sign: f64, prices: &[f64], out: &mut [f64]) -> f64 {
+    let (row_blocks, row_rest) = row.as_chunks::<LANES>();
+    let (price_blocks, price_rest) = prices.as_chunks::<LANES>();
+    let (out_blocks, out_rest) = out.as_chunks_mut::<LANES>();
+    let mut lanes = [f64::INFINITY; LANES];
+    for ((entries, prices), out) in row_blocks.iter().zip(price_blocks).zip(out_blocks) {
+        for k in 0..LANES {
+            out[k] = sign * f64::from(entries[k]) - prices[k];
+            lanes[k] = lower(lanes[k], out[k]);
+        }
+    }
+    for ((entry, price), out) in row_rest.iter().zip(price_rest).zip(&mut *out_rest) {
+        *out = sign * f64::from(*entry) - price;
+    }
+    lanes.iter().chain(&*out_rest).fold(f64::INFINITY, |best, value| lower(best, *value))
+}
+
+/// The two smallest of a row after reduction, and their columns; of equal ones the lowest columns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TwoSmallest {
+    pub(super) first: f64,
+    pub(super) first_column: usize,
+    pub(super) second: f64,
+    pub(super) second_column: usize,
+}
+
+impl TwoSmallest {
+    pub(super) fn none() -> Self {
+        Self { first: f64::INFINITY, first_column: usize::MAX, second: f64::INFINITY, second_column: usize::MAX }
+    }
+
+    pub(super) fn see(&mut self, value: f64, column: usize) {
+        if value < self.first {
+            (self.second, self.second_column) = (self.first, self.first_column);
+            (self.first, self.first_column) = (value, column);
+        } else if value < self.second {
+            (self.second, self.second_column) = (value, column);
+        }
+    }
+}
+
+/// The two smallest of `sign·entry - price`.
+pub(super) fn two_smallest(row: &[f32], sign: f64, prices: &[f64]) -> TwoSmallest {
+    const BLOCK: usize = 128;
+    let mut best = TwoSmallest::none();
+    let mut reduced = [0.0; BLOCK];
+    for (at, (entries, prices)) in row.chunks(BLOCK).zip(prices.chunks(BLOCK)).enumerate() {
+        let reduced = &mut reduced[..entries.len()];
+        // Few blocks hold one of the two smallest; only those are looked through one by one.
+        if reduce(entries, sign, prices, reduced) < best.second {
+            reduced.iter().enumerate().for_each(|(k, value)| best.see(*value, at * BLOCK + k));
+        }
+    }
+    best
+}
+
+/// A relaxation step of a shortest path search: lowers every distance to `sign·entry - price - offset` where that is
+/// less, names `row` as the way there, and returns the smallest distance.
+pub(super) fn relax(
+    row: (usize, &[f32]),
+    (sign, offset): (f64, f64),
+    prices: &[f64],
+    distances: &mut [f64],
+    from: &mut [usize],
+) -> f64 {
+    let (row, entries) = row;
+    let step = |entry: f32, price: f64, distance: &mut f64, from: &mut usize| {
+        let reached = sign * f64::from(entry) - price - offset;
+        let shorter = reached < *distance;
+        *from = if shorter { row } else { *from };
+        *distance = if shorter { reached } else { *distance };
+    };
+    let (entry_blocks, entry_rest) = entries.as_chunks::<LANES>();
+    let (price_blocks, price_rest) = prices.as_chunks::<LANES>();
+    let (distance_blocks, distance_rest) = distances.as_chunks_mut::<LANES>();
+    let (from_blocks, from_rest) = from.as_chunks_mut::<LANES>();
+    let mut lanes = [f64::INFINITY; LANES];
+    for (((entries, prices), distances), from) in
+        entry_blocks.iter().zip(price_blocks).zip(distance_blocks).zip(from_blocks)
+    {
+        for k in 0..LANES {
+            step(entries[k], prices[k], &mut distances[k], &mut from[k]);
+            lanes[k] = lower(lanes[k], distances[k]);
+        }
+    }
+    for (((entry, price), distance), from) in entry_rest.iter().zip(price_rest).zip(&mut *distance_rest).zip(from_rest)
+    {
+        step(*entry, *price, distance, from);
+    }
+    lanes.iter().chain(&*distance_rest).fold(f64::INFINITY, |best, value| lower(best, *value))
+}

@@ -1,0 +1,134 @@
+//! What goes beside the weights: the donor's files, with a config that is true of what was written, the tokenizer of
+//! whoever lends it, the chat template that was asked for, a model card, and the recipe.
+//!
+//! A file goes along byte for byte unless it has to change.
+
+mod card;
+mod chat;
+mod truth;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, side_files_in};
+use crate::error::{Error, Kind, Result};
+use crate::output::config::restated;
+use crate::output::{Contents, SideFile, yaml};
+use crate::plan::Plan;
+
+const CONFIG: &str = "config.json";
+const CARD: &str = "README.md";
+const RECIPE: &str = "mergekit_config.yml";
+
+/// The most bytes of a side file that is read rather than copied.
+const READ_BYTES: u64 = 16 << 20;
+
+/// The files that go beside the weights of `plan`, sorted by name.
+///
+/// # Errors
+///
+/// When the folder of a lender, its config or a template cannot be read.
+pub fn side_files(plan: &Plan) -> Result<Vec<SideFile>> {
+    let mut files = lent(plan)?;
+    chat::replace(plan, &mut files)?;
+    let mut files =
+        files.into_iter().map(|(name, contents)| SideFile::new(name, contents)).collect::<Result<Vec<_>>>()?;
+    if !plan.job.beside_a_file && !plan.job.rewritten {
+        let own = [(CARD, card::of(plan)?.text()), (RECIPE, recipe_text(plan)?)];
+        for (name, text) in own {
+            files.retain(|file| file.name() != Path::new(name));
+            files.push(SideFile::new(name, Contents::Bytes(text.into_bytes()))?);
+        }
+    }
+    files.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(files)
+}
+
+type Files = Vec<(PathBuf, Contents)>;
+
+/// The files of the donor, with the tokenizer files of whoever lends those.
+fn lent(plan: &Plan) -> Result<Files> {
+    let (donor, lender) = (plan.job.donor, plan.job.tokenizer_donor());
+    let mut files = Files::new();
+    for (index, wants_tokenizer) in [(donor, donor == lender), (lender, true)] {
+        let Some(folder) = folder_of(plan, index) else { continue };
+        for name in side_files_in(folder)? {
+            let is_wanted = if is_tokenizer_file(&name) { wants_tokenizer } else { index == donor };
+            if !is_wanted
+                || (name == Path::new(CARD) && !plan.job.rewritten)
+                || files.iter().any(|(known, _)| *known == name)
+            {
+                continue;
+            }
+            let contents = contents(plan, index, folder, &name)?;
+            files.push((name, contents));
+        }
+    }
+    Ok(files)
+}
+
+/// The folder in which the files of an input lie. A single weight file lends what lies around it only to another single
+/// file, when that was asked for.
+fn folder_of(plan: &Plan, input: usize) -> Option<&Path> {
+    let input = &plan.inputs[input];
+    input.folder().or_else(|| plan.job.beside_a_file.then(|| parent_of(input)))
+}
+
+fn parent_of(input: &Checkpoint) -> &Path {
+    input.root().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Contents> {
+    let carried = Contents::CopyOf(folder.join(name));
+    if name != Path::new(CONFIG) {
+        return Ok(carried);
+    }
+    let Some(config) = plan.inputs[index].config()? else { return Ok(carried) };
+    match restated(&config, &truth::of(plan)?) {
+        Some(changed) => Ok(Contents::Bytes(pretty(&changed, CONFIG)?)),
+        None => Ok(carried),
+    }
+}
+
+/// Whether a file belongs to a tokenizer.
+fn is_tokenizer_file(name: &Path) -> bool {
+    const NAMES: [&str; 5] =
+        ["special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.json", "chat_template.jinja"];
+    let Some(name) = name.to_str().filter(|name| !name.contains('/')) else { return false };
+    NAMES.contains(&name)
+        || ["tokenizer", "vocab.", "chat_template."].iter().any(|begin| name.starts_with(begin))
+        || name.ends_with(".model")
+}
+
+/// The recipe as it was given, or as it was understood where there was no text.
+fn recipe_text(plan: &Plan) -> Result<String> {
+    if let Some(text) = &plan.job.recipe_text {
+        return Ok(text.clone());
+    }
+    let value = serde_json::to_value(&plan.job.document)
+        .map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))?;
+    Ok(yaml::document(&value))
+}
+
+fn pretty(value: &Value, name: &str) -> Result<Vec<u8>> {
+    let mut text =
+        serde_json::to_vec_pretty(value).map_err(|error| Error::new(Kind::Input, "cannot write", name, error))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// A small text beside an input; none when it is not there, too long, or no text.
+fn text_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<String>> {
+    let Some(folder) = folder_of(plan, input) else { return Ok(None) };
+    let path = folder.join(name);
+    let failed = |error| Error::io("cannot read", &path, error);
+    let mut bytes = Vec::new();
+    match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?.take(READ_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?,
+    };
+    Ok(String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= READ_BYTES))
+}

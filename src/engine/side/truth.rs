@@ -1,0 +1,59 @@
+//! What the written weights are, for the config: dtype, rows of the embeddings, layers.
+
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::output::config::{Restacked, Truth};
+use crate::plan::Plan;
+use crate::plan::tensor::Action;
+use crate::recipe::{Layers, Sources};
+
+/// What is true of the output of `plan`.
+///
+/// # Errors
+///
+/// When the config of an input cannot be read.
+pub fn of(plan: &Plan) -> Result<Truth> {
+    Ok(Truth { dtype: written_dtype(plan), vocab_rows: plan.vocab_rows(), layers: restacked(plan)? })
+}
+
+/// The dtype that most of the merged bytes have.
+fn written_dtype(plan: &Plan) -> Option<Dtype> {
+    let bytes_of = |dtype: Dtype| -> u64 {
+        let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+        merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
+    };
+    Dtype::MERGEABLE.into_iter().filter(|dtype| bytes_of(*dtype) > 0).max_by_key(|dtype| bytes_of(*dtype))
+}
+
+/// Where the layers come from, unless they are the donor's in their order.
+fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
+    let Sources::Slices(slices) = &plan.job.document.sources else { return Ok(None) };
+    let document = &plan.job.document;
+    let models = document.models();
+    let mut origins = Vec::new();
+    for slice in 0..slices.len() {
+        let inputs = document.inputs(slice);
+        let index = |input: &crate::recipe::Input<'_>| models.iter().position(|model| *model == input.model);
+        // Of several models that meet in a slice the donor decides what its layers are, else the first.
+        let chosen = inputs.iter().find(|input| index(input) == Some(plan.job.donor)).or(inputs.first());
+        let Some((input, model)) = chosen.and_then(|input| Some((input, index(input)?))) else { continue };
+        let range =
+            input.layers.map_or(0..layer_count(plan, model), |range| to_usize(range.start)..to_usize(range.end));
+        origins.extend(range.map(|layer| (model, layer)));
+    }
+    let before = layer_count(plan, plan.job.donor);
+    if origins.iter().copied().eq((0..before).map(|layer| (plan.job.donor, layer))) {
+        return Ok(None);
+    }
+    let configs = plan.inputs.iter().map(|input| input.config()).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Restacked { before, origins, configs }))
+}
+
+fn layer_count(plan: &Plan, input: usize) -> usize {
+    let layers = Layers::find(plan.inputs[input].tensors().keys().map(String::as_str));
+    layers.stacks().next().map_or(0, |(_, count)| to_usize(count))
+}
+
+fn to_usize(number: u32) -> usize {
+    usize::try_from(number).expect("32 bits fit a usize")
+}

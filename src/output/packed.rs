@@ -1,0 +1,159 @@
+//! Compressed shards: a whole shard in the making becomes a seekable zstd file, frame by frame, and is read back from it.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::storage::{Storage, StorageFile};
+use super::verify::ShardBytes;
+use crate::checkpoint::{Checkpoint, FRAME_BYTES, Io, SeekableWriter, Source, SourceOptions, compress_frame};
+use crate::error::{Error, Kind, Result};
+
+/// Runs `work` for each number below a count, on whichever threads, and returns when all are done.
+pub type RunAll = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + Send + Sync;
+
+/// Is told how many more bytes are compressed, and says whether to go on.
+pub type GoOn = dyn Fn(u64) -> bool + Send + Sync;
+
+/// Who compresses frames: how many at once, where, and whether to go on.
+#[derive(Clone)]
+pub struct Packers {
+    width: usize,
+    run: Arc<RunAll>,
+    go_on: Arc<GoOn>,
+}
+
+impl Packers {
+    /// Compresses `width` frames at a time with `run`, as long as `go_on` says so.
+    pub fn new(width: usize, run: Arc<RunAll>, go_on: Arc<GoOn>) -> Self {
+        Self { width: width.max(1), run, go_on }
+    }
+
+    /// One frame after the other on the calling thread.
+    pub(super) fn serial() -> Self {
+        Self::new(1, Arc::new(|count, work| (0..count).for_each(work)), Arc::new(|_| true))
+    }
+
+    /// Compresses each of `frames`; the bytes do not depend on width and threads.
+    fn compress(&self, frames: &[Vec<u8>], level: i32) -> io::Result<Vec<Vec<u8>>> {
+        let made: Vec<Mutex<Option<io::Result<Vec<u8>>>>> = frames.iter().map(|_| Mutex::default()).collect();
+        (self.run)(frames.len(), &|number| {
+            let packed = compress_frame(&frames[number], level);
+            *made[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
+        });
+        let lost = || Err(io::Error::other("a compressing thread ended without an answer; this is a bug"));
+        made.into_iter()
+            .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(lost))
+            .collect()
+    }
+}
+
+/// Compresses the first `len` bytes of `shard` into the new file `to`, synced; what was there before is replaced.
+/// Returns its size.
+///
+/// # Errors
+///
+/// When reading or writing fails, or somebody asked to stop.
+pub(super) fn pack(
+    storage: &dyn Storage,
+    shard: &dyn StorageFile,
+    len: u64,
+    to: &Path,
+    level: i32,
+    packers: &Packers,
+) -> Result<u64> {
+    if storage.len(to)?.is_some() {
+        storage.remove(to)?;
+    }
+    let file = storage.create(to)?;
+    let failed = |error: io::Error| Error::io("cannot compress into", to, error);
+    let mut writer = SeekableWriter::new(Appender { file: file.as_ref(), at: 0 });
+    let mut frames: Vec<Vec<u8>> = Vec::new();
+    let (mut at, mut done) = (0, 0);
+    while at < len {
+        if !(packers.go_on)(at - done) {
+            return Err(Error::new(
+                Kind::Interrupted,
+                "stopped on request",
+                to.display(),
+                "it is not compressed whole",
+            )
+            .with_hint("run the same command again to go on from here")
+            .resumable());
+        }
+        done = at;
+        at = fill(shard, at, len, packers.width, &mut frames)?;
+        for (packed, plain) in packers.compress(&frames, level).map_err(failed)?.iter().zip(&frames) {
+            writer.push(packed, plain.len()).map_err(failed)?;
+        }
+    }
+    (packers.go_on)(at - done);
+    let size = writer.finish().map_err(failed)?.at;
+    file.sync_data()?;
+    Ok(size)
+}
+
+/// Reads the next frames, at most `width`; how far they reach.
+fn fill(shard: &dyn StorageFile, mut at: u64, len: u64, width: usize, frames: &mut Vec<Vec<u8>>) -> Result<u64> {
+    let mut filled = 0;
+    while filled < width && at < len {
+        if frames.len() == filled {
+            frames.push(Vec::new());
+        }
+        let bytes = usize::try_from(len - at).unwrap_or(FRAME_BYTES).min(FRAME_BYTES);
+        frames[filled].resize(bytes, 0);
+        shard.read_at(&mut frames[filled], at)?;
+        at += bytes as u64;
+        filled += 1;
+    }
+    frames.truncate(filled);
+    Ok(at)
+}
+
+/// Writes at a file's end. The error type of [`io::Write`] cannot carry a path, so failures keep their text only.
+struct Appender<'a> {
+    file: &'a dyn StorageFile,
+    at: u64,
+}
+
+impl io::Write for Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(bytes, self.at).map_err(|error| io::Error::other(error.to_string()))?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A finished compressed shard, read as the uncompressed file that it stands for.
+pub(super) struct PackedShard {
+    source: Arc<dyn Source>,
+}
+
+impl PackedShard {
+    /// Opens the compressed shard at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there or no compressed safetensors file with a seek table.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let options = SourceOptions { io: Io::Positioned, scratch: None };
+        let source = Checkpoint::open(path)?.open_file(0, &options)?;
+        Ok(Self { source })
+    }
+}
+
+impl ShardBytes for PackedShard {
+    fn size(&self) -> u64 {
+        self.source.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let len = u64::try_from(buffer.len()).expect("a length fits 64 bits");
+        buffer.copy_from_slice(&self.source.load(offset..offset.saturating_add(len))?);
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! The program stays within --memory, whatever it merges; what it says of itself agrees with what is seen from outside.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use thalweg::checkpoint::compress_seekable;
+use thalweg::dtype::Dtype;
+
+use crate::crash::scratch;
+use crate::program::start;
+use crate::striped::{Spec, spec, write};
+
+/// So many models `0`, `1`, … of these tensors.
+fn models(count: u64, specs: &[Spec]) -> TempDir {
+    let root = scratch();
+    for number in 0..count {
+        write(&root.path().join(number.to_string()), &[specs.to_vec()], number);
+    }
+    root
+}
+
+/// Merges all models of `root`, watched, within `mebibytes`.
+#[track_caller]
+fn fits(root: &Path, count: u64, mebibytes: u64, more: &[&str]) {
+    let memory = format!("{mebibytes}MiB");
+    let names: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    let mut args =
+        vec!["merge", "--out", "out", "--memory", &memory, "--threads", "2", "--quiet", "--json", "--overwrite"];
+    args.extend(names.iter().map(String::as_str));
+    args.extend(more);
+    let ended = start(root, args).end_watched().ok();
+    let report = ended.json();
+    let own = report["peak_resident_bytes"].as_u64().expect("the kernel accounts for processes");
+    let limit = mebibytes << 20;
+    assert!(own <= limit && ended.peak <= limit, "{mebibytes} MiB: {own} by itself, {} from outside", ended.peak);
+    // The program looks a moment before its end, the one outside up to a millisecond before it.
+    assert!(own.abs_diff(ended.peak) < 16 << 20, "{own} by itself, {} from outside", ended.peak);
+    assert_eq!(report["memory_limit_bytes"], limit);
+}
+
+fn embedding(megabytes: u64) -> Spec {
+    spec("embed", Dtype::BF16, &[megabytes, 500_000])
+}
+
+#[test]
+fn a_tensor_larger_than_the_budget_fits_in_every_granularity() {
+    let root = models(2, &[embedding(600)]);
+    for more in [&[][..], &["--granularity", "row"], &["--granularity", "model"], &["--io", "pread"]] {
+        fits(root.path(), 2, 256, more);
+    }
+}
+
+#[test]
+fn a_larger_budget_is_kept_too() {
+    let root = models(2, &[embedding(600)]);
+    fits(root.path(), 2, 1024, &[]);
+    fits(root.path(), 2, 1024, &["--io", "pread", "--block-size", "32MiB"]);
+}
+
+#[test]
+fn twenty_models_fit() {
+    let root = models(20, &[embedding(30), spec("up", Dtype::F32, &[2000, 700]), spec("norm", Dtype::F32, &[700])]);
+    for more in [&[][..], &["--granularity", "row"], &["--io", "pread"]] {
+        fits(root.path(), 20, 256, more);
+    }
+}
+
+#[test]
+fn thousands_of_tiny_tensors_fit() {
+    let specs: Vec<Spec> = (0..3000).map(|i| spec(format!("layers.{i}.norm.weight"), Dtype::BF16, &[64])).collect();
+    let root = models(5, &specs);
+    fits(root.path(), 5, 128, &[]);
+}
+
+#[test]
+fn many_small_shards_fit() {
+    let specs: Vec<Spec> = (0..150).map(|i| spec(format!("layers.{i}.weight"), Dtype::BF16, &[1000, 1000])).collect();
+    let root = models(2, &specs);
+    fits(root.path(), 2, 128, &["--shard-size", "2500KB"]);
+}
+
+#[test]
+fn compressed_models_fit() {
+    let root = models(2, &[embedding(200)]);
+    for number in ["0", "1"] {
+        let plain = root.path().join(number).join("model.safetensors");
+        compress_seekable(&plain, &plain.with_extension("safetensors.zst"), 1).expect("compressed");
+        std::fs::remove_file(plain).expect("removed");
+    }
+    fits(root.path(), 2, 256, &[]);
+    fits(root.path(), 2, 256, &["--granularity", "model"]);
+}
