@@ -28,8 +28,8 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
+//! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
 //! - [`method`]: Gram matrix in, coefficients out.
-//! - [`align`]: permutations that bring the units of one network into the order of another.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.
 //! - [`journal`]: records of what is durably written, and their replay.

@@ -107,6 +107,10 @@ impl Source for MapSource {
         Ok(Mapped { watch, map, input: Arc::clone(&self.input) }.into())
     }
 
+    fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        self.input.read_into(range, into)
+    }
+
     fn overhead_bytes(&self) -> u64 {
         size_of::<Self>() as u64
     }

@@ -41,6 +41,10 @@ impl Source for PositionedSource {
         read(&self.input, &range)
     }
 
+    fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        self.input.read_into(range, into)
+    }
+
     fn overhead_bytes(&self) -> u64 {
         size_of::<Self>() as u64
     }

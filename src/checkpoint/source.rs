@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
@@ -58,6 +58,21 @@ pub trait Source: Send + Sync {
     /// A range outside the file, a file that was changed since it was opened, damaged compressed data, a failed read.
     fn load(&self, range: Range<u64>) -> Result<Window>;
 
+    /// Fills `into` with the bytes of `range`, as many as it has: for pieces too small for a window of their own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::load`].
+    ///
+    /// # Panics
+    ///
+    /// When `into` is not as long as `range`.
+    fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        let window = self.load(range)?;
+        into.copy_from_slice(&window);
+        window.intact()
+    }
+
     /// Memory that this source holds besides its windows, at its peak, in bytes.
     fn overhead_bytes(&self) -> u64;
 }
@@ -96,8 +111,20 @@ impl Window {
     ///
     /// When there is no memory for it.
     pub fn assembled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        Self::filled(len, path, |buffer| {
+            fill(buffer);
+            Ok(())
+        })
+    }
+
+    /// A window of `len` bytes that `fill`, which is given zeros, has filled.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for it, and those of `fill`.
+    pub fn filled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         let mut buffer = Buffer::zeroed(&(0..len), path)?;
-        fill(&mut buffer);
+        fill(&mut buffer)?;
         Ok(buffer.into())
     }
 }
@@ -208,6 +235,18 @@ impl Input {
         let input = Self { identity, ..Self::open(path)? };
         input.unchanged()?;
         Ok(input)
+    }
+
+    /// Fills `into` with the bytes of `range` by a positioned read.
+    pub fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        within(&range, self.identity.len, &self.path)?;
+        assert_eq!(range.end - range.start, into.len() as u64, "a buffer as long as the range");
+        if let Err(error) = self.file.read_exact_at(into, range.start) {
+            // A cut file is the usual reason, and the better message.
+            self.unchanged()?;
+            return Err(Error::io("cannot read", &self.path, error));
+        }
+        self.unchanged()
     }
 
     /// # Errors

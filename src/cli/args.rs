@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::dtype::Dtype;
 
+use super::apply::ApplyArgs;
+use super::symmetries::SymmetriesArgs;
+
 /// Merges huge sharded model checkpoints out of core: exact Karcher means in a fixed memory budget.
 #[derive(Debug, Parser)]
 #[command(name = "thalweg", version, max_term_width = 110, after_help = EXIT_CODES)]
@@ -31,6 +34,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// List the merge methods with their parameters, and every key that a recipe may have
     Reference(ReferenceArgs),
+    /// Show the symmetries of a model: groups of hidden units, what they act on, which transformations keep its function
+    Symmetries(SymmetriesArgs),
+    /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
+    Apply(Box<ApplyArgs>),
 }
 
 /// What is merged and how: the part that `merge` and `plan` share.

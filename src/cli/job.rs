@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::output::{names_one_file, yaml};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, Recipe, Scope};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, Recipe, Scope};
 
 use super::args::JobArgs;
 
@@ -83,6 +83,17 @@ pub fn job(
         for_one_file(&mut job, args)?;
     }
     Ok(job)
+}
+
+/// Where a model named on the command line is: here, or in the hub's cache.
+///
+/// # Errors
+///
+/// When it cannot be found.
+pub fn located(model: &Path) -> Result<PathBuf> {
+    let hub = HubCache::from_variables(|name| std::env::var_os(name));
+    let parsed = ModelRef::parse(text_of(model)?, Path::exists);
+    parsed.map_err(|cause| usage(model.display().to_string(), &cause))?.locate(&hub)
 }
 
 /// One file has one shard, and its name says whether it is compressed.

@@ -65,7 +65,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
 }
 
 /// The first signal asks the run to end in good order; the second ends the process at once.
-fn watch_signals(stop: &Stop) -> Result<()> {
+pub(super) fn watch_signals(stop: &Stop) -> Result<()> {
     let asked: Arc<AtomicBool> = stop.flag();
     for signal in [SIGINT, SIGTERM] {
         // The order matters: at the first signal the shutdown sees the flag as it was before.
@@ -76,14 +76,14 @@ fn watch_signals(stop: &Stop) -> Result<()> {
     Ok(())
 }
 
-fn io(arg: IoArg) -> Io {
+pub(super) fn io(arg: IoArg) -> Io {
     match arg {
         IoArg::Map => Io::Map,
         IoArg::Pread => Io::Positioned,
     }
 }
 
-fn kernels(arg: SimdArg) -> Result<Kernels> {
+pub(super) fn kernels(arg: SimdArg) -> Result<Kernels> {
     let level = match arg {
         SimdArg::Auto => return Ok(Kernels::detect()),
         SimdArg::Portable => Level::Portable,

@@ -1,5 +1,6 @@
 //! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
 
+mod apply;
 mod args;
 mod job;
 mod merge;
@@ -7,6 +8,7 @@ mod plan;
 mod progress;
 mod reference;
 mod stages;
+mod symmetries;
 mod verify;
 
 use std::io::Write;
@@ -31,6 +33,8 @@ pub fn main() -> u8 {
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Reference(args) => reference::run(&args),
+        Command::Symmetries(args) => symmetries::run(&args),
+        Command::Apply(args) => apply::run(&args),
     });
     match outcome {
         Ok(()) => 0,

@@ -47,7 +47,7 @@ use crate::report::Moved;
 
 use dispatch::Dispatch;
 pub use merge::{Merge, merge, wanted_sides};
-use reader::{Reader, Sources};
+use reader::{Gathers, Reader, Sources};
 pub use recheck::{Rechecked, Sample, recheck};
 pub use side::side_files;
 pub use stop::Stop;
@@ -134,7 +134,15 @@ fn stages(
     std::thread::scope(|scope| {
         let (loaded_to, loaded) = bounded(threads + 2);
         let (orders_to, orders) = bounded(2 * threads + 4);
-        let reader = Reader { plan, sources, budget: &input, monitor: &*options.monitor, stop };
+        let reader = Reader {
+            plan,
+            sources,
+            kernels: options.kernels,
+            gathers: Gathers::default(),
+            budget: &input,
+            monitor: &*options.monitor,
+            stop,
+        };
         let blocks = plan.schedule(durable, solution.is_some());
         let end = &end;
         let (bench, pool, buffers) = (&bench, &pool, &buffers);

@@ -1,18 +1,23 @@
 //! The reading stage: walks the schedule, waits for memory, does the disk's work, hands windows on.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
+use crate::align::Gather;
+use crate::align::view::Stored;
 use crate::budget::{Budget, Reservation};
 use crate::checkpoint::{Source, Window};
 use crate::error::Result;
+use crate::kernel::Kernels;
 use crate::monitor::Monitor;
 use crate::plan::Plan;
 use crate::plan::memory::WINDOW_EDGE_BYTES;
 use crate::plan::schedule::Block;
+use crate::plan::tensor::TensorPlan;
 
 use super::stop::Stop;
 
@@ -46,6 +51,10 @@ pub struct Reader<'a> {
     pub plan: &'a Plan,
     /// Where from.
     pub sources: &'a Sources,
+    /// What turns pairs of units of aligned models.
+    pub kernels: Kernels,
+    /// Where the elements of aligned models come from.
+    pub gathers: Gathers,
     /// What pays for the windows.
     pub budget: &'a Arc<Budget>,
     /// Who is told.
@@ -96,9 +105,20 @@ impl Reader<'_> {
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
-            let window = source.load(range)?;
-            let Some(placement) = tensor.sources[index].placement else { return Ok(window) };
+            let plan = &tensor.sources[index];
             let unit = tensor.source_unit(index);
+            let window = match plan.view.is_some() {
+                false => source.load(range)?,
+                true => {
+                    let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
+                    let read = |into: &mut [u8]| {
+                        self.gathers
+                            .with(tensor, block.tensor, index, |gather| gather.read(stored, units.clone(), into))
+                    };
+                    Window::filled((units.end - units.start) * unit, source.path(), read)?
+                }
+            };
+            let Some(placement) = plan.placement else { return Ok(window) };
             let size = usize::try_from(unit).expect("an element is a few bytes");
             let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
             let assembled = Window::assembled(block.len * unit, source.path(), place)?;
@@ -109,9 +129,20 @@ impl Reader<'_> {
     }
 
     fn prefetch(&self, block: &Block) {
-        for (source, range) in self.ranges(block) {
-            source.prefetch(range);
+        let tensor = &self.plan.tensors[block.tensor];
+        for (index, (source, range)) in self.ranges(block).enumerate() {
+            let plan = &tensor.sources[index];
+            if plan.view.is_none() {
+                source.prefetch(range);
+            } else if self.gathers.is_for(block.tensor) {
+                let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
+                self.gathers.with(tensor, block.tensor, index, |gather| gather.prefetch(stored, units));
+            }
         }
+    }
+
+    fn stored<'b>(&self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
+        Stored { source, offset, kernels: self.kernels }
     }
 
     fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, Range<u64>)> {
@@ -120,5 +151,26 @@ impl Reader<'_> {
         tensor.sources.iter().enumerate().map(move |(index, source)| {
             (&*self.sources[&(source.input, source.file)], tensor.source_range(index, start, len))
         })
+    }
+}
+
+/// Where the elements of the tensor that is being read come from, worked out once for each of its sources.
+#[derive(Default)]
+pub struct Gathers(RefCell<(usize, HashMap<usize, Gather>)>);
+
+impl Gathers {
+    /// Whether this is the tensor that is being read; for another one everything would have to be worked out again.
+    fn is_for(&self, tensor: usize) -> bool {
+        self.0.borrow().0 == tensor
+    }
+
+    fn with<T>(&self, plan: &TensorPlan, tensor: usize, source: usize, work: impl FnOnce(&mut Gather) -> T) -> T {
+        let (current, gathers) = &mut *self.0.borrow_mut();
+        if *current != tensor {
+            gathers.clear();
+            *current = tensor;
+        }
+        let view = plan.sources[source].view.as_ref().expect("only transformed sources are gathered");
+        work(gathers.entry(source).or_insert_with(|| view.gather()))
     }
 }

@@ -22,7 +22,7 @@ use crate::plan::schedule::{Block, Role, is_measured};
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::columns::{ColumnRule, ColumnSums};
-use super::reader::{Reader, Sources};
+use super::reader::{Gathers, Reader, Sources};
 use super::stop::Stop;
 use super::work::{self, Part, Workbench};
 
@@ -322,7 +322,16 @@ impl Merger<'_> {
 
     fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let (budget, stop) = (Budget::new(u64::MAX), Stop::default());
-        Reader { plan: self.plan, sources: self.sources, budget: &budget, monitor: &Silent, stop: &stop }.load(block)
+        let reader = Reader {
+            plan: self.plan,
+            sources: self.sources,
+            kernels: self.bench.kernels(),
+            gathers: Gathers::default(),
+            budget: &budget,
+            monitor: &Silent,
+            stop: &stop,
+        };
+        reader.load(block)
     }
 }
 

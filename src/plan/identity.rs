@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, InputFile};
 
 use super::job::Job;
@@ -15,7 +16,7 @@ const ARITHMETIC_VERSION: u32 = 1;
 
 /// The identity of `job` on these inputs.
 pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout) -> Value {
-    json!({
+    let mut identity = json!({
         "arithmetic": ARITHMETIC_VERSION,
         "recipe": job.describe(),
         "dtype": job.dtype.map(|dtype| dtype.name()),
@@ -25,7 +26,12 @@ pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout) -> Value {
         "donor": job.donor,
         "layout": layout.fingerprint().to_hex().as_str(),
         "inputs": inputs.iter().map(input).collect::<Vec<_>>(),
-    })
+    });
+    if job.alignments.iter().any(Option::is_some) {
+        let aligned = |alignment: &Option<Alignment>| alignment.as_ref().map(Alignment::digest);
+        identity["alignments"] = job.alignments.iter().map(aligned).collect();
+    }
+    identity
 }
 
 fn input(checkpoint: &Checkpoint) -> Value {

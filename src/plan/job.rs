@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::align::Alignment;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Tokenizer};
+use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Recipe, Tokenizer};
 
 use super::MOST_INPUTS;
 
@@ -30,10 +31,14 @@ pub struct Job {
     pub nan: NanPolicy,
     /// The compression level of `.safetensors.zst` shards; plain shards when `None`.
     pub zstd: Option<i32>,
+    /// How each input is transformed while it is read; empty, or one for each of [`Job::inputs`].
+    pub alignments: Vec<Option<Alignment>>,
     /// The recipe's text, which goes with the output; made from the document when `None`.
     pub recipe_text: Option<String>,
     /// The output is a single file, beside which the donor's files are put.
     pub beside_a_file: bool,
+    /// The output is one model anew, not a merge: its own card goes along, and no recipe.
+    pub rewritten: bool,
 }
 
 impl Job {
@@ -57,15 +62,35 @@ impl Job {
             shard_bytes: document.own.out_shard_size.unwrap_or(DEFAULT_SHARD_BYTES),
             nan: document.own.nan.unwrap_or_default(),
             zstd: document.own.zstd,
+            alignments: Vec::new(),
             recipe_text: None,
             beside_a_file: false,
+            rewritten: false,
             document,
         })
+    }
+
+    /// The job that writes one model anew, transformed while it is read when it has an alignment.
+    ///
+    /// Elements that are only moved keep their bits, NaN and infinity included.
+    ///
+    /// # Errors
+    ///
+    /// None that the model could cause.
+    pub fn of_one(model: PathBuf, alignment: Option<Alignment>) -> Result<Self> {
+        let recipe = r#"{"merge_method": "passthrough", "models": [{"model": "model"}], "nan": "propagate"}"#;
+        let document = Recipe::parse(recipe, "transform")?.documents.swap_remove(0);
+        Ok(Self { alignments: vec![alignment], rewritten: true, ..Self::new(document, vec![model])? })
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.
     pub fn granularity(&self) -> Granularity {
         self.document.granularity()
+    }
+
+    /// How an input is transformed while it is read, if it is.
+    pub fn alignment(&self, input: usize) -> Option<&Alignment> {
+        self.alignments.get(input)?.as_ref()
     }
 
     /// What to do when shapes differ.

@@ -65,13 +65,19 @@ struct Costs {
 }
 
 impl Memory {
-    /// Shares out `wish.memory` for these tensors.
+    /// Shares out `wish.memory` for these tensors, beside the `aligned` bytes that alignments of the inputs take.
     ///
     /// # Errors
     ///
     /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
-    pub fn share_out(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], zstd: Option<i32>) -> Result<Self> {
-        let mut costs = Costs::of(wish, inputs, tensors);
+    pub fn share_out(
+        wish: &Wish,
+        inputs: &[Checkpoint],
+        tensors: &[TensorPlan],
+        zstd: Option<i32>,
+        aligned: u64,
+    ) -> Result<Self> {
+        let mut costs = Costs::of(wish, inputs, tensors, aligned);
         let packers = zstd.map_or(0, |level| packers(wish, level));
         costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
         let chunk = CHUNK as u64;
@@ -123,13 +129,14 @@ fn packers(wish: &Wish, level: i32) -> usize {
 }
 
 impl Costs {
-    fn of(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Self {
+    fn of(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], aligned: u64) -> Self {
         let most = |of: &dyn Fn(&TensorPlan) -> u64| tensors.iter().map(of).max().unwrap_or(1).max(1);
         let sources = most(&|tensor| tensor.sources.len() as u64);
         let widest = most(&|tensor| (0..tensor.sources.len()).map(|i| tensor.source_unit(i)).max().unwrap_or(1));
         let records: u64 = tensors.iter().map(|tensor| RECORD_BYTES * (1 + tensor.sources.len() as u64)).sum();
         let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
         let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
+        let gathers = tensors.iter().map(TensorPlan::gather_bytes).max().unwrap_or(0);
         let columns = tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
         let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
         let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
@@ -138,7 +145,15 @@ impl Costs {
             input: most(&TensorPlan::window_units),
             widest,
             output: most(&TensorPlan::output_unit),
-            fixed: PROGRAM_BYTES + STAGE_BYTES as u64 + threads + records + headers + decoders + columns,
+            fixed: PROGRAM_BYTES
+                + STAGE_BYTES as u64
+                + threads
+                + records
+                + headers
+                + decoders
+                + columns
+                + gathers
+                + aligned,
         }
     }
 

@@ -21,6 +21,7 @@ mod vocabulary;
 
 use serde_json::Value;
 
+use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::error::Result;
 
@@ -77,7 +78,8 @@ impl Plan {
         if let Some(level) = job.zstd {
             layout = layout.compressed(level);
         }
-        let memory = Memory::share_out(wish, &inputs, &tensors, job.zstd)?;
+        let aligned = job.alignments.iter().flatten().map(Alignment::bytes).sum();
+        let memory = Memory::share_out(wish, &inputs, &tensors, job.zstd, aligned)?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let warnings = coverage::warnings(&inputs, &dropped);

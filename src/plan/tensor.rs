@@ -1,8 +1,10 @@
 //! One output tensor: what it is made of and how.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::align::View;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -25,12 +27,26 @@ pub struct SourcePlan {
     pub file: usize,
     /// Byte offset of the first element in that file.
     pub offset: u64,
-    /// Type of the elements there.
+    /// Type of the elements, as they come from there or from the view.
     pub dtype: Dtype,
     /// Name of the tensor there.
     pub name: String,
     /// Where its elements go among the output's, when it is smaller; the rest is zero.
     pub placement: Option<Placement>,
+    /// How they are reordered, flipped and turned on the way, when the model is aligned.
+    pub view: Option<Arc<View>>,
+}
+
+impl SourcePlan {
+    /// Which of its own units belong to the `len` units of the output from `start` on.
+    pub fn units(&self, start: u64, len: u64) -> Range<u64> {
+        self.placement.map_or(start..start + len, |placement| placement.range(start, len))
+    }
+
+    /// Bytes of one element as it is stored.
+    fn stored_unit(&self) -> u64 {
+        self.view.as_ref().map_or(self.dtype, |view| view.stored()).bytes() as u64
+    }
 }
 
 /// What becomes of a tensor.
@@ -81,7 +97,7 @@ impl TensorPlan {
         dropped: &mut Vec<Dropped>,
     ) -> Result<Self> {
         let Assignment { name, mut sources, mut method, mut span } = assignment;
-        let mut entries = entries_of(inputs, &sources)?;
+        let mut entries = entries_of(inputs, &sources, job)?;
         let Some(&first) = entries.first() else {
             return Err(Error::new(Kind::Mismatch, "nothing to merge", name, "no input has this tensor"));
         };
@@ -120,7 +136,7 @@ impl TensorPlan {
             base: sources.iter().position(|(input, _)| *input == job.donor),
             scanned: job.nan == NanPolicy::Base,
             action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
-            sources: placed(&entries, sources, &common, &shape),
+            sources: placed(&entries, sources, job, &common, &shape)?,
             shape,
             name,
         })
@@ -169,9 +185,15 @@ impl TensorPlan {
 
     /// Where source `index` has what belongs to the `len` units from `start` on: bytes of its file.
     pub fn source_range(&self, index: usize, start: u64, len: u64) -> Range<u64> {
-        let (source, unit) = (&self.sources[index], self.source_unit(index));
-        let range = source.placement.map_or(start..start + len, |placement| placement.range(start, len));
+        let source = &self.sources[index];
+        let unit = if matches!(self.action, Action::Carry(_)) { 1 } else { source.stored_unit() };
+        let range = source.units(start, len);
         source.offset + range.start * unit..source.offset + range.end * unit
+    }
+
+    /// Memory that reading an aligned model's part of this tensor takes besides the windows.
+    pub fn gather_bytes(&self) -> u64 {
+        self.sources.iter().filter_map(|source| source.view.as_ref()).map(|view| view.gather_bytes()).sum()
     }
 
     /// Vectors along the first axis.
@@ -198,23 +220,36 @@ impl TensorPlan {
     }
 }
 
-fn entries_of<'a>(inputs: &'a [Checkpoint], sources: &[(usize, String)]) -> Result<Vec<&'a TensorEntry>> {
-    sources.iter().map(|(input, name)| entry_of(inputs, *input, name)).collect()
+fn entries_of<'a>(inputs: &'a [Checkpoint], sources: &[(usize, String)], job: &Job) -> Result<Vec<&'a TensorEntry>> {
+    sources.iter().map(|(input, name)| entry_of(inputs, *input, &stored_name(job, *input, name)?)).collect()
+}
+
+/// The name of what becomes tensor `name` of an input that may be aligned: experts change their names.
+fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str>> {
+    job.alignment(input).map_or(Ok(name.into()), |alignment| View::source_name(alignment, name).map(Cow::from))
 }
 
 /// The sources of a tensor of `shape`, of which the inputs fill `common` at most.
-fn placed(entries: &[&TensorEntry], sources: Vec<(usize, String)>, common: &[u64], shape: &[u64]) -> Vec<SourcePlan> {
+fn placed(
+    entries: &[&TensorEntry],
+    sources: Vec<(usize, String)>,
+    job: &Job,
+    common: &[u64],
+    shape: &[u64],
+) -> Result<Vec<SourcePlan>> {
     let source = |(entry, (input, name)): (&&TensorEntry, (usize, String))| {
         // Of a longer first axis the start is taken, which lies in the file as it should.
         let taken: Vec<u64> = entry.shape.iter().zip(common).map(|(own, common)| *own.min(common)).collect();
-        SourcePlan {
+        let view = job.alignment(input).map_or(Ok(None), |alignment| View::new(alignment, &name, entry.dtype))?;
+        Ok(SourcePlan {
             input,
             file: entry.file,
             offset: entry.bytes.start,
-            dtype: entry.dtype,
-            name,
+            dtype: view.as_ref().map_or(entry.dtype, View::dtype),
+            name: stored_name(job, input, &name)?.into_owned(),
             placement: Placement::new(&taken, shape),
-        }
+            view: view.map(Arc::new),
+        })
     };
     entries.iter().zip(sources).map(source).collect()
 }

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a module per subject.
 
+mod align;
 mod checkpoint;
 mod cli;
 mod columns;
@@ -7,6 +8,7 @@ mod coverage;
 mod crash;
 mod crash_merge;
 mod faults;
+mod forward;
 mod hostile;
 mod karcher_script;
 mod kill;

@@ -36,7 +36,7 @@ pub fn side_files(plan: &Plan) -> Result<Vec<SideFile>> {
     chat::replace(plan, &mut files)?;
     let mut files =
         files.into_iter().map(|(name, contents)| SideFile::new(name, contents)).collect::<Result<Vec<_>>>()?;
-    if !plan.job.beside_a_file {
+    if !plan.job.beside_a_file && !plan.job.rewritten {
         let own = [(CARD, card::of(plan)?.text()), (RECIPE, recipe_text(plan)?)];
         for (name, text) in own {
             files.retain(|file| file.name() != Path::new(name));
@@ -57,7 +57,10 @@ fn lent(plan: &Plan) -> Result<Files> {
         let Some(folder) = folder_of(plan, index) else { continue };
         for name in side_files_in(folder)? {
             let is_wanted = if is_tokenizer_file(&name) { wants_tokenizer } else { index == donor };
-            if !is_wanted || name == Path::new(CARD) || files.iter().any(|(known, _)| *known == name) {
+            if !is_wanted
+                || (name == Path::new(CARD) && !plan.job.rewritten)
+                || files.iter().any(|(known, _)| *known == name)
+            {
                 continue;
             }
             let contents = contents(plan, index, folder, &name)?;

@@ -1,0 +1,172 @@
+//! What a transform does to one axis of one tensor, unit by unit.
+
+use super::Alignment;
+use super::symmetries::{Node, TensorSymmetry};
+
+/// A pair's rotation as one of its two units sees it: `new = cos · old[source] + sin · old[partner]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Turn {
+    /// The other unit's old place.
+    pub partner: u32,
+    /// The factor of the unit itself.
+    pub cos: f64,
+    /// The factor of the other unit, with its sign.
+    pub sin: f64,
+}
+
+/// One place on an axis.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cell {
+    source: u32,
+    negative: bool,
+    turn: Option<Turn>,
+}
+
+/// Where the elements along an axis come from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AxisMap {
+    /// For each new place, the old one.
+    pub source: Vec<u32>,
+    /// For each new place, whether the sign is flipped; empty when none is.
+    pub negative: Vec<bool>,
+    /// For each new place, how it is turned; empty when none is.
+    pub turns: Vec<Option<Turn>>,
+}
+
+impl AxisMap {
+    /// The map of axis `axis` of a tensor; `None` when it stays as it is.
+    pub fn new(alignment: &Alignment, tensor: &TensorSymmetry, axis: usize) -> Option<Self> {
+        let node = &tensor.axes[axis];
+        let Alignment { symmetries, transform } = alignment;
+        // Most of a big model's axes stay as they are; it is cheaper to see that than to find out.
+        let idle =
+            |(at, group): (usize, &super::Group)| !node.names(at) || transform.elements()[at].is_identity(group.units);
+        if node.is_fixed() || symmetries.groups.iter().enumerate().all(idle) {
+            return None;
+        }
+        let mut outer = outer_of(alignment, tensor);
+        let cells = cells(alignment, node, &mut outer);
+        let still = |(at, cell): (usize, &Cell)| at == cell.source as usize && !cell.negative && cell.turn.is_none();
+        if cells.iter().enumerate().all(still) {
+            return None;
+        }
+        let mut map = Self { source: cells.iter().map(|cell| cell.source).collect(), ..Self::default() };
+        if cells.iter().any(|cell| cell.negative) {
+            map.negative = cells.iter().map(|cell| cell.negative).collect();
+        }
+        if cells.iter().any(|cell| cell.turn.is_some()) {
+            map.turns = cells.iter().map(|cell| cell.turn).collect();
+        }
+        Some(map)
+    }
+
+    /// Whether place `at` has its sign flipped.
+    pub fn is_negative(&self, at: usize) -> bool {
+        self.negative.get(at).copied().unwrap_or(false)
+    }
+
+    /// How place `at` is turned.
+    pub fn turn(&self, at: usize) -> Option<Turn> {
+        self.turns.get(at).copied().flatten()
+    }
+}
+
+/// Which units of outer groups a tensor lies in by its name: group and copy number of what lies within.
+fn outer_of(alignment: &Alignment, tensor: &TensorSymmetry) -> Vec<(usize, usize)> {
+    let groups = &alignment.symmetries.groups;
+    let index = tensor.index.iter();
+    // Groups of names lie within nothing, so that a unit's number is the number of the copy inside it.
+    index.map(|index| (index.group, usize::try_from(index.position).unwrap_or(groups[index.group].units))).collect()
+}
+
+/// The places of `node`; `outer` holds, for each group around it, which of its units over all copies this is.
+fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) -> Vec<Cell> {
+    let groups = &alignment.symmetries.groups;
+    match node {
+        Node::Fixed(size) => (0..u32::try_from(*size).expect("axes are numbered by 32 bits"))
+            .map(|source| Cell { source, negative: false, turn: None })
+            .collect(),
+        Node::Group { group, signed } => leaf(alignment, *group, *signed, copy_in(alignment, *group, outer)),
+        Node::Sum(parts) => {
+            let mut all = Vec::new();
+            for part in parts {
+                let start = number(all.len());
+                all.extend(cells(alignment, part, outer).into_iter().map(|cell| cell.moved(start)));
+            }
+            all
+        }
+        Node::Product(parts) => {
+            let Some((first, rest)) = parts.split_first() else {
+                return vec![Cell { source: 0, negative: false, turn: None }];
+            };
+            let rest = Node::Product(rest.to_vec());
+            let len = number(rest.len(groups));
+            let mut all = Vec::new();
+            let blocks = cells(alignment, first, outer);
+            for (at, block) in blocks.into_iter().enumerate() {
+                if let Node::Group { group, .. } = first {
+                    let unit = copy_in(alignment, *group, outer) * groups[*group].units + at;
+                    outer.push((*group, unit));
+                }
+                all.extend(cells(alignment, &rest, outer).into_iter().map(|cell| block.holding(cell, len)));
+                if matches!(first, Node::Group { .. }) {
+                    outer.pop();
+                }
+            }
+            all
+        }
+    }
+}
+
+/// Which copy of a group acts here.
+fn copy_in(alignment: &Alignment, group: usize, outer: &[(usize, usize)]) -> usize {
+    let within = alignment.symmetries.groups[group].within;
+    within.map_or(0, |within| {
+        let found = outer.iter().rev().find(|(outer, _)| *outer == within);
+        found.expect("inner groups were checked to stand inside their outer ones").1
+    })
+}
+
+fn leaf(alignment: &Alignment, index: usize, signed: bool, copy: usize) -> Vec<Cell> {
+    let group = &alignment.symmetries.groups[index];
+    let element = &alignment.transform.elements()[index];
+    let cell = |unit: usize| {
+        let source = number(element.unit(group, copy, unit));
+        if !signed {
+            return Cell { source, negative: false, turn: None };
+        }
+        let Some((pair, first)) = group.place_in_pairs(unit) else {
+            return Cell { source, negative: element.is_negative(group, copy, unit), turn: None };
+        };
+        let angle = element.angle_of(group, copy, pair);
+        let turn = (angle != 0.0).then(|| Turn {
+            partner: number(group.partner(unit).expect("units of pairs have partners")),
+            cos: angle.cos(),
+            sin: if first { -angle.sin() } else { angle.sin() },
+        });
+        Cell { source, negative: element.is_negative(group, copy, pair), turn }
+    };
+    (0..group.units).map(cell).collect()
+}
+
+impl Cell {
+    fn moved(self, by: u32) -> Self {
+        let turn = self.turn.map(|turn| Turn { partner: turn.partner + by, ..turn });
+        Self { source: self.source + by, turn, ..self }
+    }
+
+    /// Place `inner` of a block of `len` that has come to this place.
+    fn holding(self, inner: Self, len: u32) -> Self {
+        let at = |block: u32, inside: u32| block * len + inside;
+        let turn = match (self.turn, inner.turn) {
+            (Some(turn), _) => Some(Turn { partner: at(turn.partner, inner.source), ..turn }),
+            (None, Some(turn)) => Some(Turn { partner: at(self.source, turn.partner), ..turn }),
+            (None, None) => None,
+        };
+        Self { source: at(self.source, inner.source), negative: self.negative ^ inner.negative, turn }
+    }
+}
+
+fn number(place: usize) -> u32 {
+    u32::try_from(place).expect("axes are numbered by 32 bits")
+}

@@ -1,0 +1,115 @@
+//! Which instances of a group there are, and which of them an axis means.
+
+use std::collections::HashSet;
+
+use super::{Matched, Numbers, Rule};
+use crate::align::spec::Spec;
+use crate::align::spec::expression::{GroupReference, Which};
+use crate::align::spec::pattern::{Bindings, Pattern};
+use crate::error::Result;
+
+/// The instances that tensors name as their own, and those of chains that are read by others.
+pub(super) struct Instances {
+    numbers: Numbers,
+    read: HashSet<String>,
+}
+
+impl Instances {
+    /// Looks through all axes of all tensors.
+    ///
+    /// # Errors
+    ///
+    /// A group's name has a placeholder that a tensor's name lacks.
+    pub fn find(spec: &Spec, rules: &[Rule<'_>], matched: &[Matched<'_>]) -> Result<Self> {
+        let mut instances = Self { numbers: Numbers::new(), read: HashSet::new() };
+        let mut references = Vec::new();
+        for tensor in matched {
+            let axes = rules[tensor.rule].axes.iter().flatten().flat_map(|axis| axis.references());
+            references.extend(axes.map(|reference| (reference, &tensor.bindings)));
+        }
+        for (reference, bindings) in references.iter().copied() {
+            if !matches!(reference.which, Which::Bound | Which::At(_)) {
+                continue;
+            }
+            let (rest, own) = split(spec, &reference.group, bindings)?;
+            let number = if let Which::At(number) = reference.which { Some(number) } else { own };
+            if let Some(number) = number {
+                instances.numbers.entry((reference.group.clone(), rest)).or_default().insert(number);
+            }
+        }
+        for (reference, bindings) in references {
+            if matches!(reference.which, Which::Previous | Which::Last)
+                && let Some(bindings) = instances.meant(spec, reference, bindings)?
+            {
+                instances.read.insert(name_of(spec, &reference.group, &bindings)?);
+            }
+        }
+        Ok(instances)
+    }
+
+    /// The numbers of the instance that is meant; `None` when there is none, so that nothing acts.
+    ///
+    /// # Errors
+    ///
+    /// A group's name has a placeholder that the tensor's name lacks.
+    pub fn bindings(&self, spec: &Spec, reference: &GroupReference, own: &Bindings) -> Result<Option<Bindings>> {
+        let chain = spec.groups[&reference.group].chain;
+        let Some(bindings) = self.meant(spec, reference, own)? else {
+            // Before the first link of a chain stands the input; of anything else an instance that is missed is a fault.
+            let missed = || spec.error(format!("`{}` has no instance before or at {own:?}", reference.group));
+            return if chain { Ok(None) } else { Err(missed()) };
+        };
+        let dangling = chain && !self.read.contains(&name_of(spec, &reference.group, &bindings)?);
+        Ok((!dangling).then_some(bindings))
+    }
+
+    fn meant(&self, spec: &Spec, reference: &GroupReference, bindings: &Bindings) -> Result<Option<Bindings>> {
+        let Some(key) = last_placeholder(spec, &reference.group)? else {
+            return Ok(Some(bindings.clone()));
+        };
+        if reference.which == Which::Bound {
+            return Ok(Some(bindings.clone()));
+        }
+        let (rest, own) = split(spec, &reference.group, bindings)?;
+        let numbers = self.numbers.get(&(reference.group.clone(), rest));
+        let before = |end: Option<u64>| numbers.zip(end).and_then(|(numbers, end)| numbers.range(..end).next_back());
+        let number = match reference.which {
+            Which::At(number) => Some(number),
+            Which::Previous => before(own).copied(),
+            Which::Latest => before(own.and_then(|own| own.checked_add(1))).copied(),
+            _ => numbers.and_then(|numbers| numbers.last()).copied(),
+        };
+        Ok(number.map(|number| {
+            let mut bindings = bindings.clone();
+            bindings.insert(key, number);
+            bindings
+        }))
+    }
+}
+
+/// The name of the instance with these numbers.
+pub(super) fn name_of(spec: &Spec, key: &str, bindings: &Bindings) -> Result<String> {
+    template(spec, key)?.fill(bindings).ok_or_else(|| {
+        spec.error(format!("the name of group `{key}` has a placeholder that a tensor on which it acts lacks"))
+    })
+}
+
+fn template(spec: &Spec, key: &str) -> Result<Pattern> {
+    let text = spec.groups[key].name.as_deref().unwrap_or(key);
+    Pattern::parse(text, "").map_err(|cause| spec.error(cause))
+}
+
+fn last_placeholder(spec: &Spec, key: &str) -> Result<Option<String>> {
+    Ok(template(spec, key)?.placeholders().next_back().map(str::to_owned))
+}
+
+/// The numbers that a group's name takes besides the last placeholder's, and the last one.
+fn split(spec: &Spec, key: &str, bindings: &Bindings) -> Result<(Bindings, Option<u64>)> {
+    let template = template(spec, key)?;
+    let Some(last) = template.placeholders().next_back() else {
+        return Ok((Bindings::new(), None));
+    };
+    let used = |name: &str| name != last && template.placeholders().any(|placeholder| placeholder == name);
+    let rest = bindings.iter().filter(|(name, _)| used(name)).map(|(name, value)| (name.clone(), *value)).collect();
+    Ok((rest, bindings.get(last).copied()))
+}

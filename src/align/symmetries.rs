@@ -1,0 +1,347 @@
+//! The symmetries of one model: its groups, and what acts on each axis of each tensor.
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::spec::{Allowed, Pairs, Spec, builtin};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Kind, Result};
+
+/// A group, or as many as there are units of the group that it lies within.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Its name, unique in the model.
+    pub name: String,
+    /// What it is called in the spec: all layers' groups of one kind have the same key.
+    pub key: String,
+    /// The group for each of whose units this one has an element of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<usize>,
+    /// How many elements there are: one, or one for each unit of the group that this one lies within.
+    pub copies: usize,
+    /// Units that one element acts on.
+    pub units: usize,
+    /// What keeps the function.
+    pub allows: Vec<Allowed>,
+    /// Which units make a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
+    /// Whether these are the units of the residual stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub residual: bool,
+}
+
+impl Group {
+    /// Whether this is allowed.
+    pub fn may(&self, what: Allowed) -> bool {
+        self.allows.contains(&what)
+    }
+
+    /// Pairs of one element, when units come in pairs.
+    pub fn pair_count(&self) -> usize {
+        self.units / 2
+    }
+
+    /// Signs of one element: one a unit, or one a pair.
+    pub fn sign_count(&self) -> usize {
+        if self.pairs.is_some() { self.pair_count() } else { self.units }
+    }
+
+    /// Where in its pairs a unit stands: the pair, and whether it is the first of it.
+    pub fn place_in_pairs(&self, unit: usize) -> Option<(usize, bool)> {
+        let half = self.pair_count();
+        self.pairs.map(|pairs| match pairs {
+            Pairs::Half => (unit % half.max(1), unit < half),
+            Pairs::Adjacent => (unit / 2, unit.is_multiple_of(2)),
+        })
+    }
+
+    /// The other unit of a unit's pair.
+    pub fn partner(&self, unit: usize) -> Option<usize> {
+        let half = self.pair_count();
+        self.pairs.map(|pairs| match pairs {
+            Pairs::Half if unit < half => unit + half,
+            Pairs::Half => unit - half,
+            Pairs::Adjacent => unit ^ 1,
+        })
+    }
+}
+
+/// What acts on an axis, or a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Node {
+    /// Nothing, on so many elements.
+    Fixed(u64),
+    /// A group.
+    Group {
+        /// Its place in [`Symmetries::groups`].
+        group: usize,
+        /// Whether signs and rotations act too, or the order only.
+        signed: bool,
+    },
+    /// Blocks: the first factor orders the blocks, the others act inside each.
+    Product(Vec<Self>),
+    /// Slices that lie behind one another.
+    Sum(Vec<Self>),
+}
+
+/// A number in a tensor's name that is an axis itself, such as that of an expert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NameAxis {
+    /// The group that reorders the names.
+    pub group: usize,
+    /// The number in this tensor's name.
+    pub position: u64,
+    /// What stands before the number.
+    pub before: String,
+    /// What stands behind it.
+    pub after: String,
+}
+
+impl NameAxis {
+    /// The name with another number.
+    pub fn name_of(&self, position: u64) -> String {
+        format!("{}{position}{}", self.before, self.after)
+    }
+}
+
+/// What acts on a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorSymmetry {
+    /// Its dimensions.
+    pub shape: Vec<u64>,
+    /// The axis in its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<NameAxis>,
+    /// What acts on each of its axes.
+    pub axes: Vec<Node>,
+}
+
+/// A spec resolved against one model. Every size was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Symmetries {
+    /// The spec's name.
+    pub spec: String,
+    /// The groups; each stands behind the one that it lies within.
+    pub groups: Vec<Group>,
+    /// All tensors of the model, in its order.
+    pub tensors: IndexMap<String, TensorSymmetry>,
+}
+
+impl Symmetries {
+    /// The symmetries of `model` by `spec`, or by the built-in spec for its config or, without one, its tensors.
+    ///
+    /// # Errors
+    ///
+    /// When no built-in spec is for this model, or the spec does not fit it.
+    pub fn of(model: &Checkpoint, spec: Option<&Spec>) -> Result<Self> {
+        let config = model.config()?;
+        let shapes: IndexMap<String, Vec<u64>> =
+            model.tensors().iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
+        let chosen;
+        let spec = match spec {
+            Some(spec) => spec,
+            None => {
+                chosen = builtin::choose(&shapes, config.as_ref(), &model.root().display().to_string())?;
+                &chosen
+            }
+        };
+        spec.resolve(&shapes, config.as_ref())
+    }
+
+    /// The place of the group of this name.
+    pub fn group(&self, name: &str) -> Option<usize> {
+        self.groups.iter().position(|group| group.name == name)
+    }
+
+    /// The tensors and axes on which `group` acts; an axis that names it twice comes once.
+    pub fn acting(&self, group: usize) -> impl Iterator<Item = (&str, usize)> {
+        self.tensors.iter().flat_map(move |(name, tensor)| {
+            let axes = tensor.axes.iter().enumerate().filter(move |(_, node)| node.names(group));
+            axes.map(move |(axis, _)| (name.as_str(), axis))
+        })
+    }
+
+    /// About how many bytes of memory this takes.
+    pub fn bytes(&self) -> u64 {
+        let tensors = self.tensors.iter().map(|(name, tensor)| 256 + name.len() + 64 * tensor.axes.len());
+        let groups = self.groups.iter().map(|group| 192 + group.name.len() + group.key.len());
+        (tensors.sum::<usize>() + groups.sum::<usize>()) as u64
+    }
+
+    /// An axis as people write it.
+    pub fn shown(&self, node: &Node) -> String {
+        let all = |parts: &[Node], by: &str| parts.iter().map(|part| self.shown(part)).collect::<Vec<_>>().join(by);
+        match node {
+            Node::Fixed(_) => "fixed".into(),
+            Node::Group { group, signed: true } => self.groups[*group].name.clone(),
+            Node::Group { group, signed: false } => format!("order({})", self.groups[*group].name),
+            Node::Sum(parts) if parts.is_empty() => "nothing".into(),
+            Node::Sum(parts) => all(parts, " + "),
+            Node::Product(parts) => {
+                let part = |part: &Node| match part {
+                    Node::Sum(inner) if inner.len() > 1 => format!("({})", self.shown(part)),
+                    _ => self.shown(part),
+                };
+                parts.iter().map(part).collect::<Vec<_>>().join(" * ")
+            }
+        }
+    }
+
+    /// Checks that inner groups stand inside their outer ones, that pairs are whole, that names with numbers are
+    /// complete, and that what acts on one matrix is undone by another.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut places = vec![0_usize; self.groups.len()];
+        let refused = |subject: &str, cause: String| {
+            Err(Error::new(Kind::Mismatch, "spec does not fit the model", subject.escape_debug(), cause))
+        };
+        for group in &self.groups {
+            if group.pairs.is_some() && group.units % 2 == 1 {
+                return refused(&group.name, format!("units come in pairs, got {}", group.units));
+            }
+            if group.copies.checked_mul(group.units).is_none_or(|all| all > 1 << 28) {
+                return refused(&group.name, format!("{} copies of {} units are too many", group.copies, group.units));
+            }
+        }
+        for (name, tensor) in &self.tensors {
+            let mut outer = Vec::new();
+            if let Some(index) = &tensor.index {
+                places[index.group] += 1;
+                outer.push(index.group);
+            }
+            let mut turned = 0;
+            for (node, len) in tensor.axes.iter().zip(&tensor.shape) {
+                if !node.is_fixed() && u32::try_from(*len).is_err() {
+                    return refused(name, format!("an axis of {len} is too long to be reordered"));
+                }
+                // A vector goes along with what a matrix writes; it neither writes nor reads.
+                let counted = tensor.shape.len() > 1;
+                if let Err(cause) = self.check_node(node, &mut outer, counted.then_some(&mut places)) {
+                    return refused(name, cause);
+                }
+                turned += usize::from(self.turns(node));
+            }
+            if turned > 1 {
+                return refused(name, "rotations act on two of its axes".into());
+            }
+        }
+        for (group, places) in self.groups.iter().zip(places) {
+            if places < 2 {
+                return refused(
+                    &group.name,
+                    "acts on less than two axes of matrices, so that nothing undoes it".into(),
+                );
+            }
+        }
+        self.check_name_axes()
+    }
+
+    fn check_node(
+        &self,
+        node: &Node,
+        outer: &mut Vec<usize>,
+        mut places: Option<&mut Vec<usize>>,
+    ) -> Result<(), String> {
+        match node {
+            Node::Fixed(_) => Ok(()),
+            Node::Group { group, .. } => {
+                if let Some(places) = places {
+                    places[*group] += 1;
+                }
+                match self.groups[*group].within {
+                    Some(within) if !outer.contains(&within) => Err(format!(
+                        "`{}` stands outside of `{}`, within which it lies",
+                        self.groups[*group].name, self.groups[within].name
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            Node::Sum(parts) => parts.iter().try_for_each(|part| self.check_node(part, outer, places.as_deref_mut())),
+            Node::Product(parts) => {
+                let depth = outer.len();
+                for part in parts {
+                    self.check_node(part, outer, places.as_deref_mut())?;
+                    if let Node::Group { group, .. } = part {
+                        outer.push(*group);
+                    }
+                }
+                outer.truncate(depth);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a rotation may act on a part of the axis.
+    fn turns(&self, node: &Node) -> bool {
+        match node {
+            Node::Fixed(_) => false,
+            Node::Group { group, signed } => *signed && self.groups[*group].may(Allowed::Rotation),
+            Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| self.turns(part)),
+        }
+    }
+
+    fn check_name_axes(&self) -> Result<()> {
+        let mut families: HashMap<(&str, &str), (usize, &TensorSymmetry)> = HashMap::new();
+        for tensor in self.tensors.values() {
+            let Some(index) = &tensor.index else { continue };
+            let group = &self.groups[index.group];
+            let family = families.entry((&index.before, &index.after)).or_insert((0, tensor));
+            family.0 += 1;
+            let subject = index.name_of(index.position);
+            let refused =
+                |cause: String| Err(Error::new(Kind::Mismatch, "spec does not fit the model", &subject, cause));
+            if index.position >= group.units as u64 {
+                return refused(format!("`{}` has {} units, numbered from 0", group.name, group.units));
+            }
+            if tensor.shape != family.1.shape {
+                return refused(format!("has shape {:?}, others of its kind {:?}", tensor.shape, family.1.shape));
+            }
+        }
+        for ((before, after), (count, tensor)) in families {
+            let units = tensor.index.as_ref().map_or(0, |index| self.groups[index.group].units);
+            if count != units {
+                let cause = format!("wanted {units} tensors of this kind, got {count}");
+                return Err(Error::new(
+                    Kind::Mismatch,
+                    "spec does not fit the model",
+                    format!("{before}…{after}"),
+                    cause,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Whether the group acts on a part of this.
+    pub fn names(&self, wanted: usize) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Group { group, .. } => *group == wanted,
+            Self::Product(parts) | Self::Sum(parts) => parts.iter().any(|part| part.names(wanted)),
+        }
+    }
+
+    /// How many elements this covers.
+    pub fn len(&self, groups: &[Group]) -> usize {
+        match self {
+            Self::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
+            Self::Group { group, .. } => groups[*group].units,
+            Self::Product(parts) => parts.iter().map(|part| part.len(groups)).product(),
+            Self::Sum(parts) => parts.iter().map(|part| part.len(groups)).sum(),
+        }
+    }
+
+    /// Whether nothing acts on any of it.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Self::Fixed(_) => true,
+            Self::Group { .. } => false,
+            Self::Product(parts) | Self::Sum(parts) => parts.iter().all(Self::is_fixed),
+        }
+    }
+}

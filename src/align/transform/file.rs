@@ -1,0 +1,201 @@
+//! A transform as a safetensors file.
+//!
+//! | tensor | dtype | shape | |
+//! |---|---|---|---|
+//! | `<group>.permutation` | I32 | `[units]` or `[copies, units]` | `new[i] = old[p[i]]` |
+//! | `<group>.sign` | I8 | `[units]`, for pairs `[pairs]`, or with copies before it | 1 or -1 |
+//! | `<group>.rotation` | F64 | `[pairs]` or `[copies, pairs]` | radians |
+//!
+//! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version` (`1`), `spec`, and
+//! `model`, the fingerprint of the model that is to be transformed; other keys are for whoever made the file. The
+//! integers are I32 because that is what torch and numpy index with; no group has 2^31 units.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use safetensors::{Dtype as StoredDtype, View};
+
+use super::{Element, Transform};
+use crate::align::symmetries::{Group, Symmetries};
+use crate::checkpoint::{Checkpoint, SourceOptions, TensorEntry, Window};
+use crate::dtype::Dtype;
+use crate::error::{Error, Kind, Result};
+
+/// `format` in the metadata.
+const FORMAT: &str = "thalweg-transform";
+/// `version` in the metadata.
+const VERSION: &str = "1";
+/// The keys that have a meaning of their own.
+const KEYS: [&str; 4] = ["format", "version", "spec", "model"];
+
+/// A transform with what it was made for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformFile {
+    /// The transform.
+    pub transform: Transform,
+    /// The fingerprint of the model that is to be transformed.
+    pub model: String,
+    /// What else the maker says, such as gains and certificates.
+    pub notes: IndexMap<String, String>,
+}
+
+impl TransformFile {
+    /// Reads the file `path`, whose groups must be those of `symmetries`.
+    ///
+    /// # Errors
+    ///
+    /// No transform file, one of another version or spec, groups that the model does not have, and elements that do not
+    /// fit their groups.
+    pub fn read(path: &Path, symmetries: &Symmetries) -> Result<Self> {
+        let stored = Checkpoint::open(path)?;
+        let refused = |cause: String| Err(Error::new(Kind::Input, "cannot use transform", path.display(), cause));
+        let mut notes = stored.files().first().map(|file| file.metadata.clone()).unwrap_or_default();
+        let mut said = |key: &str| notes.shift_remove(key);
+        if stored.files().len() != 1 || said("format").as_deref() != Some(FORMAT) {
+            return refused(format!("not one file whose metadata say `format`: `{FORMAT}`"));
+        }
+        let version = said("version").unwrap_or_default();
+        if version != VERSION {
+            return refused(format!("wanted version {VERSION}, got `{}`", version.escape_debug()));
+        }
+        let spec = said("spec").unwrap_or_default();
+        if spec != symmetries.spec {
+            return refused(format!("made by the spec `{}`, not by `{}`", spec.escape_debug(), symmetries.spec));
+        }
+        let Some(model) = said("model") else {
+            return refused("its metadata lack `model`, the fingerprint of what it is for".into());
+        };
+        let mut elements = vec![Element::default(); symmetries.groups.len()];
+        let source = stored.open_file(0, &SourceOptions::default())?;
+        let places: HashMap<&str, usize> =
+            symmetries.groups.iter().enumerate().map(|(at, group)| (group.name.as_str(), at)).collect();
+        for (name, entry) in stored.tensors() {
+            let known = name.rsplit_once('.').and_then(|(group, part)| Some((*places.get(group)?, part)));
+            let Some((index, part)) = known else {
+                return refused(format!("`{}` belongs to no group of the model", name.escape_debug()));
+            };
+            if let Err(cause) = expected(&symmetries.groups[index], part, entry) {
+                return refused(format!("`{}`: {cause}", name.escape_debug()));
+            }
+            let bytes = source.load(entry.bytes.clone())?;
+            if let Err(cause) = take(&mut elements[index], part, &bytes) {
+                return refused(format!("`{}`: {cause}", name.escape_debug()));
+            }
+        }
+        Ok(Self { transform: Transform::new(symmetries, elements)?, model, notes })
+    }
+
+    /// Writes the file `path`: under another name first, renamed when it is whole and durable.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub fn write(&self, path: &Path, symmetries: &Symmetries) -> Result<()> {
+        let mut parts = Vec::new();
+        for (group, element) in symmetries.groups.iter().zip(self.transform.elements()) {
+            parts.extend(stored(group, element));
+        }
+        let mut metadata: HashMap<String, String> =
+            self.notes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
+        metadata.extend(KEYS.into_iter().zip(own).map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let bytes = safetensors::serialize(parts, Some(metadata))
+            .map_err(|error| Error::new(Kind::Io, "cannot write transform", path.display(), error))?;
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        let part = Path::new(&name);
+        let failed = |error| Error::io("cannot write transform", path, error);
+        File::create(part)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .map_err(failed)?;
+        fs::rename(part, path).map_err(failed)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+}
+
+/// Checks type and shape before anything is read.
+fn expected(group: &Group, part: &str, entry: &TensorEntry) -> Result<(), String> {
+    let (dtype, count) = match part {
+        "permutation" => (Dtype::I32, group.units),
+        "sign" => (Dtype::I8, group.sign_count()),
+        "rotation" => (Dtype::F64, group.pair_count()),
+        other => return Err(format!("`{}` is neither permutation, sign nor rotation", other.escape_debug())),
+    };
+    let shape = shape(group, count);
+    if entry.dtype != dtype || !entry.shape.iter().copied().eq(shape.iter().map(|size| *size as u64)) {
+        return Err(format!("wanted {dtype} {shape:?}, got {} {:?}", entry.dtype, entry.shape));
+    }
+    Ok(())
+}
+
+fn shape(group: &Group, count: usize) -> Vec<usize> {
+    if group.within.is_some() { vec![group.copies, count] } else { vec![count] }
+}
+
+fn take(element: &mut Element, part: &str, bytes: &Window) -> Result<(), String> {
+    match part {
+        "permutation" => {
+            let unit = |bytes: &[u8; 4]| {
+                let number = i32::from_le_bytes(*bytes);
+                u32::try_from(number).map_err(|_| format!("unit {number} is negative"))
+            };
+            element.permutation = bytes.as_chunks().0.iter().map(unit).collect::<Result<_, _>>()?;
+        }
+        "sign" => {
+            let sign = |byte: &u8| match byte.cast_signed() {
+                1 => Ok(false),
+                -1 => Ok(true),
+                other => Err(format!("wanted signs 1 and -1, got {other}")),
+            };
+            element.negative = bytes.iter().map(sign).collect::<Result<_, _>>()?;
+        }
+        _ => element.angle = bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+    }
+    Ok(())
+}
+
+/// A tensor of the file.
+struct Part {
+    dtype: StoredDtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
+    let mut parts = Vec::new();
+    let mut add = |name: &str, dtype, count, bytes: Vec<u8>| {
+        if !bytes.is_empty() {
+            parts.push((format!("{}.{name}", group.name), Part { dtype, shape: shape(group, count), bytes }));
+        }
+    };
+    let permutation = element.permutation.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    add("permutation", StoredDtype::I32, group.units, permutation);
+    let signs = element.negative.iter().map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned()).collect();
+    add("sign", StoredDtype::I8, group.sign_count(), signs);
+    let angles = element.angle.iter().flat_map(|angle| angle.to_le_bytes()).collect();
+    add("rotation", StoredDtype::F64, group.pair_count(), angles);
+    parts
+}
+
+impl View for Part {
+    fn dtype(&self) -> StoredDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

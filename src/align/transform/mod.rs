@@ -1,0 +1,227 @@
+//! An element of every group of a model: orders, signs, angles.
+//!
+//! Applying one gives `new[i] = sign[i] · old[permutation[i]]`; of a pair (x, y) turned by θ it gives
+//! (x cos θ - y sin θ, x sin θ + y cos θ), and the pair's sign on top. What a group `within` another does is numbered by
+//! the *new* place of the outer unit: `new[k, i] = old[outer[k], permutation[k][i]]`.
+
+mod file;
+mod random;
+
+pub use file::TransformFile;
+
+use super::spec::Allowed;
+use super::symmetries::{Group, Symmetries};
+use crate::error::{Error, Kind, Result};
+
+/// An element of one group, all copies behind one another; what is empty does nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Element {
+    /// For each new unit, the old one; counted from 0 in each copy.
+    pub permutation: Vec<u32>,
+    /// For each new unit, or each pair, whether its sign is flipped.
+    pub negative: Vec<bool>,
+    /// For each pair, the angle by which it is turned, in radians.
+    pub angle: Vec<f64>,
+}
+
+impl Element {
+    /// Whether it does nothing.
+    pub fn is_identity(&self, units: usize) -> bool {
+        let in_order = |copy: &[u32]| copy.iter().enumerate().all(|(at, &unit)| at == unit as usize);
+        self.permutation.chunks(units.max(1)).all(in_order)
+            && !self.negative.contains(&true)
+            && self.angle.iter().all(|angle| *angle == 0.0)
+    }
+
+    /// The old unit for new unit `unit` of copy `copy`.
+    pub fn unit(&self, group: &Group, copy: usize, unit: usize) -> usize {
+        self.permutation.get(copy * group.units + unit).map_or(unit, |&old| old as usize)
+    }
+
+    /// Whether sign `at` of copy `copy` is flipped.
+    pub fn is_negative(&self, group: &Group, copy: usize, at: usize) -> bool {
+        self.negative.get(copy * group.sign_count() + at).copied().unwrap_or(false)
+    }
+
+    /// The angle of pair `pair` of copy `copy`.
+    pub fn angle_of(&self, group: &Group, copy: usize, pair: usize) -> f64 {
+        self.angle.get(copy * group.pair_count() + pair).copied().unwrap_or(0.0)
+    }
+}
+
+/// An element of every group of [`Symmetries::groups`], in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transform {
+    elements: Vec<Element>,
+}
+
+impl Transform {
+    /// The one that does nothing.
+    pub fn identity(symmetries: &Symmetries) -> Self {
+        Self { elements: vec![Element::default(); symmetries.groups.len()] }
+    }
+
+    /// The one of these elements, one for each group.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when an element does not fit its group: other sizes, no permutation, something not allowed.
+    pub fn new(symmetries: &Symmetries, elements: Vec<Element>) -> Result<Self> {
+        if elements.len() != symmetries.groups.len() {
+            let cause = format!("wanted {} elements, one a group, got {}", symmetries.groups.len(), elements.len());
+            return Err(Error::new(Kind::Mismatch, "transform does not fit the model", &symmetries.spec, cause));
+        }
+        symmetries.groups.iter().zip(&elements).try_for_each(|(group, element)| check(group, element))?;
+        Ok(Self { elements })
+    }
+
+    /// The element of each group.
+    pub fn elements(&self) -> &[Element] {
+        &self.elements
+    }
+
+    /// The same with another element of one group.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transform::new`].
+    pub fn with(mut self, symmetries: &Symmetries, group: usize, element: Element) -> Result<Self> {
+        check(&symmetries.groups[group], &element)?;
+        self.elements[group] = element;
+        Ok(self)
+    }
+
+    /// Whether it does nothing.
+    pub fn is_identity(&self, symmetries: &Symmetries) -> bool {
+        let pairs = symmetries.groups.iter().zip(&self.elements);
+        pairs.into_iter().all(|(group, element)| element.is_identity(group.units))
+    }
+
+    /// About how many bytes of memory this takes.
+    pub fn bytes(&self) -> u64 {
+        let element = |element: &Element| {
+            size_of::<Element>() + 4 * element.permutation.len() + element.negative.len() + 8 * element.angle.len()
+        };
+        self.elements.iter().map(element).sum::<usize>() as u64
+    }
+
+    /// This one first, `then` the other.
+    ///
+    /// Signs and orders are composed exactly; angles are added in f64.
+    #[must_use]
+    pub fn compose(&self, symmetries: &Symmetries, then: &Self) -> Self {
+        let groups = &symmetries.groups;
+        let element = |(index, group): (usize, &Group)| {
+            let (first, second) = (&self.elements[index], &then.elements[index]);
+            let mut composed = Element::default();
+            for copy in 0..group.copies {
+                let middle = then.old_copy(groups, index, copy);
+                let unit = |unit: usize| first.unit(group, middle, second.unit(group, copy, unit));
+                composed.permutation.extend((0..group.units).map(|at| number(unit(at))));
+                composed.negative.extend((0..group.sign_count()).map(|at| {
+                    let from = if group.pairs.is_some() { at } else { second.unit(group, copy, at) };
+                    second.is_negative(group, copy, at) ^ first.is_negative(group, middle, from)
+                }));
+                if group.pairs.is_some() {
+                    let angle = |at| second.angle_of(group, copy, at) + first.angle_of(group, middle, at);
+                    composed.angle.extend((0..group.pair_count()).map(angle));
+                }
+            }
+            simplified(composed, group)
+        };
+        Self { elements: groups.iter().enumerate().map(element).collect() }
+    }
+
+    /// The one that undoes this one.
+    #[must_use]
+    pub fn inverse(&self, symmetries: &Symmetries) -> Self {
+        let groups = &symmetries.groups;
+        let element = |(index, group): (usize, &Group)| {
+            let own = &self.elements[index];
+            let mut inverse = Element {
+                permutation: vec![0; group.copies * group.units],
+                negative: vec![false; group.copies * group.sign_count()],
+                angle: vec![0.0; if group.pairs.is_some() { group.copies * group.pair_count() } else { 0 }],
+            };
+            for copy in 0..group.copies {
+                let old = self.old_copy(groups, index, copy);
+                for unit in 0..group.units {
+                    inverse.permutation[old * group.units + own.unit(group, copy, unit)] = number(unit);
+                }
+                for at in 0..group.sign_count() {
+                    let to = if group.pairs.is_some() { at } else { own.unit(group, copy, at) };
+                    inverse.negative[old * group.sign_count() + to] = own.is_negative(group, copy, at);
+                }
+                if group.pairs.is_some() {
+                    for pair in 0..group.pair_count() {
+                        inverse.angle[old * group.pair_count() + pair] = -own.angle_of(group, copy, pair);
+                    }
+                }
+            }
+            simplified(inverse, group)
+        };
+        Self { elements: groups.iter().enumerate().map(element).collect() }
+    }
+
+    /// The old place of what is copy `copy` of a group: its outer group has moved it.
+    pub fn old_copy(&self, groups: &[Group], group: usize, copy: usize) -> usize {
+        let Some(outer) = groups[group].within else {
+            return copy;
+        };
+        let units = groups[outer].units.max(1);
+        let (outer_copy, unit) = (copy / units, copy % units);
+        self.old_copy(groups, outer, outer_copy) * units + self.elements[outer].unit(&groups[outer], outer_copy, unit)
+    }
+}
+
+/// Leaves out what does nothing.
+fn simplified(mut element: Element, group: &Group) -> Element {
+    let units = group.units.max(1);
+    if element.permutation.iter().enumerate().all(|(at, &unit)| at % units == unit as usize) {
+        element.permutation = Vec::new();
+    }
+    if !element.negative.contains(&true) {
+        element.negative = Vec::new();
+    }
+    if element.angle.iter().all(|angle| *angle == 0.0) {
+        element.angle = Vec::new();
+    }
+    element
+}
+
+fn number(unit: usize) -> u32 {
+    u32::try_from(unit).expect("groups have fewer units")
+}
+
+fn check(group: &Group, element: &Element) -> Result<()> {
+    let refused = |cause: String| {
+        Err(Error::new(Kind::Mismatch, "transform does not fit the model", group.name.escape_debug(), cause))
+    };
+    let sizes = [
+        ("a permutation", element.permutation.len(), group.copies * group.units, Allowed::Permutation),
+        ("signs", element.negative.len(), group.copies * group.sign_count(), Allowed::Sign),
+        ("a rotation", element.angle.len(), group.copies * group.pair_count(), Allowed::Rotation),
+    ];
+    for (what, got, wanted, allowed) in sizes {
+        if got != 0 && got != wanted {
+            return refused(format!("{what}: wanted {wanted} numbers, got {got}"));
+        }
+        if got != 0 && !group.may(allowed) {
+            return refused(format!("does not allow {what}: the function would change"));
+        }
+    }
+    if let Some(angle) = element.angle.iter().find(|angle| !angle.is_finite()) {
+        return refused(format!("an angle is {angle}"));
+    }
+    for copy in element.permutation.chunks(group.units.max(1)) {
+        let mut seen = vec![false; group.units];
+        for &unit in copy {
+            match seen.get_mut(unit as usize) {
+                None => return refused(format!("unit {unit} of {}, counted from 0", group.units)),
+                Some(true) => return refused(format!("not a permutation: unit {unit} comes twice")),
+                Some(seen) => *seen = true,
+            }
+        }
+    }
+    Ok(())
+}

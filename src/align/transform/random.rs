@@ -1,0 +1,64 @@
+//! Random elements of every group: what tests and planted experiments start from.
+
+use super::{Element, Transform, number};
+use crate::align::spec::Allowed;
+use crate::align::symmetries::{Group, Symmetries};
+
+impl Transform {
+    /// A random element of every group, the same for the same seed and groups on every machine.
+    ///
+    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle.
+    pub fn random(symmetries: &Symmetries, seed: u64) -> Self {
+        let elements = symmetries.groups.iter().enumerate().map(|(index, group)| {
+            // Each group has a stream of its own, so that its element does not depend on what comes before.
+            let mut random = SplitMix(seed.wrapping_add((index as u64).wrapping_mul(0xd134_2543_de82_ef95)));
+            random.next();
+            element(group, &mut random)
+        });
+        Self { elements: elements.collect() }
+    }
+}
+
+fn element(group: &Group, random: &mut SplitMix) -> Element {
+    let mut element = Element::default();
+    for _ in 0..group.copies {
+        if group.may(Allowed::Permutation) {
+            let mut order: Vec<u32> = (0..group.units).map(number).collect();
+            for at in (1..order.len()).rev() {
+                order.swap(at, random.below(at + 1));
+            }
+            element.permutation.extend(order);
+        }
+        if group.may(Allowed::Sign) {
+            element.negative.extend((0..group.sign_count()).map(|_| random.next() >> 63 == 1));
+        }
+        if group.may(Allowed::Rotation) {
+            element.angle.extend((0..group.pair_count()).map(|_| (random.unit() * 2.0 - 1.0) * std::f64::consts::PI));
+        }
+    }
+    element
+}
+
+/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// A number below `bound`; the bias of the product is below 2^-38 for any group.
+    fn below(&mut self, bound: usize) -> usize {
+        let product = u128::from(self.next()) * bound as u128;
+        usize::try_from(product >> 64).expect("below the bound")
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -1,0 +1,73 @@
+//! Gathering cells from a row in memory, and flipping signs.
+
+use std::ops::Range;
+
+use crate::align::AxisMap;
+
+/// Which places a gather takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Each unit's own.
+    Own,
+    /// That of the other unit of its pair, where it is turned.
+    Partner,
+}
+
+/// Fills `into` with elements `range` of a row whose source is `row`; a cell is `run` elements of `unit` bytes.
+pub(super) fn gather(
+    row: &[u8],
+    map: &AxisMap,
+    side: Side,
+    run: usize,
+    unit: usize,
+    range: &Range<usize>,
+    into: &mut [u8],
+) {
+    match (side, run, unit) {
+        (Side::Own, 1, 1) => single::<1>(row, &map.source[range.clone()], into),
+        (Side::Own, 1, 2) => single::<2>(row, &map.source[range.clone()], into),
+        (Side::Own, 1, 4) => single::<4>(row, &map.source[range.clone()], into),
+        (Side::Own, 1, 8) => single::<8>(row, &map.source[range.clone()], into),
+        _ => runs(row, map, side, run, unit, range, into),
+    }
+    if !map.negative.is_empty() {
+        let elements = into.chunks_exact_mut(unit).zip(range.clone());
+        elements.filter(|(_, at)| map.negative[at / run]).for_each(|(element, _)| flip(element));
+    }
+}
+
+fn single<const UNIT: usize>(row: &[u8], sources: &[u32], into: &mut [u8]) {
+    let row = row.as_chunks::<UNIT>().0;
+    for (element, &source) in into.as_chunks_mut::<UNIT>().0.iter_mut().zip(sources) {
+        *element = row[source as usize];
+    }
+}
+
+fn runs(row: &[u8], map: &AxisMap, side: Side, run: usize, unit: usize, range: &Range<usize>, into: &mut [u8]) {
+    let mut rest = into;
+    let mut at = range.start;
+    while at < range.end {
+        let (cell, inside) = (at / run, at % run);
+        let len = (run - inside).min(range.end - at);
+        let source = match (side, map.turn(cell)) {
+            (Side::Partner, Some(turn)) => turn.partner,
+            _ => map.source[cell],
+        };
+        let from = (source as usize * run + inside) * unit;
+        let (piece, after) = rest.split_at_mut(len * unit);
+        piece.copy_from_slice(&row[from..from + len * unit]);
+        rest = after;
+        at += len;
+    }
+}
+
+/// Flips the sign of every element of `unit` bytes: of all formats the last byte has it on top.
+pub(super) fn flip_all(elements: &mut [u8], unit: usize) {
+    elements.chunks_exact_mut(unit).for_each(flip);
+}
+
+fn flip(element: &mut [u8]) {
+    if let Some(last) = element.last_mut() {
+        *last ^= 0x80;
+    }
+}

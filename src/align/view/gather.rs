@@ -1,0 +1,266 @@
+//! Reading ranges of a transformed tensor.
+
+use std::ops::Range;
+
+use super::cells::{self, Side};
+use super::{BATCH_BYTES, Stored};
+use crate::align::AxisMap;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::kernel::{Elements, Scratch};
+
+/// Where each element of a transformed tensor comes from, worked out, with the memory that reading it takes.
+pub struct Gather {
+    /// The axes that make up the rows: how long they are, and what is done to them.
+    outer: Vec<(u64, Option<AxisMap>)>,
+    /// What is done inside a row.
+    columns: Option<AxisMap>,
+    /// Elements of a row.
+    row: u64,
+    /// Elements of a cell of a row.
+    run: u64,
+    stored: Dtype,
+    turned: bool,
+    own: Batch,
+    partner: Batch,
+    rows: [Vec<u8>; 2],
+    wide: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// Some rows of the original that lie behind one another.
+#[derive(Default)]
+struct Batch {
+    rows: Range<u64>,
+    bytes: Vec<u8>,
+}
+
+/// Where a row comes from.
+#[derive(Clone, Copy, PartialEq)]
+struct Origin {
+    row: u64,
+    negative: bool,
+    /// The partner's row, and the factors of both.
+    turn: Option<(u64, f64, f64)>,
+}
+
+impl Gather {
+    pub(super) fn new(
+        outer: Vec<(u64, Option<AxisMap>)>,
+        columns: Option<AxisMap>,
+        row: u64,
+        run: u64,
+        stored: Dtype,
+        turned: bool,
+    ) -> Self {
+        Self {
+            outer,
+            columns,
+            row,
+            run,
+            stored,
+            turned,
+            own: Batch::default(),
+            partner: Batch::default(),
+            rows: Default::default(),
+            wide: Default::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Fills `into` with the elements of `range`, of the type that the view gives.
+    ///
+    /// # Errors
+    ///
+    /// When the original cannot be read.
+    pub fn read(&mut self, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        let unit = if self.turned { Dtype::F64.bytes() } else { self.stored.bytes() };
+        let mut rest = into;
+        let mut at = range.start;
+        while at < range.end {
+            let (row, inside) = (at / self.row, at % self.row);
+            let end = self.stretch(row, at, range.end);
+            let (piece, after) = rest.split_at_mut(index(end - at) * unit);
+            self.piece(from, row, inside..inside + (end - at), piece)?;
+            (rest, at) = (after, end);
+        }
+        Ok(())
+    }
+
+    /// Says that `range` will be read soon.
+    pub fn prefetch(&self, from: Stored<'_>, range: Range<u64>) {
+        let unit = self.stored.bytes() as u64;
+        let mut run = 0..0;
+        for row in range.start / self.row.max(1)..range.end.div_ceil(self.row.max(1)) {
+            let origin = self.origin(row);
+            for source in std::iter::once(origin.row).chain(origin.turn.map(|(partner, _, _)| partner)) {
+                let bytes = from.offset + source * self.row * unit..from.offset + (source + 1) * self.row * unit;
+                if bytes.start == run.end {
+                    run.end = bytes.end;
+                } else {
+                    from.source.prefetch(std::mem::replace(&mut run, bytes));
+                }
+            }
+        }
+        from.source.prefetch(run);
+    }
+
+    /// Where a piece that begins at `at` in `row` ends: with the row, or where rows are copied with the last row that
+    /// lies behind the one before it in the original too.
+    fn stretch(&self, row: u64, at: u64, end: u64) -> u64 {
+        let mut last = row;
+        if self.columns.is_none() && !self.turned {
+            let first = self.origin(row);
+            let follows = |next: u64| Origin { row: first.row + (next - row), ..first };
+            while (last + 1) * self.row < end && self.origin(last + 1) == follows(last + 1) {
+                last += 1;
+            }
+        }
+        debug_assert!(at < end);
+        end.min((last + 1) * self.row)
+    }
+
+    /// The origin of a row: each axis gives its digit, its sign and perhaps a turn.
+    fn origin(&self, row: u64) -> Origin {
+        let mut origin = Origin { row: 0, negative: false, turn: None };
+        let (mut rest, mut stride) = (row, 1);
+        let mut partner = None;
+        for (len, map) in self.outer.iter().rev() {
+            let place = rest % len;
+            rest /= len;
+            let at = index(place);
+            let source = map.as_ref().map_or(place, |map| u64::from(map.source[at]));
+            let turn = map.as_ref().and_then(|map| map.turn(at));
+            partner = match (turn, partner) {
+                (Some(turn), _) => Some((origin.row + u64::from(turn.partner) * stride, turn.cos, turn.sin)),
+                (None, Some((other, cos, sin))) => Some((other + source * stride, cos, sin)),
+                (None, None) => None,
+            };
+            origin.row += source * stride;
+            origin.negative ^= map.as_ref().is_some_and(|map| map.is_negative(at));
+            stride *= len;
+        }
+        origin.turn = partner;
+        origin
+    }
+
+    /// Fills `into` with the elements `range`, counted from the start of `row`.
+    fn piece(&mut self, from: Stored<'_>, row: u64, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        let origin = self.origin(row);
+        if self.turned {
+            self.turned_piece(from, row, origin, &range, into)?;
+            if origin.negative {
+                cells::flip_all(into, Dtype::F64.bytes());
+            }
+            return Ok(());
+        }
+        let mut batch = std::mem::take(&mut self.own);
+        let done = self.stored_piece(from, row, origin.row, Side::Own, &range, &mut batch, into);
+        self.own = batch;
+        done?;
+        if origin.negative {
+            cells::flip_all(into, self.stored.bytes());
+        }
+        Ok(())
+    }
+
+    /// The elements as they are stored, columns gathered.
+    #[expect(clippy::too_many_arguments, reason = "a row, where it is, and the memory for it")]
+    fn stored_piece(
+        &self,
+        from: Stored<'_>,
+        row: u64,
+        source: u64,
+        side: Side,
+        range: &Range<u64>,
+        batch: &mut Batch,
+        into: &mut [u8],
+    ) -> Result<()> {
+        let unit = self.stored.bytes();
+        let Some(map) = &self.columns else {
+            let start = source * self.row;
+            return from.read((start + range.start) * unit as u64..(start + range.end) * unit as u64, into);
+        };
+        let bytes = index(self.row) * unit;
+        if !batch.rows.contains(&source) {
+            let most = (BATCH_BYTES / (bytes as u64).max(1)).max(1);
+            let all = self.outer.iter().map(|(len, _)| len).product::<u64>();
+            let ahead = (1..most).take_while(|n| row + n < all && self.origin(row + n).row == source + n).count();
+            batch.rows = source..source + 1 + ahead as u64;
+            batch.bytes.resize((1 + ahead) * bytes, 0);
+            let range = batch.rows.start * bytes as u64..batch.rows.end * bytes as u64;
+            if let Err(error) = from.read(range, &mut batch.bytes) {
+                batch.rows = 0..0;
+                return Err(error);
+            }
+        }
+        let row = &batch.bytes[index(source - batch.rows.start) * bytes..][..bytes];
+        cells::gather(row, map, side, index(self.run), unit, &(index(range.start)..index(range.end)), into);
+        Ok(())
+    }
+
+    /// The elements as f64, pairs turned.
+    fn turned_piece(
+        &mut self,
+        from: Stored<'_>,
+        row: u64,
+        origin: Origin,
+        range: &Range<u64>,
+        into: &mut [u8],
+    ) -> Result<()> {
+        let (dtype, kernels) = (self.stored, from.kernels);
+        let len = index(range.end - range.start) * dtype.bytes();
+        let [mut one, mut other] = std::mem::take(&mut self.rows);
+        one.resize(len, 0);
+        let mut batch = std::mem::take(&mut self.own);
+        let done = self.stored_piece(from, row, origin.row, Side::Own, range, &mut batch, &mut one);
+        self.own = batch;
+        done?;
+        let inside = self.columns.as_ref().is_some_and(|map| !map.turns.is_empty());
+        let second = match origin.turn {
+            Some((partner, _, _)) => Some((partner, Side::Own)),
+            None => inside.then_some((origin.row, Side::Partner)),
+        };
+        if let Some((source, side)) = second {
+            other.resize(len, 0);
+            let mut batch = std::mem::take(&mut self.partner);
+            // The partner's neighbours are not those of the row, so none of them are read ahead.
+            let done = self.stored_piece(from, u64::MAX - 1, source, side, range, &mut batch, &mut other);
+            self.partner = batch;
+            done?;
+        }
+        let (own, partner) = (Elements { dtype, bytes: &one }, Elements { dtype, bytes: &other });
+        match origin.turn {
+            Some((_, cos, sin)) => {
+                kernels.combine(&[(cos, own), (sin, partner)], Dtype::F64, &mut self.scratch, into);
+            }
+            None => {
+                kernels.convert(own, Dtype::F64, into);
+                if inside {
+                    self.wide.resize(into.len(), 0);
+                    kernels.convert(partner, Dtype::F64, &mut self.wide);
+                    self.turn_cells(range, into);
+                }
+            }
+        }
+        self.rows = [one, other];
+        Ok(())
+    }
+
+    /// Turns the cells of a row, whose partners' values are in the first wide row.
+    fn turn_cells(&self, range: &Range<u64>, into: &mut [u8]) {
+        let Some(map) = &self.columns else { return };
+        let values = into.as_chunks_mut::<8>().0.iter_mut().zip(self.wide.as_chunks::<8>().0);
+        for ((value, partner), at) in values.zip(range.clone()) {
+            if let Some(turn) = map.turn(index(at / self.run)) {
+                let turned = turn.cos * f64::from_le_bytes(*value) + turn.sin * f64::from_le_bytes(*partner);
+                *value = turned.to_le_bytes();
+            }
+        }
+    }
+}
+
+/// An offset into memory that holds it.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a row fits the memory")
+}

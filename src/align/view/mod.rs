@@ -1,0 +1,176 @@
+//! A tensor of the transformed model, read from the files of the original: any range of its elements at any time.
+//!
+//! Reordered rows are copied as runs of bytes, neighbours that stay neighbours with one read; reordered columns are
+//! gathered from whole rows. A sign flips the sign bit and nothing else. Where pairs are turned the elements are given as
+//! f64, so that whoever uses them rounds once. Nothing larger than a few rows is held.
+
+mod cells;
+mod gather;
+
+use std::ops::Range;
+
+pub use gather::Gather;
+
+use super::symmetries::{Node, TensorSymmetry};
+use super::{Alignment, AxisMap};
+use crate::checkpoint::Source;
+use crate::dtype::Dtype;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
+
+/// Runs of fewer bytes than this are gathered from memory, not read one by one.
+const RUN_BYTES: u64 = 256;
+/// Rows that lie behind one another are read together up to this size.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// How a tensor's elements come out of another's.
+#[derive(Debug, Clone)]
+pub struct View {
+    alignment: Alignment,
+    name: String,
+    stored: Dtype,
+    turned: bool,
+}
+
+/// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it flattened to rows.
+struct Rows {
+    /// How many axes make up the rows.
+    axes: usize,
+    /// Whether the axis behind them is one of cells that are gathered.
+    gathered: bool,
+    /// Cells of a row.
+    cells: u64,
+    /// Elements of a cell.
+    run: u64,
+}
+
+impl View {
+    /// The view of tensor `name` of the transformed model, whose elements are stored as `stored`; `None` when they come
+    /// as they are from the tensor that [`View::source_name`] gives.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or it is not known.
+    pub fn new(alignment: &Alignment, name: &str, stored: Dtype) -> Result<Option<Self>> {
+        let tensor = tensor_of(alignment, name)?;
+        if !tensor.axes.iter().any(|axis| is_active(alignment, axis)) {
+            return Ok(None);
+        }
+        if !stored.is_mergeable() {
+            let cause = format!("{stored} elements can be neither reordered nor turned");
+            return Err(Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
+                .with_hint("transform the model before it is quantised"));
+        }
+        let turned = tensor.axes.iter().any(|axis| is_turned(alignment, axis));
+        Ok(Some(Self { alignment: alignment.clone(), name: name.to_owned(), stored, turned }))
+    }
+
+    /// The tensor of the original model from which tensor `name` of the transformed one is made.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when the tensor is not known.
+    pub fn source_name(alignment: &Alignment, name: &str) -> Result<String> {
+        let tensor = tensor_of(alignment, name)?;
+        let Some(index) = &tensor.index else {
+            return Ok(name.to_owned());
+        };
+        let group = &alignment.symmetries.groups[index.group];
+        let position = usize::try_from(index.position).unwrap_or(usize::MAX);
+        Ok(index.name_of(alignment.transform.elements()[index.group].unit(group, 0, position) as u64))
+    }
+
+    /// The type of the elements as the view gives them.
+    pub fn dtype(&self) -> Dtype {
+        if self.turned { Dtype::F64 } else { self.stored }
+    }
+
+    /// The type of the elements as they are stored.
+    pub fn stored(&self) -> Dtype {
+        self.stored
+    }
+
+    /// Memory that a [`Gather`] of this view takes at its peak, besides what it fills, in bytes.
+    pub fn gather_bytes(&self) -> u64 {
+        let tensor = self.tensor();
+        let per_place = if self.turned { 64 } else { 5 };
+        let active = tensor.axes.iter().zip(&tensor.shape).filter(|(axis, _)| is_active(&self.alignment, axis));
+        // Twice: cells on their way to becoming a map.
+        let maps: u64 = active.map(|(_, len)| len * (per_place + 48)).sum();
+        let rows = Rows::of(&self.alignment, tensor, self.stored);
+        let row = rows.cells * rows.run * self.stored.bytes() as u64;
+        // Rows that are gathered from, twice where pairs are turned; then both rows as they are stored, and one as f64.
+        let batches = if rows.gathered { row.max(BATCH_BYTES) * (1 + u64::from(self.turned)) } else { 0 };
+        let turned = if self.turned { 2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64 } else { 0 };
+        maps + batches + turned
+    }
+
+    /// Works out where everything comes from.
+    pub fn gather(&self) -> Gather {
+        let tensor = self.tensor();
+        let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
+        let rows = Rows::of(&self.alignment, tensor, self.stored);
+        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
+        let columns = if rows.gathered { map(rows.axes) } else { None };
+        Gather::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned)
+    }
+
+    fn tensor(&self) -> &TensorSymmetry {
+        &self.alignment.symmetries.tensors[&self.name]
+    }
+}
+
+impl Rows {
+    fn of(alignment: &Alignment, tensor: &TensorSymmetry, stored: Dtype) -> Self {
+        let last = tensor.axes.iter().rposition(|axis| is_active(alignment, axis)).map_or(0, |last| last + 1);
+        let run: u64 = tensor.shape[last..].iter().product();
+        if last > 0 && run * (stored.bytes() as u64) < RUN_BYTES {
+            return Self { axes: last - 1, gathered: true, cells: tensor.shape[last - 1], run };
+        }
+        Self { axes: last, gathered: false, cells: 1, run }
+    }
+}
+
+fn tensor_of<'a>(alignment: &'a Alignment, name: &str) -> Result<&'a TensorSymmetry> {
+    alignment.symmetries.tensors.get(name).ok_or_else(|| {
+        let cause = "the model whose symmetries these are does not have it";
+        Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
+    })
+}
+
+/// Whether a group that does something acts on a part of this.
+fn is_active(alignment: &Alignment, node: &Node) -> bool {
+    match node {
+        Node::Fixed(_) => false,
+        Node::Group { group, .. } => {
+            let units = alignment.symmetries.groups[*group].units;
+            !alignment.transform.elements()[*group].is_identity(units)
+        }
+        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_active(alignment, part)),
+    }
+}
+
+fn is_turned(alignment: &Alignment, node: &Node) -> bool {
+    match node {
+        Node::Fixed(_) | Node::Group { signed: false, .. } => false,
+        Node::Group { group, .. } => alignment.transform.elements()[*group].angle.iter().any(|angle| *angle != 0.0),
+        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_turned(alignment, part)),
+    }
+}
+
+/// Where a tensor's bytes are, and with what they are worked on.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// The file.
+    pub source: &'a dyn Source,
+    /// Byte offset of the tensor's first element.
+    pub offset: u64,
+    /// The kernels.
+    pub kernels: Kernels,
+}
+
+impl Stored<'_> {
+    fn read(&self, bytes: Range<u64>, into: &mut [u8]) -> Result<()> {
+        self.source.read_into(self.offset + bytes.start..self.offset + bytes.end, into)
+    }
+}

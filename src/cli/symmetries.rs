@@ -1,0 +1,163 @@
+//! `thalweg symmetries`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+
+use crate::align::spec::builtin;
+use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+
+use super::{job, print};
+
+/// `thalweg symmetries`.
+#[derive(Debug, Args)]
+pub struct SymmetriesArgs {
+    /// The checkpoint: a folder or a file
+    pub model: PathBuf,
+
+    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    #[arg(long, value_name = "SPEC")]
+    pub spec: Option<String>,
+
+    /// Print everything in machine-readable form
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints which groups a model has, what acts on which tensor, and what is allowed.
+///
+/// # Errors
+///
+/// When the model cannot be read or no spec fits it.
+pub fn run(args: &SymmetriesArgs) -> Result<()> {
+    let model = Checkpoint::open(&job::located(&args.model)?)?;
+    let spec = args.spec.as_deref().map(spec).transpose()?;
+    let symmetries = Symmetries::of(&model, spec.as_ref())?;
+    if args.json {
+        return print(&format!("{:#}", as_json(&symmetries)));
+    }
+    let kinds = kinds(&symmetries);
+    print(&format!(
+        "spec {}: {} groups of {} kinds act on {} tensors",
+        symmetries.spec,
+        symmetries.groups.len(),
+        kinds.len(),
+        symmetries.tensors.len()
+    ))?;
+    print(&groups(&symmetries, &kinds))?;
+    print("")?;
+    print(&tensors(&symmetries))
+}
+
+/// The spec that `--spec` names: a built-in one, else a file.
+///
+/// # Errors
+///
+/// When there is no such spec or it cannot be used.
+pub fn spec(name: &str) -> Result<Spec> {
+    if builtin::text_of(name).is_some() { builtin::named(name) } else { Spec::read(Path::new(name)) }
+}
+
+/// The groups of each key, in the order in which they are met.
+fn kinds(symmetries: &Symmetries) -> Vec<Vec<&Group>> {
+    let mut kinds: Vec<Vec<&Group>> = Vec::new();
+    for group in &symmetries.groups {
+        let same = |kind: &&mut Vec<&Group>| {
+            kind.iter().all(|other| (&other.key, other.units, other.copies) == (&group.key, group.units, group.copies))
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.push(group),
+            None => kinds.push(vec![group]),
+        }
+    }
+    kinds
+}
+
+fn groups(symmetries: &Symmetries, kinds: &[Vec<&Group>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["kind", "groups", "units", "within", "allowed", "first", "last"]);
+    for kind in kinds {
+        let (Some(first), Some(last)) = (kind.first(), kind.last()) else { continue };
+        let within = first.within.map_or(String::new(), |outer| {
+            format!("{} (each of {})", symmetries.groups[outer].key, symmetries.groups[outer].units)
+        });
+        table.add_row([
+            first.key.clone(),
+            kind.len().to_string(),
+            first.units.to_string(),
+            within,
+            allowed(first),
+            first.name.clone(),
+            if kind.len() > 1 { last.name.clone() } else { String::new() },
+        ]);
+    }
+    for column in [1, 2] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
+
+fn allowed(group: &Group) -> String {
+    let word = |allowed: &Allowed| match (allowed, group.pairs.is_some()) {
+        (Allowed::Permutation, _) => "permutation",
+        (Allowed::Sign, false) => "sign",
+        (Allowed::Sign, true) => "sign of pairs",
+        (Allowed::Rotation, _) => "rotation of pairs",
+    };
+    let words: Vec<&str> = group.allows.iter().map(word).collect();
+    let pairs = match group.pairs {
+        Some(Pairs::Half) => " (i, i + n/2)",
+        Some(Pairs::Adjacent) => " (2i, 2i + 1)",
+        None => "",
+    };
+    if words.is_empty() { "nothing".into() } else { words.join(", ") + pairs }
+}
+
+fn tensors(symmetries: &Symmetries) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["tensor", "shape", "axes"]);
+    for (name, tensor) in &symmetries.tensors {
+        let mut axes: Vec<String> = tensor.axes.iter().map(|axis| symmetries.shown(axis)).collect();
+        if let Some(index) = &tensor.index {
+            axes.insert(0, format!("name by {}", symmetries.groups[index.group].name));
+        }
+        table.add_row([name.clone(), format!("{:?}", tensor.shape), axes.join(", ")]);
+    }
+    table.to_string()
+}
+
+fn as_json(symmetries: &Symmetries) -> Value {
+    let groups = symmetries.groups.iter().map(|group| {
+        json!({
+            "name": group.name,
+            "key": group.key,
+            "units": group.units,
+            "copies": group.copies,
+            "within": group.within.map(|outer| &symmetries.groups[outer].name),
+            "allows": group.allows,
+            "pairs": group.pairs,
+            "residual": group.residual,
+        })
+    });
+    let tensors = symmetries.tensors.iter().map(|(name, tensor)| {
+        json!({
+            "name": name,
+            "shape": tensor.shape,
+            "axes": tensor.axes.iter().map(|axis| symmetries.shown(axis)).collect::<Vec<_>>(),
+            "name_axis": tensor.index.as_ref().map(|index| &symmetries.groups[index.group].name),
+        })
+    });
+    json!({
+        "spec": symmetries.spec,
+        "groups": groups.collect::<Vec<_>>(),
+        "tensors": tensors.collect::<Vec<_>>(),
+    })
+}

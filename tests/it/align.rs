@@ -1,0 +1,51 @@
+//! Symmetries of networks, and models transformed by them.
+
+mod applying;
+mod command;
+mod function;
+mod specs;
+mod transform;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use thalweg::align::{Alignment, Spec, Symmetries, Transform};
+use thalweg::checkpoint::Checkpoint;
+use thalweg::plan::memory::Wish;
+use thalweg::plan::{Job, Plan};
+use thalweg::report::Report;
+
+use super::forward::Net;
+use super::whole::carry_out;
+
+/// A network on disk, and its symmetries.
+pub struct Stored {
+    pub dir: TempDir,
+    pub symmetries: Arc<Symmetries>,
+}
+
+impl Stored {
+    /// Writes `net` to the folder `model`.
+    pub fn new(net: &Net, spec: Option<&Spec>) -> Self {
+        let dir = TempDir::new().expect("a folder");
+        net.write(&dir.path().join("model"));
+        let symmetries = symmetries(&dir.path().join("model"), spec).expect("a spec that fits");
+        Self { dir, symmetries: Arc::new(symmetries) }
+    }
+
+    pub fn alignment(&self, transform: Transform) -> Alignment {
+        Alignment { symmetries: Arc::clone(&self.symmetries), transform: Arc::new(transform) }
+    }
+
+    /// Writes folder `from` transformed to folder `to`.
+    pub fn apply(&self, from: &str, transform: Transform, to: &str, wish: &Wish) -> Report {
+        let alignment = self.alignment(transform);
+        let job = Job::of_one(self.dir.path().join(from), Some(alignment)).expect("a job");
+        carry_out(Plan::new(&job, wish).expect("a plan"), &self.dir.path().join(to)).expect("applied")
+    }
+}
+
+pub fn symmetries(folder: &Path, spec: Option<&Spec>) -> thalweg::Result<Symmetries> {
+    Symmetries::of(&Checkpoint::open(folder)?, spec)
+}
