@@ -1,6 +1,7 @@
 //! Recipes: a corpus of good and bad ones, values worked out by hand, hostile text, round trips.
 
 mod hostile;
+mod planning;
 mod resolving;
 mod round_trip;
 mod stacking;

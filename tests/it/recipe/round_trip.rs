@@ -137,7 +137,7 @@ fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
     })
 }
 
-fn document() -> impl Strategy<Value = Document> {
+pub fn document() -> impl Strategy<Value = Document> {
     let dtype = || prop::option::of(select(&Dtype::MERGEABLE[..]));
     select(&METHODS[..]).prop_flat_map(move |info| {
         let info = info.method.info();
