@@ -6,13 +6,11 @@
 
 use std::hint::black_box;
 use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapOptions};
-use rustix::fs::{Advice as FileAdvice, fadvise};
 
 use super::bus::{self, Watch};
 use super::positioned;
@@ -78,10 +76,7 @@ impl Source for MapSource {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
-            // A refusal costs read-ahead only.
-            let _ = fadvise(&self.input.file, range.start, Some(len), FileAdvice::WillNeed);
-        }
+        self.input.prefetch(&range);
     }
 
     fn load(&self, range: Range<u64>) -> Result<Window> {

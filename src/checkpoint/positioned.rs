@@ -1,11 +1,8 @@
 //! Plain files through positioned reads into owned buffers.
 
-use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-use rustix::fs::{Advice, fadvise};
 
 use super::source::{Buffer, Input, Source, Window, within};
 use crate::error::{Error, Result};
@@ -31,9 +28,7 @@ impl Source for PositionedSource {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
-            let _ = fadvise(&self.input.file, range.start, Some(len), Advice::WillNeed);
-        }
+        self.input.prefetch(&range);
     }
 
     fn load(&self, range: Range<u64>) -> Result<Window> {

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
+use rustix::fs::{Advice, fadvise};
 
 use super::map::Mapped;
 use crate::error::{Error, Kind, Result};
@@ -247,6 +249,13 @@ impl Input {
             return Err(Error::io("cannot read", &self.path, error));
         }
         self.unchanged()
+    }
+
+    /// Has the system start reading `range`; a refusal costs read-ahead only.
+    pub fn prefetch(&self, range: &Range<u64>) {
+        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
+            let _ = fadvise(&self.file, range.start, Some(len), Advice::WillNeed);
+        }
     }
 
     /// # Errors
