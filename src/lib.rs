@@ -26,6 +26,7 @@
 //! - [`dtype`]: element types and their names in files and configs.
 //! - [`budget`]: the byte budget: reservations that give themselves back, recycled aligned buffers.
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
+//! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
@@ -47,6 +48,7 @@ pub mod engine;
 pub mod error;
 pub mod journal;
 pub mod kernel;
+pub mod linalg;
 pub mod method;
 pub mod monitor;
 pub mod output;

@@ -4,6 +4,7 @@
 //! spec (YAML) + tensor names and shapes + config.json ──► Symmetries   spec/       groups, and what acts on each axis
 //!                                                         Transform    transform/  one element of every group
 //!                                                         View         view/       a tensor's transformed elements
+//!                                                         Weights      weights     the same as f32, from files or memory
 //! ```
 //!
 //! A [`Spec`] is data: built-in families are written in the format that users write. [`Symmetries`] is a spec resolved
@@ -14,10 +15,12 @@
 pub mod assignment;
 mod axis;
 pub mod fingerprint;
+pub mod matching;
 pub mod spec;
 mod symmetries;
 pub mod transform;
 pub mod view;
+pub mod weights;
 
 use std::sync::Arc;
 
@@ -26,6 +29,7 @@ pub use spec::{Allowed, Pairs, Spec};
 pub use symmetries::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 pub use transform::{Element, Transform, TransformFile};
 pub use view::{Gather, View};
+pub use weights::{Numbers, Store, Transformed, Weights};
 
 /// A model's symmetries and the element of them that is applied to it.
 #[derive(Debug, Clone)]

@@ -9,18 +9,23 @@ mod random;
 
 pub use file::TransformFile;
 
+use serde::{Deserialize, Serialize};
+
 use super::spec::Allowed;
 use super::symmetries::{Group, Symmetries};
 use crate::error::{Error, Kind, Result};
 
 /// An element of one group, all copies behind one another; what is empty does nothing.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Element {
     /// For each new unit, the old one; counted from 0 in each copy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permutation: Vec<u32>,
     /// For each new unit, or each pair, whether its sign is flipped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub negative: Vec<bool>,
     /// For each pair, the angle by which it is turned, in radians.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub angle: Vec<f64>,
 }
 
