@@ -8,6 +8,7 @@ use thalweg::checkpoint::compress_seekable;
 use thalweg::journal::{Claim, claims_record, head_with_identity};
 
 use crate::crash::scratch;
+use crate::output_verify::unsealed;
 use crate::reference::Random;
 
 #[path = "../../fuzz/entries.rs"]
@@ -172,5 +173,8 @@ fn write_seeds() {
     fs::write(model.path().join("m.safetensors"), safetensors(two, 16)).expect("written");
     let args = ["merge", "m.safetensors", "m.safetensors", "--out", "out", "--memory", "256MiB", "--quiet"];
     crate::program::run(model.path(), args).ok();
-    write("manifest", "merged", &fs::read(model.path().join("out/thalweg.json")).expect("a manifest"));
+    let manifest = fs::read_to_string(model.path().join("out/thalweg.json")).expect("a manifest");
+    write("manifest", "sealed", manifest.as_bytes());
+    // A mutation of one with a checksum gets no further than that.
+    write("manifest", "merged", unsealed(&manifest).as_bytes());
 }
