@@ -11,9 +11,10 @@ use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
 use super::identity::{difference, normalised};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
-use super::storage::Storage;
+use super::storage::{FREE_SOME_SPACE, Storage};
 use super::write::Output;
 use super::{Progress, resume};
+use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{State, head_with_identity};
 use crate::plan::layout::Layout;
@@ -193,6 +194,10 @@ impl Run {
     fn start(self, lock: Lock) -> Result<Output> {
         let storage = self.storage.as_ref();
         empty_work(storage, &self.places, false)?;
+        if let Err(error) = self.check_space() {
+            _ = remove_work(storage, &self.places);
+            return Err(error);
+        }
         let head = head_with_identity(&self.journal_identity().to_string())?;
         // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity,
         // and a folder with anything of a run in it never lacks its journal.
@@ -209,6 +214,30 @@ impl Run {
         let ledger = Ledger::new(aside, u64::try_from(head.len()).expect("a length fits 64 bits"));
         let state = State::empty(self.layout.tensors().len(), self.layout.shards().len());
         Output::assemble(self, lock, ledger, state)
+    }
+
+    /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those in the making have.
+    pub(super) fn check_space(&self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let Some(free) = storage.free_bytes(&self.places.work())? else { return Ok(()) };
+        let mut wanted = 0;
+        for shard in self.layout.shards() {
+            if storage.len(&self.places.finished(&shard.name))?.is_none() {
+                let there = storage.allocated(&self.places.part(&shard.name))?.unwrap_or(0);
+                wanted += shard.len.saturating_sub(there);
+            }
+        }
+        if wanted <= free {
+            return Ok(());
+        }
+        let cause = format!(
+            "no space left: {} are still to be written and {} are free, so {} bytes are missing",
+            format_bytes(wanted),
+            format_bytes(free),
+            wanted - free
+        );
+        let subject = self.places.out().display();
+        Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(FREE_SOME_SPACE))
     }
 
     /// Makes every shard's file at its full size; their names and the journal's are durable afterwards.

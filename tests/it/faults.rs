@@ -5,6 +5,7 @@
 //! `THALWEG_REQUIRE_ROOT` turns into a failure.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -249,13 +250,39 @@ fn a_file_system_without_reservations_that_fills_up_stops_the_merge_which_goes_o
     let image = image.to_str().expect("UTF-8");
     let Some(_mount) = Mount::new("a file system without reservations", &["-o", "loop", image], &at) else { return };
     // Each shard would fit, both do not.
-    fs::write(at.join("ballast"), vec![1; 10 << 20]).expect("written");
+    let ballast = at.join("ballast");
+    fs::write(&ballast, vec![1; 10 << 20]).expect("written");
     let merge = ["merge", "one", "two", "--out", "disk/out", "--shard-size", "9MB", "--quiet"];
-    let ended = run(root.path(), merge);
-    assert!(matches!(ended.code, Some(1 | 3)) && ended.stderr.contains("No space left"), "{ended:?}");
-    fs::remove_file(at.join("ballast")).expect("removed");
-    run(root.path(), merge).ok();
+    run(root.path(), merge).fails(
+        1,
+        &[
+            "cannot reserve disk space for: disk/out: no space left: 16.00 MiB are still to be written",
+            "bytes are missing",
+            "free some space",
+        ],
+    );
+    assert!(!at.join("out/.thalweg").exists(), "something was written");
+    // The space goes while the merge stands still behind its first shard.
+    fs::remove_file(&ballast).expect("removed");
+    let mut running = start(root.path(), [&merge[..], &["--threads", "1"]].concat());
+    let first = at.join("out/model-00001-of-00002.safetensors");
+    assert!(running.until(|| first.exists() || at.join("out/.thalweg/journal").exists()), "it was too fast");
+    running.signal(Signal::STOP);
+    fill(&ballast);
+    running.signal(Signal::CONT);
+    running.end().fails(3, &["No space left", "free some space, then run the same command again"]);
+    // What is still to be written is now less than all.
+    run(root.path(), merge).fails(3, &["no space left", "bytes are missing"]);
+    fs::remove_file(&ballast).expect("removed");
+    assert_eq!(run(root.path(), [&merge[..], &["--json"]].concat()).ok().json()["status"], "resumed");
     assert_eq!(relative_hashes(&at.join("out")), relative_hashes(&root.path().join("undisturbed")));
+}
+
+/// Writes until the disk is full.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("made");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file.sync_all().expect("synced");
 }
 
 /// The program as a user who owns nothing here.
