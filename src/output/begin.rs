@@ -1,5 +1,6 @@
 //! The decision what to do with an output folder, and the start of a fresh one.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,20 @@ impl Target {
     /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
     pub fn is_file(&self) -> bool {
         Places::new(&self.dir).is_file()
+    }
+
+    /// Refuses a place where there can be no folder, since a file is there or on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] with the file in question.
+    pub fn check_place(&self) -> Result<()> {
+        let places = Places::new(&self.dir);
+        let there = places.folder().ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
+        let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else { return Ok(()) };
+        let cause = if at == self.dir { "it is a file".to_owned() } else { format!("{} is a file", at.display()) };
+        Err(Error::new(Kind::Usage, "cannot write to folder", self.dir.display(), cause)
+            .with_hint("name a folder as --out, or a single file that ends in .safetensors"))
     }
 }
 
@@ -84,8 +99,9 @@ impl std::fmt::Display for Outlook {
 ///
 /// # Errors
 ///
-/// When what is there cannot be read.
+/// As [`Target::check_place`], and when what is there cannot be read.
 pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
+    target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
     let standing = survey(run.storage.as_ref(), &run.places)?;

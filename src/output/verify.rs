@@ -95,7 +95,8 @@ fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written.
+/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written, [`Kind::Usage`] for a file
+/// that is not named like weights.
 pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
     verify_with(dir, &open_shard, progress)
 }
@@ -162,6 +163,10 @@ struct Index {
 
 impl Folder {
     fn read(dir: &Path) -> Result<Self> {
+        if dir.is_file() {
+            let cause = "it is a file, wanted a folder or a single file that ends in .safetensors";
+            return Err(Error::new(Kind::Usage, "cannot verify", dir.display(), cause));
+        }
         let entries = DiskStorage.list(dir)?.ok_or_else(|| damaged(dir, "there is no such folder"))?;
         let names: Vec<_> = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();
         if names.iter().any(|name| name == WORK) {
