@@ -118,6 +118,19 @@ fn no_compressed_file_does_more_than_fail() {
 }
 
 #[test]
+fn no_spec_does_more_than_fail() {
+    withstand("spec");
+}
+
+/// Else mutations of them would get nowhere.
+#[test]
+fn specs_among_the_seeds_fit_the_models_they_are_tried_on() {
+    for (name, found) in [("llama", true), ("mlp", true), ("resnet20", false)] {
+        assert_eq!(entries::resolves(&fs::read_to_string(corpus("spec").join(name)).expect("a seed")), found, "{name}");
+    }
+}
+
+#[test]
 fn every_target_has_seeds_a_binary_and_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
