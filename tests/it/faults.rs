@@ -350,6 +350,62 @@ fn a_limit_below_the_budget_is_refused_and_no_limit_ends_in_an_abort() {
     }
 }
 
+/// A control group with a limit on its memory, gone when dropped.
+struct Group(PathBuf);
+
+impl Group {
+    /// None, with the reason said, where such a group cannot be made.
+    fn new(bytes: u64) -> Option<Self> {
+        let older = Path::new("/sys/fs/cgroup/memory");
+        let (top, limit) = if older.join("memory.limit_in_bytes").exists() {
+            (older, "memory.limit_in_bytes")
+        } else {
+            (Path::new("/sys/fs/cgroup"), "memory.max")
+        };
+        let group = Self(top.join(format!("thalweg-test-{}", std::process::id())));
+        let made = fs::create_dir(&group.0).and_then(|()| fs::write(group.0.join(limit), bytes.to_string()));
+        match made {
+            Ok(()) => Some(group),
+            Err(error) => {
+                skipped(&format!("a control group of its own: {}: {error}", group.0.join(limit).display()));
+                None
+            }
+        }
+    }
+
+    /// The program inside.
+    fn run(&self, root: &Path, args: &[&str]) -> Ended {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.0);
+        command.arg(env!("CARGO_BIN_EXE_thalweg")).args(args).current_dir(root);
+        ended(command)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_control_group_smaller_than_the_budget_is_refused_and_a_budget_that_fits_it_works() {
+    let Some(group) = Group::new(200 << 20) else { return };
+    let root = tempfile::tempdir().expect("temporary folder");
+    inputs(root.path(), 16 << 10);
+    let merge = ["merge", "one", "two", "--out", "out", "--threads", "2", "--json", "--quiet"];
+    group.run(root.path(), &[&merge[..], &["--memory", "256MiB"]].concat()).fails(
+        2,
+        &["cannot have the memory: 256 MiB: wanted 256 MiB of its control group's memory, got 200 MiB", "--memory"],
+    );
+    assert!(!root.path().join("out").exists());
+    let report = group.run(root.path(), &[&merge[..], &["--memory", "128MiB"]].concat()).ok().json();
+    assert_eq!(report["memory_limit_bytes"], 128 << 20);
+    // Without a word about memory it takes what the group can give.
+    let report = group.run(root.path(), &[&merge[..], &["--overwrite", "--restart"]].concat()).ok().json();
+    assert!(report["memory_limit_bytes"].as_u64().is_some_and(|limit| limit <= 150 << 20), "{report}");
+}
+
 #[test]
 fn an_output_in_an_input_is_refused_before_anything_is_touched() {
     let root = small();
