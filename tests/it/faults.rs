@@ -20,20 +20,20 @@ use crate::program::{Ended, program, run, start};
 use crate::striped::{spec, write};
 
 /// Two small models.
-fn inputs(root: &Path, rows: u64) {
+pub fn inputs(root: &Path, rows: u64) {
     let shards = [vec![spec("a", Dtype::BF16, &[rows, 1024]), spec("b", Dtype::BF16, &[rows, 1024])]];
     for (name, seed) in [("one", 1), ("two", 2)] {
         write(&root.join(name), &shards, seed);
     }
 }
 
-fn small() -> TempDir {
+pub fn small() -> TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     inputs(root.path(), 64);
     root
 }
 
-fn ended(mut command: Command) -> Ended {
+pub fn ended(mut command: Command) -> Ended {
     let output = command.output().expect("the program starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
@@ -48,7 +48,7 @@ fn is_root(what: &str) -> bool {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
-fn skipped(what: &str) -> bool {
+pub fn skipped(what: &str) -> bool {
     eprintln!("SKIPPED, it needs root: {what}");
     false
 }
@@ -326,84 +326,6 @@ fn missing_rights_are_named_and_leave_nothing_behind() {
     denied(&["merge", "one", "two", "--out", "open/other", "--quiet"], "two");
     mode("two", 0o755);
     assert!(!root.path().join("open/other").exists());
-}
-
-/// The program under a limit in KiB that the shell sets.
-fn limited(root: &Path, limit: &str, args: &[&str]) -> Ended {
-    let mut command = Command::new("sh");
-    let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_thalweg")]).args(args).current_dir(root);
-    ended(command)
-}
-
-#[test]
-fn a_limit_below_the_budget_is_refused_and_no_limit_ends_in_an_abort() {
-    let root = small();
-    let merge = ["merge", "one", "two", "--out", "out", "--memory", "256MiB", "--threads", "2", "--quiet"];
-    limited(root.path(), "-v 300000", &merge).fails(2, &["cannot have the memory", "ulimit -v"]);
-    limited(root.path(), "-d 200000", &merge).fails(2, &["cannot have the memory", "ulimit -d"]);
-    assert!(!root.path().join("out").exists());
-    for kibibytes in (30_000..=400_000).step_by(37_000) {
-        let ended = limited(root.path(), &format!("-v {kibibytes}"), &merge);
-        assert!(matches!(ended.code, Some(0..=3)), "{kibibytes} KiB: {ended:?}");
-        assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("allocation"), "{kibibytes}: {ended:?}");
-    }
-}
-
-/// A control group with a limit on its memory, gone when dropped.
-struct Group(PathBuf);
-
-impl Group {
-    /// None, with the reason said, where such a group cannot be made.
-    fn new(bytes: u64) -> Option<Self> {
-        let older = Path::new("/sys/fs/cgroup/memory");
-        let (top, limit) = if older.join("memory.limit_in_bytes").exists() {
-            (older, "memory.limit_in_bytes")
-        } else {
-            (Path::new("/sys/fs/cgroup"), "memory.max")
-        };
-        let group = Self(top.join(format!("thalweg-test-{}", std::process::id())));
-        let made = fs::create_dir(&group.0).and_then(|()| fs::write(group.0.join(limit), bytes.to_string()));
-        match made {
-            Ok(()) => Some(group),
-            Err(error) => {
-                skipped(&format!("a control group of its own: {}: {error}", group.0.join(limit).display()));
-                None
-            }
-        }
-    }
-
-    /// The program inside.
-    fn run(&self, root: &Path, args: &[&str]) -> Ended {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.0);
-        command.arg(env!("CARGO_BIN_EXE_thalweg")).args(args).current_dir(root);
-        ended(command)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-#[test]
-fn a_control_group_smaller_than_the_budget_is_refused_and_a_budget_that_fits_it_works() {
-    let Some(group) = Group::new(200 << 20) else { return };
-    let root = tempfile::tempdir().expect("temporary folder");
-    inputs(root.path(), 16 << 10);
-    let merge = ["merge", "one", "two", "--out", "out", "--threads", "2", "--json", "--quiet"];
-    group.run(root.path(), &[&merge[..], &["--memory", "256MiB"]].concat()).fails(
-        2,
-        &["cannot have the memory: 256 MiB: wanted 256 MiB of its control group's memory, got 200 MiB", "--memory"],
-    );
-    assert!(!root.path().join("out").exists());
-    let report = group.run(root.path(), &[&merge[..], &["--memory", "128MiB"]].concat()).ok().json();
-    assert_eq!(report["memory_limit_bytes"], 128 << 20);
-    // Without a word about memory it takes what the group can give.
-    let report = group.run(root.path(), &[&merge[..], &["--overwrite", "--restart"]].concat()).ok().json();
-    assert!(report["memory_limit_bytes"].as_u64().is_some_and(|limit| limit <= 150 << 20), "{report}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod forward;
 mod hostile;
 mod karcher_script;
 mod kill;
+mod limits;
 mod memory;
 mod merge;
 mod method;
