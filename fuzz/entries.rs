@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+use thalweg::align::{Spec, Transform};
 use thalweg::checkpoint::torch::TorchFile;
 use thalweg::checkpoint::{Checkpoint, Io, SourceOptions};
 use thalweg::journal::Journal;
@@ -16,7 +18,7 @@ use thalweg::{Error, Result};
 pub type Entry = fn(&[u8], &Path);
 
 /// All of them, by the name of their seeds' folder.
-pub const ALL: [(&str, Entry); 8] = [
+pub const ALL: [(&str, Entry); 9] = [
     ("header", header),
     ("index", index),
     ("pickle", pickle),
@@ -25,6 +27,7 @@ pub const ALL: [(&str, Entry); 8] = [
     ("journal", journal),
     ("manifest", manifest),
     ("zst", zst),
+    ("spec", spec),
 ];
 
 /// Tensors of which more is stored than this are not read.
@@ -93,6 +96,50 @@ pub fn manifest(data: &[u8], folder: &Path) {
     fs::write(folder.join("thalweg.json"), data).expect("written");
     used(thalweg::output::verify(folder, &mut |_, _| Ok(())));
 }
+
+/// A symmetry spec, resolved against two tiny models.
+pub fn spec(data: &[u8], _folder: &Path) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        resolves(text);
+    }
+}
+
+/// Whether a spec fits one of the models.
+pub fn resolves(text: &str) -> bool {
+    let Some(spec) = used(Spec::parse(text, "spec.yml")) else { return false };
+    let mut fits = false;
+    let config = json!({
+        "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 6,
+    });
+    for shapes in [LLAMA, MLP] {
+        let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect();
+        if let Some(symmetries) = used(spec.resolve(&shapes, Some(&config))) {
+            let transform = Transform::random(&symmetries, 1);
+            let undone = transform.compose(&symmetries, &transform.inverse(&symmetries));
+            assert!(undone.is_identity(&symmetries), "an inverse that is none");
+            fits = true;
+        }
+    }
+    fits
+}
+
+const LLAMA: &[(&str, &[u64])] = &[
+    ("model.embed_tokens.weight", &[5, 8]),
+    ("model.layers.0.input_layernorm.weight", &[8]),
+    ("model.layers.0.self_attn.q_proj.weight", &[8, 8]),
+    ("model.layers.0.self_attn.k_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.v_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.o_proj.weight", &[8, 8]),
+    ("model.layers.0.post_attention_layernorm.weight", &[8]),
+    ("model.layers.0.mlp.gate_proj.weight", &[6, 8]),
+    ("model.layers.0.mlp.up_proj.weight", &[6, 8]),
+    ("model.layers.0.mlp.down_proj.weight", &[8, 6]),
+    ("model.norm.weight", &[8]),
+    ("lm_head.weight", &[5, 8]),
+];
+
+const MLP: &[(&str, &[u64])] =
+    &[("fc1.weight", &[6, 4]), ("fc1.bias", &[6]), ("fc2.weight", &[3, 6]), ("fc2.bias", &[3])];
 
 fn checkpoint(data: &[u8], path: &Path) {
     fs::write(path, data).expect("written");

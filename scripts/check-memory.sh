@@ -2,8 +2,8 @@
 # Merges tensors much larger than the budget and looks at the memory: scripts/check-memory.sh [BUDGET]
 #
 # BUDGET is 256MiB by default. Two and MANY=20 models of one 2 GiB embedding, by tensor, by row, over the model, through
-# memory maps, positioned reads and, where zstd is installed, compressed. The inputs are sparse files; the output needs
-# 2 GiB. Everything lies under target/memory (or under WORK, which must not be in memory: there a hole that is read takes
+# memory maps, positioned reads and, where zstd is installed, compressed; and results that are verified, alone and
+# against their inputs. The inputs are sparse files; the output needs 2 GiB. Everything lies under target/memory (or under WORK, which must not be in memory: there a hole that is read takes
 # pages) and is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,12 +60,55 @@ print(report["peak_resident_bytes"], report["memory_limit_bytes"])' "$report")
     [ "$peak" -le "$limit" ] || failed=1
 }
 
+# Seconds and the peak in bytes of a command, as the kernel accounts it; its output goes to standard error.
+measured() {
+    python3 -c 'import os, subprocess, sys, time
+begun = time.monotonic()
+child = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(child.pid, 0)
+child.returncode = os.waitstatus_to_exitcode(status)
+print(f"{time.monotonic() - begun:.2f}", usage.ru_maxrss * 1024)
+sys.exit(child.returncode)' "$@"
+}
+
+# Out of the page cache, so that reading means reading from the disk.
+forget() {
+    sync
+    python3 -c 'import os, sys
+for path in sys.argv[1:]:
+    file = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)' "$work"/out/*.safetensors
+}
+
+# Verifies what was merged last: name, and what is behind `verify`.
+check_verify() {
+    local name=$1 seconds peak reading limit
+    limit=$(python3 -c 'import re, sys
+number, unit = re.fullmatch(r"([0-9.]+) *([KMG]iB)", sys.argv[1]).groups()
+print(int(float(number) * 1024 ** (1 + "KMG".index(unit[0]))))' "$budget")
+    shift
+    # Twice, since what lies below the disk may have a cache of its own.
+    for _ in 1 2; do
+        forget
+        read -r reading _ < <(measured cat "$work"/out/*.safetensors 2>/dev/null)
+    done
+    forget
+    read -r seconds peak < <(measured "$thalweg" verify "$work/out" --quiet "$@")
+    printf '%-28s %5d MiB of %d, %s s; reading the bytes alone %s s\n' \
+        "$name" "$((peak >> 20))" "$((limit >> 20))" "$seconds" "$reading"
+    [ -n "$peak" ] && [ "$peak" -le "$limit" ] || failed=1
+}
+
 all=()
 for ((k = 0; k < many; k++)); do all+=("$work/$k"); done
 two=("$work/0" "$work/1")
 check "2 models, by tensor" "${two[@]}"
+check_verify "  verified"
+check_verify "  verified against inputs" --sample 1000 --against "${two[@]}" --memory "$budget"
 check "2 models, by row" "${two[@]}" --granularity row
+check_verify "  verified against inputs" --sample 1000 --against "${two[@]}" --memory "$budget" --granularity row
 check "2 models, whole model" "${two[@]}" --granularity model
+check_verify "  verified against inputs" --sample 1000 --against "${two[@]}" --memory "$budget" --granularity model
 check "2 models, positioned reads" "${two[@]}" --io pread
 check "$many models, by tensor" "${all[@]}"
 check "$many models, by row" "${all[@]}" --granularity row

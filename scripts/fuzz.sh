@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../fuzz"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(header index pickle torch recipe journal manifest zst)
+[ ${#targets[@]} -gt 0 ] || targets=(header index pickle torch recipe journal manifest zst spec)
 
 # What cargo-fuzz would pass, without what needs a nightly compiler. A --target keeps it away from build scripts.
 host=$(rustc -vV | sed -n 's/^host: //p')

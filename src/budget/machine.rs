@@ -3,14 +3,14 @@
 use rustix::process::{Resource, getrlimit};
 use sysinfo::{MemoryRefreshKind, System};
 
-use super::format_bytes;
+use super::{cgroup, format_bytes};
 use crate::error::{Error, Kind, Result};
 
 /// The least that is taken by default on a machine that is nearly full.
 const LEAST_DEFAULT: u64 = 256 << 20;
 
 /// The budget when the user names none: half of what the machine, or the control group this process runs in, has
-/// available now, at least 256 MiB.
+/// available now, at least 256 MiB unless the control group has less.
 ///
 /// Half, since the page cache does the second reading of large tensors and other programs want to live too.
 pub fn default_bytes() -> u64 {
@@ -19,9 +19,12 @@ pub fn default_bytes() -> u64 {
     };
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let machine = system.available_memory();
-    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    let group = cgroup::own();
+    let in_group = group.map_or(u64::MAX, |group| group.available);
     let limited = resource_limits().map(|(_, bytes)| bytes.saturating_sub(ADDRESSES_BESIDE)).min().unwrap_or(u64::MAX);
-    (machine.min(group).min(limited) / 2).max(LEAST_DEFAULT)
+    let share = (machine.min(in_group).min(limited) / 2).max(LEAST_DEFAULT);
+    // In a small group even the least would be too much, where most merges would do with less.
+    group.map_or(share, |group| share.min(group.limit / 4 * 3))
 }
 
 /// Addresses that the program itself takes beside its budget: code, libraries, the main stack.
@@ -50,8 +53,7 @@ pub fn check_limits(budget: u64, threads: usize) -> Result<()> {
     if let Some((name, bytes)) = resource_limits().find(|(_, bytes)| *bytes < addresses) {
         return refuse(name, bytes, addresses);
     }
-    let group = System::new().ok().and_then(|system| system.cgroup_limits());
-    match group.map(|group| group.total_memory) {
+    match cgroup::own().map(|group| group.limit) {
         Some(bytes) if bytes < budget => refuse("its control group's memory", bytes, budget),
         _ => Ok(()),
     }
@@ -85,10 +87,7 @@ mod tests {
     fn a_budget_beyond_all_addresses_is_refused_only_where_there_is_a_limit() {
         assert!(check_limits(1 << 20, 2).is_ok());
         let refused = check_limits(u64::MAX, 2).is_err();
-        assert_eq!(
-            refused,
-            resource_limits().next().is_some() || System::new().is_ok_and(|s| s.cgroup_limits().is_some())
-        );
+        assert_eq!(refused, resource_limits().next().is_some() || cgroup::own().is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! the order in which the work ends; see `engine` for why that holds there.
 
 mod buffers;
+mod cgroup;
 mod machine;
 mod size;
 

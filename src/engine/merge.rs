@@ -46,6 +46,7 @@ pub struct Merge {
 pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
     refuse_several_shards(&plan, &target)?;
+    target.check_place()?;
     refuse_inputs_folder(&plan.inputs, &target.dir)?;
     check_limits(plan.memory.limit, plan.memory.threads)?;
     let mut check = checking(&options);

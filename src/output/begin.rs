@@ -1,5 +1,6 @@
 //! The decision what to do with an output folder, and the start of a fresh one.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
 use super::identity::{difference, normalised};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
-use super::storage::Storage;
+use super::storage::{FREE_SOME_SPACE, Storage};
 use super::write::Output;
 use super::{Progress, resume};
+use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{State, head_with_identity};
 use crate::plan::layout::Layout;
@@ -34,6 +36,20 @@ impl Target {
     /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
     pub fn is_file(&self) -> bool {
         Places::new(&self.dir).is_file()
+    }
+
+    /// Refuses a place where there can be no folder, since a file is there or on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] with the file in question.
+    pub fn check_place(&self) -> Result<()> {
+        let places = Places::new(&self.dir);
+        let there = places.folder().ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
+        let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else { return Ok(()) };
+        let cause = if at == self.dir { "it is a file".to_owned() } else { format!("{} is a file", at.display()) };
+        Err(Error::new(Kind::Usage, "cannot write to folder", self.dir.display(), cause)
+            .with_hint("name a folder as --out, or a single file that ends in .safetensors"))
     }
 }
 
@@ -83,8 +99,9 @@ impl std::fmt::Display for Outlook {
 ///
 /// # Errors
 ///
-/// When what is there cannot be read.
+/// As [`Target::check_place`], and when what is there cannot be read.
 pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
+    target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
     let standing = survey(run.storage.as_ref(), &run.places)?;
@@ -193,6 +210,10 @@ impl Run {
     fn start(self, lock: Lock) -> Result<Output> {
         let storage = self.storage.as_ref();
         empty_work(storage, &self.places, false)?;
+        if let Err(error) = self.check_space() {
+            _ = remove_work(storage, &self.places);
+            return Err(error);
+        }
         let head = head_with_identity(&self.journal_identity().to_string())?;
         // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity,
         // and a folder with anything of a run in it never lacks its journal.
@@ -209,6 +230,30 @@ impl Run {
         let ledger = Ledger::new(aside, u64::try_from(head.len()).expect("a length fits 64 bits"));
         let state = State::empty(self.layout.tensors().len(), self.layout.shards().len());
         Output::assemble(self, lock, ledger, state)
+    }
+
+    /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those in the making have.
+    pub(super) fn check_space(&self) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let Some(free) = storage.free_bytes(&self.places.work())? else { return Ok(()) };
+        let mut wanted = 0;
+        for shard in self.layout.shards() {
+            if storage.len(&self.places.finished(&shard.name))?.is_none() {
+                let there = storage.allocated(&self.places.part(&shard.name))?.unwrap_or(0);
+                wanted += shard.len.saturating_sub(there);
+            }
+        }
+        if wanted <= free {
+            return Ok(());
+        }
+        let cause = format!(
+            "no space left: {} are still to be written and {} are free, so {} bytes are missing",
+            format_bytes(wanted),
+            format_bytes(free),
+            wanted - free
+        );
+        let subject = self.places.out().display();
+        Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(FREE_SOME_SPACE))
     }
 
     /// Makes every shard's file at its full size; their names and the journal's are durable afterwards.

@@ -46,6 +46,17 @@ pub fn root(len: u64, values: &[Value]) -> Value {
     }
 }
 
+/// What binds a file's parts together: the BLAKE3 hash of the 32 bytes of its header's hash and then those of each of its
+/// tensors', in file order. Empty tensors hash alike, so it does not matter which of them at one offset comes first.
+pub fn digest_of_hashes(header: &Value, tensors: impl Iterator<Item = Value>) -> Value {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(header);
+    tensors.for_each(|hash| {
+        hasher.update(&hash);
+    });
+    *hasher.finalize().as_bytes()
+}
+
 fn subtree(values: &[Value]) -> Value {
     match values {
         [only] => *only,

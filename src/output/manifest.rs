@@ -1,19 +1,30 @@
 //! The manifest: what a finished output is and what each block of it must hash to.
 //!
 //! The same run makes the same bytes: no time, no host, no thread count goes in here.
+//!
+//! Every byte of the output's weights is hashed once, as part of its tensor: [`ManifestTensor::blake3`] is what `b3sum`
+//! prints of those bytes. A shard's own plain hash cannot be had from that, since the place of a chunk in the file is
+//! part of BLAKE3, so it would take a second hash of everything. A shard therefore has the hash of its parts' hashes,
+//! [`ManifestShard::digest_of_hashes`], which is just as binding.
+//!
+//! Versions of the format: 1 had neither that nor a checksum of the manifest itself, and is still read.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::checksum;
 use super::folder::Places;
+use super::own_checksum::{with_own_checksum, wrong_own_checksum};
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
 use crate::journal::Value as BlockValue;
 use crate::plan::layout::Layout;
 
 /// The version of the manifest's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The older version, without a checksum of itself. No single flipped bit makes this of the other.
+const UNSEALED: u32 = 1;
 
 /// The largest manifest that is read.
 const MANIFEST_BYTES: u64 = 256 << 20;
@@ -47,6 +58,10 @@ pub struct ManifestShard {
     pub compressed_size: Option<u64>,
     /// The BLAKE3 hash, in hexadecimal, of all bytes before its data.
     pub header_blake3: String,
+    /// The BLAKE3 hash, in hexadecimal, of the 32 bytes of its header's hash followed by those of each of its tensors'
+    /// in file order. This is not what `b3sum` prints of the file. None in an older manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_of_hashes: Option<String>,
 }
 
 /// One tensor.
@@ -79,38 +94,48 @@ impl Manifest {
         packed: &[Option<u64>],
         run: Value,
     ) -> Self {
-        let shards = layout.shards().iter().zip(packed).map(|(shard, packed)| ManifestShard {
-            name: shard.name.clone(),
-            size: shard.len,
-            compressed_size: *packed,
-            header_blake3: blake3::hash(&shard.header).to_hex().to_string(),
+        let mut roots = vec![];
+        let tensors = layout.tensors().iter().zip(found).map(|(slot, (values, note))| {
+            let root = checksum::root(slot.len, values);
+            roots.push(root);
+            ManifestTensor {
+                name: slot.name.clone(),
+                shard: layout.shards()[slot.shard].name.clone(),
+                offset: slot.offset,
+                length: slot.len,
+                blake3: hex(&root),
+                blocks: if values.len() > 1 { values.iter().map(hex).collect() } else { vec![] },
+                note: note.cloned(),
+            }
         });
-        let tensors = layout.tensors().iter().zip(found).map(|(slot, (values, note))| ManifestTensor {
-            name: slot.name.clone(),
-            shard: layout.shards()[slot.shard].name.clone(),
-            offset: slot.offset,
-            length: slot.len,
-            blake3: hex(&checksum::root(slot.len, values)),
-            blocks: if values.len() > 1 { values.iter().map(hex).collect() } else { vec![] },
-            note: note.cloned(),
+        let tensors = tensors.collect();
+        let shards = layout.shards().iter().zip(packed).map(|(shard, packed)| {
+            let header = *blake3::hash(&shard.header).as_bytes();
+            let of_tensors = shard.tensors.iter().map(|tensor| roots[*tensor]);
+            ManifestShard {
+                name: shard.name.clone(),
+                size: shard.len,
+                compressed_size: *packed,
+                header_blake3: hex(&header),
+                digest_of_hashes: Some(hex(&checksum::digest_of_hashes(&header, of_tensors))),
+            }
         });
         let index = layout.index_json().map(|_| layout.index_name());
-        Self { format: FORMAT, identity, index, shards: shards.collect(), tensors: tensors.collect(), run }
+        Self { format: FORMAT, identity, index, shards: shards.collect(), tensors, run }
     }
 
     /// The file's contents.
     pub(super) fn to_json(&self) -> Result<Vec<u8>> {
-        let mut json =
-            serde_json::to_vec_pretty(self).map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?;
-        json.push(b'\n');
-        Ok(json)
+        let json = serde_json::to_string_pretty(self);
+        let json = json.map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?;
+        Ok(with_own_checksum(&json))
     }
 
     /// Reads a folder's manifest; none when there is none.
     ///
     /// # Errors
     ///
-    /// [`Kind::Damaged`] when it is no manifest or of another version.
+    /// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum says.
     pub(super) fn load(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
         let path = places.manifest();
         if storage.len(&path)?.is_none() {
@@ -119,8 +144,14 @@ impl Manifest {
         let bytes = read_capped(storage, &path, MANIFEST_BYTES)?;
         let refuse = |cause: String| Error::new(Kind::Damaged, "cannot read manifest", path.display(), cause);
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(refuse(format!("format version {}, this program knows {FORMAT}", manifest.format)));
+        match manifest.format {
+            UNSEALED => {}
+            FORMAT => {
+                if let Some(cause) = wrong_own_checksum(&bytes) {
+                    return Err(refuse(cause));
+                }
+            }
+            other => return Err(refuse(format!("format version {other}, this program knows {UNSEALED} and {FORMAT}"))),
         }
         let names = manifest.shards.iter().map(|shard| &shard.name).chain(&manifest.index);
         match names.into_iter().find(|name| name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.')) {
@@ -166,6 +197,14 @@ impl Manifest {
 }
 
 impl ManifestShard {
+    /// Whether its digest is that of a header and of tensors, in file order, with these hashes; so it is where there is
+    /// none.
+    pub(super) fn binds(&self, header: &BlockValue, tensors: &[&ManifestTensor]) -> bool {
+        let Some(digest) = &self.digest_of_hashes else { return true };
+        let roots: Option<Vec<_>> = tensors.iter().map(|tensor| tensor.root()).collect();
+        roots.is_some_and(|roots| *digest == hex(&checksum::digest_of_hashes(header, roots.into_iter())))
+    }
+
     /// The size of its file.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.compressed_size.unwrap_or(self.size)
@@ -173,6 +212,11 @@ impl ManifestShard {
 }
 
 impl ManifestTensor {
+    /// The hash of its bytes; none when the text does not give one.
+    pub(super) fn root(&self) -> Option<BlockValue> {
+        unhex(&self.blake3)
+    }
+
     /// The values of the tensor's check blocks, one for each; none when the text does not give them.
     pub(super) fn values(&self) -> Option<Vec<BlockValue>> {
         let blocks = checksum::block_count(self.length);
@@ -182,7 +226,7 @@ impl ManifestTensor {
             _ => self.blocks.iter().map(|text| unhex(text)).collect::<Option<_>>()?,
         };
         let fits = u64::try_from(values.len()) == Ok(blocks) && (blocks > 1 || self.blocks.is_empty());
-        (fits && unhex(&self.blake3)? == checksum::root(self.length, &values)).then_some(values)
+        (fits && self.root()? == checksum::root(self.length, &values)).then_some(values)
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Resul
     let bytes = journal_bytes(&run)?;
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
     drop(bytes);
+    run.check_space().map_err(Error::resumable)?;
     let (state, files) = run.match_shards(state)?;
     run.check_claims(&state, &files, progress)?;
     drop(files);

@@ -5,18 +5,22 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::direct::DirectFile;
 use crate::error::{Error, Result};
 
 /// How many bytes are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
+
+/// What to do about a full disk.
+pub(super) const FREE_SOME_SPACE: &str = "free some space, then run the same command again";
 
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,14 @@ pub trait Storage: Send + Sync {
     fn list(&self, dir: &Path) -> Result<Option<Vec<Entry>>>;
     /// The size of a file; none when there is none.
     fn len(&self, path: &Path) -> Result<Option<u64>>;
+    /// How many bytes a file takes, which is less than its size where it has holes; none when there is none.
+    fn allocated(&self, path: &Path) -> Result<Option<u64>> {
+        self.len(path)
+    }
+    /// How many bytes may still be written below a folder; none where that is not known.
+    fn free_bytes(&self, _dir: &Path) -> Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// Makes a new file with the contents of another, which may lie elsewhere. Not synced.
     fn copy(&self, from: &Path, to: &Path) -> Result<Arc<dyn StorageFile>> {
@@ -85,7 +97,7 @@ pub trait StorageFile: Send + Sync {
     fn len(&self) -> Result<u64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> Result<()>;
-    /// Makes the file `len` bytes long with all of them reserved on the disk, so that a full disk shows now.
+    /// Makes the file `len` bytes long, with all of them reserved on the disk where the file system can do that.
     fn preallocate(&self, len: u64) -> Result<()>;
     /// Nothing is written for a while: what was gathered goes to the system, and the memory for it is given back.
     fn settle(&self) -> Result<()> {
@@ -127,7 +139,10 @@ impl Storage for DiskStorage {
     }
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(DiskFile::open(path, File::options().read(true), "cannot open")?))
+        let opened = DiskFile::open(path, File::options().read(true), "cannot open")?;
+        // All that is opened so is read front to back: the system then reads further ahead while this program hashes.
+        _ = fadvise(&opened.file, 0, None, Advice::Sequential);
+        Ok(Arc::new(opened))
     }
 
     fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
@@ -182,11 +197,28 @@ impl Storage for DiskStorage {
     }
 
     fn len(&self, path: &Path) -> Result<Option<u64>> {
-        match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("cannot examine", path, error)),
-            Ok(metadata) => Ok(Some(metadata.len())),
-        }
+        Ok(metadata(path)?.map(|metadata| metadata.len()))
+    }
+
+    fn allocated(&self, path: &Path) -> Result<Option<u64>> {
+        // The unit does not depend on the file system.
+        Ok(metadata(path)?.map(|metadata| metadata.blocks().saturating_mul(512)))
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Result<Option<u64>> {
+        let space = statvfs(dir).map_err(|error| Error::io("cannot examine", dir, error.into()))?;
+        // What is kept back for root is root's.
+        let free = if geteuid().is_root() { space.f_bfree } else { space.f_bavail };
+        // Some file systems in user space know of no blocks at all.
+        Ok((space.f_blocks > 0).then(|| free.saturating_mul(space.f_frsize)))
+    }
+}
+
+fn metadata(path: &Path) -> Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("cannot examine", path, error)),
+        Ok(metadata) => Ok(Some(metadata)),
     }
 }
 
@@ -215,7 +247,7 @@ impl DiskFile {
         let error = error.into();
         let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let failure = Error::io(what, &self.path, error);
-        if is_full { failure.with_hint("free some space, then run the same command again") } else { failure }
+        if is_full { failure.with_hint(FREE_SOME_SPACE) } else { failure }
     }
 }
 
@@ -243,12 +275,8 @@ impl StorageFile for DiskFile {
             match if len == 0 { Ok(()) } else { fallocate(&self.file, FallocateFlags::empty(), 0, len) } {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // No reservations on this file system: at least do not begin what cannot fit.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                    let space = fstatvfs(&self.file).map_err(|error| self.failed(WHAT, error))?;
-                    let fits = space.f_bavail.saturating_mul(space.f_frsize) >= len;
-                    return if fits { Ok(()) } else { Err(self.failed(WHAT, Errno::NOSPC)) };
-                }
+                // No reservations on this file system: that there was room for everything must do.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
                 Err(error) => return Err(self.failed(WHAT, error)),
             }
         }
@@ -284,7 +312,6 @@ mod tests {
 
     #[test]
     fn a_preallocated_file_takes_its_blocks_at_once() {
-        use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("part");
         let file = DiskStorage.create(&path).expect("created");
@@ -297,6 +324,18 @@ mod tests {
         file.preallocate(0).expect("emptied");
         assert_eq!(DiskStorage.len(&path).expect("there"), Some(0));
         assert!(file.preallocate(1 << 55).is_err(), "more than any disk");
+    }
+
+    #[test]
+    fn a_hole_takes_no_space_and_what_is_free_is_known() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("part");
+        DiskStorage.create(&path).and_then(|file| file.set_len(1 << 30)).expect("made");
+        assert!(DiskStorage.allocated(&path).expect("there").expect("there") < 1 << 20);
+        assert_eq!(DiskStorage.allocated(&folder.path().join("nothing")).expect("no failure"), None);
+        let free = DiskStorage.free_bytes(folder.path()).expect("no failure").expect("a real file system");
+        assert!((1..1 << 55).contains(&free), "{free}");
+        assert!(DiskStorage.free_bytes(&folder.path().join("nothing")).is_err());
     }
 
     #[test]

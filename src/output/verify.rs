@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,14 +13,12 @@ use super::checksum::{block_range, hash_block};
 use super::folder::{MANIFEST, Places, WORK, is_weight_index};
 use super::manifest::{Manifest, ManifestTensor, read_capped};
 use super::packed::PackedShard;
+use super::shard_header::Header;
 use super::storage::{DiskStorage, Storage, StorageFile};
 use crate::error::{Error, Kind, Result};
 
 /// The largest index that is read.
 const INDEX_BYTES: u64 = 256 << 20;
-
-/// The largest shard header that is read; the format's own limit.
-const HEADER_BYTES: u64 = 100_000_000;
 
 /// What was found to be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +95,8 @@ fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written.
+/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written, [`Kind::Usage`] for a file
+/// that is not named like weights.
 pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
     verify_with(dir, &open_shard, progress)
 }
@@ -124,12 +122,15 @@ pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>
     if let Some(manifest) = &folder.manifest {
         let tensors = check_headers(manifest, &shards)?;
         let mut checked = 0;
-        for ((path, bytes, _), tensors) in shards.iter().zip(tensors) {
-            for tensor in tensors {
+        for (((path, bytes, header), stored), tensors) in shards.iter().zip(&manifest.shards).zip(tensors) {
+            for tensor in &tensors {
                 check_blocks(path, bytes.as_ref(), tensor, &mut |count| {
                     checked += count;
                     progress(checked, data_bytes)
                 })?;
+            }
+            if !stored.binds(header.hash.as_bytes(), &tensors) {
+                return Err(damaged(path, "its digest_of_hashes is not that of its header and tensors"));
             }
         }
     }
@@ -162,6 +163,10 @@ struct Index {
 
 impl Folder {
     fn read(dir: &Path) -> Result<Self> {
+        if dir.is_file() {
+            let cause = "it is a file, wanted a folder or a single file that ends in .safetensors";
+            return Err(Error::new(Kind::Usage, "cannot verify", dir.display(), cause));
+        }
         let entries = DiskStorage.list(dir)?.ok_or_else(|| damaged(dir, "there is no such folder"))?;
         let names: Vec<_> = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();
         if names.iter().any(|name| name == WORK) {
@@ -276,45 +281,6 @@ fn read_index(path: &Path) -> Result<Index> {
     }
 }
 
-/// A shard's header: where each tensor lies, absolute.
-struct Header {
-    data_start: u64,
-    hash: blake3::Hash,
-    tensors: IndexMap<String, (u64, u64)>,
-}
-
-impl Header {
-    fn read(path: &Path, bytes: &dyn ShardBytes) -> Result<Self> {
-        let size = bytes.size();
-        let mut length = [0; 8];
-        if size < 8 {
-            return Err(damaged(path, format!("{size} bytes, too short for a header")));
-        }
-        bytes.read_at(&mut length, 0)?;
-        let len = u64::from_le_bytes(length);
-        let fits = len <= HEADER_BYTES && len <= size - 8;
-        let Some(header_len) = usize::try_from(len).ok().filter(|_| fits) else {
-            return Err(damaged(path, format!("a header of {len} bytes in a file of {size}")));
-        };
-        let mut header = vec![0; header_len + 8];
-        bytes.read_at(&mut header, 0)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header[8..]).map_err(|error| damaged(path, format!("its header: {error}")))?;
-        let data_start = len + 8;
-        let wanted = u64::try_from(metadata.data_len()).ok().and_then(|data| data.checked_add(data_start));
-        if wanted != Some(size) {
-            let wanted = wanted.map_or_else(|| "more than possible".to_owned(), |wanted| wanted.to_string());
-            return Err(damaged(path, format!("{size} bytes, by its header wanted {wanted}")));
-        }
-        let place = |name: String| {
-            let (start, end) = metadata.info(&name)?.data_offsets;
-            Some((name, (u64::try_from(start).ok()? + data_start, u64::try_from(end - start).ok()?)))
-        };
-        let tensors = metadata.offset_keys().into_iter().filter_map(place).collect();
-        Ok(Self { data_start, hash: blake3::hash(&header), tensors })
-    }
-}
-
 /// Compares headers and sizes with the manifest; the manifest's tensors by shard, in file order.
 fn check_headers<'a>(manifest: &'a Manifest, shards: &[OpenedShard]) -> Result<Vec<Vec<&'a ManifestTensor>>> {
     let mut by_shard: IndexMap<&str, Vec<&ManifestTensor>> = IndexMap::new();
@@ -383,6 +349,6 @@ fn check_blocks(
     Ok(())
 }
 
-fn damaged(path: &Path, cause: impl std::fmt::Display) -> Error {
+pub(super) fn damaged(path: &Path, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::Damaged, "cannot verify", path.display(), cause)
 }

@@ -83,14 +83,14 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`Kind::Io`] when it cannot be read, [`Kind::Recipe`] as [`parse`](Self::parse).
+    /// [`Kind::Recipe`] when it cannot be read, and as [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let cap = u64::try_from(MAX_RECIPE_BYTES).expect("16 MiB fit 64 bits") + 1;
         let mut bytes = Vec::new();
         fs::File::open(path)
             .and_then(|file| file.take(cap).read_to_end(&mut bytes))
-            .map_err(|error| Error::io("cannot read recipe", path, error))?;
+            .map_err(|error| Error::io("cannot read recipe", path, error).with_kind(Kind::Recipe))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             Error::new(Kind::Recipe, "cannot use recipe", &name, format!("is not UTF-8 text: {}", error.utf8_error()))
         })?;

@@ -243,13 +243,11 @@ fn verify_finds_damage_in_every_file() {
     for (name, bytes) in sound.iter().filter(|(name, _)| has_checksum(name)) {
         let path = out.join(name);
         let last = bytes.len() as u64 - 1;
-        // Length of the header, header, data. Of the manifest, what the run noted has no checksum; the rest must fit.
-        let text = String::from_utf8_lossy(bytes);
-        let hash = if name.ends_with("thalweg.json") { text.rfind("\"blake3\"") } else { None };
-        let places =
-            hash.map_or([0, 3, 9, 40, last / 2, last], |at| [0, 3, 4, at as u64, at as u64 + 3, at as u64 + 15]);
+        // Length of the header, header, data; of the manifest, anything.
+        let places = [0, 3, 9, 40, last / 2, last];
         for at in places {
-            if bytes[usize::try_from(at).expect("small")] == b'\n' {
+            let is_blank = bytes[usize::try_from(at).expect("small")].is_ascii_whitespace();
+            if is_blank && name.to_string_lossy().ends_with(".index.json") {
                 continue;
             }
             flip(&path, at);

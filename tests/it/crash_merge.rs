@@ -1,13 +1,15 @@
 //! Whole merges lose power at every operation, go on, and end with the bytes of an uninterrupted run.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 use thalweg::Result;
-use thalweg::checkpoint::Io;
+use thalweg::checkpoint::{Io, guard_maps};
 use thalweg::dtype::Dtype;
 use thalweg::engine::{Merge, Options, Stop, merge};
 use thalweg::kernel::Kernels;
@@ -31,6 +33,7 @@ pub struct Case {
     pub window_bytes: Option<u64>,
     pub commit_bytes: u64,
     pub block_bytes: u64,
+    pub io: Io,
 }
 
 impl Case {
@@ -43,7 +46,7 @@ impl Case {
         let model =
             |name| format!("  - {{ model: {}, parameters: {{ weight: 1 }} }}\n", inputs.path().join(name).display());
         let recipe = format!("merge_method: karcher\nmodels:\n{}{}{keys}", model("a"), model("b"));
-        Self { inputs, recipe, window_bytes: None, commit_bytes: 1, block_bytes: 64 << 10 }
+        Self { inputs, recipe, window_bytes: None, commit_bytes: 1, block_bytes: 64 << 10, io: Io::Map }
     }
 
     /// The folder in which the models are `a` and `b`.
@@ -69,14 +72,18 @@ impl Case {
 
     /// Merges into the folder `out` below `root` to the end, or until the storage fails.
     pub fn run(&self, storage: CrashStorage, root: &Path) -> (CrashStorage, Result<Report>) {
+        self.run_planned(self.plan(), storage, root)
+    }
+
+    fn run_planned(&self, plan: Plan, storage: CrashStorage, root: &Path) -> (CrashStorage, Result<Report>) {
         let storage = Arc::new(storage);
         let outcome = merge(Merge {
-            plan: Arc::new(self.plan()),
+            plan: Arc::new(plan),
             storage: Arc::clone(&storage) as Arc<dyn Storage>,
             target: Target { dir: root.join("out"), overwrite: false, restart: false },
             options: Options {
                 kernels: Kernels::detect(),
-                io: Io::Map,
+                io: self.io,
                 stop: Stop::default(),
                 monitor: Arc::new(Silent),
                 commit_bytes: self.commit_bytes,
@@ -213,5 +220,40 @@ fn a_tensor_of_several_check_blocks_goes_on_in_its_middle() {
             spared += usize::from(report.status == "resumed" && (1..40 << 20).contains(&report.written_bytes));
         }
         assert!(spared > 0, "no run went on in the middle");
+    }
+}
+
+/// Cuts an input at a byte once the merge is planned, so that whatever read gets there first fails.
+fn fails_to_read_everywhere(case: &Case) {
+    let (wanted, _) = case.undisturbed();
+    for shard in 1..=3 {
+        let path = case.inputs().join(format!("b/model-0000{shard}-of-00003.safetensors"));
+        let bytes = fs::read(&path).expect("an input");
+        let modified = fs::metadata(&path).and_then(|found| found.modified()).expect("it has a time");
+        for at in (0..bytes.len()).step_by(16 << 10) {
+            let about = format!("{:?}, {} cut at {at}", case.io, path.display());
+            let (root, plan) = (scratch(), case.plan());
+            let file = File::options().write(true).open(&path).expect("writable");
+            file.set_len(at as u64).expect("cut");
+            let (storage, outcome) = case.run_planned(plan, CrashStorage::reliable(root.path()), root.path());
+            let error = outcome.expect_err(&about);
+            assert!(error.subject().contains(&format!("b/model-0000{shard}")), "{about}: {error}");
+            drop(storage);
+            assert!(!root.path().join("out/model.safetensors.index.json").exists(), "{about}");
+            // The disk is whole again, and nothing that the failed run has left may be wrong.
+            file.write_all_at(&bytes, 0).and_then(|()| file.set_modified(modified)).expect("put right");
+            case.recovers(root.path(), &wanted, &about);
+        }
+    }
+}
+
+#[test]
+fn a_merge_survives_a_failure_of_every_read() {
+    guard_maps().expect("a handler");
+    for io in [Io::Map, Io::Positioned] {
+        for granularity in ["tensor", "row", "model"] {
+            let keys = format!("{SMALL_KEYS}granularity: {granularity}\n");
+            fails_to_read_everywhere(&Case { io, ..Case::new(&small_shards(), &keys) });
+        }
     }
 }

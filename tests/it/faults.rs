@@ -5,6 +5,7 @@
 //! `THALWEG_REQUIRE_ROOT` turns into a failure.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,20 +20,20 @@ use crate::program::{Ended, program, run, start};
 use crate::striped::{spec, write};
 
 /// Two small models.
-fn inputs(root: &Path, rows: u64) {
+pub fn inputs(root: &Path, rows: u64) {
     let shards = [vec![spec("a", Dtype::BF16, &[rows, 1024]), spec("b", Dtype::BF16, &[rows, 1024])]];
     for (name, seed) in [("one", 1), ("two", 2)] {
         write(&root.join(name), &shards, seed);
     }
 }
 
-fn small() -> TempDir {
+pub fn small() -> TempDir {
     let root = tempfile::tempdir().expect("temporary folder");
     inputs(root.path(), 64);
     root
 }
 
-fn ended(mut command: Command) -> Ended {
+pub fn ended(mut command: Command) -> Ended {
     let output = command.output().expect("the program starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
@@ -47,7 +48,7 @@ fn is_root(what: &str) -> bool {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
-fn skipped(what: &str) -> bool {
+pub fn skipped(what: &str) -> bool {
     eprintln!("SKIPPED, it needs root: {what}");
     false
 }
@@ -249,13 +250,39 @@ fn a_file_system_without_reservations_that_fills_up_stops_the_merge_which_goes_o
     let image = image.to_str().expect("UTF-8");
     let Some(_mount) = Mount::new("a file system without reservations", &["-o", "loop", image], &at) else { return };
     // Each shard would fit, both do not.
-    fs::write(at.join("ballast"), vec![1; 10 << 20]).expect("written");
+    let ballast = at.join("ballast");
+    fs::write(&ballast, vec![1; 10 << 20]).expect("written");
     let merge = ["merge", "one", "two", "--out", "disk/out", "--shard-size", "9MB", "--quiet"];
-    let ended = run(root.path(), merge);
-    assert!(matches!(ended.code, Some(1 | 3)) && ended.stderr.contains("No space left"), "{ended:?}");
-    fs::remove_file(at.join("ballast")).expect("removed");
-    run(root.path(), merge).ok();
+    run(root.path(), merge).fails(
+        1,
+        &[
+            "cannot reserve disk space for: disk/out: no space left: 16.00 MiB are still to be written",
+            "bytes are missing",
+            "free some space",
+        ],
+    );
+    assert!(!at.join("out/.thalweg").exists(), "something was written");
+    // The space goes while the merge stands still behind its first shard.
+    fs::remove_file(&ballast).expect("removed");
+    let mut running = start(root.path(), [&merge[..], &["--threads", "1"]].concat());
+    let first = at.join("out/model-00001-of-00002.safetensors");
+    assert!(running.until(|| first.exists() || at.join("out/.thalweg/journal").exists()), "it was too fast");
+    running.signal(Signal::STOP);
+    fill(&ballast);
+    running.signal(Signal::CONT);
+    running.end().fails(3, &["No space left", "free some space, then run the same command again"]);
+    // What is still to be written is now less than all.
+    run(root.path(), merge).fails(3, &["no space left", "bytes are missing"]);
+    fs::remove_file(&ballast).expect("removed");
+    assert_eq!(run(root.path(), [&merge[..], &["--json"]].concat()).ok().json()["status"], "resumed");
     assert_eq!(relative_hashes(&at.join("out")), relative_hashes(&root.path().join("undisturbed")));
+}
+
+/// Writes until the disk is full.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("made");
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file.sync_all().expect("synced");
 }
 
 /// The program as a user who owns nothing here.
@@ -299,28 +326,6 @@ fn missing_rights_are_named_and_leave_nothing_behind() {
     denied(&["merge", "one", "two", "--out", "open/other", "--quiet"], "two");
     mode("two", 0o755);
     assert!(!root.path().join("open/other").exists());
-}
-
-/// The program under a limit in KiB that the shell sets.
-fn limited(root: &Path, limit: &str, args: &[&str]) -> Ended {
-    let mut command = Command::new("sh");
-    let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_thalweg")]).args(args).current_dir(root);
-    ended(command)
-}
-
-#[test]
-fn a_limit_below_the_budget_is_refused_and_no_limit_ends_in_an_abort() {
-    let root = small();
-    let merge = ["merge", "one", "two", "--out", "out", "--memory", "256MiB", "--threads", "2", "--quiet"];
-    limited(root.path(), "-v 300000", &merge).fails(2, &["cannot have the memory", "ulimit -v"]);
-    limited(root.path(), "-d 200000", &merge).fails(2, &["cannot have the memory", "ulimit -d"]);
-    assert!(!root.path().join("out").exists());
-    for kibibytes in (30_000..=400_000).step_by(37_000) {
-        let ended = limited(root.path(), &format!("-v {kibibytes}"), &merge);
-        assert!(matches!(ended.code, Some(0..=3)), "{kibibytes} KiB: {ended:?}");
-        assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("allocation"), "{kibibytes}: {ended:?}");
-    }
 }
 
 #[test]

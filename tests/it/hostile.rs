@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use thalweg::checkpoint::compress_frame;
 use thalweg::dtype::Dtype;
 
+use crate::output_verify::unsealed;
 use crate::program::{Ended, run, start};
 use crate::striped::{spec, write};
 
@@ -241,12 +242,14 @@ fn a_manifest_that_lies_is_damage_and_nothing_else() {
     let root = with_good_model();
     run(root.path(), ["merge", "good", "good", "--out", "out", "--quiet"]).ok();
     let path = root.path().join("out/thalweg.json");
-    let text = fs::read_to_string(&path).expect("read");
+    // Whoever forges one can make its checksum fit, so what is behind that is what counts.
+    let text = unsealed(&fs::read_to_string(&path).expect("read"));
     for (from, to) in [
         ("\"model.safetensors\"", "\"../good/model.safetensors\""),
         ("\"offset\": ", "\"offset\": 9"),
         ("\"length\": 8192", "\"length\": 18446744073709551615"),
         ("\"format\": 1", "\"format\": 2"),
+        ("\"format\": 1", "\"format\": 3"),
     ] {
         let changed = text.replace(from, to);
         assert_ne!(changed, text, "{from}");

@@ -38,6 +38,34 @@ fn fits(root: &Path, count: u64, mebibytes: u64, more: &[&str]) {
     assert_eq!(report["memory_limit_bytes"], limit);
 }
 
+/// Merges all models of `root` and compares all of the result with them, watched, within `mebibytes`.
+#[track_caller]
+fn recheck_fits(root: &Path, count: u64, mebibytes: u64, more: &[&str]) {
+    let memory = format!("{mebibytes}MiB");
+    let names: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    let mut job: Vec<&str> = names.iter().map(String::as_str).collect();
+    job.extend(["--memory", &memory]);
+    job.extend(more);
+    start(root, [&["merge", "--out", "out", "--quiet", "--overwrite"], &job[..]].concat()).end().ok();
+    let sample = ["verify", "out", "--json", "--sample", "40", "--against"];
+    let ended = start(root, [&sample[..], &job].concat()).end_watched().ok();
+    assert_eq!(ended.json()["rechecked"]["blocks"], 40);
+    assert!(ended.peak <= mebibytes << 20, "{} bytes of {mebibytes} MiB", ended.peak);
+    // Without inputs it has nothing to do with a budget, and needs little.
+    let ended = start(root, ["verify", "out", "--quiet"]).end_watched().ok();
+    assert!(ended.peak <= 64 << 20, "{} bytes", ended.peak);
+}
+
+#[test]
+fn comparing_with_the_inputs_stays_within_the_budget_too() {
+    let root = models(2, &[embedding(300), spec("up", Dtype::F32, &[2000, 700])]);
+    for more in [&[][..], &["--granularity", "row"], &["--granularity", "model"]] {
+        recheck_fits(root.path(), 2, 128, more);
+    }
+    let root = models(12, &[embedding(20)]);
+    recheck_fits(root.path(), 12, 128, &["--method", "linear"]);
+}
+
 fn embedding(megabytes: u64) -> Spec {
     spec("embed", Dtype::BF16, &[megabytes, 500_000])
 }

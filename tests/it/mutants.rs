@@ -8,6 +8,7 @@ use thalweg::checkpoint::compress_seekable;
 use thalweg::journal::{Claim, claims_record, head_with_identity};
 
 use crate::crash::scratch;
+use crate::output_verify::unsealed;
 use crate::reference::Random;
 
 #[path = "../../fuzz/entries.rs"]
@@ -117,6 +118,19 @@ fn no_compressed_file_does_more_than_fail() {
 }
 
 #[test]
+fn no_spec_does_more_than_fail() {
+    withstand("spec");
+}
+
+/// Else mutations of them would get nowhere.
+#[test]
+fn specs_among_the_seeds_fit_the_models_they_are_tried_on() {
+    for (name, found) in [("llama", true), ("mlp", true), ("resnet20", false)] {
+        assert_eq!(entries::resolves(&fs::read_to_string(corpus("spec").join(name)).expect("a seed")), found, "{name}");
+    }
+}
+
+#[test]
 fn every_target_has_seeds_a_binary_and_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
@@ -172,5 +186,8 @@ fn write_seeds() {
     fs::write(model.path().join("m.safetensors"), safetensors(two, 16)).expect("written");
     let args = ["merge", "m.safetensors", "m.safetensors", "--out", "out", "--memory", "256MiB", "--quiet"];
     crate::program::run(model.path(), args).ok();
-    write("manifest", "merged", &fs::read(model.path().join("out/thalweg.json")).expect("a manifest"));
+    let manifest = fs::read_to_string(model.path().join("out/thalweg.json")).expect("a manifest");
+    write("manifest", "sealed", manifest.as_bytes());
+    // A mutation of one with a checksum gets no further than that.
+    write("manifest", "merged", unsealed(&manifest).as_bytes());
 }

@@ -1,11 +1,12 @@
 //! A finished folder is read back, and every kind of damage is found and named.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thalweg::dtype::Dtype;
-use thalweg::output::{OpenShard, ShardBytes, Verified, verify, verify_with};
+use thalweg::output::{Begun, OpenShard, ShardBytes, Verified, verify, verify_with};
 use thalweg::{Kind, Result};
 
 use crate::output::{Fixture, flip, spec};
@@ -32,6 +33,21 @@ fn edit_json(path: &Path, edit: impl Fn(&mut Value)) {
     let mut value = serde_json::from_slice(&fs::read(path).expect("there")).expect("JSON");
     edit(&mut value);
     fs::write(path, value.to_string()).expect("written");
+}
+
+/// A manifest as the first version had them, without a checksum of itself, so that one can see what is behind that.
+pub fn unsealed(manifest: &str) -> String {
+    let lines: Vec<_> = manifest.lines().collect();
+    let [above @ .., last, "}"] = &lines[..] else { panic!("{manifest}") };
+    assert!(last.starts_with("  \"blake3_of_all_above\": "), "{last}");
+    let text = format!("{}\n}}\n", above.join("\n").trim_end_matches(','));
+    text.replacen("\"format\": 2,", "\"format\": 1,", 1)
+}
+
+fn unseal(fixture: &Fixture) -> PathBuf {
+    let path = fixture.dir().join("thalweg.json");
+    fs::write(&path, unsealed(&fs::read_to_string(&path).expect("there"))).expect("written");
+    path
 }
 
 #[test]
@@ -128,8 +144,11 @@ fn an_index_that_does_not_fit_its_shards_is_found() {
 
 #[test]
 fn a_manifest_that_does_not_fit_is_found() {
-    let manifest = |edit: fn(&mut Value)| move |fixture: &Fixture| edit_json(&fixture.dir().join("thalweg.json"), edit);
-    finds("format version 2", manifest(|json| json["format"] = 2.into()));
+    let manifest = |edit: fn(&mut Value)| move |fixture: &Fixture| edit_json(&unseal(fixture), edit);
+    finds("format version 3", manifest(|json| json["format"] = 3.into()));
+    finds("does not end with blake3_of_all_above", manifest(|json| json["format"] = 2.into()));
+    let digest = |json: &mut Value| json["shards"][1]["digest_of_hashes"] = "00".repeat(32).into();
+    finds("digest_of_hashes is not that of", manifest(digest));
     finds("(offset, length)", manifest(|json| json["tensors"][0]["offset"] = 8.into()));
     finds("(offset, length)", manifest(|json| json["tensors"][0]["length"] = u64::MAX.into()));
     finds("do not fit together", manifest(|json| json["tensors"][0]["blake3"] = "00".into()));
@@ -143,6 +162,71 @@ fn a_manifest_that_does_not_fit_is_found() {
     finds("not a plain file name", manifest(|json| json["shards"][0]["name"] = "../x".into()));
     finds("knows of no such index", manifest(|json| json["index"] = Value::Null));
     finds("cannot read manifest", |fixture| fs::write(fixture.dir().join("thalweg.json"), "[1]").expect("written"));
+}
+
+#[test]
+fn every_flipped_bit_of_the_manifest_is_found() {
+    let fixture = finished(Fixture::new(vec![spec("a", Dtype::F32, &[3]), spec("b", Dtype::U8, &[2])], 100));
+    let path = fixture.dir().join("thalweg.json");
+    let sound = fs::read(&path).expect("there");
+    let file = fs::File::options().write(true).open(&path).expect("there");
+    for (at, byte) in (0..).zip(&sound) {
+        for bit in 0..8 {
+            file.write_all_at(&[byte ^ (1 << bit)], at).expect("written");
+            let error = checked(&fixture.dir()).expect_err("damage");
+            assert_eq!(error.kind(), Kind::Damaged, "bit {bit} of byte {at}: {error}");
+            assert!(error.to_string().contains("thalweg.json"), "bit {bit} of byte {at}: {error}");
+        }
+        file.write_all_at(&[*byte], at).expect("written");
+    }
+    for cut in [0, 1, sound.len() / 2, sound.len() - 2, sound.len() - 1] {
+        fs::write(&path, &sound[..cut]).expect("written");
+        checked(&fixture.dir()).expect_err("damage");
+    }
+    fs::write(&path, sound).expect("written");
+    checked(&fixture.dir()).expect("all was put right again");
+}
+
+#[test]
+fn a_manifest_of_the_first_version_is_still_read_and_still_finds_damage() {
+    let fixture = finished(Fixture::small());
+    edit_json(&unseal(&fixture), |json| {
+        for shard in json["shards"].as_array_mut().expect("a list") {
+            shard.as_object_mut().expect("an object").remove("digest_of_hashes").expect("it has one");
+        }
+    });
+    assert!(checked(&fixture.dir()).expect("sound").has_checksums);
+    assert!(matches!(fixture.begin(), Ok(Begun::Complete(manifest)) if manifest.format == 1));
+    flip(&fixture.shard(1), fixture.layout().shards()[1].len - 1);
+    assert!(checked(&fixture.dir()).expect_err("damage").to_string().contains("does not match its checksum"));
+}
+
+/// As the documentation puts it, computed with nothing but BLAKE3 and the files.
+#[test]
+fn a_shards_digest_is_the_hash_of_the_hashes_of_its_parts_however_it_was_written() {
+    let specs = vec![
+        spec("last", Dtype::U8, &[5]),
+        spec("none", Dtype::F32, &[0, 2]),
+        spec("first", Dtype::F64, &[9]),
+        spec("more", Dtype::BF16, &[1 << 24, 2]),
+        spec("nothing", Dtype::U8, &[0]),
+    ];
+    let fixture = finished(Fixture::new(specs, 1 << 30));
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(fixture.dir().join("thalweg.json")).expect("there")).expect("JSON");
+    let bytes = fs::read(fixture.shard(0)).expect("there");
+    let len = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight"))).expect("small");
+    let header: Value = serde_json::from_slice(&bytes[8..8 + len]).expect("JSON");
+    let number = |value: &Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
+    let tensors = header.as_object().expect("an object").iter().filter(|(name, _)| *name != "__metadata__");
+    let mut places: Vec<(usize, usize)> =
+        tensors.map(|(_, tensor)| (number(&tensor["data_offsets"][0]), number(&tensor["data_offsets"][1]))).collect();
+    places.sort_unstable();
+    let mut hashes = blake3::hash(&bytes[..8 + len]).as_bytes().to_vec();
+    for (start, end) in places {
+        hashes.extend(blake3::hash(&bytes[8 + len + start..8 + len + end]).as_bytes());
+    }
+    assert_eq!(manifest["shards"][0]["digest_of_hashes"], blake3::hash(&hashes).to_hex().as_str());
 }
 
 #[test]

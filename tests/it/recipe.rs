@@ -166,7 +166,7 @@ fn stages_are_taken_by_their_names() {
 fn a_recipe_that_is_not_there_or_not_text_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let path = dir.path().join("absent.yml");
-    assert_eq!(Recipe::read(&path).expect_err("absent").kind(), Kind::Io);
+    assert_eq!(Recipe::read(&path).expect_err("absent").kind(), Kind::Recipe);
     fs::write(&path, b"merge_method: \xff").expect("written");
     let error = Recipe::read(&path).expect_err("not UTF-8");
     assert!(error.to_string().contains("absent.yml: is not UTF-8 text"), "{error}");

@@ -31,13 +31,13 @@ impl Spec {
     ///
     /// # Errors
     ///
-    /// [`Kind::Io`] when it cannot be read, [`Kind::Recipe`] as [`Spec::parse`].
+    /// [`Kind::Recipe`] when it cannot be read, and as [`Spec::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let mut bytes = Vec::new();
         fs::File::open(path)
             .and_then(|file| file.take(MAX_SPEC_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| Error::io("cannot read spec", path, error))?;
+            .map_err(|error| Error::io("cannot read spec", path, error).with_kind(Kind::Recipe))?;
         let text = String::from_utf8(bytes)
             .map_err(|error| Error::new(Kind::Recipe, "cannot use spec", &name, error.utf8_error()))?;
         Self::parse(&text, &name)

@@ -43,7 +43,7 @@ fn a_spec_may_be_named_or_given_as_a_file() {
     std::fs::write(stored.dir.path().join("own.yml"), own).expect("written");
     let json = run(stored.dir.path(), ["symmetries", "model", "--spec", "own.yml", "--json"]).ok().json();
     assert_eq!(json["groups"][0]["allows"], serde_json::json!(["permutation"]));
-    run(stored.dir.path(), ["symmetries", "model", "--spec", "other.yml"]).fails(1, &["other.yml"]);
+    run(stored.dir.path(), ["symmetries", "model", "--spec", "other.yml"]).fails(2, &["other.yml"]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Kills merging processes at random moments and goes on each time: scripts/kill-loop.sh [N]
+# Kills merging processes at random moments and goes on each time: scripts/crash-loop.sh [N]
 #
 # N is the number of kills (default 20, SIGKILL each). After every kill all files that already bear their final name
 # must equal those of an undisturbed run; when a run ends, the whole folder must. The inputs must not change.
-# SIZE=1GB is the size of each of the MODELS=2 inputs; SEED=1 repeats the same random moments. Under target/kill.
+# SIZE=1GB is the size of each of the MODELS=2 inputs; SEED=1 repeats the same random moments. Under target/crash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,12 +15,12 @@ case ${1:-} in
 esac
 wanted=${1:-20} size=${SIZE:-1GB} models=${MODELS:-2} seed=${SEED:-$$}
 target=${CARGO_TARGET_DIR:-target}
-work=$target/kill
+work=$target/crash
 thalweg=$target/release/thalweg
 RANDOM=$seed
 
 die() {
-    printf 'kill-loop: %s (everything is left in %s; seed %s)\n' "$*" "$work" "$seed" >&2
+    printf 'crash-loop: %s (everything is left in %s; seed %s)\n' "$*" "$work" "$seed" >&2
     exit 1
 }
 
