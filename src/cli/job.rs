@@ -14,9 +14,9 @@ use crate::error::{Error, Kind, Result};
 use crate::output::{names_one_file, yaml};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, ModelRef, Recipe, Scope};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Recipe, Scope};
 
-use super::args::JobArgs;
+use super::args::{BlockArgs, JobArgs, MemoryArgs};
 
 /// The stages that `args` describe, in order, and the wishes about how to carry them out.
 ///
@@ -111,20 +111,21 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     Ok(())
 }
 
-/// How a stage is carried out.
+/// How a run is carried out; what the flags leave open, the recipe may say.
 ///
 /// # Errors
 ///
 /// [`Kind::Usage`] for an impossible number of threads.
-pub fn wish(document: &Document, args: &JobArgs) -> Result<Wish> {
-    let own = document.own.threads.and_then(|threads| usize::try_from(threads).ok());
+pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs) -> Result<Wish> {
+    let own = |get: fn(&OwnKeys) -> Option<u64>| document.and_then(|document| get(&document.own));
+    let own_threads = own(|own| own.threads.map(u64::from)).and_then(|threads| usize::try_from(threads).ok());
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.or(own).unwrap_or_else(cores);
+    let threads = memory.threads.or(own_threads).unwrap_or_else(cores);
     if threads == 0 || threads > 1024 {
         return Err(usage("--threads".into(), &format!("wanted 1 to 1024, got {threads}")));
     }
-    let memory = args.memory.or(document.own.memory).unwrap_or_else(budget::default_bytes);
-    Ok(Wish { memory, threads, block_bytes: args.block_size })
+    let bytes = memory.memory.or_else(|| own(|own| own.memory)).unwrap_or_else(budget::default_bytes);
+    Ok(Wish { memory: bytes, threads, block_bytes: block.block_size })
 }
 
 fn is_recipe(path: &Path) -> bool {

@@ -26,7 +26,7 @@ use super::{job, print};
 ///
 /// Whatever keeps the merge from being finished.
 pub fn run(args: &MergeArgs) -> Result<()> {
-    let kernels = kernels(args.simd)?;
+    let kernels = kernels(args.run.simd)?;
     let recipe = job::recipe(&args.job)?;
     let stages = stages(&recipe, &args.job.out)?;
     let stop = Stop::default();
@@ -34,9 +34,9 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     let mut reports = Vec::new();
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
-        let wish = job::wish(stage.document, &args.job)?;
+        let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
         let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
-        let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+        let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
@@ -44,20 +44,20 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         let outcome = engine::merge(Merge {
             plan,
             storage: Arc::new(DiskStorage),
-            target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
+            target: Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart },
+            options: Options { kernels, io: io(args.run.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });
         if let Some(progress) = progress {
             progress.clear();
         }
         let report = outcome?;
-        if !args.job.json && !args.quiet {
+        if !args.run.json && !args.run.quiet {
             print(&report.to_string())?;
         }
         reports.push(report);
     }
-    if !args.job.json {
+    if !args.run.json {
         return Ok(());
     }
     let json = if reports.len() == 1 { json!(reports[0]) } else { json!(reports) };

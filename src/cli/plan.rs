@@ -31,16 +31,18 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         let folder = |name: &str| stages::folder_named(&stages, name);
         if let Some(waits_for) = stages::unfinished(&stages, stage) {
             plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
-            if !args.job.json {
+            if !args.json {
                 print(&format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display()))?;
             }
             continue;
         }
-        let plan =
-            Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
+        let plan = Plan::new(
+            &job::job(&recipe, stage.document, &args.job, &folder)?,
+            &job::wish(Some(stage.document), &args.job.memory, &args.job.block)?,
+        )?;
         let traffic = Traffic::of(&plan);
         let ahead = Ahead::of(&plan, &stage.out)?;
-        if args.job.json {
+        if args.json {
             plans.push(as_json(&plan, &stage.out, &traffic, &ahead));
             continue;
         }
@@ -49,7 +51,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             print(&tensors(&plan))?;
         }
     }
-    if !args.job.json {
+    if !args.json {
         return Ok(());
     }
     let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };

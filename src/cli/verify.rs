@@ -71,7 +71,10 @@ fn plan(args: &VerifyArgs) -> Result<Plan> {
     let stages = stages(&recipe, &args.dir)?;
     let last = stages.last().expect("a recipe has a document");
     let folder = |name: &str| folder_named(&stages, name);
-    Plan::new(&job::job(&recipe, last.document, &merge.job, &folder)?, &job::wish(last.document, &merge.job)?)
+    Plan::new(
+        &job::job(&recipe, last.document, &merge.job, &folder)?,
+        &job::wish(Some(last.document), &merge.job.memory, &merge.job.block)?,
+    )
 }
 
 fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
