@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::dtype::Dtype;
 
+use super::align::AlignArgs;
 use super::apply::ApplyArgs;
 use super::symmetries::SymmetriesArgs;
 
@@ -38,6 +39,8 @@ pub enum Command {
     Symmetries(SymmetriesArgs),
     /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
     Apply(Box<ApplyArgs>),
+    /// Find the order, signs and rotations of a model's hidden units that bring its weights nearest to another model's
+    Align(Box<AlignArgs>),
 }
 
 /// What is merged and how: the part that `merge` and `plan` share.
@@ -112,6 +115,17 @@ pub struct JobArgs {
     /// Write seekable .safetensors.zst shards of this level (1 to 19) for archiving
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub zstd: Option<i32>,
+
+    /// Bring the models together before they are merged: weights matches all others to the base, or the first, and keeps
+    /// the transforms in DIR/alignment; or transform files that align has written, each for the model that it was made
+    /// for
+    #[arg(long, value_delimiter = ',', value_name = "weights|FILE,..")]
+    pub align: Option<Vec<String>>,
+
+    /// With --align: a symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and
+    /// tensor names]
+    #[arg(long, value_name = "SPEC", requires = "align")]
+    pub spec: Option<String>,
 
     /// In how much memory.
     #[command(flatten)]

@@ -147,6 +147,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--missing", args.missing.is_some()),
         ("--mismatch", args.mismatch.is_some()),
         ("--state-dict-key", args.state_dict_key.is_some()),
+        ("--align", args.align.is_some()),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(usage(flag.into(), "the recipe says this; change it there")),
@@ -181,6 +182,9 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         ("state_dict_key", &args.state_dict_key),
     ];
     recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
+    if let Some(align) = align(args) {
+        recipe.insert("align".into(), align);
+    }
     let parameters = parameters(args);
     if !parameters.is_empty() {
         recipe.insert("parameters".into(), parameters.into());
@@ -230,6 +234,15 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
     parameters.extend(args.tol.map(|tol| ("tol".to_owned(), tol.into())));
     parameters.extend(args.parameters.iter().map(|(name, value)| (name.clone(), (*value).into())));
     parameters
+}
+
+/// `--align` and `--spec` as the recipe's key.
+fn align(args: &JobArgs) -> Option<Value> {
+    let files = args.align.as_ref()?;
+    let from = if files == &["weights"] { json!({ "method": "weights" }) } else { json!({ "files": files }) };
+    let Value::Object(mut align) = from else { return None };
+    align.extend(args.spec.as_ref().map(|spec| ("spec".to_owned(), spec.as_str().into())));
+    Some(align.into())
 }
 
 fn usage(subject: String, cause: &str) -> Error {

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use super::args::{IoArg, MergeArgs, SimdArg};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{job, print};
+use super::{align, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -35,16 +35,20 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
         let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
-        let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
+        let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
+        let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
+        let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, &stop)?;
+        let mut plan = Plan::new(&job, &wish)?;
+        plan.warnings.extend(warnings);
         let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
         };
         let outcome = engine::merge(Merge {
-            plan,
+            plan: Arc::new(plan),
             storage: Arc::new(DiskStorage),
-            target: Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart },
+            target,
             options: Options { kernels, io: io(args.run.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });

@@ -54,7 +54,7 @@ mod verify;
 mod write;
 pub mod yaml;
 
-pub use begin::{Begun, Outlook, Target, outlook};
+pub use begin::{Begun, Outlook, Target, check_target, outlook};
 pub use commit::Pending;
 pub use finish::{Contents, SideFile};
 pub use folder::names_one_file;

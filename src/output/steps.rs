@@ -92,6 +92,11 @@ impl Steps {
         self.ledger.append(&[Claim::Step { step }]).map_err(Error::resumable)
     }
 
+    /// The file that is to be written.
+    pub fn out(&self) -> &Path {
+        self.places.out()
+    }
+
     /// A folder for files that only this run needs; it goes with the work folder.
     pub fn scratch_dir(&self) -> PathBuf {
         self.places.scratch()
