@@ -120,7 +120,9 @@ fn models_of_one_ancestor_are_certified_to_stay_and_merged_as_they_are() {
     let roots = report["findings"]["roots"].as_array().expect("a list");
     assert!(!roots.is_empty() && roots.iter().all(|root| root["proof"] == "identity"), "{report}");
     let shown = run(dir, ["align", "model", "tuned", "--out", "perms.safetensors"]).ok().stdout;
-    assert!(shown.starts_with("complete already: tuned to model by the spec llama, in perms.safetensors: nothing moves\n"));
+    assert!(
+        shown.starts_with("complete already: tuned to model by the spec llama, in perms.safetensors: nothing moves\n")
+    );
     assert!(shown.contains("identity certified"), "{shown}");
     run(dir, ["merge", "model", "tuned", "--out", "plain", "--quiet"]).ok();
     for (way, out) in [("weights", "weights"), ("perms.safetensors", "file")] {
@@ -224,7 +226,8 @@ fn a_single_file_has_its_transforms_beside_it() {
     let dir = stored.dir.path();
     run(dir, ["merge", "model", "planted", "--align", "weights", "--out", "one.safetensors", "--quiet"]).ok();
     assert!(dir.join("one.safetensors.alignment/2.safetensors").is_file());
-    let [model, one] = [dir.join("model"), dir.join("one.safetensors")].map(|path| Checkpoint::open(&path).expect("opens"));
+    let [model, one] =
+        [dir.join("model"), dir.join("one.safetensors")].map(|path| Checkpoint::open(&path).expect("opens"));
     assert_eq!(fingerprint::of(&model).expect("read"), fingerprint::of(&one).expect("read"));
     let against = ["verify", "one.safetensors", "--against", "model", "planted", "--align", "weights"];
     assert!(run(dir, against).ok().stdout.contains("every bit is the same"));
@@ -238,7 +241,10 @@ fn a_file_that_was_found_against_a_model_that_is_not_merged_is_warned_of() {
     run(dir, ["align", "model", "planted", "--out", "perms.safetensors", "--quiet"]).ok();
     let args = ["merge", "tuned", "planted", "--align", "perms.safetensors", "--out", "out"];
     let shown = run(dir, args).ok().stdout;
-    assert!(shown.contains("warning: perms.safetensors was found against a model that is none of the inputs"), "{shown}");
+    assert!(
+        shown.contains("warning: perms.safetensors was found against a model that is none of the inputs"),
+        "{shown}"
+    );
     let shown = run(dir, ["merge", "model", "tuned", "planted", "--align", "perms.safetensors", "--out", "all"]).ok();
     assert!(!shown.stdout.contains("warning"), "{shown:?}");
 }
