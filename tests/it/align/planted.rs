@@ -175,7 +175,10 @@ fn a_merge_aligns_first_and_keeps_what_it_found() {
     let against = ["verify", "other", "--against", "model", "planted", "--align", "out/alignment/2.safetensors"];
     run(dir, against).ok();
 
+    crate::output::flip(&dir.join("out/alignment/2.safetensors"), bytes.len() as u64 - 1);
+    run(dir, ["verify", "out"]).fails(1, &["out/alignment/2.safetensors: the transform was changed"]);
     fs::remove_dir_all(dir.join("out/alignment")).expect("removed");
+    run(dir, ["verify", "out"]).fails(1, &["out/alignment/2.safetensors: the transform is missing"]);
     run(dir, ["verify", "out", "--against", "model", "planted", "--align", "weights"])
         .fails(1, &["the transform of model 2", "is not beside it any more"]);
     run(dir, merge).fails(1, &["another merge is finished there"]);
