@@ -1,8 +1,12 @@
-//! What the README names is there: the tests that show what happens after a fault, scripts, files.
+//! What the README names is there: the tests that show what happens after a fault, scripts, files, and what it tells people
+//! to type is understood.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::crash::scratch;
+use crate::program::run;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -82,4 +86,25 @@ fn every_script_that_is_mentioned_exists() {
     for path in mentioned {
         assert!(root().join(path).exists(), "there is no {path}");
     }
+}
+
+#[test]
+fn every_command_of_the_readme_is_one() {
+    let (text, folder) = (readme(), scratch());
+    let mut commands = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("thalweg ")) {
+        let typed = line.split('#').next().unwrap_or_default();
+        // Prose goes on after the name.
+        let Some(name) = typed.split_whitespace().next() else { continue };
+        let known = ["merge", "plan", "verify", "reference", "symmetries", "apply", "align"];
+        if !known.contains(&name) {
+            continue;
+        }
+        commands += 1;
+        let ended = run(folder.path(), typed.split_whitespace());
+        // The models are not there; that is all that may be wrong.
+        assert!(!ended.stderr.contains("error: ") && !ended.stderr.contains("command line"), "{line}: {ended:?}");
+        assert!(ended.code == Some(0) || ended.stderr.starts_with("thalweg: cannot "), "{line}: {ended:?}");
+    }
+    assert!(commands > 10, "{commands}");
 }
