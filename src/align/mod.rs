@@ -12,10 +12,12 @@
 //! together, and its views let a reader take any range of the transformed model straight from the files of the original.
 //! Which unit of one network goes with which of another is found by [`assignment`], exactly, from a cost matrix.
 
+pub mod activations;
 pub mod assignment;
 mod axis;
 pub mod fingerprint;
 pub mod matching;
+pub mod network;
 pub mod spec;
 mod symmetries;
 pub mod transform;
