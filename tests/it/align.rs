@@ -3,6 +3,9 @@
 mod applying;
 mod command;
 mod function;
+mod planted;
+mod refusals;
+mod resuming;
 mod specs;
 mod transform;
 

@@ -1,0 +1,91 @@
+//! From steps and a transform to what is reported of them.
+
+use crate::align::matching::{Options, Step};
+use crate::align::{Element, Group, Symmetries, Transform};
+use crate::report::{Cosines, Findings, RootFound};
+
+/// What the steps of a run have found, all of them in their order.
+pub fn of(
+    symmetries: &Symmetries,
+    options: &Options,
+    transform: &Transform,
+    sweeps: usize,
+    steps: &[Step],
+    cosines: [Vec<Option<f64>>; 2],
+) -> Findings {
+    let names: Vec<&str> = super::pair::acted_on(symmetries).collect();
+    let mut roots: Vec<(usize, RootFound)> = Vec::new();
+    for step in steps {
+        if let Some((_, known)) = roots.iter_mut().find(|(root, _)| *root == step.root) {
+            known.proof = step.proof;
+            continue;
+        }
+        let group = &symmetries.groups[step.root];
+        let tree = tree_of(symmetries, step.root);
+        let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
+        // A step may look at a part of the tensors only, or count them by their norms: what is shown is the same always.
+        let part = |cosines: &[Option<f64>]| {
+            let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
+            own.filter_map(|(_, cosine)| *cosine).sum()
+        };
+        let (before, after) = (part(&cosines[0]), part(&cosines[1]));
+        let (units, moved) = moved_units(symmetries, transform, &tree);
+        let (name, kind, proof) = (group.name.clone(), group.key.clone(), step.proof);
+        roots.push((step.root, RootFound { name, kind, units, moved, before, after, proof }));
+    }
+    let [before, after] = cosines;
+    let tensor = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| Cosines {
+        tensor: name.to_owned(),
+        before,
+        after,
+    };
+    Findings {
+        options: options.clone(),
+        sweeps,
+        roots: roots.into_iter().map(|(_, root)| root).collect(),
+        tensors: names.into_iter().zip(before.into_iter().zip(after)).map(tensor).collect(),
+    }
+}
+
+/// The most bytes that a transform of these groups can take.
+pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
+    let group = |group: &Group| {
+        let angles = if group.pairs.is_some() { group.pair_count() } else { 0 };
+        size_of::<Element>() + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
+    };
+    symmetries.groups.iter().map(group).sum::<usize>() as u64
+}
+
+/// A root and the groups within it.
+fn tree_of(symmetries: &Symmetries, root: usize) -> Vec<usize> {
+    let groups = &symmetries.groups;
+    let outermost = |mut group: usize| {
+        while let Some(outer) = groups[group].within {
+            group = outer;
+        }
+        group
+    };
+    (0..groups.len()).filter(|&group| outermost(group) == root).collect()
+}
+
+fn acts_on(symmetries: &Symmetries, group: usize, tensor: &str) -> bool {
+    let tensor = &symmetries.tensors[tensor];
+    let by_name = tensor.index.as_ref().is_some_and(|index| index.group == group);
+    by_name || tensor.axes.iter().any(|axis| axis.names(group))
+}
+
+/// Units of these groups, and how many of them change places or signs, or are turned.
+fn moved_units(symmetries: &Symmetries, transform: &Transform, tree: &[usize]) -> (usize, usize) {
+    tree.iter().fold((0, 0), |(units, moved), &group| {
+        let (own, element) = (&symmetries.groups[group], &transform.elements()[group]);
+        let all = (0..own.copies).flat_map(|copy| (0..own.units).map(move |unit| (copy, unit)));
+        let count = all.filter(|&(copy, unit)| moves(own, element, copy, unit)).count();
+        (units + own.copies * own.units, moved + count)
+    })
+}
+
+fn moves(group: &Group, element: &Element, copy: usize, unit: usize) -> bool {
+    let at = group.place_in_pairs(unit).map_or(unit, |(pair, _)| pair);
+    let is_turned = group.pairs.is_some() && element.angle_of(group, copy, at) != 0.0;
+    element.unit(group, copy, unit) != unit || element.is_negative(group, copy, at) || is_turned
+}
