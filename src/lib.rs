@@ -29,6 +29,8 @@
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
+//! - [`data`]: labelled samples in files.
+//! - [`net`]: forward and backward passes of small families of networks.
 //! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: what the user asks for.
@@ -43,6 +45,7 @@ pub mod align;
 pub mod budget;
 pub mod checkpoint;
 pub mod cli;
+pub mod data;
 pub mod dtype;
 pub mod engine;
 pub mod error;
@@ -51,6 +54,7 @@ pub mod kernel;
 pub mod linalg;
 pub mod method;
 pub mod monitor;
+pub mod net;
 pub mod output;
 pub mod plan;
 pub mod recipe;

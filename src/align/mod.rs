@@ -10,14 +10,19 @@
 //! A [`Spec`] is data: built-in families are written in the format that users write. [`Symmetries`] is a spec resolved
 //! against one model, every size checked. A [`Transform`] is an element of every group; an [`Alignment`] is both
 //! together, and its views let a reader take any range of the transformed model straight from the files of the original.
-//! Which unit of one network goes with which of another is found by [`assignment`], exactly, from a cost matrix.
+//! Which unit of one network goes with which of another is found by [`assignment`], exactly, from a cost matrix: that of
+//! [`matching`] comes from weights, that of [`activations`] from what units do on data, and [`straight_through`] descends
+//! the loss of the midpoint.
 
+pub mod activations;
 pub mod angles;
 pub mod assignment;
 mod axis;
 pub mod fingerprint;
 pub mod matching;
+pub mod network;
 pub mod spec;
+pub mod straight_through;
 mod symmetries;
 pub mod transform;
 pub mod view;

@@ -18,6 +18,7 @@ mod merge;
 mod method;
 mod mismatch;
 mod mutants;
+mod net;
 mod output;
 mod output_crash;
 mod output_verify;

@@ -116,6 +116,16 @@ pub fn halve(x: &[f64], side: usize) -> Vec<f64> {
     (0..channels * half * half).map(|at| x[place(at)]).collect()
 }
 
+/// The largest number of each square of two by two.
+pub fn max_pool(x: &[f64], side: usize) -> Vec<f64> {
+    let shifted = |by: usize| {
+        let moved: Vec<f64> = x.iter().copied().cycle().skip(by).take(x.len()).collect();
+        halve(&moved, side)
+    };
+    let corners = [0, 1, side, side + 1].map(shifted);
+    (0..corners[0].len()).map(|at| corners.iter().map(|corner| corner[at]).fold(f64::NEG_INFINITY, f64::max)).collect()
+}
+
 /// The layout of VGG16 with few channels: a convolution a layer, images halved behind some of them.
 pub struct Vgg {
     pub norms: bool,
@@ -168,7 +178,7 @@ impl Family for Vgg {
             }
             x = map(&x, |x| x.max(0.0));
             if pooled {
-                x = halve(&x, side);
+                x = max_pool(&x, side);
                 side /= 2;
             }
         }

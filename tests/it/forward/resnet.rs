@@ -112,28 +112,31 @@ impl Family for ResNet {
 
     fn outputs(&self, net: &Net) -> Vec<f64> {
         let mut side = SIDE;
-        let layer = |[convolution, norm]: [String; 2], x: &[f64], side: usize| {
-            batch_norm(net, &norm, &convolve(net, &convolution, x, side), side * side)
+        let layer = |[convolution, norm]: [String; 2], x: &[f64], side: usize, stride: usize| {
+            let x = convolve(net, &convolution, x, side);
+            let x = if stride == 2 { halve(&x, side) } else { x };
+            batch_norm(net, &norm, &x, side * side / (stride * stride))
         };
         let relu = |x: &[f64]| map(x, |x| x.max(0.0));
-        let mut x = relu(&layer(self.stem(), &Random::new(7).vector(3 * side * side), side));
+        let mut x = relu(&layer(self.stem(), &Random::new(7).vector(3 * side * side), side, 1));
         for stage in 0..STAGES.len() {
             for block in 0..BLOCKS {
-                if stage > 0 && block == 0 {
-                    x = halve(&x, side);
-                    side /= 2;
-                }
-                let count = if self.bottleneck { 3 } else { 2 };
-                let mut inner = x.clone();
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                // The first convolution of two and the second of three have the stride.
+                let (count, strided) = if self.bottleneck { (3, 1) } else { (2, 0) };
+                let (mut inner, mut inner_side) = (x.clone(), side);
                 for at in 0..count {
-                    inner = layer(self.inside(stage, block, at), &inner, side);
+                    let stride = if at == strided { stride } else { 1 };
+                    inner = layer(self.inside(stage, block, at), &inner, inner_side, stride);
+                    inner_side /= stride;
                     if at + 1 < count {
                         inner = relu(&inner);
                     }
                 }
                 if self.has_shortcut(stage, block) {
-                    x = layer(self.shortcut(stage, block), &x, side);
+                    x = layer(self.shortcut(stage, block), &x, side, stride);
                 }
+                side = inner_side;
                 add_to(&mut inner, &x);
                 x = relu(&inner);
             }

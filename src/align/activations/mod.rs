@@ -1,0 +1,214 @@
+//! Activation matching: the permutation of every group that brings a model's activations nearest to a reference's.
+//!
+//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), section 3.1: with Z_A and Z_B the activations of a
+//! group's units over the same samples, [units, samples], the groups are independent, and each is one exact assignment,
+//! argmax_P ⟨P, Z_A Z_B^T⟩. The paper's products are uncentred; correlations are a choice.
+//!
+//! Activations are tensors [samples, units] called as their groups are, read in blocks of rows. Products of a block are
+//! f32, blocks are added up in f64 and in their order.
+
+mod moments;
+mod products;
+mod record;
+mod write;
+
+pub use record::{Recorded, Recording, record};
+
+use serde::{Deserialize, Serialize};
+
+use super::assignment::{self, CostTiles, Costs, Sense, certified, dense, gain};
+use super::matching::{Matched, Proof, Step, Watch};
+use super::symmetries::{Group, Symmetries};
+use super::{Allowed, Element, Transform, Weights};
+use crate::budget::format_bytes;
+use crate::error::{Error, Kind, Result};
+
+use moments::{Moments, check_shapes};
+use products::{Products, ROWS};
+
+/// Groups of at most so many units are solved on the whole matrix, if it fits the memory.
+const DENSE: usize = 2048;
+
+/// What is compared of two units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Similarity {
+    /// The inner product of their activations, as in the paper.
+    #[default]
+    Uncentred,
+    /// That of their deviations from their means.
+    Centred,
+    /// The correlation; that of a unit which never changes is zero.
+    Correlation,
+}
+
+/// How activations are matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// What is compared.
+    pub similarity: Similarity,
+    /// Whether signs are looked for where they are allowed.
+    pub signs: bool,
+    /// Bytes that matrices, candidates and buffers may take together.
+    #[serde(skip)]
+    pub memory: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { similarity: Similarity::default(), signs: true, memory: 1 << 30 }
+    }
+}
+
+/// The element of every group for which there are activations, on the threads of the current pool.
+///
+/// Groups within others, groups that others lie within and groups of pairs cannot be matched so; they and residual groups
+/// may be left out and stay as they are. All other groups must be there. A step's objective is the cosine of the two
+/// sets of activations. `replay` are the steps of an interrupted run, whose results are taken.
+///
+/// # Errors
+///
+/// [`Kind::Mismatch`] when the activations of a group are missing, have another number of units or of samples, or belong
+/// to a group that cannot be matched so, or when `replay` is of another run; [`Kind::NonFinite`] when one is NaN or
+/// infinite; [`Kind::Budget`] when the memory is too small; those of reading and of `watch`.
+pub fn match_activations(
+    reference: &dyn Weights,
+    moving: &dyn Weights,
+    symmetries: &Symmetries,
+    replay: &[Step],
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<Matched> {
+    let groups = groups(reference, moving, symmetries)?;
+    watch.planned(groups.iter().map(|group| group.operations()).sum());
+    let mut transform = Transform::identity(symmetries);
+    let mut steps = Vec::with_capacity(groups.len());
+    for group in groups {
+        watch.go_on()?;
+        let step = match replay.get(steps.len()) {
+            Some(step) if step.root == group.index => {
+                watch.advanced(group.operations());
+                step.clone()
+            }
+            Some(step) => {
+                let cause = format!("step {} is of group {}, wanted {}", steps.len(), step.root, group.index);
+                return Err(Error::new(Kind::Mismatch, "cannot go on", "recorded steps", cause));
+            }
+            None => {
+                let step = group.solve(reference, moving, options, watch)?;
+                watch.taken(&step)?;
+                step
+            }
+        };
+        for (index, element) in &step.elements {
+            transform = transform.with(symmetries, *index, element.clone())?;
+        }
+        steps.push(step);
+    }
+    Ok(Matched { transform, steps, sweeps: 1 })
+}
+
+/// A group that is matched.
+struct Job<'a> {
+    index: usize,
+    group: &'a Group,
+    samples: u64,
+}
+
+/// The groups for which there are activations, checked.
+fn groups<'a>(reference: &dyn Weights, moving: &dyn Weights, symmetries: &'a Symmetries) -> Result<Vec<Job<'a>>> {
+    let mut jobs = Vec::new();
+    for (index, group) in symmetries.groups.iter().enumerate() {
+        let there = [reference, moving].map(|weights| weights.shape(&group.name).is_some());
+        let outer = symmetries.groups.iter().any(|inner| inner.within == Some(index));
+        let flat = group.within.is_none() && !outer && group.pairs.is_none() && group.may(Allowed::Permutation);
+        if there == [false, false] && (!flat || group.residual) {
+            continue;
+        }
+        let refused = |cause: &str, hint: &str| {
+            Err(Error::new(Kind::Mismatch, "cannot match activations", group.name.escape_debug(), cause)
+                .with_hint(hint))
+        };
+        if !flat {
+            return refused(
+                "the group has others within it, lies within one or may not be reordered",
+                "leave its activations out and match it by weights",
+            );
+        }
+        for (there, side) in there.into_iter().zip(["reference", "model that is aligned"]) {
+            if !there {
+                let cause = format!("there are no activations of the {side} for it");
+                return refused(&cause, "each group has a tensor [samples, units] of its name");
+            }
+        }
+        jobs.push(Job { index, group, samples: check_shapes(reference, moving, group)? });
+    }
+    if jobs.is_empty() {
+        let cause = "there are activations of none of its groups";
+        return Err(Error::new(Kind::Mismatch, "cannot match activations", &symmetries.spec, cause));
+    }
+    Ok(jobs)
+}
+
+impl Job<'_> {
+    fn operations(&self) -> u64 {
+        2 * self.samples * (self.group.units * self.group.units) as u64
+    }
+
+    fn solve(
+        &self,
+        reference: &dyn Weights,
+        moving: &dyn Weights,
+        options: &Options,
+        watch: &dyn Watch,
+    ) -> Result<Step> {
+        let units = self.group.units;
+        let signs = options.signs && self.group.may(Allowed::Sign);
+        let [first, second] = [reference, moving]
+            .map(|weights| Moments::new(weights, &self.group.name, self.samples, units, options.similarity));
+        let mut products = Products::new(first?, second?, units, signs, watch);
+        let start: Vec<u32> = (0..).take(units).collect();
+        let (columns, mut proof) = if units <= DENSE && products.bytes(units) <= options.memory {
+            let mut costs = vec![0.0; units * units];
+            products.rows(0..units, &mut costs)?;
+            (dense(&Costs::new(units, &costs)?, Sense::Maximise)?.columns, Proof::Optimal(0.0))
+        } else {
+            let settings = assignment::Options { tile_rows: self.tile_rows(&products, options)?, ..Default::default() };
+            let (solved, certificate) = certified(&mut products, Sense::Maximise, &start, &settings)?;
+            (solved.columns, Proof::Optimal(certificate.optimal_within))
+        };
+        // The solver works on f32; whether to move anything is decided in f64.
+        let (before, after) = (products.picked(&start)?, products.picked(&columns)?);
+        let value = |term: &f64| if signs { term.abs() } else { *term };
+        let better = gain(before.iter().copied(), after.iter().map(value)).is_real();
+        let mut element = Element::default();
+        if better && columns != start {
+            element.permutation.clone_from(&columns);
+        }
+        if better && signs && after.iter().any(|term| *term < 0.0) {
+            element.negative = after.iter().map(|term| *term < 0.0).collect();
+        }
+        let is_moved = |at: &usize| element.unit(self.group, 0, *at) != *at || element.is_negative(self.group, 0, *at);
+        let moved = (0..units).filter(is_moved).count();
+        if moved == 0 {
+            proof = Proof::Identity;
+        }
+        let norms = products.norms();
+        let cosine = |sum: f64| if norms > 0.0 { sum / norms } else { 0.0 };
+        let before = cosine(before.iter().sum());
+        let after = if moved == 0 { before } else { cosine(after.iter().map(value).sum()) };
+        let elements = if moved == 0 { Vec::new() } else { vec![(self.index, element)] };
+        Ok(Step { sweep: 0, root: self.index, elements, before, after, units, moved, proof })
+    }
+
+    fn tile_rows(&self, products: &Products<'_>, options: &Options) -> Result<usize> {
+        let units = self.group.units;
+        let fits = |rows: &usize| products.bytes(*rows) <= options.memory;
+        let most = (1..=units.div_ceil(ROWS)).map(|tiles| tiles * ROWS).take_while(fits).last();
+        most.ok_or_else(|| {
+            let cause = format!("group {} needs {}", self.group.name, format_bytes(products.bytes(ROWS)));
+            Error::new(Kind::Budget, "cannot match activations", format_bytes(options.memory), cause)
+                .with_hint("give more --memory")
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! Activations in blocks of rows, and what is taken from them before they are compared.
+
+use super::Similarity;
+use crate::align::Weights;
+use crate::align::symmetries::Group;
+use crate::data::narrow;
+use crate::error::{Error, Kind, Result};
+
+/// Rows that are read and multiplied together; never another number, so that sums have one shape.
+pub const BLOCK: u64 = 1024;
+
+/// Both tensors have [samples, units] elements; gives the samples.
+pub fn check_shapes(reference: &dyn Weights, moving: &dyn Weights, group: &Group) -> Result<u64> {
+    let refused =
+        |cause: String| Err(Error::new(Kind::Mismatch, "cannot match activations", group.name.escape_debug(), cause));
+    let sides = [(reference, "reference"), (moving, "model that is aligned")];
+    for (weights, side) in sides {
+        let shape = weights.shape(&group.name).unwrap_or_default();
+        if !matches!(shape, [samples, units] if *units == group.units as u64 && *samples > 0) {
+            return refused(format!("wanted shape [samples, {}], got {shape:?} of the {side}", group.units));
+        }
+    }
+    let [first, second] = sides.map(|(weights, _)| weights.shape(&group.name).map_or(0, |shape| shape[0]));
+    if first != second {
+        return refused(format!("the reference has {first} samples, the model that is aligned {second}"));
+    }
+    Ok(first)
+}
+
+/// One model's activations of one group.
+pub struct Moments<'a> {
+    weights: &'a dyn Weights,
+    name: &'a str,
+    samples: u64,
+    /// For each unit, what is subtracted and what the rest is multiplied with.
+    scaling: Vec<(f64, f64)>,
+    /// The sum of squares of what remains.
+    pub square: f64,
+}
+
+impl<'a> Moments<'a> {
+    pub fn new(
+        weights: &'a dyn Weights,
+        name: &'a str,
+        samples: u64,
+        units: usize,
+        similarity: Similarity,
+    ) -> Result<Self> {
+        let mut own = Self { weights, name, samples, scaling: vec![(0.0, 1.0); units], square: 0.0 };
+        if similarity != Similarity::Uncentred {
+            let sums = own.sums(|value| value)?;
+            own.scaling = sums.into_iter().map(|sum| (sum / samples as f64, 1.0)).collect();
+        }
+        let squares = own.sums(|value| value * value)?;
+        own.square = squares.iter().sum();
+        if similarity == Similarity::Correlation {
+            // A unit that never changes has no correlation with any; it is left at zero.
+            let factor = |square: f64| if square > 0.0 { (square / samples as f64).sqrt().recip() } else { 0.0 };
+            own.scaling.iter_mut().zip(&squares).for_each(|(scaling, square)| scaling.1 = factor(*square));
+            own.square = squares.iter().filter(|square| **square > 0.0).count() as f64 * samples as f64;
+        }
+        Ok(own)
+    }
+
+    /// The sum over samples of `term` of each unit, in f64 and in their order.
+    fn sums(&self, term: impl Fn(f64) -> f64) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; self.scaling.len()];
+        for first in (0..self.samples).step_by(usize::try_from(BLOCK).expect("a small number")) {
+            for row in self.read(first)?.chunks(self.scaling.len().max(1)) {
+                for ((sum, value), (shift, scale)) in sums.iter_mut().zip(row).zip(&self.scaling) {
+                    *sum += term((f64::from(*value) - shift) * scale);
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    fn read(&self, first: u64) -> Result<Vec<f32>> {
+        let units = self.scaling.len() as u64;
+        let rows = BLOCK.min(self.samples - first);
+        let mut block = vec![0.0; usize::try_from(rows * units).expect("a block is small")];
+        let mut numbers = self.weights.tensor(self.name)?;
+        numbers.prefetch((first + rows) * units..(first + rows + BLOCK).min(self.samples) * units);
+        numbers.read(first * units..(first + rows) * units, &mut block)?;
+        if let Some(at) = block.iter().position(|value| !value.is_finite()) {
+            let (sample, unit) = (first + at as u64 / units, at as u64 % units);
+            let cause = format!("sample {sample}, unit {unit}: the activation is {}", block[at]);
+            return Err(Error::new(Kind::NonFinite, "cannot match activations", self.name.escape_debug(), cause));
+        }
+        Ok(block)
+    }
+
+    /// The rows from `first` on, at most [`BLOCK`], shifted and scaled.
+    pub fn block(&self, first: u64) -> Result<Vec<f32>> {
+        let mut block = self.read(first)?;
+        if self.scaling.iter().all(|scaling| *scaling == (0.0, 1.0)) {
+            return Ok(block);
+        }
+        for row in block.chunks_mut(self.scaling.len().max(1)) {
+            for (value, (shift, scale)) in row.iter_mut().zip(&self.scaling) {
+                *value = narrow((f64::from(*value) - shift) * scale);
+            }
+        }
+        Ok(block)
+    }
+
+    /// The first rows of all blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = u64> + use<> {
+        (0..self.samples).step_by(usize::try_from(BLOCK).expect("a small number"))
+    }
+}

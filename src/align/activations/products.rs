@@ -1,0 +1,90 @@
+//! Z_A Z_B^T, a run of rows at a time.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::moments::{BLOCK, Moments};
+use crate::align::assignment::CostTiles;
+use crate::align::matching::Watch;
+use crate::data::narrow;
+use crate::error::Result;
+use crate::linalg::{self, Matrix, add_product};
+
+/// Rows are computed in runs that begin at multiples of this, so that their bits do not depend on who asks.
+pub const ROWS: usize = linalg::ROWS;
+/// What the sparse solver keeps of a row, at most.
+const CANDIDATES_BYTES: usize = 1 << 10;
+
+/// The matrix, divided by both norms so that its entries are shares of a cosine; absolute values where signs are free.
+pub struct Products<'a> {
+    first: Moments<'a>,
+    second: Moments<'a>,
+    units: usize,
+    signs: bool,
+    watch: &'a dyn Watch,
+}
+
+impl<'a> Products<'a> {
+    pub fn new(first: Moments<'a>, second: Moments<'a>, units: usize, signs: bool, watch: &'a dyn Watch) -> Self {
+        Self { first, second, units, signs, watch }
+    }
+
+    /// The product of both norms.
+    pub fn norms(&self) -> f64 {
+        (self.first.square * self.second.square).sqrt()
+    }
+
+    /// Memory for `rows` rows at a time, in bytes: their sums, products and entries, and the blocks that are multiplied.
+    pub fn bytes(&self, rows: usize) -> u64 {
+        let block = usize::try_from(BLOCK).expect("a small number");
+        let sums = rows * self.units * (size_of::<f64>() + 2 * size_of::<f32>());
+        let blocks = block * (2 * self.units + rows) * size_of::<f32>();
+        (sums + blocks + CANDIDATES_BYTES * self.units) as u64
+    }
+
+    /// The entries of each row in its column, with their signs, not divided: products and sums in f64.
+    pub fn picked(&self, columns: &[u32]) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; self.units];
+        for block in self.first.blocks() {
+            self.watch.go_on()?;
+            let (first, second) = (self.first.block(block)?, self.second.block(block)?);
+            for (first, second) in first.chunks(self.units).zip(second.chunks(self.units)) {
+                for ((sum, value), column) in sums.iter_mut().zip(first).zip(columns) {
+                    *sum += f64::from(*value) * f64::from(second[*column as usize]);
+                }
+            }
+        }
+        Ok(sums)
+    }
+}
+
+impl CostTiles for Products<'_> {
+    fn size(&self) -> usize {
+        self.units
+    }
+
+    fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let units = self.units;
+        let (start, end) = (rows.start / ROWS * ROWS, rows.end.next_multiple_of(ROWS).min(units));
+        let count = end - start;
+        let mut sums = vec![0.0_f64; count * units];
+        let mut product = vec![0.0_f32; count * units];
+        for block in self.first.blocks() {
+            self.watch.go_on()?;
+            let (first, second) = (self.first.block(block)?, self.second.block(block)?);
+            let samples = first.len() / units;
+            let tile: Vec<f32> = first.chunks(units).flat_map(|row| &row[start..end]).copied().collect();
+            product.fill(0.0);
+            let left = Matrix::new(&tile, samples, count).transposed();
+            add_product(left, Matrix::new(&second, samples, units), &mut product);
+            sums.par_iter_mut().zip(&product).for_each(|(sum, product)| *sum += f64::from(*product));
+            self.watch.advanced(2 * (samples * count * units) as u64);
+        }
+        let norms = self.norms();
+        let scale = if norms > 0.0 { norms.recip() } else { 0.0 };
+        let entry = |sum: &f64| narrow(if self.signs { sum.abs() } else { *sum } * scale);
+        out.iter_mut().zip(&sums[(rows.start - start) * units..]).for_each(|(out, sum)| *out = entry(sum));
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Records a model's activations on a data set.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use super::write::Writer;
+use crate::align::network::group_of;
+use crate::align::symmetries::Symmetries;
+use crate::budget::format_bytes;
+use crate::data::{Batch, DataSet};
+use crate::error::{Error, Kind, Result};
+use crate::net::{Network, Parameters};
+
+/// What is recorded of.
+pub struct Recording<'a> {
+    /// The model's groups.
+    pub symmetries: &'a Symmetries,
+    /// What it computes.
+    pub network: &'a Network,
+    /// With what.
+    pub parameters: &'a Parameters,
+    /// For which samples.
+    pub data: &'a DataSet,
+    /// What the file's metadata say, beside its format.
+    pub notes: IndexMap<String, String>,
+    /// Bytes that values and buffers may take together, beside the parameters.
+    pub memory: u64,
+}
+
+/// A group whose activations were recorded.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Recorded {
+    /// Its name.
+    pub group: String,
+    /// Rows: samples, times places of an image, of all layers whose outputs are the group's units.
+    pub samples: u64,
+    /// Columns.
+    pub units: usize,
+}
+
+/// A value of the network that goes to a group, and where in the group's rows it begins.
+struct Part {
+    tensor: usize,
+    value: usize,
+    first_row: u64,
+}
+
+/// Writes the activations of every group, behind norm and ReLU, as f32 to the file `path`: under another name first,
+/// renamed when it is whole and durable. `go_on` is asked, and told how many samples are done, before every batch.
+///
+/// # Errors
+///
+/// [`Kind::Budget`] when one batch does not fit the memory, [`Kind::NonFinite`] for an activation that is NaN or
+/// infinite, those of reading, writing and `go_on`.
+pub fn record(recording: &Recording<'_>, path: &Path, go_on: &dyn Fn(usize) -> Result<()>) -> Result<Vec<Recorded>> {
+    let Recording { network, parameters, data, .. } = recording;
+    let (groups, parts) = plan(recording);
+    let keep = |value: usize| parts.iter().any(|part| part.value == value);
+    let samples = network.batch().min(data.samples());
+    let largest = parts.iter().map(|part| (4 * samples * network.shape(part.value).len()) as u64).max().unwrap_or(0);
+    let bytes = network.forward_bytes(samples, &keep) + largest;
+    if bytes > recording.memory {
+        let cause = format!("a batch of samples needs {}", format_bytes(bytes));
+        return Err(Error::new(Kind::Budget, "cannot record activations", format_bytes(recording.memory), cause)
+            .with_hint("give more --memory"));
+    }
+    let tensors = groups.iter().map(|group| (group.group.clone(), [group.samples, group.units as u64]));
+    let mut writer = Writer::create(path, tensors, &recording.notes)?;
+    for range in network.batches(data.samples()) {
+        go_on(range.start)?;
+        let first = range.start as u64;
+        let Batch { inputs, labels } = network.checked(data, range)?;
+        let values = network.forward(parameters, inputs, labels.len(), &keep);
+        for part in &parts {
+            let shape = network.shape(part.value);
+            let rows = rows(values.get(part.value), shape.channels, shape.places());
+            if rows.iter().any(|value| !value.is_finite()) {
+                let cause = "an activation is NaN or infinite";
+                let group = groups[part.tensor].group.escape_debug();
+                return Err(Error::new(Kind::NonFinite, "cannot record activations", group, cause));
+            }
+            writer.write(part.tensor, part.first_row + first * shape.places() as u64, &rows)?;
+        }
+    }
+    go_on(data.samples())?;
+    writer.finish()?;
+    Ok(groups)
+}
+
+/// The groups in their order, and the values that go to each.
+fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
+    let Recording { symmetries, network, data, .. } = recording;
+    let (mut groups, mut parts) = (Vec::new(), Vec::new());
+    for (index, group) in symmetries.groups.iter().enumerate() {
+        let of_group = network.units().iter().filter(|units| group_of(symmetries, units) == Some(index));
+        let mut samples = 0;
+        for units in of_group {
+            parts.push(Part { tensor: groups.len(), value: units.value, first_row: samples });
+            samples += (data.samples() * network.shape(units.value).places()) as u64;
+        }
+        if samples > 0 {
+            groups.push(Recorded { group: group.name.clone(), samples, units: group.units });
+        }
+    }
+    (groups, parts)
+}
+
+/// From [samples, channels, places] to [samples · places, channels].
+fn rows(values: &[f32], channels: usize, places: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(values.len());
+    for sample in values.chunks((channels * places).max(1)) {
+        (0..places).for_each(|place| rows.extend(sample.iter().skip(place).step_by(places)));
+    }
+    rows
+}

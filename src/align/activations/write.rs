@@ -1,0 +1,87 @@
+//! A safetensors file of f32 matrices that are written a few rows at a time.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+const WHAT: &str = "cannot write activations";
+
+/// A file that is not whole yet.
+pub struct Writer {
+    path: PathBuf,
+    part: PathBuf,
+    file: File,
+    /// Where each matrix begins, and bytes of its rows.
+    tensors: Vec<(u64, u64)>,
+}
+
+impl Writer {
+    /// Writes the header of a file of these matrices, [rows, columns].
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub fn create(
+        path: &Path,
+        matrices: impl Iterator<Item = (String, [u64; 2])>,
+        notes: &IndexMap<String, String>,
+    ) -> Result<Self> {
+        let mut header = Map::new();
+        let mut metadata = json!({ "format": "thalweg-activations" });
+        notes.iter().for_each(|(key, value)| metadata[key] = value.as_str().into());
+        header.insert("__metadata__".into(), metadata);
+        let (mut tensors, mut end) = (Vec::new(), 0);
+        for (name, [rows, columns]) in matrices {
+            let start = end;
+            end += rows * columns * size_of::<f32>() as u64;
+            header.insert(name, json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end] }));
+            tensors.push((start, columns * size_of::<f32>() as u64));
+        }
+        let mut text = Value::from(header).to_string().into_bytes();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        let part = PathBuf::from(name);
+        let failed = |error| Error::io(WHAT, path, error);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let file = File::create(&part).map_err(failed)?;
+        let data = 8 + text.len() as u64;
+        file.set_len(data + end).map_err(failed)?;
+        file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).map_err(failed)?;
+        file.write_all_at(&text, 8).map_err(failed)?;
+        tensors.iter_mut().for_each(|(start, _)| *start += data);
+        Ok(Self { path: path.to_owned(), part, file, tensors })
+    }
+
+    /// Writes rows of matrix `tensor` from row `first` on.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub fn write(&mut self, tensor: usize, first: u64, rows: &[f32]) -> Result<()> {
+        let (start, row) = self.tensors[tensor];
+        // The lowest byte comes first in the file, whatever the machine.
+        let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.file.write_all_at(&bytes, start + first * row).map_err(|error| Error::io(WHAT, &self.path, error))
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    ///
+    /// When that fails.
+    pub fn finish(self) -> Result<()> {
+        let failed = |error| Error::io(WHAT, &self.path, error);
+        self.file.sync_all().map_err(failed)?;
+        fs::rename(&self.part, &self.path).map_err(failed)?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+}

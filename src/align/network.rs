@@ -1,0 +1,63 @@
+//! Between stored models and networks that can be computed.
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::symmetries::{Node, Symmetries};
+use super::weights::{Store, Weights};
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
+use crate::net::{Network, Parameters, Units};
+
+/// The network of a model with these symmetries, for samples of shape `sample`.
+///
+/// # Errors
+///
+/// As [`Network::new`].
+pub fn network(symmetries: &Symmetries, config: Option<&Value>, sample: &[usize]) -> Result<Network> {
+    let shapes: IndexMap<String, Vec<u64>> =
+        symmetries.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+    Network::new(&symmetries.spec, &shapes, config, sample)
+}
+
+/// The numbers that `network` computes with, from `weights`.
+///
+/// # Errors
+///
+/// When a tensor cannot be read or has another shape; [`Kind::NonFinite`] when it holds NaN or infinity.
+pub fn parameters(network: &Network, weights: &dyn Weights) -> Result<Parameters> {
+    Parameters::read(network, |name, into| {
+        let wanted = &network.parameters()[name];
+        let shape = weights.shape(name).unwrap_or_default();
+        let same = shape.iter().copied().eq(wanted.iter().map(|size| *size as u64));
+        if weights.shape(name).is_some() && !same {
+            let cause = format!("wanted shape {wanted:?}, got {shape:?}");
+            return Err(Error::new(Kind::Mismatch, "cannot read weights", name.escape_debug(), cause));
+        }
+        weights.tensor(name)?.read(0..into.len() as u64, into)?;
+        check_finite(name, into)
+    })
+}
+
+/// Refuses NaN and infinity.
+pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let cause = format!("element {at} is {}", values[at]);
+    Err(Error::new(Kind::NonFinite, "cannot compute the network", name.escape_debug(), cause))
+}
+
+/// The same numbers as weights in memory.
+pub fn store(parameters: &Parameters, kernels: Kernels) -> Store {
+    let tensor = |(name, shape, numbers): (&str, &[usize], &[f32])| {
+        (name.to_owned(), shape.iter().map(|size| *size as u64).collect(), numbers.to_vec())
+    };
+    Store::in_memory(parameters.iter().map(tensor), kernels)
+}
+
+/// The group to whose units activations belong.
+pub fn group_of(symmetries: &Symmetries, units: &Units) -> Option<usize> {
+    match symmetries.tensors.get(&units.weight)?.axes.get(units.axis)? {
+        Node::Group { group, .. } => Some(*group),
+        _ => None,
+    }
+}

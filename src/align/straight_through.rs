@@ -1,0 +1,229 @@
+//! The straight-through estimator: the transform for which the midpoint of two networks has a small loss on data.
+//!
+//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 2, min_T L((A + π_T(B)) / 2): π_T is what
+//! weight matching brings B nearest to T with. Forward, the midpoint is taken with π_T(B); backward, as if T stood in
+//! its place, so that the gradient by T is half of that by the midpoint. T begins at A. The matching of each step begins
+//! with the last one's transform.
+//!
+//! The paper keeps the transform whose minibatch had the smallest loss. Losses of different minibatches cannot be compared
+//! well, so here the best of each epoch and its last are evaluated on all samples, and the best of these is kept. What
+//! weight matching finds by itself is evaluated too: nothing worse than it is ever returned.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::matching::{self, Watch, match_weights};
+use super::network::{check_finite, parameters, store};
+use super::weights::{Numbers, Store, Transformed, Weights};
+use super::{Alignment, Symmetries, Transform};
+use crate::data::DataSet;
+use crate::error::Result;
+use crate::kernel::Kernels;
+use crate::net::{Adam, AdamOptions, Network, Parameters, evaluate, order};
+
+/// Copies of the parameters that are held at once: A, T, π(B), the midpoint, its gradient, two moments, and what is
+/// matched with.
+const COPIES: u64 = 9;
+
+/// How T descends.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// Times that each sample is seen.
+    pub epochs: usize,
+    /// Samples of a step.
+    pub batch: usize,
+    /// The learning rate of Adam.
+    pub rate: f64,
+    /// Of the order of samples.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { epochs: 20, batch: 100, rate: 1e-2, seed: 0 }
+    }
+}
+
+/// Two networks and the data on which their midpoint is to do well.
+pub struct Problem<'a> {
+    /// The model that stays.
+    pub reference: &'a dyn Weights,
+    /// The model that is transformed.
+    pub moving: &'a Arc<Store>,
+    /// The symmetries of both.
+    pub symmetries: &'a Arc<Symmetries>,
+    /// What both compute.
+    pub network: &'a Network,
+    /// The samples.
+    pub data: &'a DataSet,
+    /// The kernels.
+    pub kernels: Kernels,
+}
+
+/// The mean losses of the midpoint over all samples, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Of the models as they are.
+    pub naive: f64,
+    /// Under what weight matching finds.
+    pub weights: f64,
+    /// Under what is returned.
+    pub found: f64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// The element of every group.
+    pub transform: Transform,
+    /// What it is good for.
+    pub losses: Losses,
+}
+
+/// Memory that a run takes beside what weight matching does, in bytes.
+pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
+    let batch = options.batch.min(data.samples());
+    // Values and their gradients.
+    let pass = 2 * network.forward_bytes(batch, &|_| true);
+    let evaluation = network.forward_bytes(network.batch().min(data.samples()), &|_| false);
+    COPIES * Parameters::zeros(network).bytes() + pass.max(evaluation)
+}
+
+/// Looks for a transform on the threads of the current pool; the same one for every number of threads.
+///
+/// `matching` is how T is matched; its memory is for that alone.
+///
+/// # Errors
+///
+/// Those of reading models and data, of weight matching, and of `watch`, which is told of every step's operations.
+pub fn straight_through(
+    problem: &Problem<'_>,
+    options: &Options,
+    matching: &matching::Options,
+    watch: &dyn Watch,
+) -> Result<Learned> {
+    let mut run = Run::new(problem, matching, watch)?;
+    let samples = problem.data.samples();
+    let steps = samples.div_ceil(options.batch.max(1)) * options.epochs;
+    let per_step = run.operations(options.batch);
+    watch.planned(per_step * steps as u64);
+    let identity = Transform::identity(problem.symmetries);
+    let naive = run.loss(&identity)?;
+    let start = run.matched(problem.reference, &identity)?;
+    let weights = run.loss(&start)?;
+    let mut best = if weights < naive { (weights, start.clone()) } else { (naive, identity) };
+    let mut target = run.reference.clone();
+    let mut adam = Adam::new(problem.network, AdamOptions { rate: options.rate, decay: 0.0, ..Default::default() });
+    let mut current = start;
+    for epoch in 0..options.epochs {
+        let mut of_epoch: Option<(f64, Transform)> = None;
+        for samples in order(samples, options.seed, epoch).chunks(options.batch.max(1)) {
+            watch.go_on()?;
+            current = run.matched(&run.over_reference(&target), &current)?;
+            let (loss, gradients) = run.gradients(&current, samples)?;
+            if of_epoch.as_ref().is_none_or(|(least, _)| loss < *least) {
+                of_epoch = Some((loss, current.clone()));
+            }
+            adam.step(&mut target, &gradients);
+            watch.advanced(per_step);
+        }
+        for candidate in of_epoch.map(|(_, transform)| transform).into_iter().chain([current.clone()]) {
+            let loss = run.loss(&candidate)?;
+            if loss < best.0 {
+                best = (loss, candidate);
+            }
+        }
+    }
+    Ok(Learned { losses: Losses { naive, weights, found: best.0 }, transform: best.1 })
+}
+
+struct Run<'a> {
+    problem: &'a Problem<'a>,
+    matching: &'a matching::Options,
+    watch: &'a dyn Watch,
+    reference: Parameters,
+    /// What was evaluated last, since epochs often end where they began.
+    evaluated: Vec<(Transform, f64)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(problem: &'a Problem<'a>, matching: &'a matching::Options, watch: &'a dyn Watch) -> Result<Self> {
+        let reference = parameters(problem.network, problem.reference)?;
+        Ok(Self { problem, matching, watch, reference, evaluated: Vec::new() })
+    }
+
+    /// Multiplications and additions of a step: two for each number of each sample forward, four backward, where every
+    /// number is used once. Of convolutions that is a fraction; it is for a progress bar.
+    fn operations(&self, batch: usize) -> u64 {
+        6 * batch as u64 * self.reference.bytes() / size_of::<f32>() as u64
+    }
+
+    /// What weight matching finds from `start` on.
+    fn matched(&self, reference: &dyn Weights, start: &Transform) -> Result<Transform> {
+        let Problem { moving, symmetries, .. } = self.problem;
+        let found = match_weights(reference, moving, symmetries, start, &[], self.matching, &Inner(self.watch))?;
+        Ok(found.transform)
+    }
+
+    /// Where T has no tensor, since the network does not compute with it, the reference's is taken.
+    fn over_reference(&self, target: &Parameters) -> Over<'a> {
+        Over { over: store(target, self.problem.kernels), under: self.problem.reference }
+    }
+
+    fn midpoint(&self, transform: &Transform) -> Result<Parameters> {
+        let Problem { moving, symmetries, network, .. } = self.problem;
+        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        let moved = parameters(network, &Transformed::new(Arc::clone(moving), alignment))?;
+        Ok(self.reference.combine(0.5, &moved, 0.5))
+    }
+
+    /// The loss of the midpoint on a minibatch, and its gradients by T.
+    fn gradients(&self, transform: &Transform, samples: &[usize]) -> Result<(f64, Parameters)> {
+        let Problem { network, data, .. } = self.problem;
+        let midpoint = self.midpoint(transform)?;
+        let (loss, gradients) = network.gradients(&midpoint, network.gathered(data, samples)?);
+        gradients.iter().try_for_each(|(name, _, slopes)| check_finite(name, slopes))?;
+        Ok((loss, gradients.combine(0.5, &gradients, 0.0)))
+    }
+
+    /// The loss of the midpoint over all samples.
+    fn loss(&mut self, transform: &Transform) -> Result<f64> {
+        if let Some((_, loss)) = self.evaluated.iter().find(|(known, _)| known == transform) {
+            return Ok(*loss);
+        }
+        let Problem { network, data, .. } = self.problem;
+        let midpoint = self.midpoint(transform)?;
+        // One batch at a time was paid for.
+        let memory = network.forward_bytes(network.batch().min(data.samples()), &|_| false);
+        let loss = evaluate(network, &midpoint, data, memory, &|| self.watch.go_on())?.loss;
+        self.evaluated.truncate(1);
+        self.evaluated.insert(0, (transform.clone(), loss));
+        Ok(loss)
+    }
+}
+
+/// Weights of which some are replaced.
+struct Over<'a> {
+    over: Store,
+    under: &'a dyn Weights,
+}
+
+impl Weights for Over<'_> {
+    fn shape(&self, tensor: &str) -> Option<&[u64]> {
+        self.over.shape(tensor).or_else(|| self.under.shape(tensor))
+    }
+
+    fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
+        if self.over.shape(tensor).is_some() { self.over.tensor(tensor) } else { self.under.tensor(tensor) }
+    }
+}
+
+/// May end a matching that is one of many; its steps and progress are nobody's business.
+struct Inner<'a>(&'a dyn Watch);
+
+impl Watch for Inner<'_> {
+    fn go_on(&self) -> Result<()> {
+        self.0.go_on()
+    }
+}

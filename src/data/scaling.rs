@@ -1,0 +1,99 @@
+//! How stored inputs become the numbers that a network is given.
+
+use indexmap::IndexMap;
+
+use crate::dtype::Dtype;
+
+/// (scale · stored - mean) / std, mean and std by channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scaling {
+    scale: f64,
+    /// One mean and one std a channel, or only one of both.
+    channels: Vec<(f64, f64)>,
+}
+
+impl Scaling {
+    /// Reads the metadata; an error says which key is wrong, and why.
+    pub fn read(
+        metadata: &IndexMap<String, String>,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<Self, (&'static str, String)> {
+        let usual = if dtype == Dtype::U8 { 1.0 / 255.0 } else { 1.0 };
+        let scale = match numbers(metadata, "scale")?.as_deref() {
+            None => usual,
+            Some([scale]) => *scale,
+            Some(several) => return Err(("scale", format!("wanted one number, got {}", several.len()))),
+        };
+        let count = if shape.len() == 3 { shape[0] } else { 1 };
+        let each = |key: &'static str, usual: f64| -> Result<Vec<f64>, (&'static str, String)> {
+            match numbers(metadata, key)? {
+                None => Ok(vec![usual]),
+                Some(given) if given.len() == 1 || given.len() == count => Ok(given),
+                Some(given) => Err((key, format!("wanted 1 number or {count}, one a channel, got {}", given.len()))),
+            }
+        };
+        let (mean, std) = (each("mean", 0.0)?, each("std", 1.0)?);
+        if let Some(wrong) = std.iter().find(|std| **std <= 0.0) {
+            return Err(("std", format!("wanted numbers above 0, got {wrong}")));
+        }
+        let most = mean.len().max(std.len());
+        let channels = (0..most).map(|at| (mean[at % mean.len()], std[at % std.len()])).collect();
+        Ok(Self { scale, channels })
+    }
+
+    /// Scales one sample.
+    pub fn apply(&self, sample: &mut [f32]) {
+        let places = (sample.len() / self.channels.len()).max(1);
+        for (channel, (mean, std)) in sample.chunks_mut(places).zip(self.channels.iter().cycle()) {
+            for value in channel {
+                *value = narrow((self.scale * f64::from(*value) - mean) / std);
+            }
+        }
+    }
+}
+
+/// The nearest f32.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
+pub fn narrow(number: f64) -> f32 {
+    number as f32
+}
+
+fn numbers(metadata: &IndexMap<String, String>, key: &'static str) -> Result<Option<Vec<f64>>, (&'static str, String)> {
+    let Some(text) = metadata.get(key) else { return Ok(None) };
+    let number = |word: &str| match word.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err((key, format!("`{}` is no number", word.escape_debug()))),
+    };
+    text.split(',').map(number).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(pairs: &[(&str, &str)]) -> IndexMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn bytes_become_shares_of_one_and_channels_are_centred() {
+        let mut sample = [0.0, 255.0, 51.0, 102.0];
+        let plain = Scaling::read(&metadata(&[]), Dtype::U8, &[2, 1, 2]).expect("the usual");
+        plain.apply(&mut sample);
+        assert_eq!(sample, [0.0, 1.0, 0.2, 0.4]);
+        let pairs = metadata(&[("scale", "2"), ("mean", "1, 3"), ("std", "0.5")]);
+        let scaling = Scaling::read(&pairs, Dtype::F32, &[2, 1, 2]).expect("numbers");
+        let mut sample = [1.0, 2.0, 3.0, 4.0];
+        scaling.apply(&mut sample);
+        assert_eq!(sample, [2.0, 6.0, 6.0, 10.0]);
+    }
+
+    #[test]
+    fn metadata_without_sense_are_refused_by_key() {
+        for (key, value) in [("scale", "1,2"), ("mean", "x"), ("mean", "1,2,3"), ("std", "0"), ("std", "inf")] {
+            let refused = Scaling::read(&metadata(&[(key, value)]), Dtype::U8, &[2, 1, 2]);
+            assert_eq!(refused.err().map(|(key, _)| key), Some(key), "{value}");
+        }
+    }
+}
