@@ -4,7 +4,8 @@
 # BUDGET is 256MiB by default. Two and MANY=20 models of one 2 GiB embedding, by tensor, by row, over the model, through
 # memory maps, positioned reads and, where zstd is installed, compressed; results that are verified, alone and against
 # their inputs; and two networks of 2 GiB are aligned. The inputs are sparse files; the output needs 2 GiB. Everything
-# lies under target/memory (or under WORK, which must not be in memory: there a hole that is read takes pages) and is removed at the end.
+# lies under target/memory (or under WORK, which must not be in memory: there a hole that is read takes pages) and is
+# removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
