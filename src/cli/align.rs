@@ -187,7 +187,7 @@ fn with_inputs(
     act(&AlignInputs { asked: &asked, spec: spec.as_ref(), target }, job)
 }
 
-fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
+pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
     match progress {
         Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
         None => Arc::new(Silent),

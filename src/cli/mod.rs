@@ -1,8 +1,10 @@
 //! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
 
+mod activations;
 mod align;
 mod apply;
 mod args;
+mod interpolate;
 mod job;
 mod merge;
 mod plan;
@@ -37,6 +39,8 @@ pub fn main() -> u8 {
         Command::Symmetries(args) => symmetries::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Align(args) => align::run(&args),
+        Command::Activations(args) => activations::run(&args),
+        Command::Interpolate(args) => interpolate::run(&args),
     });
     match outcome {
         Ok(()) => 0,

@@ -172,7 +172,7 @@ fn below(state: &mut u64, bound: u64) -> u64 {
 }
 
 /// How a tensor's elements are made.
-enum Rule {
+pub(super) enum Rule {
     /// Copied, or solved by small segments and combined at once.
     AtOnce,
     /// By one solution; the number of the segment that it is for.
@@ -183,17 +183,18 @@ enum Rule {
     Columns(ColumnRule),
 }
 
-struct Merger<'a> {
-    plan: &'a Plan,
-    bench: &'a Workbench,
-    sources: &'a Sources,
+/// Computes any part of a merge by itself.
+pub(super) struct Merger<'a> {
+    pub plan: &'a Plan,
+    pub bench: &'a Workbench,
+    pub sources: &'a Sources,
     /// One thread, where something wants a pool.
-    alone: &'a ThreadPool,
+    pub alone: &'a ThreadPool,
 }
 
 impl Merger<'_> {
     /// The solution of the whole model, if some chosen tensor needs it.
-    fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solution>>> {
+    pub fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solution>>> {
         let over_model = |tensor: &TensorPlan| tensor.span == Span::Model && is_measured(tensor);
         let Some(any) = chosen.keys().copied().find(|tensor| over_model(&self.plan.tensors[*tensor])) else {
             return Ok(None);
@@ -207,7 +208,7 @@ impl Merger<'_> {
         Ok(Some(Arc::new(work::solve(last, self.method(any), &measured.gram, measured.replaced)?)))
     }
 
-    fn rule_of(&self, index: usize, whole: &Option<Arc<Solution>>) -> Result<Rule> {
+    pub fn rule_of(&self, index: usize, whole: &Option<Arc<Solution>>) -> Result<Rule> {
         let tensor = &self.plan.tensors[index];
         if !is_measured(tensor) || tensor.segment == 0 {
             return Ok(Rule::AtOnce);
@@ -229,7 +230,7 @@ impl Merger<'_> {
     }
 
     /// The output's bytes for `len` elements from `start` on.
-    fn merged(&self, index: usize, start: u64, len: u64, rule: &mut Rule) -> Result<Vec<u8>> {
+    pub fn merged(&self, index: usize, start: u64, len: u64, rule: &mut Rule) -> Result<Vec<u8>> {
         let tensor = &self.plan.tensors[index];
         let unit = usize::try_from(tensor.output_unit()).expect("an element is a few bytes");
         let size = |len: u64| usize::try_from(len).expect("a block fits the memory") * unit;
