@@ -95,7 +95,7 @@ const CASES: &[&str] = &[
     "align model planted --max-sweeps 0",
     "align model planted --seed -1",
     "align model planted --threads 0",
-    "align model planted --memory 12MiB",
+    "align model planted --memory 12MiB --threads 2",
     "align model planted --restart",
     "align model planted --overwrite",
     "align model planted --out perms.bin",
