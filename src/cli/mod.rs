@@ -2,6 +2,7 @@
 
 mod activations;
 mod align;
+mod align_by;
 mod apply;
 mod args;
 mod interpolate;
