@@ -88,8 +88,10 @@ fn write(folder: &Path, parameters: &Parameters) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
     let bytes: Vec<Vec<u8>> =
         parameters.iter().map(|(_, _, tensor)| tensor.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let view = |((name, shape, _), bytes)| Ok((name, TensorView::new(Dtype::F32, <[usize]>::to_vec(shape), bytes)?));
-    let views = parameters.iter().zip(&bytes).map(view).collect::<Result<Vec<(&str, _)>, Box<dyn Error>>>()?;
+    let mut views = Vec::new();
+    for ((name, shape, _), bytes) in parameters.iter().zip(&bytes) {
+        views.push((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?));
+    }
     fs::write(folder.join("model.safetensors"), serialize(views, None)?)?;
     fs::write(folder.join("config.json"), "{ \"model_type\": \"mlp\" }\n")?;
     Ok(())

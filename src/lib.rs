@@ -39,12 +39,14 @@
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
 //! - [`engine`]: the pipeline; threads and channels live here only.
 //! - [`report`]: what ran, as a value.
+//! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 
 pub mod align;
 pub mod budget;
 pub mod checkpoint;
 pub mod cli;
+pub mod curve;
 pub mod data;
 pub mod dtype;
 pub mod engine;

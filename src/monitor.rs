@@ -12,6 +12,8 @@ pub enum Phase {
     Aligning,
     /// Angles between the tensors of two models are taken.
     Measuring,
+    /// A network is computed on a data set; the bytes are those of samples.
+    Evaluating,
     /// Tensors are read, merged and written.
     Merging,
     /// An only shard is compressed if it is to be; side files, index and manifest are written.
@@ -24,6 +26,7 @@ impl fmt::Display for Phase {
             Self::Checking => "checking",
             Self::Aligning => "aligning",
             Self::Measuring => "measuring",
+            Self::Evaluating => "evaluating",
             Self::Merging => "merging",
             Self::Sealing => "sealing",
         })

@@ -17,6 +17,7 @@ use crate::output::{DiskStorage, Target};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
 
+use super::align_by::ByArgs;
 use super::args::{BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;
 use super::{job, merge, print, symmetries};
@@ -66,6 +67,10 @@ pub struct AlignArgs {
     #[arg(short = 'v', long)]
     pub groups: bool,
 
+    /// By what.
+    #[command(flatten)]
+    pub by: ByArgs,
+
     /// In how much memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -109,20 +114,19 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let outcome = align(Align {
-        pair,
-        matching: matching(args),
-        memory: wish.memory,
-        threads: wish.threads,
-        storage: Arc::new(DiskStorage),
-        target,
-        options: Options {
-            kernels,
-            io: merge::io(args.run.io),
-            stop,
-            monitor: monitor(&progress),
-            commit_bytes: COMMIT_BYTES,
-        },
+    let options =
+        Options { kernels, io: merge::io(args.run.io), stop, monitor: monitor(&progress), commit_bytes: COMMIT_BYTES };
+    let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).and_then(|by| {
+        align(Align {
+            pair,
+            by,
+            matching: matching(args),
+            memory: wish.memory,
+            threads: wish.threads,
+            storage: Arc::new(DiskStorage),
+            target,
+            options,
+        })
     });
     if let Some(progress) = progress {
         progress.clear();
@@ -187,7 +191,7 @@ fn with_inputs(
     act(&AlignInputs { asked: &asked, spec: spec.as_ref(), target }, job)
 }
 
-fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
+pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
     match progress {
         Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
         None => Arc::new(Silent),

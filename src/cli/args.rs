@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::dtype::Dtype;
 
+use super::activations::ActivationsArgs;
 use super::align::AlignArgs;
 use super::apply::ApplyArgs;
+use super::interpolate::InterpolateArgs;
 use super::symmetries::SymmetriesArgs;
 
 /// Merges huge sharded model checkpoints out of core: exact Karcher means in a fixed memory budget.
@@ -41,6 +43,10 @@ pub enum Command {
     Apply(Box<ApplyArgs>),
     /// Find the order, signs and rotations of a model's hidden units that bring its weights nearest to another model's
     Align(Box<AlignArgs>),
+    /// Record what the hidden units of an MLP, VGG or ResNet do on a data set, for align --activations
+    Activations(Box<ActivationsArgs>),
+    /// Measure loss and accuracy on the way between two models, with a plot, or write the models on the way
+    Interpolate(Box<InterpolateArgs>),
 }
 
 /// What is merged and how: the part that `merge` and `plan` share.

@@ -1,8 +1,11 @@
 //! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
 
+mod activations;
 mod align;
+mod align_by;
 mod apply;
 mod args;
+mod interpolate;
 mod job;
 mod merge;
 mod plan;
@@ -37,6 +40,8 @@ pub fn main() -> u8 {
         Command::Symmetries(args) => symmetries::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Align(args) => align::run(&args),
+        Command::Activations(args) => activations::run(&args),
+        Command::Interpolate(args) => interpolate::run(&args),
     });
     match outcome {
         Ok(()) => 0,

@@ -17,6 +17,7 @@
 pub mod align;
 mod columns;
 mod dispatch;
+mod in_memory;
 mod merge;
 mod pack;
 mod reader;
@@ -47,6 +48,7 @@ use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 
 use dispatch::Dispatch;
+pub use in_memory::merge_in_memory;
 pub use merge::{Merge, merge, wanted_sides};
 use reader::{Gathers, Reader, Sources};
 pub use recheck::{Rechecked, Sample, recheck};

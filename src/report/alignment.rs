@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::align::angles::angle;
 use crate::align::matching::{Options, Proof};
+use crate::align::straight_through::Losses;
 use crate::budget::format_bytes;
 
 /// What was found about a pair of models: the same for the same models, spec and options.
@@ -16,6 +17,9 @@ pub struct Findings {
     pub options: Options,
     /// Sweeps over all roots until nothing moved, that one included.
     pub sweeps: usize,
+    /// Losses of the midpoint, where the alignment was found by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losses: Option<Losses>,
     /// The groups that lie within no other, each with those that lie within it, in the order in which they were first
     /// solved.
     pub roots: Vec<RootFound>,
@@ -157,6 +161,12 @@ impl fmt::Display for AlignmentReport {
             writeln!(
                 f,
                 "angles: {before:.4} -> {after:.4} rad on average; a diagnostic, it does not say how well a merge will do"
+            )?;
+        }
+        if let Some(Losses { naive, weights, found }) = self.findings.losses {
+            writeln!(
+                f,
+                "loss of the midpoint: {found:.4}; of the models as they are {naive:.4}, by weights {weights:.4}"
             )?;
         }
         let sweeps = self.findings.sweeps;

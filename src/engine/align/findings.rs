@@ -42,6 +42,7 @@ pub fn of(
     Findings {
         options: options.clone(),
         sweeps,
+        losses: None,
         roots: roots.into_iter().map(|(_, root)| root).collect(),
         tensors: names.into_iter().zip(before.into_iter().zip(after)).map(tensor).collect(),
     }

@@ -17,7 +17,7 @@ use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
 use crate::report::AlignmentReport;
 
-use super::{Align, Pair, align, is_of, note};
+use super::{Align, By, Pair, align, is_of, note};
 
 /// The folder of transforms in an output folder.
 const FOLDER: &str = "alignment";
@@ -114,6 +114,7 @@ impl AlignInputs<'_> {
             let Target { overwrite, restart, .. } = *self.target;
             let found = align(Align {
                 pair,
+                by: By::Weights,
                 matching: options.clone(),
                 memory: finder.wish.memory,
                 threads: finder.wish.threads,

@@ -3,6 +3,7 @@
 //! Merging aligned models is [`merge`](super::merge())'s; which transform goes with which input of a merge is found in
 //! [`inputs`].
 
+mod by;
 mod findings;
 pub mod inputs;
 mod pair;
@@ -16,8 +17,8 @@ use indexmap::IndexMap;
 use rayon::ThreadPoolBuilder;
 use serde_json::Value;
 
-use crate::align::matching::{self, Step, Watch, match_weights};
-use crate::align::{Alignment, Store, Symmetries, Transform, TransformFile, Transformed, Weights, angles};
+use crate::align::matching::{self, Step, Watch};
+use crate::align::{Alignment, Store, Transform, TransformFile, Transformed, Weights, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::error::{Error, Kind, Result};
@@ -28,6 +29,8 @@ use crate::report::{AlignmentReport, Findings};
 
 use super::Options;
 use super::separate::refuse_inputs_folder;
+pub use by::By;
+use by::{Models, Solved};
 pub use pair::Pair;
 use session::Session;
 
@@ -48,6 +51,8 @@ const LEAST_BYTES: u64 = 16 << 20;
 pub struct Align {
     /// What is aligned with what.
     pub pair: Pair,
+    /// By what.
+    pub by: By,
     /// How it is looked for; how much memory that may take is filled in here.
     pub matching: matching::Options,
     /// The most memory that may be resident, in bytes.
@@ -78,11 +83,12 @@ pub struct Aligned {
 /// is a target.
 pub fn align(align: Align) -> Result<Aligned> {
     let begun = Instant::now();
-    let Align { pair, mut matching, memory, threads, storage, target, options } = align;
+    let Align { pair, by, mut matching, memory, threads, storage, target, options } = align;
     check_limits(memory, threads)?;
     matching.memory = left_for_matching(&pair, memory, threads)?;
-    let identity = pair.identity(&matching);
-    let run = Run { pair: &pair, matching: &matching, threads, options: &options, identity: &identity };
+    let mut identity = pair.identity(&matching);
+    by.add_to(&mut identity)?;
+    let run = Run { pair: &pair, by: &by, matching: &matching, threads, options: &options, identity: &identity };
     let (file, status) = match &target {
         None => (run.fresh(None, vec![])?, "aligned"),
         Some(target) => {
@@ -163,6 +169,7 @@ fn findings_of(file: &TransformFile, path: &Path) -> Result<Findings> {
 /// An alignment that is carried out.
 struct Run<'a> {
     pair: &'a Pair,
+    by: &'a By,
     matching: &'a matching::Options,
     threads: usize,
     options: &'a Options,
@@ -180,14 +187,17 @@ impl Run<'_> {
         let open = |model| Store::open(model, &sources, self.options.kernels);
         let (reference, moving) = (open(&self.pair.reference)?, Arc::new(open(&self.pair.model)?));
         let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
-        let (transform, sweeps, cosines) = pool.install(|| {
-            let (transform, sweeps) = self.solve(&reference, &moving, &earlier, &session)?;
-            let cosines = self.cosines(&reference, &moving, &transform, &session)?;
-            Ok::<_, Error>((transform, sweeps, cosines))
+        let (solved, cosines) = pool.install(|| {
+            let models = Models { pair: self.pair, reference: &reference, moving: &moving, options: self.options };
+            let solved = self.by.solve(&models, self.matching, &earlier, &session)?;
+            let cosines = self.cosines(&reference, &moving, &solved.transform, &session)?;
+            Ok::<_, Error>((solved, cosines))
         })?;
+        let Solved { transform, sweeps, losses } = solved;
         let (steps, journal) = session.end();
         let symmetries = &self.pair.symmetries;
         let found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
+        let found = Findings { losses, ..found };
         let text = |value: serde_json::Result<String>| value.expect("findings are plain data");
         let notes = IndexMap::from([
             (note::REFERENCE.to_owned(), self.pair.reference_print.clone()),
@@ -199,20 +209,6 @@ impl Run<'_> {
             journal.finish(file.to_bytes(symmetries)?)?;
         }
         Ok(file)
-    }
-
-    /// The transform, and how many sweeps it took.
-    fn solve(
-        &self,
-        reference: &Store,
-        moving: &Arc<Store>,
-        earlier: &[Step],
-        session: &Session<'_>,
-    ) -> Result<(Transform, usize)> {
-        let symmetries: &Arc<Symmetries> = &self.pair.symmetries;
-        let start = Transform::identity(symmetries);
-        let found = match_weights(reference, moving, symmetries, &start, earlier, self.matching, session)?;
-        Ok((found.transform, found.sweeps))
     }
 
     /// The cosines of all tensors before and after.

@@ -21,7 +21,7 @@ use crate::plan::schedule::{Block, Role, is_measured};
 use crate::plan::tensor::{Action, TensorPlan};
 
 /// How a tensor's elements are made.
-pub(super) enum Rule {
+pub(in crate::engine) enum Rule {
     /// Copied, or solved by small segments and combined at once.
     AtOnce,
     /// By one solution; the number of the segment that it is for.
@@ -33,17 +33,17 @@ pub(super) enum Rule {
 }
 
 /// What is needed to compute any block of the output once more.
-pub(super) struct Merger<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) bench: &'a Workbench,
-    pub(super) sources: &'a Sources,
+pub(in crate::engine) struct Merger<'a> {
+    pub(in crate::engine) plan: &'a Plan,
+    pub(in crate::engine) bench: &'a Workbench,
+    pub(in crate::engine) sources: &'a Sources,
     /// One thread, where something wants a pool.
-    pub(super) alone: &'a ThreadPool,
+    pub(in crate::engine) alone: &'a ThreadPool,
 }
 
 impl Merger<'_> {
     /// The solution of the whole model, if some chosen tensor needs it.
-    pub(super) fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solution>>> {
+    pub(in crate::engine) fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solution>>> {
         let over_model = |tensor: &TensorPlan| tensor.span == Span::Model && is_measured(tensor);
         let Some(any) = chosen.keys().copied().find(|tensor| over_model(&self.plan.tensors[*tensor])) else {
             return Ok(None);
@@ -57,7 +57,7 @@ impl Merger<'_> {
         Ok(Some(Arc::new(work::solve(last, self.method(any), &measured.gram, measured.replaced)?)))
     }
 
-    pub(super) fn rule_of(&self, index: usize, whole: &Option<Arc<Solution>>) -> Result<Rule> {
+    pub(in crate::engine) fn rule_of(&self, index: usize, whole: &Option<Arc<Solution>>) -> Result<Rule> {
         let tensor = &self.plan.tensors[index];
         if !is_measured(tensor) || tensor.segment == 0 {
             return Ok(Rule::AtOnce);
@@ -79,7 +79,7 @@ impl Merger<'_> {
     }
 
     /// The output's bytes for `len` elements from `start` on.
-    pub(super) fn merged(&self, index: usize, start: u64, len: u64, rule: &mut Rule) -> Result<Vec<u8>> {
+    pub(in crate::engine) fn merged(&self, index: usize, start: u64, len: u64, rule: &mut Rule) -> Result<Vec<u8>> {
         let tensor = &self.plan.tensors[index];
         let unit = usize::try_from(tensor.output_unit()).expect("an element is a few bytes");
         let size = |len: u64| usize::try_from(len).expect("a block fits the memory") * unit;

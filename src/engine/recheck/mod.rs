@@ -18,7 +18,7 @@ use crate::kernel::{CHUNK, Kernels, Level};
 use crate::plan::Plan;
 
 use super::work::Workbench;
-use again::Merger;
+pub(super) use again::Merger;
 pub use sample::Sample;
 use sample::choose;
 

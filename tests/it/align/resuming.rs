@@ -11,7 +11,7 @@ use thalweg::Result;
 use thalweg::align::matching::Options as Matching;
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
-use thalweg::engine::align::{Align, Pair, align};
+use thalweg::engine::align::{Align, By, Pair, align};
 use thalweg::output::{Storage, Target};
 use thalweg::report::AlignmentReport;
 
@@ -34,6 +34,7 @@ fn aligned(inputs: &Path, storage: CrashStorage, root: &Path) -> (CrashStorage, 
     let open = |name: &str| Checkpoint::open(&inputs.join(name)).expect("opens");
     let outcome = align(Align {
         pair: Pair::new(open("model"), open("planted"), None, false).expect("a pair"),
+        by: By::Weights,
         matching: Matching::default(),
         memory: 256 << 20,
         threads: 1,

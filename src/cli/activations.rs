@@ -1,0 +1,155 @@
+//! `thalweg activations`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indexmap::IndexMap;
+use rayon::ThreadPoolBuilder;
+use serde_json::json;
+
+use crate::align::activations::{Recorded, Recording, record};
+use crate::align::network::{network, parameters};
+use crate::align::{Store, Symmetries, fingerprint};
+use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::data::DataSet;
+use crate::engine::Stop;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
+use crate::monitor::{Monitor, Phase};
+use crate::plan::memory::process_bytes;
+
+use super::args::{BlockArgs, MemoryArgs};
+use super::progress::Progress;
+use super::{job, merge, print, symmetries, trimmed};
+
+/// What the file is called in a folder.
+const FILE: &str = "activations.safetensors";
+
+/// `thalweg activations`.
+#[derive(Debug, Args)]
+pub struct ActivationsArgs {
+    /// The checkpoint, an MLP, VGG or ResNet: a folder or a file
+    pub model: PathBuf,
+
+    /// The samples, a safetensors file with `inputs` [samples, ...] and `labels` [samples]
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+
+    /// The folder to write activations.safetensors to, or one file, X.safetensors
+    #[arg(short, long, value_name = "DIR|FILE")]
+    pub out: PathBuf,
+
+    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    #[arg(long, value_name = "SPEC")]
+    pub spec: Option<String>,
+
+    /// In how much memory.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+
+    /// Replace a file that is there already
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Print a machine-readable summary on standard output
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Records the activations of all groups of a model.
+///
+/// # Errors
+///
+/// Whatever keeps the file from being written.
+pub fn run(args: &ActivationsArgs) -> Result<()> {
+    let kernels = Kernels::detect();
+    let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
+    let path = path_of(args)?;
+    let model = Checkpoint::open(&job::located(&args.model)?)?;
+    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
+    let symmetries = Symmetries::of(&model, spec.as_ref())?;
+    let data = DataSet::open(&args.data, kernels)?;
+    let network = network(&symmetries, model.config()?.as_ref(), data.shape())?;
+    let store = Store::open(&model, &SourceOptions::default(), kernels)?;
+    let parameters = parameters(&network, &store)?;
+    let fixed = process_bytes(wish.threads, &[&model]) + parameters.bytes();
+    let stop = Stop::default();
+    merge::watch_signals(&stop)?;
+    let recording = Recording {
+        symmetries: &symmetries,
+        network: &network,
+        parameters: &parameters,
+        data: &data,
+        notes: IndexMap::from([("model".to_owned(), fingerprint::of(&model)?)]),
+        memory: wish.memory.saturating_sub(fixed),
+    };
+    let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+    let bytes = |samples: usize| (samples * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
+    if let Some(progress) = &progress {
+        progress.phase(Phase::Evaluating, bytes(data.samples()));
+    }
+    let before = AtomicUsize::new(0);
+    let go_on = |samples: usize| {
+        if let Some(progress) = &progress {
+            progress.advance(bytes(samples - before.swap(samples, Ordering::Relaxed)));
+        }
+        if stop.asked() { Err(stopped(&path)) } else { Ok(()) }
+    };
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(wish.threads)
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", wish.threads, error))?;
+    let outcome = pool.install(|| record(&recording, &path, &go_on));
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+    let recorded = outcome?;
+    match (args.json, args.quiet) {
+        (true, _) => print(&format!("{:#}", json!({ "out": path.display().to_string(), "groups": recorded }))),
+        (false, false) => print(&as_text(&path, &recorded)),
+        (false, true) => Ok(()),
+    }
+}
+
+fn stopped(path: &Path) -> Error {
+    let cause = "the activations are not all recorded";
+    Error::new(Kind::Interrupted, "stopped on request", path.display(), cause).with_hint("run the same command again")
+}
+
+fn path_of(args: &ActivationsArgs) -> Result<PathBuf> {
+    let is_file = args.out.extension().is_some_and(|end| end == "safetensors") && !args.out.is_dir();
+    let path = if is_file { args.out.clone() } else { args.out.join(FILE) };
+    if path.exists() && !args.overwrite {
+        return Err(Error::new(
+            Kind::Occupied,
+            "cannot write activations",
+            path.display(),
+            "the file is there already",
+        )
+        .with_hint("choose another name, or let --overwrite replace it"));
+    }
+    Ok(path)
+}
+
+fn as_text(path: &Path, recorded: &[Recorded]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["group", "samples", "units"]);
+    for group in recorded {
+        let name = group.group.escape_debug().to_string();
+        table.add_row([name, group.samples.to_string(), group.units.to_string()]);
+    }
+    for column in [1, 2] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("recorded: {} groups in {}\n{}", recorded.len(), path.display(), trimmed(&table))
+}

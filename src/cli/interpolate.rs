@@ -1,0 +1,290 @@
+//! `thalweg interpolate`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets};
+use rayon::ThreadPoolBuilder;
+use serde_json::{Value, json};
+
+use crate::align::network::network;
+use crate::align::{Alignment, TransformFile};
+use crate::checkpoint::Checkpoint;
+use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
+use crate::data::DataSet;
+use crate::engine::align::Pair;
+use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
+use crate::error::{Error, Kind, Result};
+use crate::monitor::{Monitor, Phase};
+use crate::output::{DiskStorage, Target};
+use crate::plan::memory::{Wish, process_bytes};
+use crate::plan::{AlignmentFile, Plan};
+
+use super::args::{BlockArgs, MemoryArgs, RunArgs};
+use super::progress::Progress;
+use super::{align, job, merge, print, symmetries, trimmed};
+
+/// `thalweg interpolate`.
+#[derive(Debug, Args)]
+pub struct InterpolateArgs {
+    /// The checkpoint at 0: a folder or a file
+    pub reference: PathBuf,
+
+    /// The checkpoint at 1, of the same architecture
+    pub model: PathBuf,
+
+    /// How many points there are, ends included
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub points: usize,
+
+    /// A transform file that aligns the second model to the first, as align writes it
+    #[arg(long, value_name = "FILE")]
+    pub align: Option<PathBuf>,
+
+    /// Samples to measure loss and accuracy on, for MLPs, VGG and ResNets: a safetensors file with `inputs`
+    /// [samples, ...] and `labels` [samples] [default: none, write the models on the way as checkpoints]
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+
+    /// How the checkpoints are merged that are written without --data
+    #[arg(long, value_enum, value_name = "WAY", default_value = "linear", conflicts_with = "data")]
+    pub method: WayArg,
+
+    /// The folder to write curve.csv and curve.svg to, or a folder lambda-X for each point
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    #[arg(long, value_name = "SPEC")]
+    pub spec: Option<String>,
+
+    /// In how much memory.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+
+    /// How the run is carried out.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `--method`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum WayArg {
+    /// The weighted mean
+    Linear,
+    /// The Karcher mean of every tensor
+    Karcher,
+}
+
+impl From<WayArg> for Way {
+    fn from(arg: WayArg) -> Self {
+        match arg {
+            WayArg::Linear => Self::Linear,
+            WayArg::Karcher => Self::Karcher,
+        }
+    }
+}
+
+/// Measures or writes the models between two models.
+///
+/// # Errors
+///
+/// Whatever keeps that from being done.
+pub fn run(args: &InterpolateArgs) -> Result<()> {
+    let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
+    let lambdas = lambdas(args.points)?;
+    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
+    let paths = [job::located(&args.reference)?, job::located(&args.model)?];
+    // Where rows of embeddings belong to other tokens, a point between them means nothing.
+    let pair = Pair::new(Checkpoint::open(&paths[0])?, Checkpoint::open(&paths[1])?, spec.as_ref(), false)?;
+    let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose()?;
+    let names = [&args.reference, &args.model].map(|path| path.display().to_string());
+    let ends = Ends { names, paths, alignment: file.as_ref().map(|(alignment, _)| alignment.clone()) };
+    let stop = Stop::default();
+    merge::watch_signals(&stop)?;
+    let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+    let run = Run { args, wish, pair: &pair, ends: &ends, stop: &stop, progress: &progress };
+    let outcome = match &args.data {
+        Some(data) => run.measure(data, &lambdas),
+        None => run.write(&lambdas, file.map(|(_, file)| file)),
+    };
+    if let Some(progress) = &progress {
+        progress.clear();
+    }
+    let (text, json) = outcome?;
+    match (args.run.json, args.run.quiet) {
+        (true, _) => print(&format!("{json:#}")),
+        (false, false) => print(&text),
+        (false, true) => Ok(()),
+    }
+}
+
+/// The transform in `file`, and where it comes from.
+fn alignment(file: &Path, pair: &Pair) -> Result<(Alignment, AlignmentFile)> {
+    let read = TransformFile::read(file, &pair.symmetries)?;
+    if read.model != pair.model_print {
+        let cause = format!("was made for another model than {}", pair.model.root().display());
+        return Err(Error::new(Kind::Mismatch, "cannot use transform", file.display(), cause)
+            .with_hint("the second model must be the one that was aligned, the first the one that stayed"));
+    }
+    let bytes = fs::read(file).map_err(|error| Error::io("cannot read transform", file, error))?;
+    let described = AlignmentFile {
+        input: 1,
+        file: file.display().to_string(),
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+        moves: !read.transform.is_identity(&pair.symmetries),
+    };
+    let alignment = Alignment { symmetries: Arc::clone(&pair.symmetries), transform: Arc::new(read.transform) };
+    Ok((alignment, described))
+}
+
+struct Run<'a> {
+    args: &'a InterpolateArgs,
+    wish: Wish,
+    pair: &'a Pair,
+    ends: &'a Ends,
+    stop: &'a Stop,
+    progress: &'a Option<Arc<Progress>>,
+}
+
+impl Run<'_> {
+    /// The ways that are measured, each with its name and whether the second model is aligned.
+    fn ways(&self) -> Vec<(&'static str, Way, bool)> {
+        if self.ends.alignment.is_none() {
+            return vec![("naive", Way::Linear, false), ("naive, Karcher", Way::Karcher, false)];
+        }
+        vec![("naive", Way::Linear, false), ("aligned", Way::Linear, true), ("aligned, Karcher", Way::Karcher, true)]
+    }
+
+    /// Measures all ways, writes table and plot, and says what was found, to people and programs.
+    fn measure(&self, data: &Path, lambdas: &[f64]) -> Result<(String, Value)> {
+        let outputs = ["curve.csv", "curve.svg"].map(|name| self.args.out.join(name));
+        if let Some(there) = outputs.iter().find(|path| path.exists() && !self.args.run.overwrite) {
+            return Err(Error::new(Kind::Occupied, "cannot write curve", there.display(), "the file is there already")
+                .with_hint("choose another folder, or let --overwrite replace it"));
+        }
+        let kernels = merge::kernels(self.args.run.simd)?;
+        let data = DataSet::open(data, kernels)?;
+        let network = network(&self.pair.symmetries, self.pair.reference.config()?.as_ref(), data.shape())?;
+        let parameters: u64 =
+            network.parameters().values().map(|shape| 4 * shape.iter().product::<usize>() as u64).sum();
+        let held = 3 * parameters;
+        let fixed = process_bytes(self.wish.threads, &[&self.pair.reference, &self.pair.model]) + held;
+        let measure = Measure {
+            network: &network,
+            data: &data,
+            wish: Wish { memory: self.wish.memory.saturating_sub(held), ..self.wish },
+            memory: self.wish.memory.saturating_sub(fixed),
+            kernels,
+            io: merge::io(self.args.run.io),
+            go_on: &|| self.go_on(),
+        };
+        let ways = self.ways();
+        let bytes = (data.samples() * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
+        if let Some(progress) = self.progress {
+            progress.phase(Phase::Evaluating, bytes * (ways.len() * lambdas.len()) as u64);
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.wish.threads)
+            .build()
+            .map_err(|error| Error::new(Kind::Io, "cannot start threads", self.wish.threads, error))?;
+        let mut curves = Vec::new();
+        for (name, way, aligned) in ways {
+            let mut curve = Curve { name: name.to_owned(), points: Vec::with_capacity(lambdas.len()) };
+            for lambda in lambdas {
+                curve.points.push(pool.install(|| measure.point(self.ends, way, aligned, *lambda))?);
+                if let Some(progress) = self.progress {
+                    progress.advance(bytes);
+                }
+            }
+            curves.push(curve);
+        }
+        fs::create_dir_all(&self.args.out).map_err(|error| Error::io("cannot write curve", &self.args.out, error))?;
+        for (path, text) in outputs.iter().zip([csv(&curves), svg(&curves)]) {
+            put(path, &text)?;
+        }
+        let barriers = curves.iter().map(|curve| (curve.name.clone(), curve.barrier().into())).collect();
+        Ok((table(&curves), json!({ "curves": curves, "barriers": Value::Object(barriers) })))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if !self.stop.asked() {
+            return Ok(());
+        }
+        let cause = "the curve is not whole, so nothing is written";
+        Err(Error::new(Kind::Interrupted, "stopped on request", self.args.out.display(), cause)
+            .with_hint("run the same command again; it begins anew"))
+    }
+
+    /// Writes a checkpoint for each point; those that a stopped run has finished are left as they are.
+    fn write(&self, lambdas: &[f64], file: Option<AlignmentFile>) -> Result<(String, Value)> {
+        let RunArgs { overwrite, restart, simd, io, .. } = self.args.run;
+        let kernels = merge::kernels(simd)?;
+        let mut lines = Vec::new();
+        let mut reports = Vec::new();
+        for lambda in lambdas {
+            let aligned = file.as_ref().is_some_and(|file| file.moves);
+            let mut job = self.ends.job(self.args.method.into(), aligned, *lambda)?;
+            job.alignment_files.extend(file.clone());
+            let out = self.args.out.join(format!("lambda-{lambda:.4}"));
+            let report = engine::merge(Merge {
+                plan: Arc::new(Plan::new(&job, &self.wish)?),
+                storage: Arc::new(DiskStorage),
+                target: Target { dir: out.clone(), overwrite, restart },
+                options: Options {
+                    kernels,
+                    io: merge::io(io),
+                    stop: self.stop.clone(),
+                    monitor: align::monitor(self.progress),
+                    commit_bytes: COMMIT_BYTES,
+                },
+                verify: false,
+            })?;
+            lines.push(format!("{}: {}", out.display(), report.status));
+            reports.push(json!({ "lambda": lambda, "out": out.display().to_string(), "report": report }));
+        }
+        Ok((lines.join("\n"), json!({ "points": reports })))
+    }
+}
+
+/// Writes a small file under another name first, renamed when it is whole and durable.
+fn put(path: &Path, text: &str) -> Result<()> {
+    let part = path.with_extension("part");
+    let failed = |error| Error::io("cannot write curve", path, error);
+    let mut file = File::create(&part).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&part, path).map_err(failed)
+}
+
+fn table(curves: &[Curve]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "way",
+        "barrier",
+        "loss at 0",
+        "at 1",
+        "in the middle",
+        "accuracy at 0",
+        "at 1",
+        "in the middle",
+    ]);
+    for curve in curves {
+        let (Some(first), Some(middle), Some(last)) = (curve.points.first(), curve.middle(), curve.points.last())
+        else {
+            continue;
+        };
+        let numbers =
+            [curve.barrier(), first.loss, last.loss, middle.loss, first.accuracy, last.accuracy, middle.accuracy];
+        table.add_row([curve.name.clone()].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
+    }
+    for column in 1..8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{}\nbarrier: how far the loss rises above the line between its ends, at most; in nats", trimmed(&table))
+}

@@ -1,0 +1,190 @@
+//! What lies between two models: losses and accuracies along ways from one to the other.
+//!
+//! A point at λ is a merge of both with weights 1 - λ and λ, computed by the engine, so that its numbers are those that
+//! `merge` writes. The barrier of a curve is how far its loss rises above the straight line between its ends, at most
+//! (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020).
+
+mod csv;
+mod svg;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::align::Alignment;
+use crate::align::network::check_finite;
+use crate::checkpoint::Io;
+use crate::data::DataSet;
+use crate::dtype::Dtype;
+use crate::engine::merge_in_memory;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::{Elements, Kernels};
+use crate::net::{Network, Parameters, evaluate};
+use crate::plan::memory::Wish;
+use crate::plan::{Job, Plan};
+use crate::recipe::Recipe;
+
+pub use csv::csv;
+pub use svg::svg;
+
+/// The most points of a curve.
+pub const MOST_POINTS: usize = 1001;
+
+/// How two models are merged on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// By the weighted mean of their numbers.
+    Linear,
+    /// By the Karcher mean of every tensor.
+    Karcher,
+}
+
+impl Way {
+    /// The merge method's name.
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Karcher => "karcher",
+        }
+    }
+}
+
+/// The two ends of all curves.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// The models as they were named: at λ = 0, and at λ = 1.
+    pub names: [String; 2],
+    /// Where they are.
+    pub paths: [PathBuf; 2],
+    /// How the second is aligned to the first.
+    pub alignment: Option<Alignment>,
+}
+
+impl Ends {
+    /// The merge at `lambda`, the second model aligned or as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Recipe`] when a name cannot stand in a recipe.
+    pub fn job(&self, way: Way, aligned: bool, lambda: f64) -> Result<Job> {
+        let weights = [1.0 - lambda, lambda];
+        let models = self.names.iter().zip(weights);
+        let models: Vec<_> =
+            models.map(|(name, weight)| json!({ "model": name, "parameters": { "weight": weight } })).collect();
+        let recipe = json!({ "merge_method": way.method(), "models": models });
+        let recipe = Recipe::parse(&recipe.to_string(), "interpolation")?;
+        let mut job = Job::new(recipe.documents[0].clone(), self.paths.to_vec())?;
+        if aligned {
+            job.alignments = vec![None, self.alignment.clone()];
+        }
+        Ok(job)
+    }
+}
+
+/// The weights of the second model at `points` points, evenly spaced from 0 to 1.
+///
+/// # Errors
+///
+/// [`Kind::Usage`] for less than two points or more than [`MOST_POINTS`].
+pub fn lambdas(points: usize) -> Result<Vec<f64>> {
+    if !(2..=MOST_POINTS).contains(&points) {
+        let cause = format!("wanted 2 to {MOST_POINTS}, got {points}");
+        return Err(Error::new(Kind::Usage, "cannot interpolate", "points", cause));
+    }
+    let last = (points - 1) as f64;
+    Ok((0..points).map(|point| point as f64 / last).collect())
+}
+
+/// A place on the way and how the model there does.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Point {
+    /// The weight of the second model.
+    pub lambda: f64,
+    /// The mean cross-entropy, in nats.
+    pub loss: f64,
+    /// The share of samples that are classified right.
+    pub accuracy: f64,
+}
+
+/// All points of one way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// What it is called.
+    pub name: String,
+    /// Its points, by λ.
+    pub points: Vec<Point>,
+}
+
+impl Curve {
+    /// How far the loss rises above the straight line between the ends, at most; never below zero.
+    pub fn barrier(&self) -> f64 {
+        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return 0.0 };
+        let above = |point: &Point| point.loss - ((1.0 - point.lambda) * first.loss + point.lambda * last.loss);
+        self.points.iter().map(above).fold(0.0, f64::max)
+    }
+
+    /// The point nearest to the middle.
+    pub fn middle(&self) -> Option<&Point> {
+        self.points.iter().min_by(|a, b| (a.lambda - 0.5).abs().total_cmp(&(b.lambda - 0.5).abs()))
+    }
+}
+
+/// How points are computed.
+pub struct Measure<'a> {
+    /// What the models compute.
+    pub network: &'a Network,
+    /// On what.
+    pub data: &'a DataSet,
+    /// Memory and threads of the merges.
+    pub wish: Wish,
+    /// Bytes that values may take while a point is evaluated.
+    pub memory: u64,
+    /// The kernels.
+    pub kernels: Kernels,
+    /// How files are read.
+    pub io: Io,
+    /// Is asked before every few batches, and ends the work when it fails.
+    pub go_on: &'a (dyn Fn() -> Result<()> + Sync),
+}
+
+impl Measure<'_> {
+    /// The point of a way at `lambda`, on the threads of the current pool.
+    ///
+    /// # Errors
+    ///
+    /// Whatever merging and evaluating fail with.
+    pub fn point(&self, ends: &Ends, way: Way, aligned: bool, lambda: f64) -> Result<Point> {
+        let plan = Plan::new(&ends.job(way, aligned, lambda)?, &self.wish)?;
+        let parameters = self.merged(&plan)?;
+        let score = evaluate(self.network, &parameters, self.data, self.memory, self.go_on)?;
+        Ok(Point { lambda, loss: score.loss, accuracy: score.accuracy })
+    }
+
+    /// What the network computes with after the merge.
+    fn merged(&self, plan: &Plan) -> Result<Parameters> {
+        let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
+        merge_in_memory(plan, self.kernels, self.io, &mut |tensor, bytes| {
+            if self.network.parameters().contains_key(&tensor.name) {
+                let mut numbers = vec![0.0_f32; bytes.len() / tensor.dtype.bytes()];
+                let elements = Elements { dtype: tensor.dtype, bytes };
+                self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(&mut numbers));
+                check_finite(&tensor.name, &numbers)?;
+                tensors.insert(tensor.name.clone(), numbers);
+            }
+            Ok(())
+        })?;
+        Parameters::read(self.network, |name, into| match tensors.get(name) {
+            Some(numbers) if numbers.len() == into.len() => {
+                into.copy_from_slice(numbers);
+                Ok(())
+            }
+            _ => {
+                let cause = "the merge has no such tensor, or one of another shape";
+                Err(Error::new(Kind::Mismatch, "cannot compute the network", name.escape_debug(), cause))
+            }
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! By what two models are brought together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::align::activations::{self, match_activations};
+use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
+use crate::align::network::network;
+use crate::align::straight_through::{self, Losses, Problem, straight_through};
+use crate::align::{Group, Store, Transform, fingerprint};
+use crate::budget::format_bytes;
+use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::data::DataSet;
+use crate::engine::Options;
+use crate::error::{Error, Kind, Result};
+use crate::net::Network;
+
+use super::{LEAST_BYTES, Pair};
+
+/// What decides which unit goes with which.
+pub enum By {
+    /// The weights.
+    Weights,
+    /// What the units do on data.
+    Activations {
+        /// The reference's activations.
+        reference: Box<Checkpoint>,
+        /// The model's activations, on the same samples.
+        model: Box<Checkpoint>,
+        /// How they are compared; how much memory that may take is filled in here.
+        options: activations::Options,
+    },
+    /// The loss of the midpoint.
+    StraightThrough {
+        /// What both models compute.
+        network: Box<Network>,
+        /// The samples.
+        data: Box<DataSet>,
+        /// The fingerprint of the samples.
+        print: String,
+        /// How the loss is descended.
+        options: straight_through::Options,
+    },
+}
+
+/// What a matcher has found.
+pub struct Solved {
+    /// The element of every group.
+    pub transform: Transform,
+    /// Sweeps over all groups.
+    pub sweeps: usize,
+    /// Losses of the midpoint, where they were looked at.
+    pub losses: Option<Losses>,
+}
+
+/// What is matched on which machine.
+pub struct Models<'a> {
+    /// The pair.
+    pub pair: &'a Pair,
+    /// The reference's weights.
+    pub reference: &'a Store,
+    /// The model's weights.
+    pub moving: &'a Arc<Store>,
+    /// How it is carried out.
+    pub options: &'a Options,
+}
+
+impl By {
+    /// By recorded activations, tensors \[samples, units\] called as the groups are.
+    ///
+    /// # Errors
+    ///
+    /// When one of both cannot be opened.
+    pub fn activations(reference: &Path, model: &Path, options: activations::Options) -> Result<Self> {
+        let open = |path| Checkpoint::open(path).map(Box::new);
+        Ok(Self::Activations { reference: open(reference)?, model: open(model)?, options })
+    }
+
+    /// By the loss on the data set `data` of the midpoint of `pair`.
+    ///
+    /// # Errors
+    ///
+    /// When the data set cannot be used, or there is no forward pass for the models.
+    pub fn straight_through(
+        pair: &Pair,
+        data: &Path,
+        options: straight_through::Options,
+        run: &Options,
+    ) -> Result<Self> {
+        let print = fingerprint::of(&Checkpoint::open(data)?)?;
+        let data = DataSet::open(data, run.kernels)?;
+        let network = network(&pair.symmetries, pair.reference.config()?.as_ref(), data.shape())?;
+        Ok(Self::StraightThrough { network: Box::new(network), data: Box::new(data), print, options })
+    }
+
+    /// Adds to what decides whether two runs look for the same.
+    ///
+    /// # Errors
+    ///
+    /// When activations cannot be read.
+    pub fn add_to(&self, identity: &mut Value) -> Result<()> {
+        identity["by"] = match self {
+            // As it was before there was anything else.
+            Self::Weights => return Ok(()),
+            Self::Activations { reference, model, options } => json!({
+                "activations": [fingerprint::of(reference)?, fingerprint::of(model)?],
+                "options": options,
+            }),
+            Self::StraightThrough { print, options, .. } => json!({ "data": print, "options": options }),
+        };
+        Ok(())
+    }
+
+    /// Finds the transform, on the threads of the current pool.
+    ///
+    /// # Errors
+    ///
+    /// Those of the matchers; [`Kind::Budget`] when the memory of `matching` is too small for them.
+    pub fn solve(
+        &self,
+        models: &Models<'_>,
+        matching: &matching::Options,
+        earlier: &[Step],
+        watch: &dyn Watch,
+    ) -> Result<Solved> {
+        let Models { pair, reference, moving, options: run } = models;
+        let symmetries = &pair.symmetries;
+        match self {
+            Self::Weights => {
+                let start = Transform::identity(symmetries);
+                let found = match_weights(*reference, moving, symmetries, &start, earlier, matching, watch)?;
+                Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
+            }
+            Self::Activations { reference, model, options } => {
+                let sources = SourceOptions { io: run.io, scratch: None };
+                let open = |model| Store::open(model, &sources, run.kernels);
+                let options = activations::Options { memory: matching.memory, ..*options };
+                let found = match_activations(&open(reference)?, &open(model)?, symmetries, earlier, &options, watch)?;
+                Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
+            }
+            Self::StraightThrough { network, data, options, .. } => {
+                let own = straight_through::bytes(network, data, options);
+                let Some(memory) = matching.memory.checked_sub(own).filter(|left| *left >= LEAST_BYTES) else {
+                    let cause = format!("the networks and their values need {} more", format_bytes(own + LEAST_BYTES));
+                    return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(matching.memory), cause)
+                        .with_hint("give more --memory, or a smaller --batch"));
+                };
+                let problem =
+                    Problem { reference: *reference, moving, symmetries, network, data, kernels: run.kernels };
+                let matching = matching::Options { memory, ..matching.clone() };
+                let found = straight_through(&problem, options, &matching, watch)?;
+                let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;
+                let is_root = |root: &usize| {
+                    let group = &symmetries.groups[*root];
+                    group.within.is_none() && !fixed(group)
+                };
+                for root in (0..symmetries.groups.len()).filter(is_root) {
+                    watch.taken(&unproved(root, &found.transform))?;
+                }
+                Ok(Solved { transform: found.transform, sweeps: options.epochs, losses: Some(found.losses) })
+            }
+        }
+    }
+}
+
+/// A root of which nothing is known but where its units go; its part of the objective was not looked at.
+fn unproved(root: usize, transform: &Transform) -> Step {
+    let elements = vec![(root, transform.elements()[root].clone())];
+    Step { sweep: 0, root, elements, before: 0.0, after: 0.0, units: 0, moved: 0, proof: Proof::Parts }
+}

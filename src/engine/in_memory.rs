@@ -1,0 +1,40 @@
+//! A merge whose result is looked at and not kept: small models, many of them.
+
+use rayon::ThreadPoolBuilder;
+
+use crate::checkpoint::Io;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
+use crate::plan::Plan;
+use crate::plan::tensor::TensorPlan;
+
+use super::recheck::Merger;
+use super::work::Workbench;
+
+/// Computes every tensor of `plan` by itself, whole, and gives its bytes to `take`: the very bytes that
+/// [`merge`](super::merge()) writes.
+///
+/// # Errors
+///
+/// Whatever reading and merging fail with, and those of `take`.
+pub fn merge_in_memory(
+    plan: &Plan,
+    kernels: Kernels,
+    io: Io,
+    take: &mut dyn FnMut(&TensorPlan, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let alone = ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", 1, error))?;
+    let sources = super::open_sources(plan, None, io)?;
+    let bench = Workbench::new(kernels, 1);
+    let merger = Merger { plan, bench: &bench, sources: &sources, alone: &alone };
+    let all = (0..plan.tensors.len()).map(|tensor| (tensor, Vec::new())).collect();
+    let whole = merger.whole_model(&all)?;
+    for (index, tensor) in plan.tensors.iter().enumerate() {
+        let mut rule = merger.rule_of(index, &whole)?;
+        take(tensor, &merger.merged(index, 0, tensor.elements, &mut rule)?)?;
+    }
+    Ok(())
+}
