@@ -131,7 +131,9 @@ impl Transformed {
 
 impl Weights for Transformed {
     fn shape(&self, tensor: &str) -> Option<&[u64]> {
-        self.store.shape(tensor)
+        // A folded model may have a tensor more than the stored one.
+        let made = || Some(self.alignment.symmetries.tensors.get(tensor)?.shape.as_slice());
+        self.store.shape(tensor).or_else(made)
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
@@ -186,14 +188,14 @@ struct Viewed<'a> {
 
 impl Viewed<'_> {
     fn stored(&self) -> Stored<'_> {
-        Stored { source: self.entry.source.as_ref(), offset: self.entry.offset, kernels: self.kernels }
+        Stored { source: self.entry.source.as_ref(), offset: self.entry.offset, kernels: self.kernels, pool: None }
     }
 }
 
 impl Numbers for Viewed<'_> {
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
         let entry = self.entry;
-        let from = Stored { source: entry.source.as_ref(), offset: entry.offset, kernels: self.kernels };
+        let from = Stored { source: entry.source.as_ref(), offset: entry.offset, kernels: self.kernels, pool: None };
         let mut rest = into;
         let mut at = range.start;
         while at < range.end {

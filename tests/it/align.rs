@@ -2,6 +2,7 @@
 
 mod applying;
 mod command;
+mod folding;
 mod function;
 mod specs;
 mod transform;
@@ -32,6 +33,12 @@ impl Stored {
         net.write(&dir.path().join("model"));
         let symmetries = symmetries(&dir.path().join("model"), spec).expect("a spec that fits");
         Self { dir, symmetries: Arc::new(symmetries) }
+    }
+
+    /// The same with norms folded into what reads them.
+    pub fn folded(self) -> thalweg::Result<Self> {
+        let symmetries = self.symmetries.folded(&Checkpoint::open(&self.dir.path().join("model"))?)?;
+        Ok(Self { symmetries: Arc::new(symmetries), ..self })
     }
 
     pub fn alignment(&self, transform: Transform) -> Alignment {
