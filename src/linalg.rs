@@ -66,25 +66,40 @@ impl<'a> Matrix<'a> {
 ///
 /// When the sizes do not go together.
 pub fn add_product(left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
+    add_scaled_product(1.0, left, right, result);
+}
+
+/// Adds `scale` · `left` · `right` to the row-major `result`, on the threads of the current pool.
+///
+/// # Panics
+///
+/// When the sizes do not go together.
+pub fn add_scaled_product(scale: f32, left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
     assert_eq!(left.columns, right.rows, "the inner sizes of a product");
     assert_eq!(result.len(), left.rows * right.columns, "the result of a product");
-    let columns = right.columns;
-    if columns == 0 {
+    if result.is_empty() {
         return;
     }
+    let depths = left.columns;
     let (left, right) = (left.as_ref(), right.as_ref());
-    result.par_chunks_mut(ROWS * columns).enumerate().for_each(|(panel, rows)| {
-        let count = rows.len() / columns;
-        let left = left.subrows(panel * ROWS, count);
-        let mut out = MatMut::from_row_major_slice_mut(rows, count, columns);
-        for first in (0..columns).step_by(COLUMNS) {
-            let width = COLUMNS.min(columns - first);
-            for depth in (0..left.ncols()).step_by(DEPTH) {
-                let terms = DEPTH.min(left.ncols() - depth);
-                let out = out.as_mut().subcols_mut(first, width);
-                let right = right.submatrix(depth, first, terms, width);
-                matmul(out, Accum::Add, left.subcols(depth, terms), right, 1.0, Par::Seq);
-            }
+    let mut rest = MatMut::from_row_major_slice_mut(result, left.nrows(), right.ncols());
+    let mut blocks = Vec::new();
+    for row in (0..left.nrows()).step_by(ROWS) {
+        let (mut panel, below) = rest.split_at_row_mut(ROWS.min(left.nrows() - row));
+        rest = below;
+        for column in (0..right.ncols()).step_by(COLUMNS) {
+            let (block, beside) = panel.split_at_col_mut(COLUMNS.min(right.ncols() - column));
+            panel = beside;
+            blocks.push((row, column, block));
+        }
+    }
+    blocks.into_par_iter().for_each(|(row, column, mut block)| {
+        let (rows, columns) = (block.nrows(), block.ncols());
+        for depth in (0..depths).step_by(DEPTH) {
+            let terms = DEPTH.min(depths - depth);
+            let (left, right) =
+                (left.submatrix(row, depth, rows, terms), right.submatrix(depth, column, terms, columns));
+            matmul(block.as_mut(), Accum::Add, left, right, scale, Par::Seq);
         }
     });
 }

@@ -8,6 +8,10 @@ use std::fmt;
 pub enum Phase {
     /// Blocks that an earlier run wrote are read back and checked.
     Checking,
+    /// Units of two models are matched. This phase is measured in floating-point operations, not in bytes.
+    Aligning,
+    /// Angles between the tensors of two models are taken.
+    Measuring,
     /// Tensors are read, merged and written.
     Merging,
     /// An only shard is compressed if it is to be; side files, index and manifest are written.
@@ -18,6 +22,8 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Checking => "checking",
+            Self::Aligning => "aligning",
+            Self::Measuring => "measuring",
             Self::Merging => "merging",
             Self::Sealing => "sealing",
         })
@@ -26,7 +32,7 @@ impl fmt::Display for Phase {
 
 /// Receives what a run has to say. All methods may be called from any thread and must return quickly.
 pub trait Monitor: Send + Sync {
-    /// A phase begins that will move `bytes` in all.
+    /// A phase begins that will move `bytes` in all; [`Phase::Aligning`] says how many operations instead.
     fn phase(&self, phase: Phase, bytes: u64) {
         let _ = (phase, bytes);
     }

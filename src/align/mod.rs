@@ -13,6 +13,7 @@
 //! together, and its views let a reader take any range of the transformed model straight from the files of the original.
 //! Which unit of one network goes with which of another is found by [`assignment`], exactly, from a cost matrix.
 
+pub mod angles;
 pub mod assignment;
 mod axis;
 pub mod fingerprint;
@@ -22,6 +23,7 @@ pub mod spec;
 mod symmetries;
 pub mod transform;
 pub mod view;
+pub mod vocabulary;
 pub mod weights;
 
 use std::sync::Arc;

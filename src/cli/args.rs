@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::dtype::Dtype;
 
+use super::align::AlignArgs;
 use super::apply::ApplyArgs;
 use super::symmetries::SymmetriesArgs;
 
@@ -38,6 +39,8 @@ pub enum Command {
     Symmetries(SymmetriesArgs),
     /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
     Apply(Box<ApplyArgs>),
+    /// Find the order, signs and rotations of a model's hidden units that bring its weights nearest to another model's
+    Align(Box<AlignArgs>),
 }
 
 /// What is merged and how: the part that `merge` and `plan` share.
@@ -113,21 +116,24 @@ pub struct JobArgs {
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub zstd: Option<i32>,
 
-    /// The most memory that the process may have resident [default: half of what is available]
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub memory: Option<u64>,
+    /// Bring the models together before they are merged: weights matches all others to the base, or the first, and keeps
+    /// the transforms in DIR/alignment; or transform files that align has written, each for the model that it was made
+    /// for
+    #[arg(long, value_delimiter = ',', value_name = "weights|FILE,..")]
+    pub align: Option<Vec<String>>,
 
-    /// Threads that compute [default: one a core]
-    #[arg(short = 'j', long, value_name = "N")]
-    pub threads: Option<usize>,
+    /// With --align: a symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and
+    /// tensor names]
+    #[arg(long, value_name = "SPEC", requires = "align")]
+    pub spec: Option<String>,
 
-    /// Bytes of one input's part of a block [default: chosen for the memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub block_size: Option<u64>,
+    /// In how much memory.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 
-    /// Print a machine-readable summary on standard output
-    #[arg(long)]
-    pub json: bool,
+    /// In blocks of which size.
+    #[command(flatten)]
+    pub block: BlockArgs,
 
     /// Flags of another program's users.
     #[command(flatten)]
@@ -171,21 +177,45 @@ pub struct MergeArgs {
     #[command(flatten)]
     pub job: JobArgs,
 
-    /// Begin anew: what an earlier, unfinished run has left there is discarded
-    #[arg(long)]
-    pub restart: bool,
-
-    /// Replace a checkpoint that is there already
-    #[arg(long)]
-    pub overwrite: bool,
+    /// How the run is carried out.
+    #[command(flatten)]
+    pub run: RunArgs,
 
     /// Read every written block again at the end and check it
     #[arg(long)]
     pub verify: bool,
+}
 
-    /// Say nothing but errors
-    #[arg(short, long)]
-    pub quiet: bool,
+/// What a run may take of the machine.
+#[derive(Debug, Args)]
+pub struct MemoryArgs {
+    /// The most memory that the process may have resident [default: half of what is available]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+
+    /// Threads that compute [default: one a core]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// How tensors are streamed.
+#[derive(Debug, Args)]
+pub struct BlockArgs {
+    /// Bytes of one input's part of a block [default: chosen for the memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub block_size: Option<u64>,
+}
+
+/// How a run that writes something is carried out, whatever it is.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Begin anew: what an earlier, unfinished run has left there is discarded
+    #[arg(long)]
+    pub restart: bool,
+
+    /// Replace a finished output that is there already
+    #[arg(long)]
+    pub overwrite: bool,
 
     /// How inputs are read: through memory maps, or by positioned reads (network file systems)
     #[arg(long, value_enum, value_name = "WAY", default_value = "map")]
@@ -194,6 +224,14 @@ pub struct MergeArgs {
     /// The instruction set of the kernels; the output is the same with each
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "auto", hide_possible_values = false)]
     pub simd: SimdArg,
+
+    /// Print a machine-readable summary on standard output
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// `thalweg plan`.
@@ -206,6 +244,10 @@ pub struct PlanArgs {
     /// List every tensor
     #[arg(long)]
     pub tensors: bool,
+
+    /// Print a machine-readable summary on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `thalweg reference`.

@@ -14,9 +14,9 @@ use crate::error::{Error, Kind, Result};
 use crate::output::{names_one_file, yaml};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, ModelRef, Recipe, Scope};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Recipe, Scope};
 
-use super::args::JobArgs;
+use super::args::{BlockArgs, JobArgs, MemoryArgs};
 
 /// The stages that `args` describe, in order, and the wishes about how to carry them out.
 ///
@@ -111,20 +111,21 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     Ok(())
 }
 
-/// How a stage is carried out.
+/// How a run is carried out; what the flags leave open, the recipe may say.
 ///
 /// # Errors
 ///
 /// [`Kind::Usage`] for an impossible number of threads.
-pub fn wish(document: &Document, args: &JobArgs) -> Result<Wish> {
-    let own = document.own.threads.and_then(|threads| usize::try_from(threads).ok());
+pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs) -> Result<Wish> {
+    let own = |get: fn(&OwnKeys) -> Option<u64>| document.and_then(|document| get(&document.own));
+    let own_threads = own(|own| own.threads.map(u64::from)).and_then(|threads| usize::try_from(threads).ok());
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.or(own).unwrap_or_else(cores);
+    let threads = memory.threads.or(own_threads).unwrap_or_else(cores);
     if threads == 0 || threads > 1024 {
         return Err(usage("--threads".into(), &format!("wanted 1 to 1024, got {threads}")));
     }
-    let memory = args.memory.or(document.own.memory).unwrap_or_else(budget::default_bytes);
-    Ok(Wish { memory, threads, block_bytes: args.block_size })
+    let bytes = memory.memory.or_else(|| own(|own| own.memory)).unwrap_or_else(budget::default_bytes);
+    Ok(Wish { memory: bytes, threads, block_bytes: block.block_size })
 }
 
 fn is_recipe(path: &Path) -> bool {
@@ -146,6 +147,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--missing", args.missing.is_some()),
         ("--mismatch", args.mismatch.is_some()),
         ("--state-dict-key", args.state_dict_key.is_some()),
+        ("--align", args.align.is_some()),
     ];
     match given.into_iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(usage(flag.into(), "the recipe says this; change it there")),
@@ -180,6 +182,9 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         ("state_dict_key", &args.state_dict_key),
     ];
     recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
+    if let Some(align) = align(args) {
+        recipe.insert("align".into(), align);
+    }
     let parameters = parameters(args);
     if !parameters.is_empty() {
         recipe.insert("parameters".into(), parameters.into());
@@ -229,6 +234,15 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
     parameters.extend(args.tol.map(|tol| ("tol".to_owned(), tol.into())));
     parameters.extend(args.parameters.iter().map(|(name, value)| (name.clone(), (*value).into())));
     parameters
+}
+
+/// `--align` and `--spec` as the recipe's key.
+fn align(args: &JobArgs) -> Option<Value> {
+    let files = args.align.as_ref()?;
+    let from = if files == &["weights"] { json!({ "method": "weights" }) } else { json!({ "files": files }) };
+    let Value::Object(mut align) = from else { return None };
+    align.extend(args.spec.as_ref().map(|spec| ("spec".to_owned(), spec.as_str().into())));
+    Some(align.into())
 }
 
 fn usage(subject: String, cause: &str) -> Error {

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use super::args::{IoArg, MergeArgs, SimdArg};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{job, print};
+use super::{align, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -26,7 +26,7 @@ use super::{job, print};
 ///
 /// Whatever keeps the merge from being finished.
 pub fn run(args: &MergeArgs) -> Result<()> {
-    let kernels = kernels(args.simd)?;
+    let kernels = kernels(args.run.simd)?;
     let recipe = job::recipe(&args.job)?;
     let stages = stages(&recipe, &args.job.out)?;
     let stop = Stop::default();
@@ -34,30 +34,34 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     let mut reports = Vec::new();
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
-        let wish = job::wish(stage.document, &args.job)?;
-        let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
-        let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+        let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
+        let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
+        let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
+        let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, &stop)?;
+        let mut plan = Plan::new(&job, &wish)?;
+        plan.warnings.extend(warnings);
+        let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
         };
         let outcome = engine::merge(Merge {
-            plan,
+            plan: Arc::new(plan),
             storage: Arc::new(DiskStorage),
-            target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
+            target,
+            options: Options { kernels, io: io(args.run.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
             verify: args.verify,
         });
         if let Some(progress) = progress {
             progress.clear();
         }
         let report = outcome?;
-        if !args.job.json && !args.quiet {
+        if !args.run.json && !args.run.quiet {
             print(&report.to_string())?;
         }
         reports.push(report);
     }
-    if !args.job.json {
+    if !args.run.json {
         return Ok(());
     }
     let json = if reports.len() == 1 { json!(reports[0]) } else { json!(reports) };

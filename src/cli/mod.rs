@@ -1,5 +1,6 @@
 //! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
 
+mod align;
 mod apply;
 mod args;
 mod job;
@@ -35,6 +36,7 @@ pub fn main() -> u8 {
         Command::Reference(args) => reference::run(&args),
         Command::Symmetries(args) => symmetries::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Align(args) => align::run(&args),
     });
     match outcome {
         Ok(()) => 0,

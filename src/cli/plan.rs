@@ -15,7 +15,7 @@ use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{job, print, stages, trimmed};
+use super::{align, job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -31,25 +31,28 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         let folder = |name: &str| stages::folder_named(&stages, name);
         if let Some(waits_for) = stages::unfinished(&stages, stage) {
             plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
-            if !args.job.json {
+            if !args.json {
                 print(&format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display()))?;
             }
             continue;
         }
-        let plan =
-            Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
+        let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
+        let target = Target { dir: stage.out.clone(), overwrite: false, restart: false };
+        let looked = align::look_for_inputs(&mut job, &target)?;
+        let mut plan = Plan::new(&job, &job::wish(Some(stage.document), &args.job.memory, &args.job.block)?)?;
+        plan.warnings.extend(looked.warnings);
         let traffic = Traffic::of(&plan);
         let ahead = Ahead::of(&plan, &stage.out)?;
-        if args.job.json {
-            plans.push(as_json(&plan, &stage.out, &traffic, &ahead));
+        if args.json {
+            plans.push(as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing));
             continue;
         }
-        print(&summary(&plan, &stage.out, &traffic, &ahead))?;
+        print(&summary(&plan, &stage.out, &traffic, &ahead, &looked.missing))?;
         if args.tensors {
             print(&tensors(&plan))?;
         }
     }
-    if !args.job.json {
+    if !args.json {
         return Ok(());
     }
     let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
@@ -113,7 +116,7 @@ impl Traffic {
     }
 }
 
-fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String {
+fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned: &[usize]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for (index, input) in plan.inputs.iter().enumerate() {
@@ -163,11 +166,24 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String 
         ("files", if ahead.sides.is_empty() { "the weights alone".to_owned() } else { ahead.sides.join(", ") }),
         ("there", ahead.outlook.to_string()),
     ];
+    let alignments = alignments(plan, unaligned);
+    let rows = rows.into_iter().chain(alignments.into_iter().map(|line| ("align", line)));
     let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
-    for (name, text) in rows.into_iter().chain(warnings) {
+    for (name, text) in rows.chain(warnings) {
         table.add_row([name.to_owned(), text]);
     }
     trimmed(&table)
+}
+
+/// A line for each input that is aligned or will be.
+fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
+    let known = plan.job.alignment_files.iter().map(|file| {
+        let moves = if file.moves { "" } else { ", by which nothing moves" };
+        format!("model {} by {}{moves}", file.input + 1, file.file)
+    });
+    let donor = plan.job.donor + 1;
+    let found = unaligned.iter().map(|input| format!("model {} to model {donor} by weights, not done yet", input + 1));
+    known.chain(found).collect()
 }
 
 fn tensors(plan: &Plan) -> String {
@@ -198,7 +214,7 @@ fn action(tensor: &TensorPlan) -> String {
     }
 }
 
-fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
+fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned: &[usize]) -> Value {
     let tensors = plan.tensors.iter().enumerate().map(|(index, tensor)| {
         let place = &plan.layout.tensors()[index];
         json!({
@@ -214,7 +230,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
             })).collect::<Vec<_>>(),
         })
     });
-    json!({
+    let mut value = json!({
         "out": out,
         "identity": plan.identity,
         "memory": {
@@ -233,7 +249,11 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,
         "warnings": ahead.warnings,
-    })
+    });
+    if plan.job.document.own.align.is_some() {
+        value["alignment"] = json!({ "files": plan.job.alignment_files, "unaligned": unaligned });
+    }
+    value
 }
 
 /// What the output takes on disk at its largest: while a shard is compressed, it is there twice.

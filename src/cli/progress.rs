@@ -1,17 +1,21 @@
 //! Progress: a bar on a terminal, a plain line every few seconds elsewhere.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::budget::format_bytes;
 use crate::monitor::{Monitor, Phase};
 
 /// Seconds between plain lines.
 const LINE_SECONDS: u64 = 5;
+
+/// Where operations are counted, not bytes.
+const OPERATIONS: &str = "{prefix:>8} [{bar:20}] {done}/{all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
 
 const TEMPLATE: &str = "{prefix:>8} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
@@ -21,11 +25,37 @@ pub struct Progress {
     plain: Option<Plain>,
     memory_limit: u64,
     memory: AtomicU64,
+    counts_operations: AtomicBool,
     tensor: Mutex<String>,
 }
 
+/// How the bar of a phase looks.
+fn style(phase: Phase) -> ProgressStyle {
+    let template = if phase == Phase::Aligning { OPERATIONS } else { TEMPLATE };
+    let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
+    // The bar's own line takes whatever is written to it.
+    style
+        .with_key("done", |state: &ProgressState, line: &mut dyn fmt::Write| {
+            let _ = line.write_str(&giga(state.pos()));
+        })
+        .with_key("all", |state: &ProgressState, line: &mut dyn fmt::Write| {
+            let _ = line.write_str(&giga(state.len().unwrap_or(0)));
+        })
+        .with_key("rate", |state: &ProgressState, line: &mut dyn fmt::Write| {
+            let _ = write!(line, "{:.1}", state.per_sec() / 1e9);
+        })
+}
+
+/// Billions, for people.
+fn giga(count: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    let billions = count as f64 / 1e9;
+    if billions < 10.0 { format!("{billions:.2}") } else { format!("{billions:.0}") }
+}
+
 struct Plain {
-    begun: Instant,
+    /// When the phase began.
+    begun: Mutex<Instant>,
     last: Mutex<Instant>,
 }
 
@@ -37,12 +67,17 @@ impl Progress {
             None,
             if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() },
         );
-        bar.set_style(
-            ProgressStyle::with_template(TEMPLATE).expect("the template is a constant").progress_chars("=> "),
-        );
+        bar.set_style(style(Phase::Merging));
         let now = Instant::now();
-        let plain = (!terminal).then(|| Plain { begun: now, last: Mutex::new(now) });
-        Self { bar, plain, memory_limit, memory: AtomicU64::new(0), tensor: Mutex::default() }
+        let plain = (!terminal).then(|| Plain { begun: Mutex::new(now), last: Mutex::new(now) });
+        Self {
+            bar,
+            plain,
+            memory_limit,
+            memory: AtomicU64::new(0),
+            counts_operations: AtomicBool::new(false),
+            tensor: Mutex::default(),
+        }
     }
 
     /// Takes the bar away, so that what is printed next stands alone.
@@ -62,15 +97,19 @@ impl Progress {
             return;
         }
         *last = Instant::now();
+        let begun = *plain.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
         #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-        let rate = done as f64 / plain.begun.elapsed().as_secs_f64().max(1e-3);
+        let rate = done as f64 / begun.elapsed().as_secs_f64().max(1e-3);
+        let (done_text, total_text, unit) = if self.counts_operations.load(Ordering::Relaxed) {
+            (giga(done), format!("{} GFLOP", giga(total)), "GFLOP/s")
+        } else {
+            (format_bytes(done), format_bytes(total), "GB/s")
+        };
         self.print(&format!(
-            "{} {} of {} ({}%), {:.2} GB/s, {}",
+            "{} {done_text} of {total_text} ({}%), {:.2} {unit}, {}",
             self.bar.prefix(),
-            format_bytes(done),
-            format_bytes(total),
-            (done * 100).checked_div(total).unwrap_or(100),
+            u128::from(done).saturating_mul(100).checked_div(total.into()).unwrap_or(100),
             rate / 1e9,
             self.message()
         ));
@@ -84,7 +123,12 @@ impl Progress {
 
 impl Monitor for Progress {
     fn phase(&self, phase: Phase, bytes: u64) {
+        self.counts_operations.store(phase == Phase::Aligning, Ordering::Relaxed);
+        self.bar.set_style(style(phase));
         self.bar.reset();
+        if let Some(plain) = &self.plain {
+            *plain.begun.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
         self.bar.set_length(bytes);
         self.bar.set_prefix(phase.to_string());
         self.tensor.lock().unwrap_or_else(PoisonError::into_inner).clear();

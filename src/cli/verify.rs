@@ -9,13 +9,13 @@ use crate::budget::format_bytes;
 use crate::engine::{Rechecked, Sample, recheck};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
-use crate::output::{Verified, verify};
+use crate::output::{Target, Verified, verify};
 use crate::plan::Plan;
 
 use super::args::{MergeArgs, VerifyArgs};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{job, print};
+use super::{align, job, print};
 
 /// Reads a checkpoint back and checks it against its manifest, and against its inputs where they are given.
 ///
@@ -71,7 +71,14 @@ fn plan(args: &VerifyArgs) -> Result<Plan> {
     let stages = stages(&recipe, &args.dir)?;
     let last = stages.last().expect("a recipe has a document");
     let folder = |name: &str| folder_named(&stages, name);
-    Plan::new(&job::job(&recipe, last.document, &merge.job, &folder)?, &job::wish(last.document, &merge.job)?)
+    let mut job = job::job(&recipe, last.document, &merge.job, &folder)?;
+    let target = Target { dir: args.dir.clone(), overwrite: false, restart: false };
+    if let Some(input) = align::look_for_inputs(&mut job, &target)?.missing.first() {
+        let cause = format!("the transform of model {} that the merge has found is not beside it any more", input + 1);
+        return Err(Error::new(Kind::Mismatch, "cannot compare with a merge", args.dir.display(), cause)
+            .with_hint("give the very inputs and options that the merge was given"));
+    }
+    Plan::new(&job, &job::wish(Some(last.document), &merge.job.memory, &merge.job.block)?)
 }
 
 fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {

@@ -21,6 +21,9 @@ use super::side::side_files;
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
 const SOLUTION: &str = "solution";
 
+/// Where the manifest lists the transform files of aligned inputs.
+const ALIGNMENT: &str = "alignment";
+
 /// What a warning calls all tensors together.
 const WHOLE_MODEL: &str = "the whole model";
 
@@ -71,6 +74,9 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Op
     let mut run = json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) });
     if let Some(solution) = output.run_note() {
         run[SOLUTION] = solution.clone();
+    }
+    if !plan.job.alignment_files.is_empty() {
+        run[ALIGNMENT] = json!(plan.job.alignment_files);
     }
     let manifest = output.finish(&sides, &run)?;
     Ok((manifest, moved))

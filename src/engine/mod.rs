@@ -14,6 +14,7 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
+pub mod align;
 mod columns;
 mod dispatch;
 mod merge;

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 /// # Errors
 ///
 /// [`Kind::Usage`] with the input in question.
-pub fn refuse_inputs_folder(inputs: &[Checkpoint], out: &Path) -> Result<()> {
+pub fn refuse_inputs_folder<'a>(inputs: impl IntoIterator<Item = &'a Checkpoint>, out: &Path) -> Result<()> {
     let examined = |path: &Path| real(path).map_err(|error| Error::io("cannot examine", path, error));
     let out_real = examined(out)?;
     for input in inputs {

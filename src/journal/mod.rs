@@ -24,6 +24,7 @@
 //! | note | `2u8`, tensor u32, length u32, JSON text | what was found about the tensor |
 //! | run note | `4u8`, length u32, JSON text | what was found about all tensors together |
 //! | shard | `3u8`, shard u32 | the shard is durable under its final name |
+//! | step | `5u8`, length u32, JSON text | a step was taken of a run that writes nothing else until its end |
 //!
 //! # Why a commit is one record
 //!

@@ -15,6 +15,7 @@ pub(super) const BLOCKS: u8 = 1;
 pub(super) const NOTE: u8 = 2;
 pub(super) const SHARD: u8 = 3;
 pub(super) const RUN_NOTE: u8 = 4;
+pub(super) const STEP: u8 = 5;
 
 /// Bytes of length and kind before a payload.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -53,6 +54,11 @@ pub enum Claim {
     Shard {
         /// The shard's index in the layout.
         shard: u32,
+    },
+    /// A step of a run that has no other output until its end was taken.
+    Step {
+        /// JSON text.
+        step: String,
     },
 }
 
@@ -105,6 +111,11 @@ fn encode(claim: &Claim, into: &mut Vec<u8>) -> Result<()> {
         Claim::Shard { shard } => {
             into.push(SHARD);
             into.extend_from_slice(&shard.to_le_bytes());
+        }
+        Claim::Step { step } => {
+            into.push(STEP);
+            into.extend_from_slice(&length(step.len())?.to_le_bytes());
+            into.extend_from_slice(step.as_bytes());
         }
     }
     Ok(())

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{
-    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, PREFIX_BYTES, RUN_NOTE, SHARD, VERSION, Value,
+    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, PREFIX_BYTES, RUN_NOTE, SHARD, STEP, VERSION,
+    Value,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -33,12 +34,20 @@ pub struct State {
     pub run_note: Option<String>,
     /// Whether each shard is durable under its final name.
     pub shards: Vec<bool>,
+    /// The steps that were taken, in their order, each as JSON text.
+    pub steps: Vec<String>,
 }
 
 impl State {
     /// Nothing claimed yet, for an output of so many tensors and shards.
     pub fn empty(tensors: usize, shards: usize) -> Self {
-        Self { values: vec![vec![]; tensors], notes: vec![None; tensors], run_note: None, shards: vec![false; shards] }
+        Self {
+            values: vec![vec![]; tensors],
+            notes: vec![None; tensors],
+            run_note: None,
+            shards: vec![false; shards],
+            steps: vec![],
+        }
     }
 }
 
@@ -138,6 +147,10 @@ impl State {
                 let len = rest.index()?;
                 self.run_note = Some(std::str::from_utf8(rest.take(len)?).ok()?.to_owned());
             }
+            STEP => {
+                let len = rest.index()?;
+                self.steps.push(std::str::from_utf8(rest.take(len)?).ok()?.to_owned());
+            }
             SHARD => *self.shards.get_mut(rest.index()?)? = true,
             _ => return None,
         }
@@ -224,7 +237,7 @@ mod tests {
         [
             vec![blocks(0, 0, vec![[1; 32], [2; 32]]), Claim::Note { tensor: 0, note: "{\"angle\":0.5}".into() }],
             vec![blocks(0, 2, vec![[3; 32]]), blocks(1, 0, vec![[4; 32]]), Claim::Shard { shard: 1 }],
-            vec![Claim::Shard { shard: 0 }],
+            vec![Claim::Shard { shard: 0 }, Claim::Step { step: "[1]".into() }, Claim::Step { step: "[2]".into() }],
         ]
     }
 
@@ -259,6 +272,7 @@ mod tests {
         assert_eq!(state.values, [vec![[1; 32], [2; 32], [3; 32]], vec![[4; 32]], vec![]]);
         assert_eq!(state.notes, [Some("{\"angle\":0.5}".to_owned()), None, None]);
         assert_eq!(state.shards, [true, true]);
+        assert_eq!(state.steps, ["[1]", "[2]"]);
     }
 
     #[test]

@@ -102,6 +102,21 @@ pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, iden
     }
 }
 
+/// Checks that nothing at the target keeps the run of this identity from beginning or going on; changes nothing.
+///
+/// # Errors
+///
+/// As [`Output::begin`], but locks are not looked at.
+pub fn check_target(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<()> {
+    let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
+    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let standing = survey(run.storage.as_ref(), &run.places)?;
+    match (run.judge(target, &standing)?, standing) {
+        (None, Standing::Begun) if !target.restart => resume::can_resume(&run),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn begin(
     storage: Arc<dyn Storage>,
     target: &Target,

@@ -27,7 +27,7 @@ impl Ledger {
     }
 
     /// Appends one record and waits until it is on the disk. Never called before the record ahead of it was synced.
-    fn append(&mut self, claims: &[Claim]) -> Result<()> {
+    pub(super) fn append(&mut self, claims: &[Claim]) -> Result<()> {
         if claims.is_empty() {
             return Ok(());
         }

@@ -5,10 +5,10 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::commit::{pack_shard, sync_both};
-use super::folder::{MANIFEST, is_weight_index, is_weights, remove_work};
+use super::folder::{MANIFEST, Places, is_weight_index, is_weights, remove_work};
 use super::identity::normalised;
 use super::manifest::Manifest;
-use super::storage::parent_of;
+use super::storage::{Storage, parent_of};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
 
@@ -72,6 +72,10 @@ impl Output {
         self.finish_committed(side_files, run).map_err(Error::resumable)
     }
 
+    fn put(&self, path: &Path, contents: &Contents) -> Result<()> {
+        put(self.storage.as_ref(), &self.places, path, contents)
+    }
+
     fn finish_committed(self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
         self.check_whole()?;
         for file in side_files {
@@ -115,26 +119,25 @@ impl Output {
         }
         Ok(())
     }
+}
 
-    /// Puts a file under its name, whole and durable or not at all.
-    fn put(&self, path: &Path, contents: &Contents) -> Result<()> {
-        let storage = self.storage.as_ref();
-        let aside = self.places.aside();
-        if storage.len(&aside)?.is_some() {
-            storage.remove(&aside)?;
-        }
-        let folder = parent_of(path);
-        storage.create_dir_all(folder)?;
-        let file = match contents {
-            Contents::CopyOf(source) => storage.copy(source, &aside)?,
-            Contents::Bytes(bytes) => {
-                let file = storage.create(&aside)?;
-                file.write_at(bytes, 0)?;
-                file
-            }
-        };
-        file.sync_data()?;
-        storage.rename(&aside, path)?;
-        sync_both(storage, folder, &self.places.work())
+/// Puts a file under its name, whole and durable or not at all.
+pub(super) fn put(storage: &dyn Storage, places: &Places, path: &Path, contents: &Contents) -> Result<()> {
+    let aside = places.aside();
+    if storage.len(&aside)?.is_some() {
+        storage.remove(&aside)?;
     }
+    let folder = parent_of(path);
+    storage.create_dir_all(folder)?;
+    let file = match contents {
+        Contents::CopyOf(source) => storage.copy(source, &aside)?,
+        Contents::Bytes(bytes) => {
+            let file = storage.create(&aside)?;
+            file.write_at(bytes, 0)?;
+            file
+        }
+    };
+    file.sync_data()?;
+    storage.rename(&aside, path)?;
+    sync_both(storage, folder, &places.work())
 }

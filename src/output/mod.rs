@@ -18,6 +18,8 @@
 //! folder `.X.safetensors.thalweg/`; in the manifest and the journal the shard is called `model.safetensors` all the
 //! same, so that file and manifest can be renamed together.
 //!
+//! [`Steps`] is the same for one small file that is found step by step, such as a transform.
+//!
 //! With a compression level, a shard that is whole and journalled is compressed into `X.zst.part` in the work folder,
 //! synced, renamed to `X.zst`, both folders are synced, and the uncompressed part goes; then the shard is journalled as
 //! finished. Checksums are those of the uncompressed bytes throughout.
@@ -45,18 +47,20 @@ mod lock;
 mod manifest;
 mod packed;
 mod resume;
+mod steps;
 pub mod storage;
 pub mod template;
 mod verify;
 mod write;
 pub mod yaml;
 
-pub use begin::{Begun, Outlook, Target, outlook};
+pub use begin::{Begun, Outlook, Target, check_target, outlook};
 pub use commit::Pending;
 pub use finish::{Contents, SideFile};
 pub use folder::names_one_file;
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
 pub use packed::{GoOn, Packers, RunAll};
+pub use steps::{BegunSteps, Steps};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
 pub use write::{Output, Place};

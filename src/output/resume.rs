@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, State};
 
 /// The largest journal that is read; 40 bytes for every 16 MiB of output leave room for much bigger notes.
-const JOURNAL_BYTES: u64 = 1 << 30;
+pub(super) const JOURNAL_BYTES: u64 = 1 << 30;
 
 /// Goes on where the journal in the folder ends.
 pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::align::Alignment;
@@ -33,12 +34,27 @@ pub struct Job {
     pub zstd: Option<i32>,
     /// How each input is transformed while it is read; empty, or one for each of [`Job::inputs`].
     pub alignments: Vec<Option<Alignment>>,
+    /// Where the alignments come from; those of inputs that stay as they are too.
+    pub alignment_files: Vec<AlignmentFile>,
     /// The recipe's text, which goes with the output; made from the document when `None`.
     pub recipe_text: Option<String>,
     /// The output is a single file, beside which the donor's files are put.
     pub beside_a_file: bool,
     /// The output is one model anew, not a merge: its own card goes along, and no recipe.
     pub rewritten: bool,
+}
+
+/// A transform file by which an input is aligned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AlignmentFile {
+    /// The input, by its place in [`Job::inputs`].
+    pub input: usize,
+    /// Its name; below the output folder for those that go with the output.
+    pub file: String,
+    /// The BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
+    /// Whether it changes anything; an input is read as it is when not.
+    pub moves: bool,
 }
 
 impl Job {
@@ -63,6 +79,7 @@ impl Job {
             nan: document.own.nan.unwrap_or_default(),
             zstd: document.own.zstd,
             alignments: Vec::new(),
+            alignment_files: Vec::new(),
             recipe_text: None,
             beside_a_file: false,
             rewritten: false,

@@ -111,6 +111,12 @@ impl Memory {
     }
 }
 
+/// What a process needs whatever it computes on these inputs: its own code and threads, headers, decoders.
+pub fn process_bytes(threads: usize, inputs: &[&Checkpoint]) -> u64 {
+    let headers: u64 = inputs.iter().map(|input| input.metadata_bytes() + decoder_bytes(input)).sum();
+    PROGRAM_BYTES + threads as u64 * (THREAD_BYTES + Scratch::bytes(2) as u64) + headers
+}
+
 /// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames of 2 MiB.
 fn packer_bytes(level: i32) -> u64 {
     let tables: u64 = match level {

@@ -27,7 +27,7 @@ use crate::error::Result;
 
 use assign::Span;
 pub use coverage::Dropped;
-pub use job::{DEFAULT_SHARD_BYTES, Job};
+pub use job::{AlignmentFile, DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
 use memory::{Memory, Wish};
 use tensor::TensorPlan;

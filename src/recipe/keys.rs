@@ -21,6 +21,8 @@ pub enum Place {
     Tokenizer,
     /// In a condition of a parameter.
     Condition,
+    /// In `align` written as a mapping.
+    Align,
 }
 
 /// A key and what it means.
@@ -52,6 +54,10 @@ const fn shared(
 
 const fn own(key: &'static str, value: &'static str, default: &'static str, meaning: &'static str) -> KeyInfo {
     KeyInfo { place: Place::Document, key, value, default, meaning, mergekit: false }
+}
+
+const fn align(key: &'static str, value: &'static str, default: &'static str, meaning: &'static str) -> KeyInfo {
+    KeyInfo { place: Place::Align, key, value, default, meaning, mergekit: false }
 }
 
 const PARAMETER: &str = "number, switch, gradient [a, b, …], or conditions [{filter, value}, …]";
@@ -104,7 +110,13 @@ pub const KEYS: &[KeyInfo] = &[
     own("memory", "8GiB, 500MB, bytes", "by the machine", "most memory to use"),
     own("threads", "whole number", "by the machine", "threads that compute"),
     own("zstd", "level 1 to 22", "-", "compress the shards"),
-    own("align", "mapping", "-", "align the models first; not supported yet"),
+    own(
+        "align",
+        "weights, a file, files, or a mapping",
+        "-",
+        "bring the models together first: match the others to the base (else the first) by their weights, or use \
+         transform files, each for the model that it was made for",
+    ),
     own("state_dict_key", "text", "-", "the key of a PyTorch file under which the tensors are"),
     own("device", "cpu", "cpu", "where to compute"),
     shared(Place::Model, "model", "model", "", "folder, file, or hub id org/name[@revision] in the local cache"),
@@ -129,6 +141,15 @@ pub const KEYS: &[KeyInfo] = &[
     shared(Place::Tokenizer, "pad_to_multiple_of", "whole number", "-", "as at the top"),
     shared(Place::Condition, "filter", "text", "*", "fits tensors whose name contains it"),
     shared(Place::Condition, "value", PARAMETER, "", "the value for these tensors"),
+    align("method", "weights", "-", "match weights anew; one of method, files"),
+    align("files", "a file, a list, or {model: file}", "-", "transform files, as align writes them"),
+    align("cost", "normalised, raw", "normalised", "whether tensors count alike or by their norms"),
+    align("residual", "fixed, permute", "fixed", "what is done to the units of the residual stream"),
+    align("signs", "true, false", "true", "whether signs and rotations are looked for where they are allowed"),
+    align("seed", "whole number", "0", "of the order in which groups are solved, where it matters"),
+    align("max_sweeps", "whole number", "100", "most sweeps over all groups"),
+    align("spec", "name or file", "by the model", "the symmetry spec"),
+    align("any_vocabulary", "true, false", "false", "align models whose tokenizers differ"),
 ];
 
 /// The keys that may stand in `place`.

@@ -13,6 +13,7 @@
 //! Gradients behave as in mergekit, down to a surprise that recipes are tuned to: tensors before *and after* the layers
 //! take a gradient's first value, the final norm and `lm_head` included; a filter gives them another one.
 
+mod align;
 mod document;
 mod hub;
 mod keys;
@@ -32,6 +33,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
+pub use align::{Align, AlignFrom};
 pub use document::{
     CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice, SliceSource, Sources,
     Tokenizer,

@@ -3,10 +3,11 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::align::Align;
 use super::write::entry;
 
 /// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and the defaults.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct OwnKeys {
     /// What a mean is taken over.
     pub granularity: Option<Granularity>,
@@ -28,6 +29,8 @@ pub struct OwnKeys {
     pub state_dict_key: Option<String>,
     /// Where to compute.
     pub device: Option<Device>,
+    /// How models are aligned before they are merged.
+    pub align: Option<Align>,
 }
 
 impl OwnKeys {
@@ -41,7 +44,8 @@ impl OwnKeys {
         entry(map, "threads", self.threads)?;
         entry(map, "zstd", self.zstd)?;
         entry(map, "state_dict_key", self.state_dict_key.as_ref())?;
-        entry(map, "device", self.device)
+        entry(map, "device", self.device)?;
+        entry(map, "align", self.align.as_ref())
     }
 }
 

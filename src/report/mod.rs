@@ -1,8 +1,10 @@
 //! What ran, as a value; the command line prints it.
 
+mod alignment;
 mod found;
 mod summary;
 
+pub use alignment::{AlignmentReport, Cosines, Findings, RootFound};
 pub use found::Found;
 pub use summary::{Moved, Report, Solved};
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::budget::{format_bytes, peak_resident_bytes};
 use crate::output::Manifest;
-use crate::plan::Plan;
 use crate::plan::tensor::Action;
+use crate::plan::{AlignmentFile, Plan};
 
 use super::{Found, Noted};
 
@@ -49,6 +49,9 @@ pub struct Report {
     pub largest_angle: Option<f64>,
     /// Solutions by the way in which they ended.
     pub solved: Solved,
+    /// The transform files by which inputs were aligned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alignments: Vec<AlignmentFile>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -108,6 +111,7 @@ impl Report {
                 exhausted: all.exhausted,
                 most_iterations: all.iterations,
             },
+            alignments: plan.job.alignment_files.clone(),
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
     }

@@ -5,10 +5,23 @@
 //! lie within it, everything else held fixed. The order of steps is a function of the symmetries and the options alone,
 //! so a run that was interrupted goes on by replaying the steps that it has recorded.
 
+mod flat;
+mod panel;
+mod problem;
+mod schedule;
+mod solve;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Element, Transform};
-use crate::error::Result;
+use super::{Element, Store, Symmetries, Transform, Weights};
+use crate::error::{Error, Kind, Result};
+
+use problem::Problem;
 
 /// How much each tensor counts in the objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -76,10 +89,10 @@ pub struct Step {
     pub before: f64,
     /// The same after the step.
     pub after: f64,
-    /// Units of the root and of the groups within it, and how many of them are not in their old places, have another
-    /// sign or were turned.
+    /// Units of the root and of the groups within it.
     pub units: usize,
-    /// See [`Step::units`].
+    /// How many of them are, after the step, not where they are in the model as it is stored, have another sign or are
+    /// turned.
     pub moved: usize,
     /// What is known of the result.
     pub proof: Proof,
@@ -130,7 +143,7 @@ pub struct Matched {
     pub transform: Transform,
     /// The last step of each root, in the order of roots.
     pub steps: Vec<Step>,
-    /// Sweeps until no step moved anything, that one included.
+    /// Sweeps in which a root was solved. A root is not solved again until something has moved that it depends on.
     pub sweeps: usize,
 }
 
@@ -139,4 +152,46 @@ impl Default for Options {
         let memory = 1 << 30;
         Self { cost: Cost::Normalised, residual: Residual::Fixed, signs: true, seed: 0, sweeps: 100, memory }
     }
+}
+
+/// Brings `moving` as near to `reference` as the moves that `symmetries` allow can, from `start` on.
+///
+/// The work is done on the threads of the current rayon pool; the result does not depend on how many they are, nor on the
+/// memory. `replay` are the steps of a run that was interrupted: they are taken over as they are.
+///
+/// # Errors
+///
+/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, [`Kind::NonFinite`] when one
+/// holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`] when `replay` is of
+/// another run, and whatever `watch` returns.
+pub fn match_weights(
+    reference: &dyn Weights,
+    moving: &Arc<Store>,
+    symmetries: &Arc<Symmetries>,
+    start: &Transform,
+    replay: &[Step],
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<Matched> {
+    for (model, weights) in [("reference", reference), ("model that is moved", moving.as_ref() as &dyn Weights)] {
+        check_shapes(symmetries, model, weights)?;
+    }
+    let problem = Problem::new(reference, moving, symmetries, options, watch);
+    schedule::run(&problem, start, replay, None)
+}
+
+fn check_shapes(symmetries: &Symmetries, model: &str, weights: &dyn Weights) -> Result<()> {
+    for (name, tensor) in &symmetries.tensors {
+        if tensor.index.is_none() && tensor.axes.iter().all(super::Node::is_fixed) {
+            continue;
+        }
+        let shape = weights.shape(name);
+        if shape != Some(tensor.shape.as_slice()) {
+            let got = shape.map_or_else(|| "does not have it".to_owned(), |shape| format!("has it as {shape:?}"));
+            let cause = format!("wanted {:?}, the {model} {got}", tensor.shape);
+            return Err(Error::new(Kind::Mismatch, "cannot match weights", name.escape_debug(), cause)
+                .with_hint("only models of one architecture and size can be aligned"));
+        }
+    }
+    Ok(())
 }

@@ -9,20 +9,22 @@
 //!
 //! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version` (`1`), `spec`, and
 //! `model`, the fingerprint of the model that is to be transformed; `folded` (`true`) when the weights of its norms are
-//! to be folded first; other keys are for whoever made the file. The integers are I32 because that is what torch and numpy index with; no group has 2^31 units.
+//! to be folded first; other keys are for whoever made the file. The integers are I32 because that is what torch and
+//! numpy index with; no group has 2^31 units.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use indexmap::IndexMap;
-use safetensors::{Dtype as StoredDtype, View};
+use safetensors::Dtype as StoredDtype;
+use safetensors::tensor::TensorInfo;
+use serde_json::Value;
 
 use super::{Element, OrthogonalMap, Transform};
 use crate::align::symmetries::{Group, Symmetries};
-use crate::checkpoint::{Checkpoint, SourceOptions, TensorEntry, Window};
+use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
@@ -106,25 +108,42 @@ impl TransformFile {
         Ok(Self { transform: Transform::new(symmetries, elements)?, model, notes })
     }
 
+    /// The file's bytes; the same transform and notes have the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Io`] when the notes take more than a header may have.
+    pub fn to_bytes(&self, symmetries: &Symmetries) -> Result<Vec<u8>> {
+        let mut parts = Vec::new();
+        for (group, element) in symmetries.groups.iter().zip(self.transform.elements()) {
+            parts.extend(stored(group, element));
+        }
+        // Wide elements first: safetensors allows no holes, and none may be misaligned.
+        parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.dtype.bitsize()));
+        let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
+        let own = KEYS.into_iter().zip(own).map(|(key, value)| (key.to_owned(), value.into()));
+        let own = own.chain(symmetries.fold.is_some().then(|| (FOLDED.to_owned(), "true".into())));
+        let notes = self.notes.iter().filter(|(key, _)| !KEYS.contains(&key.as_str()) && *key != FOLDED);
+        let notes = notes.map(|(key, value)| (key.clone(), value.as_str().into()));
+        let failed = |cause: &dyn std::fmt::Display| Error::new(Kind::Io, "cannot write transform", "its notes", cause);
+        let header = header(own.chain(notes).collect(), &parts).map_err(|error| failed(&error))?;
+        let len = header.len() as u64;
+        if len > MAX_HEADER_BYTES {
+            return Err(failed(&format!("a header of {len} bytes, at most {MAX_HEADER_BYTES} can be read back")));
+        }
+        let mut bytes = len.to_le_bytes().to_vec();
+        bytes.extend(header);
+        parts.iter().for_each(|(_, part)| bytes.extend_from_slice(&part.bytes));
+        Ok(bytes)
+    }
+
     /// Writes the file `path`: under another name first, renamed when it is whole and durable.
     ///
     /// # Errors
     ///
     /// When writing fails.
     pub fn write(&self, path: &Path, symmetries: &Symmetries) -> Result<()> {
-        let mut parts = Vec::new();
-        for (group, element) in symmetries.groups.iter().zip(self.transform.elements()) {
-            parts.extend(stored(group, element));
-        }
-        let mut metadata: HashMap<String, String> =
-            self.notes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
-        metadata.extend(KEYS.into_iter().zip(own).map(|(key, value)| (key.to_owned(), value.to_owned())));
-        if symmetries.fold.is_some() {
-            metadata.insert(FOLDED.to_owned(), "true".to_owned());
-        }
-        let bytes = safetensors::serialize(parts, Some(metadata))
-            .map_err(|error| Error::new(Kind::Io, "cannot write transform", path.display(), error))?;
+        let bytes = self.to_bytes(symmetries)?;
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
         let part = Path::new(&name);
@@ -136,6 +155,22 @@ impl TransformFile {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
+}
+
+/// The header of a safetensors file with these tensors, the notes in their order.
+fn header(metadata: serde_json::Map<String, Value>, parts: &[(String, Part)]) -> Result<Vec<u8>, serde_json::Error> {
+    // NOTE: the safetensors crate keeps metadata in a hash map, so that they would come out in a random order.
+    let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
+    let mut at = 0;
+    for (name, part) in parts {
+        let data_offsets = (at, at + part.bytes.len());
+        let info = TensorInfo { dtype: part.dtype, shape: part.shape.clone(), data_offsets };
+        entries.insert(name.clone(), serde_json::to_value(info)?);
+        at = data_offsets.1;
+    }
+    let mut json = serde_json::to_vec(&entries)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok(json)
 }
 
 /// Checks type and shape before anything is read.
@@ -206,22 +241,4 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
     let map = element.map.iter().flat_map(|map| map.elements()).flat_map(|number| number.to_le_bytes()).collect();
     add("map", StoredDtype::F64, vec![group.units; 2], map);
     parts
-}
-
-impl View for Part {
-    fn dtype(&self) -> StoredDtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        (&self.bytes).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
 }

@@ -16,7 +16,11 @@ pub fn of(plan: &Plan) -> Result<Card> {
     let document = &plan.job.document;
     let method = document.method.info();
     let inputs = (0..document.slice_count()).flat_map(|slice| document.inputs(slice));
-    let model = |input: Input<'_>| CardModel { name: name_of(plan, input.model), settings: settings(&input) };
+    let model = |input: Input<'_>| {
+        let said = [settings(&input), aligned(plan, input.model)];
+        let said: Vec<String> = said.into_iter().filter(|words| !words.is_empty()).collect();
+        CardModel { name: name_of(plan, input.model), settings: said.join(", ") }
+    };
     let value = |setting: &Setting| serde_json::to_value(setting).unwrap_or_default();
     let mut parameters: Vec<_> =
         document.parameters.iter().map(|(name, setting)| (name.clone(), value(setting))).collect();
@@ -52,6 +56,17 @@ fn settings(input: &Input<'_>) -> String {
     let given = input.parameters.into_iter().flat_map(Parameters::iter);
     let given = given.map(|(name, setting)| format!("{name} {}", serde_json::to_value(setting).unwrap_or_default()));
     layers.into_iter().chain(given).collect::<Vec<_>>().join(", ")
+}
+
+/// How a model was aligned before it was merged; empty for one that was not.
+fn aligned(plan: &Plan, model: &ModelRef) -> String {
+    let input = plan.job.document.models().iter().position(|known| *known == model);
+    let file = plan.job.alignment_files.iter().find(|file| Some(file.input) == input);
+    match file {
+        Some(file) if file.moves => format!("aligned by {}", file.file),
+        Some(file) => format!("aligned by {}: nothing moves", file.file),
+        None => String::new(),
+    }
 }
 
 /// The licence, when the card of every model states the same one.

@@ -1,5 +1,6 @@
 //! What a method asks of the recipe as a whole: how many models, which base, which parameters.
 
+use super::super::align::AlignFrom;
 use super::super::document::{Document, Input};
 use super::super::methods::{BaseRule, MethodInfo, MethodName, Scope};
 use super::super::node::{Node, Value};
@@ -32,7 +33,25 @@ pub(super) fn check(fields: &Fields<'_>, document: &Document) -> Result<()> {
             return Err(method.origin.error(at, format!("{} {cause}", info.name)));
         }
     }
+    check_align(fields, document)?;
     check_policies(fields, document)
+}
+
+/// Models are aligned to another one, and files are for models that there are.
+fn check_align(fields: &Fields<'_>, document: &Document) -> Result<()> {
+    let (Some(field), Some(align)) = (fields.get("align"), &document.own.align) else { return Ok(()) };
+    let models = document.models();
+    if models.len() < 2 {
+        return Err(field.error("needs two models at least, one of which stays as it is"));
+    }
+    let AlignFrom::FilesOf(files) = &align.from else { return Ok(()) };
+    let names: Vec<String> = models.iter().map(ToString::to_string).collect();
+    match files.iter().find(|(model, _)| !names.contains(model)) {
+        Some((model, _)) => {
+            Err(field.error(format!("has a file for `{}`, which is not among the models", model.escape_debug())))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Where an input stands, or its slice; none for a base that is appended, and for whole models taken together.

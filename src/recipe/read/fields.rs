@@ -59,6 +59,7 @@ fn described(place: Place) -> &'static str {
         Place::Reference | Place::ReferencePath => "a model written as a mapping",
         Place::Tokenizer => "`tokenizer`",
         Place::Condition => "a condition of a parameter",
+        Place::Align => "`align`",
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the YAML tree to documents: every key known, every value checked, every error with its line.
 
+mod align;
 mod check;
 mod fields;
 mod models;
@@ -20,9 +21,6 @@ use parameters::Level;
 /// The document that `node` holds, checked whole.
 pub(super) fn document(origin: Origin<'_>, node: &Node) -> Result<Document> {
     let fields = Fields::of(origin, node, Place::Document)?;
-    if let Some(field) = fields.get("align") {
-        return Err(field.error("is not supported yet: models are merged as they are"));
-    }
     let method = method(fields.need("merge_method")?)?;
     let info = method.info();
     let (sources, module) = models::sources(&fields, info)?;
@@ -162,6 +160,7 @@ fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
         zstd,
         state_dict_key: get("state_dict_key").map(|field| field.text().map(str::to_owned)).transpose()?,
         device: get("device").map(|field| field.choice(Device::CHOICES)).transpose()?,
+        align: get("align").map(align::read).transpose()?,
     })
 }
 

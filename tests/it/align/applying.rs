@@ -13,7 +13,7 @@ use crate::reference::{Model, Tensor};
 use crate::whole::{PLENTY, carry_out};
 
 /// The same transform without rotations, which round.
-fn exact(symmetries: &Symmetries, transform: Transform) -> Transform {
+pub fn exact(symmetries: &Symmetries, transform: Transform) -> Transform {
     let without = |element: &Element| Element { angle: Vec::new(), ..element.clone() };
     Transform::new(symmetries, transform.elements().iter().map(without).collect()).expect("still fits")
 }
@@ -37,7 +37,7 @@ fn odd(family: &dyn Family, dtype: Dtype) -> Stored {
     stored
 }
 
-fn same_bytes(stored: &Stored, one: &str, other: &str) {
+pub fn same_bytes(stored: &Stored, one: &str, other: &str) {
     let [one, other] = [one, other].map(|name| read_model(&stored.dir.path().join(name)));
     assert_eq!(one.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>());
     for (name, tensor) in &one {

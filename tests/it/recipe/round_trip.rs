@@ -3,11 +3,12 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
+use thalweg::align::matching::{Cost, Options, Residual};
 use thalweg::dtype::Dtype;
 use thalweg::recipe::{
-    BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Device, Document, Domain, Granularity, LayerRange, METHODS,
-    MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys, Parameters, Recipe,
-    Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
+    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Device, Document, Domain, Granularity,
+    LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys,
+    Parameters, Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
@@ -134,7 +135,30 @@ fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
         zstd: rest.1,
         state_dict_key: rest.2,
         device,
+        align: None,
     })
+}
+
+/// How these models could be aligned.
+fn align(models: Vec<String>) -> BoxedStrategy<Option<Align>> {
+    if models.len() < 2 {
+        return Just(None).boxed();
+    }
+    let file = || "[a-z~ :#'.]{0,6}[a-z]";
+    let options =
+        (any::<[bool; 3]>(), 0u64..1 << 62, 1usize..1000).prop_map(|([raw, permute, signs], seed, sweeps)| {
+            let cost = if raw { Cost::Raw } else { Cost::Normalised };
+            let residual = if permute { Residual::Permute } else { Residual::Fixed };
+            AlignFrom::Weights(Options { cost, residual, signs, seed, sweeps, ..Options::default() })
+        });
+    let from = prop_oneof![
+        options,
+        prop::collection::vec(file(), 1..4).prop_map(AlignFrom::Files),
+        (select(models), file()).prop_map(|of| AlignFrom::FilesOf(vec![of])),
+    ];
+    let all = (from, prop::option::of(file()), any::<bool>());
+    let align = all.prop_map(|(from, spec, any_vocabulary)| Align { from, spec, any_vocabulary });
+    prop::option::of(align).boxed()
 }
 
 pub fn document() -> impl Strategy<Value = Document> {
@@ -151,7 +175,7 @@ pub fn document() -> impl Strategy<Value = Document> {
         let head = (prop::option::of("[a-z][a-z0-9 -]{0,8}"), sources(info), prop::option::weighted(0.2, module));
         let body = (parameters(info, false, true), dtype(), dtype(), prop::option::of(tokenizer));
         let tail = (prop::option::of(template), prop::option::of(1u64..1 << 20), own(info.method));
-        (head, body, tail).prop_map(move |((name, (sources, base_model), module), body, tail)| Document {
+        let plain = (head, body, tail).prop_map(move |((name, (sources, base_model), module), body, tail)| Document {
             name,
             method: info.method,
             sources,
@@ -164,6 +188,14 @@ pub fn document() -> impl Strategy<Value = Document> {
             chat_template: tail.0,
             pad_to_multiple_of: tail.1,
             own: tail.2,
+        });
+        plain.prop_flat_map(|document| {
+            let models = document.models().into_iter().map(ToString::to_string).collect();
+            align(models).prop_map(move |align| {
+                let mut document = document.clone();
+                document.own.align = align;
+                document
+            })
         })
     })
 }

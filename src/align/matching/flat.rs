@@ -1,0 +1,267 @@
+//! A group without groups within: one assignment of its units, and their signs.
+//!
+//! The other model is read under the transform so far, this group's element included, so that what is solved for is how
+//! the units go on from where they are: the identity when there is nothing to gain. The products of all pairs of units
+//! are a matrix C = U + |S|, U from what only the order acts on, S from what signs act on too (a unit's sign is free, so
+//! it makes the most of S). It is computed in row tiles that the assignment asks for.
+
+use std::ops::Range;
+
+use super::panel::Panel;
+use super::problem::{FEATURES, Problem};
+use super::solve::{Candidates, then};
+use super::terms::{Term, Tree};
+use crate::align::assignment::{self, CostTiles, Costs, Sense};
+use crate::align::{Allowed, Element, Transform, Weights};
+use crate::error::{Error, Kind, Result};
+use crate::linalg;
+
+/// Up to this size the matrix is held and solved whole.
+const DENSE: usize = 1024;
+/// Rows of a tile at most: with more, reading the other model again for each tile costs next to nothing.
+const MOST_ROWS: usize = 4096;
+/// Bytes that the assignment takes for each unit: candidates, bounds, prices.
+const SOLVER_BYTES: usize = 3072;
+/// Bytes that a thread takes to read and gather.
+const READER_BYTES: usize = 10 << 20;
+/// Rows that the assignment asks for at a time.
+const ASKED_ROWS: usize = 128;
+
+/// Terms and by how much each counts; those of weight nothing are left out.
+pub(super) type Weighted = Vec<(Term, f64)>;
+
+/// An order of units, what is known of it, and whether it is the one that leaves all where they are.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub columns: Vec<u32>,
+    /// No order is better by more than this, in the f32 matrix.
+    pub optimal_within: f64,
+}
+
+impl Order {
+    pub fn identity(units: usize) -> Self {
+        Self { columns: (0..).take(units).collect(), optimal_within: 0.0 }
+    }
+
+    pub fn is_identity(&self) -> bool {
+        self.columns.iter().zip(0..).all(|(column, unit)| *column == unit)
+    }
+}
+
+/// The terms of a group of which no group lies within; where it acts on several axes of a tensor, there is one for each,
+/// the others being held as they are.
+pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec<Term> {
+    let signed_group = problem.symmetries.groups[tree.root].may(Allowed::Sign) && problem.options.signs;
+    let mut terms = Vec::new();
+    for part in tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor)) {
+        for (place, factor) in part.factors.iter().enumerate() {
+            if let Some((_, signed)) = factor.acts {
+                terms.push(Term::new(&part, signed && signed_group, |at, _| at == place));
+            }
+        }
+    }
+    terms
+}
+
+/// The terms with their weights.
+pub(super) fn weighted(problem: &Problem<'_>, terms: Vec<Term>) -> Result<Weighted> {
+    let weighted = terms.into_iter().map(|term| problem.term_weight(&term).map(|weight| (term, weight)));
+    let mut all = weighted.collect::<Result<Weighted>>()?;
+    all.retain(|(_, weight)| *weight > 0.0);
+    Ok(all)
+}
+
+/// The best order of `units` units; `terms` have one factor of rows.
+pub(super) fn order(problem: &Problem<'_>, moved: &dyn Weights, terms: &Weighted, units: usize) -> Result<Order> {
+    if terms.is_empty() || units < 2 {
+        return Ok(Order::identity(units));
+    }
+    let mut tiles = Tiles::new(problem, moved, terms, units)?;
+    if units > DENSE {
+        let identity = Order::identity(units);
+        let options = assignment::Options { tile_rows: ASKED_ROWS, ..assignment::Options::default() };
+        let (found, certificate) = assignment::certified(&mut tiles, Sense::Maximise, &identity.columns, &options)?;
+        return Ok(Order { columns: found.columns, optimal_within: certificate.optimal_within });
+    }
+    let mut entries = vec![0.0; units * units];
+    tiles.rows(0..units, &mut entries)?;
+    drop(tiles);
+    order_of(&entries, units)
+}
+
+/// The best order by a matrix in memory.
+pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
+    let mut rows = entries.chunks_exact(units.max(1)).enumerate();
+    if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
+        return Ok(Order::identity(units));
+    }
+    let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
+    let stay: f64 = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
+    // Of equal choices the units stay where they are.
+    if found.objective <= stay {
+        return Ok(Order::identity(units));
+    }
+    Ok(Order { columns: found.columns, optimal_within: 0.0 })
+}
+
+/// For each unit the products with its own counterpart: of what signs do not act on, and of what they do.
+pub(super) fn own_products(
+    problem: &Problem<'_>,
+    moved: &dyn Weights,
+    terms: &Weighted,
+    units: usize,
+) -> Result<[Vec<f64>; 2]> {
+    let mut sums = [vec![0.0; units], vec![0.0; units]];
+    let mut panels = [Panel::default(), Panel::default()];
+    for (term, weight) in terms {
+        let into = &mut sums[usize::from(term.signed)];
+        problem.add_own_products(moved, (term, *weight), &mut panels, into)?;
+    }
+    Ok(sums)
+}
+
+/// The transforms worth trying, from the one that should gain most to the one that should gain least.
+pub(super) fn candidates(
+    problem: &Problem<'_>,
+    tree: &Tree,
+    tensors: &[&str],
+    current: &Transform,
+) -> Result<Candidates> {
+    let group = &problem.symmetries.groups[tree.root];
+    let terms = weighted(problem, terms(problem, tree, tensors))?;
+    let order = if group.may(Allowed::Permutation) {
+        order(problem, problem.moved(current).as_ref(), &terms, group.units)?
+    } else {
+        Order::identity(group.units)
+    };
+    // With the group on two axes of a tensor the order was solved for one axis at a time.
+    let twice = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
+    let held = twice.into_iter().any(|part| part.times(tree.root) > 1);
+    let optimal_within = if held { f64::INFINITY } else { order.optimal_within };
+    let mut found = Vec::new();
+    let stays = order.is_identity();
+    for order in std::iter::once(order).chain((!stays).then(|| Order::identity(group.units))) {
+        let stays = order.is_identity();
+        let permutation = if stays { Vec::new() } else { order.columns };
+        let ordered = then(problem, current, tree.root, Element { permutation, ..Element::default() })?;
+        let signed = terms.iter().any(|(term, _)| term.signed);
+        let negative = if signed {
+            let [_, signed] = own_products(problem, problem.moved(&ordered).as_ref(), &terms, group.units)?;
+            signed.iter().map(|product| *product < 0.0).collect()
+        } else {
+            Vec::new()
+        };
+        if negative.contains(&true) {
+            found.push(then(problem, &ordered, tree.root, Element { negative, ..Element::default() })?);
+        } else if !stays {
+            found.push(ordered);
+        }
+    }
+    Ok(Candidates { transforms: found, optimal_within })
+}
+
+/// Rows of C, computed when they are asked for.
+struct Tiles<'a, 'b> {
+    problem: &'a Problem<'b>,
+    moved: &'a dyn Weights,
+    terms: &'a Weighted,
+    units: usize,
+    /// Rows that are computed together.
+    height: usize,
+    /// The rows that are held, one after the other.
+    held: Range<usize>,
+    entries: Vec<f32>,
+    /// S, where there is a U as well.
+    signed: Vec<f32>,
+    panels: [Panel; 2],
+    /// Whether all rows are kept once they are computed.
+    keep: bool,
+}
+
+impl<'a, 'b> Tiles<'a, 'b> {
+    fn new(problem: &'a Problem<'b>, moved: &'a dyn Weights, terms: &'a Weighted, units: usize) -> Result<Self> {
+        let mixed = is_mixed(terms);
+        let (row, memory) = (units * size_of::<f32>(), problem.options.memory);
+        // Panels of both models, and what the assignment takes.
+        let readers = rayon::current_num_threads() * READER_BYTES;
+        let fixed = readers + units * (FEATURES * size_of::<f32>() + SOLVER_BYTES) + ASKED_ROWS * row;
+        let for_height = |height: usize, kept: usize| {
+            (fixed + height * FEATURES * size_of::<f32>() + (kept + height * usize::from(mixed)) * row) as u64
+        };
+        let keep = for_height(linalg::ROWS, units) <= memory;
+        let fits = |height: &usize| for_height(*height, if keep { units } else { *height }) <= memory;
+        let heights = (linalg::ROWS..=MOST_ROWS.max(linalg::ROWS)).step_by(linalg::ROWS);
+        let Some(height) = heights.take_while(fits).last() else {
+            let least = for_height(linalg::ROWS, linalg::ROWS);
+            let cause = format!("{units} units need at least {least} bytes, got {memory}");
+            return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause));
+        };
+        let panels = [Panel::default(), Panel::default()];
+        let (entries, signed) = (Vec::new(), Vec::new());
+        Ok(Self { problem, moved, terms, units, height, held: 0..0, entries, signed, panels, keep })
+    }
+
+    /// Computes the next rows where all are kept, else those from the first one asked for: a tile of full height when a
+    /// pass begins or goes on, and no more than what was asked for when it leaves rows out.
+    fn compute(&mut self, asked: &Range<usize>) -> Result<()> {
+        let (start, end) = if self.keep {
+            (self.held.end, self.units.min(self.held.end + self.height))
+        } else if asked.start == 0 || asked.start == self.held.end {
+            (asked.start, self.units.min(asked.start + self.height))
+        } else {
+            let start = asked.start / linalg::ROWS * linalg::ROWS;
+            (start, self.units.min(asked.end.next_multiple_of(linalg::ROWS).min(start + self.height)))
+        };
+        let size = (end - start) * self.units;
+        if self.keep {
+            self.held = 0..end;
+            self.entries.reserve_exact(self.units * self.units - self.entries.len());
+        } else {
+            self.held = start..end;
+            self.entries.clear();
+        }
+        let begin = self.entries.len();
+        self.entries.resize(begin + size, 0.0);
+        let mixed = is_mixed(self.terms);
+        self.signed.clear();
+        self.signed.resize(if mixed { size } else { 0 }, 0.0);
+        let tile = &mut self.entries[begin..];
+        for (term, weight) in self.terms {
+            let out = if mixed && term.signed { &mut self.signed } else { &mut *tile };
+            self.problem.add_products(self.moved, (term, *weight), &(start..end), &mut self.panels, out)?;
+        }
+        if mixed {
+            tile.iter_mut().zip(&self.signed).for_each(|(entry, signed)| *entry += signed.abs());
+        } else if self.terms.iter().any(|(term, _)| term.signed) {
+            tile.iter_mut().for_each(|entry| *entry = entry.abs());
+        }
+        Ok(())
+    }
+}
+
+fn is_mixed(terms: &Weighted) -> bool {
+    terms.iter().any(|(term, _)| term.signed) && terms.iter().any(|(term, _)| !term.signed)
+}
+
+impl CostTiles for Tiles<'_, '_> {
+    fn size(&self) -> usize {
+        self.units
+    }
+
+    fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let mut rest = out;
+        let mut at = rows.start;
+        while at < rows.end {
+            if !self.held.contains(&at) {
+                self.compute(&(at..rows.end))?;
+                continue;
+            }
+            let end = rows.end.min(self.held.end);
+            let (piece, after) = rest.split_at_mut((end - at) * self.units);
+            let from = (at - self.held.start) * self.units;
+            piece.copy_from_slice(&self.entries[from..from + piece.len()]);
+            (rest, at) = (after, end);
+        }
+        Ok(())
+    }
+}

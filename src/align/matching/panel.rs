@@ -1,0 +1,166 @@
+//! Reading a strided block of a tensor into a matrix in memory.
+
+use rayon::prelude::*;
+
+use super::terms::Extent;
+use crate::align::{Numbers, Weights};
+use crate::error::Result;
+use crate::linalg::Matrix;
+
+/// A block of cells and features as a matrix, in whichever order the file has them.
+#[derive(Debug, Default)]
+pub(super) struct Panel {
+    elements: Vec<f32>,
+    rows: usize,
+    features: usize,
+    /// Whether all rows of a feature lie behind one another.
+    features_first: bool,
+}
+
+/// What a panel is filled with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub tensor: &'a str,
+    pub start: u64,
+    pub rows: &'a [Extent],
+    pub features: &'a [Extent],
+    /// Whether all rows of a feature are to lie behind one another: as in the file.
+    pub features_first: bool,
+}
+
+/// An extent in the file and in the panel.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    size: usize,
+    stride: u64,
+    step: usize,
+}
+
+impl Panel {
+    /// Fills the panel with the elements of `block`, on the threads of the current pool.
+    ///
+    /// # Errors
+    ///
+    /// When the tensor cannot be read.
+    pub fn fill(&mut self, weights: &dyn Weights, block: &Block<'_>) -> Result<()> {
+        let Block { tensor, start, rows, features, features_first } = *block;
+        let count = |extents: &[Extent]| extents.iter().map(|extent| extent.size).product();
+        (self.rows, self.features) = (count(rows), count(features));
+        self.features_first = features_first;
+        let (row_step, feature_step) = if self.features_first { (1, self.rows) } else { (self.features, 1) };
+        let mut runs = runs(rows, row_step);
+        runs.extend(self::runs(features, feature_step));
+        runs.sort_by_key(|run| std::cmp::Reverse(run.stride));
+        self.elements.resize(self.rows * self.features, 0.0);
+        let Some((outer, inner)) = runs.split_first() else {
+            return match self.elements.as_mut_slice() {
+                [] => Ok(()),
+                all => weights.tensor(tensor)?.read(start..start + 1, all),
+            };
+        };
+        if self.elements.is_empty() {
+            return Ok(());
+        }
+        if outer.step * outer.size != self.elements.len() {
+            let mut numbers = weights.tensor(tensor)?;
+            return read(numbers.as_mut(), start, &runs, &mut Vec::new(), &mut self.elements);
+        }
+        let piece = outer.size.div_ceil(2 * rayon::current_num_threads()).max(1);
+        self.elements.par_chunks_mut(piece * outer.step).enumerate().try_for_each(|(at, out)| {
+            let mut numbers = weights.tensor(tensor)?;
+            let mine = Run { size: out.len() / outer.step, ..*outer };
+            let all: Vec<Run> = std::iter::once(mine).chain(inner.iter().copied()).collect();
+            let start = start + (at * piece) as u64 * outer.stride;
+            read(numbers.as_mut(), start, &all, &mut Vec::new(), out)
+        })
+    }
+
+    /// The elements with a row for each cell.
+    pub fn matrix(&self) -> Matrix<'_> {
+        if self.features_first {
+            Matrix::new(&self.elements, self.features, self.rows).transposed()
+        } else {
+            Matrix::new(&self.elements, self.rows, self.features)
+        }
+    }
+
+    /// Adds to `sums` the product of each row with the same row of `other`, of the same block.
+    pub fn add_row_products(&self, other: &Self, sums: &mut [f64]) {
+        debug_assert!(self.features_first == other.features_first && self.elements.len() == other.elements.len());
+        let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+        if self.features_first {
+            for (a, b) in self.elements.chunks(self.rows.max(1)).zip(other.elements.chunks(self.rows.max(1))) {
+                sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, pair)| *sum += product(pair));
+            }
+        } else {
+            let rows = self.elements.chunks(self.features.max(1)).zip(other.elements.chunks(self.features.max(1)));
+            for (sum, (a, b)) in sums.iter_mut().zip(rows) {
+                *sum += a.iter().zip(b).map(product).sum::<f64>();
+            }
+        }
+    }
+}
+
+/// The extents of more than one coordinate, the last of them `step` apart in the panel.
+fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
+    let mut step = step;
+    let mut runs = Vec::with_capacity(extents.len() + 2);
+    for extent in extents.iter().rev() {
+        if extent.size != 1 {
+            runs.push(Run { size: extent.size, stride: extent.stride, step });
+        }
+        step *= extent.size;
+    }
+    runs
+}
+
+/// Reads what `runs`, outermost first, say, in as few pieces as lie together in the file.
+fn read(numbers: &mut dyn Numbers, start: u64, runs: &[Run], scratch: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
+    // From here on the elements lie together in the file, and perhaps in the panel too.
+    let (mut together, mut same) = (runs.len(), runs.len());
+    let mut count = 1;
+    while let Some(run) = together.checked_sub(1).map(|at| &runs[at])
+        && run.stride == count as u64
+    {
+        if same == together && run.step == count {
+            same -= 1;
+        }
+        together -= 1;
+        count *= run.size;
+    }
+    if same > together && together == 0 && runs.len() > 1 {
+        // Scattered; one coordinate of the outermost run at a time, so that the scratch stays small.
+        together = 1;
+        count /= runs[0].size;
+    }
+    let (outer, inner) = runs.split_at(together);
+    let mut at = vec![0; outer.len()];
+    loop {
+        let from = start + outer.iter().zip(&at).map(|(run, at)| run.stride * *at as u64).sum::<u64>();
+        let to: usize = outer.iter().zip(&at).map(|(run, at)| run.step * at).sum();
+        if same <= together {
+            numbers.read(from..from + count as u64, &mut out[to..to + count])?;
+        } else {
+            scratch.resize(count, 0.0);
+            numbers.read(from..from + count as u64, scratch)?;
+            scatter(scratch, inner, &mut out[to..]);
+        }
+        let Some(axis) = (0..outer.len()).rev().find(|axis| at[*axis] + 1 < outer[*axis].size) else {
+            return Ok(());
+        };
+        at[axis] += 1;
+        at[axis + 1..].fill(0);
+    }
+}
+
+fn scatter(from: &[f32], runs: &[Run], out: &mut [f32]) {
+    match runs {
+        [] => {}
+        [run] => out.iter_mut().step_by(run.step).zip(from).for_each(|(out, from)| *out = *from),
+        [run, inner @ ..] => {
+            for (at, from) in from.chunks(from.len() / run.size).enumerate() {
+                scatter(from, inner, &mut out[at * run.step..]);
+            }
+        }
+    }
+}

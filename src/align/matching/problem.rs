@@ -1,0 +1,245 @@
+//! What a run works on: two models, their symmetries, how much each tensor counts, and the objective.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::panel::Panel;
+use super::terms::Term;
+use super::{Cost, Options, Watch};
+use crate::align::assignment::{Gain, gain};
+use crate::align::{Alignment, Store, Symmetries, Transform, Transformed, Weights};
+use crate::error::{Error, Kind, Result};
+use crate::linalg::add_scaled_product;
+
+/// Features that are read at a time; sums over features are cut where these blocks are, so this is no option.
+pub(super) const FEATURES: usize = 512;
+/// Units whose own products are summed at a time.
+const UNITS: usize = 1024;
+/// Elements whose products are summed at a time.
+const PIECE: u64 = 1 << 20;
+
+/// A model that is read under any transform.
+pub(in crate::align) trait Moving: Sync {
+    /// The model under `transform`.
+    fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_>;
+}
+
+impl Moving for Arc<Store> {
+    fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_> {
+        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        Box::new(Transformed::new(Self::clone(self), alignment))
+    }
+}
+
+/// Two models, and how they are compared.
+pub(in crate::align) struct Problem<'a> {
+    pub reference: &'a dyn Weights,
+    pub moving: &'a dyn Moving,
+    pub symmetries: &'a Arc<Symmetries>,
+    pub options: &'a Options,
+    pub watch: &'a dyn Watch,
+    /// Norms of the tensors of either model, as they are stored.
+    norms: Mutex<[HashMap<String, f64>; 2]>,
+}
+
+impl<'a> Problem<'a> {
+    pub fn new(
+        reference: &'a dyn Weights,
+        moving: &'a dyn Moving,
+        symmetries: &'a Arc<Symmetries>,
+        options: &'a Options,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        Self { reference, moving, symmetries, options, watch, norms: Mutex::default() }
+    }
+
+    /// The moving model under `transform`.
+    pub(super) fn moved(&self, transform: &Transform) -> Box<dyn Weights + '_> {
+        self.moving.under(self.symmetries, transform)
+    }
+
+    /// Norms of these tensors in the reference and in the other model, in f64.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NonFinite`] when a tensor holds NaN or infinity.
+    pub(super) fn norms(&self, reference: &str, moving: &str) -> Result<[f64; 2]> {
+        let still = self.moved(&Transform::identity(self.symmetries));
+        let mut found = [0.0; 2];
+        let sides = [(reference, self.reference, "reference"), (moving, still.as_ref(), "model that is moved")];
+        for (side, (tensor, weights, model)) in sides.into_iter().enumerate() {
+            let known = |norms: &[HashMap<String, f64>; 2]| norms[side].get(tensor).copied();
+            if let Some(norm) = known(&self.norms.lock().unwrap_or_else(PoisonError::into_inner)) {
+                found[side] = norm;
+                continue;
+            }
+            let squares = products(weights, weights, tensor, tensor, || self.watch.go_on())?;
+            found[side] = squares.iter().sum::<f64>().sqrt();
+            if !found[side].is_finite() {
+                let subject = tensor.escape_debug();
+                let cause = format!("the {model} holds NaN or infinity in it");
+                return Err(Error::new(Kind::NonFinite, "cannot match weights", subject, cause)
+                    .with_hint("no unit can be told from another by such numbers; repair the checkpoint first"));
+            }
+            let mut norms = self.norms.lock().unwrap_or_else(PoisonError::into_inner);
+            norms[side].insert(tensor.to_owned(), found[side]);
+        }
+        Ok(found)
+    }
+
+    /// By how much products with these norms count.
+    pub(super) fn weight(&self, [reference, moving]: [f64; 2]) -> f64 {
+        match self.options.cost {
+            Cost::Raw => 1.0,
+            Cost::Normalised if reference * moving > 0.0 => 1.0 / (reference * moving),
+            Cost::Normalised => 0.0,
+        }
+    }
+
+    /// By how much a term counts.
+    pub(super) fn term_weight(&self, term: &Term) -> Result<f64> {
+        Ok(self.weight(self.norms(&term.reference.tensor, &term.moving.tensor)?))
+    }
+
+    /// The part of the objective that `tensors` make up when the other model is under `transform`.
+    pub(super) fn objective(&self, tensors: &[&str], transform: &Transform) -> Result<Objective> {
+        let moved = self.moved(transform);
+        let mut objective = Objective::default();
+        for tensor in tensors {
+            let alignment =
+                Alignment { symmetries: Arc::clone(self.symmetries), transform: Arc::new(transform.clone()) };
+            let source = crate::align::View::source_name(&alignment, tensor)?;
+            let norms = self.norms(tensor, &source)?;
+            let weight = self.weight(norms);
+            if weight > 0.0 {
+                let terms = products(self.reference, moved.as_ref(), tensor, tensor, || self.watch.go_on())?;
+                objective.terms.extend(terms.into_iter().map(|term| weight * term));
+                objective.scale += weight * norms[0] * norms[1];
+            }
+        }
+        Ok(objective)
+    }
+
+    /// Adds to the row-major `out` the products of the cells of `units` in the reference with all cells of the other
+    /// model, times `weight`.
+    pub(super) fn add_products(
+        &self,
+        moved: &dyn Weights,
+        (term, weight): (&Term, f64),
+        units: &Range<usize>,
+        panels: &mut [Panel; 2],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (first, rows) = term.some_rows(units);
+        for (block, features) in term.blocks(FEATURES) {
+            self.watch.go_on()?;
+            let [left, right] = &mut *panels;
+            left.fill(self.reference, &term.block(&term.reference, first + block, &rows, &features))?;
+            right.fill(moved, &term.block(&term.moving, block, &term.rows, &features))?;
+            let (left, right) = (left.matrix(), right.matrix());
+            add_scaled_product(narrow(weight), left, right.transposed(), out);
+            self.watch.advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
+        }
+        Ok(())
+    }
+
+    /// Adds to `sums` the products of each cell of the reference with the same cell of the other model, in f64.
+    pub(super) fn add_own_products(
+        &self,
+        moved: &dyn Weights,
+        (term, weight): (&Term, f64),
+        panels: &mut [Panel; 2],
+        sums: &mut [f64],
+    ) -> Result<()> {
+        let units = term.rows.first().map_or(1, |extent| extent.size);
+        for first in (0..units).step_by(UNITS) {
+            let some = first..units.min(first + UNITS);
+            let (start, rows) = term.some_rows(&some);
+            let mut products = vec![0.0; some.len() * term.cells()];
+            for (block, features) in term.blocks(FEATURES) {
+                self.watch.go_on()?;
+                let [left, right] = &mut *panels;
+                left.fill(self.reference, &term.block(&term.reference, start + block, &rows, &features))?;
+                right.fill(moved, &term.block(&term.moving, start + block, &rows, &features))?;
+                left.add_row_products(right, &mut products);
+            }
+            let into = &mut sums[first * term.cells()..][..products.len()];
+            into.iter_mut().zip(&products).for_each(|(sum, product)| *sum += weight * product);
+        }
+        Ok(())
+    }
+}
+
+/// A part of the objective, as terms that are always the same and in the same order for the same transform.
+#[derive(Debug, Default)]
+pub(super) struct Objective {
+    terms: Vec<f64>,
+    /// What it would be if the models were equal up to scale.
+    scale: f64,
+}
+
+impl Objective {
+    /// Products of two tensors in f64 are off by less than this share of the product of their norms: a term is a sum of
+    /// [`LANES`] partial sums of 2^16 products each at most, whose roundings are of either sign.
+    const ROUNDING: f64 = 1e-13;
+
+    pub fn value(&self) -> f64 {
+        self.terms.iter().sum()
+    }
+
+    /// Whether this is really larger than `before`.
+    pub fn exceeds(&self, before: &Self) -> bool {
+        let Gain { value, rounding } = gain(before.terms.iter().copied(), self.terms.iter().copied());
+        value > rounding.max(Self::ROUNDING * self.scale)
+    }
+}
+
+/// Partial sums of a piece.
+const LANES: usize = 16;
+
+/// The products of two tensors of one shape, in pieces of [`PIECE`] elements, each summed in f64.
+fn products(
+    one: &dyn Weights,
+    other: &dyn Weights,
+    tensor: &str,
+    of_other: &str,
+    go_on: impl Fn() -> Result<()> + Sync,
+) -> Result<Vec<f64>> {
+    let count: u64 = one.shape(tensor).unwrap_or_default().iter().product();
+    (0..count.div_ceil(PIECE))
+        .into_par_iter()
+        .map(|piece| {
+            go_on()?;
+            let range = piece * PIECE..count.min((piece + 1) * PIECE);
+            let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
+            let (mut a, mut b) = (vec![0.0; len], vec![0.0; len]);
+            one.tensor(tensor)?.read(range.clone(), &mut a)?;
+            other.tensor(of_other)?.read(range, &mut b)?;
+            Ok(dot(&a, &b))
+        })
+        .collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (a, rest_a) = a.as_chunks::<LANES>();
+    let (b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += f64::from(*a) * f64::from(*b);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(rest_a).zip(rest_b) {
+        *lane += f64::from(*a) * f64::from(*b);
+    }
+    lanes.iter().sum()
+}
+
+/// Rounds to f32.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
+pub(super) fn narrow(value: f64) -> f32 {
+    value as f32
+}

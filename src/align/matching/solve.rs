@@ -1,0 +1,76 @@
+//! Solving one root: what could be gained, and whether it is.
+
+use super::flat;
+use super::problem::Problem;
+use super::terms::Tree;
+use super::{Proof, Step};
+use crate::align::{Element, Group, Transform};
+use crate::error::Result;
+
+/// What a root's problem may gain by.
+pub(super) struct Candidates {
+    /// From the one that should gain most to the one that should gain least; none when everything should stay.
+    pub transforms: Vec<Transform>,
+    /// No other can be better than the first, or than staying, by more than this; infinite when nothing is known.
+    pub optimal_within: f64,
+}
+
+/// Solves the root of `tree` on `tensors`, everything else held as `current` has it.
+pub(super) fn solve(
+    problem: &Problem<'_>,
+    tree: &Tree,
+    tensors: &[&str],
+    current: &Transform,
+    sweep: usize,
+) -> Result<(Step, Transform)> {
+    let before = problem.objective(tensors, current)?;
+    let found = flat::candidates(problem, tree, tensors, current)?;
+    let mut taken = None;
+    for transform in found.transforms {
+        let after = problem.objective(tensors, &transform)?;
+        if after.exceeds(&before) {
+            taken = Some((transform, after));
+            break;
+        }
+    }
+    let (transform, after) = match &taken {
+        Some((transform, after)) => (transform, after.value()),
+        None => (current, before.value()),
+    };
+    let groups = &problem.symmetries.groups;
+    let element = |group: usize| (group, transform.elements()[group].clone());
+    let moved = tree.groups().map(|group| moved_units(&groups[group], &transform.elements()[group])).sum();
+    let proof = match found.optimal_within {
+        within if !within.is_finite() => Proof::Parts,
+        _ if moved == 0 => Proof::Identity,
+        within => Proof::Optimal(within),
+    };
+    let step = Step {
+        sweep,
+        root: tree.root,
+        elements: if taken.is_some() { tree.groups().map(element).collect() } else { Vec::new() },
+        before: before.value(),
+        after,
+        units: tree.groups().map(|group| groups[group].copies * groups[group].units).sum(),
+        moved,
+        proof,
+    };
+    Ok((step, taken.map_or_else(|| current.clone(), |(transform, _)| transform)))
+}
+
+/// `current`, then `element` of one group.
+pub(super) fn then(problem: &Problem<'_>, current: &Transform, group: usize, element: Element) -> Result<Transform> {
+    let symmetries = problem.symmetries;
+    Ok(current.compose(symmetries, &Transform::identity(symmetries).with(symmetries, group, element)?))
+}
+
+/// Units of a group that an element moves, flips or turns.
+fn moved_units(group: &Group, element: &Element) -> usize {
+    let moved = |copy: usize, unit: usize| {
+        let pair = group.place_in_pairs(unit).map(|(pair, _)| pair);
+        element.unit(group, copy, unit) != unit
+            || element.is_negative(group, copy, pair.unwrap_or(unit))
+            || pair.is_some_and(|pair| element.angle_of(group, copy, pair) != 0.0)
+    };
+    (0..group.copies).map(|copy| (0..group.units).filter(|unit| moved(copy, *unit)).count()).sum()
+}

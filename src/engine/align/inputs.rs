@@ -1,0 +1,250 @@
+//! Which transform goes with which input of a merge: from files, or found now and kept beside the output.
+//!
+//! Transforms that are found for a merge lie in the folder `alignment` of its output, or `X.safetensors.alignment`
+//! beside a single file, one for each aligned input, numbered from 1 as the inputs are. They are whole before the merge
+//! begins, so a merge that was killed finds them and aligns nothing again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::align::{Alignment, Spec, Symmetries, TransformFile, fingerprint, matching};
+use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::engine::Options;
+use crate::error::{Error, Kind, Result};
+use crate::output::{Storage, Target, check_target};
+use crate::plan::memory::Wish;
+use crate::plan::{AlignmentFile, Job, Plan};
+use crate::recipe::{Align as Asked, AlignFrom, expand_home};
+use crate::report::AlignmentReport;
+
+use super::{Align, Pair, align, is_of, note};
+
+/// The folder of transforms in an output folder.
+const FOLDER: &str = "alignment";
+
+/// What a refusal cannot do.
+const WHAT: &str = "cannot use transform";
+
+/// The inputs of a merge that are to be aligned.
+pub struct AlignInputs<'a> {
+    /// What is asked for.
+    pub asked: &'a Asked,
+    /// The symmetry spec that it names.
+    pub spec: Option<&'a Spec>,
+    /// Where the merge's output goes.
+    pub target: &'a Target,
+}
+
+/// How transforms that are not there yet are found.
+pub struct Finder<'a> {
+    /// In how much memory, on how many threads.
+    pub wish: &'a Wish,
+    /// The file operations under the output.
+    pub storage: Arc<dyn Storage>,
+    /// How it is carried out.
+    pub options: &'a Options,
+    /// Is told of every alignment.
+    pub told: &'a dyn Fn(&AlignmentReport) -> Result<()>,
+}
+
+/// What came of looking for transforms.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Inputs whose transforms are not there yet.
+    pub missing: Vec<usize>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+impl AlignInputs<'_> {
+    /// Fills in the alignments of `job` as far as their files are there.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be used, is for none of the inputs, or two are for one; and whatever keeps the inputs from
+    /// being aligned with each other.
+    pub fn look(&self, job: &mut Job) -> Result<Looked> {
+        let models = opened(job)?;
+        job.alignments = vec![None; models.len()];
+        job.alignment_files.clear();
+        match &self.asked.from {
+            AlignFrom::Weights(options) => self.look_beside(job, &models, options),
+            AlignFrom::Files(files) => {
+                let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
+                let files = files.iter().map(|file| expand_home(file)).collect::<Vec<_>>();
+                let chosen = files.iter().map(|file| Ok((file.clone(), input_of(file, &prints, &models)?)));
+                let chosen = chosen.collect::<Result<Vec<_>>>()?;
+                self.use_files(job, &models, &prints, &chosen)
+            }
+            AlignFrom::FilesOf(files) => {
+                let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
+                let names = job.document.models();
+                let chosen = files.iter().filter_map(|(model, file)| {
+                    let input = names.iter().position(|name| name.to_string() == *model)?;
+                    Some((expand_home(file), vec![input]))
+                });
+                let chosen: Vec<_> = chosen.collect();
+                self.use_files(job, &models, &prints, &chosen)
+            }
+        }
+    }
+
+    /// The same, and finds what is not there yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`AlignInputs::look`] and [`align`], and when the output may not be written.
+    pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<Looked> {
+        let looked = self.look(job)?;
+        let AlignFrom::Weights(options) = &self.asked.from else { return Ok(looked) };
+        if looked.missing.is_empty() {
+            return Ok(looked);
+        }
+        // What would keep the merge from beginning is said before hours are spent on its inputs.
+        let bare = Job { alignments: Vec::new(), alignment_files: Vec::new(), ..job.clone() };
+        let plan = Plan::new(&bare, finder.wish)?;
+        super::refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
+        check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)?;
+        drop(plan);
+        for input in looked.missing {
+            let models = opened(job)?;
+            let pair = self.pair(models[job.donor].clone(), models[input].clone())?;
+            drop(models);
+            let path = self.path(input);
+            let Target { overwrite, restart, .. } = *self.target;
+            let found = align(Align {
+                pair,
+                matching: options.clone(),
+                memory: finder.wish.memory,
+                threads: finder.wish.threads,
+                storage: Arc::clone(&finder.storage),
+                // An output that may be begun anew may lose the transforms of another run.
+                target: Some(Target { dir: path, overwrite: overwrite || restart, restart }),
+                options: finder.options.clone(),
+            })?;
+            (finder.told)(&found.report)?;
+        }
+        let again = self.look(job)?;
+        match again.missing.first() {
+            None => Ok(again),
+            Some(input) => {
+                let cause = "it was written and is not what was written";
+                Err(Error::new(Kind::Damaged, WHAT, self.path(*input).display(), cause))
+            }
+        }
+    }
+
+    /// Where the transform of an input lies that is found for this merge.
+    pub fn path(&self, input: usize) -> PathBuf {
+        self.folder().join(format!("{}.safetensors", input + 1))
+    }
+
+    fn folder(&self) -> PathBuf {
+        if !self.target.is_file() {
+            return self.target.dir.join(FOLDER);
+        }
+        let mut name = self.target.dir.file_name().unwrap_or_default().to_owned();
+        name.push(".");
+        name.push(FOLDER);
+        self.target.dir.with_file_name(name)
+    }
+
+    fn pair(&self, reference: Checkpoint, model: Checkpoint) -> Result<Pair> {
+        Pair::new(reference, model, self.spec, self.asked.any_vocabulary)
+    }
+
+    /// The transforms that a run of the same merge has found.
+    fn look_beside(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+        let mut looked = Looked::default();
+        let donor = job.donor;
+        for input in (0..models.len()).filter(|input| *input != donor) {
+            let pair = self.pair(models[donor].clone(), models[input].clone())?;
+            let path = self.path(input);
+            if !path.is_file() || !is_of(&path, &pair.identity(options)) {
+                looked.missing.push(input);
+                continue;
+            }
+            let file = TransformFile::read(&path, &pair.symmetries)?;
+            let folder = self.folder();
+            let name = Path::new(folder.file_name().unwrap_or_default()).join(path.file_name().unwrap_or_default());
+            take(job, input, &path, name.display().to_string(), file, pair.symmetries)?;
+        }
+        Ok(looked)
+    }
+
+    /// The transforms in `chosen` files, each for these inputs.
+    fn use_files(
+        &self,
+        job: &mut Job,
+        models: &[Checkpoint],
+        prints: &[String],
+        chosen: &[(PathBuf, Vec<usize>)],
+    ) -> Result<Looked> {
+        let mut looked = Looked::default();
+        let mut references = Vec::new();
+        for (at, (path, inputs)) in chosen.iter().enumerate() {
+            let refused = |cause: String| Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause));
+            for &input in inputs {
+                let model = models[input].root().display();
+                if let Some((earlier, _)) = chosen[..at].iter().find(|(_, taken)| taken.contains(&input)) {
+                    return refused(format!("is for {model}, as is {}", earlier.display()));
+                }
+                let symmetries = Arc::new(Symmetries::of(&models[input], self.spec)?);
+                let file = TransformFile::read(path, &symmetries)?;
+                if file.model != prints[input] {
+                    return refused(format!("was made for another model than {model}"));
+                }
+                references.push((path, file.notes.get(note::REFERENCE).cloned()));
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                take(job, input, path, name, file, symmetries)?;
+            }
+        }
+        let stays = |input: &usize| !chosen.iter().any(|(_, inputs)| inputs.contains(input));
+        let staying: Vec<&String> = (0..models.len()).filter(stays).map(|input| &prints[input]).collect();
+        let elsewhere = references
+            .iter()
+            .filter(|(_, reference)| reference.as_ref().is_some_and(|reference| !staying.contains(&reference)));
+        looked.warnings.extend(elsewhere.map(|(path, _)| {
+            format!("{} was found against a model that is none of the inputs which stay as they are", path.display())
+        }));
+        Ok(looked)
+    }
+}
+
+fn opened(job: &Job) -> Result<Vec<Checkpoint>> {
+    let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
+    job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect()
+}
+
+/// The inputs for which a file was made.
+fn input_of(path: &Path, prints: &[String], models: &[Checkpoint]) -> Result<Vec<usize>> {
+    let stored = Checkpoint::open(path)?;
+    let wanted = stored.files().first().and_then(|file| file.metadata.get("model").cloned());
+    let inputs: Vec<usize> = (0..prints.len()).filter(|input| Some(&prints[*input]) == wanted.as_ref()).collect();
+    if inputs.is_empty() {
+        let names: Vec<String> = models.iter().map(|model| model.root().display().to_string()).collect();
+        let cause = format!("was made for none of {}", names.join(", "));
+        return Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause)
+            .with_hint("give the model that was aligned among the inputs"));
+    }
+    Ok(inputs)
+}
+
+/// Lets `file` act on an input, unless it does nothing.
+fn take(
+    job: &mut Job,
+    input: usize,
+    path: &Path,
+    name: String,
+    file: TransformFile,
+    symmetries: Arc<Symmetries>,
+) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io("cannot read transform", path, error))?;
+    let moves = !file.transform.is_identity(&symmetries);
+    let blake3 = blake3::hash(&bytes).to_hex().to_string();
+    job.alignment_files.push(AlignmentFile { input, file: name, blake3, moves });
+    if moves {
+        job.alignments[input] = Some(Alignment { symmetries, transform: Arc::new(file.transform) });
+    }
+    Ok(())
+}

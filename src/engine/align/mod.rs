@@ -1,0 +1,244 @@
+//! A whole alignment: begin or go on, match the weights, write the transform, report.
+//!
+//! Merging aligned models is [`merge`](super::merge())'s; which transform goes with which input of a merge is found in
+//! [`inputs`].
+
+mod findings;
+pub mod inputs;
+mod pair;
+mod session;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use indexmap::IndexMap;
+use rayon::ThreadPoolBuilder;
+use serde_json::Value;
+
+use crate::align::matching::{self, Step, Watch, match_weights};
+use crate::align::{Alignment, Store, Symmetries, Transform, TransformFile, Transformed, Weights, angles};
+use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
+use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::error::{Error, Kind, Result};
+use crate::monitor::Phase;
+use crate::output::{BegunSteps, Steps, Storage, Target};
+use crate::plan::memory::process_bytes;
+use crate::report::{AlignmentReport, Findings};
+
+use super::Options;
+use super::separate::refuse_inputs_folder;
+pub use pair::Pair;
+use session::Session;
+
+/// The keys of a transform file's notes.
+mod note {
+    /// What the run was asked to do.
+    pub const IDENTITY: &str = "identity";
+    /// The fingerprint of the model that stayed.
+    pub const REFERENCE: &str = "reference";
+    /// What was found: gains, certificates, cosines.
+    pub const FINDINGS: &str = "findings";
+}
+
+/// The least that a matcher is given to work with.
+const LEAST_BYTES: u64 = 16 << 20;
+
+/// Everything that an alignment needs.
+pub struct Align {
+    /// What is aligned with what.
+    pub pair: Pair,
+    /// How it is looked for; how much memory that may take is filled in here.
+    pub matching: matching::Options,
+    /// The most memory that may be resident, in bytes.
+    pub memory: u64,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The file operations under the output.
+    pub storage: Arc<dyn Storage>,
+    /// The transform file to write, `X.safetensors`; without one there is only a report.
+    pub target: Option<Target>,
+    /// How it is carried out.
+    pub options: Options,
+}
+
+/// An alignment that was found.
+pub struct Aligned {
+    /// The transform with its notes, as it was written.
+    pub file: TransformFile,
+    /// What was found, for people and programs.
+    pub report: AlignmentReport,
+}
+
+/// Aligns, or goes on with what an earlier run of the same alignment has left.
+///
+/// # Errors
+///
+/// Whatever keeps the transform from being found or written. The steps that were taken stay for the next run, when there
+/// is a target.
+pub fn align(align: Align) -> Result<Aligned> {
+    let begun = Instant::now();
+    let Align { pair, mut matching, memory, threads, storage, target, options } = align;
+    check_limits(memory, threads)?;
+    matching.memory = left_for_matching(&pair, memory, threads)?;
+    let identity = pair.identity(&matching);
+    let run = Run { pair: &pair, matching: &matching, threads, options: &options, identity: &identity };
+    let (file, status) = match &target {
+        None => (run.fresh(None, vec![])?, "aligned"),
+        Some(target) => {
+            refuse_other_names(&target.dir)?;
+            refuse_inputs_folder([&pair.reference, &pair.model], &target.dir)?;
+            match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity))? {
+                BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, "complete already"),
+                BegunSteps::Fresh(steps) => (run.fresh(Some(steps), vec![])?, "aligned"),
+                BegunSteps::Resumed(steps, earlier) => {
+                    let earlier = parsed(&earlier, &target.dir)?;
+                    (run.fresh(Some(steps), earlier)?, "resumed")
+                }
+            }
+        }
+    };
+    let findings = findings_of(&file, target.as_ref().map_or(Path::new("transform"), |target| &target.dir))?;
+    let report = AlignmentReport {
+        status,
+        reference: pair.reference.root().display().to_string(),
+        model: pair.model.root().display().to_string(),
+        out: target.map(|target| target.dir.display().to_string()),
+        spec: pair.symmetries.spec.clone(),
+        objective: findings.objective(),
+        mean_angle: findings.mean_angle(),
+        moved: findings.moved(),
+        findings,
+        seconds: begun.elapsed().as_secs_f64(),
+        peak_resident_bytes: peak_resident_bytes(),
+        memory_limit_bytes: memory,
+    };
+    Ok(Aligned { file, report })
+}
+
+/// What the matcher may take of `memory`.
+fn left_for_matching(pair: &Pair, memory: u64, threads: usize) -> Result<u64> {
+    let symmetries = &pair.symmetries;
+    // Held at once: what the matcher has found, what is tried, and the steps as they are journalled.
+    let transforms = 4 * findings::largest_transform_bytes(symmetries);
+    let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
+    let least = fixed + LEAST_BYTES;
+    if memory < least {
+        let cause = format!("aligning these models needs at least {}", format_bytes(least));
+        return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
+            .with_hint(format!("give --memory {}MiB or more, or fewer --threads", least.div_ceil(1 << 20))));
+    }
+    Ok(memory - fixed)
+}
+
+/// A transform is read by its name as a checkpoint is.
+fn refuse_other_names(out: &Path) -> Result<()> {
+    if out.extension().is_some_and(|end| end == "safetensors") && !out.is_dir() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, "cannot write to file", out.display(), "wanted the name of one file, X.safetensors"))
+}
+
+/// Whether the file at `path` is the result of this very run.
+fn is_of(path: &Path, identity: &Value) -> bool {
+    let metadata = |stored: Checkpoint| stored.files().first().map(|file| file.metadata.clone());
+    let metadata = Checkpoint::open(path).ok().and_then(metadata).unwrap_or_default();
+    metadata.contains_key(note::FINDINGS) && metadata.get(note::IDENTITY) == Some(&identity.to_string())
+}
+
+fn parsed(steps: &[String], out: &Path) -> Result<Vec<Step>> {
+    let odd = |error| {
+        Error::new(Kind::Resume, "cannot resume", out.display(), format!("a journalled step is odd: {error}"))
+            .with_hint("run with --restart to discard what was found and begin anew")
+    };
+    steps.iter().map(|step| serde_json::from_str(step).map_err(odd)).collect()
+}
+
+fn findings_of(file: &TransformFile, path: &Path) -> Result<Findings> {
+    let text = file.notes.get(note::FINDINGS).map(String::as_str).unwrap_or_default();
+    serde_json::from_str(text)
+        .map_err(|error| Error::new(Kind::Damaged, "cannot read the notes of a transform", path.display(), error))
+}
+
+/// An alignment that is carried out.
+struct Run<'a> {
+    pair: &'a Pair,
+    matching: &'a matching::Options,
+    threads: usize,
+    options: &'a Options,
+    identity: &'a Value,
+}
+
+impl Run<'_> {
+    /// Matches from behind the `earlier` steps on, and writes the transform if there is a journal.
+    fn fresh(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .build()
+            .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+        let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
+        let open = |model| Store::open(model, &sources, self.options.kernels);
+        let (reference, moving) = (open(&self.pair.reference)?, Arc::new(open(&self.pair.model)?));
+        let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
+        let (transform, sweeps, cosines) = pool.install(|| {
+            let (transform, sweeps) = self.solve(&reference, &moving, &earlier, &session)?;
+            let cosines = self.cosines(&reference, &moving, &transform, &session)?;
+            Ok::<_, Error>((transform, sweeps, cosines))
+        })?;
+        let (steps, journal) = session.end();
+        let symmetries = &self.pair.symmetries;
+        let found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
+        let text = |value: serde_json::Result<String>| value.expect("findings are plain data");
+        let notes = IndexMap::from([
+            (note::REFERENCE.to_owned(), self.pair.reference_print.clone()),
+            (note::IDENTITY.to_owned(), self.identity.to_string()),
+            (note::FINDINGS.to_owned(), text(serde_json::to_string(&found))),
+        ]);
+        let file = TransformFile { transform, model: self.pair.model_print.clone(), notes };
+        if let Some(journal) = journal {
+            journal.finish(file.to_bytes(symmetries)?)?;
+        }
+        Ok(file)
+    }
+
+    /// The transform, and how many sweeps it took.
+    fn solve(
+        &self,
+        reference: &Store,
+        moving: &Arc<Store>,
+        earlier: &[Step],
+        session: &Session<'_>,
+    ) -> Result<(Transform, usize)> {
+        let symmetries: &Arc<Symmetries> = &self.pair.symmetries;
+        let start = Transform::identity(symmetries);
+        let found = match_weights(reference, moving, symmetries, &start, earlier, self.matching, session)?;
+        Ok((found.transform, found.sweeps))
+    }
+
+    /// The cosines of all tensors before and after.
+    fn cosines(
+        &self,
+        reference: &Store,
+        moving: &Arc<Store>,
+        transform: &Transform,
+        session: &Session<'_>,
+    ) -> Result<[Vec<Option<f64>>; 2]> {
+        let (symmetries, names) = (&self.pair.symmetries, self.pair.acted_on());
+        let elements = |name: &&str| reference.shape(name).unwrap_or_default().iter().product::<u64>();
+        let moves = !transform.is_identity(symmetries);
+        let passes = 1 + u64::from(moves);
+        self.options.monitor.phase(Phase::Measuring, 2 * 4 * passes * names.iter().map(elements).sum::<u64>());
+        let passed = |elements: u64| {
+            self.options.monitor.advance(2 * 4 * elements);
+            session.go_on()
+        };
+        let measure = |model: &dyn Weights| angles::cosines(reference, model, &names, self.options.kernels, &passed);
+        let before = measure(moving.as_ref())?;
+        if !moves {
+            return Ok([before.clone(), before]);
+        }
+        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        let after = measure(&Transformed::new(Arc::clone(moving), alignment))?;
+        Ok([before, after])
+    }
+}

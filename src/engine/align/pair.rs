@@ -1,0 +1,157 @@
+//! Two models that can be aligned: one architecture, the same tensors and shapes, the same tokens.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::align::{Spec, Symmetries, fingerprint, matching, vocabulary};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Kind, Result};
+
+/// Raised when the same models and options lead to another transform, so that no run goes on with another version's
+/// steps.
+const ALIGNMENT_VERSION: u32 = 1;
+
+/// How many tensors a refusal names.
+const NAMED: usize = 3;
+
+/// What a refusal cannot do.
+const WHAT: &str = "cannot align";
+
+/// A model and the reference that it is to be brought near to, headers only.
+pub struct Pair {
+    /// The model that stays.
+    pub reference: Checkpoint,
+    /// The model that is brought near to it.
+    pub model: Checkpoint,
+    /// The symmetries of both.
+    pub symmetries: Arc<Symmetries>,
+    /// The fingerprint of the reference.
+    pub reference_print: String,
+    /// The fingerprint of the model.
+    pub model_print: String,
+}
+
+impl Pair {
+    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for their kind. With
+    /// `any_vocabulary` their tokenizers are not compared.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or tensors, shapes, types or
+    /// tokens differ, each with the first that do.
+    pub fn new(reference: Checkpoint, model: Checkpoint, spec: Option<&Spec>, any_vocabulary: bool) -> Result<Self> {
+        refuse_same(&reference, &model)?;
+        let symmetries = Symmetries::of(&reference, spec)?;
+        same_shapes(&reference, &model)?;
+        let other = Symmetries::of(&model, spec)?;
+        if other.spec != symmetries.spec {
+            let cause = format!("{} is a {}, this one a {}", shown(&reference), symmetries.spec, other.spec);
+            return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause));
+        }
+        if other != symmetries {
+            let cause = format!("config.json says other sizes of its groups than that of {}", shown(&reference));
+            return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause)
+                .with_hint("compare the numbers of heads, experts and dimensions in both"));
+        }
+        [&reference, &model].into_iter().try_for_each(|model| all_floats(model, &symmetries))?;
+        if !any_vocabulary && let Some(cause) = vocabulary::difference(&reference, &model)? {
+            return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause).with_hint(
+                "rows of embeddings and heads belong to tokens, which are never reordered: give models of one \
+                 tokenizer, or --any-vocabulary if the rows agree all the same",
+            ));
+        }
+        let (reference_print, model_print) = (fingerprint::of(&reference)?, fingerprint::of(&model)?);
+        Ok(Self { symmetries: Arc::new(symmetries), reference, model, reference_print, model_print })
+    }
+
+    /// What decides whether two runs look for the same.
+    pub fn identity(&self, options: &matching::Options) -> Value {
+        json!({
+            "alignment": ALIGNMENT_VERSION,
+            "reference": self.reference_print,
+            "model": self.model_print,
+            "spec": { "name": self.symmetries.spec, "digest": digest(&self.symmetries) },
+            "options": options,
+        })
+    }
+
+    /// The tensors on which some group acts.
+    pub fn acted_on(&self) -> Vec<&str> {
+        acted_on(&self.symmetries).collect()
+    }
+}
+
+fn digest(symmetries: &Symmetries) -> String {
+    let mut hasher = blake3::Hasher::new();
+    serde_json::to_writer(&mut hasher, symmetries).expect("symmetries are plain data");
+    hasher.finalize().to_hex().to_string()
+}
+
+pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
+    let acts = |tensor: &crate::align::TensorSymmetry| {
+        tensor.index.is_some() || !tensor.axes.iter().all(crate::align::Node::is_fixed)
+    };
+    symmetries.tensors.iter().filter(move |(_, tensor)| acts(tensor)).map(|(name, _)| name.as_str())
+}
+
+fn shown(model: &Checkpoint) -> String {
+    model.root().display().to_string()
+}
+
+fn refuse_same(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
+    let paths =
+        |model: &Checkpoint| model.files().iter().map(|file| file.path.canonicalize().ok()).collect::<Option<Vec<_>>>();
+    if paths(reference).is_some_and(|files| Some(files) == paths(model)) {
+        let cause = format!("it is the same model as {}", shown(reference));
+        return Err(Error::new(Kind::Usage, WHAT, shown(model), cause)
+            .with_hint("name two models: the one that stays, then the one that is brought near to it"));
+    }
+    Ok(())
+}
+
+/// Both have the same tensors with the same dimensions.
+fn same_shapes(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
+    let (ours, theirs) = (reference.tensors(), model.tensors());
+    let mut differing = Vec::new();
+    for (name, entry) in ours {
+        match theirs.get(name) {
+            None => differing.push(format!("it lacks `{}`", name.escape_debug())),
+            Some(other) if other.shape != entry.shape => {
+                let (wanted, got) = (&entry.shape, &other.shape);
+                differing.push(format!("`{}` is {got:?}, wanted {wanted:?}", name.escape_debug()));
+            }
+            Some(_) => {}
+        }
+    }
+    let more = theirs.keys().filter(|name| !ours.contains_key(*name));
+    differing.extend(more.map(|name| format!("it has `{}`, which the other lacks", name.escape_debug())));
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let cause = format!("its tensors are not those of {}: {}", shown(reference), first(&differing));
+    Err(Error::new(Kind::Mismatch, WHAT, shown(model), cause).with_hint(
+        "models that are aligned have one architecture, one size and one vocabulary; cut or fill up what differs first",
+    ))
+}
+
+fn all_floats(model: &Checkpoint, symmetries: &Symmetries) -> Result<()> {
+    let is_odd = |name: &&str| model.tensors().get(*name).is_some_and(|entry| !entry.dtype.is_mergeable());
+    let odd: Vec<String> = acted_on(symmetries)
+        .filter(is_odd)
+        .map(|name| format!("`{}` is {}", name.escape_debug(), model.tensors()[name].dtype))
+        .collect();
+    if odd.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Mismatch, WHAT, shown(model), format!("wanted floats, {}", first(&odd)))
+        .with_hint("align models before they are quantised"))
+}
+
+fn first(sentences: &[String]) -> String {
+    let named = sentences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    match sentences.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named}; and {more} more"),
+    }
+}

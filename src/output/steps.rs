@@ -1,0 +1,164 @@
+//! An output of one small file that is found step by step: steps are journalled, the file is written at the end.
+//!
+//! Names and order are those of a single file of weights: until the end, journal and lock lie in the work folder
+//! `.X.safetensors.thalweg` beside it; the file appears under its name when it is whole and durable, then the work
+//! folder goes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::begin::Target;
+use super::commit::Ledger;
+use super::finish::{Contents, put};
+use super::folder::{Places, empty_work, remove_work};
+use super::identity::{difference, normalised};
+use super::lock::Lock;
+use super::manifest::read_capped;
+use super::resume::JOURNAL_BYTES;
+use super::storage::Storage;
+use crate::error::{Error, Kind, Result};
+use crate::journal::{Claim, Journal, head_with_identity};
+
+/// A run of steps towards one file, locked against other processes.
+///
+/// Dropping it leaves everything as it is: the next run goes on behind the last step.
+pub struct Steps {
+    storage: Arc<dyn Storage>,
+    places: Places,
+    ledger: Ledger,
+    /// Held until the very end, so it stands last.
+    _lock: Lock,
+}
+
+/// What came of looking for an earlier run.
+pub enum BegunSteps {
+    /// Nothing was done yet.
+    Fresh(Steps),
+    /// An earlier run is taken up again behind these steps, each as JSON text.
+    Resumed(Steps, Vec<String>),
+    /// The same run was finished before; nothing is to be done.
+    Complete,
+}
+
+impl Steps {
+    /// Begins, goes on with, or finds finished the run of `identity` at a target that is a single file.
+    ///
+    /// `is_same` tells whether the file that is there was made by this very run.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when the target does not name a file, [`Kind::Occupied`] when another file is there,
+    /// [`Kind::Locked`] when another process works there, [`Kind::Resume`] when another run was begun there or its
+    /// journal is damaged.
+    pub fn begin(
+        storage: Arc<dyn Storage>,
+        target: &Target,
+        identity: &Value,
+        is_same: &dyn Fn(&Path) -> bool,
+    ) -> Result<BegunSteps> {
+        let places = Places::new(&target.dir);
+        if !places.is_file() {
+            let cause = "wanted the name of one file, X.safetensors";
+            return Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause));
+        }
+        let identity = normalised(identity)?;
+        let is_there = || Ok::<_, Error>(storage.len(places.out())?.is_some());
+        // Where there is no work folder, nothing is touched before it is known that the file may be written.
+        if storage.list(&places.work())?.is_none() && is_there()? && judge(target, &places, is_same)? {
+            return Ok(BegunSteps::Complete);
+        }
+        let lock = Lock::acquire(storage.as_ref(), &places)?;
+        let is_begun = storage.len(&places.journal())?.is_some();
+        if is_there()? && (!is_begun || target.restart || is_same(places.out())) && judge(target, &places, is_same)? {
+            remove_work(storage.as_ref(), &places)?;
+            return Ok(BegunSteps::Complete);
+        }
+        if is_begun && !target.restart {
+            let (ledger, steps) = resume(storage.as_ref(), &places, &identity)?;
+            return Ok(BegunSteps::Resumed(Self { storage, places, ledger, _lock: lock }, steps));
+        }
+        let ledger = start(storage.as_ref(), &places, &identity)?;
+        Ok(BegunSteps::Fresh(Self { storage, places, ledger, _lock: lock }))
+    }
+
+    /// Journals a step; it is durable afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; the steps before it stay.
+    pub fn append(&mut self, step: String) -> Result<()> {
+        self.ledger.append(&[Claim::Step { step }]).map_err(Error::resumable)
+    }
+
+    /// The file that is to be written.
+    pub fn out(&self) -> &Path {
+        self.places.out()
+    }
+
+    /// A folder for files that only this run needs; it goes with the work folder.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.places.scratch()
+    }
+
+    /// Writes the file, whole and durable or not at all, and removes the work folder.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; the run can then be resumed.
+    pub fn finish(self, bytes: Vec<u8>) -> Result<()> {
+        let Self { storage, places, .. } = &self;
+        put(storage.as_ref(), places, places.out(), &Contents::Bytes(bytes))
+            .and_then(|()| remove_work(storage.as_ref(), places))
+            .map_err(Error::resumable)
+    }
+}
+
+/// Whether the file that is there is the result of this very run and stays; false when it may be replaced.
+fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> Result<bool> {
+    let is_same = is_same(places.out());
+    if is_same && !(target.restart && target.overwrite) {
+        return Ok(true);
+    }
+    if is_same || target.overwrite {
+        return Ok(false);
+    }
+    let cause = "a file is there that this run did not write";
+    Err(Error::new(Kind::Occupied, "cannot write to file", places.out().display(), cause)
+        .with_hint("choose another name, or let --overwrite replace it"))
+}
+
+fn start(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<Ledger> {
+    empty_work(storage, places, false)?;
+    let head = head_with_identity(&identity.to_string())?;
+    // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity.
+    let file = storage.create(&places.aside())?;
+    file.write_at(&head, 0)?;
+    file.sync_data()?;
+    storage.rename(&places.aside(), &places.journal())?;
+    storage.sync_dir(&places.work())?;
+    Ok(Ledger::new(file, u64::try_from(head.len()).expect("a length fits 64 bits")))
+}
+
+fn resume(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<(Ledger, Vec<String>)> {
+    const HINT: &str = "run with --restart to discard what was found and begin anew";
+    let path = places.journal();
+    let refuse = |cause: String| Error::new(Kind::Resume, "cannot resume", path.display(), cause).with_hint(HINT);
+    let bytes = read_capped(storage, &path, JOURNAL_BYTES)?;
+    let journal = Journal::parse(&bytes, &path).map_err(|error| error.with_hint(HINT))?;
+    let stored: Value = serde_json::from_str(journal.identity())
+        .map_err(|error| refuse(format!("its identity is no JSON: {error}")))?;
+    if let Some(words) = difference("journal", &stored, identity) {
+        return Err(refuse(words));
+    }
+    let steps = journal.replay(&[], 0).map_err(|error| error.with_hint(HINT))?.steps;
+    let file = storage.open(&path)?;
+    let len = u64::try_from(journal.valid_len()).expect("a length fits 64 bits");
+    if file.len()? != len {
+        // A torn record must be gone for good before another is appended in its place.
+        file.set_len(len)?;
+        file.sync_data()?;
+    }
+    Ok((Ledger::new(file, len), steps))
+}

@@ -1,0 +1,71 @@
+//! The key `align`: how models are brought together before they are merged.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::write::entry;
+use crate::align::matching::{Cost, Options, Residual};
+
+/// How models are aligned before they are merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Align {
+    /// Where transforms come from.
+    pub from: AlignFrom,
+    /// The symmetry spec: the name of a built-in one, or a file; found by config and tensor names when `None`.
+    pub spec: Option<String>,
+    /// Whether models are aligned whose tokenizers differ.
+    pub any_vocabulary: bool,
+}
+
+/// Where the transforms of a merge come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AlignFrom {
+    /// All models are matched to the base, or to the first one, by their weights.
+    Weights(Options),
+    /// From these files, each for the model that it was made for.
+    Files(Vec<String>),
+    /// From these files, each for the model that is named so in the document.
+    FilesOf(Vec<(String, String)>),
+}
+
+impl Align {
+    /// By weights, in the usual way.
+    pub fn weights() -> Self {
+        Self { from: AlignFrom::Weights(Options::default()), spec: None, any_vocabulary: false }
+    }
+
+    /// By these files.
+    pub fn files(files: Vec<String>) -> Self {
+        Self { from: AlignFrom::Files(files), spec: None, any_vocabulary: false }
+    }
+}
+
+/// The names of the ways to weigh tensors.
+pub(super) const COSTS: &[(&str, Cost)] = &[("normalised", Cost::Normalised), ("raw", Cost::Raw)];
+/// The names of what is done to the residual stream.
+pub(super) const RESIDUALS: &[(&str, Residual)] = &[("fixed", Residual::Fixed), ("permute", Residual::Permute)];
+
+/// In full, so that it reads back as it is.
+impl Serialize for Align {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match &self.from {
+            AlignFrom::Weights(options) => {
+                map.serialize_entry("method", "weights")?;
+                map.serialize_entry("cost", &options.cost)?;
+                map.serialize_entry("residual", &options.residual)?;
+                map.serialize_entry("signs", &options.signs)?;
+                map.serialize_entry("seed", &options.seed)?;
+                map.serialize_entry("max_sweeps", &options.sweeps)?;
+            }
+            AlignFrom::Files(files) => map.serialize_entry("files", files)?,
+            AlignFrom::FilesOf(files) => {
+                let files: serde_json::Map<_, _> =
+                    files.iter().map(|(model, file)| (model.clone(), file.as_str().into())).collect();
+                map.serialize_entry("files", &files)?;
+            }
+        }
+        entry(&mut map, "spec", self.spec.as_ref())?;
+        entry(&mut map, "any_vocabulary", self.any_vocabulary.then_some(true))?;
+        map.end()
+    }
+}

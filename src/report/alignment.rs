@@ -1,0 +1,235 @@
+//! What aligning a model with another has found.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use crate::align::angles::angle;
+use crate::align::matching::{Options, Proof};
+use crate::budget::format_bytes;
+
+/// What was found about a pair of models: the same for the same models, spec and options.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// How it was looked for.
+    pub options: Options,
+    /// Sweeps over all roots until nothing moved, that one included.
+    pub sweeps: usize,
+    /// The groups that lie within no other, each with those that lie within it, in the order in which they were first
+    /// solved.
+    pub roots: Vec<RootFound>,
+    /// The tensors on which some group acts.
+    pub tensors: Vec<Cosines>,
+}
+
+/// What was found about one root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootFound {
+    /// The root's name.
+    pub name: String,
+    /// What it is called in the spec.
+    pub kind: String,
+    /// Units of the root and of the groups within it.
+    pub units: usize,
+    /// How many of them change their places or signs, or are turned.
+    pub moved: usize,
+    /// The root's part of the objective before its first step.
+    pub before: f64,
+    /// The same after its last step.
+    pub after: f64,
+    /// What is known of its last step.
+    pub proof: Proof,
+}
+
+/// The cosine between one tensor of both models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cosines {
+    /// The tensor's name.
+    pub tensor: String,
+    /// Of the models as they are; none where a tensor is zero.
+    pub before: Option<f64>,
+    /// Of the reference and the aligned model.
+    pub after: Option<f64>,
+}
+
+/// An alignment, for people (`Display`) and for programs (serde).
+#[derive(Debug, Clone, Serialize)]
+pub struct AlignmentReport {
+    /// `aligned`, `resumed` or `complete already`.
+    pub status: &'static str,
+    /// The model that stays.
+    pub reference: String,
+    /// The model that is brought near to it.
+    pub model: String,
+    /// The transform file, if one was written.
+    pub out: Option<String>,
+    /// The spec's name.
+    pub spec: String,
+    /// What was found.
+    pub findings: Findings,
+    /// The sum of all tensors' cosines before and after: the objective when every tensor counts alike.
+    pub objective: [f64; 2],
+    /// The mean angle of these tensors before and after, in radians: a diagnostic, not a measure of quality.
+    pub mean_angle: [Option<f64>; 2],
+    /// Units that change their places or signs, or are turned, over all roots.
+    pub moved: usize,
+    /// Seconds that this run took.
+    pub seconds: f64,
+    /// The largest resident size of the process, in bytes, where the system tells.
+    pub peak_resident_bytes: Option<u64>,
+    /// The memory that it was allowed.
+    pub memory_limit_bytes: u64,
+}
+
+impl Findings {
+    /// The sum of all tensors' cosines, before and after.
+    pub fn objective(&self) -> [f64; 2] {
+        self.each(|cosines| cosines.sum())
+    }
+
+    /// The mean angle of the tensors that have one, before and after, in radians.
+    pub fn mean_angle(&self) -> [Option<f64>; 2] {
+        self.each(|cosines| {
+            let angles: Vec<f64> = cosines.map(angle).collect();
+            #[expect(clippy::cast_precision_loss, reason = "a count of tensors")]
+            let count = angles.len() as f64;
+            (count > 0.0).then(|| angles.iter().sum::<f64>() / count)
+        })
+    }
+
+    /// Units that move, over all roots.
+    pub fn moved(&self) -> usize {
+        self.roots.iter().map(|root| root.moved).sum()
+    }
+
+    fn each<T>(&self, of: impl Fn(&mut dyn Iterator<Item = f64>) -> T) -> [T; 2] {
+        let sides: [fn(&Cosines) -> Option<f64>; 2] = [|cosines| cosines.before, |cosines| cosines.after];
+        sides.map(|side| of(&mut self.tensors.iter().filter_map(side)))
+    }
+
+    /// Roots of one kind together, in the order in which kinds are met.
+    fn kinds(&self) -> Vec<Vec<&RootFound>> {
+        let mut kinds: Vec<Vec<&RootFound>> = Vec::new();
+        for root in &self.roots {
+            match kinds.iter_mut().find(|kind| kind.iter().all(|other| other.kind == root.kind)) {
+                Some(kind) => kind.push(root),
+                None => kinds.push(vec![root]),
+            }
+        }
+        kinds
+    }
+}
+
+impl AlignmentReport {
+    /// One line: what was aligned with what, and how much moves.
+    pub fn headline(&self) -> String {
+        let to = self.out.as_ref().map_or(String::new(), |out| format!(", in {out}"));
+        let moved = match self.moved {
+            0 => "nothing moves".to_owned(),
+            moved => {
+                format!("{moved} of {} units move", self.findings.roots.iter().map(|root| root.units).sum::<usize>())
+            }
+        };
+        format!("{}: {} to {} by the spec {}{to}: {moved}", self.status, self.model, self.reference, self.spec)
+    }
+
+    /// A table with a row for every root.
+    pub fn roots(&self) -> String {
+        let rows = self.findings.roots.iter().map(|root| Row::of(&root.name, &[root]));
+        table("group", rows)
+    }
+}
+
+impl fmt::Display for AlignmentReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.headline())?;
+        let kinds = self.findings.kinds();
+        if !kinds.is_empty() {
+            let rows = kinds.iter().filter_map(|kind| Some(Row::of(&kind.first()?.kind, kind)));
+            writeln!(f, "{}", table("kind", rows))?;
+        }
+        let [before, after] = self.objective;
+        let tensors = self.findings.tensors.len();
+        writeln!(f, "objective: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors")?;
+        if let [Some(before), Some(after)] = self.mean_angle {
+            writeln!(
+                f,
+                "angles: {before:.4} -> {after:.4} rad on average; a diagnostic, it does not say how well a merge will do"
+            )?;
+        }
+        let sweeps = self.findings.sweeps;
+        write!(f, "sweeps: {sweeps}, in {:.1} s", self.seconds)?;
+        match self.peak_resident_bytes {
+            Some(peak) => {
+                let limit = format_bytes(self.memory_limit_bytes);
+                writeln!(f, "; at most {} resident of {limit} allowed", format_bytes(peak))
+            }
+            None => writeln!(f),
+        }
+    }
+}
+
+/// A line of a table.
+struct Row {
+    name: String,
+    groups: usize,
+    units: usize,
+    moved: usize,
+    before: f64,
+    after: f64,
+    proof: String,
+}
+
+impl Row {
+    fn of(name: &str, roots: &[&RootFound]) -> Self {
+        Self {
+            name: name.escape_debug().to_string(),
+            groups: roots.len(),
+            units: roots.iter().map(|root| root.units).sum(),
+            moved: roots.iter().map(|root| root.moved).sum(),
+            before: roots.iter().map(|root| root.before).sum(),
+            after: roots.iter().map(|root| root.after).sum(),
+            proof: proofs(roots),
+        }
+    }
+}
+
+/// What is known of these roots, each thing once with its number where they differ.
+fn proofs(roots: &[&RootFound]) -> String {
+    let words = |proof: &Proof| match proof {
+        Proof::Identity => "identity certified",
+        Proof::Optimal(_) => "certified optimal",
+        Proof::Parts => "parts optimal",
+    };
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for root in roots {
+        let words = words(&root.proof);
+        match counted.iter_mut().find(|(known, _)| *known == words) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((words, 1)),
+        }
+    }
+    match counted.as_slice() {
+        [(words, _)] => (*words).to_owned(),
+        several => several.iter().map(|(words, count)| format!("{words} {count}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn table(first: &str, rows: impl Iterator<Item = Row>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([first, "groups", "units", "moved", "before", "after", "certificate"]);
+    for row in rows {
+        let Row { name, groups, units, moved, before, after, proof } = row;
+        let counts = [groups, units, moved].map(|count| count.to_string());
+        let sums = [before, after].map(|sum| format!("{sum:.4}"));
+        table.add_row([name].into_iter().chain(counts).chain(sums).chain([proof]));
+    }
+    for column in 1..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
