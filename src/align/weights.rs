@@ -88,6 +88,21 @@ impl Store {
         Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
     }
 
+    /// Tensors of these shapes, each from the start of its source on.
+    pub(super) fn of_sources(
+        tensors: impl IntoIterator<Item = (String, Vec<u64>, Arc<dyn Source>)>,
+        dtype: Dtype,
+        kernels: Kernels,
+    ) -> Self {
+        let entry = |(name, shape, source)| (name, Entry { dtype, shape, offset: 0, source });
+        Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
+    }
+
+    /// What reads and converts the elements.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// The dimensions of all tensors.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
