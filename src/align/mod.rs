@@ -19,6 +19,7 @@ mod axis;
 pub mod fingerprint;
 pub mod fold;
 mod kept;
+pub mod many;
 pub mod matching;
 pub mod orthogonal;
 pub mod spec;

@@ -4,6 +4,7 @@ mod applying;
 mod command;
 mod folding;
 mod function;
+mod orthogonal;
 mod specs;
 mod transform;
 
