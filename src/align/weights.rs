@@ -108,6 +108,11 @@ impl Store {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
+    /// The type in which a tensor's elements are stored.
+    pub fn dtype(&self, tensor: &str) -> Option<Dtype> {
+        self.tensors.get(tensor).map(|entry| entry.dtype)
+    }
+
     fn entry(&self, tensor: &str) -> Result<&Entry> {
         self.tensors.get(tensor).ok_or_else(|| {
             Error::new(Kind::Mismatch, "cannot read weights", tensor.escape_debug(), "the model does not have it")

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::panel::Panel;
 use super::problem::{FEATURES, Problem};
-use super::solve::{Candidates, then};
+use super::solve::{Candidates, apply};
 use super::terms::{Term, Tree};
 use crate::align::assignment::{self, CostTiles, Costs, Sense};
 use crate::align::{Allowed, Element, Transform, Weights};
@@ -23,7 +23,7 @@ const MOST_ROWS: usize = 4096;
 /// Bytes that the assignment takes for each unit: candidates, bounds, prices.
 const SOLVER_BYTES: usize = 3072;
 /// Bytes that a thread takes to read and gather.
-const READER_BYTES: usize = 10 << 20;
+pub(super) const READER_BYTES: usize = 10 << 20;
 /// Rows that the assignment asks for at a time.
 const ASKED_ROWS: usize = 128;
 
@@ -34,13 +34,15 @@ pub(super) type Weighted = Vec<(Term, f64)>;
 #[derive(Debug)]
 pub(super) struct Order {
     pub columns: Vec<u32>,
+    /// What it is worth by the f32 matrix.
+    pub value: f64,
     /// No order is better by more than this, in the f32 matrix.
     pub optimal_within: f64,
 }
 
 impl Order {
     pub fn identity(units: usize) -> Self {
-        Self { columns: (0..).take(units).collect(), optimal_within: 0.0 }
+        Self { columns: (0..).take(units).collect(), value: 0.0, optimal_within: 0.0 }
     }
 
     pub fn is_identity(&self) -> bool {
@@ -51,7 +53,7 @@ impl Order {
 /// The terms of a group of which no group lies within; where it acts on several axes of a tensor, there is one for each,
 /// the others being held as they are.
 pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec<Term> {
-    let signed_group = problem.symmetries.groups[tree.root].may(Allowed::Sign) && problem.options.signs;
+    let signed_group = is_signed(problem, tree.root);
     let mut terms = Vec::new();
     for part in tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor)) {
         for (place, factor) in part.factors.iter().enumerate() {
@@ -63,25 +65,42 @@ pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec
     terms
 }
 
+/// Whether signs of a group's units are looked for.
+pub(super) fn is_signed(problem: &Problem<'_>, group: usize) -> bool {
+    problem.options.signs && problem.symmetries.groups[group].may(Allowed::Sign)
+}
+
 /// The terms with their weights.
-pub(super) fn weighted(problem: &Problem<'_>, terms: Vec<Term>) -> Result<Weighted> {
-    let weighted = terms.into_iter().map(|term| problem.term_weight(&term).map(|weight| (term, weight)));
+fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Result<Weighted> {
+    let weighted = terms.into_iter().map(|term| problem.term_weight(&term, current).map(|weight| (term, weight)));
     let mut all = weighted.collect::<Result<Weighted>>()?;
     all.retain(|(_, weight)| *weight > 0.0);
     Ok(all)
 }
 
-/// The best order of `units` units; `terms` have one factor of rows.
-pub(super) fn order(problem: &Problem<'_>, moved: &dyn Weights, terms: &Weighted, units: usize) -> Result<Order> {
-    if terms.is_empty() || units < 2 {
-        return Ok(Order::identity(units));
+/// The best order of `units` units, if they may be reordered; `terms` have one factor of rows.
+pub(super) fn order(
+    problem: &Problem<'_>,
+    moved: &dyn Weights,
+    terms: &Weighted,
+    units: usize,
+    is_free: bool,
+) -> Result<Order> {
+    let mut identity = Order::identity(units);
+    if terms.is_empty() {
+        return Ok(identity);
+    }
+    if !is_free {
+        let [plain, signed] = own_products(problem, moved, terms, units)?;
+        identity.value = plain.iter().zip(&signed).map(|(plain, signed)| plain + signed.abs()).sum();
+        return Ok(identity);
     }
     let mut tiles = Tiles::new(problem, moved, terms, units)?;
     if units > DENSE {
-        let identity = Order::identity(units);
         let options = assignment::Options { tile_rows: ASKED_ROWS, ..assignment::Options::default() };
         let (found, certificate) = assignment::certified(&mut tiles, Sense::Maximise, &identity.columns, &options)?;
-        return Ok(Order { columns: found.columns, optimal_within: certificate.optimal_within });
+        let (columns, optimal_within) = (found.columns, certificate.optimal_within);
+        return Ok(Order { columns, value: found.objective, optimal_within });
     }
     let mut entries = vec![0.0; units * units];
     tiles.rows(0..units, &mut entries)?;
@@ -89,19 +108,18 @@ pub(super) fn order(problem: &Problem<'_>, moved: &dyn Weights, terms: &Weighted
     order_of(&entries, units)
 }
 
-/// The best order by a matrix in memory.
+/// The best order by a matrix in memory. Of equal choices the units stay where they are.
 pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
+    let value = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
     let mut rows = entries.chunks_exact(units.max(1)).enumerate();
     if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
-        return Ok(Order::identity(units));
+        return Ok(Order { value, ..Order::identity(units) });
     }
     let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
-    let stay: f64 = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
-    // Of equal choices the units stay where they are.
-    if found.objective <= stay {
-        return Ok(Order::identity(units));
+    if found.objective <= value {
+        return Ok(Order { value, ..Order::identity(units) });
     }
-    Ok(Order { columns: found.columns, optimal_within: 0.0 })
+    Ok(Order { columns: found.columns, value: found.objective, optimal_within: 0.0 })
 }
 
 /// For each unit the products with its own counterpart: of what signs do not act on, and of what they do.
@@ -112,10 +130,11 @@ pub(super) fn own_products(
     units: usize,
 ) -> Result<[Vec<f64>; 2]> {
     let mut sums = [vec![0.0; units], vec![0.0; units]];
-    let mut panels = [Panel::default(), Panel::default()];
     for (term, weight) in terms {
+        let (one, other) = ((problem.reference, &term.reference), (moved, &term.moving));
+        let products = problem.own_products(term, one, other, None)?;
         let into = &mut sums[usize::from(term.signed)];
-        problem.add_own_products(moved, (term, *weight), &mut panels, into)?;
+        into.iter_mut().zip(&products).for_each(|(sum, product)| *sum += weight * product);
     }
     Ok(sums)
 }
@@ -128,12 +147,9 @@ pub(super) fn candidates(
     current: &Transform,
 ) -> Result<Candidates> {
     let group = &problem.symmetries.groups[tree.root];
-    let terms = weighted(problem, terms(problem, tree, tensors))?;
-    let order = if group.may(Allowed::Permutation) {
-        order(problem, problem.moved(current).as_ref(), &terms, group.units)?
-    } else {
-        Order::identity(group.units)
-    };
+    let terms = weighted(problem, terms(problem, tree, tensors), current)?;
+    let is_free = group.may(Allowed::Permutation);
+    let order = order(problem, problem.moved(current).as_ref(), &terms, group.units, is_free)?;
     // With the group on two axes of a tensor the order was solved for one axis at a time.
     let twice = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
     let held = twice.into_iter().any(|part| part.times(tree.root) > 1);
@@ -143,7 +159,7 @@ pub(super) fn candidates(
     for order in std::iter::once(order).chain((!stays).then(|| Order::identity(group.units))) {
         let stays = order.is_identity();
         let permutation = if stays { Vec::new() } else { order.columns };
-        let ordered = then(problem, current, tree.root, Element { permutation, ..Element::default() })?;
+        let ordered = apply(problem, current, vec![(tree.root, Element { permutation, ..Element::default() })])?;
         let signed = terms.iter().any(|(term, _)| term.signed);
         let negative = if signed {
             let [_, signed] = own_products(problem, problem.moved(&ordered).as_ref(), &terms, group.units)?;
@@ -152,7 +168,7 @@ pub(super) fn candidates(
             Vec::new()
         };
         if negative.contains(&true) {
-            found.push(then(problem, &ordered, tree.root, Element { negative, ..Element::default() })?);
+            found.push(apply(problem, &ordered, vec![(tree.root, Element { negative, ..Element::default() })])?);
         } else if !stays {
             found.push(ordered);
         }

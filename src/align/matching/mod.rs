@@ -5,9 +5,13 @@
 //! lie within it, everything else held fixed. The order of steps is a function of the symmetries and the options alone,
 //! so a run that was interrupted goes on by replaying the steps that it has recorded.
 
+mod experts;
 mod flat;
+mod heads;
+mod inner;
 mod panel;
 pub(super) mod problem;
+mod reach;
 pub(super) mod schedule;
 mod solve;
 mod terms;
@@ -167,8 +171,8 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, [`Kind::NonFinite`] when one
-/// holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`] when `replay` is of
+/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or groups stand so that no
+/// assignment can be solved for, [`Kind::NonFinite`] when a tensor holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`] when `replay` is of
 /// another run, and whatever `watch` returns.
 pub fn match_weights(
     reference: &dyn Weights,
@@ -185,6 +189,11 @@ pub fn match_weights(
         Transformed::new(Arc::clone(moving), Alignment { symmetries: Arc::clone(symmetries), transform: identity });
     for (model, weights) in [("reference", reference), ("model that is moved", &still as &dyn Weights)] {
         check_shapes(symmetries, model, weights)?;
+    }
+    let groups = &symmetries.groups;
+    if let Some(group) = groups.iter().find(|group| group.within.is_some_and(|outer| groups[outer].within.is_some())) {
+        let cause = "lies within a group that lies within another; orders three levels deep are not solved for";
+        return Err(Error::new(Kind::Mismatch, "cannot match weights", group.name.escape_debug(), cause));
     }
     if matches!(options.residual, Residual::Orthogonal | Residual::Map) {
         return super::orthogonal::match_mapped(reference, moving, symmetries, start, replay, options, watch);

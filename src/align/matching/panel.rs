@@ -84,19 +84,22 @@ impl Panel {
         }
     }
 
-    /// Adds to `sums` the product of each row with the same row of `other`, of the same block.
-    pub fn add_row_products(&self, other: &Self, sums: &mut [f64]) {
+    /// Adds to `sums` the product of each row with a row of `other`, of the same block: that which `map` gives for its
+    /// place among as many rows as the map has.
+    pub fn add_row_products(&self, other: &Self, map: &[usize], sums: &mut [f64]) {
         debug_assert!(self.features_first == other.features_first && self.elements.len() == other.elements.len());
-        let product = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+        let of = |row: usize| row / map.len() * map.len() + map[row % map.len()];
+        let (rows, features) = (self.rows.max(1), self.features.max(1));
         if self.features_first {
-            for (a, b) in self.elements.chunks(self.rows.max(1)).zip(other.elements.chunks(self.rows.max(1))) {
-                sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, pair)| *sum += product(pair));
+            for (a, b) in self.elements.chunks(rows).zip(other.elements.chunks(rows)) {
+                let terms = sums.iter_mut().zip(a).enumerate();
+                terms.for_each(|(row, (sum, a))| *sum += f64::from(*a) * f64::from(b[of(row)]));
             }
         } else {
-            let rows = self.elements.chunks(self.features.max(1)).zip(other.elements.chunks(self.features.max(1)));
-            for (sum, (a, b)) in sums.iter_mut().zip(rows) {
-                *sum += a.iter().zip(b).map(product).sum::<f64>();
-            }
+            sums.par_iter_mut().zip(self.elements.par_chunks(features)).enumerate().for_each(|(row, (sum, a))| {
+                let b = &other.elements[of(row) * features..][..features];
+                *sum += a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            });
         }
     }
 }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::panel::Panel;
-use super::terms::Term;
+use super::terms::{Place, Term};
 use super::{Cost, Options, Watch};
 use crate::align::assignment::{Gain, gain};
 use crate::align::{Alignment, Store, Symmetries, Transform, Transformed, Weights};
+use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::add_scaled_product;
 
@@ -25,6 +26,9 @@ const PIECE: u64 = 1 << 20;
 pub(in crate::align) trait Moving: Sync {
     /// The model under `transform`.
     fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_>;
+
+    /// The type in which a tensor's elements are stored.
+    fn dtype(&self, tensor: &str) -> Option<Dtype>;
 
     /// Told before a root is solved whose tensors are these, which are read many times from then on.
     ///
@@ -41,6 +45,10 @@ impl Moving for Arc<Store> {
     fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_> {
         let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
         Box::new(Transformed::new(Self::clone(self), alignment))
+    }
+
+    fn dtype(&self, tensor: &str) -> Option<Dtype> {
+        Store::dtype(self, tensor)
     }
 }
 
@@ -109,9 +117,27 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// By how much a term counts.
-    pub(super) fn term_weight(&self, term: &Term) -> Result<f64> {
-        Ok(self.weight(self.norms(&term.reference.tensor, &term.moving.tensor)?))
+    /// Norms of the tensors of a term, the other model being under `current`.
+    pub(super) fn term_norms(&self, term: &Term, current: &Transform) -> Result<[f64; 2]> {
+        self.norms(&term.reference.tensor, &self.source_name(current, &term.moving.tensor))
+    }
+
+    /// By how much a term counts, the other model being under `current`.
+    pub(super) fn term_weight(&self, term: &Term, current: &Transform) -> Result<f64> {
+        Ok(self.weight(self.term_norms(term, current)?))
+    }
+
+    /// Under which name the other model has what `transform` brings to `tensor`.
+    fn source_name(&self, transform: &Transform, tensor: &str) -> String {
+        let index = self.symmetries.tensors.get(tensor).and_then(|symmetry| symmetry.index.as_ref());
+        index.map_or_else(
+            || tensor.to_owned(),
+            |index| {
+                let group = &self.symmetries.groups[index.group];
+                let position = usize::try_from(index.position).expect("positions were checked to be units");
+                index.name_of(transform.elements()[index.group].unit(group, 0, position) as u64)
+            },
+        )
     }
 
     /// The part of the objective that `tensors` make up when the other model is under `transform`.
@@ -119,9 +145,7 @@ impl<'a> Problem<'a> {
         let moved = self.moved(transform);
         let mut objective = Objective::default();
         for tensor in tensors {
-            let alignment =
-                Alignment { symmetries: Arc::clone(self.symmetries), transform: Arc::new(transform.clone()) };
-            let source = crate::align::View::source_name(&alignment, tensor)?;
+            let source = self.source_name(transform, tensor);
             let norms = self.norms(tensor, &source)?;
             let weight = self.weight(norms);
             if weight > 0.0 {
@@ -156,30 +180,34 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    /// Adds to `sums` the products of each cell of the reference with the same cell of the other model, in f64.
-    pub(super) fn add_own_products(
+    /// The products of each cell of `one` with the same cell of `other`, or with the one that `partner` gives, counted
+    /// within a unit of the first factor, in f64.
+    pub(super) fn own_products(
         &self,
-        moved: &dyn Weights,
-        (term, weight): (&Term, f64),
-        panels: &mut [Panel; 2],
-        sums: &mut [f64],
-    ) -> Result<()> {
+        term: &Term,
+        one: (&dyn Weights, &Place),
+        other: (&dyn Weights, &Place),
+        partner: Option<&dyn Fn(usize) -> usize>,
+    ) -> Result<Vec<f64>> {
         let units = term.rows.first().map_or(1, |extent| extent.size);
+        let cells = term.cells();
+        let map: Vec<usize> = (0..cells).map(|cell| partner.map_or(cell, |partner| partner(cell))).collect();
+        let mut panels = [Panel::default(), Panel::default()];
+        let mut sums = Vec::with_capacity(units * cells);
         for first in (0..units).step_by(UNITS) {
             let some = first..units.min(first + UNITS);
             let (start, rows) = term.some_rows(&some);
-            let mut products = vec![0.0; some.len() * term.cells()];
+            let mut products = vec![0.0; some.len() * cells];
             for (block, features) in term.blocks(FEATURES) {
                 self.watch.go_on()?;
-                let [left, right] = &mut *panels;
-                left.fill(self.reference, &term.block(&term.reference, start + block, &rows, &features))?;
-                right.fill(moved, &term.block(&term.moving, start + block, &rows, &features))?;
-                left.add_row_products(right, &mut products);
+                let [left, right] = &mut panels;
+                left.fill(one.0, &term.block(one.1, start + block, &rows, &features))?;
+                right.fill(other.0, &term.block(other.1, start + block, &rows, &features))?;
+                left.add_row_products(right, &map, &mut products);
             }
-            let into = &mut sums[first * term.cells()..][..products.len()];
-            into.iter_mut().zip(&products).for_each(|(sum, product)| *sum += weight * product);
+            sums.append(&mut products);
         }
-        Ok(())
+        Ok(sums)
     }
 }
 

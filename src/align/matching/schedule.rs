@@ -118,7 +118,7 @@ impl<'a, 'p> Run<'a, 'p> {
         let roots = (0..symmetries.groups.len()).filter(|at| symmetries.groups[*at].within.is_none() && !residual(*at));
         let trees: Vec<Root> = roots
             .map(|root| Tree::of(symmetries, root))
-            .filter(|tree| tree.inner.is_empty() && tree.is_free(symmetries, options.signs))
+            .filter(|tree| tree.is_free(symmetries, options.signs))
             .map(|tree| Root { tensors: tree.tensors(symmetries).map(str::to_owned).collect(), tree, stale: true })
             .collect();
         let steps = vec![None; trees.len()];

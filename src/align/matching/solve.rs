@@ -1,9 +1,9 @@
 //! Solving one root: what could be gained, and whether it is.
 
-use super::flat;
 use super::problem::Problem;
 use super::terms::Tree;
 use super::{Proof, Step};
+use super::{experts, flat, heads};
 use crate::align::{Element, Group, Transform};
 use crate::error::Result;
 
@@ -24,7 +24,15 @@ pub(super) fn solve(
     sweep: usize,
 ) -> Result<(Step, Transform)> {
     let before = problem.objective(tensors, current)?;
-    let found = flat::candidates(problem, tree, tensors, current)?;
+    let names =
+        |tensor: &&crate::align::TensorSymmetry| tensor.index.as_ref().is_some_and(|index| index.group == tree.root);
+    let found = if problem.symmetries.tensors.values().any(|tensor| names(&tensor)) {
+        experts::candidates(problem, tree, tensors, current, experts::AFFORDED)?
+    } else if tree.inner.is_empty() {
+        flat::candidates(problem, tree, tensors, current)?
+    } else {
+        heads::candidates(problem, tree, tensors, current)?
+    };
     let mut taken = None;
     for transform in found.transforms {
         let after = problem.objective(tensors, &transform)?;
@@ -58,10 +66,24 @@ pub(super) fn solve(
     Ok((step, taken.map_or_else(|| current.clone(), |(transform, _)| transform)))
 }
 
-/// `current`, then `element` of one group.
-pub(super) fn then(problem: &Problem<'_>, current: &Transform, group: usize, element: Element) -> Result<Transform> {
+/// `current`, then `elements` of some groups; what does nothing is left out of them.
+pub(super) fn apply(problem: &Problem<'_>, current: &Transform, elements: Vec<(usize, Element)>) -> Result<Transform> {
     let symmetries = problem.symmetries;
-    Ok(current.compose(symmetries, &Transform::identity(symmetries).with(symmetries, group, element)?))
+    let mut then = Transform::identity(symmetries);
+    for (group, mut element) in elements {
+        let units = symmetries.groups[group].units.max(1);
+        if element.permutation.iter().enumerate().all(|(at, unit)| at % units == *unit as usize) {
+            element.permutation.clear();
+        }
+        if !element.negative.contains(&true) {
+            element.negative.clear();
+        }
+        if element.angle.iter().all(|angle| *angle == 0.0) {
+            element.angle.clear();
+        }
+        then = then.with(symmetries, group, element)?;
+    }
+    Ok(current.compose(symmetries, &then))
 }
 
 /// Units of a group that an element moves, flips or turns.

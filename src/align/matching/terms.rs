@@ -235,6 +235,11 @@ impl Term {
         self.rows.iter().skip(1).map(|extent| extent.size).product()
     }
 
+    /// What cells are compared by.
+    pub fn feature_count(&self) -> usize {
+        self.features.iter().map(|extent| extent.size).product()
+    }
+
     /// Where the rows of some units of the first factor begin, and what they are.
     pub fn some_rows(&self, units: &Range<usize>) -> (u64, Vec<Extent>) {
         let mut rows = self.rows.clone();

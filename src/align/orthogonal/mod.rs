@@ -19,6 +19,7 @@ use super::matching::problem::{Moving, Problem};
 use super::matching::schedule::{self, ResidualStep, Run};
 use super::matching::{Matched, Options, Proof, Residual, Step, Watch};
 use super::{Alignment, Element, OrthogonalMap, Store, Symmetries, Transform, Transformed, Weights, kept};
+use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
 /// The share of the objective by which two solutions of Q in a row must differ for another sweep to be worth it.
@@ -150,6 +151,10 @@ impl Moving for Mapped<'_> {
         }
         let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
         Box::new(Transformed::new(Arc::clone(self.store), alignment))
+    }
+
+    fn dtype(&self, tensor: &str) -> Option<Dtype> {
+        self.store.dtype(tensor)
     }
 
     fn prepare(&self, problem: &Problem<'_>, tensors: &[&str], transform: &Transform) -> Result<()> {

@@ -143,6 +143,10 @@ impl Transform {
         let element = |(index, group): (usize, &Group)| {
             let (first, second) = (&self.elements[index], &then.elements[index]);
             if first.map.is_some() || second.map.is_some() {
+                // Nothing is multiplied, and so rounded, by what does nothing.
+                if first.is_identity(group.units) || second.is_identity(group.units) {
+                    return if first.map.is_some() { first.clone() } else { second.clone() };
+                }
                 let [one, other] = [first, second].map(|element| element.as_map(group));
                 return Element { map: Some(other.after(&one)), ..Element::default() };
             }

@@ -1,12 +1,17 @@
 //! Weight matching against planted transforms, brute force, and itself under other threads and memory.
 
 mod flat;
+mod hostile;
+mod oracle;
+mod same;
+mod trees;
 
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
+use super::terms::Tree;
 use super::*;
 use crate::align::spec::builtin;
 use crate::align::{Alignment, Transformed};

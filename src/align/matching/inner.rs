@@ -1,0 +1,358 @@
+//! The groups within one unit of a root, for one pair of units: a joint problem on the products of their cells.
+//!
+//! What a cell of the reference's unit has in common with a cell of the other model's unit is one entry of a small
+//! matrix. Each inner group's own problem, all others held, is exact: an assignment where units may be reordered, the
+//! sign of a sum where they may be flipped, and for a pair turned by θ the maximum of D cos θ + X sin θ, which is at
+//! atan2(X, D). Groups that meet on one axis (the queries of a head and their rotary pairs) are solved in turn until
+//! nothing is gained, from where they are, and from the order that is best whatever the others turn out to be.
+
+use super::flat::order_of;
+use super::problem::narrow;
+use super::reach::{cell_reach, each_cell, each_target, pair_products};
+use crate::align::{Allowed, Group};
+use crate::error::Result;
+
+/// Rounds over all inner groups; the objective grows in each, so that there are few.
+const ROUNDS: usize = 32;
+/// The share of a sum of f32 products that is taken for rounding.
+const NOISE: f64 = 1e-6;
+
+/// A group as it may be moved.
+#[derive(Debug)]
+pub(super) struct Inner<'a> {
+    pub group: &'a Group,
+    /// Whether its units, or pairs, may be flipped.
+    pub sign: bool,
+    /// Whether its pairs may be turned.
+    pub turn: bool,
+}
+
+/// One factor of the cells of a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leaf {
+    /// Its place among the inner groups.
+    pub inner: usize,
+    pub size: usize,
+    /// Cells from one unit to the next.
+    pub stride: usize,
+    pub signed: bool,
+}
+
+/// The products of a term's cells: a row for each cell of one unit of the reference, a column for each of every unit of
+/// the other model.
+#[derive(Debug)]
+pub(super) struct Products {
+    pub leaves: Vec<Leaf>,
+    pub cells: usize,
+    pub units: usize,
+    pub entries: Vec<f32>,
+}
+
+/// What is done with the units of one group.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Moves {
+    pub order: Vec<u32>,
+    /// Of units or pairs.
+    pub negative: Vec<bool>,
+    /// Of pairs.
+    pub angle: Vec<f64>,
+}
+
+/// What was found for a pair of units.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub moves: Vec<Moves>,
+    pub score: f64,
+}
+
+/// The problem of one pair of units.
+pub(super) struct Joint<'a> {
+    pub inners: &'a [Inner<'a>],
+    pub products: &'a [Products],
+    /// The other model's unit.
+    pub unit: usize,
+}
+
+impl<'a> Inner<'a> {
+    pub fn new(group: &'a Group, signs: bool) -> Self {
+        let turn = signs && group.pairs.is_some() && group.may(Allowed::Rotation);
+        Self { group, sign: signs && group.may(Allowed::Sign), turn }
+    }
+
+    pub fn is_paired(&self) -> bool {
+        self.group.pairs.is_some()
+    }
+
+    /// Whether units may be reordered. Those of pairs stay: each pair has a frequency of its own.
+    pub fn is_ordered(&self) -> bool {
+        !self.is_paired() && self.group.may(Allowed::Permutation) && self.group.units > 1
+    }
+
+    pub fn is_free(&self) -> bool {
+        self.is_ordered() || self.sign || self.turn
+    }
+
+    /// The units of a pair, the first one first.
+    pub fn pair(&self, pair: usize) -> (usize, usize) {
+        let of = |unit: usize| self.group.place_in_pairs(unit) == Some((pair, true));
+        let first = [pair, 2 * pair].into_iter().find(|unit| of(*unit)).unwrap_or(pair);
+        (first, self.group.partner(first).unwrap_or(first))
+    }
+
+    pub fn stay(&self) -> Moves {
+        Moves {
+            order: (0..).take(self.group.units).collect(),
+            negative: vec![false; self.group.sign_count()],
+            angle: vec![0.0; if self.is_paired() { self.group.pair_count() } else { 0 }],
+        }
+    }
+
+    /// The old units that make up a new one, with their factors.
+    fn image(&self, moves: &Moves, signed: bool, unit: usize) -> [(usize, f64); 2] {
+        let own = moves.order[unit] as usize;
+        if !signed {
+            return [(own, 1.0), (own, 0.0)];
+        }
+        let sign = |at: usize| if moves.negative[at] { -1.0 } else { 1.0 };
+        match self.group.place_in_pairs(unit) {
+            None => [(own, sign(unit)), (own, 0.0)],
+            Some((pair, first)) => {
+                let (sin, cos) = moves.angle[pair].sin_cos();
+                let sin = if first { -sin } else { sin };
+                [(own, sign(pair) * cos), (self.group.partner(unit).unwrap_or(own), sign(pair) * sin)]
+            }
+        }
+    }
+}
+
+impl Products {
+    pub fn entry(&self, unit: usize, cell: usize, other: usize) -> f64 {
+        f64::from(self.entries[cell * self.units * self.cells + unit * self.cells + other])
+    }
+}
+
+impl Joint<'_> {
+    /// The best moves that are found, and what they are worth.
+    pub fn solve(&self) -> Result<Found> {
+        let stay: Vec<Moves> = self.inners.iter().map(Inner::stay).collect();
+        let from_here = self.ascend(stay.clone())?;
+        let Some(first) = self.meeting() else { return Ok(from_here) };
+        let mut moves = stay;
+        moves[first].order = self.invariant_order(first)?;
+        let from_there = self.ascend(moves)?;
+        let real = from_there.score > from_here.score + NOISE * from_here.score.abs();
+        Ok(if real { from_there } else { from_here })
+    }
+
+    /// The group that meets the most others on an axis, if any two do; its order is where the second start begins.
+    fn meeting(&self) -> Option<usize> {
+        let free = |leaf: &&Leaf| self.inners[leaf.inner].is_free();
+        let meets = |at: usize| {
+            let shared = self.products.iter().filter(|products| {
+                let free: Vec<&Leaf> = products.leaves.iter().filter(free).collect();
+                free.len() > 1 && free.iter().any(|leaf| leaf.inner == at)
+            });
+            shared.count()
+        };
+        let ordered = (0..self.inners.len()).filter(|at| self.inners[*at].is_ordered() && meets(*at) > 0);
+        ordered.max_by_key(|at| (meets(*at), std::cmp::Reverse(*at)))
+    }
+
+    /// Solves the groups in turn until none gains.
+    fn ascend(&self, mut moves: Vec<Moves>) -> Result<Found> {
+        let mut idle = 0;
+        for turn in 0..ROUNDS * self.inners.len() {
+            let at = turn % self.inners.len();
+            idle += 1;
+            if self.inners[at].is_free() && self.improve(at, &mut moves)? {
+                idle = 0;
+            }
+            if idle == self.inners.len() {
+                break;
+            }
+        }
+        Ok(Found { score: self.score(&moves), moves })
+    }
+
+    /// Solves one group; says whether that gained anything.
+    fn improve(&self, at: usize, moves: &mut [Moves]) -> Result<bool> {
+        let inner = &self.inners[at];
+        let (better, before, after) = if inner.is_paired() { self.turned(at, moves) } else { self.ordered(at, moves)? };
+        let gains = after > before + NOISE * before.abs().max(after.abs());
+        if gains {
+            moves[at] = better;
+        }
+        Ok(gains)
+    }
+
+    /// The best order and signs, all others held; what the old ones and the new ones are worth.
+    fn ordered(&self, at: usize, moves: &[Moves]) -> Result<(Moves, f64, f64)> {
+        let (inner, old) = (&self.inners[at], &moves[at]);
+        let units = inner.group.units;
+        let [plain, signed] = self.costs(at, moves);
+        let worth = |unit: usize, other: usize, negative: bool| {
+            let entry = unit * units + other;
+            plain[entry] + if negative { -signed[entry] } else { signed[entry] }
+        };
+        let mut new = old.clone();
+        if inner.is_ordered() {
+            let best = |(plain, signed): (&f64, &f64)| plain + if inner.sign { signed.abs() } else { *signed };
+            let entries: Vec<f32> = plain.iter().zip(&signed).map(best).map(narrow).collect();
+            new.order = order_of(&entries, units)?.columns;
+        }
+        if inner.sign {
+            let flips = |(unit, other): (usize, &u32)| signed[unit * units + *other as usize] < 0.0;
+            new.negative = new.order.iter().enumerate().map(flips).collect();
+        }
+        let value = |moves: &Moves| -> f64 {
+            (0..units).map(|unit| worth(unit, moves.order[unit] as usize, moves.negative[unit])).sum()
+        };
+        let (before, after) = (value(old), value(&new));
+        Ok((new, before, after))
+    }
+
+    /// The best signs and angles of pairs, all others held; what the old ones and the new ones are worth.
+    fn turned(&self, at: usize, moves: &[Moves]) -> (Moves, f64, f64) {
+        let (inner, old) = (&self.inners[at], &moves[at]);
+        let mut new = old.clone();
+        let (mut before, mut after) = (0.0, 0.0);
+        let sums = self.pair_sums(at, moves);
+        for (pair, (along, across)) in sums.into_iter().enumerate() {
+            let worth = |moves: &Moves| {
+                let (sin, cos) = moves.angle[pair].sin_cos();
+                let value = along * cos + across * sin;
+                if moves.negative.get(pair) == Some(&true) { -value } else { value }
+            };
+            (new.negative[pair], new.angle[pair]) = best_turn(inner, along, across);
+            before += worth(old);
+            after += worth(&new);
+        }
+        (new, before, after)
+    }
+
+    /// For a group of pairs, D and X of each pair.
+    fn pair_sums(&self, at: usize, moves: &[Moves]) -> Vec<(f64, f64)> {
+        let inner = &self.inners[at];
+        let mut sums = vec![(0.0, 0.0); inner.group.pair_count()];
+        for products in self.products {
+            for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at && leaf.signed) {
+                self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
+                    for (pair, (along, across)) in sums.iter_mut().enumerate() {
+                        let (d, x) = self.pair_products(products, leaf, pair, cell, other);
+                        *along += factor * d;
+                        *across += factor * x;
+                    }
+                });
+            }
+        }
+        sums
+    }
+
+    /// D and X of one pair of one leaf.
+    fn pair_products(&self, products: &Products, leaf: &Leaf, pair: usize, cell: usize, other: usize) -> (f64, f64) {
+        pair_products(products, &self.inners[leaf.inner], leaf, (pair, self.unit), (cell, other))
+    }
+
+    /// For each unit and each that could take its place: the products that signs do not act on, and those they do.
+    fn costs(&self, at: usize, moves: &[Moves]) -> [Vec<f64>; 2] {
+        let units = self.inners[at].group.units;
+        let mut costs = [vec![0.0; units * units], vec![0.0; units * units]];
+        for products in self.products {
+            for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at) {
+                let into = &mut costs[usize::from(leaf.signed)];
+                self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
+                    for (unit, row) in into.chunks_exact_mut(units).enumerate() {
+                        for (to, entry) in row.iter_mut().enumerate() {
+                            let (cell, other) = (cell + unit * leaf.stride, other + to * leaf.stride);
+                            *entry += factor * products.entry(self.unit, cell, other);
+                        }
+                    }
+                });
+            }
+        }
+        costs
+    }
+
+    /// The order of group `at` that is best if the groups that it meets can follow any choice: where they may be
+    /// reordered by the largest product of each cell, where they may be turned by the length of (D, X).
+    fn invariant_order(&self, at: usize) -> Result<Vec<u32>> {
+        let units = self.inners[at].group.units;
+        let mut entries = vec![0.0; units * units];
+        for products in self.products {
+            for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at) {
+                for (place, entry) in entries.iter_mut().enumerate() {
+                    let (unit, to) = (place / units, place % units);
+                    *entry += self.reach(products, leaf, unit * leaf.stride, to * leaf.stride);
+                }
+            }
+        }
+        let entries: Vec<f32> = entries.into_iter().map(narrow).collect();
+        Ok(order_of(&entries, units)?.columns)
+    }
+
+    /// The most that cells with one unit of `leaf` can have in common with cells with another.
+    fn reach(&self, products: &Products, leaf: &Leaf, cell: usize, other: usize) -> f64 {
+        let rest: Vec<&Leaf> = products.leaves.iter().filter(|rest| !std::ptr::eq(*rest, leaf)).collect();
+        let mut sum = 0.0;
+        each_cell(&rest, cell, self.inners, &mut |cell, pair| {
+            let mut most = f64::NEG_INFINITY;
+            each_target(&rest, cell, other, self.inners, &mut |target| {
+                most = most.max(cell_reach(products, self.inners, &rest, self.unit, (cell, target), pair));
+            });
+            sum += most;
+        });
+        sum
+    }
+
+    /// Calls `visit` for all units of all leaves but one, with the cell that has none of that leaf's, a cell that they
+    /// come from, and the factor.
+    fn visit(
+        &self,
+        products: &Products,
+        but: Option<&Leaf>,
+        moves: &[Moves],
+        visit: &mut dyn FnMut(usize, usize, f64),
+    ) {
+        let rest: Vec<Leaf> =
+            products.leaves.iter().filter(|leaf| !but.is_some_and(|but| std::ptr::eq(*leaf, but))).copied().collect();
+        self.walk(&rest, moves, (0, 0, 1.0), visit);
+    }
+
+    fn walk(
+        &self,
+        leaves: &[Leaf],
+        moves: &[Moves],
+        (cell, other, factor): (usize, usize, f64),
+        visit: &mut dyn FnMut(usize, usize, f64),
+    ) {
+        let Some((leaf, rest)) = leaves.split_first() else { return visit(cell, other, factor) };
+        for unit in 0..leaf.size {
+            let image = self.inners[leaf.inner].image(&moves[leaf.inner], leaf.signed, unit);
+            for (from, share) in image {
+                if share != 0.0 {
+                    let next = (cell + unit * leaf.stride, other + from * leaf.stride, factor * share);
+                    self.walk(rest, moves, next, visit);
+                }
+            }
+        }
+    }
+
+    /// What moves are worth.
+    fn score(&self, moves: &[Moves]) -> f64 {
+        let mut score = 0.0;
+        for products in self.products {
+            self.visit(products, None, moves, &mut |cell, other, factor| {
+                score += factor * products.entry(self.unit, cell, other);
+            });
+        }
+        score
+    }
+}
+
+/// The best sign and angle of a pair with these sums. A sign is exact where a turn rounds, so that a pair is turned by
+/// no more than a quarter of a circle if it may be flipped.
+pub(super) fn best_turn(inner: &Inner<'_>, along: f64, across: f64) -> (bool, f64) {
+    let negative = inner.sign && along < 0.0;
+    let (along, across) = if negative { (-along, -across) } else { (along, across) };
+    (negative, if inner.turn { across.atan2(along) } else { 0.0 })
+}

@@ -1,0 +1,103 @@
+//! What cells can have in common at most, whatever is done with the groups that act on them.
+
+use std::ops::Range;
+
+use super::inner::{Inner, Leaf, Products};
+
+/// D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of the other model,
+/// D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
+pub(super) fn pair_products(
+    products: &Products,
+    inner: &Inner<'_>,
+    leaf: &Leaf,
+    (pair, unit): (usize, usize),
+    (cell, other): (usize, usize),
+) -> (f64, f64) {
+    let (first, second) = inner.pair(pair);
+    let at = |one: usize, two: usize| products.entry(unit, cell + one * leaf.stride, other + two * leaf.stride);
+    (at(first, first) + at(second, second), at(second, first) - at(first, second))
+}
+
+/// An upper bound of what one unit of the reference can have in common with any of the units `others` of the other
+/// model: each cell, or pair of cells, with the one that suits it best.
+pub(super) fn bound(products: &[Products], inners: &[Inner<'_>], others: Range<usize>) -> f64 {
+    let of = |products: &Products| {
+        let leaves: Vec<&Leaf> = products.leaves.iter().collect();
+        let mut sum = 0.0;
+        each_cell(&leaves, 0, inners, &mut |cell, pair| {
+            let mut most = f64::NEG_INFINITY;
+            for unit in others.clone() {
+                each_target(&leaves, cell, 0, inners, &mut |target| {
+                    most = most.max(cell_reach(products, inners, &leaves, unit, (cell, target), pair));
+                });
+            }
+            sum += most;
+        });
+        sum
+    };
+    products.iter().map(of).sum()
+}
+
+/// The pair of a cell, where one of its leaves is of pairs that move: the leaf, and which pair.
+pub(super) type PairOf = Option<(usize, usize)>;
+
+/// The leaf of pairs that move.
+fn paired(leaves: &[&Leaf], inners: &[Inner<'_>]) -> Option<usize> {
+    let moves = |leaf: &&Leaf| {
+        let inner = &inners[leaf.inner];
+        leaf.signed && inner.is_paired() && inner.is_free()
+    };
+    leaves.iter().position(moves)
+}
+
+/// Calls `visit` with every cell; of a pair's two units with the first only, which stands for both.
+pub(super) fn each_cell(leaves: &[&Leaf], start: usize, inners: &[Inner<'_>], visit: &mut dyn FnMut(usize, PairOf)) {
+    let pairs = paired(leaves, inners);
+    let count: usize = leaves.iter().map(|leaf| leaf.size).product();
+    for index in 0..count {
+        let (mut rest, mut cell, mut pair, mut twin) = (index, start, None, false);
+        for (at, leaf) in leaves.iter().enumerate().rev() {
+            let unit = rest % leaf.size;
+            rest /= leaf.size;
+            cell += unit * leaf.stride;
+            if pairs == Some(at) {
+                let place = inners[leaf.inner].group.place_in_pairs(unit);
+                pair = place.map(|(pair, _)| (at, pair));
+                twin = place.is_some_and(|(_, first)| !first);
+            }
+        }
+        if !twin {
+            visit(cell, pair);
+        }
+    }
+}
+
+/// Calls `visit` with every cell that `cell` can come from, `start` being added.
+pub(super) fn each_target(leaves: &[&Leaf], cell: usize, start: usize, inners: &[Inner<'_>], visit: &mut dyn FnMut(usize)) {
+    let Some((leaf, rest)) = leaves.split_first() else { return visit(start) };
+    let own = cell / leaf.stride % leaf.size;
+    let units = if inners[leaf.inner].is_ordered() { 0..leaf.size } else { own..own + 1 };
+    for unit in units {
+        each_target(rest, cell, start + unit * leaf.stride, inners, visit);
+    }
+}
+
+/// The most that a cell, or the pair that it is the first of, can have in common with another.
+pub(super) fn cell_reach(
+    products: &Products,
+    inners: &[Inner<'_>],
+    leaves: &[&Leaf],
+    unit: usize,
+    (cell, other): (usize, usize),
+    pair: PairOf,
+) -> f64 {
+    if let Some((at, pair)) = pair {
+        let (leaf, inner) = (leaves[at], &inners[leaves[at].inner]);
+        let first = inner.pair(pair).0 * leaf.stride;
+        let (along, across) = pair_products(products, inner, leaf, (pair, unit), (cell - first, other - first));
+        return if inner.turn { along.hypot(across) } else { along.abs() };
+    }
+    let entry = products.entry(unit, cell, other);
+    let flips = leaves.iter().any(|leaf| leaf.signed && inners[leaf.inner].sign);
+    if flips { entry.abs() } else { entry }
+}
