@@ -182,7 +182,7 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         ("state_dict_key", &args.state_dict_key),
     ];
     recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
-    if let Some(align) = align(args) {
+    if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
     }
     let parameters = parameters(args);
@@ -237,12 +237,19 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
 }
 
 /// `--align` and `--spec` as the recipe's key.
-fn align(args: &JobArgs) -> Option<Value> {
-    let files = args.align.as_ref()?;
-    let from = if files == &["weights"] { json!({ "method": "weights" }) } else { json!({ "files": files }) };
-    let Value::Object(mut align) = from else { return None };
+fn align(args: &JobArgs) -> Result<Option<Value>> {
+    let Some(given) = &args.align else { return Ok(None) };
+    let mut align = Map::new();
+    match given.as_slice() {
+        [way] if way == "weights" => align.insert("method".into(), "weights".into()),
+        files if files.iter().any(|file| file == "weights") => {
+            let cause = "wanted weights alone, or files; a file of that name is ./weights";
+            return Err(usage("--align".into(), cause));
+        }
+        files => align.insert("files".into(), files.into()),
+    };
     align.extend(args.spec.as_ref().map(|spec| ("spec".to_owned(), spec.as_str().into())));
-    Some(align.into())
+    Ok(Some(align.into()))
 }
 
 fn usage(subject: String, cause: &str) -> Error {

@@ -35,6 +35,7 @@
 //! then the journal is, and the run can be taken up again.
 
 mod begin;
+mod beside;
 pub mod card;
 pub mod checksum;
 mod commit;

@@ -9,12 +9,12 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Progress;
 use super::checksum::{block_range, hash_block};
 use super::folder::{MANIFEST, Places, WORK, is_weight_index};
 use super::manifest::{Manifest, ManifestTensor, read_capped};
 use super::packed::PackedShard;
 use super::storage::{DiskStorage, Storage, StorageFile};
+use super::{Progress, beside};
 use crate::error::{Error, Kind, Result};
 
 /// The largest index that is read.
@@ -122,6 +122,7 @@ pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>
     let data_bytes: u64 = shards.iter().map(|(_, bytes, header)| bytes.size() - header.data_start).sum();
     folder.check_total_size(data_bytes)?;
     if let Some(manifest) = &folder.manifest {
+        beside::check(manifest, &places)?;
         let tensors = check_headers(manifest, &shards)?;
         let mut checked = 0;
         for ((path, bytes, _), tensors) in shards.iter().zip(tensors) {

@@ -34,9 +34,10 @@ pub struct RootFound {
     pub units: usize,
     /// How many of them change their places or signs, or are turned.
     pub moved: usize,
-    /// The root's part of the objective before its first step.
+    /// The sum of the cosines of the tensors on which it acts, of the models as they are: its part of the objective
+    /// when every tensor counts alike.
     pub before: f64,
-    /// The same after its last step.
+    /// The same of the reference and the aligned model.
     pub after: f64,
     /// What is known of its last step.
     pub proof: Proof,

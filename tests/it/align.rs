@@ -4,7 +4,11 @@ mod applying;
 mod command;
 mod folding;
 mod function;
+mod many;
 mod orthogonal;
+mod planted;
+mod refusals;
+mod resuming;
 mod specs;
 mod transform;
 

@@ -21,6 +21,7 @@ mod output;
 mod output_crash;
 mod output_verify;
 mod program;
+mod readme;
 mod recheck;
 mod recipe;
 mod reference;

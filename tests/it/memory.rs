@@ -90,3 +90,30 @@ fn compressed_models_fit() {
     fits(root.path(), 2, 256, &[]);
     fits(root.path(), 2, 256, &["--granularity", "model"]);
 }
+
+/// Aligns the models `0` and `1` of `root`, watched, within `mebibytes`.
+#[track_caller]
+fn aligns_within(root: &Path, mebibytes: u64, more: &[&str]) {
+    let memory = format!("{mebibytes}MiB");
+    let args = ["align", "0", "1", "--out", "perms.safetensors", "--memory", &memory, "-j", "2", "--quiet", "--json"];
+    let ended = start(root, args.iter().chain(&["--overwrite", "--restart"]).chain(more)).end_watched().ok();
+    let report = ended.json();
+    let own = report["peak_resident_bytes"].as_u64().expect("the kernel accounts for processes");
+    let limit = mebibytes << 20;
+    assert!(own <= limit && ended.peak <= limit, "{mebibytes} MiB: {own} by itself, {} from outside", ended.peak);
+    assert!(report["moved"].as_u64() > Some(0), "they are strangers");
+}
+
+#[test]
+fn models_larger_than_the_budget_are_aligned_in_it() {
+    // 100 MB each, of few units with many numbers.
+    let wide =
+        [spec("layers.0.weight", Dtype::BF16, &[128, 400_000]), spec("layers.1.weight", Dtype::BF16, &[10, 128])];
+    let root = models(2, &wide);
+    for more in [&[][..], &["--io", "pread"]] {
+        aligns_within(root.path(), 64, more);
+    }
+    // A cost matrix of 64 MiB, and less for it.
+    let many = [spec("layers.0.weight", Dtype::F32, &[4096, 48]), spec("layers.1.weight", Dtype::F32, &[10, 4096])];
+    aligns_within(models(2, &many).path(), 64, &[]);
+}

@@ -13,19 +13,26 @@ pub fn of(
     steps: &[Step],
     cosines: [Vec<Option<f64>>; 2],
 ) -> Findings {
+    let names: Vec<&str> = super::pair::acted_on(symmetries).collect();
     let mut roots: Vec<(usize, RootFound)> = Vec::new();
     for step in steps {
         if let Some((_, known)) = roots.iter_mut().find(|(root, _)| *root == step.root) {
-            (known.after, known.proof) = (step.after, step.proof);
+            known.proof = step.proof;
             continue;
         }
         let group = &symmetries.groups[step.root];
-        let (units, moved) = moved_units(symmetries, transform, step.root);
-        let (name, kind) = (group.name.clone(), group.key.clone());
-        let (before, after, proof) = (step.before, step.after, step.proof);
+        let tree = tree_of(symmetries, step.root);
+        let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
+        // A step may look at a part of the tensors only, or count them by their norms: what is shown is the same always.
+        let part = |cosines: &[Option<f64>]| {
+            let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
+            own.filter_map(|(_, cosine)| *cosine).sum()
+        };
+        let (before, after) = (part(&cosines[0]), part(&cosines[1]));
+        let (units, moved) = moved_units(symmetries, transform, &tree);
+        let (name, kind, proof) = (group.name.clone(), group.key.clone(), step.proof);
         roots.push((step.root, RootFound { name, kind, units, moved, before, after, proof }));
     }
-    let names = super::pair::acted_on(symmetries);
     let [before, after] = cosines;
     let tensor = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| Cosines {
         tensor: name.to_owned(),
@@ -36,7 +43,7 @@ pub fn of(
         options: options.clone(),
         sweeps,
         roots: roots.into_iter().map(|(_, root)| root).collect(),
-        tensors: names.zip(before.into_iter().zip(after)).map(tensor).collect(),
+        tensors: names.into_iter().zip(before.into_iter().zip(after)).map(tensor).collect(),
     }
 }
 
@@ -50,18 +57,28 @@ pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     symmetries.groups.iter().map(group).sum::<usize>() as u64
 }
 
-/// Units of a root and of the groups within it, and how many of them change places or signs, or are turned.
-fn moved_units(symmetries: &Symmetries, transform: &Transform, root: usize) -> (usize, usize) {
+/// A root and the groups within it.
+fn tree_of(symmetries: &Symmetries, root: usize) -> Vec<usize> {
     let groups = &symmetries.groups;
-    let within = |mut group: usize| {
+    let outermost = |mut group: usize| {
         while let Some(outer) = groups[group].within {
             group = outer;
         }
-        group == root
+        group
     };
-    let tree = (0..groups.len()).filter(|&group| within(group));
-    tree.fold((0, 0), |(units, moved), group| {
-        let (own, element) = (&groups[group], &transform.elements()[group]);
+    (0..groups.len()).filter(|&group| outermost(group) == root).collect()
+}
+
+fn acts_on(symmetries: &Symmetries, group: usize, tensor: &str) -> bool {
+    let tensor = &symmetries.tensors[tensor];
+    let by_name = tensor.index.as_ref().is_some_and(|index| index.group == group);
+    by_name || tensor.axes.iter().any(|axis| axis.names(group))
+}
+
+/// Units of these groups, and how many of them change places or signs, or are turned.
+fn moved_units(symmetries: &Symmetries, transform: &Transform, tree: &[usize]) -> (usize, usize) {
+    tree.iter().fold((0, 0), |(units, moved), &group| {
+        let (own, element) = (&symmetries.groups[group], &transform.elements()[group]);
         let all = (0..own.copies).flat_map(|copy| (0..own.units).map(move |unit| (copy, unit)));
         let count = all.filter(|&(copy, unit)| moves(own, element, copy, unit)).count();
         (units + own.copies * own.units, moved + count)
