@@ -52,6 +52,18 @@ impl OrthogonalMap {
         Ok(map)
     }
 
+    /// Whether the file `path` holds what could be a map: one square matrix, or something called `residual.map`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn may_be_in(path: &Path) -> Result<bool> {
+        let stored = Checkpoint::open(path)?;
+        let square = |entry: &TensorEntry| matches!(entry.shape[..], [rows, columns] if rows == columns);
+        let tensors = stored.tensors();
+        Ok(tensors.contains_key(NAME) || tensors.len() == 1 && tensors.values().all(square))
+    }
+
     /// Reads the file `path`: its only tensor, or the one called `residual.map`, floats of shape `[size, size]`.
     ///
     /// # Errors

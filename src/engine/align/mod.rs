@@ -178,11 +178,12 @@ impl Run<'_> {
             .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Store::open(model, &sources, self.options.kernels);
-        let (reference, moving) = (open(&self.pair.reference)?, Arc::new(open(&self.pair.model)?));
+        let (reference, moving) = (Arc::new(open(&self.pair.reference)?), Arc::new(open(&self.pair.model)?));
+        let reference = self.reference(reference);
         let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
         let (transform, sweeps, cosines) = pool.install(|| {
-            let (transform, sweeps) = self.solve(&reference, &moving, &earlier, &session)?;
-            let cosines = self.cosines(&reference, &moving, &transform, &session)?;
+            let (transform, sweeps) = self.solve(reference.as_ref(), &moving, &earlier, &session)?;
+            let cosines = self.cosines(reference.as_ref(), &moving, &transform, &session)?;
             Ok::<_, Error>((transform, sweeps, cosines))
         })?;
         let (steps, journal) = session.end();
@@ -201,16 +202,23 @@ impl Run<'_> {
         Ok(file)
     }
 
+    /// The reference as it is compared.
+    fn reference(&self, store: Arc<Store>) -> Arc<dyn Weights> {
+        let Some(symmetries) = &self.pair.folded else { return store };
+        let (symmetries, transform) = (Arc::clone(symmetries), Arc::new(Transform::identity(symmetries)));
+        Arc::new(Transformed::new(store, Alignment { symmetries, transform }))
+    }
+
     /// The transform, and how many sweeps it took.
     fn solve(
         &self,
-        reference: &Store,
+        reference: &dyn Weights,
         moving: &Arc<Store>,
         earlier: &[Step],
         session: &Session<'_>,
     ) -> Result<(Transform, usize)> {
         let symmetries: &Arc<Symmetries> = &self.pair.symmetries;
-        let start = Transform::identity(symmetries);
+        let start = self.pair.start()?;
         let found = match_weights(reference, moving, symmetries, &start, earlier, self.matching, session)?;
         Ok((found.transform, found.sweeps))
     }
@@ -218,7 +226,7 @@ impl Run<'_> {
     /// The cosines of all tensors before and after.
     fn cosines(
         &self,
-        reference: &Store,
+        reference: &dyn Weights,
         moving: &Arc<Store>,
         transform: &Transform,
         session: &Session<'_>,
@@ -233,12 +241,17 @@ impl Run<'_> {
             session.go_on()
         };
         let measure = |model: &dyn Weights| angles::cosines(reference, model, &names, self.options.kernels, &passed);
-        let before = measure(moving.as_ref())?;
+        let before = measure(&self.under(moving, Transform::identity(symmetries)))?;
         if !moves {
             return Ok([before.clone(), before]);
         }
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
-        let after = measure(&Transformed::new(Arc::clone(moving), alignment))?;
+        let after = measure(&self.under(moving, transform.clone()))?;
         Ok([before, after])
+    }
+
+    /// The model under `transform`; its norms are folded where the pair's are.
+    fn under(&self, moving: &Arc<Store>, transform: Transform) -> Transformed {
+        let symmetries = Arc::clone(&self.pair.symmetries);
+        Transformed::new(Arc::clone(moving), Alignment { symmetries, transform: Arc::new(transform) })
     }
 }

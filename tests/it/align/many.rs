@@ -112,7 +112,8 @@ fn what_was_planted_is_found_whatever_they_are_matched_to() {
         let crowd = crowd(&mlp(), 4, noise);
         for towards in ALL {
             for begin in [Begin::Model(2), Begin::Nearest] {
-                let found = crowd.matched(&ManyOptions { begin, ..options(towards) }, &[], &Unwatched).expect("matched");
+                let found =
+                    crowd.matched(&ManyOptions { begin, ..options(towards) }, &[], &Unwatched).expect("matched");
                 for (model, transform) in found.transforms.iter().enumerate() {
                     assert_eq!(*transform, crowd.wanted(model, found.begun), "{towards:?} model {model}");
                 }
@@ -182,7 +183,9 @@ fn cycles_are_consistent_by_way_of_a_universe_and_not_pair_by_pair() {
     let pair = |to: usize, from: usize| {
         let (reference, start) = (crowd.models[to].as_ref(), Transform::identity(symmetries));
         let (moving, options) = (&crowd.models[from], Options::default());
-        match_weights(reference, moving, &crowd.symmetries, &start, &[], &options, &Unwatched).expect("matched").transform
+        match_weights(reference, moving, &crowd.symmetries, &start, &[], &options, &Unwatched)
+            .expect("matched")
+            .transform
     };
     let pairs: Vec<Vec<Transform>> = (0..3).map(|to| (0..3).map(|from| pair(to, from)).collect()).collect();
     let error = cycle_error(symmetries, &pairs);
