@@ -40,7 +40,7 @@ impl AxisMap {
         let Alignment { symmetries, transform } = alignment;
         // Most of a big model's axes stay as they are; it is cheaper to see that than to find out.
         let idle =
-            |(at, group): (usize, &super::Group)| !node.names(at) || transform.elements()[at].is_identity(group.units);
+            |(at, group): (usize, &super::Group)| !node.names(at) || transform.elements()[at].is_in_place(group.units);
         if node.is_fixed() || symmetries.groups.iter().enumerate().all(idle) {
             return None;
         }

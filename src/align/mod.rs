@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! spec (YAML) + tensor names and shapes + config.json ──► Symmetries   spec/       groups, and what acts on each axis
+//!                                         folded norms    Fold         fold        the model as one of more symmetries
 //!                                                         Transform    transform/  one element of every group
 //!                                                         View         view/       a tensor's transformed elements
 //!                                                         Weights      weights     the same as f32, from files or memory
@@ -19,8 +20,12 @@ pub mod angles;
 pub mod assignment;
 mod axis;
 pub mod fingerprint;
+pub mod fold;
+mod kept;
+pub mod many;
 pub mod matching;
 pub mod network;
+pub mod orthogonal;
 pub mod spec;
 pub mod straight_through;
 mod symmetries;
@@ -34,7 +39,7 @@ use std::sync::Arc;
 pub use axis::{AxisMap, Turn};
 pub use spec::{Allowed, Pairs, Spec};
 pub use symmetries::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
-pub use transform::{Element, Transform, TransformFile};
+pub use transform::{Element, OrthogonalMap, Transform, TransformFile};
 pub use view::{Gather, View};
 pub use weights::{Numbers, Store, Transformed, Weights};
 
@@ -69,6 +74,13 @@ impl Alignment {
             for angle in &element.angle {
                 hasher.update(&angle.to_le_bytes());
             }
+            if let Some(map) = &element.map {
+                hasher.update(b"map");
+                map.elements().iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+            }
+        }
+        if self.symmetries.fold.is_some() {
+            hasher.update(b"folded");
         }
         hasher.finalize().to_hex().to_string()
     }

@@ -1,10 +1,12 @@
 //! The symmetries of one model: its groups, and what acts on each axis of each tensor.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde::Serialize;
 
+use super::fold::{Fold, Folding};
 use super::spec::{Allowed, Pairs, Spec, builtin};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
@@ -129,6 +131,12 @@ pub struct Symmetries {
     pub groups: Vec<Group>,
     /// All tensors of the model, in its order.
     pub tensors: IndexMap<String, TensorSymmetry>,
+    /// Whether the weights of norms may be folded into what reads them.
+    #[serde(skip)]
+    pub folding: Folding,
+    /// What becomes of the tensors, when these are the symmetries of the folded model.
+    #[serde(skip)]
+    pub fold: Option<Arc<Fold>>,
 }
 
 impl Symmetries {
@@ -169,7 +177,7 @@ impl Symmetries {
     pub fn bytes(&self) -> u64 {
         let tensors = self.tensors.iter().map(|(name, tensor)| 256 + name.len() + 64 * tensor.axes.len());
         let groups = self.groups.iter().map(|group| 192 + group.name.len() + group.key.len());
-        (tensors.sum::<usize>() + groups.sum::<usize>()) as u64
+        (tensors.sum::<usize>() + groups.sum::<usize>()) as u64 + self.fold.as_ref().map_or(0, |fold| fold.bytes())
     }
 
     /// An axis as people write it.

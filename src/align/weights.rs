@@ -88,6 +88,21 @@ impl Store {
         Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
     }
 
+    /// Tensors of these shapes, each from the start of its source on.
+    pub(super) fn of_sources(
+        tensors: impl IntoIterator<Item = (String, Vec<u64>, Arc<dyn Source>)>,
+        dtype: Dtype,
+        kernels: Kernels,
+    ) -> Self {
+        let entry = |(name, shape, source)| (name, Entry { dtype, shape, offset: 0, source });
+        Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
+    }
+
+    /// What reads and converts the elements.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
     /// The dimensions of all tensors.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
@@ -136,7 +151,9 @@ impl Transformed {
 
 impl Weights for Transformed {
     fn shape(&self, tensor: &str) -> Option<&[u64]> {
-        self.store.shape(tensor)
+        // A folded model may have a tensor more than the stored one.
+        let made = || Some(self.alignment.symmetries.tensors.get(tensor)?.shape.as_slice());
+        self.store.shape(tensor).or_else(made)
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
@@ -191,14 +208,14 @@ struct Viewed<'a> {
 
 impl Viewed<'_> {
     fn stored(&self) -> Stored<'_> {
-        Stored { source: self.entry.source.as_ref(), offset: self.entry.offset, kernels: self.kernels }
+        Stored { source: self.entry.source.as_ref(), offset: self.entry.offset, kernels: self.kernels, pool: None }
     }
 }
 
 impl Numbers for Viewed<'_> {
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
         let entry = self.entry;
-        let from = Stored { source: entry.source.as_ref(), offset: entry.offset, kernels: self.kernels };
+        let from = Stored { source: entry.source.as_ref(), offset: entry.offset, kernels: self.kernels, pool: None };
         let mut rest = into;
         let mut at = range.start;
         while at < range.end {

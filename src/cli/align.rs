@@ -1,6 +1,6 @@
 //! `thalweg align`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
@@ -43,8 +43,9 @@ pub struct AlignArgs {
     #[arg(long, value_enum, value_name = "COST", default_value = "normalised")]
     pub cost: CostArg,
 
-    /// What is done to the units of the residual stream: fixed (nothing, right for models of one ancestor) or permute
-    #[arg(long, value_enum, value_name = "WAY", default_value = "fixed")]
+    /// What is done to the units of the residual stream: fixed (nothing, right for models of one ancestor), permute,
+    /// orthogonal (mapped by any orthogonal matrix; norms are folded, a tied head untied), or a file with such a matrix
+    #[arg(long, value_name = "WAY", default_value = "fixed", value_parser = residual)]
     pub residual: ResidualArg,
 
     /// Look for orders alone, not for signs and rotations
@@ -91,12 +92,16 @@ pub enum CostArg {
 }
 
 /// `--residual`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone)]
 pub enum ResidualArg {
     /// Its units stay where they are
     Fixed,
     /// They are reordered
     Permute,
+    /// They are mapped by an orthogonal matrix that is looked for
+    Orthogonal,
+    /// They are mapped by the one in this file
+    Map(PathBuf),
 }
 
 /// Aligns a model with another one; a killed run goes on when it is started again.
@@ -111,6 +116,10 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let open = |model| Checkpoint::open(&job::located(model)?);
     let pair = Pair::new(open(&args.reference)?, open(&args.model)?, spec.as_ref(), args.any_vocabulary)?;
+    let pair = match &args.residual {
+        ResidualArg::Map(path) => pair.held_under(path)?,
+        _ => pair.ready_for(matching(args).residual)?,
+    };
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
@@ -221,15 +230,27 @@ fn matching(args: &AlignArgs) -> Matching {
             CostArg::Normalised => Cost::Normalised,
             CostArg::Raw => Cost::Raw,
         },
-        residual: match args.residual {
+        residual: match &args.residual {
             ResidualArg::Fixed => Residual::Fixed,
             ResidualArg::Permute => Residual::Permute,
+            ResidualArg::Orthogonal => Residual::Orthogonal,
+            ResidualArg::Map(_) => Residual::Map,
         },
         signs: !args.no_signs,
         seed: args.seed,
         sweeps: args.max_sweeps,
         ..Matching::default()
     }
+}
+
+fn residual(text: &str) -> Result<ResidualArg, String> {
+    Ok(match text {
+        "fixed" => ResidualArg::Fixed,
+        "permute" => ResidualArg::Permute,
+        "orthogonal" => ResidualArg::Orthogonal,
+        file if Path::new(file).exists() => ResidualArg::Map(file.into()),
+        _ => return Err("wanted fixed, permute, orthogonal, or a file that is there".into()),
+    })
 }
 
 fn sweeps(text: &str) -> Result<usize, String> {

@@ -1,12 +1,12 @@
 //! `thalweg apply`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
-use crate::align::{Alignment, Symmetries, TransformFile, fingerprint};
+use crate::align::{Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
@@ -25,8 +25,15 @@ pub struct ApplyArgs {
     /// The checkpoint that is transformed: a folder or a file
     pub model: PathBuf,
 
-    /// The orders, signs and rotations of its hidden units, as `align` writes them
-    pub transform: PathBuf,
+    /// What is done to its hidden units, as `align` writes it; or the orthogonal matrix by which its residual stream is
+    /// mapped, a file of one tensor
+    #[arg(required_unless_present = "fold")]
+    pub transform: Option<PathBuf>,
+
+    /// Only fold the weights of norms into what reads them, and untie the head: what transforms with a map do first, and
+    /// what a model needs that is to be merged with one so transformed
+    #[arg(long, conflicts_with_all = ["transform", "inverse", "any_model"])]
+    pub fold: bool,
 
     /// The folder to write
     #[arg(short, long, value_name = "DIR")]
@@ -104,13 +111,34 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
 
 fn alignment(args: &ApplyArgs, model: &Checkpoint) -> Result<Alignment> {
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
-    let symmetries = Arc::new(Symmetries::of(model, spec.as_ref())?);
-    let file = TransformFile::read(&args.transform, &symmetries)?;
-    if !args.any_model && fingerprint::of(model)? != file.model {
-        let cause = format!("was made for another model than {}", model.root().display());
-        return Err(Error::new(Kind::Mismatch, "cannot apply transform", args.transform.display(), cause)
-            .with_hint("give the model that was aligned, or --any-model to use its orders on this one"));
-    }
-    let transform = if args.inverse { file.transform.inverse(&symmetries) } else { file.transform };
-    Ok(Alignment { symmetries, transform: Arc::new(transform) })
+    let symmetries = Symmetries::of(model, spec.as_ref())?;
+    let Some(path) = &args.transform else {
+        let symmetries = symmetries.folded(model)?;
+        let transform = Arc::new(Transform::identity(&symmetries));
+        return Ok(Alignment { symmetries: Arc::new(symmetries), transform });
+    };
+    let (symmetries, transform) = match TransformFile::is_folded(path)? {
+        None if OrthogonalMap::may_be_in(path)? => mapped(symmetries.folded(model)?, path)?,
+        folded => {
+            let symmetries = if folded == Some(true) { symmetries.folded(model)? } else { symmetries };
+            let file = TransformFile::read(path, &symmetries)?;
+            if !args.any_model && fingerprint::of(model)? != file.model {
+                let cause = format!("was made for another model than {}", model.root().display());
+                return Err(Error::new(Kind::Mismatch, "cannot apply transform", path.display(), cause)
+                    .with_hint("give the model that was aligned, or --any-model to use its orders on this one"));
+            }
+            (symmetries, file.transform)
+        }
+    };
+    let transform = if args.inverse { transform.inverse(&symmetries) } else { transform };
+    Ok(Alignment { symmetries: Arc::new(symmetries), transform: Arc::new(transform) })
+}
+
+/// The transform that maps the residual stream by the matrix in a file.
+fn mapped(symmetries: Symmetries, path: &Path) -> Result<(Symmetries, Transform)> {
+    let residual = symmetries.groups.iter().position(|group| group.residual).unwrap_or(0);
+    let map = OrthogonalMap::read(path, symmetries.groups[residual].units)?;
+    let element = Element { map: Some(map), ..Element::default() };
+    let transform = Transform::identity(&symmetries).with(&symmetries, residual, element)?;
+    Ok((symmetries, transform))
 }

@@ -110,6 +110,7 @@ fn allowed(group: &Group) -> String {
         (Allowed::Sign, false) => "sign",
         (Allowed::Sign, true) => "sign of pairs",
         (Allowed::Rotation, _) => "rotation of pairs",
+        (Allowed::Orthogonal, _) => "any orthogonal map",
     };
     let words: Vec<&str> = group.allows.iter().map(word).collect();
     let pairs = match group.pairs {

@@ -142,6 +142,7 @@ fn stages(
             sources,
             kernels: options.kernels,
             gathers: Gathers::default(),
+            pool: Some(&pool),
             budget: &input,
             monitor: &*options.monitor,
             stop,

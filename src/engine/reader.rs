@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
+use rayon::ThreadPool;
 
 use crate::align::Gather;
 use crate::align::view::Stored;
@@ -55,6 +56,8 @@ pub struct Reader<'a> {
     pub kernels: Kernels,
     /// Where the elements of aligned models come from.
     pub gathers: Gathers,
+    /// Who multiplies where aligned models are mapped.
+    pub pool: Option<&'a ThreadPool>,
     /// What pays for the windows.
     pub budget: &'a Arc<Budget>,
     /// Who is told.
@@ -141,8 +144,8 @@ impl Reader<'_> {
         }
     }
 
-    fn stored<'b>(&self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
-        Stored { source, offset, kernels: self.kernels }
+    fn stored<'b>(&'b self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
+        Stored { source, offset, kernels: self.kernels, pool: self.pool }
     }
 
     fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, Range<u64>)> {

@@ -15,6 +15,7 @@
 //! - `block`: products of a few inputs with a few others, accumulators in registers.
 //! - `gram`: the Gram sums of a chunk.
 //! - `combine`: weighted sums and conversions.
+//! - `product`: products of matrices in f64.
 
 mod block;
 mod combine;
@@ -24,6 +25,7 @@ mod lanes;
 mod level;
 #[cfg(target_arch = "x86_64")]
 mod native;
+mod product;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use crate::dtype::Dtype;
 pub use gram::{Gram, pair_count};
 pub use lanes::Scratch;
 pub use level::Level;
+pub use product::{Right, Wide};
 
 /// Elements of one chunk: the unit of every sum. Chunk sums are added in chunk order, so no result depends on how
 /// a tensor was cut into blocks.
@@ -150,5 +153,15 @@ impl Kernels {
     /// When the lengths differ or a dtype is not mergeable.
     pub fn convert(&self, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {
         combine::convert(self.level, input, out, dst)
+    }
+
+    /// Adds `left` · `right` to the row-major `result`: every entry's terms one by one in their order, in f64, nothing
+    /// fused, so that its bits depend on nothing else.
+    ///
+    /// # Panics
+    ///
+    /// When the sizes do not go together.
+    pub fn add_product(&self, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
+        product::add_product(self.level, left, right, result);
     }
 }

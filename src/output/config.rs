@@ -1,4 +1,4 @@
-//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary, layers.
+//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary, layers, an untied head.
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,9 @@ const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// The keys under which the number of layers is stated.
 const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+
+/// The key that says whether the head is the embeddings.
+const TIED_KEY: &str = "tie_word_embeddings";
 
 /// Sub-configs that speak of the language model, in models that have other parts too.
 const TEXT_CONFIGS: [&str; 3] = ["text_config", "llm_config", "language_config"];
@@ -22,6 +25,8 @@ pub struct Truth {
     pub vocab_rows: Option<u64>,
     /// The layers, where they are not the donor's.
     pub layers: Option<Restacked>,
+    /// The head is a tensor of its own, whatever the donor's is.
+    pub untied: bool,
 }
 
 /// Layers that were stacked anew.
@@ -58,6 +63,16 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     if let Some(layers) = &truth.layers {
         let configs: Vec<_> = layers.configs.iter().map(Option::as_ref).collect();
         restack(changed.as_object_mut()?, layers, &configs);
+    }
+    if truth.untied {
+        let fields = changed.as_object_mut()?;
+        // Some families tie their heads unless the config says that they do not.
+        fields.insert(TIED_KEY.to_owned(), Value::from(false));
+        in_text_configs(fields, &mut |fields| {
+            if let Some(tied) = fields.get_mut(TIED_KEY) {
+                *tied = Value::from(false);
+            }
+        });
     }
     (changed != *config).then_some(changed)
 }
@@ -151,6 +166,15 @@ mod tests {
     fn a_config_that_states_no_dtype_gets_one() {
         let changed = restated(&json!({ "model_type": "x" }), &of_dtype(Dtype::F32)).expect("nothing was stated");
         assert_eq!(changed, json!({ "model_type": "x", "torch_dtype": "float32" }));
+    }
+
+    #[test]
+    fn an_untied_head_is_said_to_be_one() {
+        let truth = Truth { untied: true, ..Truth::default() };
+        let config = json!({ "text_config": { "tie_word_embeddings": true } });
+        let wanted = json!({ "text_config": { "tie_word_embeddings": false }, "tie_word_embeddings": false });
+        assert_eq!(restated(&config, &truth), Some(wanted.clone()));
+        assert_eq!(restated(&wanted, &truth), None);
     }
 
     #[test]

@@ -66,7 +66,9 @@ pub fn assign(job: &Job, inputs: &[Checkpoint]) -> Result<(Vec<Assignment>, Vec<
     let (mut missing, mut dropped) = (Vec::new(), Vec::new());
     let mut assignments = Vec::with_capacity(wanted.len());
     for tensor in wanted {
-        let there = |(input, name): &(usize, String)| inputs[*input].tensors().contains_key(name);
+        let there = |(input, name): &(usize, String)| {
+            inputs[*input].tensors().contains_key(name) || untied(job, *input) == Some(name.as_str())
+        };
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
             (Some((input, name)), Missing::Error) => missing.push((input, name)),
@@ -94,7 +96,8 @@ fn whole_models(job: &Job, inputs: &[Checkpoint]) -> Vec<Wanted> {
     let mut seen = HashSet::new();
     let donor_first = members.iter().filter(|&&m| m == job.donor).chain(members.iter().filter(|&&m| m != job.donor));
     for &member in donor_first {
-        names.extend(inputs[member].tensors().keys().filter(|name| seen.insert(name.as_str())).map(String::as_str));
+        let own = inputs[member].tensors().keys().map(String::as_str).chain(untied(job, member));
+        names.extend(own.filter(|name| seen.insert(*name)));
     }
     let layers = Layers::find(names.iter().copied());
     let wanted = names.iter().map(|&name| Wanted {
@@ -104,6 +107,11 @@ fn whole_models(job: &Job, inputs: &[Checkpoint]) -> Vec<Wanted> {
         sources: members.iter().map(|&member| (member, name.to_owned())).collect(),
     });
     wanted.collect()
+}
+
+/// The head that an aligned input has besides the tensors of its files.
+fn untied(job: &Job, input: usize) -> Option<&str> {
+    job.alignment(input)?.symmetries.fold.as_ref()?.untied()
 }
 
 fn stacked(job: &Job, inputs: &[Checkpoint]) -> Result<Vec<Wanted>> {

@@ -110,6 +110,25 @@ impl Job {
         self.alignments.get(input)?.as_ref()
     }
 
+    /// Whether the output is a model whose norms are folded.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights have nothing to do with each
+    /// other.
+    pub fn is_folded(&self) -> Result<bool> {
+        let folded = |input: usize| self.alignment(input).is_some_and(|alignment| alignment.symmetries.fold.is_some());
+        let count = (0..self.inputs.len()).filter(|input| folded(*input)).count();
+        match (0..self.inputs.len()).find(|input| !folded(*input)) {
+            Some(plain) if count > 0 => {
+                let cause = "its norms are not folded into what reads them, those of other inputs are";
+                Err(Error::new(Kind::Mismatch, "inputs do not fit each other", self.inputs[plain].display(), cause)
+                    .with_hint("fold the norms of all inputs or of none"))
+            }
+            _ => Ok(count > 0),
+        }
+    }
+
     /// What to do when shapes differ.
     pub fn mismatch(&self) -> Mismatch {
         self.document.own.mismatch.unwrap_or_default()

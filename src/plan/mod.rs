@@ -65,6 +65,7 @@ impl Plan {
     pub fn new(job: &Job, wish: &Wish) -> Result<Self> {
         let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
         let inputs = job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect::<Result<Vec<_>>>()?;
+        job.is_folded()?;
         let (assignments, mut dropped) = assign::assign(job, &inputs)?;
         shape::refuse_mismatches(job, &inputs, &assignments)?;
         let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;

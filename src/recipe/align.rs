@@ -42,7 +42,8 @@ impl Align {
 /// The names of the ways to weigh tensors.
 pub(super) const COSTS: &[(&str, Cost)] = &[("normalised", Cost::Normalised), ("raw", Cost::Raw)];
 /// The names of what is done to the residual stream.
-pub(super) const RESIDUALS: &[(&str, Residual)] = &[("fixed", Residual::Fixed), ("permute", Residual::Permute)];
+pub(super) const RESIDUALS: &[(&str, Residual)] =
+    &[("fixed", Residual::Fixed), ("permute", Residual::Permute), ("orthogonal", Residual::Orthogonal)];
 
 /// In full, so that it reads back as it is.
 impl Serialize for Align {

@@ -144,7 +144,7 @@ pub const KEYS: &[KeyInfo] = &[
     align("method", "weights", "-", "match weights anew; one of method, files"),
     align("files", "a file, a list, or {model: file}", "-", "transform files, as align writes them"),
     align("cost", "normalised, raw", "normalised", "whether tensors count alike or by their norms"),
-    align("residual", "fixed, permute", "fixed", "what is done to the units of the residual stream"),
+    align("residual", "fixed, permute, orthogonal", "fixed", "what is done to the units of the residual stream"),
     align("signs", "true, false", "true", "whether signs and rotations are looked for where they are allowed"),
     align("seed", "whole number", "0", "of the order in which groups are solved, where it matters"),
     align("max_sweeps", "whole number", "100", "most sweeps over all groups"),

@@ -2,7 +2,10 @@
 
 mod applying;
 mod command;
+mod folding;
 mod function;
+mod many;
+mod orthogonal;
 mod planted;
 mod refusals;
 mod resuming;
@@ -35,6 +38,12 @@ impl Stored {
         net.write(&dir.path().join("model"));
         let symmetries = symmetries(&dir.path().join("model"), spec).expect("a spec that fits");
         Self { dir, symmetries: Arc::new(symmetries) }
+    }
+
+    /// The same with norms folded into what reads them.
+    pub fn folded(self) -> thalweg::Result<Self> {
+        let symmetries = self.symmetries.folded(&Checkpoint::open(&self.dir.path().join("model"))?)?;
+        Ok(Self { symmetries: Arc::new(symmetries), ..self })
     }
 
     pub fn alignment(&self, transform: Transform) -> Alignment {

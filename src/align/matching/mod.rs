@@ -10,9 +10,9 @@ mod flat;
 mod heads;
 mod inner;
 mod panel;
-mod problem;
+pub(super) mod problem;
 mod reach;
-mod schedule;
+pub(super) mod schedule;
 mod solve;
 mod terms;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Element, Store, Symmetries, Transform, Weights};
+use super::{Alignment, Element, Store, Symmetries, Transform, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
 
 use problem::Problem;
@@ -48,6 +48,10 @@ pub enum Residual {
     /// They are reordered (and flipped, where that is allowed), first by the tensors that have nothing else to align,
     /// such as embeddings, then in turn with all other groups.
     Permute,
+    /// They are mapped by any orthogonal matrix, in turn with all other groups: for models whose norms are folded.
+    Orthogonal,
+    /// They are held under the map that is there from the start, of models whose norms are folded.
+    Map,
 }
 
 /// How weights are matched.
@@ -160,6 +164,8 @@ impl Default for Options {
 
 /// Brings `moving` as near to `reference` as the moves that `symmetries` allow can, from `start` on.
 ///
+/// Where the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference` is folded too.
+///
 /// The work is done on the threads of the current rayon pool; the result does not depend on how many they are, nor on the
 /// memory. `replay` are the steps of a run that was interrupted: they are taken over as they are.
 ///
@@ -177,13 +183,20 @@ pub fn match_weights(
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Matched> {
-    for (model, weights) in [("reference", reference), ("model that is moved", moving.as_ref() as &dyn Weights)] {
+    // A folded model may have a tensor more than is stored.
+    let identity = Arc::new(Transform::identity(symmetries));
+    let still =
+        Transformed::new(Arc::clone(moving), Alignment { symmetries: Arc::clone(symmetries), transform: identity });
+    for (model, weights) in [("reference", reference), ("model that is moved", &still as &dyn Weights)] {
         check_shapes(symmetries, model, weights)?;
     }
     let groups = &symmetries.groups;
     if let Some(group) = groups.iter().find(|group| group.within.is_some_and(|outer| groups[outer].within.is_some())) {
         let cause = "lies within a group that lies within another; orders three levels deep are not solved for";
         return Err(Error::new(Kind::Mismatch, "cannot match weights", group.name.escape_debug(), cause));
+    }
+    if matches!(options.residual, Residual::Orthogonal | Residual::Map) {
+        return super::orthogonal::match_mapped(reference, moving, symmetries, start, replay, options, watch);
     }
     let problem = Problem::new(reference, moving, symmetries, options, watch);
     schedule::run(&problem, start, replay, None)

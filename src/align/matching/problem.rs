@@ -29,6 +29,16 @@ pub(in crate::align) trait Moving: Sync {
 
     /// The type in which a tensor's elements are stored.
     fn dtype(&self, tensor: &str) -> Option<Dtype>;
+
+    /// Told before a root is solved whose tensors are these, which are read many times from then on.
+    ///
+    /// # Errors
+    ///
+    /// Those of getting them ready.
+    fn prepare(&self, problem: &Problem<'_>, tensors: &[&str], transform: &Transform) -> Result<()> {
+        let _ = (problem, tensors, transform);
+        Ok(())
+    }
 }
 
 impl Moving for Arc<Store> {
@@ -74,7 +84,7 @@ impl<'a> Problem<'a> {
     /// # Errors
     ///
     /// [`Kind::NonFinite`] when a tensor holds NaN or infinity.
-    pub(super) fn norms(&self, reference: &str, moving: &str) -> Result<[f64; 2]> {
+    pub fn norms(&self, reference: &str, moving: &str) -> Result<[f64; 2]> {
         let still = self.moved(&Transform::identity(self.symmetries));
         let mut found = [0.0; 2];
         let sides = [(reference, self.reference, "reference"), (moving, still.as_ref(), "model that is moved")];
@@ -99,7 +109,7 @@ impl<'a> Problem<'a> {
     }
 
     /// By how much products with these norms count.
-    pub(super) fn weight(&self, [reference, moving]: [f64; 2]) -> f64 {
+    pub fn weight(&self, [reference, moving]: [f64; 2]) -> f64 {
         match self.options.cost {
             Cost::Raw => 1.0,
             Cost::Normalised if reference * moving > 0.0 => 1.0 / (reference * moving),
@@ -268,6 +278,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// Rounds to f32.
 #[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
-pub(super) fn narrow(value: f64) -> f32 {
+pub(in crate::align) fn narrow(value: f64) -> f32 {
     value as f32
 }

@@ -19,6 +19,12 @@ pub(in crate::align) trait ResidualStep {
     ///
     /// Those of solving, and those that end the run.
     fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool>;
+
+    /// Floating-point operations of that, besides those of stale roots.
+    fn operations(&self, run: &Run<'_, '_>, first: bool) -> u64 {
+        let _ = (run, first);
+        0
+    }
 }
 
 /// A run amid its sweeps.
@@ -32,6 +38,8 @@ pub(in crate::align) struct Run<'a, 'p> {
     trees: Vec<Root>,
     /// The last step of each root, in their order.
     steps: Vec<Option<Step>>,
+    /// The last step of a residual stream that is none of the roots.
+    residual: Option<Step>,
 }
 
 /// A root and what it acts on.
@@ -57,7 +65,8 @@ pub(in crate::align) fn run(
     for sweep in 0..problem.options.sweeps {
         run.sweep = sweep;
         let others: Vec<usize> = run.order().into_iter().filter(|at| Some(*at) != anchored).collect();
-        problem.watch.planned(run.planned());
+        let more = residual.as_ref().map_or(0, |residual| residual.operations(&run, sweep == 0));
+        problem.watch.planned(run.planned() + more);
         let mut moved = match &mut residual {
             Some(residual) => residual.solve(&mut run, sweep == 0)?,
             None => false,
@@ -105,7 +114,7 @@ impl ResidualStep for Anchored {
 impl<'a, 'p> Run<'a, 'p> {
     fn new(problem: &'a Problem<'p>, start: &Transform, replay: &'a [Step]) -> Self {
         let (symmetries, options) = (problem.symmetries, problem.options);
-        let residual = |group: usize| symmetries.groups[group].residual && options.residual == Residual::Fixed;
+        let residual = |group: usize| symmetries.groups[group].residual && options.residual != Residual::Permute;
         let roots = (0..symmetries.groups.len()).filter(|at| symmetries.groups[*at].within.is_none() && !residual(*at));
         let trees: Vec<Root> = roots
             .map(|root| Tree::of(symmetries, root))
@@ -113,7 +122,41 @@ impl<'a, 'p> Run<'a, 'p> {
             .map(|tree| Root { tensors: tree.tensors(symmetries).map(str::to_owned).collect(), tree, stale: true })
             .collect();
         let steps = vec![None; trees.len()];
-        Self { problem, current: start.clone(), sweep: 0, replay, trees, steps }
+        Self { problem, current: start.clone(), sweep: 0, replay, trees, steps, residual: None }
+    }
+
+    /// The sweep, counted from 0.
+    pub fn sweep(&self) -> usize {
+        self.sweep
+    }
+
+    /// The recorded step of the residual group that comes next, and whether none that follows moves it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Resume`] when another step was recorded.
+    pub fn recorded(&mut self, residual: usize) -> Result<Option<(Step, bool)>> {
+        let Some((step, rest)) = self.replay.split_first() else { return Ok(None) };
+        self.fits(step, residual)?;
+        self.replay = rest;
+        let again = |step: &Step| step.root == residual && !step.elements.is_empty();
+        Ok(Some((step.clone(), !rest.iter().any(again))))
+    }
+
+    /// Keeps a step of the residual group, which is none of the roots.
+    pub fn keep(&mut self, step: Step) {
+        self.residual = Some(step);
+    }
+
+    /// The tensors on which the residual group acts; at `first` those on which nothing else does, if there are any.
+    pub fn along(&self, residual: usize, first: bool) -> Vec<&'p str> {
+        let symmetries: &'p Symmetries = self.problem.symmetries;
+        let acts = |node: &crate::align::Node| node.names(residual);
+        let all = symmetries.tensors.iter().filter(|(_, tensor)| tensor.axes.iter().any(acts));
+        let all: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
+        let others = |name: &str| self.trees.iter().any(|root| root.tensors.iter().any(|tensor| tensor == name));
+        let alone: Vec<&str> = all.iter().copied().filter(|name| !others(name)).collect();
+        if first && !alone.is_empty() { alone } else { all }
     }
 
     /// The only residual root, where no two others act on one tensor.
@@ -164,6 +207,7 @@ impl<'a, 'p> Run<'a, 'p> {
             self.current = self.replayed(step, &root.tree)?;
             step.clone()
         } else {
+            self.problem.moving.prepare(self.problem, &tensors, &self.current)?;
             let (step, transform) = solve(self.problem, &root.tree, &tensors, &self.current, self.sweep)?;
             self.current = transform;
             self.problem.watch.taken(&step)?;
@@ -189,6 +233,18 @@ impl<'a, 'p> Run<'a, 'p> {
         tensors.iter().any(twice)
     }
 
+    /// Whether a recorded step is that of `root` in this sweep.
+    fn fits(&self, step: &Step, root: usize) -> Result<()> {
+        if (step.sweep, step.root) == (self.sweep, root) {
+            return Ok(());
+        }
+        let subject = self.problem.symmetries.groups[root].name.escape_debug();
+        let (sweep, got) = (self.sweep, step.root);
+        let cause = format!("wanted group {root} in sweep {sweep}, got group {got} in sweep {}", step.sweep);
+        Err(Error::new(Kind::Resume, "cannot go on with recorded steps", subject, cause)
+            .with_hint("they are of another run: other models, symmetries or options"))
+    }
+
     /// The transform after a recorded step.
     fn replayed(&self, step: &Step, tree: &Tree) -> Result<Transform> {
         let groups = &self.problem.symmetries.groups;
@@ -196,13 +252,7 @@ impl<'a, 'p> Run<'a, 'p> {
             Error::new(Kind::Resume, "cannot go on with recorded steps", groups[tree.root].name.escape_debug(), cause)
                 .with_hint("they are of another run: other models, symmetries or options")
         };
-        if (step.sweep, step.root) != (self.sweep, tree.root) {
-            let cause = format!(
-                "wanted group {} in sweep {}, got group {} in sweep {}",
-                tree.root, self.sweep, step.root, step.sweep
-            );
-            return Err(refused(cause));
-        }
+        self.fits(step, tree.root)?;
         let mut transform = self.current.clone();
         for (group, element) in &step.elements {
             if !tree.groups().any(|mine| mine == *group) {
@@ -221,6 +271,10 @@ impl<'a, 'p> Run<'a, 'p> {
             return Err(Error::new(Kind::Resume, "cannot go on with recorded steps", "end of the run", cause)
                 .with_hint("they are of another run: other models, symmetries or options"));
         }
-        Ok(Matched { transform: self.current, steps: self.steps.into_iter().flatten().collect(), sweeps })
+        Ok(Matched {
+            transform: self.current,
+            steps: self.residual.into_iter().chain(self.steps.into_iter().flatten()).collect(),
+            sweeps,
+        })
     }
 }

@@ -14,7 +14,7 @@ macro_rules! specs {
 }
 
 /// Name and text of each. Without a config the first whose tensors a model has is taken, so special ones come first.
-const SPECS: [(&str, &str); 18] = specs![
+const SPECS: [(&str, &str); 19] = specs![
     "mixtral",
     "qwen3-moe",
     "qwen2-moe",
@@ -22,6 +22,7 @@ const SPECS: [(&str, &str); 18] = specs![
     "gemma3",
     "phi3",
     "llama",
+    "gemma",
     "gemma2",
     "neox",
     "gpt2",

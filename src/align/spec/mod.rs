@@ -20,9 +20,22 @@
 //! acts. `previous(g)`, `latest(g)`, `last(g)` and `g[3]` name another instance than the tensor's own, counted along the
 //! last placeholder of the group's name; a group with `chain: true` exists only where some tensor reads it as `previous`
 //! or `last`, so that the output of a chain of layers stays as it is.
+//!
+//! `fold` says which weights of norms (RMSNorm only) may be multiplied into the matrices that read what they normalise;
+//! then any orthogonal map of the residual stream keeps the function:
+//!
+//! ```yaml
+//! fold:
+//!   embeddings: [embed.weight]
+//!   head: { name: lm_head.weight, embeddings: embed.weight }   # a tied head becomes a tensor of its own
+//!   norms:
+//!     - { norm: norm.weight, into: [lm_head.weight] }
+//!     - { norm: "layers.{l}.norm.weight", into: ["layers.{l}.v_proj.weight"] }
+//! ```
 
 pub mod builtin;
 mod expression;
+mod fold;
 mod pattern;
 mod read;
 mod resolve;
@@ -42,6 +55,8 @@ pub enum Allowed {
     Sign,
     /// Each pair turned by an angle.
     Rotation,
+    /// Any orthogonal map: what follows for the residual stream when norm weights are folded; no spec says it.
+    Orthogonal,
 }
 
 /// Which units make a pair that turns together under rotary position embeddings.
@@ -81,6 +96,53 @@ pub struct Spec {
     /// Names of tensors that are one in the model; they must have the same symmetries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tied: Vec<[String; 2]>,
+    /// Which weights of norms may go into what reads the normalised stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fold: Option<FoldRule>,
+}
+
+/// How the weights of norms are folded into the matrices that read what they normalise.
+///
+/// A spec that extends another adds to its rule: what is given replaces that one's, norms and embeddings come first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoldRule {
+    /// Why this must not be done with these models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never: Option<String>,
+    /// What the norms add to their weights before they multiply: 0, or 1 for Gemma's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u8>,
+    /// Tensors whose rows are put into the residual stream as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<String>,
+    /// The head, which is made of the embeddings where it is tied to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadRule>,
+    /// The norms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub norms: Vec<NormRule>,
+}
+
+/// A head that may be tied to the embeddings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadRule {
+    /// Its name.
+    pub name: String,
+    /// The tensor that stands for it where it is tied.
+    pub embeddings: String,
+}
+
+/// A norm and what reads its output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NormRule {
+    /// Its weight.
+    pub norm: String,
+    /// The matrices that it goes into, whose placeholders are at least its own; those that a model lacks count for
+    /// nothing.
+    pub into: Vec<String>,
 }
 
 /// Which models a built-in spec is for.

@@ -66,6 +66,10 @@ impl Spec {
         self.tensors.append(&mut base.tensors);
         base.tensors = self.tensors;
         base.tied.extend(self.tied);
+        base.fold = match (self.fold, base.fold) {
+            (Some(own), Some(below)) => Some(own.standing_on(below)),
+            (own, below) => own.or(below),
+        };
         Ok(base)
     }
 }

@@ -12,6 +12,7 @@ use self::instances::Instances;
 use super::expression::{AxisExpression, GroupReference};
 use super::pattern::{Bindings, Pattern};
 use super::{Allowed, Axes, GroupRule, Spec, TensorRule};
+use crate::align::fold::Folding;
 use crate::align::symmetries::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 use crate::error::{Error, Kind, Result};
 
@@ -60,7 +61,8 @@ impl Spec {
     /// when sizes do not fit the shapes, or when something acts in one place only.
     pub fn resolve(&self, shapes: &IndexMap<String, Vec<u64>>, config: Option<&Value>) -> Result<Symmetries> {
         self.check()?;
-        let rules = self.rules_under(self.prefix(shapes)?)?;
+        let prefix = self.prefix(shapes)?;
+        let rules = self.rules_under(prefix)?;
         let matched = self.matched(&rules, shapes)?;
         let instances = Instances::find(self, &rules, &matched)?;
         let mut resolver = Resolver {
@@ -78,13 +80,15 @@ impl Spec {
         }
         resolver.work_out_sizes(&mut tensors)?;
         let groups = resolver.finished()?;
-        let symmetries = Symmetries { spec: self.name.clone(), groups, tensors };
+        let mut symmetries =
+            Symmetries { spec: self.name.clone(), groups, tensors, folding: Folding::default(), fold: None };
         symmetries.check()?;
+        symmetries.folding = self.folding(prefix, &symmetries, config)?;
         self.check_tied(&symmetries)?;
         Ok(symmetries)
     }
 
-    fn error(&self, cause: impl Into<String>) -> Error {
+    pub(super) fn error(&self, cause: impl Into<String>) -> Error {
         Error::new(Kind::Recipe, "cannot use spec", &self.name, cause.into())
     }
 
@@ -93,6 +97,9 @@ impl Spec {
         for (key, group) in &self.groups {
             let refused = |cause: &str| Err(self.error(format!("group `{}` {cause}", key.escape_debug())));
             let rotates = group.allows.contains(&Allowed::Rotation);
+            if group.allows.contains(&Allowed::Orthogonal) {
+                return refused("allows orthogonal maps, which only follow from `fold`");
+            }
             if rotates && group.pairs.is_none() {
                 return refused("allows rotation, but has no `pairs`");
             }

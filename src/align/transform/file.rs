@@ -5,10 +5,12 @@
 //! | `<group>.permutation` | I32 | `[units]` or `[copies, units]` | `new[i] = old[p[i]]` |
 //! | `<group>.sign` | I8 | `[units]`, for pairs `[pairs]`, or with copies before it | 1 or -1 |
 //! | `<group>.rotation` | F64 | `[pairs]` or `[copies, pairs]` | radians |
+//! | `<group>.map` | F64 | `[units, units]` | orthogonal; `new = map · old`, of a folded residual stream only |
 //!
 //! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version` (`1`), `spec`, and
-//! `model`, the fingerprint of the model that is to be transformed; other keys are for whoever made the file. The
-//! integers are I32 because that is what torch and numpy index with; no group has 2^31 units.
+//! `model`, the fingerprint of the model that is to be transformed; `folded` (`true`) when the weights of its norms are
+//! to be folded first; other keys are for whoever made the file. The integers are I32 because that is what torch and
+//! numpy index with; no group has 2^31 units.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,7 +22,7 @@ use safetensors::Dtype as StoredDtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::{Element, Transform};
+use super::{Element, OrthogonalMap, Transform};
 use crate::align::symmetries::{Group, Symmetries};
 use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window};
 use crate::dtype::Dtype;
@@ -32,6 +34,8 @@ const FORMAT: &str = "thalweg-transform";
 const VERSION: &str = "1";
 /// The keys that have a meaning of their own.
 const KEYS: [&str; 4] = ["format", "version", "spec", "model"];
+/// `true` when norms are folded; not there when they are not.
+const FOLDED: &str = "folded";
 
 /// A transform with what it was made for.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +49,17 @@ pub struct TransformFile {
 }
 
 impl TransformFile {
+    /// Whether the file `path` is a transform, and if so, whether it is one of a model whose norms are folded.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn is_folded(path: &Path) -> Result<Option<bool>> {
+        let stored = Checkpoint::open(path)?;
+        let said = |key: &str| Some(stored.files().first()?.metadata.get(key)?.as_str());
+        Ok((said("format") == Some(FORMAT)).then(|| said(FOLDED) == Some("true")))
+    }
+
     /// Reads the file `path`, whose groups must be those of `symmetries`.
     ///
     /// # Errors
@@ -67,6 +82,9 @@ impl TransformFile {
         if spec != symmetries.spec {
             return refused(format!("made by the spec `{}`, not by `{}`", spec.escape_debug(), symmetries.spec));
         }
+        if (said(FOLDED).as_deref() == Some("true")) != symmetries.fold.is_some() {
+            return refused("one of it and the model has its norms folded, the other has not".into());
+        }
         let Some(model) = said("model") else {
             return refused("its metadata lack `model`, the fingerprint of what it is for".into());
         };
@@ -83,7 +101,7 @@ impl TransformFile {
                 return refused(format!("`{}`: {cause}", name.escape_debug()));
             }
             let bytes = source.load(entry.bytes.clone())?;
-            if let Err(cause) = take(&mut elements[index], part, &bytes) {
+            if let Err(cause) = take(&mut elements[index], &symmetries.groups[index], part, &bytes) {
                 return refused(format!("`{}`: {cause}", name.escape_debug()));
             }
         }
@@ -104,7 +122,8 @@ impl TransformFile {
         parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.dtype.bitsize()));
         let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
         let own = KEYS.into_iter().zip(own).map(|(key, value)| (key.to_owned(), value.into()));
-        let notes = self.notes.iter().filter(|(key, _)| !KEYS.contains(&key.as_str()));
+        let own = own.chain(symmetries.fold.is_some().then(|| (FOLDED.to_owned(), "true".into())));
+        let notes = self.notes.iter().filter(|(key, _)| !KEYS.contains(&key.as_str()) && *key != FOLDED);
         let notes = notes.map(|(key, value)| (key.clone(), value.as_str().into()));
         let failed = |cause: &dyn std::fmt::Display| Error::new(Kind::Io, "cannot write transform", "its notes", cause);
         let header = header(own.chain(notes).collect(), &parts).map_err(|error| failed(&error))?;
@@ -156,13 +175,15 @@ fn header(metadata: serde_json::Map<String, Value>, parts: &[(String, Part)]) ->
 
 /// Checks type and shape before anything is read.
 fn expected(group: &Group, part: &str, entry: &TensorEntry) -> Result<(), String> {
-    let (dtype, count) = match part {
-        "permutation" => (Dtype::I32, group.units),
-        "sign" => (Dtype::I8, group.sign_count()),
-        "rotation" => (Dtype::F64, group.pair_count()),
-        other => return Err(format!("`{}` is neither permutation, sign nor rotation", other.escape_debug())),
+    let (dtype, shape) = match part {
+        "permutation" => (Dtype::I32, shape(group, group.units)),
+        "sign" => (Dtype::I8, shape(group, group.sign_count())),
+        "rotation" => (Dtype::F64, shape(group, group.pair_count())),
+        "map" => (Dtype::F64, vec![group.units; 2]),
+        other => {
+            return Err(format!("`{}` is neither permutation, sign nor rotation, nor a map", other.escape_debug()));
+        }
     };
-    let shape = shape(group, count);
     if entry.dtype != dtype || !entry.shape.iter().copied().eq(shape.iter().map(|size| *size as u64)) {
         return Err(format!("wanted {dtype} {shape:?}, got {} {:?}", entry.dtype, entry.shape));
     }
@@ -173,7 +194,8 @@ fn shape(group: &Group, count: usize) -> Vec<usize> {
     if group.within.is_some() { vec![group.copies, count] } else { vec![count] }
 }
 
-fn take(element: &mut Element, part: &str, bytes: &Window) -> Result<(), String> {
+fn take(element: &mut Element, group: &Group, part: &str, bytes: &Window) -> Result<(), String> {
+    let floats = || bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
     match part {
         "permutation" => {
             let unit = |bytes: &[u8; 4]| {
@@ -190,7 +212,8 @@ fn take(element: &mut Element, part: &str, bytes: &Window) -> Result<(), String>
             };
             element.negative = bytes.iter().map(sign).collect::<Result<_, _>>()?;
         }
-        _ => element.angle = bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+        "map" => element.map = Some(OrthogonalMap::new(group.units, floats())?),
+        _ => element.angle = floats(),
     }
     Ok(())
 }
@@ -204,16 +227,18 @@ struct Part {
 
 fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
     let mut parts = Vec::new();
-    let mut add = |name: &str, dtype, count, bytes: Vec<u8>| {
+    let mut add = |name: &str, dtype, shape, bytes: Vec<u8>| {
         if !bytes.is_empty() {
-            parts.push((format!("{}.{name}", group.name), Part { dtype, shape: shape(group, count), bytes }));
+            parts.push((format!("{}.{name}", group.name), Part { dtype, shape, bytes }));
         }
     };
     let permutation = element.permutation.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-    add("permutation", StoredDtype::I32, group.units, permutation);
+    add("permutation", StoredDtype::I32, shape(group, group.units), permutation);
     let signs = element.negative.iter().map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned()).collect();
-    add("sign", StoredDtype::I8, group.sign_count(), signs);
+    add("sign", StoredDtype::I8, shape(group, group.sign_count()), signs);
     let angles = element.angle.iter().flat_map(|angle| angle.to_le_bytes()).collect();
-    add("rotation", StoredDtype::F64, group.pair_count(), angles);
+    add("rotation", StoredDtype::F64, shape(group, group.pair_count()), angles);
+    let map = element.map.iter().flat_map(|map| map.elements()).flat_map(|number| number.to_le_bytes()).collect();
+    add("map", StoredDtype::F64, vec![group.units; 2], map);
     parts
 }

@@ -5,9 +5,11 @@
 //! the *new* place of the outer unit: `new[k, i] = old[outer[k], permutation[k][i]]`.
 
 mod file;
+mod map;
 mod random;
 
 pub use file::TransformFile;
+pub use map::{OrthogonalMap, TOLERANCE};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +29,19 @@ pub struct Element {
     /// For each pair, the angle by which it is turned, in radians.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub angle: Vec<f64>,
+    /// The map of all units at once, instead of the others; records do not hold it, files do.
+    #[serde(skip)]
+    pub map: Option<OrthogonalMap>,
 }
 
 impl Element {
     /// Whether it does nothing.
     pub fn is_identity(&self, units: usize) -> bool {
+        self.map.is_none() && self.is_in_place(units)
+    }
+
+    /// Whether every unit by itself stays as it is; a map of all at once may still act.
+    pub fn is_in_place(&self, units: usize) -> bool {
         let in_order = |copy: &[u32]| copy.iter().enumerate().all(|(at, &unit)| at == unit as usize);
         self.permutation.chunks(units.max(1)).all(in_order)
             && !self.negative.contains(&true)
@@ -46,6 +56,18 @@ impl Element {
     /// Whether sign `at` of copy `copy` is flipped.
     pub fn is_negative(&self, group: &Group, copy: usize, at: usize) -> bool {
         self.negative.get(copy * group.sign_count() + at).copied().unwrap_or(false)
+    }
+
+    /// The map, or the order and signs as one.
+    fn as_map(&self, group: &Group) -> OrthogonalMap {
+        self.map.clone().unwrap_or_else(|| {
+            let mut elements = vec![0.0; group.units * group.units];
+            for unit in 0..group.units {
+                let sign = if self.is_negative(group, 0, unit) { -1.0 } else { 1.0 };
+                elements[unit * group.units + self.unit(group, 0, unit)] = sign;
+            }
+            OrthogonalMap::new(group.units, elements).expect("signed orders are orthogonal")
+        })
     }
 
     /// The angle of pair `pair` of copy `copy`.
@@ -105,19 +127,29 @@ impl Transform {
     /// About how many bytes of memory this takes.
     pub fn bytes(&self) -> u64 {
         let element = |element: &Element| {
-            size_of::<Element>() + 4 * element.permutation.len() + element.negative.len() + 8 * element.angle.len()
+            let map = element.map.as_ref().map_or(0, |map| map.elements().len());
+            let numbers = 4 * element.permutation.len() + element.negative.len() + 8 * (element.angle.len() + map);
+            size_of::<Element>() + numbers
         };
         self.elements.iter().map(element).sum::<usize>() as u64
     }
 
     /// This one first, `then` the other.
     ///
-    /// Signs and orders are composed exactly; angles are added in f64.
+    /// Signs and orders are composed exactly; angles are added, maps multiplied in f64.
     #[must_use]
     pub fn compose(&self, symmetries: &Symmetries, then: &Self) -> Self {
         let groups = &symmetries.groups;
         let element = |(index, group): (usize, &Group)| {
             let (first, second) = (&self.elements[index], &then.elements[index]);
+            if first.map.is_some() || second.map.is_some() {
+                // Nothing is multiplied, and so rounded, by what does nothing.
+                if first.is_identity(group.units) || second.is_identity(group.units) {
+                    return if first.map.is_some() { first.clone() } else { second.clone() };
+                }
+                let [one, other] = [first, second].map(|element| element.as_map(group));
+                return Element { map: Some(other.after(&one)), ..Element::default() };
+            }
             let mut composed = Element::default();
             for copy in 0..group.copies {
                 let middle = then.old_copy(groups, index, copy);
@@ -143,10 +175,14 @@ impl Transform {
         let groups = &symmetries.groups;
         let element = |(index, group): (usize, &Group)| {
             let own = &self.elements[index];
+            if let Some(map) = &own.map {
+                return Element { map: Some(map.transposed()), ..Element::default() };
+            }
             let mut inverse = Element {
                 permutation: vec![0; group.copies * group.units],
                 negative: vec![false; group.copies * group.sign_count()],
                 angle: vec![0.0; if group.pairs.is_some() { group.copies * group.pair_count() } else { 0 }],
+                map: None,
             };
             for copy in 0..group.copies {
                 let old = self.old_copy(groups, index, copy);
@@ -213,6 +249,16 @@ fn check(group: &Group, element: &Element) -> Result<()> {
         }
         if got != 0 && !group.may(allowed) {
             return refused(format!("does not allow {what}: the function would change"));
+        }
+    }
+    if let Some(map) = &element.map {
+        if !group.may(Allowed::Orthogonal) {
+            return refused("allows orthogonal maps only when the weights of the norms are folded".into());
+        }
+        if map.size() != group.units || !element.is_in_place(group.units) {
+            let cause =
+                format!("wanted a map of {} units and no order or sign besides, got {}", group.units, map.size());
+            return refused(cause);
         }
     }
     if let Some(angle) = element.angle.iter().find(|angle| !angle.is_finite()) {

@@ -1,13 +1,14 @@
 //! Random elements of every group: what tests and planted experiments start from.
 
-use super::{Element, Transform, number};
+use super::{Element, OrthogonalMap, Transform, number};
 use crate::align::spec::Allowed;
 use crate::align::symmetries::{Group, Symmetries};
 
 impl Transform {
     /// A random element of every group, the same for the same seed and groups on every machine.
     ///
-    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle.
+    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle; where any orthogonal map is allowed,
+    /// there is one instead of these, of random rows that are made orthogonal one after the other (Gram-Schmidt).
     pub fn random(symmetries: &Symmetries, seed: u64) -> Self {
         let elements = symmetries.groups.iter().enumerate().map(|(index, group)| {
             // Each group has a stream of its own, so that its element does not depend on what comes before.
@@ -21,6 +22,9 @@ impl Transform {
 
 fn element(group: &Group, random: &mut SplitMix) -> Element {
     let mut element = Element::default();
+    if group.may(Allowed::Orthogonal) {
+        return Element { map: Some(map(group.units, random)), ..element };
+    }
     for _ in 0..group.copies {
         if group.may(Allowed::Permutation) {
             let mut order: Vec<u32> = (0..group.units).map(number).collect();
@@ -37,6 +41,26 @@ fn element(group: &Group, random: &mut SplitMix) -> Element {
         }
     }
     element
+}
+
+fn map(size: usize, random: &mut SplitMix) -> OrthogonalMap {
+    let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(x, y)| x * y).sum::<f64>();
+    let mut elements: Vec<f64> = Vec::with_capacity(size * size);
+    while elements.len() < size * size {
+        // Sums of four are near enough to normal for the directions to be spread over the whole sphere.
+        let mut row: Vec<f64> = (0..size).map(|_| (0..4).map(|_| random.unit() - 0.5).sum::<f64>()).collect();
+        for _ in 0..2 {
+            for before in elements.chunks_exact(size) {
+                let share = dot(&row, before);
+                row.iter_mut().zip(before).for_each(|(x, y)| *x -= share * y);
+            }
+        }
+        let norm = dot(&row, &row).sqrt();
+        if norm > 1e-3 {
+            elements.extend(row.iter().map(|x| x / norm));
+        }
+    }
+    OrthogonalMap::new(size, elements).expect("made orthogonal twice over")
 }
 
 /// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014.

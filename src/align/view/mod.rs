@@ -5,12 +5,16 @@
 //! f64, so that whoever uses them rounds once. Nothing larger than a few rows is held.
 
 mod cells;
-mod gather;
+mod mix;
+mod moves;
 
 use std::ops::Range;
 
-pub use gather::Gather;
+use rayon::ThreadPool;
 
+use self::mix::{Axis, Making, Mix, Size};
+use self::moves::Moves;
+use super::fold::Folded;
 use super::symmetries::{Node, TensorSymmetry};
 use super::{Alignment, AxisMap};
 use crate::checkpoint::Source;
@@ -30,6 +34,13 @@ pub struct View {
     name: String,
     stored: Dtype,
     turned: bool,
+    making: Option<Making>,
+}
+
+/// Where each element of a transformed tensor comes from, worked out, with the memory that reading it takes.
+pub struct Gather {
+    moves: Moves,
+    mix: Option<Mix>,
 }
 
 /// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it flattened to rows.
@@ -53,7 +64,8 @@ impl View {
     /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or it is not known.
     pub fn new(alignment: &Alignment, name: &str, stored: Dtype) -> Result<Option<Self>> {
         let tensor = tensor_of(alignment, name)?;
-        if !tensor.axes.iter().any(|axis| is_active(alignment, axis)) {
+        let making = making(alignment, name, tensor);
+        if making.is_none() && !tensor.axes.iter().any(|axis| is_active(alignment, axis)) {
             return Ok(None);
         }
         if !stored.is_mergeable() {
@@ -62,7 +74,7 @@ impl View {
                 .with_hint("transform the model before it is quantised"));
         }
         let turned = tensor.axes.iter().any(|axis| is_turned(alignment, axis));
-        Ok(Some(Self { alignment: alignment.clone(), name: name.to_owned(), stored, turned }))
+        Ok(Some(Self { alignment: alignment.clone(), name: name.to_owned(), stored, turned, making }))
     }
 
     /// The tensor of the original model from which tensor `name` of the transformed one is made.
@@ -73,7 +85,8 @@ impl View {
     pub fn source_name(alignment: &Alignment, name: &str) -> Result<String> {
         let tensor = tensor_of(alignment, name)?;
         let Some(index) = &tensor.index else {
-            return Ok(name.to_owned());
+            let made_of = alignment.symmetries.fold.as_ref().and_then(|fold| fold.source(name));
+            return Ok(made_of.unwrap_or(name).to_owned());
         };
         let group = &alignment.symmetries.groups[index.group];
         let position = usize::try_from(index.position).unwrap_or(usize::MAX);
@@ -82,7 +95,7 @@ impl View {
 
     /// The type of the elements as the view gives them.
     pub fn dtype(&self) -> Dtype {
-        if self.turned { Dtype::F64 } else { self.stored }
+        if self.turned || self.making.is_some() { Dtype::F64 } else { self.stored }
     }
 
     /// The type of the elements as they are stored.
@@ -102,7 +115,9 @@ impl View {
         // Rows that are gathered from, twice where pairs are turned; then both rows as they are stored, and one as f64.
         let batches = if rows.gathered { row.max(BATCH_BYTES) * (1 + u64::from(self.turned)) } else { 0 };
         let turned = if self.turned { 2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64 } else { 0 };
-        maps + batches + turned
+        let unit = if self.turned { Dtype::F64.bytes() } else { self.stored.bytes() } as u64;
+        let made = self.making.as_ref().map_or(0, |making| making.bytes(self.size(making), unit));
+        maps + batches + turned + made
     }
 
     /// Works out where everything comes from.
@@ -112,12 +127,65 @@ impl View {
         let rows = Rows::of(&self.alignment, tensor, self.stored);
         let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
         let columns = if rows.gathered { map(rows.axes) } else { None };
-        Gather::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned)
+        let moves = Moves::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned);
+        let mix = self.making.as_ref().map(|making| Mix::new(making.clone(), self.size(making)));
+        Gather { moves, mix }
+    }
+
+    /// The tensor as a matrix, one of whose axes is the residual stream.
+    fn size(&self, making: &Making) -> Size {
+        let shape = &self.tensor().shape;
+        let all: u64 = shape.iter().product();
+        let last = matches!(making, Making::Mixed { axis: Axis::Last, .. });
+        let rows =
+            if last { all / shape.last().copied().unwrap_or(1).max(1) } else { shape.first().copied().unwrap_or(1) };
+        Size { rows, row: all / rows.max(1) }
     }
 
     fn tensor(&self) -> &TensorSymmetry {
         &self.alignment.symmetries.tensors[&self.name]
     }
+}
+
+impl Gather {
+    /// Fills `into` with the elements of `range`, of the type that the view gives.
+    ///
+    /// # Errors
+    ///
+    /// When the original cannot be read.
+    pub fn read(&mut self, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        match &mut self.mix {
+            None => self.moves.read(from, range, into),
+            Some(mix) => mix.read(&mut self.moves, from, range, into),
+        }
+    }
+
+    /// Says that `range` will be read soon.
+    pub fn prefetch(&self, from: Stored<'_>, range: Range<u64>) {
+        // Of what is mapped the rows of another range may be wanted; those of this one are a start.
+        self.moves.prefetch(from, range);
+    }
+}
+
+/// What is made of a tensor besides moving its units: where norms are folded, and the residual stream is mapped.
+fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<Making> {
+    let fold = alignment.symmetries.fold.as_ref()?;
+    let scale = match fold.get(name) {
+        Some(Folded::Constant(number)) => return Some(Making::Constant(*number)),
+        Some(Folded::Scaled(scale)) => Some(std::sync::Arc::clone(scale)),
+        None => None,
+    };
+    let element_of = |node: &Node| match node {
+        Node::Group { group, .. } if alignment.symmetries.groups[*group].residual => {
+            Some(&alignment.transform.elements()[*group])
+        }
+        _ => None,
+    };
+    let (at, element) = tensor.axes.iter().enumerate().find_map(|(at, node)| Some((at, element_of(node)?)))?;
+    let map = element.map.clone();
+    // A vector that is added to the stream has it on its first axis, and one column.
+    let axis = if at == 0 { Axis::First } else { Axis::Last };
+    (scale.is_some() || map.is_some()).then_some(Making::Mixed { axis, scale, map })
 }
 
 impl Rows {
@@ -144,7 +212,7 @@ fn is_active(alignment: &Alignment, node: &Node) -> bool {
         Node::Fixed(_) => false,
         Node::Group { group, .. } => {
             let units = alignment.symmetries.groups[*group].units;
-            !alignment.transform.elements()[*group].is_identity(units)
+            !alignment.transform.elements()[*group].is_in_place(units)
         }
         Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_active(alignment, part)),
     }
@@ -167,6 +235,8 @@ pub struct Stored<'a> {
     pub offset: u64,
     /// The kernels.
     pub kernels: Kernels,
+    /// The threads that multiply; those of the pool that the reading thread is of, or itself alone, when `None`.
+    pub pool: Option<&'a ThreadPool>,
 }
 
 impl Stored<'_> {

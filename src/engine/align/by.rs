@@ -9,7 +9,7 @@ use crate::align::activations::{self, match_activations};
 use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
 use crate::align::network::network;
 use crate::align::straight_through::{self, Losses, Problem, straight_through};
-use crate::align::{Group, Store, Transform, fingerprint};
+use crate::align::{Group, Store, Transform, Weights, fingerprint};
 use crate::budget::format_bytes;
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
@@ -59,8 +59,10 @@ pub struct Solved {
 pub struct Models<'a> {
     /// The pair.
     pub pair: &'a Pair,
-    /// The reference's weights.
-    pub reference: &'a Store,
+    /// The reference's weights as they are compared.
+    pub reference: &'a dyn Weights,
+    /// The same as they are stored.
+    pub stored: &'a Store,
     /// The model's weights.
     pub moving: &'a Arc<Store>,
     /// How it is carried out.
@@ -125,12 +127,12 @@ impl By {
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
-        let Models { pair, reference, moving, options: run } = models;
+        let Models { pair, stored, moving, options: run, .. } = models;
         let symmetries = &pair.symmetries;
         match self {
             Self::Weights => {
-                let start = Transform::identity(symmetries);
-                let found = match_weights(*reference, moving, symmetries, &start, earlier, matching, watch)?;
+                let start = pair.start()?;
+                let found = match_weights(models.reference, moving, symmetries, &start, earlier, matching, watch)?;
                 Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
             }
             Self::Activations { reference, model, options } => {
@@ -148,7 +150,7 @@ impl By {
                         .with_hint("give more --memory, or a smaller --batch"));
                 };
                 let problem =
-                    Problem { reference: *reference, moving, symmetries, network, data, kernels: run.kernels };
+                    Problem { reference: *stored, moving, symmetries, network, data, kernels: run.kernels };
                 let matching = matching::Options { memory, ..matching.clone() };
                 let found = straight_through(&problem, options, &matching, watch)?;
                 let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;

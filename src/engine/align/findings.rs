@@ -52,7 +52,8 @@ pub fn of(
 pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     let group = |group: &Group| {
         let angles = if group.pairs.is_some() { group.pair_count() } else { 0 };
-        size_of::<Element>() + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
+        let map = if group.may(crate::align::Allowed::Orthogonal) { 8 * group.units * group.units } else { 0 };
+        size_of::<Element>() + map + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
     };
     symmetries.groups.iter().map(group).sum::<usize>() as u64
 }
@@ -88,5 +89,8 @@ fn moved_units(symmetries: &Symmetries, transform: &Transform, tree: &[usize]) -
 fn moves(group: &Group, element: &Element, copy: usize, unit: usize) -> bool {
     let at = group.place_in_pairs(unit).map_or(unit, |(pair, _)| pair);
     let is_turned = group.pairs.is_some() && element.angle_of(group, copy, at) != 0.0;
-    element.unit(group, copy, unit) != unit || element.is_negative(group, copy, at) || is_turned
+    element.map.is_some()
+        || element.unit(group, copy, unit) != unit
+        || element.is_negative(group, copy, at)
+        || is_turned
 }

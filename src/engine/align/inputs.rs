@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::align::{Alignment, Spec, Symmetries, TransformFile, fingerprint, matching};
+use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint, matching};
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
@@ -67,14 +67,20 @@ impl AlignInputs<'_> {
         let models = opened(job)?;
         job.alignments = vec![None; models.len()];
         job.alignment_files.clear();
+        let looked = self.look_for(job, &models)?;
+        self.fold_all(job, &models)?;
+        Ok(looked)
+    }
+
+    fn look_for(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
         match &self.asked.from {
-            AlignFrom::Weights(options) => self.look_beside(job, &models, options),
+            AlignFrom::Weights(options) => self.look_beside(job, models, options),
             AlignFrom::Files(files) => {
                 let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
                 let files = files.iter().map(|file| expand_home(file)).collect::<Vec<_>>();
-                let chosen = files.iter().map(|file| Ok((file.clone(), input_of(file, &prints, &models)?)));
+                let chosen = files.iter().map(|file| Ok((file.clone(), input_of(file, &prints, models)?)));
                 let chosen = chosen.collect::<Result<Vec<_>>>()?;
-                self.use_files(job, &models, &prints, &chosen)
+                self.use_files(job, models, &prints, &chosen)
             }
             AlignFrom::FilesOf(files) => {
                 let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
@@ -84,9 +90,33 @@ impl AlignInputs<'_> {
                     Some((expand_home(file), vec![input]))
                 });
                 let chosen: Vec<_> = chosen.collect();
-                self.use_files(job, &models, &prints, &chosen)
+                self.use_files(job, models, &prints, &chosen)
             }
         }
+    }
+
+    /// Folds the norms of all inputs where those of one are folded: only then have their weights to do with each other.
+    fn fold_all(&self, job: &mut Job, models: &[Checkpoint]) -> Result<()> {
+        let folded = |alignment: &Alignment| alignment.symmetries.fold.is_some();
+        if !job.alignments.iter().flatten().any(folded) {
+            return Ok(());
+        }
+        for (alignment, model) in job.alignments.iter_mut().zip(models) {
+            if alignment.as_ref().is_some_and(folded) {
+                continue;
+            }
+            let symmetries = match &alignment {
+                Some(alignment) => alignment.symmetries.folded(model)?,
+                None => Symmetries::of(model, self.spec)?.folded(model)?,
+            };
+            let elements = alignment.as_ref().map(|alignment| alignment.transform.elements().to_vec());
+            let transform = match elements {
+                Some(elements) => Transform::new(&symmetries, elements)?,
+                None => Transform::identity(&symmetries),
+            };
+            *alignment = Some(Alignment { symmetries: Arc::new(symmetries), transform: Arc::new(transform) });
+        }
+        Ok(())
     }
 
     /// The same, and finds what is not there yet.
@@ -108,7 +138,7 @@ impl AlignInputs<'_> {
         drop(plan);
         for input in looked.missing {
             let models = opened(job)?;
-            let pair = self.pair(models[job.donor].clone(), models[input].clone())?;
+            let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
             drop(models);
             let path = self.path(input);
             let Target { overwrite, restart, .. } = *self.target;
@@ -159,7 +189,7 @@ impl AlignInputs<'_> {
         let mut looked = Looked::default();
         let donor = job.donor;
         for input in (0..models.len()).filter(|input| *input != donor) {
-            let pair = self.pair(models[donor].clone(), models[input].clone())?;
+            let pair = self.pair(models[donor].clone(), models[input].clone())?.ready_for(options.residual)?;
             let path = self.path(input);
             if !path.is_file() || !is_of(&path, &pair.identity(options)) {
                 looked.missing.push(input);
@@ -190,7 +220,9 @@ impl AlignInputs<'_> {
                 if let Some((earlier, _)) = chosen[..at].iter().find(|(_, taken)| taken.contains(&input)) {
                     return refused(format!("is for {model}, as is {}", earlier.display()));
                 }
-                let symmetries = Arc::new(Symmetries::of(&models[input], self.spec)?);
+                let symmetries = Symmetries::of(&models[input], self.spec)?;
+                let is_folded = TransformFile::is_folded(path)? == Some(true);
+                let symmetries = Arc::new(if is_folded { symmetries.folded(&models[input])? } else { symmetries });
                 let file = TransformFile::read(path, &symmetries)?;
                 if file.model != prints[input] {
                     return refused(format!("was made for another model than {model}"));
@@ -244,7 +276,8 @@ fn take(
     let moves = !file.transform.is_identity(&symmetries);
     let blake3 = blake3::hash(&bytes).to_hex().to_string();
     job.alignment_files.push(AlignmentFile { input, file: name, blake3, moves });
-    if moves {
+    // A model whose norms are folded is another one, even where nothing moves.
+    if moves || symmetries.fold.is_some() {
         job.alignments[input] = Some(Alignment { symmetries, transform: Arc::new(file.transform) });
     }
     Ok(())

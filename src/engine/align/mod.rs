@@ -185,12 +185,14 @@ impl Run<'_> {
             .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Store::open(model, &sources, self.options.kernels);
-        let (reference, moving) = (open(&self.pair.reference)?, Arc::new(open(&self.pair.model)?));
+        let (stored, moving) = (Arc::new(open(&self.pair.reference)?), Arc::new(open(&self.pair.model)?));
+        let reference = self.reference(Arc::clone(&stored));
         let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
         let (solved, cosines) = pool.install(|| {
-            let models = Models { pair: self.pair, reference: &reference, moving: &moving, options: self.options };
+            let (reference, stored) = (reference.as_ref(), stored.as_ref());
+            let models = Models { pair: self.pair, reference, stored, moving: &moving, options: self.options };
             let solved = self.by.solve(&models, self.matching, &earlier, &session)?;
-            let cosines = self.cosines(&reference, &moving, &solved.transform, &session)?;
+            let cosines = self.cosines(reference, &moving, &solved.transform, &session)?;
             Ok::<_, Error>((solved, cosines))
         })?;
         let Solved { transform, sweeps, losses } = solved;
@@ -211,10 +213,17 @@ impl Run<'_> {
         Ok(file)
     }
 
+    /// The reference as it is compared.
+    fn reference(&self, store: Arc<Store>) -> Arc<dyn Weights> {
+        let Some(symmetries) = &self.pair.folded else { return store };
+        let (symmetries, transform) = (Arc::clone(symmetries), Arc::new(Transform::identity(symmetries)));
+        Arc::new(Transformed::new(store, Alignment { symmetries, transform }))
+    }
+
     /// The cosines of all tensors before and after.
     fn cosines(
         &self,
-        reference: &Store,
+        reference: &dyn Weights,
         moving: &Arc<Store>,
         transform: &Transform,
         session: &Session<'_>,
@@ -229,12 +238,17 @@ impl Run<'_> {
             session.go_on()
         };
         let measure = |model: &dyn Weights| angles::cosines(reference, model, &names, self.options.kernels, &passed);
-        let before = measure(moving.as_ref())?;
+        let before = measure(&self.under(moving, Transform::identity(symmetries)))?;
         if !moves {
             return Ok([before.clone(), before]);
         }
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
-        let after = measure(&Transformed::new(Arc::clone(moving), alignment))?;
+        let after = measure(&self.under(moving, transform.clone()))?;
         Ok([before, after])
+    }
+
+    /// The model under `transform`; its norms are folded where the pair's are.
+    fn under(&self, moving: &Arc<Store>, transform: Transform) -> Transformed {
+        let symmetries = Arc::clone(&self.pair.symmetries);
+        Transformed::new(Arc::clone(moving), Alignment { symmetries, transform: Arc::new(transform) })
     }
 }

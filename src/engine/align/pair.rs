@@ -1,10 +1,12 @@
 //! Two models that can be aligned: one architecture, the same tensors and shapes, the same tokens.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::align::{Spec, Symmetries, fingerprint, matching, vocabulary};
+use crate::align::matching::{self, Residual};
+use crate::align::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint, vocabulary};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 
@@ -24,8 +26,12 @@ pub struct Pair {
     pub reference: Checkpoint,
     /// The model that is brought near to it.
     pub model: Checkpoint,
-    /// The symmetries of both.
+    /// The symmetries of both; those of the model, where norms are folded.
     pub symmetries: Arc<Symmetries>,
+    /// Those of the reference, where norms are folded.
+    pub folded: Option<Arc<Symmetries>>,
+    /// The map under which the model's residual stream is held.
+    pub map: Option<OrthogonalMap>,
     /// The fingerprint of the reference.
     pub reference_print: String,
     /// The fingerprint of the model.
@@ -62,18 +68,73 @@ impl Pair {
             ));
         }
         let (reference_print, model_print) = (fingerprint::of(&reference)?, fingerprint::of(&model)?);
-        Ok(Self { symmetries: Arc::new(symmetries), reference, model, reference_print, model_print })
+        let symmetries = Arc::new(symmetries);
+        Ok(Self { symmetries, folded: None, map: None, reference, model, reference_print, model_print })
+    }
+
+    /// The pair as what is to be done to the residual stream wants it: norms folded where it is mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when the norms of these models cannot be folded, [`Kind::NonFinite`] when they are not finite.
+    pub fn ready_for(self, residual: Residual) -> Result<Self> {
+        match residual {
+            Residual::Fixed | Residual::Permute => Ok(self),
+            Residual::Orthogonal | Residual::Map => self.with_norms_folded(),
+        }
+    }
+
+    /// The pair with the model's residual stream held under the map in the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pair::ready_for`]; [`Kind::Input`] when the file holds no orthogonal map of this size.
+    pub fn held_under(self, path: &Path) -> Result<Self> {
+        let pair = self.with_norms_folded()?;
+        let residual = pair.symmetries.groups.iter().find(|group| group.residual);
+        let units = residual.map_or(0, |group| group.units);
+        Ok(Self { map: Some(OrthogonalMap::read(path, units)?), ..pair })
+    }
+
+    fn with_norms_folded(self) -> Result<Self> {
+        if self.folded.is_some() {
+            return Ok(self);
+        }
+        let [ours, theirs] = [&self.reference, &self.model].map(|model| self.symmetries.folded(model));
+        Ok(Self { folded: Some(Arc::new(ours?)), symmetries: Arc::new(theirs?), ..self })
+    }
+
+    /// From where the model is moved: nowhere, or under its map.
+    ///
+    /// # Errors
+    ///
+    /// None that a map which was read for this pair could cause.
+    pub fn start(&self) -> Result<Transform> {
+        let start = Transform::identity(&self.symmetries);
+        let residual = self.symmetries.groups.iter().position(|group| group.residual);
+        match (residual, &self.map) {
+            (Some(residual), Some(map)) => {
+                start.with(&self.symmetries, residual, Element { map: Some(map.clone()), ..Element::default() })
+            }
+            _ => Ok(start),
+        }
     }
 
     /// What decides whether two runs look for the same.
     pub fn identity(&self, options: &matching::Options) -> Value {
-        json!({
+        let mut identity = json!({
             "alignment": ALIGNMENT_VERSION,
             "reference": self.reference_print,
             "model": self.model_print,
             "spec": { "name": self.symmetries.spec, "digest": digest(&self.symmetries) },
             "options": options,
-        })
+        });
+        if let Some(map) = &self.map {
+            let mut hasher = blake3::Hasher::new();
+            map.elements().iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+            identity["map"] = hasher.finalize().to_hex().as_str().into();
+        }
+        identity
     }
 
     /// The tensors on which some group acts.

@@ -177,6 +177,7 @@ impl Merger<'_> {
             sources: self.sources,
             kernels: self.bench.kernels(),
             gathers: Gathers::default(),
+            pool: None,
             budget: &budget,
             monitor: &Silent,
             stop: &stop,

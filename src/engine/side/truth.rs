@@ -13,7 +13,8 @@ use crate::recipe::{Layers, Sources};
 ///
 /// When the config of an input cannot be read.
 pub fn of(plan: &Plan) -> Result<Truth> {
-    Ok(Truth { dtype: written_dtype(plan), vocab_rows: plan.vocab_rows(), layers: restacked(plan)? })
+    let untied = plan.job.is_folded()?;
+    Ok(Truth { dtype: written_dtype(plan), vocab_rows: plan.vocab_rows(), layers: restacked(plan)?, untied })
 }
 
 /// The dtype that most of the merged bytes have.

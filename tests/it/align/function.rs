@@ -13,7 +13,7 @@ const SAME: f64 = 1e-11;
 const OTHER: f64 = 1e-4;
 
 /// How far the outputs of `moved` are from those of `net`, over the largest of them.
-fn distance(family: &dyn Family, net: &Net, moved: &Net) -> f64 {
+pub fn distance(family: &dyn Family, net: &Net, moved: &Net) -> f64 {
     let (before, after) = (family.outputs(net), family.outputs(moved));
     assert_eq!(before.len(), after.len());
     let largest = before.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
@@ -91,7 +91,7 @@ fn llama_mistral_and_qwen2_keep_their_function() {
 #[test]
 fn gemma_keeps_its_function() {
     let gemma = Llama { model_type: "gemma", tied: true, ..llama() };
-    keeps(&gemma, "llama");
+    keeps(&gemma, "gemma");
     keeps(&Llama { model_type: "gemma2", post_norms: true, ..gemma }, "gemma2");
     keeps(&Llama { model_type: "gemma3_text", post_norms: true, normed_keys: true, ..gemma }, "gemma3");
 }

@@ -244,7 +244,8 @@ impl Family for Llama {
                 }
             }
         }
-        let head = if self.tied { "model.embed_tokens" } else { "lm_head" };
+        // A tied head may have been untied.
+        let head = if net.has("lm_head.weight") { "lm_head" } else { "model.embed_tokens" };
         xs.iter().flat_map(|x| net.linear(head, &self.norm(net, "model.norm.weight", x))).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Reading ranges of a transformed tensor.
+//! Reading ranges of a tensor whose units are reordered, flipped and turned in pairs.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, Scratch};
 
-/// Where each element of a transformed tensor comes from, worked out, with the memory that reading it takes.
-pub struct Gather {
+/// Where each element comes from, worked out, with the memory that reading it takes.
+pub(super) struct Moves {
     /// The axes that make up the rows: how long they are, and what is done to them.
     outer: Vec<(u64, Option<AxisMap>)>,
     /// What is done inside a row.
@@ -44,7 +44,7 @@ struct Origin {
     turn: Option<(u64, f64, f64)>,
 }
 
-impl Gather {
+impl Moves {
     pub(super) fn new(
         outer: Vec<(u64, Option<AxisMap>)>,
         columns: Option<AxisMap>,
@@ -68,13 +68,18 @@ impl Gather {
         }
     }
 
-    /// Fills `into` with the elements of `range`, of the type that the view gives.
+    /// The type of the elements that are given: f64 where pairs are turned.
+    pub fn dtype(&self) -> Dtype {
+        if self.turned { Dtype::F64 } else { self.stored }
+    }
+
+    /// Fills `into` with the elements of `range`, of [`Moves::dtype`].
     ///
     /// # Errors
     ///
     /// When the original cannot be read.
     pub fn read(&mut self, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
-        let unit = if self.turned { Dtype::F64.bytes() } else { self.stored.bytes() };
+        let unit = self.dtype().bytes();
         let mut rest = into;
         let mut at = range.start;
         while at < range.end {

@@ -1,0 +1,170 @@
+//! Norm weights folded into the matrices that read what the norms give.
+//!
+//! RMSNorm gives w ∘ x / rms(x). With w multiplied into the columns of every matrix that reads it, the norm's own weight
+//! becomes one, and the norm commutes with every orthogonal map Q of the residual stream: what writes to it becomes Q W,
+//! what reads from it W diag(w) Qᵀ (Ashkboos et al., "SliceGPT", ICLR 2024, section 3). A head that is tied to the
+//! embeddings takes the last norm's weight, so that it becomes a tensor of its own.
+//!
+//! A folded model is another network of the same function and of more symmetries: [`Symmetries::folded`] gives them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::spec::Allowed;
+use super::symmetries::{Node, Symmetries, TensorSymmetry};
+use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::dtype::Dtype;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::{Elements, Kernels};
+
+/// Whether the norms of a model may be folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Folding {
+    /// They may not, for this reason.
+    Never(String),
+    /// They may.
+    Possible(FoldPlan),
+}
+
+/// Which norm goes into what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoldPlan {
+    /// The group of the residual stream.
+    pub residual: usize,
+    /// What the norms add to their weights.
+    pub offset: u8,
+    /// For each tensor that reads a norm's output, the norm's weight.
+    pub readers: IndexMap<String, String>,
+    /// The weights of all norms.
+    pub norms: Vec<String>,
+    /// The head that is tied, and the embeddings of which it is made.
+    pub head: Option<(String, String)>,
+}
+
+/// What becomes of the tensors of a folded model, with the weights of its norms.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Fold {
+    tensors: HashMap<String, Folded>,
+    head: Option<(String, String)>,
+}
+
+/// Of finite numbers only.
+impl Eq for Fold {}
+
+/// What becomes of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Folded {
+    /// All of its elements are this number.
+    Constant(f64),
+    /// Its elements are multiplied along the residual axis by these numbers.
+    Scaled(Arc<Vec<f64>>),
+}
+
+impl Default for Folding {
+    fn default() -> Self {
+        Self::Never("nobody has said how".into())
+    }
+}
+
+impl Fold {
+    /// What becomes of a tensor; `None` when it stays as it is.
+    pub fn get(&self, tensor: &str) -> Option<&Folded> {
+        self.tensors.get(tensor)
+    }
+
+    /// The stored tensor of which `tensor` is made, when that has another name.
+    pub fn source(&self, tensor: &str) -> Option<&str> {
+        self.head.as_ref().filter(|(head, _)| head == tensor).map(|(_, embeddings)| embeddings.as_str())
+    }
+
+    /// The tensor that is made besides those that the model has, if there is one: a head that was tied.
+    pub fn untied(&self) -> Option<&str> {
+        self.head.as_ref().map(|(head, _)| head.as_str())
+    }
+
+    /// About how many bytes of memory this takes.
+    pub fn bytes(&self) -> u64 {
+        // The readers of a norm share its numbers.
+        let folded = |(name, folded): (&String, &Folded)| {
+            let numbers = match folded {
+                Folded::Constant(_) => 0,
+                Folded::Scaled(scale) => size_of::<f64>() * scale.len(),
+            };
+            size_of::<Folded>() + name.len() + 64 + numbers
+        };
+        self.tensors.iter().map(folded).sum::<usize>() as u64
+    }
+}
+
+impl Symmetries {
+    /// The symmetries of the network that `model` becomes when its norms are folded: its residual stream allows every
+    /// orthogonal map; a head that was tied is a tensor of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Mismatch`] when that is not possible, with the reason; when a norm's weight cannot be read;
+    /// [`Kind::NonFinite`] when it is not finite.
+    pub fn folded(&self, model: &Checkpoint) -> Result<Self> {
+        let refused = |cause: &str| {
+            Error::new(Kind::Mismatch, "cannot fold norms", model.root().display(), cause)
+                .with_hint("only a residual stream that is left alone or reordered keeps this model's function")
+        };
+        let plan = match &self.folding {
+            _ if self.fold.is_some() => return Ok(self.clone()),
+            Folding::Never(cause) => return Err(refused(cause)),
+            Folding::Possible(plan) => plan,
+        };
+        let mut folded = self.clone();
+        let offset = f64::from(plan.offset);
+        let mut fold = Fold { head: plan.head.clone(), ..Fold::default() };
+        let mut scales = HashMap::new();
+        for norm in &plan.norms {
+            let mut scale = vector(model, norm)?;
+            scale.iter_mut().for_each(|weight| *weight += offset);
+            scales.insert(norm.as_str(), Arc::new(scale));
+            fold.tensors.insert(norm.clone(), Folded::Constant(1.0 - offset));
+            let tensor = &mut folded.tensors[norm.as_str()];
+            tensor.axes = tensor.shape.iter().map(|size| Node::Fixed(*size)).collect();
+        }
+        if let Some((head, embeddings)) = &plan.head {
+            let TensorSymmetry { shape, axes, .. } = &self.tensors[embeddings.as_str()];
+            if self.tensors.get(head).is_some_and(|stored| stored.shape != *shape) {
+                return Err(refused(&format!("`{head}` is tied to `{embeddings}`, but has another shape")));
+            }
+            let made = TensorSymmetry { shape: shape.clone(), index: None, axes: axes.clone() };
+            folded.tensors.insert(head.clone(), made);
+        }
+        for (reader, norm) in &plan.readers {
+            fold.tensors.insert(reader.clone(), Folded::Scaled(Arc::clone(&scales[norm.as_str()])));
+        }
+        folded.groups[plan.residual].allows.push(Allowed::Orthogonal);
+        folded.fold = Some(Arc::new(fold));
+        Ok(folded)
+    }
+}
+
+/// All elements of a vector of a model, as f64.
+fn vector(model: &Checkpoint, name: &str) -> Result<Vec<f64>> {
+    let subject = || format!("{}: `{}`", model.root().display(), name.escape_debug());
+    let entry = model.tensors().get(name).ok_or_else(|| {
+        Error::new(Kind::Mismatch, "cannot fold norms", subject(), "the model does not have this tensor")
+    })?;
+    if !entry.dtype.is_mergeable() {
+        let cause = format!("{} elements are no floats", entry.dtype);
+        return Err(Error::new(Kind::Mismatch, "cannot fold norms", subject(), cause));
+    }
+    let window = model.open_file(entry.file, &SourceOptions::default())?.load(entry.bytes.clone())?;
+    let elements = Elements { dtype: entry.dtype, bytes: &window };
+    let mut values = vec![0.0; elements.len()];
+    Kernels::detect().convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut values));
+    window.intact()?;
+    match values.iter().position(|value: &f64| !value.is_finite()) {
+        Some(at) => {
+            let cause = format!("element {at} is {}", values[at]);
+            Err(Error::new(Kind::NonFinite, "cannot fold norms", subject(), cause))
+        }
+        None => Ok(values),
+    }
+}

@@ -1,0 +1,144 @@
+//! The mean of many models, each under its transform, read block by block.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::align::matching::Cost;
+use crate::align::{Alignment, Node, Numbers, Store, Symmetries, Transform, Transformed, View, Weights};
+use crate::error::{Error, Kind, Result};
+
+/// Elements whose squares are summed at a time.
+const PIECE: u64 = 1 << 20;
+/// Elements that are averaged at a time.
+const BLOCK: usize = 1 << 14;
+
+/// By how much each tensor of one model counts in a mean.
+pub(super) struct Scales(HashMap<String, f64>);
+
+impl Scales {
+    /// One over the norm of each tensor that is compared, so that all models count alike in it; nothing for zeros. For
+    /// raw costs they count as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NonFinite`] when a tensor holds NaN or infinity; when the model cannot be read.
+    pub fn of(
+        store: &Store,
+        symmetries: &Symmetries,
+        cost: Cost,
+        go_on: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Self> {
+        let acted = symmetries
+            .tensors
+            .iter()
+            .filter(|(_, tensor)| tensor.index.is_some() || !tensor.axes.iter().all(Node::is_fixed));
+        let scale = |(name, _): (&String, _)| {
+            let norm = norm(store, name, go_on)?;
+            if !norm.is_finite() {
+                let cause = "a model holds NaN or infinity in it";
+                return Err(Error::new(Kind::NonFinite, "cannot match weights", name.escape_debug(), cause)
+                    .with_hint("no unit can be told from another by such numbers; repair the checkpoint first"));
+            }
+            let scale = match cost {
+                Cost::Raw => 1.0,
+                Cost::Normalised if norm > 0.0 => norm.recip(),
+                Cost::Normalised => 0.0,
+            };
+            Ok((name.clone(), scale))
+        };
+        acted.map(scale).collect::<Result<_>>().map(Self)
+    }
+}
+
+/// The norm of a tensor, in f64, pieces summed in order.
+fn norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<f64> {
+    let count: u64 = store.shape(name).unwrap_or_default().iter().product();
+    let squares = |piece: u64| {
+        go_on()?;
+        let range = piece * PIECE..count.min((piece + 1) * PIECE);
+        let mut values = vec![0.0_f32; usize::try_from(range.end - range.start).expect("a piece fits the memory")];
+        store.tensor(name)?.read(range, &mut values)?;
+        Ok(values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>())
+    };
+    let sums = (0..count.div_ceil(PIECE)).into_par_iter().map(squares).collect::<Result<Vec<f64>>>()?;
+    Ok(sums.iter().sum::<f64>().sqrt())
+}
+
+/// The weighted mean of some models; their sum, that is, as only its direction counts.
+pub(super) struct Mean<'a> {
+    members: Vec<Member<'a>>,
+}
+
+struct Member<'a> {
+    model: Transformed,
+    weight: f64,
+    scales: &'a Scales,
+}
+
+impl<'a> Mean<'a> {
+    /// The mean of these models under these transforms, each of some weight.
+    pub fn new(
+        symmetries: &Arc<Symmetries>,
+        members: impl Iterator<Item = (&'a Arc<Store>, &'a Transform, f64, &'a Scales)>,
+    ) -> Self {
+        let member = |(store, transform, weight, scales): (&Arc<Store>, &Transform, f64, &'a Scales)| {
+            let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+            Member { model: Transformed::new(Arc::clone(store), alignment), weight, scales }
+        };
+        Self { members: members.map(member).collect() }
+    }
+}
+
+impl Weights for Mean<'_> {
+    fn shape(&self, tensor: &str) -> Option<&[u64]> {
+        self.members.first()?.model.shape(tensor)
+    }
+
+    fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
+        let term = |member: &'_ Member<'_>| {
+            // An expert's norm goes with it under its old name.
+            let source = View::source_name(member.model.alignment(), tensor)?;
+            let scale = member.scales.0.get(&source).copied().unwrap_or(1.0);
+            Ok(member.weight * scale)
+        };
+        let mut terms = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            terms.push((term(member)?, member.model.tensor(tensor)?));
+        }
+        Ok(Box::new(Terms { terms, part: Vec::new(), sums: Vec::new() }))
+    }
+}
+
+/// The same tensor of all models, and by how much each counts.
+struct Terms<'a> {
+    terms: Vec<(f64, Box<dyn Numbers + 'a>)>,
+    part: Vec<f32>,
+    sums: Vec<f64>,
+}
+
+impl Numbers for Terms<'_> {
+    fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
+        let mut at = range.start;
+        for block in into.chunks_mut(BLOCK) {
+            let end = at + block.len() as u64;
+            self.part.resize(block.len(), 0.0);
+            self.sums.clear();
+            self.sums.resize(block.len(), 0.0);
+            for (factor, numbers) in &mut self.terms {
+                numbers.read(at..end, &mut self.part)?;
+                self.sums.iter_mut().zip(&self.part).for_each(|(sum, value)| *sum += *factor * f64::from(*value));
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
+            block.iter_mut().zip(&self.sums).for_each(|(value, sum)| *value = *sum as f32);
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        self.terms.iter().for_each(|(_, numbers)| numbers.prefetch(range.clone()));
+    }
+}

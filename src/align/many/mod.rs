@@ -1,0 +1,325 @@
+//! Many models brought together.
+//!
+//! *Universe matching* (in the manner of Crisostomi et al., "C²M³: Cycle-Consistent Multi-Model Merging", NeurIPS 2024,
+//! with exact assignments in place of their Frank-Wolfe steps): every model is matched to the mean U of all as they are
+//! aligned by then, round after round, until none moves. Each step raises Σ_t |Σ_i a_i π_i(B_i)_t|, tensors normalised
+//! (or its raw counterpart), so that it ends. All go through U, so that every cycle of them is consistent.
+//!
+//! *MergeMany* (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023, Algorithm 3): in a seeded random order, anew in
+//! every round, each model is matched to the mean of the *others*. Unlike in the paper's code a model goes on from where
+//! it is, and moves only when it comes nearer, so that this ends too.
+//!
+//! Both begin with every model matched to one of them. Models are read where they lie; a mean is made block by block
+//! while it is read, and never held.
+
+mod cycle;
+mod mean;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use cycle::{cycle_error, through_universe};
+
+use self::mean::{Mean, Scales};
+use super::matching::{self, Matched, Options, Residual, Step, match_weights};
+use super::{Store, Symmetries, Transform, angles};
+use crate::error::{Error, Kind, Result};
+
+/// To what each model is matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Towards {
+    /// The first one, or the one that is named, and nothing else: one round.
+    One,
+    /// The mean of all.
+    #[default]
+    Mean,
+    /// The mean of the others, in random order.
+    Others,
+}
+
+/// With which model it begins; that one stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Begin {
+    /// The one that is nearest to the others as they are.
+    #[default]
+    Nearest,
+    /// The one of this number.
+    Model(usize),
+}
+
+/// How many models are brought together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManyOptions {
+    /// To what each is matched.
+    pub towards: Towards,
+    /// With which it begins.
+    pub begin: Begin,
+    /// The most rounds over all models behind the first, in which each is matched to one of them.
+    pub rounds: usize,
+    /// How one is matched.
+    pub matching: Options,
+}
+
+impl Default for ManyOptions {
+    fn default() -> Self {
+        Self { towards: Towards::Mean, begin: Begin::Nearest, rounds: 100, matching: Options::default() }
+    }
+}
+
+/// A step of matching one of the models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManyStep {
+    /// The round, counted from 0.
+    pub round: usize,
+    /// Which model.
+    pub model: usize,
+    /// What was done to it.
+    pub step: Step,
+}
+
+/// Who watches, keeps the steps and may end it; see [`matching::Watch`].
+pub trait ManyWatch: Sync {
+    /// Model `model` is matched in round `round`; so many floating-point operations are left to do in this sweep.
+    fn planned(&self, round: usize, model: usize, operations: u64) {
+        let _ = (round, model, operations);
+    }
+
+    /// So many of them are done.
+    fn advanced(&self, operations: u64) {
+        let _ = operations;
+    }
+
+    /// A step was taken; not called for those that are replayed.
+    ///
+    /// # Errors
+    ///
+    /// Those that end the run.
+    fn taken(&self, step: &ManyStep) -> Result<()> {
+        let _ = step;
+        Ok(())
+    }
+
+    /// Asked often, also amid a step.
+    ///
+    /// # Errors
+    ///
+    /// When the run is to end.
+    fn go_on(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl ManyWatch for matching::Unwatched {}
+
+/// What a run has found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ManyMatched {
+    /// What is done to each model; to that with which it began, nothing.
+    pub transforms: Vec<Transform>,
+    /// The model with which it began.
+    pub begun: usize,
+    /// Rounds until no model moved, that one included.
+    pub rounds: usize,
+    /// Whether it ended because no model moved, not because the rounds were over.
+    pub settled: bool,
+    /// The last steps of each model, root by root.
+    pub steps: Vec<Vec<Step>>,
+    /// [`cycle_error`] of the transforms by way of their universe.
+    pub cycle_error: f64,
+}
+
+/// Brings `models` together, each weighing `weights`, one for each model or none at all.
+///
+/// The work is done on the threads of the current rayon pool; the result depends neither on them nor on the memory.
+/// `replay` are the steps of a run that was interrupted.
+///
+/// # Errors
+///
+/// As [`match_weights`]; [`Kind::Usage`] for fewer than two models, weights that are not positive or not one for each,
+/// a model that does not exist, and residual maps, which are found for pairs only.
+pub fn match_many(
+    models: &[Arc<Store>],
+    weights: &[f64],
+    symmetries: &Arc<Symmetries>,
+    replay: &[ManyStep],
+    options: &ManyOptions,
+    watch: &dyn ManyWatch,
+) -> Result<ManyMatched> {
+    check(models, weights, options)?;
+    let weights = if weights.is_empty() { vec![1.0; models.len()] } else { weights.to_vec() };
+    let cost = options.matching.cost;
+    let scales = models.iter().map(|model| Scales::of(model, symmetries, cost, &|| watch.go_on()));
+    let scales = scales.collect::<Result<Vec<_>>>()?;
+    let begun = match options.begin {
+        Begin::Model(model) => model,
+        Begin::Nearest => nearest(models, symmetries, watch)?,
+    };
+    let mut run = Run {
+        models,
+        weights,
+        scales,
+        symmetries,
+        options,
+        watch,
+        replay,
+        current: vec![Transform::identity(symmetries); models.len()],
+        steps: vec![Vec::new(); models.len()],
+    };
+    for model in (0..models.len()).filter(|model| *model != begun) {
+        run.solve(0, model, &[begun])?;
+    }
+    let (mut rounds, mut settled) = (1, options.towards == Towards::One);
+    while !settled && rounds <= options.rounds {
+        let mut moved = false;
+        for model in run.order(rounds) {
+            let members: Vec<usize> = match options.towards {
+                Towards::Others => (0..models.len()).filter(|other| *other != model).collect(),
+                Towards::One | Towards::Mean => (0..models.len()).collect(),
+            };
+            moved |= run.solve(rounds, model, &members)?;
+        }
+        rounds += 1;
+        settled = !moved;
+    }
+    run.finish(begun, rounds, settled)
+}
+
+fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Result<()> {
+    let refused = |subject: &str, cause: String| Err(Error::new(Kind::Usage, "cannot align many", subject, cause));
+    if models.len() < 2 {
+        return refused("models", format!("wanted at least 2, got {}", models.len()));
+    }
+    if !weights.is_empty() && weights.len() != models.len() {
+        return refused("weights", format!("wanted one for each of {} models, got {}", models.len(), weights.len()));
+    }
+    if let Some(odd) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+        return refused("weights", format!("wanted positive numbers, got {odd}"));
+    }
+    if let Begin::Model(model) = options.begin
+        && model >= models.len()
+    {
+        return refused("reference", format!("wanted one of {} models, counted from 0, got {model}", models.len()));
+    }
+    match options.matching.residual {
+        Residual::Fixed | Residual::Permute => Ok(()),
+        Residual::Orthogonal | Residual::Map => {
+            refused("residual", "maps of the residual stream are found for two models only".into())
+        }
+    }
+}
+
+/// The model whose tensors have the largest cosines with those of all others.
+fn nearest(models: &[Arc<Store>], symmetries: &Symmetries, watch: &dyn ManyWatch) -> Result<usize> {
+    let acted = symmetries.tensors.iter().filter(|(_, tensor)| !tensor.axes.iter().all(super::Node::is_fixed));
+    let names: Vec<&str> = acted.map(|(name, _)| name.as_str()).collect();
+    let mut sums = vec![0.0; models.len()];
+    for (one, model) in models.iter().enumerate() {
+        for (other, second) in models.iter().enumerate().skip(one + 1) {
+            let passed = |_| watch.go_on();
+            let cosines = angles::cosines(model.as_ref(), second.as_ref(), &names, model.kernels(), &passed)?;
+            let sum: f64 = cosines.into_iter().flatten().sum();
+            sums[one] += sum;
+            sums[other] += sum;
+        }
+    }
+    // Of equal ones the first.
+    let best = (0..models.len()).rev().max_by(|one, other| sums[*one].total_cmp(&sums[*other]));
+    Ok(best.expect("there are at least two"))
+}
+
+/// A run amid its rounds.
+struct Run<'a> {
+    models: &'a [Arc<Store>],
+    weights: Vec<f64>,
+    scales: Vec<Scales>,
+    symmetries: &'a Arc<Symmetries>,
+    options: &'a ManyOptions,
+    watch: &'a dyn ManyWatch,
+    replay: &'a [ManyStep],
+    current: Vec<Transform>,
+    steps: Vec<Vec<Step>>,
+}
+
+impl Run<'_> {
+    /// The order of a round: by hashes of seed, round and number where it is random, so that it is the same everywhere.
+    fn order(&self, round: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.models.len()).collect();
+        if self.options.towards == Towards::Others {
+            let seed = self.options.matching.seed;
+            order.sort_by_key(|model| *blake3::hash(format!("{seed} {round} {model}").as_bytes()).as_bytes());
+        }
+        order
+    }
+
+    /// Matches a model to the mean of `members`; says whether it moved.
+    fn solve(&mut self, round: usize, model: usize, members: &[usize]) -> Result<bool> {
+        let member =
+            |&member: &usize| (&self.models[member], &self.current[member], self.weights[member], &self.scales[member]);
+        let mean = Mean::new(self.symmetries, members.iter().map(member));
+        let own = self.replay.iter().take_while(|step| (step.round, step.model) == (round, model)).count();
+        let (own, rest) = self.replay.split_at(own);
+        let steps: Vec<Step> = own.iter().map(|step| step.step.clone()).collect();
+        self.replay = rest;
+        let watch = One { watch: self.watch, round, model };
+        let Matched { transform, steps, .. } = match_weights(
+            &mean,
+            &self.models[model],
+            self.symmetries,
+            &self.current[model],
+            &steps,
+            &self.options.matching,
+            &watch,
+        )?;
+        drop(mean);
+        let moved = transform != self.current[model];
+        self.current[model] = transform;
+        self.steps[model] = steps;
+        Ok(moved)
+    }
+
+    fn finish(self, begun: usize, rounds: usize, settled: bool) -> Result<ManyMatched> {
+        if let Some(ManyStep { round, model, .. }) = self.replay.first() {
+            let cause = format!("{} steps are left, the first of model {model} in round {round}", self.replay.len());
+            return Err(Error::new(Kind::Resume, "cannot go on with recorded steps", "end of the run", cause)
+                .with_hint("they are of another run: other models, symmetries or options"));
+        }
+        let symmetries = self.symmetries;
+        let cycle_error = cycle_error(symmetries, &through_universe(symmetries, &self.current));
+        let back = self.current[begun].inverse(symmetries);
+        let transforms = self.current.iter().enumerate().map(|(model, transform)| match model == begun {
+            true => Transform::identity(symmetries),
+            // Nothing that could round is done where there is nothing to undo.
+            false if back.is_identity(symmetries) => transform.clone(),
+            false => transform.compose(symmetries, &back),
+        });
+        Ok(ManyMatched { transforms: transforms.collect(), begun, rounds, settled, steps: self.steps, cycle_error })
+    }
+}
+
+/// Watches the matching of one model.
+struct One<'a> {
+    watch: &'a dyn ManyWatch,
+    round: usize,
+    model: usize,
+}
+
+impl matching::Watch for One<'_> {
+    fn planned(&self, operations: u64) {
+        self.watch.planned(self.round, self.model, operations);
+    }
+
+    fn advanced(&self, operations: u64) {
+        self.watch.advanced(operations);
+    }
+
+    fn taken(&self, step: &Step) -> Result<()> {
+        self.watch.taken(&ManyStep { round: self.round, model: self.model, step: step.clone() })
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.watch.go_on()
+    }
+}

@@ -1,0 +1,109 @@
+//! The cross products of two models along the residual stream.
+
+use crate::align::matching::problem::{Problem, narrow};
+use crate::align::symmetries::{Node, TensorSymmetry};
+use crate::align::{Alignment, View, Weights};
+use crate::error::Result;
+use crate::linalg::{Matrix, add_scaled_product};
+
+/// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within such a panel, in f64
+/// over panels, so this is no option.
+const PANEL: usize = 1024;
+/// Columns that are read of a row at a time where the stream is on the first axis.
+const PIECE: u64 = 1 << 18;
+
+/// M = Σ_t w_t Σ_o A_t\[o, ·\]ᵀ B_t\[o, ·\] over all tensors along whose residual axis both models are compared, o running
+/// over everything else; so that Σ_t w_t ⟨A_t, Q B_t⟩ = ⟨Q, M⟩ for every map Q.
+pub(super) struct Cross {
+    /// Row by row, f64.
+    pub sums: Vec<f64>,
+    /// What ⟨Q, M⟩ would be if the models were equal up to scale.
+    pub scale: f64,
+}
+
+/// Bytes that computing it takes for a stream of `size` units, the result included.
+pub(super) fn bytes(size: u64) -> u64 {
+    size * size * (8 + 4) + 2 * 4 * PANEL as u64 * size
+}
+
+/// The products of the reference with the model `moved`, over `tensors`.
+pub(super) fn cross(
+    problem: &Problem<'_>,
+    moved: &dyn Weights,
+    alignment: &Alignment,
+    tensors: &[&str],
+    residual: usize,
+) -> Result<Cross> {
+    let size = problem.symmetries.groups[residual].units;
+    let mut cross = Cross { sums: vec![0.0; size * size], scale: 0.0 };
+    let mut products = vec![0.0_f32; size * size];
+    let mut panels = [Vec::new(), Vec::new()];
+    for &tensor in tensors {
+        let norms = problem.norms(tensor, &name_in_moving(alignment, tensor)?)?;
+        let weight = problem.weight(norms);
+        if weight <= 0.0 {
+            continue;
+        }
+        cross.scale += weight * norms[0] * norms[1];
+        let symmetry = &alignment.symmetries.tensors[tensor];
+        let others = usize::try_from(symmetry.shape.iter().product::<u64>()).unwrap_or(usize::MAX) / size.max(1);
+        let first = is_first(symmetry, residual);
+        for start in (0..others).step_by(PANEL) {
+            problem.watch.go_on()?;
+            let count = PANEL.min(others - start);
+            for (panel, weights) in panels.iter_mut().zip([problem.reference, moved]) {
+                panel.resize(count * size, 0.0);
+                read(weights, tensor, first.then_some(others), start, panel, size)?;
+            }
+            let [a, b] = panels.each_ref().map(|panel| match first {
+                true => Matrix::new(panel, size, count),
+                false => Matrix::new(panel, count, size).transposed(),
+            });
+            products.fill(0.0);
+            add_scaled_product(narrow(weight), a, b.transposed(), &mut products);
+            cross.sums.iter_mut().zip(&products).for_each(|(sum, product)| *sum += f64::from(*product));
+            problem.watch.advanced(2 * (size as u64).pow(2) * count as u64);
+        }
+    }
+    Ok(cross)
+}
+
+/// The tensor that gives the norm of what becomes `tensor`: experts change their names.
+fn name_in_moving(alignment: &Alignment, tensor: &str) -> Result<String> {
+    match &alignment.symmetries.tensors[tensor].index {
+        Some(_) => View::source_name(alignment, tensor),
+        None => Ok(tensor.to_owned()),
+    }
+}
+
+fn is_first(symmetry: &TensorSymmetry, residual: usize) -> bool {
+    matches!(symmetry.axes.first(), Some(Node::Group { group, .. }) if *group == residual)
+}
+
+/// Fills `panel` with rows from `start` on; or, of a tensor of rows of `width`, with columns from `start` on.
+fn read(
+    weights: &dyn Weights,
+    tensor: &str,
+    width: Option<usize>,
+    start: usize,
+    panel: &mut [f32],
+    size: usize,
+) -> Result<()> {
+    let mut numbers = weights.tensor(tensor)?;
+    let Some(width) = width else {
+        let from = (start * size) as u64;
+        return numbers.read(from..from + panel.len() as u64, panel);
+    };
+    let count = panel.len() / size;
+    if count == width {
+        for (piece, at) in panel.chunks_mut(usize::try_from(PIECE).expect("a piece fits")).zip(0..) {
+            numbers.read(at * PIECE..at * PIECE + piece.len() as u64, piece)?;
+        }
+        return Ok(());
+    }
+    for (row, piece) in panel.chunks_exact_mut(count).enumerate() {
+        let from = (row * width + start) as u64;
+        numbers.read(from..from + count as u64, piece)?;
+    }
+    Ok(())
+}

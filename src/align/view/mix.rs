@@ -1,0 +1,222 @@
+//! Elements that are made of many: multiplied along the residual axis by a norm's weight, and mapped by an orthogonal
+//! matrix.
+//!
+//! With the stream on the last axis (what reads from it, and embeddings) a row becomes `Q · (scale ∘ row)`, row by row.
+//! With the stream on the first axis (what writes to it) a row becomes a sum over all rows, so that the whole tensor
+//! streams by for a batch of new rows. Every element is one sum in a fixed order, so that its bits do not depend on which
+//! range was asked for.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Stored;
+use super::moves::Moves;
+use crate::align::OrthogonalMap;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::kernel::{Elements, Right, Wide};
+
+/// Bytes of f64 of the rows that are read together.
+const ROW_BYTES: u64 = 4 << 20;
+/// Bytes of f64 of the new rows that are summed up while the tensor streams by.
+const SUM_BYTES: u64 = 32 << 20;
+
+/// Where the residual stream is in a tensor, flattened to a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// Each row is a place of the stream.
+    First,
+    /// Each column is.
+    Last,
+}
+
+/// What is made of a tensor.
+#[derive(Debug, Clone)]
+pub(super) enum Making {
+    /// All of its elements are this number.
+    Constant(f64),
+    /// Its elements are mixed.
+    Mixed {
+        /// Where the stream is.
+        axis: Axis,
+        /// What the elements are multiplied with, along the stream.
+        scale: Option<Arc<Vec<f64>>>,
+        /// How the stream is mapped.
+        map: Option<OrthogonalMap>,
+    },
+}
+
+/// The size of a tensor as a matrix: rows, and elements of each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub rows: u64,
+    pub row: u64,
+}
+
+/// Makes elements of a tensor, in batches of rows.
+pub(super) struct Mix {
+    making: Making,
+    size: Size,
+    /// The rows whose elements are in `made`.
+    batch: Range<u64>,
+    made: Vec<f64>,
+    wide: Vec<f64>,
+    bytes: Vec<u8>,
+}
+
+impl Making {
+    /// New rows that are made together.
+    fn rows_made(&self, size: Size) -> u64 {
+        let bytes = if self.sums_rows() { SUM_BYTES } else { ROW_BYTES };
+        (bytes / (8 * size.row).max(1)).clamp(1, size.rows.max(1))
+    }
+
+    /// Whether a new row is a sum over all rows.
+    fn sums_rows(&self) -> bool {
+        matches!(self, Self::Mixed { axis: Axis::First, map: Some(_), .. })
+    }
+
+    /// Memory that making a tensor of this size takes, whose elements come as `unit` bytes each.
+    pub fn bytes(&self, size: Size, unit: u64) -> u64 {
+        if matches!(self, Self::Constant(_)) {
+            return 0;
+        }
+        let read = (ROW_BYTES / (8 * size.row).max(1)).clamp(1, size.rows.max(1));
+        self.rows_made(size) * size.row * 8 + read * size.row * (8 + unit)
+    }
+}
+
+impl Mix {
+    pub fn new(making: Making, size: Size) -> Self {
+        Self { making, size, batch: 0..0, made: Vec::new(), wide: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// Fills `into` with the elements of `range`, as f64.
+    ///
+    /// # Errors
+    ///
+    /// When the original cannot be read.
+    pub fn read(&mut self, moves: &mut Moves, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        if let Making::Constant(number) = self.making {
+            into.as_chunks_mut().0.fill(number.to_le_bytes());
+            return Ok(());
+        }
+        let mut rest = into;
+        let mut at = range.start;
+        while at < range.end {
+            let row = at / self.size.row;
+            if !self.batch.contains(&row) {
+                self.make(moves, from, row)?;
+            }
+            let end = range.end.min(self.batch.end * self.size.row);
+            let first = index(at - self.batch.start * self.size.row);
+            let (piece, after) = rest.split_at_mut(index(end - at) * 8);
+            piece.copy_from_slice(bytemuck::cast_slice(&self.made[first..first + index(end - at)]));
+            (rest, at) = (after, end);
+        }
+        Ok(())
+    }
+
+    /// Makes a batch of rows from `first` on.
+    fn make(&mut self, moves: &mut Moves, from: Stored<'_>, first: u64) -> Result<()> {
+        let last = self.size.rows.min(first + self.making.rows_made(self.size));
+        // A batch of which the making fails is none.
+        self.batch = 0..0;
+        self.made.clear();
+        self.made.resize(index((last - first) * self.size.row), 0.0);
+        let Making::Mixed { axis, scale, map } = self.making.clone() else { return Ok(()) };
+        match (axis, map) {
+            (Axis::First, Some(map)) => self.sum_rows(moves, from, scale, &map, first..last)?,
+            (_, map) => {
+                self.load(moves, from, axis, scale.as_deref(), first..last)?;
+                match map {
+                    Some(map) => {
+                        let (count, width) = (index(last - first), index(self.size.row));
+                        let right = Right::Transposed(Wide::new(map.elements(), width, width, width));
+                        multiply(from, Wide::new(&self.wide, count, width, width), right, &mut self.made);
+                    }
+                    None => std::mem::swap(&mut self.made, &mut self.wide),
+                }
+            }
+        }
+        self.batch = first..last;
+        Ok(())
+    }
+
+    /// The new rows `made`, each a sum over all rows.
+    fn sum_rows(
+        &mut self,
+        moves: &mut Moves,
+        from: Stored<'_>,
+        scale: Option<Arc<Vec<f64>>>,
+        map: &OrthogonalMap,
+        made: Range<u64>,
+    ) -> Result<()> {
+        let (size, width) = (map.size(), index(self.size.row));
+        let together = (ROW_BYTES / (8 * self.size.row).max(1)).max(1);
+        let mut row = 0;
+        while row < self.size.rows {
+            let end = self.size.rows.min(row + together);
+            self.load(moves, from, Axis::First, scale.as_deref(), row..end)?;
+            let terms = index(end - row);
+            let left = &map.elements()[index(made.start) * size + index(row)..];
+            let left = Wide::new(left, index(made.end - made.start), terms, size);
+            let right = Right::Plain(Wide::new(&self.wide, terms, width, width));
+            multiply(from, left, right, &mut self.made);
+            row = end;
+        }
+        Ok(())
+    }
+
+    /// Puts rows of the original, moved and scaled, into `wide`.
+    fn load(
+        &mut self,
+        moves: &mut Moves,
+        from: Stored<'_>,
+        axis: Axis,
+        scale: Option<&Vec<f64>>,
+        rows: Range<u64>,
+    ) -> Result<()> {
+        let (count, width) = (index((rows.end - rows.start) * self.size.row), index(self.size.row));
+        let dtype = moves.dtype();
+        self.bytes.resize(count * dtype.bytes(), 0);
+        moves.read(from, rows.start * self.size.row..rows.end * self.size.row, &mut self.bytes)?;
+        self.wide.resize(count, 0.0);
+        let elements = Elements { dtype, bytes: &self.bytes };
+        from.kernels.convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut self.wide));
+        let Some(scale) = scale else { return Ok(()) };
+        for (row, at) in self.wide.chunks_exact_mut(width).zip(index(rows.start)..) {
+            match axis {
+                Axis::First => row.iter_mut().for_each(|element| *element *= scale[at]),
+                Axis::Last => row.iter_mut().zip(scale).for_each(|(element, scale)| *element *= scale),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the product to `result`, on the pool that is given, or on the one that this thread is of.
+fn multiply(from: Stored<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
+    let Some(width) = result.len().checked_div(left.rows()).filter(|width| *width > 0) else { return };
+    let threads = match from.pool {
+        Some(pool) => pool.current_num_threads(),
+        None if rayon::current_thread_index().is_some() => rayon::current_num_threads(),
+        None => 1,
+    };
+    let part = left.rows().div_ceil(threads);
+    let work = |(at, result): (usize, &mut [f64])| {
+        let left = left.subrows(at * part..at * part + result.len() / width);
+        from.kernels.add_product(left, right, result);
+    };
+    match from.pool {
+        _ if threads < 2 => result.chunks_mut(part * width).enumerate().for_each(work),
+        Some(pool) => pool.install(|| result.par_chunks_mut(part * width).enumerate().for_each(work)),
+        None => result.par_chunks_mut(part * width).enumerate().for_each(work),
+    }
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a row fits the memory")
+}
