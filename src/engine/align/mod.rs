@@ -5,6 +5,7 @@
 
 mod findings;
 pub mod inputs;
+pub mod many;
 mod pair;
 mod session;
 
@@ -39,6 +40,8 @@ mod note {
     pub const REFERENCE: &str = "reference";
     /// What was found: gains, certificates, cosines.
     pub const FINDINGS: &str = "findings";
+    /// What was found about many models together.
+    pub const TOGETHER: &str = "together";
 }
 
 /// The least that a matcher is given to work with.
@@ -146,7 +149,7 @@ fn is_of(path: &Path, identity: &Value) -> bool {
     metadata.contains_key(note::FINDINGS) && metadata.get(note::IDENTITY) == Some(&identity.to_string())
 }
 
-fn parsed(steps: &[String], out: &Path) -> Result<Vec<Step>> {
+fn parsed<S: serde::de::DeserializeOwned>(steps: &[String], out: &Path) -> Result<Vec<S>> {
     let odd = |error| {
         Error::new(Kind::Resume, "cannot resume", out.display(), format!("a journalled step is odd: {error}"))
             .with_hint("run with --restart to discard what was found and begin anew")
