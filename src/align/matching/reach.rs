@@ -73,7 +73,13 @@ pub(super) fn each_cell(leaves: &[&Leaf], start: usize, inners: &[Inner<'_>], vi
 }
 
 /// Calls `visit` with every cell that `cell` can come from, `start` being added.
-pub(super) fn each_target(leaves: &[&Leaf], cell: usize, start: usize, inners: &[Inner<'_>], visit: &mut dyn FnMut(usize)) {
+pub(super) fn each_target(
+    leaves: &[&Leaf],
+    cell: usize,
+    start: usize,
+    inners: &[Inner<'_>],
+    visit: &mut dyn FnMut(usize),
+) {
     let Some((leaf, rest)) = leaves.split_first() else { return visit(start) };
     let own = cell / leaf.stride % leaf.size;
     let units = if inners[leaf.inner].is_ordered() { 0..leaf.size } else { own..own + 1 };
