@@ -145,28 +145,33 @@ fn solve(
     let moved = problem.moved(current);
     let mut panels = [Panel::default(), Panel::default()];
     let mut scores = vec![0.0; units * units];
+    let mut bounds = vec![0.0; units * units];
     let mut found = Vec::with_capacity(units * units);
-    let mut most = 0.0;
     for unit in 0..units {
         let products = products(problem, moved.as_ref(), terms, unit, &mut panels)?;
         let others = if moves_order { 0..units } else { unit..unit + 1 };
         let joint = |other: usize| {
             problem.watch.go_on()?;
-            Joint { inners, products: &products, unit: other }.solve()
+            let most: Result<f64> = products.iter().map(|products| bound(products, inners, other)).sum();
+            Ok((Joint { inners, products: &products, unit: other }.solve()?, most?))
         };
         let solved = others.clone().into_par_iter().map(joint).collect::<Result<Vec<_>>>()?;
-        for (other, pair) in others.clone().zip(&solved) {
+        for (other, (pair, most)) in others.zip(&solved) {
             scores[unit * units + other] = narrow(pair.score);
+            bounds[unit * units + other] = narrow(*most);
         }
-        most += bound(&products, inners, others);
         found.push(solved);
     }
-    let order = if moves_order { order_of(&scores, units)?.columns } else { (0..).take(units).collect() };
+    let stay = || (0..units).map(|unit| f64::from(bounds[unit * units + unit])).sum();
+    let (order, most) = match moves_order {
+        true => (order_of(&scores, units)?.columns, order_of(&bounds, units)?.value),
+        false => ((0..).take(units).collect(), stay()),
+    };
     let mut moves = Vec::with_capacity(units);
     let mut score = 0.0;
     for (solved, from) in found.into_iter().zip(&order) {
         let taken = if moves_order { *from as usize } else { 0 };
-        let pair = solved.into_iter().nth(taken).expect("every pair was solved");
+        let (pair, _) = solved.into_iter().nth(taken).expect("every pair was solved");
         score += pair.score;
         moves.push(pair.moves);
     }
