@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indexmap::IndexMap;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
+use crate::align::matching::{self, least_memory};
 use crate::align::many::{ManyMatched, ManyOptions, ManyStep, match_many};
 use crate::align::{Alignment, Spec, Store, Symmetries, Transform, TransformFile, Transformed, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
@@ -18,12 +19,13 @@ use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::process_bytes;
 use crate::report::{AlignmentReport, Findings, ManyReport};
 
 use super::session::Session;
-use super::{LEAST_BYTES, Pair, findings, findings_of, is_of, note, pair, parsed};
+use super::{Pair, findings, findings_of, is_of, note, pair, parsed};
 
 /// Bytes that a thread takes to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
@@ -114,11 +116,15 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let begun = Instant::now();
     let AlignMany { crowd, mut many, memory, threads, storage, target, options } = align;
     check_limits(memory, threads)?;
-    many.matching.memory = left_for_matching(&crowd, memory, threads)?;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    many.matching.memory = left_for_matching(&crowd, &many.matching, memory, &pool)?;
     let identity = crowd.identity(&many);
-    let run = Run { crowd: &crowd, many: &many, threads, options: &options, identity: &identity };
+    let run = Run { crowd: &crowd, many: &many, pool: &pool, options: &options, identity: &identity };
     let (files, status) = match &target {
-        None => (run.fresh(None, vec![], None)?, "aligned"),
+        None => (run.carry_out(None, vec![], None)?, "aligned"),
         Some(target) => {
             refuse_inputs_folder(&crowd.models, &target.dir)?;
             let out = target.dir.as_path();
@@ -130,10 +136,10 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
                     let read = |model| TransformFile::read(&path_of(out, model), &crowd.symmetries);
                     ((0..crowd.models.len()).map(read).collect::<Result<_>>()?, "complete already")
                 }
-                BegunSteps::Fresh(steps) => (run.fresh(Some(steps), vec![], Some(out))?, "aligned"),
+                BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![], Some(out))?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
                     let earlier = parsed(&earlier, out)?;
-                    (run.fresh(Some(steps), earlier, Some(out))?, "resumed")
+                    (run.carry_out(Some(steps), earlier, Some(out))?, "resumed")
                 }
             }
         }
@@ -142,14 +148,17 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
 }
 
 /// What the matcher may take of `memory`.
-fn left_for_matching(crowd: &Crowd, memory: u64, threads: usize) -> Result<u64> {
+fn left_for_matching(crowd: &Crowd, matching: &matching::Options, memory: u64, pool: &ThreadPool) -> Result<u64> {
+    let threads = pool.current_num_threads();
     let models: Vec<&Checkpoint> = crowd.models.iter().collect();
     let count = models.len() as u64;
     // Held at once: what is done to each model, what is tried, what comes of it, and the steps as they are journalled.
     let transforms = (3 * count + 4) * findings::largest_transform_bytes(&crowd.symmetries);
     let readers = threads as u64 * count * READER_BYTES;
     let fixed = process_bytes(threads, &models) + 2 * crowd.symmetries.bytes() + transforms + readers;
-    let least = fixed + LEAST_BYTES;
+    let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
+    let (one, other) = (open(&crowd.models[0])?, Arc::new(open(&crowd.models[1])?));
+    let least = fixed + pool.install(|| least_memory(&one, &other, &crowd.symmetries, matching));
     if memory < least {
         let cause = format!("aligning {count} of these models needs at least {}", format_bytes(least));
         return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
@@ -178,24 +187,20 @@ fn refuse_others(crowd: &Crowd, target: &Target, identity: &Value) -> Result<()>
 struct Run<'a> {
     crowd: &'a Crowd,
     many: &'a ManyOptions,
-    threads: usize,
+    pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
 }
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transforms to `out` if there is a journal.
-    fn fresh(&self, journal: Option<Steps>, earlier: Vec<ManyStep>, out: Option<&Path>) -> Result<Vec<TransformFile>> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .build()
-            .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<ManyStep>, out: Option<&Path>) -> Result<Vec<TransformFile>> {
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Ok(Arc::new(Store::open(model, &sources, self.options.kernels)?));
         let models = self.crowd.models.iter().map(open).collect::<Result<Vec<_>>>()?;
         let symmetries = &self.crowd.symmetries;
         let session = Session::new(symmetries, self.options, journal, earlier.clone());
-        let (found, files) = pool.install(|| {
+        let (found, files) = self.pool.install(|| {
             let found = match_many(&models, &[], symmetries, &earlier, self.many, &session)?;
             let files = (0..models.len()).map(|model| self.file(&models, &found, model));
             let files = files.collect::<Result<Vec<_>>>()?;

@@ -30,12 +30,7 @@ struct Matrices {
 
 impl Matrices {
     /// Σ a[i, j] b[rows(i), columns(j)], divided by both norms.
-    fn cosine(
-        &self,
-        name: &str,
-        row: &dyn Fn(usize) -> (usize, f64),
-        column: &dyn Fn(usize) -> (usize, f64),
-    ) -> f64 {
+    fn cosine(&self, name: &str, row: &dyn Fn(usize) -> (usize, f64), column: &dyn Fn(usize) -> (usize, f64)) -> f64 {
         let ((shape, a), b) = (&self.reference[name], &self.moving[name].1);
         let columns = usize::try_from(shape.get(1).copied().unwrap_or(1)).expect("small");
         let norm = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -118,22 +113,26 @@ fn two_hidden_layers_end_where_neither_gains_alone() {
 /// One layer of a Llama with queries and keys normalised: 2 key heads of 2, 2 queries each, 4 units.
 fn tiny() -> Case {
     let config = json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "hidden_size": 6 });
-    Case::new("qwen3", config, &[
-        ("model.embed_tokens.weight", &[7, 6]),
-        ("model.layers.0.input_layernorm.weight", &[6]),
-        ("model.layers.0.self_attn.q_proj.weight", &[8, 6]),
-        ("model.layers.0.self_attn.k_proj.weight", &[4, 6]),
-        ("model.layers.0.self_attn.v_proj.weight", &[4, 6]),
-        ("model.layers.0.self_attn.o_proj.weight", &[6, 8]),
-        ("model.layers.0.self_attn.q_norm.weight", &[2]),
-        ("model.layers.0.self_attn.k_norm.weight", &[2]),
-        ("model.layers.0.post_attention_layernorm.weight", &[6]),
-        ("model.layers.0.mlp.gate_proj.weight", &[4, 6]),
-        ("model.layers.0.mlp.up_proj.weight", &[4, 6]),
-        ("model.layers.0.mlp.down_proj.weight", &[6, 4]),
-        ("model.norm.weight", &[6]),
-        ("lm_head.weight", &[7, 6]),
-    ])
+    Case::new(
+        "qwen3",
+        config,
+        &[
+            ("model.embed_tokens.weight", &[7, 6]),
+            ("model.layers.0.input_layernorm.weight", &[6]),
+            ("model.layers.0.self_attn.q_proj.weight", &[8, 6]),
+            ("model.layers.0.self_attn.k_proj.weight", &[4, 6]),
+            ("model.layers.0.self_attn.v_proj.weight", &[4, 6]),
+            ("model.layers.0.self_attn.o_proj.weight", &[6, 8]),
+            ("model.layers.0.self_attn.q_norm.weight", &[2]),
+            ("model.layers.0.self_attn.k_norm.weight", &[2]),
+            ("model.layers.0.post_attention_layernorm.weight", &[6]),
+            ("model.layers.0.mlp.gate_proj.weight", &[4, 6]),
+            ("model.layers.0.mlp.up_proj.weight", &[4, 6]),
+            ("model.layers.0.mlp.down_proj.weight", &[6, 4]),
+            ("model.norm.weight", &[6]),
+            ("lm_head.weight", &[7, 6]),
+        ],
+    )
 }
 
 #[test]

@@ -6,20 +6,24 @@ use super::*;
 
 fn mixed(units: u64) -> Case {
     let config = json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "head_dim": 8 });
-    Case::new("llama", config, &[
-        ("model.embed_tokens.weight", &[60, 32]),
-        ("model.layers.0.input_layernorm.weight", &[32]),
-        ("model.layers.0.self_attn.q_proj.weight", &[32, 32]),
-        ("model.layers.0.self_attn.k_proj.weight", &[16, 32]),
-        ("model.layers.0.self_attn.v_proj.weight", &[16, 32]),
-        ("model.layers.0.self_attn.o_proj.weight", &[32, 32]),
-        ("model.layers.0.post_attention_layernorm.weight", &[32]),
-        ("model.layers.0.mlp.gate_proj.weight", &[units, 32]),
-        ("model.layers.0.mlp.up_proj.weight", &[units, 32]),
-        ("model.layers.0.mlp.down_proj.weight", &[32, units]),
-        ("model.norm.weight", &[32]),
-        ("lm_head.weight", &[60, 32]),
-    ])
+    Case::new(
+        "llama",
+        config,
+        &[
+            ("model.embed_tokens.weight", &[60, 32]),
+            ("model.layers.0.input_layernorm.weight", &[32]),
+            ("model.layers.0.self_attn.q_proj.weight", &[32, 32]),
+            ("model.layers.0.self_attn.k_proj.weight", &[16, 32]),
+            ("model.layers.0.self_attn.v_proj.weight", &[16, 32]),
+            ("model.layers.0.self_attn.o_proj.weight", &[32, 32]),
+            ("model.layers.0.post_attention_layernorm.weight", &[32]),
+            ("model.layers.0.mlp.gate_proj.weight", &[units, 32]),
+            ("model.layers.0.mlp.up_proj.weight", &[units, 32]),
+            ("model.layers.0.mlp.down_proj.weight", &[32, units]),
+            ("model.norm.weight", &[32]),
+            ("lm_head.weight", &[60, 32]),
+        ],
+    )
 }
 
 /// Keeps the steps, and what was said of the work.
@@ -101,7 +105,7 @@ fn a_run_goes_on_from_any_step() {
     let kept = Kept::default();
     let whole = run.go(&[], &kept).expect("matched");
     let steps = kept.steps.into_inner().expect("whole");
-    assert!(steps.len() > 4 && whole.sweeps > 1);
+    assert!(steps.len() >= 4 && whole.sweeps > 1);
     for taken in 0..=steps.len() {
         let rest = Kept::default();
         assert_eq!(run.go(&steps[..taken], &rest).expect("matched"), whole);
