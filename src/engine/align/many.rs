@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::{Value, json};
 
-use crate::align::matching::{self, least_memory};
 use crate::align::many::{ManyMatched, ManyOptions, ManyStep, match_many};
+use crate::align::matching::{self, least_memory};
 use crate::align::{Alignment, Spec, Store, Symmetries, Transform, TransformFile, Transformed, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
@@ -103,7 +103,11 @@ impl Crowd {
 
 /// Where the transform of a model lies in the folder `out`.
 pub fn path_of(out: &Path, model: usize) -> PathBuf {
-    out.join(format!("{}.safetensors", model + 1))
+    out.join(file_of(model))
+}
+
+fn file_of(model: usize) -> String {
+    format!("{}.safetensors", model + 1)
 }
 
 /// Aligns, or goes on with what an earlier run of the same alignment has left.
@@ -124,7 +128,7 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let identity = crowd.identity(&many);
     let run = Run { crowd: &crowd, many: &many, pool: &pool, options: &options, identity: &identity };
     let (files, status) = match &target {
-        None => (run.carry_out(None, vec![], None)?, "aligned"),
+        None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
             refuse_inputs_folder(&crowd.models, &target.dir)?;
             let out = target.dir.as_path();
@@ -136,10 +140,10 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
                     let read = |model| TransformFile::read(&path_of(out, model), &crowd.symmetries);
                     ((0..crowd.models.len()).map(read).collect::<Result<_>>()?, "complete already")
                 }
-                BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![], Some(out))?, "aligned"),
+                BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
                     let earlier = parsed(&earlier, out)?;
-                    (run.carry_out(Some(steps), earlier, Some(out))?, "resumed")
+                    (run.carry_out(Some(steps), earlier)?, "resumed")
                 }
             }
         }
@@ -193,8 +197,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Matches from behind the `earlier` steps on, and writes the transforms to `out` if there is a journal.
-    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<ManyStep>, out: Option<&Path>) -> Result<Vec<TransformFile>> {
+    /// Matches from behind the `earlier` steps on, and writes the transforms if there is a journal.
+    fn carry_out(
+        &self,
+        journal: Option<Steps>,
+        earlier: Vec<ManyStep>,
+        out: Option<&Path>,
+    ) -> Result<Vec<TransformFile>> {
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Ok(Arc::new(Store::open(model, &sources, self.options.kernels)?));
         let models = self.crowd.models.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -208,10 +217,10 @@ impl Run<'_> {
         })?;
         drop(found);
         let (_, journal) = session.end();
-        if let (Some(journal), Some(out)) = (journal, out) {
+        if let Some(journal) = journal {
             let Some((last, others)) = files.split_last() else { return Ok(files) };
             for (model, file) in others.iter().enumerate() {
-                file.write(&path_of(out, model), symmetries)?;
+                journal.write_beside(&file_of(model), file.to_bytes(symmetries)?)?;
             }
             journal.finish(last.to_bytes(symmetries)?)?;
         }
