@@ -6,9 +6,12 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::align::Spec;
+use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, Options as Matching, Residual};
 use crate::checkpoint::Checkpoint;
 use crate::engine::align::inputs::{AlignInputs, Finder, Looked};
+use crate::engine::align::many::{AlignMany, Crowd, align_many};
 use crate::engine::align::{Align, Pair, align};
 use crate::engine::{COMMIT_BYTES, Options, Stop};
 use crate::error::{Error, Kind, Result};
@@ -30,6 +33,22 @@ pub struct AlignArgs {
 
     /// The checkpoint that is brought near to it
     pub model: PathBuf,
+
+    /// Further checkpoints: all are brought together, and out is a folder with a transform file for each
+    pub others: Vec<PathBuf>,
+
+    /// To what each of many is matched: mean (of all as they are aligned by then), first (once, and nothing else), or one
+    /// of the checkpoints, with which the mean begins [default for more than two: mean, beginning with the nearest]
+    #[arg(long = "reference", value_name = "mean|first|MODEL")]
+    pub to: Option<PathBuf>,
+
+    /// Match each to the mean of the others instead, in random order
+    #[arg(long)]
+    pub merge_many: bool,
+
+    /// The most rounds over many models
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub max_rounds: usize,
 
     /// The transform file to write, X.safetensors, for merge --align and apply [default: none, only a report]
     #[arg(short, long, value_name = "FILE")]
@@ -115,6 +134,9 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let open = |model| Checkpoint::open(&job::located(model)?);
+    if !args.others.is_empty() || args.to.is_some() || args.merge_many {
+        return run_many(args, &wish, spec.as_ref(), target);
+    }
     let pair = Pair::new(open(&args.reference)?, open(&args.model)?, spec.as_ref(), args.any_vocabulary)?;
     let pair = match &args.residual {
         ResidualArg::Map(path) => pair.held_under(path)?,
@@ -149,6 +171,62 @@ pub fn run(args: &AlignArgs) -> Result<()> {
             if args.groups { print(&format!("\n{}", report.roots())) } else { Ok(()) }
         }
     }
+}
+
+/// Aligns many models with each other.
+fn run_many(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>, target: Option<Target>) -> Result<()> {
+    let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
+    let open = |model: &&PathBuf| Checkpoint::open(&job::located(model)?);
+    let crowd = Crowd::new(paths.iter().map(open).collect::<Result<_>>()?, spec, args.any_vocabulary)?;
+    let many = many(args, &paths)?;
+    let stop = Stop::default();
+    merge::watch_signals(&stop)?;
+    let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+    let outcome = align_many(AlignMany {
+        crowd,
+        many,
+        memory: wish.memory,
+        threads: wish.threads,
+        storage: Arc::new(DiskStorage),
+        target,
+        options: Options {
+            kernels: merge::kernels(args.run.simd)?,
+            io: merge::io(args.run.io),
+            stop,
+            monitor: monitor(&progress),
+            commit_bytes: COMMIT_BYTES,
+        },
+    });
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+    let report = outcome?;
+    match (args.run.json, args.run.quiet) {
+        (true, _) => print(&format!("{:#}", json!(report))),
+        (false, true) => Ok(()),
+        (false, false) => print(&report.to_string()),
+    }
+}
+
+/// How many models are brought together.
+fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
+    let (mut towards, mut begin) = (Towards::Mean, Begin::Nearest);
+    match &args.to {
+        None => {}
+        Some(to) if to == Path::new("mean") => {}
+        Some(to) if to == Path::new("first") => (towards, begin) = (Towards::One, Begin::Model(0)),
+        Some(to) => {
+            let named = paths.iter().position(|path| *path == to).ok_or_else(|| {
+                let cause = "wanted mean, first, or one of the checkpoints that are aligned";
+                Error::new(Kind::Usage, "cannot use the command line", format!("--reference {}", to.display()), cause)
+            })?;
+            begin = Begin::Model(named);
+        }
+    }
+    if args.merge_many {
+        towards = Towards::Others;
+    }
+    Ok(ManyOptions { towards, begin, rounds: args.max_rounds, matching: matching(args) })
 }
 
 /// Aligns the inputs of `job` as its recipe asks, as far as that is not done yet; prints a line for each. What a user

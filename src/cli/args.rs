@@ -128,6 +128,15 @@ pub struct JobArgs {
     #[arg(long, value_delimiter = ',', value_name = "weights|FILE,..")]
     pub align: Option<Vec<String>>,
 
+    /// With --align weights: match all others to the base or the first (base), or all to the mean of all as they are
+    /// aligned by then (mean)
+    #[arg(long, value_name = "base|mean", requires = "align", value_parser = ["base", "mean"])]
+    pub align_reference: Option<String>,
+
+    /// With --align weights: what is done to the units of the residual stream, as align has it
+    #[arg(long, value_name = "WAY", requires = "align", value_parser = ["fixed", "permute", "orthogonal"])]
+    pub align_residual: Option<String>,
+
     /// With --align: a symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and
     /// tensor names]
     #[arg(long, value_name = "SPEC", requires = "align")]

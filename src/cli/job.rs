@@ -248,6 +248,8 @@ fn align(args: &JobArgs) -> Result<Option<Value>> {
         }
         files => align.insert("files".into(), files.into()),
     };
+    align.extend(args.align_reference.as_ref().map(|to| ("reference".to_owned(), to.as_str().into())));
+    align.extend(args.align_residual.as_ref().map(|way| ("residual".to_owned(), way.as_str().into())));
     align.extend(args.spec.as_ref().map(|spec| ("spec".to_owned(), spec.as_str().into())));
     Ok(Some(align.into()))
 }

@@ -102,6 +102,16 @@ impl Steps {
         self.places.scratch()
     }
 
+    /// Writes another file beside the one that is found, whole and durable or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; the run can then be resumed.
+    pub fn write_beside(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let path = self.places.out().with_file_name(name);
+        put(self.storage.as_ref(), &self.places, &path, &Contents::Bytes(bytes)).map_err(Error::resumable)
+    }
+
     /// Writes the file, whole and durable or not at all, and removes the work folder.
     ///
     /// # Errors

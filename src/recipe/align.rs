@@ -14,6 +14,8 @@ pub struct Align {
     pub spec: Option<String>,
     /// Whether models are aligned whose tokenizers differ.
     pub any_vocabulary: bool,
+    /// Whether all are matched to the mean of all, rather than each to the base or the first one.
+    pub together: bool,
 }
 
 /// Where the transforms of a merge come from.
@@ -30,12 +32,12 @@ pub enum AlignFrom {
 impl Align {
     /// By weights, in the usual way.
     pub fn weights() -> Self {
-        Self { from: AlignFrom::Weights(Options::default()), spec: None, any_vocabulary: false }
+        Self { from: AlignFrom::Weights(Options::default()), spec: None, any_vocabulary: false, together: false }
     }
 
     /// By these files.
     pub fn files(files: Vec<String>) -> Self {
-        Self { from: AlignFrom::Files(files), spec: None, any_vocabulary: false }
+        Self { from: AlignFrom::Files(files), spec: None, any_vocabulary: false, together: false }
     }
 }
 
@@ -44,6 +46,9 @@ pub(super) const COSTS: &[(&str, Cost)] = &[("normalised", Cost::Normalised), ("
 /// The names of what is done to the residual stream.
 pub(super) const RESIDUALS: &[(&str, Residual)] =
     &[("fixed", Residual::Fixed), ("permute", Residual::Permute), ("orthogonal", Residual::Orthogonal)];
+
+/// The names of what models are matched to, and whether that is the mean of all.
+pub(super) const REFERENCES: &[(&str, bool)] = &[("base", false), ("mean", true)];
 
 /// In full, so that it reads back as it is.
 impl Serialize for Align {
@@ -57,6 +62,7 @@ impl Serialize for Align {
                 map.serialize_entry("signs", &options.signs)?;
                 map.serialize_entry("seed", &options.seed)?;
                 map.serialize_entry("max_sweeps", &options.sweeps)?;
+                map.serialize_entry("reference", if self.together { "mean" } else { "base" })?;
             }
             AlignFrom::Files(files) => map.serialize_entry("files", files)?,
             AlignFrom::FilesOf(files) => {

@@ -148,6 +148,12 @@ pub const KEYS: &[KeyInfo] = &[
     align("signs", "true, false", "true", "whether signs and rotations are looked for where they are allowed"),
     align("seed", "whole number", "0", "of the order in which groups are solved, where it matters"),
     align("max_sweeps", "whole number", "100", "most sweeps over all groups"),
+    align(
+        "reference",
+        "base, mean",
+        "base",
+        "matched to: the base or first model, or the mean of all as they are aligned",
+    ),
     align("spec", "name or file", "by the model", "the symmetry spec"),
     align("any_vocabulary", "true, false", "false", "align models whose tokenizers differ"),
 ];

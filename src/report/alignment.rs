@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::align::angles::angle;
+use crate::align::many::ManyOptions;
 use crate::align::matching::{Options, Proof};
 use crate::align::straight_through::Losses;
 use crate::budget::format_bytes;
@@ -85,6 +86,45 @@ pub struct AlignmentReport {
     pub peak_resident_bytes: Option<u64>,
     /// The memory that it was allowed.
     pub memory_limit_bytes: u64,
+}
+
+/// Many models that were aligned with each other, for people (`Display`) and for programs (serde).
+#[derive(Debug, Clone, Serialize)]
+pub struct ManyReport {
+    /// What was found about each, beside the one that stays as it is.
+    pub models: Vec<AlignmentReport>,
+    /// How they were brought together.
+    pub options: ManyOptions,
+    /// The model that stays as it is, counted from 0.
+    pub reference: usize,
+    /// Rounds over all models until none moved, that one and the first included.
+    pub rounds: usize,
+    /// Whether it ended because no model moved.
+    pub settled: bool,
+    /// The share of units that do not come back to their places when they are brought from model to model and back.
+    pub cycle_error: f64,
+}
+
+impl fmt::Display for ManyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, model) in self.models.iter().enumerate() {
+            match at == self.reference {
+                true => writeln!(f, "{}: {} stays as it is", model.status, model.model)?,
+                false => writeln!(f, "{}", model.headline())?,
+            }
+        }
+        for (at, model) in self.models.iter().enumerate().filter(|(at, _)| *at != self.reference) {
+            let [before, after] = model.objective;
+            let tensors = model.findings.tensors.len();
+            writeln!(f, "model {}: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors", at + 1)?;
+        }
+        let end = if self.settled { "nothing moves any more" } else { "the rounds were over" };
+        write!(f, "rounds: {}, {end}; cycle error {}", self.rounds, self.cycle_error)?;
+        match self.models.first() {
+            Some(model) => writeln!(f, "; in {:.1} s", model.seconds),
+            None => writeln!(f),
+        }
+    }
 }
 
 impl Findings {

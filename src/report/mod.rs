@@ -4,7 +4,7 @@ mod alignment;
 mod found;
 mod summary;
 
-pub use alignment::{AlignmentReport, Cosines, Findings, RootFound};
+pub use alignment::{AlignmentReport, Cosines, Findings, ManyReport, RootFound};
 pub use found::Found;
 pub use summary::{Moved, Report, Solved};
 

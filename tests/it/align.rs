@@ -5,6 +5,7 @@ mod command;
 mod folding;
 mod function;
 mod many;
+mod mapped;
 mod orthogonal;
 mod planted;
 mod refusals;

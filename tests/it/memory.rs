@@ -124,7 +124,8 @@ fn compressed_models_fit() {
 fn aligns_within(root: &Path, mebibytes: u64, more: &[&str]) {
     let memory = format!("{mebibytes}MiB");
     let args = ["align", "0", "1", "--out", "perms.safetensors", "--memory", &memory, "-j", "2", "--quiet", "--json"];
-    let ended = start(root, args.iter().chain(&["--overwrite", "--restart"]).chain(more)).end_watched().ok();
+    let ended =
+        start(root, args.iter().chain(&["--spec", "mlp", "--overwrite", "--restart"]).chain(more)).end_watched().ok();
     let report = ended.json();
     let own = report["peak_resident_bytes"].as_u64().expect("the kernel accounts for processes");
     let limit = mebibytes << 20;

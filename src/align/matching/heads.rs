@@ -178,12 +178,24 @@ fn solve(
     Ok(Heads { order, moves, score, bound: most })
 }
 
-fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result<()> {
-    let cells = |headed: &Headed| headed.term.cells() * headed.term.cells() * units;
-    let entries: usize = terms.iter().map(cells).sum();
-    let widest = terms.iter().map(|headed| headed.term.cells() * (units + 1)).max().unwrap_or(0);
+/// The bytes in which the root of `tree` is solved on `tensors`.
+pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
+    let parts = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
+    let acts = |part: &Part| part.factors.iter().any(|factor| factor.acts.is_some());
+    let terms: Vec<Term> = parts.filter(acts).map(|part| headed(&part, tree).0).collect();
+    bytes(terms.iter(), problem.symmetries.groups[tree.root].units)
+}
+
+fn bytes<'a>(terms: impl Iterator<Item = &'a Term>, units: usize) -> u64 {
+    let cells: Vec<usize> = terms.map(Term::cells).collect();
+    let entries: usize = cells.iter().map(|cells| cells * cells * units).sum();
+    let widest = cells.iter().map(|cells| cells * (units + 1)).max().unwrap_or(0);
     let readers = rayon::current_num_threads() * flat::READER_BYTES;
-    let bytes = ((entries + widest * super::problem::FEATURES) * size_of::<f32>() + readers) as u64;
+    ((entries + widest * super::problem::FEATURES) * size_of::<f32>() + readers) as u64
+}
+
+fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result<()> {
+    let bytes = bytes(terms.iter().map(|headed| &headed.term), units);
     let memory = problem.options.memory;
     if bytes <= memory {
         return Ok(());

@@ -54,17 +54,40 @@ pub(super) fn match_mapped(
     schedule::run(&problem, start, replay, Some(&mut stream))
 }
 
-/// Bytes that matching takes at least besides what [`Options::memory`] says of tiles, for these symmetries.
+/// The least memory for matching these models, whose other roots need `tiles` bytes.
+pub(super) fn least_bytes(symmetries: &Symmetries, tiles: u64) -> u64 {
+    let Ok(residual) = residual_of(symmetries) else { return tiles };
+    let Needs { solving, holding, .. } = Needs::of(symmetries, residual);
+    solving.max(holding + tiles)
+}
+
+/// Bytes that the steps of a run take.
+struct Needs {
+    /// Solving for a map: the one that is held, the one that is found, and all that leads to it.
+    solving: u64,
+    /// While another root is solved: the map, and that root's mapped tensors.
+    holding: u64,
+    /// Of that, the tensors.
+    kept: u64,
+}
+
+impl Needs {
+    fn of(symmetries: &Symmetries, residual: usize) -> Self {
+        let size = symmetries.groups[residual].units;
+        let map = 8 * (size as u64).pow(2);
+        let kept = most_kept(symmetries, residual);
+        let solving = 2 * map + cross::bytes(size as u64) + procrustes::bytes(size);
+        Self { solving, holding: map + kept, kept }
+    }
+}
+
+/// What may be kept, and the options of the other roots with what is left to them.
 fn shared_out(symmetries: &Symmetries, residual: usize, options: &Options) -> Result<(u64, Options)> {
-    let size = symmetries.groups[residual].units;
-    let map = 8 * (size as u64).pow(2);
-    // The map that is held, and the one that is solved for.
-    let solving = 2 * map + cross::bytes(size as u64) + procrustes::bytes(size);
-    let kept = most_kept(symmetries, residual);
-    let holding = map + kept;
-    let least = solving.max(holding);
-    if options.memory <= least {
-        let cause = format!("a map of {size} units takes {least} bytes and more, got {}", options.memory);
+    let Needs { solving, holding, kept } = Needs::of(symmetries, residual);
+    let least = solving.max(holding + 1);
+    if options.memory < least {
+        let size = symmetries.groups[residual].units;
+        let cause = format!("a map of {size} units takes at least {least} bytes, got {}", options.memory);
         return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause)
             .with_hint("give more --memory, or leave the residual stream as it is"));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::align::activations::{self, match_activations};
-use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
+use crate::align::matching::{self, Proof, Residual, Step, Watch, least_memory, match_weights};
 use crate::align::network::network;
 use crate::align::straight_through::{self, Losses, Problem, straight_through};
 use crate::align::{Group, Store, Transform, Weights, fingerprint};
@@ -17,7 +17,7 @@ use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::net::Network;
 
-use super::{LEAST_BYTES, Pair};
+use super::Pair;
 
 /// What decides which unit goes with which.
 pub enum By {
@@ -144,13 +144,13 @@ impl By {
             }
             Self::StraightThrough { network, data, options, .. } => {
                 let own = straight_through::bytes(network, data, options);
-                let Some(memory) = matching.memory.checked_sub(own).filter(|left| *left >= LEAST_BYTES) else {
-                    let cause = format!("the networks and their values need {} more", format_bytes(own + LEAST_BYTES));
+                let least = least_memory(*stored, moving, symmetries, matching);
+                let Some(memory) = matching.memory.checked_sub(own).filter(|left| *left >= least) else {
+                    let cause = format!("the networks and their values need {} more", format_bytes(own + least));
                     return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(matching.memory), cause)
                         .with_hint("give more --memory, or a smaller --batch"));
                 };
-                let problem =
-                    Problem { reference: *stored, moving, symmetries, network, data, kernels: run.kernels };
+                let problem = Problem { reference: *stored, moving, symmetries, network, data, kernels: run.kernels };
                 let matching = matching::Options { memory, ..matching.clone() };
                 let found = straight_through(&problem, options, &matching, watch)?;
                 let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;

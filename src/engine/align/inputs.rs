@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::align::many::{Begin, ManyOptions};
 use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint, matching};
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::engine::Options;
@@ -17,6 +18,7 @@ use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
 use crate::report::AlignmentReport;
 
+use super::many::{AlignMany, Crowd, align_many};
 use super::{Align, By, Pair, align, is_of, note};
 
 /// The folder of transforms in an output folder.
@@ -136,7 +138,11 @@ impl AlignInputs<'_> {
         super::refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
         check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)?;
         drop(plan);
-        for input in looked.missing {
+        if self.asked.together {
+            self.find_all(job, options, finder)?;
+        }
+        let one_by_one = if self.asked.together { Vec::new() } else { looked.missing };
+        for input in one_by_one {
             let models = opened(job)?;
             let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
             drop(models);
@@ -186,6 +192,9 @@ impl AlignInputs<'_> {
 
     /// The transforms that a run of the same merge has found.
     fn look_beside(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+        if self.asked.together {
+            return self.look_for_all(job, models, options);
+        }
         let mut looked = Looked::default();
         let donor = job.donor;
         for input in (0..models.len()).filter(|input| *input != donor) {
@@ -196,11 +205,53 @@ impl AlignInputs<'_> {
                 continue;
             }
             let file = TransformFile::read(&path, &pair.symmetries)?;
-            let folder = self.folder();
-            let name = Path::new(folder.file_name().unwrap_or_default()).join(path.file_name().unwrap_or_default());
-            take(job, input, &path, name.display().to_string(), file, pair.symmetries)?;
+            take(job, input, &path, self.name(&path), file, pair.symmetries)?;
         }
         Ok(looked)
+    }
+
+    /// The transforms that a run of the same merge has found for all models together; all of them are there, or none.
+    fn look_for_all(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+        let crowd = self.crowd(models.to_vec())?;
+        let identity = crowd.identity(&together(job, options));
+        let all = || (0..models.len()).map(|input| self.path(input));
+        let others = (0..models.len()).filter(|input| *input != job.donor);
+        if !all().all(|path| path.is_file() && is_of(&path, &identity)) {
+            return Ok(Looked { missing: others.collect(), ..Looked::default() });
+        }
+        for input in others.collect::<Vec<_>>() {
+            let path = self.path(input);
+            let file = TransformFile::read(&path, crowd.symmetries())?;
+            take(job, input, &path, self.name(&path), file, Arc::clone(crowd.symmetries()))?;
+        }
+        Ok(Looked::default())
+    }
+
+    fn crowd(&self, models: Vec<Checkpoint>) -> Result<Crowd> {
+        Crowd::new(models, self.spec, self.asked.any_vocabulary)
+    }
+
+    /// What a transform beside the output is called in it.
+    fn name(&self, path: &Path) -> String {
+        let folder = self.folder();
+        let name = Path::new(folder.file_name().unwrap_or_default()).join(path.file_name().unwrap_or_default());
+        name.display().to_string()
+    }
+
+    /// Finds the transforms of all models together.
+    fn find_all(&self, job: &Job, options: &matching::Options, finder: &Finder<'_>) -> Result<()> {
+        let Target { overwrite, restart, .. } = *self.target;
+        let report = align_many(AlignMany {
+            crowd: self.crowd(opened(job)?)?,
+            many: together(job, options),
+            memory: finder.wish.memory,
+            threads: finder.wish.threads,
+            storage: Arc::clone(&finder.storage),
+            target: Some(Target { dir: self.folder(), overwrite: overwrite || restart, restart }),
+            options: finder.options.clone(),
+        })?;
+        let others = report.models.iter().enumerate().filter(|(model, _)| *model != job.donor);
+        others.map(|(_, report)| report).try_for_each(finder.told)
     }
 
     /// The transforms in `chosen` files, each for these inputs.
@@ -242,6 +293,11 @@ impl AlignInputs<'_> {
         }));
         Ok(looked)
     }
+}
+
+/// How the inputs of a merge are brought together: the donor stays as it is.
+fn together(job: &Job, options: &matching::Options) -> ManyOptions {
+    ManyOptions { begin: Begin::Model(job.donor), matching: options.clone(), ..ManyOptions::default() }
 }
 
 fn opened(job: &Job) -> Result<Vec<Checkpoint>> {

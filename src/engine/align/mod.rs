@@ -6,6 +6,7 @@
 mod by;
 mod findings;
 pub mod inputs;
+pub mod many;
 mod pair;
 mod session;
 
@@ -14,14 +15,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indexmap::IndexMap;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 
-use crate::align::matching::{self, Step, Watch};
+use crate::align::matching::{self, Step, Watch, least_memory};
 use crate::align::{Alignment, Store, Transform, TransformFile, Transformed, Weights, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
 use crate::monitor::Phase;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::process_bytes;
@@ -42,10 +44,9 @@ mod note {
     pub const REFERENCE: &str = "reference";
     /// What was found: gains, certificates, cosines.
     pub const FINDINGS: &str = "findings";
+    /// What was found about many models together.
+    pub const TOGETHER: &str = "together";
 }
-
-/// The least that a matcher is given to work with.
-const LEAST_BYTES: u64 = 16 << 20;
 
 /// Everything that an alignment needs.
 pub struct Align {
@@ -85,21 +86,25 @@ pub fn align(align: Align) -> Result<Aligned> {
     let begun = Instant::now();
     let Align { pair, by, mut matching, memory, threads, storage, target, options } = align;
     check_limits(memory, threads)?;
-    matching.memory = left_for_matching(&pair, memory, threads)?;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    matching.memory = left_for_matching(&pair, &matching, memory, &pool)?;
     let mut identity = pair.identity(&matching);
     by.add_to(&mut identity)?;
-    let run = Run { pair: &pair, by: &by, matching: &matching, threads, options: &options, identity: &identity };
+    let run = Run { pair: &pair, by: &by, matching: &matching, pool: &pool, options: &options, identity: &identity };
     let (file, status) = match &target {
-        None => (run.fresh(None, vec![])?, "aligned"),
+        None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
             refuse_other_names(&target.dir)?;
             refuse_inputs_folder([&pair.reference, &pair.model], &target.dir)?;
             match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity))? {
                 BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, "complete already"),
-                BegunSteps::Fresh(steps) => (run.fresh(Some(steps), vec![])?, "aligned"),
+                BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
                     let earlier = parsed(&earlier, &target.dir)?;
-                    (run.fresh(Some(steps), earlier)?, "resumed")
+                    (run.carry_out(Some(steps), earlier)?, "resumed")
                 }
             }
         }
@@ -123,12 +128,15 @@ pub fn align(align: Align) -> Result<Aligned> {
 }
 
 /// What the matcher may take of `memory`.
-fn left_for_matching(pair: &Pair, memory: u64, threads: usize) -> Result<u64> {
+fn left_for_matching(pair: &Pair, matching: &matching::Options, memory: u64, pool: &ThreadPool) -> Result<u64> {
     let symmetries = &pair.symmetries;
     // Held at once: what the matcher has found, what is tried, and the steps as they are journalled.
     let transforms = 4 * findings::largest_transform_bytes(symmetries);
+    let threads = pool.current_num_threads();
     let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
-    let least = fixed + LEAST_BYTES;
+    let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
+    let (reference, moving) = (open(&pair.reference)?, Arc::new(open(&pair.model)?));
+    let least = fixed + pool.install(|| least_memory(&reference, &moving, symmetries, matching));
     if memory < least {
         let cause = format!("aligning these models needs at least {}", format_bytes(least));
         return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
@@ -152,7 +160,7 @@ fn is_of(path: &Path, identity: &Value) -> bool {
     metadata.contains_key(note::FINDINGS) && metadata.get(note::IDENTITY) == Some(&identity.to_string())
 }
 
-fn parsed(steps: &[String], out: &Path) -> Result<Vec<Step>> {
+fn parsed<S: serde::de::DeserializeOwned>(steps: &[String], out: &Path) -> Result<Vec<S>> {
     let odd = |error| {
         Error::new(Kind::Resume, "cannot resume", out.display(), format!("a journalled step is odd: {error}"))
             .with_hint("run with --restart to discard what was found and begin anew")
@@ -171,24 +179,20 @@ struct Run<'a> {
     pair: &'a Pair,
     by: &'a By,
     matching: &'a matching::Options,
-    threads: usize,
+    pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
 }
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transform if there is a journal.
-    fn fresh(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .build()
-            .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Store::open(model, &sources, self.options.kernels);
         let (stored, moving) = (Arc::new(open(&self.pair.reference)?), Arc::new(open(&self.pair.model)?));
         let reference = self.reference(Arc::clone(&stored));
         let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
-        let (solved, cosines) = pool.install(|| {
+        let (solved, cosines) = self.pool.install(|| {
             let (reference, stored) = (reference.as_ref(), stored.as_ref());
             let models = Models { pair: self.pair, reference, stored, moving: &moving, options: self.options };
             let solved = self.by.solve(&models, self.matching, &earlier, &session)?;

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Raised when the same models and options lead to another transform, so that no run goes on with another version's
 /// steps.
-const ALIGNMENT_VERSION: u32 = 1;
+pub const ALIGNMENT_VERSION: u32 = 1;
 
 /// How many tensors a refusal names.
 const NAMED: usize = 3;
@@ -126,7 +126,7 @@ impl Pair {
             "alignment": ALIGNMENT_VERSION,
             "reference": self.reference_print,
             "model": self.model_print,
-            "spec": { "name": self.symmetries.spec, "digest": digest(&self.symmetries) },
+            "spec": spec_identity(&self.symmetries),
             "options": options,
         });
         if let Some(map) = &self.map {
@@ -143,12 +143,14 @@ impl Pair {
     }
 }
 
-fn digest(symmetries: &Symmetries) -> String {
+/// The spec's name, and what it says of these models.
+pub fn spec_identity(symmetries: &Symmetries) -> Value {
     let mut hasher = blake3::Hasher::new();
     serde_json::to_writer(&mut hasher, symmetries).expect("symmetries are plain data");
-    hasher.finalize().to_hex().to_string()
+    json!({ "name": symmetries.spec, "digest": hasher.finalize().to_hex().as_str() })
 }
 
+/// The tensors on which some group acts.
 pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
     let acts = |tensor: &crate::align::TensorSymmetry| {
         tensor.index.is_some() || !tensor.axes.iter().all(crate::align::Node::is_fixed)

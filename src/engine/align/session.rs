@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::align::Symmetries;
+use crate::align::many::{ManyStep, ManyWatch};
 use crate::align::matching::{Step, Watch};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
@@ -10,30 +13,30 @@ use crate::monitor::Phase;
 use crate::output::Steps;
 
 /// Watches a run, and keeps its steps.
-pub struct Session<'a> {
+pub struct Session<'a, S = Step> {
     symmetries: &'a Symmetries,
     options: &'a Options,
-    kept: Mutex<Kept>,
+    kept: Mutex<Kept<S>>,
 }
 
-struct Kept {
+struct Kept<S> {
     journal: Option<Steps>,
-    steps: Vec<Step>,
+    steps: Vec<S>,
 }
 
-impl<'a> Session<'a> {
+impl<'a, S> Session<'a, S> {
     /// A run whose earlier steps are these; without a journal an interrupted run is lost.
-    pub fn new(symmetries: &'a Symmetries, options: &'a Options, journal: Option<Steps>, earlier: Vec<Step>) -> Self {
+    pub fn new(symmetries: &'a Symmetries, options: &'a Options, journal: Option<Steps>, earlier: Vec<S>) -> Self {
         Self { symmetries, options, kept: Mutex::new(Kept { journal, steps: earlier }) }
     }
 
     /// All steps, those of earlier runs first, and the journal.
-    pub fn end(self) -> (Vec<Step>, Option<Steps>) {
+    pub fn end(self) -> (Vec<S>, Option<Steps>) {
         let Kept { journal, steps } = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         (steps, journal)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept<S>> {
         // The steps are changed whole, and a journal that failed refuses what comes after.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,6 +52,28 @@ impl<'a> Session<'a> {
             None => stopped(self.symmetries.spec.clone()).with_hint("with --out what was found is kept"),
         }
     }
+
+    /// Journals a step and keeps it; `root` is what was solved.
+    fn keep(&self, step: &S, root: usize) -> Result<()>
+    where
+        S: Serialize + Clone,
+    {
+        let mut kept = self.kept();
+        if let Some(journal) = &mut kept.journal {
+            let text = serde_json::to_string(step)
+                .map_err(|error| Error::new(Kind::Io, "cannot journal", journal.out().display(), error))?;
+            journal.append(text)?;
+        }
+        kept.steps.push(step.clone());
+        if let Some(root) = self.symmetries.groups.get(root) {
+            self.options.monitor.tensor(&root.name);
+        }
+        Ok(())
+    }
+
+    fn ask(&self) -> Result<()> {
+        if self.options.stop.asked() { Err(self.interrupted()) } else { Ok(()) }
+    }
 }
 
 impl Watch for Session<'_> {
@@ -61,20 +86,28 @@ impl Watch for Session<'_> {
     }
 
     fn taken(&self, step: &Step) -> Result<()> {
-        let mut kept = self.kept();
-        if let Some(journal) = &mut kept.journal {
-            let text = serde_json::to_string(step)
-                .map_err(|error| Error::new(Kind::Io, "cannot journal", journal.out().display(), error))?;
-            journal.append(text)?;
-        }
-        kept.steps.push(step.clone());
-        if let Some(root) = self.symmetries.groups.get(step.root) {
-            self.options.monitor.tensor(&root.name);
-        }
-        Ok(())
+        self.keep(step, step.root)
     }
 
     fn go_on(&self) -> Result<()> {
-        if self.options.stop.asked() { Err(self.interrupted()) } else { Ok(()) }
+        self.ask()
+    }
+}
+
+impl ManyWatch for Session<'_, ManyStep> {
+    fn planned(&self, _: usize, _: usize, operations: u64) {
+        self.options.monitor.phase(Phase::Aligning, operations);
+    }
+
+    fn advanced(&self, operations: u64) {
+        self.options.monitor.advance(operations);
+    }
+
+    fn taken(&self, step: &ManyStep) -> Result<()> {
+        self.keep(step, step.step.root)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.ask()
     }
 }

@@ -1,6 +1,6 @@
 //! The key `align`.
 
-use super::super::align::{Align, AlignFrom, COSTS, RESIDUALS};
+use super::super::align::{Align, AlignFrom, COSTS, REFERENCES, RESIDUALS};
 use super::super::keys::Place;
 use super::super::node::{Key, Node, Value};
 use super::fields::{Field, Fields};
@@ -31,7 +31,7 @@ fn mapping(field: Field<'_>) -> Result<Align> {
             AlignFrom::Weights(options(&fields)?)
         }
         (None, Some(given)) => {
-            let known = ["cost", "residual", "signs", "seed", "max_sweeps"];
+            let known = ["cost", "residual", "signs", "seed", "max_sweeps", "reference"];
             if let Some(odd) = known.iter().find_map(|key| fields.get(key)) {
                 return Err(odd.error("goes with `method`: what `files` hold was found already"));
             }
@@ -42,7 +42,8 @@ fn mapping(field: Field<'_>) -> Result<Align> {
     };
     let spec = fields.get("spec").map(|field| field.text().map(str::to_owned)).transpose()?;
     let any_vocabulary = fields.get("any_vocabulary").map(switch).transpose()?.unwrap_or(false);
-    Ok(Align { from, spec, any_vocabulary })
+    let together = fields.get("reference").map(|field| field.choice(REFERENCES)).transpose()?.unwrap_or(false);
+    Ok(Align { from, spec, any_vocabulary, together })
 }
 
 fn options(fields: &Fields<'_>) -> Result<Options> {

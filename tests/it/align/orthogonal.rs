@@ -121,7 +121,7 @@ fn a_planted_map_and_orders_are_found_and_give_the_model_back() {
         let wanted = pair.net.read(&pair.stored.dir.path().join("folded"));
         for (name, (_, values)) in &wanted.tensors {
             let far = values.iter().zip(back.get(name)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
-            assert!(far < 1e-5, "{name}: {far:e}");
+            assert!(far < 1e-4, "{name}: {far:e}");
         }
     }
 }

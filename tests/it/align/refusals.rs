@@ -91,7 +91,7 @@ const CASES: &[&str] = &[
     "align model planted --spec nowhere.yml",
     "align model planted --spec gpt2",
     "align model planted --cost free",
-    "align model planted --residual orthogonal",
+    "align model planted --residual sideways",
     "align model planted --max-sweeps 0",
     "align model planted --seed -1",
     "align model planted --threads 0",
