@@ -198,12 +198,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transforms if there is a journal.
-    fn carry_out(
-        &self,
-        journal: Option<Steps>,
-        earlier: Vec<ManyStep>,
-        out: Option<&Path>,
-    ) -> Result<Vec<TransformFile>> {
+    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<ManyStep>) -> Result<Vec<TransformFile>> {
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Ok(Arc::new(Store::open(model, &sources, self.options.kernels)?));
         let models = self.crowd.models.iter().map(open).collect::<Result<Vec<_>>>()?;

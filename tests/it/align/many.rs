@@ -20,17 +20,22 @@ struct Crowd {
     symmetries: Arc<Symmetries>,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
 fn store(net: &Net) -> Arc<Store> {
     let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f64>))| {
         let shape = shape.iter().map(|size| *size as u64).collect();
-        (name.clone(), shape, values.iter().map(|value| *value as f32).collect())
+        (name.clone(), shape, values.iter().copied().map(narrow).collect())
     };
     Arc::new(Store::in_memory(net.tensors.iter().map(tensor), Kernels::detect()))
 }
 
 fn values(weights: &dyn Weights, name: &str) -> Vec<f64> {
     let count = weights.shape(name).expect("there").iter().product::<u64>();
-    let mut values = vec![0.0_f32; count as usize];
+    let mut values = vec![0.0_f32; usize::try_from(count).expect("small")];
     weights.tensor(name).and_then(|mut numbers| numbers.read(0..count, &mut values)).expect("read");
     values.into_iter().map(f64::from).collect()
 }
@@ -60,7 +65,7 @@ fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
         let planted = Transform::new(&symmetries, elements).expect("fits");
         let moved = under(&store(&noisy), &symmetries, &planted);
         let tensors = noisy.tensors.iter().map(|(name, (shape, _))| {
-            let values = values(&moved, name).into_iter().map(|value| value as f32).collect();
+            let values = values(&moved, name).into_iter().map(narrow).collect();
             (name.clone(), shape.iter().map(|size| *size as u64).collect(), values)
         });
         (Arc::new(Store::in_memory(tensors.collect::<Vec<_>>(), Kernels::detect())), planted)

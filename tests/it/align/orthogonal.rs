@@ -73,7 +73,7 @@ impl Pair {
         let moved = Transformed::new(Arc::clone(&self.moving), alignment);
         let read = |weights: &dyn Weights, name: &str| {
             let count = weights.shape(name).expect("there").iter().product::<u64>();
-            let mut values = vec![0.0_f32; count as usize];
+            let mut values = vec![0.0_f32; usize::try_from(count).expect("small")];
             weights.tensor(name).and_then(|mut numbers| numbers.read(0..count, &mut values)).expect("read");
             values
         };

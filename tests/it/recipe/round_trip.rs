@@ -146,9 +146,9 @@ fn align(models: Vec<String>) -> BoxedStrategy<Option<Align>> {
     }
     let file = || "[a-z~ :#'.]{0,6}[a-z]";
     let options =
-        (any::<[bool; 3]>(), 0u64..1 << 62, 1usize..1000).prop_map(|([raw, permute, signs], seed, sweeps)| {
+        (any::<[bool; 2]>(), 0_usize..3, 0u64..1 << 62, 1usize..1000).prop_map(|([raw, signs], way, seed, sweeps)| {
             let cost = if raw { Cost::Raw } else { Cost::Normalised };
-            let residual = if permute { Residual::Permute } else { Residual::Fixed };
+            let residual = [Residual::Fixed, Residual::Permute, Residual::Orthogonal][way];
             AlignFrom::Weights(Options { cost, residual, signs, seed, sweeps, ..Options::default() })
         });
     let from = prop_oneof![
@@ -156,8 +156,13 @@ fn align(models: Vec<String>) -> BoxedStrategy<Option<Align>> {
         prop::collection::vec(file(), 1..4).prop_map(AlignFrom::Files),
         (select(models), file()).prop_map(|of| AlignFrom::FilesOf(vec![of])),
     ];
-    let all = (from, prop::option::of(file()), any::<bool>());
-    let align = all.prop_map(|(from, spec, any_vocabulary)| Align { from, spec, any_vocabulary });
+    let all = (from, prop::option::of(file()), any::<[bool; 2]>());
+    let align = all.prop_map(|(from, spec, [any_vocabulary, together])| Align {
+        together: together && matches!(from, AlignFrom::Weights(_)),
+        from,
+        spec,
+        any_vocabulary,
+    });
     prop::option::of(align).boxed()
 }
 
