@@ -29,13 +29,16 @@ const STYLES: [(&str, &str, &str); 6] = [
     ("#555555", "#bbbbbb", "4 2"),
 ];
 
+/// What a panel shows of a point.
+type Value = fn(&Point) -> f64;
+
 /// One of the two panels.
 struct Panel {
     title: &'static str,
     left: f64,
     low: f64,
     high: f64,
-    value: fn(&Point) -> f64,
+    value: Value,
 }
 
 /// The plot as an SVG document. At least one curve must have a point.
@@ -53,8 +56,7 @@ pub fn svg(curves: &[Curve]) -> String {
     put("<title>Loss and accuracy between two models</title>");
     put(&style(curves.len()));
     put(&format!("<rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>"));
-    let panels: [(&str, fn(&Point) -> f64); 2] =
-        [("loss (nats)", |point| point.loss), ("accuracy", |point| point.accuracy)];
+    let panels: [(&str, Value); 2] = [("loss (nats)", |point| point.loss), ("accuracy", |point| point.accuracy)];
     for ((title, value), left) in panels.into_iter().zip(LEFT) {
         Panel::new(title, left, value, curves).draw(curves, &mut put);
     }
@@ -89,7 +91,7 @@ fn style(curves: usize) -> String {
 }
 
 impl Panel {
-    fn new(title: &'static str, left: f64, value: fn(&Point) -> f64, curves: &[Curve]) -> Self {
+    fn new(title: &'static str, left: f64, value: Value, curves: &[Curve]) -> Self {
         let values = || curves.iter().flat_map(|curve| &curve.points).map(value);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
         let step = step(most - least);

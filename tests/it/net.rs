@@ -1,7 +1,10 @@
 //! Forward passes of the library beside those in f64, and data sets.
 
+mod activations;
 mod data;
+mod digits;
 mod forward;
+mod interpolating;
 
 use std::path::Path;
 
