@@ -3,6 +3,7 @@
 mod applying;
 mod command;
 mod function;
+mod matching;
 mod specs;
 mod transform;
 
