@@ -16,6 +16,7 @@ use crate::data::DataSet;
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::net::Network;
+use crate::report::Findings;
 
 use super::{LEAST_BYTES, Pair};
 
@@ -111,6 +112,20 @@ impl By {
             Self::StraightThrough { print, options, .. } => json!({ "data": print, "options": options }),
         };
         Ok(())
+    }
+
+    /// Adds to what was found what only this way of matching knows.
+    pub fn add_findings(&self, found: &mut Findings, steps: &[Step], pair: &Pair, losses: Option<Losses>) {
+        found.losses = losses;
+        if !matches!(self, Self::Activations { .. }) {
+            return;
+        }
+        for step in steps {
+            let name = &pair.symmetries.groups[step.root].name;
+            if let Some(root) = found.roots.iter_mut().find(|root| root.name == *name) {
+                root.activations = Some([step.before, step.after]);
+            }
+        }
     }
 
     /// Finds the transform, on the threads of the current pool.

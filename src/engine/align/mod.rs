@@ -196,8 +196,8 @@ impl Run<'_> {
         let Solved { transform, sweeps, losses } = solved;
         let (steps, journal) = session.end();
         let symmetries = &self.pair.symmetries;
-        let found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
-        let found = Findings { losses, ..found };
+        let mut found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
+        self.by.add_findings(&mut found, &steps, self.pair, losses);
         let text = |value: serde_json::Result<String>| value.expect("findings are plain data");
         let notes = IndexMap::from([
             (note::REFERENCE.to_owned(), self.pair.reference_print.clone()),
