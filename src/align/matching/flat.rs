@@ -197,18 +197,13 @@ struct Tiles<'a, 'b> {
 impl<'a, 'b> Tiles<'a, 'b> {
     fn new(problem: &'a Problem<'b>, moved: &'a dyn Weights, terms: &'a Weighted, units: usize) -> Result<Self> {
         let mixed = is_mixed(terms);
-        let (row, memory) = (units * size_of::<f32>(), problem.options.memory);
-        // Panels of both models, and what the assignment takes.
-        let readers = rayon::current_num_threads() * READER_BYTES;
-        let fixed = readers + units * (FEATURES * size_of::<f32>() + SOLVER_BYTES) + ASKED_ROWS * row;
-        let for_height = |height: usize, kept: usize| {
-            (fixed + height * FEATURES * size_of::<f32>() + (kept + height * usize::from(mixed)) * row) as u64
-        };
+        let memory = problem.options.memory;
+        let for_height = |height: usize, kept: usize| bytes(units, mixed, height, kept);
         let keep = for_height(linalg::ROWS, units) <= memory;
         let fits = |height: &usize| for_height(*height, if keep { units } else { *height }) <= memory;
         let heights = (linalg::ROWS..=MOST_ROWS.max(linalg::ROWS)).step_by(linalg::ROWS);
         let Some(height) = heights.take_while(fits).last() else {
-            let least = for_height(linalg::ROWS, linalg::ROWS);
+            let least = least_bytes(units, mixed);
             let cause = format!("{units} units need at least {least} bytes, got {memory}");
             return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause));
         };
@@ -253,6 +248,20 @@ impl<'a, 'b> Tiles<'a, 'b> {
         }
         Ok(())
     }
+}
+
+/// Bytes that so many units take when `height` rows are computed together and `kept` rows are held: tiles, panels of both
+/// models, and what the assignment takes.
+fn bytes(units: usize, mixed: bool, height: usize, kept: usize) -> u64 {
+    let row = units * size_of::<f32>();
+    let readers = rayon::current_num_threads() * READER_BYTES;
+    let fixed = readers + units * (FEATURES * size_of::<f32>() + SOLVER_BYTES) + ASKED_ROWS * row;
+    (fixed + height * FEATURES * size_of::<f32>() + (kept + height * usize::from(mixed)) * row) as u64
+}
+
+/// The least bytes in which so many units are assigned; `mixed` when signs act on some of what they are compared by.
+pub(super) fn least_bytes(units: usize, mixed: bool) -> u64 {
+    bytes(units, mixed, linalg::ROWS, linalg::ROWS)
 }
 
 fn is_mixed(terms: &Weighted) -> bool {

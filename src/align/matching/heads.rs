@@ -145,40 +145,57 @@ fn solve(
     let moved = problem.moved(current);
     let mut panels = [Panel::default(), Panel::default()];
     let mut scores = vec![0.0; units * units];
+    let mut bounds = vec![0.0; units * units];
     let mut found = Vec::with_capacity(units * units);
-    let mut most = 0.0;
     for unit in 0..units {
         let products = products(problem, moved.as_ref(), terms, unit, &mut panels)?;
         let others = if moves_order { 0..units } else { unit..unit + 1 };
         let joint = |other: usize| {
             problem.watch.go_on()?;
-            Joint { inners, products: &products, unit: other }.solve()
+            let most: Result<f64> = products.iter().map(|products| bound(products, inners, other)).sum();
+            Ok((Joint { inners, products: &products, unit: other }.solve()?, most?))
         };
         let solved = others.clone().into_par_iter().map(joint).collect::<Result<Vec<_>>>()?;
-        for (other, pair) in others.clone().zip(&solved) {
+        for (other, (pair, most)) in others.zip(&solved) {
             scores[unit * units + other] = narrow(pair.score);
+            bounds[unit * units + other] = narrow(*most);
         }
-        most += bound(&products, inners, others);
         found.push(solved);
     }
-    let order = if moves_order { order_of(&scores, units)?.columns } else { (0..).take(units).collect() };
+    let stay = || (0..units).map(|unit| f64::from(bounds[unit * units + unit])).sum();
+    let (order, most) = match moves_order {
+        true => (order_of(&scores, units)?.columns, order_of(&bounds, units)?.value),
+        false => ((0..).take(units).collect(), stay()),
+    };
     let mut moves = Vec::with_capacity(units);
     let mut score = 0.0;
     for (solved, from) in found.into_iter().zip(&order) {
         let taken = if moves_order { *from as usize } else { 0 };
-        let pair = solved.into_iter().nth(taken).expect("every pair was solved");
+        let (pair, _) = solved.into_iter().nth(taken).expect("every pair was solved");
         score += pair.score;
         moves.push(pair.moves);
     }
     Ok(Heads { order, moves, score, bound: most })
 }
 
-fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result<()> {
-    let cells = |headed: &Headed| headed.term.cells() * headed.term.cells() * units;
-    let entries: usize = terms.iter().map(cells).sum();
-    let widest = terms.iter().map(|headed| headed.term.cells() * (units + 1)).max().unwrap_or(0);
+/// The bytes in which the root of `tree` is solved on `tensors`.
+pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
+    let parts = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
+    let acts = |part: &Part| part.factors.iter().any(|factor| factor.acts.is_some());
+    let terms: Vec<Term> = parts.filter(acts).map(|part| headed(&part, tree).0).collect();
+    bytes(terms.iter(), problem.symmetries.groups[tree.root].units)
+}
+
+fn bytes<'a>(terms: impl Iterator<Item = &'a Term>, units: usize) -> u64 {
+    let cells: Vec<usize> = terms.map(Term::cells).collect();
+    let entries: usize = cells.iter().map(|cells| cells * cells * units).sum();
+    let widest = cells.iter().map(|cells| cells * (units + 1)).max().unwrap_or(0);
     let readers = rayon::current_num_threads() * flat::READER_BYTES;
-    let bytes = ((entries + widest * super::problem::FEATURES) * size_of::<f32>() + readers) as u64;
+    ((entries + widest * super::problem::FEATURES) * size_of::<f32>() + readers) as u64
+}
+
+fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result<()> {
+    let bytes = bytes(terms.iter().map(|headed| &headed.term), units);
     let memory = problem.options.memory;
     if bytes <= memory {
         return Ok(());

@@ -4,16 +4,22 @@
 //! matrix. Each inner group's own problem, all others held, is exact: an assignment where units may be reordered, the
 //! sign of a sum where they may be flipped, and for a pair turned by θ the maximum of D cos θ + X sin θ, which is at
 //! atan2(X, D). Groups that meet on one axis (the queries of a head and their rotary pairs) are solved in turn until
-//! nothing is gained, from where they are, and from the order that is best whatever the others turn out to be.
+//! nothing is gained: from where they are, then from each order of the one that meets most others, best first by an upper
+//! bound of what can come of it, until the bound is below what was found. With the few queries that share a key head all
+//! orders are tried or ruled out so, which makes the result exact; of many queries the most promising orders are tried.
 
 use super::flat::order_of;
 use super::problem::narrow;
-use super::reach::{cell_reach, each_cell, each_target, pair_products};
+use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
 use crate::align::{Allowed, Group};
 use crate::error::Result;
 
 /// Rounds over all inner groups; the objective grows in each, so that there are few.
 const ROUNDS: usize = 32;
+/// Up to so many units all orders are ranked.
+const RANKED: usize = 7;
+/// Orders that are tried of these: all of those of four units.
+const TRIED: usize = 24;
 /// The share of a sum of f32 products that is taken for rounding.
 const NOISE: f64 = 1e-6;
 
@@ -135,16 +141,29 @@ impl Joint<'_> {
     /// The best moves that are found, and what they are worth.
     pub fn solve(&self) -> Result<Found> {
         let stay: Vec<Moves> = self.inners.iter().map(Inner::stay).collect();
-        let from_here = self.ascend(stay.clone())?;
-        let Some(first) = self.meeting() else { return Ok(from_here) };
-        let mut moves = stay;
-        moves[first].order = self.invariant_order(first)?;
-        let from_there = self.ascend(moves)?;
-        let real = from_there.score > from_here.score + NOISE * from_here.score.abs();
-        Ok(if real { from_there } else { from_here })
+        let mut best = self.ascend(stay.clone(), 0)?;
+        let Some(first) = self.meeting() else { return Ok(best) };
+        let reach = self.reach_of(first);
+        let mut apart = 0.0;
+        for products in self.products.iter().filter(|products| products.leaves.iter().all(|leaf| leaf.inner != first)) {
+            apart += bound(products, self.inners, self.unit)?;
+        }
+        for (order, most) in ranked(&reach, self.inners[first].group.units)? {
+            let is_better = |score: f64, best: &Found| score > best.score + NOISE * best.score.abs();
+            if !is_better(most + apart, &best) {
+                break;
+            }
+            let mut moves = stay.clone();
+            moves[first].order = order;
+            let found = self.ascend(moves, first + 1)?;
+            if is_better(found.score, &best) {
+                best = found;
+            }
+        }
+        Ok(best)
     }
 
-    /// The group that meets the most others on an axis, if any two do; its order is where the second start begins.
+    /// The group that meets the most others on an axis, if any two do.
     fn meeting(&self) -> Option<usize> {
         let free = |leaf: &&Leaf| self.inners[leaf.inner].is_free();
         let meets = |at: usize| {
@@ -158,11 +177,11 @@ impl Joint<'_> {
         ordered.max_by_key(|at| (meets(*at), std::cmp::Reverse(*at)))
     }
 
-    /// Solves the groups in turn until none gains.
-    fn ascend(&self, mut moves: Vec<Moves>) -> Result<Found> {
+    /// Solves the groups in turn, `first` first, until none gains.
+    fn ascend(&self, mut moves: Vec<Moves>, first: usize) -> Result<Found> {
         let mut idle = 0;
         for turn in 0..ROUNDS * self.inners.len() {
-            let at = turn % self.inners.len();
+            let at = (first + turn) % self.inners.len();
             idle += 1;
             if self.inners[at].is_free() && self.improve(at, &mut moves)? {
                 idle = 0;
@@ -273,21 +292,20 @@ impl Joint<'_> {
         costs
     }
 
-    /// The order of group `at` that is best if the groups that it meets can follow any choice: where they may be
-    /// reordered by the largest product of each cell, where they may be turned by the length of (D, X).
-    fn invariant_order(&self, at: usize) -> Result<Vec<u32>> {
+    /// For each unit of group `at` and each that could take its place, the most that can come of it, whatever is done
+    /// with the groups that it meets.
+    fn reach_of(&self, at: usize) -> Vec<f64> {
         let units = self.inners[at].group.units;
-        let mut entries = vec![0.0; units * units];
+        let mut most = vec![0.0; units * units];
         for products in self.products {
             for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at) {
-                for (place, entry) in entries.iter_mut().enumerate() {
+                for (place, entry) in most.iter_mut().enumerate() {
                     let (unit, to) = (place / units, place % units);
                     *entry += self.reach(products, leaf, unit * leaf.stride, to * leaf.stride);
                 }
             }
         }
-        let entries: Vec<f32> = entries.into_iter().map(narrow).collect();
-        Ok(order_of(&entries, units)?.columns)
+        most
     }
 
     /// The most that cells with one unit of `leaf` can have in common with cells with another.
@@ -347,6 +365,30 @@ impl Joint<'_> {
         }
         score
     }
+}
+
+/// Orders of units with an upper bound of what can come of each, the largest first, and of equal ones the first.
+fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
+    let most =
+        |order: &[u32]| -> f64 { order.iter().enumerate().map(|(unit, to)| reach[unit * units + *to as usize]).sum() };
+    if units > RANKED {
+        let entries: Vec<f32> = reach.iter().map(|entry| narrow(*entry)).collect();
+        let order = order_of(&entries, units)?.columns;
+        let most = most(&order);
+        return Ok(vec![(order, most)]);
+    }
+    let mut orders = vec![Vec::new()];
+    for _ in 0..units {
+        let longer = |order: &Vec<u32>| {
+            let free = (0..).take(units).filter(|unit| !order.contains(unit));
+            free.map(|unit| order.iter().copied().chain([unit]).collect()).collect::<Vec<Vec<u32>>>()
+        };
+        orders = orders.iter().flat_map(longer).collect();
+    }
+    let mut ranked: Vec<(Vec<u32>, f64)> = orders.into_iter().map(|order| (order.clone(), most(&order))).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    ranked.truncate(TRIED);
+    Ok(ranked)
 }
 
 /// The best sign and angle of a pair with these sums. A sign is exact where a turn rounds, so that a pair is turned by

@@ -189,6 +189,17 @@ pub fn match_weights(
     schedule::run(&problem, start, replay, None)
 }
 
+/// The least [`Options::memory`] with which two models can be matched on the threads of the current rayon pool; nothing of
+/// them is read.
+pub fn least_memory(
+    reference: &dyn Weights,
+    moving: &Arc<Store>,
+    symmetries: &Arc<Symmetries>,
+    options: &Options,
+) -> u64 {
+    schedule::least_bytes(&Problem::new(reference, moving, symmetries, options, &Unwatched))
+}
+
 fn check_shapes(symmetries: &Symmetries, model: &str, weights: &dyn Weights) -> Result<()> {
     for (name, tensor) in &symmetries.tensors {
         if tensor.index.is_none() && tensor.axes.iter().all(super::Node::is_fixed) {

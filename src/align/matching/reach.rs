@@ -1,8 +1,9 @@
 //! What cells can have in common at most, whatever is done with the groups that act on them.
 
-use std::ops::Range;
-
+use super::flat::order_of;
 use super::inner::{Inner, Leaf, Products};
+use super::problem::narrow;
+use crate::error::Result;
 
 /// D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of the other model,
 /// D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
@@ -18,24 +19,27 @@ pub(super) fn pair_products(
     (at(first, first) + at(second, second), at(second, first) - at(first, second))
 }
 
-/// An upper bound of what one unit of the reference can have in common with any of the units `others` of the other
-/// model: each cell, or pair of cells, with the one that suits it best.
-pub(super) fn bound(products: &[Products], inners: &[Inner<'_>], others: Range<usize>) -> f64 {
-    let of = |products: &Products| {
-        let leaves: Vec<&Leaf> = products.leaves.iter().collect();
-        let mut sum = 0.0;
-        each_cell(&leaves, 0, inners, &mut |cell, pair| {
-            let mut most = f64::NEG_INFINITY;
-            for unit in others.clone() {
-                each_target(&leaves, cell, 0, inners, &mut |target| {
-                    most = most.max(cell_reach(products, inners, &leaves, unit, (cell, target), pair));
-                });
-            }
-            sum += most;
+/// An upper bound of what the cells of these products have in common for one pair of units: the best assignment where one
+/// group alone acts, else each cell, or pair of cells, with the one that suits it best.
+pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> Result<f64> {
+    let leaves: Vec<&Leaf> = products.leaves.iter().collect();
+    if let [leaf] = leaves[..]
+        && inners[leaf.inner].is_ordered()
+    {
+        let flips = leaf.signed && inners[leaf.inner].sign;
+        let entry = |place: usize| products.entry(unit, place / leaf.size, place % leaf.size);
+        let entries = (0..leaf.size * leaf.size).map(entry).map(|entry| if flips { entry.abs() } else { entry });
+        return Ok(order_of(&entries.map(narrow).collect::<Vec<f32>>(), leaf.size)?.value);
+    }
+    let mut sum = 0.0;
+    each_cell(&leaves, 0, inners, &mut |cell, pair| {
+        let mut most = f64::NEG_INFINITY;
+        each_target(&leaves, cell, 0, inners, &mut |target| {
+            most = most.max(cell_reach(products, inners, &leaves, unit, (cell, target), pair));
         });
-        sum
-    };
-    products.iter().map(of).sum()
+        sum += most;
+    });
+    Ok(sum)
 }
 
 /// The pair of a cell, where one of its leaves is of pairs that move: the leaf, and which pair.

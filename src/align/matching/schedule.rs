@@ -5,7 +5,7 @@
 //! where no two roots act on one tensor, as in a transformer whose residual stream is fixed, one sweep solves each once.
 
 use super::problem::Problem;
-use super::solve::solve;
+use super::solve::{least_bytes as least_of_root, solve};
 use super::terms::Tree;
 use super::{Matched, Residual, Step};
 use crate::align::{Symmetries, Transform};
@@ -100,6 +100,16 @@ impl ResidualStep for Anchored {
         run.trees[self.at].stale = true;
         Ok(moved)
     }
+}
+
+/// The least memory in which every root that a run solves can be.
+pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
+    let symmetries = problem.symmetries;
+    let least = |root: &Root| {
+        let tensors: Vec<&str> = root.tensors.iter().map(String::as_str).collect();
+        least_of_root(problem, &root.tree, &tensors)
+    };
+    Run::new(problem, &Transform::identity(symmetries), &[]).trees.iter().map(least).max().unwrap_or(0)
 }
 
 impl<'a, 'p> Run<'a, 'p> {

@@ -24,9 +24,7 @@ pub(super) fn solve(
     sweep: usize,
 ) -> Result<(Step, Transform)> {
     let before = problem.objective(tensors, current)?;
-    let names =
-        |tensor: &&crate::align::TensorSymmetry| tensor.index.as_ref().is_some_and(|index| index.group == tree.root);
-    let found = if problem.symmetries.tensors.values().any(|tensor| names(&tensor)) {
+    let found = if names_tensors(problem, tree) {
         experts::candidates(problem, tree, tensors, current, experts::AFFORDED)?
     } else if tree.inner.is_empty() {
         flat::candidates(problem, tree, tensors, current)?
@@ -64,6 +62,22 @@ pub(super) fn solve(
         proof,
     };
     Ok((step, taken.map_or_else(|| current.clone(), |(transform, _)| transform)))
+}
+
+/// The least memory in which the root of `tree` is solved on `tensors`.
+pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
+    let flat =
+        |group: usize| flat::least_bytes(problem.symmetries.groups[group].units, flat::is_signed(problem, group));
+    if names_tensors(problem, tree) || tree.inner.is_empty() {
+        return tree.groups().map(flat).max().unwrap_or(0);
+    }
+    heads::least_bytes(problem, tree, tensors)
+}
+
+/// Whether the root's units are numbers in the names of tensors, as experts are.
+fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
+    let index = |tensor: &crate::align::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
+    problem.symmetries.tensors.values().any(|tensor| index(tensor) == Some(tree.root))
 }
 
 /// `current`, then `elements` of some groups; what does nothing is left out of them.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indexmap::IndexMap;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 
 use crate::align::matching::{self, Step, Watch};
@@ -22,6 +22,7 @@ use crate::align::{Alignment, Store, Transform, TransformFile, Transformed, Weig
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
 use crate::monitor::Phase;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::process_bytes;
@@ -43,9 +44,6 @@ mod note {
     /// What was found: gains, certificates, cosines.
     pub const FINDINGS: &str = "findings";
 }
-
-/// The least that a matcher is given to work with.
-const LEAST_BYTES: u64 = 16 << 20;
 
 /// Everything that an alignment needs.
 pub struct Align {
@@ -85,21 +83,25 @@ pub fn align(align: Align) -> Result<Aligned> {
     let begun = Instant::now();
     let Align { pair, by, mut matching, memory, threads, storage, target, options } = align;
     check_limits(memory, threads)?;
-    matching.memory = left_for_matching(&pair, memory, threads)?;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    matching.memory = left_for_matching(&pair, &by, &matching, memory, &pool)?;
     let mut identity = pair.identity(&matching);
     by.add_to(&mut identity)?;
-    let run = Run { pair: &pair, by: &by, matching: &matching, threads, options: &options, identity: &identity };
+    let run = Run { pair: &pair, by: &by, matching: &matching, pool: &pool, options: &options, identity: &identity };
     let (file, status) = match &target {
-        None => (run.fresh(None, vec![])?, "aligned"),
+        None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
             refuse_other_names(&target.dir)?;
             refuse_inputs_folder([&pair.reference, &pair.model], &target.dir)?;
             match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity))? {
                 BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, "complete already"),
-                BegunSteps::Fresh(steps) => (run.fresh(Some(steps), vec![])?, "aligned"),
+                BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
                     let earlier = parsed(&earlier, &target.dir)?;
-                    (run.fresh(Some(steps), earlier)?, "resumed")
+                    (run.carry_out(Some(steps), earlier)?, "resumed")
                 }
             }
         }
@@ -123,12 +125,21 @@ pub fn align(align: Align) -> Result<Aligned> {
 }
 
 /// What the matcher may take of `memory`.
-fn left_for_matching(pair: &Pair, memory: u64, threads: usize) -> Result<u64> {
+fn left_for_matching(
+    pair: &Pair,
+    by: &By,
+    matching: &matching::Options,
+    memory: u64,
+    pool: &ThreadPool,
+) -> Result<u64> {
     let symmetries = &pair.symmetries;
-    // Held at once: what the matcher has found, what is tried, and the steps as they are journalled.
-    let transforms = 4 * findings::largest_transform_bytes(symmetries);
+    // Held at once: what the matcher has found and what it tries, and the steps, twice where they are taken up again.
+    let transforms = 6 * findings::largest_transform_bytes(symmetries);
+    let threads = pool.current_num_threads();
     let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
-    let least = fixed + LEAST_BYTES;
+    let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
+    let (reference, moving) = (open(&pair.reference)?, Arc::new(open(&pair.model)?));
+    let least = fixed + pool.install(|| by.least_memory(&reference, &moving, symmetries, matching));
     if memory < least {
         let cause = format!("aligning these models needs at least {}", format_bytes(least));
         return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
@@ -171,23 +182,19 @@ struct Run<'a> {
     pair: &'a Pair,
     by: &'a By,
     matching: &'a matching::Options,
-    threads: usize,
+    pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
 }
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transform if there is a journal.
-    fn fresh(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .build()
-            .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Store::open(model, &sources, self.options.kernels);
         let (reference, moving) = (open(&self.pair.reference)?, Arc::new(open(&self.pair.model)?));
         let session = Session::new(&self.pair.symmetries, self.options, journal, earlier.clone());
-        let (solved, cosines) = pool.install(|| {
+        let (solved, cosines) = self.pool.install(|| {
             let models = Models { pair: self.pair, reference: &reference, moving: &moving, options: self.options };
             let solved = self.by.solve(&models, self.matching, &earlier, &session)?;
             let cosines = self.cosines(&reference, &moving, &solved.transform, &session)?;

@@ -118,7 +118,9 @@ fn models_of_one_ancestor_are_certified_to_stay_and_merged_as_they_are() {
     let report = run(dir, ["align", "model", "tuned", "--out", "perms.safetensors", "--json"]).ok().json();
     assert_eq!(report["moved"], 0);
     let roots = report["findings"]["roots"].as_array().expect("a list");
-    assert!(!roots.is_empty() && roots.iter().all(|root| root["proof"] == "identity"), "{report}");
+    // Of heads the proof is a bound, which noise may leave open.
+    let proved = |root: &Value| root["proof"] == "identity" || (root["kind"] == "kv" && root["proof"] == "parts");
+    assert!(!roots.is_empty() && roots.iter().all(proved), "{report}");
     let shown = run(dir, ["align", "model", "tuned", "--out", "perms.safetensors"]).ok().stdout;
     assert!(
         shown.starts_with("complete already: tuned to model by the spec llama, in perms.safetensors: nothing moves\n")
@@ -141,6 +143,8 @@ fn a_merge_aligns_first_and_keeps_what_it_found() {
     let merge = ["merge", "model", "planted", "--align", "weights", "--out", "out"];
     let plan = ["plan", "model", "planted", "--align", "weights", "--out", "out"];
     assert!(run(dir, plan).ok().stdout.contains("model 2 to model 1 by weights, not done yet"));
+    let json = run(dir, plan.iter().chain(&["--json"])).ok().json();
+    assert_eq!(json["alignment"], serde_json::json!({ "files": [], "unaligned": [1] }));
     assert!(!dir.join("out").exists(), "a plan writes nothing");
     let shown = run(dir, merge).ok();
     assert!(shown.stdout.starts_with("aligned: planted to model by the spec llama, in out/alignment/2.safetensors: "));

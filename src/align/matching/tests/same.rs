@@ -105,7 +105,7 @@ fn a_run_goes_on_from_any_step() {
     let kept = Kept::default();
     let whole = run.go(&[], &kept).expect("matched");
     let steps = kept.steps.into_inner().expect("whole");
-    assert!(steps.len() > 4 && whole.sweeps > 1);
+    assert!(steps.len() >= 4 && whole.sweeps > 1);
     for taken in 0..=steps.len() {
         let rest = Kept::default();
         assert_eq!(run.go(&steps[..taken], &rest).expect("matched"), whole);
