@@ -9,6 +9,9 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::net::{Network, Parameters, Units};
 
+/// Numbers that are read at a time: a window on a file takes memory too.
+const PIECE: usize = 1 << 18;
+
 /// The network of a model with these symmetries, for samples of shape `sample`.
 ///
 /// # Errors
@@ -34,7 +37,13 @@ pub fn parameters(network: &Network, weights: &dyn Weights) -> Result<Parameters
             let cause = format!("wanted shape {wanted:?}, got {shape:?}");
             return Err(Error::new(Kind::Mismatch, "cannot read weights", name.escape_debug(), cause));
         }
-        weights.tensor(name)?.read(0..into.len() as u64, into)?;
+        let mut numbers = weights.tensor(name)?;
+        let mut first = 0;
+        for piece in into.chunks_mut(PIECE) {
+            let range = first..first + piece.len() as u64;
+            first = range.end;
+            numbers.read(range, piece)?;
+        }
         check_finite(name, into)
     })
 }

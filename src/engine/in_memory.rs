@@ -11,8 +11,8 @@ use crate::plan::tensor::TensorPlan;
 use super::recheck::Merger;
 use super::work::Workbench;
 
-/// Computes every tensor of `plan` by itself, whole, and gives its bytes to `take`: the very bytes that
-/// [`merge`](super::merge()) writes.
+/// Computes every tensor of `plan` by itself, in the plan's blocks, and gives all of its bytes to `take`: the very bytes
+/// that [`merge`](super::merge()) writes.
 ///
 /// # Errors
 ///
@@ -34,7 +34,14 @@ pub fn merge_in_memory(
     let whole = merger.whole_model(&all)?;
     for (index, tensor) in plan.tensors.iter().enumerate() {
         let mut rule = merger.rule_of(index, &whole)?;
-        take(tensor, &merger.merged(index, 0, tensor.elements, &mut rule)?)?;
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        while at < tensor.elements {
+            let len = plan.memory.block.min(tensor.elements - at);
+            bytes.extend(merger.merged(index, at, len, &mut rule)?);
+            at += len;
+        }
+        take(tensor, &bytes)?;
     }
     Ok(())
 }

@@ -46,6 +46,9 @@ pub struct RootFound {
     pub after: f64,
     /// What is known of its last step.
     pub proof: Proof,
+    /// The cosine of both models' activations before and after, where it was matched by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<[f64; 2]>,
 }
 
 /// The cosine between one tensor of both models.
@@ -148,6 +151,11 @@ impl Findings {
         self.roots.iter().map(|root| root.moved).sum()
     }
 
+    /// Names of the roots that were matched by activations, and the cosines of these before and after.
+    fn activations(&self) -> impl Iterator<Item = (String, [f64; 2])> {
+        self.roots.iter().filter_map(|root| Some((root.name.escape_debug().to_string(), root.activations?)))
+    }
+
     fn each<T>(&self, of: impl Fn(&mut dyn Iterator<Item = f64>) -> T) -> [T; 2] {
         let sides: [fn(&Cosines) -> Option<f64>; 2] = [|cosines| cosines.before, |cosines| cosines.after];
         sides.map(|side| of(&mut self.tensors.iter().filter_map(side)))
@@ -208,6 +216,9 @@ impl fmt::Display for AlignmentReport {
                 f,
                 "loss of the midpoint: {found:.4}; of the models as they are {naive:.4}, by weights {weights:.4}"
             )?;
+        }
+        for (name, [before, after]) in self.findings.activations() {
+            writeln!(f, "activations of {name}: {before:.4} -> {after:.4}, the cosine between both models")?;
         }
         let sweeps = self.findings.sweeps;
         write!(f, "sweeps: {sweeps}, in {:.1} s", self.seconds)?;

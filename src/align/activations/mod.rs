@@ -108,6 +108,11 @@ pub fn match_activations(
     Ok(Matched { transform, steps, sweeps: 1 })
 }
 
+/// The least memory with which the groups of a model can be matched, whichever of them are, in bytes.
+pub fn least_memory(symmetries: &Symmetries) -> u64 {
+    symmetries.groups.iter().map(|group| products::bytes(group.units, ROWS.min(group.units))).max().unwrap_or(0)
+}
+
 /// A group that is matched.
 struct Job<'a> {
     index: usize,
@@ -168,12 +173,12 @@ impl Job<'_> {
             .map(|weights| Moments::new(weights, &self.group.name, self.samples, units, options.similarity));
         let mut products = Products::new(first?, second?, units, signs, watch);
         let start: Vec<u32> = (0..).take(units).collect();
-        let (columns, mut proof) = if units <= DENSE && products.bytes(units) <= options.memory {
+        let (columns, mut proof) = if units <= DENSE && products::bytes(units, units) <= options.memory {
             let mut costs = vec![0.0; units * units];
             products.rows(0..units, &mut costs)?;
             (dense(&Costs::new(units, &costs)?, Sense::Maximise)?.columns, Proof::Optimal(0.0))
         } else {
-            let settings = assignment::Options { tile_rows: self.tile_rows(&products, options)?, ..Default::default() };
+            let settings = assignment::Options { tile_rows: self.tile_rows(options)?, ..Default::default() };
             let (solved, certificate) = certified(&mut products, Sense::Maximise, &start, &settings)?;
             (solved.columns, Proof::Optimal(certificate.optimal_within))
         };
@@ -201,12 +206,13 @@ impl Job<'_> {
         Ok(Step { sweep: 0, root: self.index, elements, before, after, units, moved, proof })
     }
 
-    fn tile_rows(&self, products: &Products<'_>, options: &Options) -> Result<usize> {
+    fn tile_rows(&self, options: &Options) -> Result<usize> {
         let units = self.group.units;
-        let fits = |rows: &usize| products.bytes(*rows) <= options.memory;
+        let fits = |rows: &usize| products::bytes(units, (*rows).min(units)) <= options.memory;
         let most = (1..=units.div_ceil(ROWS)).map(|tiles| tiles * ROWS).take_while(fits).last();
         most.ok_or_else(|| {
-            let cause = format!("group {} needs {}", self.group.name, format_bytes(products.bytes(ROWS)));
+            let cause =
+                format!("group {} needs {}", self.group.name, format_bytes(products::bytes(units, ROWS.min(units))));
             Error::new(Kind::Budget, "cannot match activations", format_bytes(options.memory), cause)
                 .with_hint("give more --memory")
         })

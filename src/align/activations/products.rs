@@ -16,6 +16,15 @@ pub const ROWS: usize = linalg::ROWS;
 /// What the sparse solver keeps of a row, at most.
 const CANDIDATES_BYTES: usize = 1 << 10;
 
+/// Memory for `rows` rows at a time of a matrix of `units`, in bytes: their sums, products and entries, and the blocks
+/// that are multiplied.
+pub fn bytes(units: usize, rows: usize) -> u64 {
+    let block = usize::try_from(BLOCK).expect("a small number");
+    let sums = rows * units * (size_of::<f64>() + 2 * size_of::<f32>());
+    let blocks = block * (2 * units + rows) * size_of::<f32>();
+    (sums + blocks + CANDIDATES_BYTES * units) as u64
+}
+
 /// The matrix, divided by both norms so that its entries are shares of a cosine; absolute values where signs are free.
 pub struct Products<'a> {
     first: Moments<'a>,
@@ -33,14 +42,6 @@ impl<'a> Products<'a> {
     /// The product of both norms.
     pub fn norms(&self) -> f64 {
         (self.first.square * self.second.square).sqrt()
-    }
-
-    /// Memory for `rows` rows at a time, in bytes: their sums, products and entries, and the blocks that are multiplied.
-    pub fn bytes(&self, rows: usize) -> u64 {
-        let block = usize::try_from(BLOCK).expect("a small number");
-        let sums = rows * self.units * (size_of::<f64>() + 2 * size_of::<f32>());
-        let blocks = block * (2 * self.units + rows) * size_of::<f32>();
-        (sums + blocks + CANDIDATES_BYTES * self.units) as u64
     }
 
     /// The entries of each row in its column, with their signs, not divided: products and sums in f64.

@@ -11,13 +11,14 @@ use crate::error::{Error, Result};
 
 const WHAT: &str = "cannot write activations";
 
-/// A file that is not whole yet.
+/// A file that is not whole yet; it goes when this is dropped before the end.
 pub struct Writer {
     path: PathBuf,
     part: PathBuf,
     file: File,
     /// Where each matrix begins, and bytes of its rows.
     tensors: Vec<(u64, u64)>,
+    is_finished: bool,
 }
 
 impl Writer {
@@ -51,13 +52,14 @@ impl Writer {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let file = File::create(&part).map_err(failed)?;
         let data = 8 + text.len() as u64;
-        file.set_len(data + end).map_err(failed)?;
-        file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).map_err(failed)?;
-        file.write_all_at(&text, 8).map_err(failed)?;
         tensors.iter_mut().for_each(|(start, _)| *start += data);
-        Ok(Self { path: path.to_owned(), part, file, tensors })
+        let file = File::create(&part).map_err(failed)?;
+        let writer = Self { path: path.to_owned(), part, file, tensors, is_finished: false };
+        writer.file.set_len(data + end).map_err(failed)?;
+        writer.file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).map_err(failed)?;
+        writer.file.write_all_at(&text, 8).map_err(failed)?;
+        Ok(writer)
     }
 
     /// Writes rows of matrix `tensor` from row `first` on.
@@ -77,11 +79,21 @@ impl Writer {
     /// # Errors
     ///
     /// When that fails.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         let failed = |error| Error::io(WHAT, &self.path, error);
         self.file.sync_all().map_err(failed)?;
         fs::rename(&self.part, &self.path).map_err(failed)?;
+        self.is_finished = true;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // There is nothing to do about a file that cannot be removed either.
+            let _ = fs::remove_file(&self.part);
+        }
     }
 }

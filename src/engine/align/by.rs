@@ -6,16 +6,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::align::activations::{self, match_activations};
-use crate::align::matching::{self, Proof, Residual, Step, Watch, least_memory, match_weights};
+use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
 use crate::align::network::network;
 use crate::align::straight_through::{self, Losses, Problem, straight_through};
-use crate::align::{Group, Store, Transform, Weights, fingerprint};
-use crate::budget::format_bytes;
+use crate::align::{Group, Store, Symmetries, Transform, Weights, fingerprint};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
 use crate::engine::Options;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::net::Network;
+use crate::report::Findings;
 
 use super::Pair;
 
@@ -115,11 +115,43 @@ impl By {
         Ok(())
     }
 
+    /// The least memory with which the transform can be found, in bytes.
+    pub fn least_memory(
+        &self,
+        reference: &Store,
+        moving: &Arc<Store>,
+        symmetries: &Arc<Symmetries>,
+        matching: &matching::Options,
+    ) -> u64 {
+        let by_weights = || matching::least_memory(reference, moving, symmetries, matching);
+        match self {
+            Self::Weights => by_weights(),
+            Self::Activations { .. } => activations::least_memory(symmetries),
+            Self::StraightThrough { network, data, options, .. } => {
+                straight_through::bytes(network, data, options) + by_weights()
+            }
+        }
+    }
+
+    /// Adds to what was found what only this way of matching knows.
+    pub fn add_findings(&self, found: &mut Findings, steps: &[Step], pair: &Pair, losses: Option<Losses>) {
+        found.losses = losses;
+        if !matches!(self, Self::Activations { .. }) {
+            return;
+        }
+        for step in steps {
+            let name = &pair.symmetries.groups[step.root].name;
+            if let Some(root) = found.roots.iter_mut().find(|root| root.name == *name) {
+                root.activations = Some([step.before, step.after]);
+            }
+        }
+    }
+
     /// Finds the transform, on the threads of the current pool.
     ///
     /// # Errors
     ///
-    /// Those of the matchers; [`Kind::Budget`] when the memory of `matching` is too small for them.
+    /// Those of the matchers.
     pub fn solve(
         &self,
         models: &Models<'_>,
@@ -143,15 +175,9 @@ impl By {
                 Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
             }
             Self::StraightThrough { network, data, options, .. } => {
-                let own = straight_through::bytes(network, data, options);
-                let least = least_memory(*stored, moving, symmetries, matching);
-                let Some(memory) = matching.memory.checked_sub(own).filter(|left| *left >= least) else {
-                    let cause = format!("the networks and their values need {} more", format_bytes(own + least));
-                    return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(matching.memory), cause)
-                        .with_hint("give more --memory, or a smaller --batch"));
-                };
                 let problem = Problem { reference: *stored, moving, symmetries, network, data, kernels: run.kernels };
-                let matching = matching::Options { memory, ..matching.clone() };
+                let own = straight_through::bytes(network, data, options);
+                let matching = matching::Options { memory: matching.memory.saturating_sub(own), ..matching.clone() };
                 let found = straight_through(&problem, options, &matching, watch)?;
                 let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;
                 let is_root = |root: &usize| {

