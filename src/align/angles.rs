@@ -11,7 +11,7 @@ use crate::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
 const AHEAD: u64 = 1 << 20;
 
 /// The cosine between tensor `name` of two models, each taken as one vector, for every name; `None` where one of the two
-/// is zero. Runs on the current thread pool; the sums are the same for every number of threads.
+/// is zero or not finite. Runs on the current thread pool; the sums are the same for every number of threads.
 ///
 /// `passed` is told of every chunk, by its elements, and may end the work.
 ///
@@ -66,7 +66,7 @@ fn cosine(
     Ok(match one * other {
         // Equal tensors have exactly this cosine, whatever the square roots round to.
         _ if one == product && product == other && one > 0.0 => Some(1.0),
-        norms if norms > 0.0 => Some(product / (one.sqrt() * other.sqrt())),
+        norms if norms > 0.0 => Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite()),
         _ => None,
     })
 }
@@ -84,16 +84,20 @@ mod tests {
         let store = |phase: f64, zero: f32| {
             #[expect(clippy::cast_possible_truncation, reason = "the test's numbers are f32")]
             let wave = wave(phase).map(|x| x as f32).collect();
-            let tensors = [("wave".to_owned(), vec![count as u64], wave), ("zero".to_owned(), vec![1], vec![zero])];
+            let tensors = [
+                ("wave".to_owned(), vec![count as u64], wave),
+                ("zero".to_owned(), vec![1], vec![zero]),
+                ("odd".to_owned(), vec![2], vec![f32::INFINITY, 1.0]),
+            ];
             Store::in_memory(tensors, Kernels::detect())
         };
         let (one, other) = (store(0.0, 0.0), store(1.0, 1.0));
-        let found = cosines(&one, &other, &["wave", "zero"], Kernels::detect(), &|_| Ok(())).expect("in memory");
+        let found = cosines(&one, &other, &["wave", "zero", "odd"], Kernels::detect(), &|_| Ok(())).expect("in memory");
         let product = |a: f64, b: f64| wave(a).zip(wave(b)).map(|(x, y)| x * y).sum::<f64>();
         let wanted = product(0.0, 1.0) / (product(0.0, 0.0) * product(1.0, 1.0)).sqrt();
         // Rounding to f32 moves each element by 6e-8 of itself at most.
         assert!((found[0].expect("an angle") - wanted).abs() < 1e-7, "{found:?} {wanted}");
-        assert_eq!(found[1], None);
+        assert_eq!(found[1..], [None, None]);
         let same = cosines(&one, &one, &["wave"], Kernels::detect(), &|_| Ok(())).expect("in memory");
         assert_eq!(same, [Some(1.0)]);
         assert_eq!(angle(1.0), 0.0);

@@ -232,6 +232,9 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
 ///
 /// Whatever keeps them from being aligned.
 pub fn align_inputs(job: &mut Job, wish: &Wish, target: &Target, run: &RunArgs, stop: &Stop) -> Result<Vec<String>> {
+    if job.document.own.align.is_none() {
+        return Ok(Vec::new());
+    }
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let options = Options {
         kernels: merge::kernels(run.simd)?,

@@ -124,12 +124,19 @@ fn every_command_explains_its_flags() {
         "--json",
         "--help",
     ];
-    let merge = ["--restart", "--overwrite", "--verify", "--quiet", "--io", "--simd"];
-    for (command, own) in
-        [("merge", &merge[..]), ("plan", &["--tensors"]), ("verify", &["--json", "--quiet", "--help"])]
-    {
+    let merge = ["--align", "--restart", "--overwrite", "--verify", "--quiet", "--io", "--simd"];
+    let align = ["--out", "--spec", "--cost", "--residual", "--no-signs", "--seed", "--max-sweeps", "--any-vocabulary"];
+    let run_flags =
+        ["--groups", "--memory", "--threads", "--restart", "--overwrite", "--io", "--simd", "--json", "--quiet"];
+    let align = [&align[..], &run_flags].concat();
+    for (command, own) in [
+        ("merge", &merge[..]),
+        ("plan", &["--tensors", "--align"]),
+        ("verify", &["--json", "--quiet", "--help"]),
+        ("align", &align),
+    ] {
         let help = run(root.path(), [command, "--help"]).ok().stdout;
-        let wanted = shared.iter().filter(|_| command != "verify").chain(own);
+        let wanted = shared.iter().filter(|_| matches!(command, "merge" | "plan")).chain(own);
         wanted.for_each(|flag| assert!(help.contains(flag), "{command} --help does not mention {flag}"));
         // Each flag that is listed says something.
         let lines: Vec<&str> = help.lines().collect();

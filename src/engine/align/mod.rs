@@ -124,8 +124,8 @@ pub fn align(align: Align) -> Result<Aligned> {
 /// What the matcher may take of `memory`.
 fn left_for_matching(pair: &Pair, matching: &matching::Options, memory: u64, pool: &ThreadPool) -> Result<u64> {
     let symmetries = &pair.symmetries;
-    // Held at once: what the matcher has found, what is tried, and the steps as they are journalled.
-    let transforms = 4 * findings::largest_transform_bytes(symmetries);
+    // Held at once: what the matcher has found and what it tries, and the steps, twice where they are taken up again.
+    let transforms = 6 * findings::largest_transform_bytes(symmetries);
     let threads = pool.current_num_threads();
     let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
     let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());

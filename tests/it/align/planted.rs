@@ -143,6 +143,8 @@ fn a_merge_aligns_first_and_keeps_what_it_found() {
     let merge = ["merge", "model", "planted", "--align", "weights", "--out", "out"];
     let plan = ["plan", "model", "planted", "--align", "weights", "--out", "out"];
     assert!(run(dir, plan).ok().stdout.contains("model 2 to model 1 by weights, not done yet"));
+    let json = run(dir, plan.iter().chain(&["--json"])).ok().json();
+    assert_eq!(json["alignment"], serde_json::json!({ "files": [], "unaligned": [1] }));
     assert!(!dir.join("out").exists(), "a plan writes nothing");
     let shown = run(dir, merge).ok();
     assert!(shown.stdout.starts_with("aligned: planted to model by the spec llama, in out/alignment/2.safetensors: "));
