@@ -6,6 +6,7 @@ mod folding;
 mod function;
 mod many;
 mod mapped;
+mod matching;
 mod orthogonal;
 mod planted;
 mod refusals;
