@@ -329,7 +329,7 @@ fn residual(text: &str) -> Result<ResidualArg, String> {
         "fixed" => ResidualArg::Fixed,
         "permute" => ResidualArg::Permute,
         "orthogonal" => ResidualArg::Orthogonal,
-        file if Path::new(file).exists() => ResidualArg::Map(file.into()),
+        file if Path::new(file).exists() || file.ends_with(".safetensors") => ResidualArg::Map(file.into()),
         _ => return Err("wanted fixed, permute, orthogonal, or a file that is there".into()),
     })
 }

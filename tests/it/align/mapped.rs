@@ -125,7 +125,7 @@ fn what_cannot_be_mapped_is_refused_in_words() {
     align("small/model.safetensors").fails(1, &["wanted floats of shape [12, 12], got F64 [3, 3]"]);
     almost[1] = 0.01;
     write("almost", 12, &almost);
-    align("almost/model.safetensors").fails(1, &["not orthogonal: rows 0 and 1 are off by 1.0e-2"]);
+    align("almost/model.safetensors").fails(1, &["not orthogonal: rows 1 and 0 are off by 1.0e-2"]);
     let apply = |map: &str| run(dir, ["apply", "planted", map, "--out", "out"]);
     apply("almost/model.safetensors").fails(1, &["not orthogonal"]);
     apply("model/model.safetensors").fails(1, &["cannot use transform"]);

@@ -75,7 +75,7 @@ fn pairs() -> Stored {
 const CASES: &[&str] = &[
     "align",
     "align model",
-    "align model planted tuned",
+    "align model planted tuned --reference nowhere",
     "align model nowhere",
     "align model model",
     "align model model/../model --out x.safetensors",
