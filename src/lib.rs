@@ -28,6 +28,7 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
+//! - [`device`]: the same on a graphics processor, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
 //! - [`method`]: Gram matrix in, coefficients out.
@@ -43,6 +44,7 @@ pub mod align;
 pub mod budget;
 pub mod checkpoint;
 pub mod cli;
+pub mod device;
 pub mod dtype;
 pub mod engine;
 pub mod error;
