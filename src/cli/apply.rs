@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::align::{Alignment, Symmetries, TransformFile, fingerprint};
 use crate::budget::{self, parse_bytes};
 use crate::checkpoint::Checkpoint;
-use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
+use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
@@ -118,7 +118,7 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
         plan: Arc::new(Plan::new(&job, &wish)?),
         storage: Arc::new(DiskStorage),
         target: Target { dir: args.out.clone(), overwrite: args.overwrite, restart: args.restart },
-        options: Options { kernels, io: merge::io(args.io), stop, monitor, commit_bytes: COMMIT_BYTES },
+        options: Options { kernels, io: merge::io(args.io), stop, monitor, ..Options::default() },
         verify: args.verify,
     });
     if let Some(progress) = progress {

@@ -13,12 +13,11 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::{Kernels, Level};
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
-use crate::plan::Plan;
 
 use super::args::{IoArg, MergeArgs, SimdArg};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{job, print};
+use super::{device, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -35,23 +34,36 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     for stage in &stages {
         let folder = |name: &str| folder_named(&stages, name);
         let wish = job::wish(stage.document, &args.job)?;
-        let plan = Arc::new(Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &wish)?);
+        let job = job::job(&recipe, stage.document, &args.job, &folder)?;
+        let (plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
         let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
         };
+        let instead = opened.instead.map(|reason| format!("computed on the cpu: {reason}"));
+        if let Some(warning) = &instead {
+            monitor.warn(warning);
+        }
         let outcome = engine::merge(Merge {
-            plan,
+            plan: Arc::new(plan),
             storage: Arc::new(DiskStorage),
             target: Target { dir: stage.out.clone(), overwrite: args.overwrite, restart: args.restart },
-            options: Options { kernels, io: io(args.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
+            options: Options {
+                kernels,
+                device: opened.driver,
+                io: io(args.io),
+                stop: stop.clone(),
+                monitor,
+                commit_bytes: COMMIT_BYTES,
+            },
             verify: args.verify,
         });
         if let Some(progress) = progress {
             progress.clear();
         }
-        let report = outcome?;
+        let mut report = outcome?;
+        report.warnings.extend(instead);
         if !args.job.json && !args.quiet {
             print(&report.to_string())?;
         }

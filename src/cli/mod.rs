@@ -2,6 +2,7 @@
 
 mod apply;
 mod args;
+mod device;
 mod job;
 mod merge;
 mod plan;

@@ -7,15 +7,17 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::budget::format_bytes;
+use crate::device::{Choice, Opened};
 use crate::engine::wanted_sides;
 use crate::error::Result;
 use crate::output::{DiskStorage, Outlook, Target, outlook};
 use crate::plan::Plan;
+use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{job, print, stages, trimmed};
+use super::{device, job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -36,10 +38,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
             }
             continue;
         }
-        let plan =
-            Plan::new(&job::job(&recipe, stage.document, &args.job, &folder)?, &job::wish(stage.document, &args.job)?)?;
+        let wish = job::wish(stage.document, &args.job)?;
+        let job = job::job(&recipe, stage.document, &args.job, &folder)?;
+        let (plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
         let traffic = Traffic::of(&plan);
-        let ahead = Ahead::of(&plan, &stage.out)?;
+        let ahead = Ahead::of(&plan, &stage.out, opened)?;
         if args.job.json {
             plans.push(as_json(&plan, &stage.out, &traffic, &ahead));
             continue;
@@ -61,16 +64,19 @@ struct Ahead {
     free: Option<u64>,
     outlook: Outlook,
     sides: Vec<String>,
+    device: String,
     warnings: Vec<String>,
 }
 
 impl Ahead {
-    fn of(plan: &Plan, out: &Path) -> Result<Self> {
+    fn of(plan: &Plan, out: &Path, opened: Opened) -> Result<Self> {
         let target = Target { dir: out.to_owned(), overwrite: false, restart: false };
         let outlook = outlook(Arc::new(DiskStorage), &target, &plan.layout, &plan.identity)?;
         let sides = wanted_sides(plan, &target)?;
         let free = free_bytes(out);
         let mut warnings = plan.warnings.clone();
+        warnings.extend(opened.instead.map(|reason| format!("computed on the cpu: {reason}")));
+        let device = opened.driver.map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
         let needed = disk_bytes(plan);
         if let Some(free) = free.filter(|free| *free < needed && outlook == Outlook::Begin) {
             warnings.push(format!("{} are free where {} are needed", format_bytes(free), format_bytes(needed)));
@@ -84,7 +90,7 @@ impl Ahead {
             }
         }
         let names = sides.iter().map(|side| side.name().display().to_string());
-        Ok(Self { free, outlook, sides: names.collect(), warnings })
+        Ok(Self { free, outlook, sides: names.collect(), device, warnings })
     }
 }
 
@@ -159,6 +165,7 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String 
                 memory.threads
             ),
         ),
+        ("device", device_of(plan, ahead)),
         ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
         ("files", if ahead.sides.is_empty() { "the weights alone".to_owned() } else { ahead.sides.join(", ") }),
         ("there", ahead.outlook.to_string()),
@@ -168,6 +175,15 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> String 
         table.add_row([name.to_owned(), text]);
     }
     trimmed(&table)
+}
+
+fn device_of(plan: &Plan, ahead: &Ahead) -> String {
+    match plan.memory.staging {
+        Some(Staging { lanes, lane_bytes }) => {
+            format!("{}, {lanes} lanes of {} on each side", ahead.device, format_bytes(lane_bytes as u64))
+        }
+        None => ahead.device.clone(),
+    }
 }
 
 fn tensors(plan: &Plan) -> String {
@@ -221,6 +237,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead) -> Value {
             "limit": plan.memory.limit, "fixed": plan.memory.fixed, "input": plan.memory.input,
             "output": plan.memory.output, "threads": plan.memory.threads,
         },
+        "device": ahead.device,
         "blocks": traffic.blocks,
         "block_elements": plan.memory.block,
         "read_bytes": traffic.read,

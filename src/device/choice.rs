@@ -29,7 +29,8 @@ impl Choice {
             "cuda" => Some(Self::Cuda(0)),
             "auto" => Some(Self::Auto),
             _ => {
-                let number = text.strip_prefix("cuda:").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
+                let number =
+                    text.strip_prefix("cuda:").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
                 Some(Self::Cuda(number.parse().ok()?))
             }
         }

@@ -52,8 +52,10 @@ impl Cuda {
         let capability = capability(device).map_err(failed("cannot ask for the compute capability"))?;
         if capability < LEAST_CAPABILITY {
             let ((major, minor), (wanted, _)) = (capability, LEAST_CAPABILITY);
-            return Err(refuse(format!("{model} is too old: wanted compute capability {wanted}.0, got {major}.{minor}"))
-                .with_hint("leave out --device: the bytes of the output are the same"));
+            return Err(refuse(format!(
+                "{model} is too old: wanted compute capability {wanted}.0, got {major}.{minor}"
+            ))
+            .with_hint("leave out --device: the bytes of the output are the same"));
         }
         // SAFETY: the device was just opened; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("cannot make a context"))?;

@@ -72,7 +72,12 @@ impl Lanes {
         let mut state = self.lock();
         loop {
             if state.failed {
-                return Err(Error::new(Kind::Device, "device has failed", self.driver.name(), "work before this failed"));
+                return Err(Error::new(
+                    Kind::Device,
+                    "device has failed",
+                    self.driver.name(),
+                    "work before this failed",
+                ));
             }
             match state.idle.pop() {
                 Some(lane) => return Ok(Taken { lanes: self, lane: Some(lane), sound: true }),
@@ -327,7 +332,15 @@ impl Resident<'_> {
         let same = |input: usize| self.dtypes[input] == self.out;
         let copied: Vec<u32> = pieces
             .iter()
-            .map(|(_, mix)| if let Mix::Only(input) = mix && same(*input) { word(*input) } else { NONE })
+            .map(|(_, mix)| {
+                if let Mix::Only(input) = mix
+                    && same(*input)
+                {
+                    word(*input)
+                } else {
+                    NONE
+                }
+            })
             .collect();
         let ranges: Vec<Range<usize>> = pieces.iter().map(|(range, _)| range.clone()).collect();
         self.put_pieces(&ranges, |piece| copied[piece])?;

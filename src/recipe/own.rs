@@ -3,6 +3,8 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::device::Choice;
+
 use super::write::entry;
 
 /// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and the defaults.
@@ -27,7 +29,7 @@ pub struct OwnKeys {
     /// The key of a PyTorch file under which the tensors are.
     pub state_dict_key: Option<String>,
     /// Where to compute.
-    pub device: Option<Device>,
+    pub device: Option<Choice>,
 }
 
 impl OwnKeys {
@@ -132,14 +134,6 @@ choice! {
         Propagate = "propagate",
         /// Take the tensor from the base.
         Base = "base",
-    }
-}
-
-choice! {
-    /// Where to compute.
-    Device {
-        /// On the processor.
-        Cpu = "cpu",
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Report {
     pub status: &'static str,
     /// The folder that was written.
     pub out: String,
+    /// Where it was computed: `cpu`, or the device's name; `None` when there was nothing to do.
+    pub device: Option<String>,
     /// Output tensors.
     pub tensors: usize,
     /// Those of them that were averaged.
@@ -88,6 +90,7 @@ impl Report {
         Self {
             status,
             out,
+            device: None,
             tensors: plan.tensors.len(),
             merged,
             shards: plan.layout.shards().len(),
@@ -110,6 +113,13 @@ impl Report {
             },
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
+    }
+
+    /// The same summary of a merge that was computed on `device`.
+    #[must_use]
+    pub fn with_device(mut self, device: Option<String>) -> Self {
+        self.device = device;
+        self
     }
 
     /// The same summary with the sizes that the shards have on the disk.
@@ -170,6 +180,9 @@ impl fmt::Display for Report {
             format_bytes(self.output_bytes),
             self.out
         )?;
+        if let Some(device) = &self.device {
+            writeln!(f, "computed on: {device}")?;
+        }
         if self.seconds > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
             let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;
