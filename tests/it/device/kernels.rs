@@ -2,8 +2,9 @@
 //! every bit pattern where there are few enough.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use thalweg::device::{Kernel, LEAST_SEGMENT, Lanes, Layout, Mix};
+use thalweg::device::{Choice, Driver, Kernel, LEAST_SEGMENT, Lanes, Layout, Mix, open};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Level, Scratch, pair_count};
 
@@ -64,9 +65,17 @@ fn portable() -> Kernels {
     Kernels::at(Level::Portable).expect("every machine has the portable level")
 }
 
-/// A lane that holds `len` elements of these inputs.
+/// A lane that holds `len` elements of these inputs: of the host's build, or of the device that `THALWEG_DEVICE` names.
 fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
-    Lanes::new(Fake::new(), 1, Layout::new(dtypes, out, len).bytes()).expect("memory")
+    static DRIVER: OnceLock<Arc<dyn Driver>> = OnceLock::new();
+    let driver = DRIVER.get_or_init(|| match std::env::var("THALWEG_DEVICE") {
+        Ok(name) => {
+            let choice = Choice::parse(&name).expect("cuda or cuda:N");
+            open(choice).expect("a usable device").driver.expect("a device, not the processor")
+        }
+        Err(_) => Fake::new(),
+    });
+    Lanes::new(Arc::clone(driver), 1, Layout::new(dtypes, out, len).bytes()).expect("memory")
 }
 
 fn elements<'a>(dtypes: &[Dtype], bytes: &'a [Vec<u8>]) -> Vec<Elements<'a>> {

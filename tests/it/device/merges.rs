@@ -85,7 +85,7 @@ fn same_bytes(place: &Place, run: &Run, about: &str) -> Vec<Call> {
                 let report = merge_on(&run, &fake, memory, &out.path().join("out")).expect("a merge that succeeds");
                 assert_eq!(report.device.as_deref(), Some("fake:0 (the host)"));
                 assert!(report.to_string().contains("computed on: fake:0 (the host)"), "{report}");
-                assert_eq!(fake.outstanding(), 0, "something was not given back");
+                assert!(fake.is_let_go(), "something was not given back");
                 let same = files_of(&out.path().join("out")) == wanted;
                 assert!(same, "{about}: {threads} threads, blocks of {block_bytes:?}, {memory} bytes: other bytes");
                 calls.extend(fake.calls());
@@ -170,7 +170,7 @@ fn what_is_not_finite_is_treated_as_on_the_processor() {
 #[test]
 fn a_failure_at_any_call_stops_resumably_and_the_processor_goes_on() {
     let place = Place::new();
-    let shapes: [&[usize]; 3] = [&[2, CHUNK + 1], &[7], &[3 * CHUNK]];
+    let shapes: [&[usize]; 3] = [&[CHUNK + 1], &[7], &[2 * CHUNK]];
     let models = random_models(&mut Random::new(703), &[Dtype::BF16; 2], &shapes, Kinship::Cosine(0.5));
     let paths = place.models(&models);
     for method in ["karcher", "linear"] {
@@ -181,19 +181,21 @@ fn a_failure_at_any_call_stops_resumably_and_the_processor_goes_on() {
         merge_on(&run, &undisturbed, PLENTY, &out).expect("a merge that succeeds");
         let calls = undisturbed.calls();
         let mut gone_on = 0;
-        for at in 0..calls.len() {
+        // Every third call, from another one on for each method, so that each kind of call is met.
+        let first = usize::from(method == "linear");
+        for at in (first..calls.len()).step_by(3) {
             let out = place.path(&format!("failing-{method}-{at}"));
             let fake = Fake::failing_at(at);
             // Where threads take turns otherwise there may be a call less.
             let Err(error) = merge_on(&run, &fake, PLENTY, &out) else { continue };
             assert_eq!((error.kind(), error.exit_code()), (Kind::Device, 3), "call {at}: {error}");
-            assert_eq!(fake.outstanding(), 0, "call {at}: something was not given back");
+            assert!(fake.is_let_go(), "call {at}: something was not given back");
             let report = run.merge_to(&out).expect("the processor goes on");
             gone_on += usize::from(report.status == "resumed");
             assert!(files_of(&out) == wanted, "{method}, call {at}: other bytes");
             std::fs::remove_dir_all(&out).expect("an output");
         }
-        assert!(gone_on > calls.len() / 2, "{gone_on} of {} runs were gone on with", calls.len());
+        assert!(gone_on > calls.len() / 6, "{gone_on} of {} runs were gone on with", calls.len() / 3);
     }
 }
 
@@ -206,7 +208,7 @@ fn a_run_begun_on_the_processor_is_finished_on_the_device() {
     // Begun on a device that fails late, gone on with on another that fails late, and so on.
     let out = place.path("by-turns");
     let mut resumed = 0;
-    for late in [60, 45, 30] {
+    for late in [50, 30, 20] {
         match merge_on(&run, &Fake::failing_at(late), PLENTY, &out) {
             Ok(_) => break,
             Err(error) => assert_eq!(error.exit_code(), 3, "{error}"),
