@@ -20,7 +20,7 @@ const ALIGNMENT: usize = 256;
 /// Bytes of `struct Input` and `struct Piece` in `kernels.cu`.
 pub(super) const RECORD: usize = 16;
 
-/// No input, in a [`Piece`](super::Mix) and as the centre of Gram sums.
+/// No input: in a piece that is not copied, and as the centre of Gram sums without one.
 pub(super) const NONE: u32 = u32::MAX;
 
 /// The number of an element type in `element.h`.

@@ -9,21 +9,24 @@
 //! - `choice`: what a user asks for, and opening it.
 //! - `cuda`: the driver over the CUDA driver library.
 //! - `layout`: where in a lane's memory what lies.
-//! - `lanes`: the lanes, and the work on what lies in one.
+//! - `lanes`: the lanes: who has one, and their memory on both sides.
+//! - `resident`: the work on what lies in a lane.
 
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod lanes;
 mod layout;
+mod resident;
 
 use std::ptr::NonNull;
 
 use crate::error::Result;
 
 pub use choice::{Choice, Opened, open};
-pub use lanes::{Lanes, Mix, Resident, Taken};
+pub use lanes::{Lanes, Taken};
 pub use layout::Layout;
+pub use resident::{Mix, Resident};
 
 /// The least elements of one solved segment that is worked on on a device; shorter ones cost more to hand over than to
 /// work on.

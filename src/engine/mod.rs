@@ -11,6 +11,10 @@
 //! the dispatcher, both in plan order. An earlier block therefore never waits for a later one, and no order of events
 //! can lock the pipeline up.
 //!
+//! With a device, a task of the pool takes one of its lanes for as long as it works on a block; the others of the pool copy
+//! or compute in theirs meanwhile. A device that fails is an error like any other: what was written is committed, and the
+//! next run goes on from there, on a device or on the processor.
+//!
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
