@@ -31,6 +31,8 @@ pub enum Kind {
     Resume,
     /// Reading, writing or syncing failed.
     Io,
+    /// A device that was asked for is not there, cannot do the work, or has failed.
+    Device,
     /// A stored checksum or structure does not match what was read back.
     Damaged,
     /// The user asked the run to stop.
@@ -117,7 +119,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             _ if self.resumable => 3,
-            Kind::Usage | Kind::Recipe | Kind::Budget => 2,
+            Kind::Usage | Kind::Recipe | Kind::Budget | Kind::Device => 2,
             _ => 1,
         }
     }

@@ -28,6 +28,7 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
+//! - [`device`]: the same on a graphics processor, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
@@ -48,6 +49,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod curve;
 pub mod data;
+pub mod device;
 pub mod dtype;
 pub mod engine;
 pub mod error;

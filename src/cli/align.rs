@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::align::inputs::{AlignInputs, Finder, Looked};
 use crate::engine::align::many::{AlignMany, Crowd, align_many};
 use crate::engine::align::{Align, Pair, align};
-use crate::engine::{COMMIT_BYTES, Options, Stop};
+use crate::engine::{Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
@@ -146,7 +146,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let options =
-        Options { kernels, io: merge::io(args.run.io), stop, monitor: monitor(&progress), commit_bytes: COMMIT_BYTES };
+        Options { kernels, io: merge::io(args.run.io), stop, monitor: monitor(&progress), ..Options::default() };
     let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).and_then(|by| {
         align(Align {
             pair,
@@ -194,7 +194,7 @@ fn run_many(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>, target: Option<T
             io: merge::io(args.run.io),
             stop,
             monitor: monitor(&progress),
-            commit_bytes: COMMIT_BYTES,
+            ..Options::default()
         },
     });
     if let Some(progress) = progress {
@@ -245,7 +245,7 @@ pub fn align_inputs(job: &mut Job, wish: &Wish, target: &Target, run: &RunArgs, 
         io: merge::io(run.io),
         stop: stop.clone(),
         monitor: monitor(&progress),
-        commit_bytes: COMMIT_BYTES,
+        ..Options::default()
     };
     let told = |report: &crate::report::AlignmentReport| {
         if let Some(progress) = &progress {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::align::{Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
-use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
+use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
@@ -95,7 +95,7 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
         plan: Arc::new(Plan::new(&job, &wish)?),
         storage: Arc::new(DiskStorage),
         target: Target { dir: args.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart },
-        options: Options { kernels, io: merge::io(args.run.io), stop, monitor, commit_bytes: COMMIT_BYTES },
+        options: Options { kernels, io: merge::io(args.run.io), stop, monitor, ..Options::default() },
         verify: args.verify,
     });
     if let Some(progress) = progress {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::parse_bytes;
+use crate::device::Choice;
 use crate::dtype::Dtype;
 
 use super::activations::ActivationsArgs;
@@ -142,6 +143,15 @@ pub struct JobArgs {
     #[arg(long, value_name = "SPEC", requires = "align")]
     pub spec: Option<String>,
 
+    /// Where to compute: cpu, cuda, cuda:N, or auto (the first CUDA device if there is a usable one); the output is the
+    /// same with each [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub device: Option<Choice>,
+
+    /// The most memory of the device that is used [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub device_memory: Option<u64>,
+
     /// In how much memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -179,10 +189,6 @@ pub struct ScriptArgs {
     /// Files that are there already stay unless --overwrite is given. A folder always gets them
     #[arg(long, hide_short_help = true)]
     pub copy_extra_files: bool,
-
-    /// Where to compute: cpu
-    #[arg(long, value_name = "DEVICE", hide_short_help = true)]
-    pub device: Option<String>,
 }
 
 /// `thalweg merge`.
@@ -332,6 +338,10 @@ fn parameter(text: &str) -> Result<(String, f64), String> {
         _ => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
     };
     Ok((name.to_owned(), number))
+}
+
+fn device(text: &str) -> Result<Choice, String> {
+    Choice::parse(text).ok_or_else(|| "wanted cpu, cuda, cuda:N or auto".to_owned())
 }
 
 fn dtype(text: &str) -> Result<Dtype, String> {

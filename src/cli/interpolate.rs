@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
 use crate::engine::align::Pair;
-use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
+use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
 use crate::output::{DiskStorage, Target};
@@ -239,7 +239,7 @@ impl Run<'_> {
                     io: merge::io(io),
                     stop: self.stop.clone(),
                     monitor: align::monitor(self.progress),
-                    commit_bytes: COMMIT_BYTES,
+                    ..Options::default()
                 },
                 verify: false,
             })?;

@@ -24,7 +24,6 @@ use super::args::{BlockArgs, JobArgs, MemoryArgs};
 ///
 /// [`Kind::Usage`] when flags do not fit together, [`Kind::Recipe`] when the recipe is wrong.
 pub fn recipe(args: &JobArgs) -> Result<Recipe> {
-    check_device(args)?;
     match inputs(args).iter().find(|path| is_recipe(path)) {
         Some(path) if inputs(args).len() > 1 => {
             Err(usage(path.display().to_string(), "a recipe names its models itself; give nothing beside it"))
@@ -44,16 +43,6 @@ fn inputs(args: &JobArgs) -> &[PathBuf] {
 
 fn given_weights(args: &JobArgs) -> Option<&Vec<f64>> {
     args.weights.as_ref().or(args.script.alphas.as_ref())
-}
-
-fn check_device(args: &JobArgs) -> Result<()> {
-    match args.script.device.as_deref() {
-        None | Some("cpu") => Ok(()),
-        Some(other) => {
-            Err(usage("--device".into(), &format!("wanted cpu, got {other}; there is no other backend yet"))
-                .with_hint("leave it out: the bytes of the output would be the same"))
-        }
-    }
 }
 
 /// The job of one stage, its models found: folders and files here, or in the hub's cache.

@@ -13,12 +13,11 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::{Kernels, Level};
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
-use crate::plan::Plan;
 
 use super::args::{IoArg, MergeArgs, SimdArg};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{align, job, print};
+use super::{align, device, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -38,24 +37,36 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
         let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
         let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, &stop)?;
-        let mut plan = Plan::new(&job, &wish)?;
+        let (mut plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
         plan.warnings.extend(warnings);
         let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
         };
+        let instead = opened.instead.map(|reason| format!("computed on the cpu: {reason}"));
+        if let Some(warning) = &instead {
+            monitor.warn(warning);
+        }
         let outcome = engine::merge(Merge {
             plan: Arc::new(plan),
             storage: Arc::new(DiskStorage),
             target,
-            options: Options { kernels, io: io(args.run.io), stop: stop.clone(), monitor, commit_bytes: COMMIT_BYTES },
+            options: Options {
+                kernels,
+                device: opened.driver,
+                io: io(args.run.io),
+                stop: stop.clone(),
+                monitor,
+                commit_bytes: COMMIT_BYTES,
+            },
             verify: args.verify,
         });
         if let Some(progress) = progress {
             progress.clear();
         }
-        let report = outcome?;
+        let mut report = outcome?;
+        report.warnings.extend(instead);
         if !args.run.json && !args.run.quiet {
             print(&report.to_string())?;
         }

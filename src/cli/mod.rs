@@ -5,6 +5,7 @@ mod align;
 mod align_by;
 mod apply;
 mod args;
+mod device;
 mod interpolate;
 mod job;
 mod merge;

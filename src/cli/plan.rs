@@ -7,15 +7,17 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::budget::format_bytes;
+use crate::device::{Choice, Opened};
 use crate::engine::wanted_sides;
 use crate::error::Result;
 use crate::output::{DiskStorage, Outlook, Target, outlook};
 use crate::plan::Plan;
+use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{align, job, print, stages, trimmed};
+use super::{align, device, job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -39,10 +41,11 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
         let target = Target { dir: stage.out.clone(), overwrite: false, restart: false };
         let looked = align::look_for_inputs(&mut job, &target)?;
-        let mut plan = Plan::new(&job, &job::wish(Some(stage.document), &args.job.memory, &args.job.block)?)?;
+        let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
+        let (mut plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
         plan.warnings.extend(looked.warnings);
         let traffic = Traffic::of(&plan);
-        let ahead = Ahead::of(&plan, &stage.out)?;
+        let ahead = Ahead::of(&plan, &stage.out, opened)?;
         if args.json {
             plans.push(as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing));
             continue;
@@ -64,16 +67,19 @@ struct Ahead {
     free: Option<u64>,
     outlook: Outlook,
     sides: Vec<String>,
+    device: String,
     warnings: Vec<String>,
 }
 
 impl Ahead {
-    fn of(plan: &Plan, out: &Path) -> Result<Self> {
+    fn of(plan: &Plan, out: &Path, opened: Opened) -> Result<Self> {
         let target = Target { dir: out.to_owned(), overwrite: false, restart: false };
         let outlook = outlook(Arc::new(DiskStorage), &target, &plan.layout, &plan.identity)?;
         let sides = wanted_sides(plan, &target)?;
         let free = free_bytes(out);
         let mut warnings = plan.warnings.clone();
+        warnings.extend(opened.instead.map(|reason| format!("computed on the cpu: {reason}")));
+        let device = opened.driver.map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
         let needed = disk_bytes(plan);
         if let Some(free) = free.filter(|free| *free < needed && outlook == Outlook::Begin) {
             warnings.push(format!("{} are free where {} are needed", format_bytes(free), format_bytes(needed)));
@@ -87,7 +93,7 @@ impl Ahead {
             }
         }
         let names = sides.iter().map(|side| side.name().display().to_string());
-        Ok(Self { free, outlook, sides: names.collect(), warnings })
+        Ok(Self { free, outlook, sides: names.collect(), device, warnings })
     }
 }
 
@@ -162,6 +168,7 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
                 memory.threads
             ),
         ),
+        ("device", device_of(plan, ahead)),
         ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
         ("files", if ahead.sides.is_empty() { "the weights alone".to_owned() } else { ahead.sides.join(", ") }),
         ("there", ahead.outlook.to_string()),
@@ -184,6 +191,15 @@ fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
     let donor = plan.job.donor + 1;
     let found = unaligned.iter().map(|input| format!("model {} to model {donor} by weights, not done yet", input + 1));
     known.chain(found).collect()
+}
+
+fn device_of(plan: &Plan, ahead: &Ahead) -> String {
+    match plan.memory.staging {
+        Some(Staging { lanes, lane_bytes }) => {
+            format!("{}, {lanes} lanes of {} on each side", ahead.device, format_bytes(lane_bytes as u64))
+        }
+        None => ahead.device.clone(),
+    }
 }
 
 fn tensors(plan: &Plan) -> String {
@@ -237,6 +253,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
             "limit": plan.memory.limit, "fixed": plan.memory.fixed, "input": plan.memory.input,
             "output": plan.memory.output, "threads": plan.memory.threads,
         },
+        "device": ahead.device,
         "blocks": traffic.blocks,
         "block_elements": plan.memory.block,
         "read_bytes": traffic.read,

@@ -243,7 +243,7 @@ fn make(plan: &Plan, bench: &Workbench, loaded: &Loaded, rule: Option<&Rule>, ou
     let combined = |overflowed| Ok(Found { overflowed, ..Found::default() });
     match (loaded.block.role, rule) {
         (Role::Carry, _) => Ok(work::carry(&part, output)),
-        (_, Some(Rule::Uniform(solution))) => combined(work::apply(bench, &part, solution, output)),
+        (_, Some(Rule::Uniform(solution))) => combined(work::apply(bench, &part, solution, output)?),
         (_, Some(Rule::Columns(rule))) => combined(rule.apply(bench.kernels(), &part, output)),
         (_, None) => work::whole(bench, &part, &*method_of(plan, &loaded.block), output),
     }

@@ -24,6 +24,9 @@ const SOLUTION: &str = "solution";
 /// Where the manifest lists the transform files of aligned inputs.
 const ALIGNMENT: &str = "alignment";
 
+/// What a merge is called whose output was there already.
+const COMPLETE: &str = "complete already";
+
 /// What a warning calls all tensors together.
 const WHOLE_MODEL: &str = "the whole model";
 
@@ -55,7 +58,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let mut check = checking(&options);
     let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
     let (manifest, moved, status) = match begun {
-        Begun::Complete(manifest) => (manifest, Moved::default(), "complete already"),
+        Begun::Complete(manifest) => (manifest, Moved::default(), COMPLETE),
         Begun::Fresh(output) => carry_out(&plan, output, &target, &options).map(|(m, moved)| (m, moved, "merged"))?,
         Begun::Resumed(output) => {
             carry_out(&plan, output, &target, &options).map(|(m, moved)| (m, moved, "resumed"))?
@@ -63,8 +66,9 @@ pub fn merge(merge: Merge) -> Result<Report> {
     };
     let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
     let noted = noted(&manifest, &plan)?;
+    let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
-    Ok(report.with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
+    Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Options) -> Result<(Manifest, Moved)> {

@@ -11,6 +11,10 @@
 //! the dispatcher, both in plan order. An earlier block therefore never waits for a later one, and no order of events
 //! can lock the pipeline up.
 //!
+//! With a device, a task of the pool takes one of its lanes for as long as it works on a block; the others of the pool copy
+//! or compute in theirs meanwhile. A device that fails is an error like any other: what was written is committed, and the
+//! next run goes on from there, on a device or on the processor.
+//!
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
@@ -19,6 +23,7 @@ mod columns;
 mod dispatch;
 mod in_memory;
 mod merge;
+mod offload;
 mod pack;
 mod reader;
 mod recheck;
@@ -38,6 +43,7 @@ use rayon::ThreadPoolBuilder;
 
 use crate::budget::{Budget, Buffers};
 use crate::checkpoint::{Io, SourceOptions};
+use crate::device::{Choice, Driver, Lanes};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::method::Solution;
@@ -62,6 +68,8 @@ use writer::Writer;
 pub struct Options {
     /// The instruction set.
     pub kernels: Kernels,
+    /// The device that computes, if the plan has set memory aside for one; the processor otherwise.
+    pub device: Option<Arc<dyn Driver>>,
     /// How inputs are read.
     pub io: Io,
     /// Who may end the run early.
@@ -81,6 +89,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             kernels: Kernels::detect(),
+            device: None,
             io: Io::default(),
             stop: Stop::default(),
             monitor: Arc::new(Silent),
@@ -118,7 +127,7 @@ fn stages(
     let threads = plan.memory.threads;
     let input = Budget::new(plan.memory.input);
     let buffers = Buffers::new(Budget::new(plan.memory.output));
-    let bench = Arc::new(Workbench::new(options.kernels, threads));
+    let bench = Arc::new(Workbench::new(options.kernels, threads).with_lanes(lanes(plan, options)?));
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("thalweg-{index}"))
@@ -165,10 +174,26 @@ fn stages(
         drop(orders);
     });
     match stop.take_error() {
-        Some(error) if error.kind() == Kind::Io => Err(error.resumable()),
+        Some(error) if matches!(error.kind(), Kind::Io | Kind::Device) => Err(error.resumable()),
         Some(error) => Err(error),
         None if stop.asked() => Err(interrupted(output)),
         None => Ok(()),
+    }
+}
+
+/// The lanes of the device, if there is one and the plan has set memory aside for it.
+fn lanes(plan: &Plan, options: &Options) -> Result<Option<Lanes>> {
+    let (Some(driver), Some(staging)) = (&options.device, plan.memory.staging) else { return Ok(None) };
+    let lanes = Lanes::new(Arc::clone(driver), staging.lanes, staging.lane_bytes);
+    // What an earlier run has done stays, and the next one may compute elsewhere.
+    lanes.map(Some).map_err(Error::resumable)
+}
+
+/// What a report calls the device that [`run`] computes on.
+fn device_name(plan: &Plan, options: &Options) -> String {
+    match (&options.device, plan.memory.staging) {
+        (Some(driver), Some(_)) => driver.name(),
+        _ => Choice::Cpu.to_string(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::Window;
+use crate::device::Lanes;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{self, CHUNK, Elements, Kernels, Scratch};
 use crate::method::{Gram, Method, Solution, Statistics};
@@ -14,11 +15,13 @@ use crate::recipe::NanPolicy;
 use crate::report::Found;
 
 use super::columns::base_instead;
+use super::offload::{Offload, is_worth_it};
 
-/// What a block's work needs besides the block: the kernels, and working memory for each thread.
+/// What a block's work needs besides the block: the kernels, working memory for each thread, a device if there is one.
 pub struct Workbench {
     kernels: Kernels,
     scratch: Vec<Mutex<Scratch>>,
+    lanes: Option<Lanes>,
 }
 
 /// What was measured in one block or a part of it.
@@ -33,12 +36,22 @@ pub struct Measured {
 impl Workbench {
     /// A workbench for `threads` threads of one pool.
     pub fn new(kernels: Kernels, threads: usize) -> Self {
-        Self { kernels, scratch: (0..threads.max(1)).map(|_| Mutex::default()).collect() }
+        Self { kernels, scratch: (0..threads.max(1)).map(|_| Mutex::default()).collect(), lanes: None }
+    }
+
+    /// The same workbench with a device, which does what is worth handing over.
+    #[must_use]
+    pub fn with_lanes(self, lanes: Option<Lanes>) -> Self {
+        Self { lanes, ..self }
     }
 
     /// The kernels.
     pub fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    fn offload<'a>(&self, lanes: &'a Lanes, part: &'a Part<'a>) -> Offload<'a> {
+        Offload { lanes, kernels: self.kernels, part }
     }
 
     fn scratch(&self) -> MutexGuard<'_, Scratch> {
@@ -86,6 +99,9 @@ impl<'a> Part<'a> {
 ///
 /// [`Kind::NonFinite`] when an input holds NaN or infinity and that is not allowed, or when squares overflow.
 pub fn measure(bench: &Workbench, part: &Part<'_>, method: &dyn Method) -> Result<Measured> {
+    if let Some(lanes) = &bench.lanes {
+        return bench.offload(lanes, part).measure(method, 0..part.len());
+    }
     let mut scratch = bench.scratch();
     measure_range(bench, part, method, 0..part.len(), &mut scratch)
 }
@@ -105,35 +121,54 @@ fn measure_range(
     let mut sums = vec![0.0; range.len().div_ceil(CHUNK) * pairs];
     for (chunk, sums) in chunks(range).zip(sums.chunks_exact_mut(pairs)) {
         let inputs = part.elements(&chunk);
-        let options = kernel::Gram { center, skip_nonfinite: false };
-        bench.kernels.gram(&inputs, options, scratch, sums);
-        if sums.iter().all(|sum| sum.is_finite()) {
-            continue;
-        }
-        if is_replaced(bench, part, &inputs, chunk.start)? {
-            replaced = true;
-            sums.fill(0.0);
-            continue;
-        }
-        bench.kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite: true }, scratch, sums);
-        if !sums.iter().all(|sum| sum.is_finite()) {
-            return Err(Error::new(
-                Kind::NonFinite,
-                "cannot measure",
-                &part.tensor().name,
-                "the squares of its values overflow f64",
-            )
-            .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"));
-        }
+        let mut gram = |skip_nonfinite, sums: &mut [f64]| {
+            bench.kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite }, scratch, sums);
+            Ok(())
+        };
+        gram(false, sums)?;
+        replaced |= settle(bench.kernels, part, chunk, sums, |sums| gram(true, sums))?;
     }
     Ok(Measured { sums, replaced })
+}
+
+/// Sees to the sums of a chunk in which something is not finite: they are measured `again` without it, unless the base
+/// is to be taken instead, which is what is returned.
+///
+/// # Errors
+///
+/// [`Kind::NonFinite`] as in [`measure`].
+pub fn settle(
+    kernels: Kernels,
+    part: &Part<'_>,
+    chunk: Range<usize>,
+    sums: &mut [f64],
+    again: impl FnOnce(&mut [f64]) -> Result<()>,
+) -> Result<bool> {
+    if sums.iter().all(|sum| sum.is_finite()) {
+        return Ok(false);
+    }
+    if is_replaced(kernels, part, chunk)? {
+        sums.fill(0.0);
+        return Ok(true);
+    }
+    again(sums)?;
+    if !sums.iter().all(|sum| sum.is_finite()) {
+        return Err(Error::new(
+            Kind::NonFinite,
+            "cannot measure",
+            &part.tensor().name,
+            "the squares of its values overflow f64",
+        )
+        .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"));
+    }
+    Ok(false)
 }
 
 /// Looks for NaN and infinity where nothing else has to be known.
 fn scan(bench: &Workbench, part: &Part<'_>, range: Range<usize>) -> Result<Measured> {
     let mut replaced = false;
     for chunk in chunks(range) {
-        replaced |= is_replaced(bench, part, &part.elements(&chunk), chunk.start)?;
+        replaced |= is_replaced(bench.kernels, part, chunk)?;
     }
     Ok(Measured { sums: Vec::new(), replaced })
 }
@@ -143,8 +178,9 @@ fn scan(bench: &Workbench, part: &Part<'_>, range: Range<usize>) -> Result<Measu
 /// # Errors
 ///
 /// [`Kind::NonFinite`] when they are not allowed, or the base itself is not finite.
-fn is_replaced(bench: &Workbench, part: &Part<'_>, inputs: &[Elements<'_>], start: usize) -> Result<bool> {
-    let first = |index: usize| bench.kernels.first_nonfinite(inputs[index]).map(|at| (index, at));
+pub fn is_replaced(kernels: Kernels, part: &Part<'_>, chunk: Range<usize>) -> Result<bool> {
+    let (start, inputs) = (chunk.start, part.elements(&chunk));
+    let first = |index: usize| kernels.first_nonfinite(inputs[index]).map(|at| (index, at));
     let any = || (0..inputs.len()).find_map(first);
     let tensor = part.tensor();
     let (refused, replaced) = match part.plan.job.nan {
@@ -183,13 +219,16 @@ pub fn nonfinite(plan: &Plan, tensor: &TensorPlan, index: usize, position: u64) 
 ///
 /// As [`measure`], and what the method refuses.
 pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &mut [u8]) -> Result<Found> {
+    if let Some(lanes) = bench.lanes.as_ref().filter(|_| is_worth_it(part.tensor())) {
+        return bench.offload(lanes, part).whole(method, output);
+    }
     let mut found = Found::default();
     let len = part.len();
     let mut scratch = bench.scratch();
     if !is_measured(part.tensor()) {
         let solution = method.solve(&Gram::new(part.windows.len()))?;
         for chunk in chunks(0..len) {
-            is_replaced(bench, part, &part.elements(&chunk), chunk.start)?;
+            is_replaced(bench.kernels, part, chunk)?;
         }
         found.overflowed = combine(bench, part, &solution, 0..len, output, &mut scratch);
         return Ok(found);
@@ -207,7 +246,8 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     Ok(found)
 }
 
-fn fold(inputs: usize, measured: &Measured) -> Gram {
+/// The Gram matrix of what was measured.
+pub fn fold(inputs: usize, measured: &Measured) -> Gram {
     let mut gram = Gram::new(inputs);
     measured.sums.chunks_exact(kernel::pair_count(inputs)).for_each(|chunk| gram.add(chunk));
     gram
@@ -227,8 +267,15 @@ pub fn solve(tensor: &TensorPlan, method: &dyn Method, gram: &Gram, replaced: bo
 }
 
 /// Combines a block by a known solution; returns how many finite values overflowed.
-pub fn apply(bench: &Workbench, part: &Part<'_>, solution: &Solution, output: &mut [u8]) -> u64 {
-    combine(bench, part, solution, 0..part.len(), output, &mut bench.scratch())
+///
+/// # Errors
+///
+/// None on the processor; [`Kind::Device`] when the device fails.
+pub fn apply(bench: &Workbench, part: &Part<'_>, solution: &Solution, output: &mut [u8]) -> Result<u64> {
+    match &bench.lanes {
+        Some(lanes) => bench.offload(lanes, part).apply(solution, 0..part.len(), output),
+        None => Ok(combine(bench, part, solution, 0..part.len(), output, &mut bench.scratch())),
+    }
 }
 
 fn combine(
@@ -246,15 +293,13 @@ fn combine(
     for chunk in chunks(range) {
         let inputs = part.elements(&chunk);
         let bytes = &mut output[(chunk.start - first) * unit..(chunk.end - first) * unit];
-        let terms: Vec<(f64, Elements<'_>)> =
-            solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
-        overflowed += match terms.as_slice() {
-            // Weights that sum to one need not give back an F64 value exactly; a copy does.
-            [(weight, only)] if *weight == 1.0 => bench.kernels.convert(*only, dtype, bytes),
-            [(_, first), rest @ ..] if sums_to_one(terms.iter().map(|term| term.0)) && all_equal(first, rest) => {
-                bench.kernels.convert(*first, dtype, bytes)
+        overflowed += match only(&solution.coefficients, &inputs) {
+            Some(input) => bench.kernels.convert(inputs[input], dtype, bytes),
+            None => {
+                let terms: Vec<(f64, Elements<'_>)> =
+                    solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
+                bench.kernels.combine(&terms, dtype, scratch, bytes)
             }
-            _ => bench.kernels.combine(&terms, dtype, scratch, bytes),
         };
     }
     overflowed
@@ -268,8 +313,14 @@ pub fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
     (sum - 1.0).abs() <= roundings * f64::EPSILON
 }
 
-fn all_equal(first: &Elements<'_>, rest: &[(f64, Elements<'_>)]) -> bool {
-    rest.iter().all(|(_, other)| other.dtype == first.dtype && other.bytes == first.bytes)
+/// The input that is converted instead of a weighted sum of them all: the only one with a weight, when that is one, or the
+/// first of several equal ones. Weights that sum to one need not give back an F64 value exactly; a copy does.
+pub fn only(coefficients: &[f64], inputs: &[Elements<'_>]) -> Option<usize> {
+    let mut terms = coefficients.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+    let weights = terms.clone().map(|(_, weight)| *weight);
+    let (first, _) = terms.next()?;
+    let equal = |other: usize| inputs[other].dtype == inputs[first].dtype && inputs[other].bytes == inputs[first].bytes;
+    (sums_to_one(weights) && terms.all(|(other, _)| equal(other))).then_some(first)
 }
 
 /// Copies a carried block and reports which inputs hold other bytes.
@@ -281,6 +332,7 @@ pub fn carry(part: &Part<'_>, output: &mut [u8]) -> Found {
     Found { differing: differing.map(|(source, _)| source.input).collect(), ..Found::default() }
 }
 
-fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+/// The chunks of `range`, counted from its start.
+pub fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     range.clone().step_by(CHUNK).map(move |start| start..range.end.min(start + CHUNK))
 }

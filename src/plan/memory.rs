@@ -5,6 +5,7 @@ use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Scratch};
 
+use super::staging;
 use super::tensor::TensorPlan;
 
 /// What the program itself needs resident: code, stacks, allocator, channels. Measured at about half of this.
@@ -35,6 +36,24 @@ pub struct Wish {
     pub block_bytes: Option<u64>,
 }
 
+/// What a device brings and takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceWish {
+    /// The most of its memory that may be used, in bytes.
+    pub memory: u64,
+    /// What its driver keeps resident on the host, in bytes.
+    pub host: u64,
+}
+
+/// The lanes of a device: streams with memory of their own on both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staging {
+    /// How many.
+    pub lanes: usize,
+    /// Bytes of each, pinned on the host and as many on the device.
+    pub lane_bytes: usize,
+}
+
 /// The memory, shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -52,6 +71,8 @@ pub struct Memory {
     pub threads: usize,
     /// Threads that compress; none when nothing is compressed.
     pub packers: usize,
+    /// The lanes of the device, if there is one; of the fixed memory.
+    pub staging: Option<Staging>,
 }
 
 /// Bytes that one element of a block costs, at worst over all tensors.
@@ -69,9 +90,11 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not.
+    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not; [`Kind::Device`] with the smallest
+    /// device memory that would do.
     pub fn share_out(
         wish: &Wish,
+        device: Option<&DeviceWish>,
         inputs: &[Checkpoint],
         tensors: &[TensorPlan],
         zstd: Option<i32>,
@@ -81,6 +104,10 @@ impl Memory {
         let packers = zstd.map_or(0, |level| packers(wish, level));
         costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
         let chunk = CHUNK as u64;
+        let staging = device.map(|device| staging::share_out(wish, device, tensors)).transpose()?.flatten();
+        if let (Some(staging), Some(device)) = (&staging, device) {
+            costs.fixed += (staging.lanes * staging.lane_bytes) as u64 + device.host;
+        }
         let smallest = costs.fixed + costs.block(chunk);
         if wish.memory < smallest {
             return Err(Error::new(
@@ -107,6 +134,7 @@ impl Memory {
             block,
             threads: wish.threads,
             packers,
+            staging,
         })
     }
 }

@@ -16,6 +16,7 @@ pub mod memory;
 mod model_span;
 pub mod schedule;
 pub mod shape;
+mod staging;
 pub mod tensor;
 mod vocabulary;
 
@@ -29,7 +30,7 @@ use assign::Span;
 pub use coverage::Dropped;
 pub use job::{AlignmentFile, DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
-use memory::{Memory, Wish};
+use memory::{DeviceWish, Memory, Wish};
 use tensor::TensorPlan;
 use vocabulary::Vocabulary;
 
@@ -63,6 +64,15 @@ impl Plan {
     ///
     /// When an input cannot be opened, the inputs do not fit each other, or the memory is too small.
     pub fn new(job: &Job, wish: &Wish) -> Result<Self> {
+        Self::with_device(job, wish, None)
+    }
+
+    /// As [`Plan::new`], with memory set aside for a device that computes.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too small.
+    pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
         let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
         let inputs = job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect::<Result<Vec<_>>>()?;
         job.is_folded()?;
@@ -80,7 +90,7 @@ impl Plan {
             layout = layout.compressed(level);
         }
         let aligned = job.alignments.iter().flatten().map(Alignment::bytes).sum();
-        let memory = Memory::share_out(wish, &inputs, &tensors, job.zstd, aligned)?;
+        let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, aligned)?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let warnings = coverage::warnings(&inputs, &dropped);

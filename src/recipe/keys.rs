@@ -118,7 +118,7 @@ pub const KEYS: &[KeyInfo] = &[
          transform files, each for the model that it was made for",
     ),
     own("state_dict_key", "text", "-", "the key of a PyTorch file under which the tensors are"),
-    own("device", "cpu", "cpu", "where to compute"),
+    own("device", "cpu, cuda, cuda:N, auto", "cpu", "where to compute"),
     shared(Place::Model, "model", "model", "", "folder, file, or hub id org/name[@revision] in the local cache"),
     shared(Place::Model, "parameters", "mapping of parameters", "-", "parameters of this model"),
     shared(Place::Slice, "sources", "list of sources", "", "the models of this slice"),

@@ -44,7 +44,7 @@ pub use layers::{LayerName, Layers, layer_of};
 pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterInfo, Scope};
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;
-pub use own::{Device, Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
+pub use own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
 pub use resolve::TensorPlace;
 pub use setting::{Condition, Parameters, Setting};
 pub use stack::{StackedSource, StackedTensor, stacked_tensors};

@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::align::Align;
 use super::write::entry;
+use crate::device::Choice;
 
 /// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,7 +29,7 @@ pub struct OwnKeys {
     /// The key of a PyTorch file under which the tensors are.
     pub state_dict_key: Option<String>,
     /// Where to compute.
-    pub device: Option<Device>,
+    pub device: Option<Choice>,
     /// How models are aligned before they are merged.
     pub align: Option<Align>,
 }
@@ -136,14 +137,6 @@ choice! {
         Propagate = "propagate",
         /// Take the tensor from the base.
         Base = "base",
-    }
-}
-
-choice! {
-    /// Where to compute.
-    Device {
-        /// On the processor.
-        Cpu = "cpu",
     }
 }
 

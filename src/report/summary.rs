@@ -21,6 +21,8 @@ pub struct Report {
     pub status: &'static str,
     /// The folder that was written.
     pub out: String,
+    /// Where it was computed: `cpu`, or the device's name; `None` when there was nothing to do.
+    pub device: Option<String>,
     /// Output tensors.
     pub tensors: usize,
     /// Those of them that were averaged.
@@ -91,6 +93,7 @@ impl Report {
         Self {
             status,
             out,
+            device: None,
             tensors: plan.tensors.len(),
             merged,
             shards: plan.layout.shards().len(),
@@ -114,6 +117,13 @@ impl Report {
             alignments: plan.job.alignment_files.clone(),
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
+    }
+
+    /// The same summary of a merge that was computed on `device`.
+    #[must_use]
+    pub fn with_device(mut self, device: Option<String>) -> Self {
+        self.device = device;
+        self
     }
 
     /// The same summary with the sizes that the shards have on the disk.
@@ -174,6 +184,9 @@ impl fmt::Display for Report {
             format_bytes(self.output_bytes),
             self.out
         )?;
+        if let Some(device) = &self.device {
+            writeln!(f, "computed on: {device}")?;
+        }
         if self.seconds > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
             let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;

@@ -87,6 +87,7 @@ impl Case {
                 stop: Stop::default(),
                 monitor: Arc::new(Silent),
                 commit_bytes: self.commit_bytes,
+                ..Options::default()
             },
             verify: false,
         });

@@ -7,6 +7,7 @@ mod columns;
 mod coverage;
 mod crash;
 mod crash_merge;
+mod device;
 mod faults;
 mod forward;
 mod hostile;

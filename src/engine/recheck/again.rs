@@ -101,11 +101,11 @@ impl Merger<'_> {
             let mut made = vec![0; size(block.len)];
             match rule {
                 Rule::AtOnce => drop(self.at_once(&part, &mut made)?),
-                Rule::Model(solution) => drop(work::apply(self.bench, &part, solution, &mut made)),
+                Rule::Model(solution) => drop(work::apply(self.bench, &part, solution, &mut made)?),
                 Rule::Columns(rule) => drop(rule.apply(self.bench.kernels(), &part, &mut made)),
                 Rule::Segment(known) => {
                     let solution = self.solution_of(index, segment, &of_segment, known)?;
-                    work::apply(self.bench, &part, &solution, &mut made);
+                    work::apply(self.bench, &part, &solution, &mut made)?;
                 }
             }
             bytes.extend_from_slice(&made[size(at - range.start)..size(end - range.start)]);

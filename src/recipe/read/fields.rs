@@ -6,6 +6,7 @@ use super::super::keys::{KEYS, Place, keys_of, nearest};
 use super::super::node::{Key, Node, Value};
 use super::super::origin::{At, Origin};
 use crate::budget::parse_bytes;
+use crate::device::Choice;
 use crate::error::{Error, Result};
 
 /// A mapping whose keys are all known.
@@ -146,6 +147,13 @@ impl<'a> Field<'a> {
         let near = nearest(text, names()).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
         let all: Vec<_> = names().collect();
         Err(self.error(format!("must be one of {}, found `{text}`{near}", all.join(", "))))
+    }
+
+    /// The value as the name of a device.
+    pub(super) fn device(&self) -> Result<Choice> {
+        let text = self.text()?;
+        Choice::parse(text)
+            .ok_or_else(|| self.error(format!("must be one of cpu, cuda, cuda:N, auto, found {}", self.found())))
     }
 
     /// The value as an error message shows it.

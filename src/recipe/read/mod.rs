@@ -11,7 +11,7 @@ use super::keys::{Place, nearest};
 use super::methods::{METHODS, MethodName, missing_ability};
 use super::node::{Node, Value};
 use super::origin::Origin;
-use super::own::{Device, Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
+use super::own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use fields::{Field, Fields};
@@ -159,7 +159,7 @@ fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
         threads,
         zstd,
         state_dict_key: get("state_dict_key").map(|field| field.text().map(str::to_owned)).transpose()?,
-        device: get("device").map(|field| field.choice(Device::CHOICES)).transpose()?,
+        device: get("device").map(|field| field.device()).transpose()?,
         align: get("align").map(align::read).transpose()?,
     })
 }

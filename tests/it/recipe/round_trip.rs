@@ -4,11 +4,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
 use thalweg::align::matching::{Cost, Options, Residual};
+use thalweg::device::Choice;
 use thalweg::dtype::Dtype;
 use thalweg::recipe::{
-    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Device, Document, Domain, Granularity,
-    LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys,
-    Parameters, Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
+    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Document, Domain, Granularity, LayerRange,
+    METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys, Parameters,
+    Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
@@ -119,11 +120,16 @@ fn choice<T: Copy + std::fmt::Debug + 'static>(choices: &'static [(&'static str,
     prop::option::of(select(choices).prop_map(|(_, choice)| choice)).boxed()
 }
 
+fn device() -> BoxedStrategy<Option<Choice>> {
+    let known = [Choice::Cpu, Choice::Auto, Choice::Cuda(0), Choice::Cuda(17)];
+    prop::option::of(select(known.to_vec())).boxed()
+}
+
 fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
     let policies = (choice(Granularity::CHOICES), choice(Mismatch::CHOICES), choice(Missing::CHOICES));
     let limits = (prop::option::of(1u64..1 << 62), prop::option::of(1u64..1 << 62), prop::option::of(1u32..=4096));
     let rest = (choice(NanPolicy::CHOICES), prop::option::of(1i32..=22), prop::option::of("[a-z.0-9 ]{0,9}"));
-    (policies, limits, rest, choice(Device::CHOICES)).prop_map(move |(policies, limits, rest, device)| OwnKeys {
+    (policies, limits, rest, device()).prop_map(move |(policies, limits, rest, device)| OwnKeys {
         granularity: policies.0.map(|choice| if method == MethodName::Frechet { Granularity::Model } else { choice }),
         // Taking from the base needs one, which not every document has.
         mismatch: policies.1.filter(|choice| *choice != Mismatch::Skip),

@@ -1,0 +1,138 @@
+//! How fast a CUDA device copies, measures and combines, beside the processor's kernels; called by scripts/check-cuda.sh.
+//!
+//! Usage: device-speed [DEVICE]. Speeds are of the inputs' bytes; copies run from and to pinned memory. The bytes and sums
+//! of both are compared, and a difference is a failure.
+
+use std::error::Error;
+use std::ops::Range;
+use std::time::Instant;
+
+use comfy_table::{CellAlignment, Table, presets};
+use thalweg::device::{Choice, Driver, Lanes, Layout, Mix, Opened, open};
+use thalweg::dtype::Dtype;
+use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
+
+/// Chunks that are worked on at once.
+const CHUNKS: usize = 64;
+/// Times that each measurement is taken; the best counts.
+const ROUNDS: usize = 5;
+
+#[expect(clippy::print_stdout, reason = "an example program reports here")]
+fn main() -> Result<(), Box<dyn Error>> {
+    let name = std::env::args().nth(1).unwrap_or_else(|| "cuda".to_owned());
+    let choice = Choice::parse(&name).ok_or("usage: device-speed [cuda[:N]]")?;
+    let Opened { driver: Some(driver), .. } = open(choice)? else { return Err("that is no device".into()) };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["what", "device GB/s", "one core GB/s"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for (what, rate) in ["copy in", "copy out"].into_iter().zip(copies(&*driver)?) {
+        table.add_row([what.to_owned(), format!("{rate:.1}"), "-".to_owned()]);
+    }
+    for (dtype, count) in [(Dtype::BF16, 2), (Dtype::BF16, 4), (Dtype::BF16, 16), (Dtype::BF16, 64), (Dtype::F32, 4)] {
+        let bytes: Vec<Vec<u8>> = (1..).take(count).map(|seed| noise(dtype, seed)).collect();
+        let inputs: Vec<_> = bytes.iter().map(|bytes| Elements { dtype, bytes }).collect();
+        let layout = Layout::new(&vec![dtype; count], dtype, CHUNKS * CHUNK);
+        let lanes = Lanes::new(driver.clone(), 1, layout.bytes())?;
+        let (gram, combine) = (measured(&lanes, &inputs)?, combined(&lanes, &inputs)?);
+        for (what, [device, core]) in [("measure", gram), ("combine", combine)] {
+            table.add_row([format!("{what} {count} x {dtype}"), format!("{device:.1}"), format!("{core:.1}")]);
+        }
+    }
+    println!("{}\n{table}", driver.name());
+    Ok(())
+}
+
+/// Finite elements, period free.
+fn noise(dtype: Dtype, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from(u32::try_from(state >> 32).expect("32 bits")) / f64::from(u32::MAX) - 0.5
+    };
+    let wide: Vec<u8> = (0..CHUNKS * CHUNK).flat_map(|_| next().to_le_bytes()).collect();
+    let mut bytes = vec![0; CHUNKS * CHUNK * dtype.bytes()];
+    Kernels::detect().convert(Elements { dtype: Dtype::F64, bytes: &wide }, dtype, &mut bytes);
+    bytes
+}
+
+/// Gigabytes a second of the best of some rounds.
+fn rate(bytes: usize, mut work: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        work()?;
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+    Ok(bytes as f64 / best / 1e9)
+}
+
+/// The speeds of copies to the device and from it.
+fn copies(driver: &dyn Driver) -> Result<[f64; 2], Box<dyn Error>> {
+    let bytes = 256 << 20;
+    let (stream, host, memory) = (driver.stream()?, driver.pin(bytes)?, driver.allocate(bytes)?);
+    // SAFETY: both memories were just taken and are left alone until the copies are waited for.
+    unsafe {
+        host.as_ptr().write_bytes(1, bytes);
+        let to = rate(bytes, || {
+            driver.copy_in(stream, host.as_ptr(), memory, bytes)?;
+            Ok(driver.wait(stream)?)
+        });
+        let from = rate(bytes, || {
+            driver.copy_out(stream, memory, host.as_ptr(), bytes)?;
+            Ok(driver.wait(stream)?)
+        });
+        driver.free(memory);
+        driver.unpin(host);
+        driver.close(stream);
+        Ok([to?, from?])
+    }
+}
+
+fn chunks() -> impl Iterator<Item = Range<usize>> {
+    (0..CHUNKS).map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK)
+}
+
+fn total(inputs: &[Elements<'_>]) -> usize {
+    inputs.iter().map(|input| input.bytes.len()).sum()
+}
+
+/// The speeds of Gram sums of what is on the device already, and of the processor's.
+fn measured(lanes: &Lanes, inputs: &[Elements<'_>]) -> Result<[f64; 2], Box<dyn Error>> {
+    let pairs = pair_count(inputs.len());
+    let (mut got, mut wanted) = (vec![0.0; CHUNKS * pairs], vec![0.0; CHUNKS * pairs]);
+    let pieces: Vec<_> = chunks().collect();
+    let mut lane = lanes.take()?;
+    let mut resident = lane.load(inputs, inputs[0].dtype)?;
+    let device = rate(total(inputs), || Ok(resident.gram(&pieces, Gram::default(), &mut got)?))?;
+    let (kernels, mut scratch) = (Kernels::detect(), Scratch::default());
+    let core = rate(total(inputs), || {
+        for (chunk, sums) in chunks().zip(wanted.chunks_exact_mut(pairs)) {
+            let inputs: Vec<_> = inputs.iter().map(|input| input.slice(chunk.clone())).collect();
+            kernels.gram(&inputs, Gram::default(), &mut scratch, sums);
+        }
+        Ok(())
+    })?;
+    let same = got.iter().zip(&wanted).all(|(got, wanted)| got.to_bits() == wanted.to_bits());
+    if same { Ok([device, core]) } else { Err("the device's sums are not the processor's".into()) }
+}
+
+/// The speeds of weighted sums of what is on the device already, and of the processor's.
+fn combined(lanes: &Lanes, inputs: &[Elements<'_>]) -> Result<[f64; 2], Box<dyn Error>> {
+    let dtype = inputs[0].dtype;
+    let (mut got, mut wanted) = (vec![0; inputs[0].bytes.len()], vec![0; inputs[0].bytes.len()]);
+    let weights: Vec<f64> = (1..).take(inputs.len()).map(|i| 1.0 / f64::from(i)).collect();
+    let pieces: Vec<_> = chunks().map(|chunk| (chunk, Mix::Weights(&weights))).collect();
+    let mut lane = lanes.take()?;
+    let mut resident = lane.load(inputs, dtype)?;
+    let device = rate(total(inputs), || Ok(resident.combine(&pieces, &mut got).map(drop)?))?;
+    let terms: Vec<_> = weights.iter().copied().zip(inputs.iter().copied()).collect();
+    let mut scratch = Scratch::default();
+    let core = rate(total(inputs), || {
+        Kernels::detect().combine(&terms, dtype, &mut scratch, &mut wanted);
+        Ok(())
+    })?;
+    if got == wanted { Ok([device, core]) } else { Err("the device's bytes are not the processor's".into()) }
+}

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Runs the CUDA backend on a machine that has a device: kernels against the processor's, bit for bit, speeds beside those
+# of copies, a generated model merged on both, bytes compared. Needs cargo, a C compiler and NVIDIA's driver; no toolkit.
+#
+# usage: scripts/check-cuda.sh [--device cuda:N] [--size 2GB] [--models 4]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+device=cuda
+size=2GB
+models=4
+fail() {
+    printf 'check-cuda: %s\n' "$*" >&2
+    exit 1
+}
+while [ $# -gt 0 ]; do
+    [ $# -ge 2 ] || fail "$1 needs a value"
+    case $1 in
+    --device) device=$2 ;;
+    --size) size=$2 ;;
+    --models) models=$2 ;;
+    *) fail "unknown argument $1" ;;
+    esac
+    shift 2
+done
+
+target=${CARGO_TARGET_DIR:-target}
+work=$target/check-cuda
+trap 'rm -rf "$work"' EXIT
+rm -rf "$work"
+mkdir -p "$work"
+
+printf '== build\n'
+cargo build --release --locked --bin thalweg --example make-checkpoint --example device-speed
+thalweg=$target/release/thalweg
+
+printf '\n== speeds, and the same bits as the processor\n'
+"$target/release/examples/device-speed" "$device" | tee "$work/speeds"
+
+printf '\n== every kernel at every boundary, for every type, on the device\n'
+THALWEG_DEVICE=$device cargo test --release --locked --test it -- device::kernels --test-threads 1
+
+printf '\n== a generated model, %s, %s times\n' "$size" "$models"
+"$target/release/examples/make-checkpoint" --out "$work/tuned" --shape llama-1b --size "$size" \
+    --base-seed 1 --seed 2 --noise 0.05 --models "$models"
+inputs=("$work"/tuned/model-*)
+
+# Prints the seconds that the merge of a kind ($1) takes on a device ($2), and leaves its output.
+merge() {
+    local begun ended
+    begun=$(date +%s%N)
+    "$thalweg" merge "${inputs[@]}" --method "$1" --device "$2" --out "$work/$1-${2%%:*}" --quiet >&2
+    ended=$(date +%s%N)
+    awk "BEGIN { printf \"%.2f\", ($ended - $begun) / 1e9 }"
+}
+
+results=()
+for method in karcher linear geometric_median; do
+    # The first run warms the page cache for both.
+    merge "$method" cpu >/dev/null
+    rm -rf "$work/$method-cpu"
+    on_cpu=$(merge "$method" cpu)
+    on_device=$(merge "$method" "$device")
+    diff -r "$work/$method-cpu" "$work/$method-${device%%:*}" >/dev/null || fail "$method: other bytes than on the cpu"
+    results+=("$(printf '%-18s %10s %10s   same bytes' "$method" "$on_cpu" "$on_device")")
+    rm -rf "$work/$method-cpu" "$work/$method-${device%%:*}"
+done
+
+printf '\n== result\n'
+cat "$work/speeds"
+printf '\n%-18s %10s %10s\n' "merge of $models" "cpu, s" "$device, s"
+printf '%s\n' "${results[@]}"

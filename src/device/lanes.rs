@@ -1,0 +1,213 @@
+//! The lanes: who has one, and their memory on both sides.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Kind, Result};
+use crate::kernel::Elements;
+
+use super::layout::{Layout, RECORD, code};
+use super::resident::{Resident, word};
+use super::{Address, Argument, Driver, Kernel, Stream};
+
+/// A few streams with memory of their own, each worked on by one thread at a time.
+pub struct Lanes {
+    driver: Arc<dyn Driver>,
+    bytes: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Lane>,
+    failed: bool,
+}
+
+/// A stream, memory on the device, and as much pinned memory of the host.
+pub(super) struct Lane {
+    driver: Arc<dyn Driver>,
+    stream: Stream,
+    pinned: NonNull<u8>,
+    pub(super) memory: Address,
+    bytes: usize,
+}
+
+// SAFETY: the pinned memory belongs to the lane alone, and drivers may be called from any thread.
+unsafe impl Send for Lane {}
+
+impl Lanes {
+    /// `count` lanes of `bytes` on each side.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Device`] when the device or the host has not as much memory.
+    pub fn new(driver: Arc<dyn Driver>, count: usize, bytes: usize) -> Result<Self> {
+        let idle = (0..count).map(|_| Lane::new(&driver, bytes)).collect::<Result<_>>()?;
+        Ok(Self { driver, bytes, state: Mutex::new(State { idle, failed: false }), returned: Condvar::new() })
+    }
+
+    /// The device.
+    pub fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
+    /// The most elements, whole chunks, that a lane holds of inputs of these types and an output of type `out`.
+    pub fn capacity(&self, inputs: &[Dtype], out: Dtype) -> usize {
+        Layout::capacity(inputs, out, self.bytes)
+    }
+
+    /// A lane of one's own, waiting until one is idle.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Device`] once a lane has failed: nothing that the device still gives is worth anything.
+    pub fn take(&self) -> Result<Taken<'_>> {
+        let mut state = self.lock();
+        loop {
+            if state.failed {
+                return Err(Error::new(
+                    Kind::Device,
+                    "device has failed",
+                    self.driver.name(),
+                    "work before this failed",
+                ));
+            }
+            match state.idle.pop() {
+                Some(lane) => return Ok(Taken { lanes: self, lane: Some(lane), sound: true }),
+                None => state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    fn new(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+        let stream = driver.stream()?;
+        let made = driver.pin(bytes).and_then(|pinned| match driver.allocate(bytes) {
+            Ok(memory) => Ok((pinned, memory)),
+            Err(error) => {
+                // SAFETY: it was just taken, and nothing was queued.
+                unsafe { driver.unpin(pinned) }
+                Err(error)
+            }
+        });
+        match made {
+            Ok((pinned, memory)) => Ok(Self { driver: Arc::clone(driver), stream, pinned, memory, bytes }),
+            Err(error) => {
+                // SAFETY: it was just made, and nothing was queued.
+                unsafe { driver.close(stream) }
+                Err(error)
+            }
+        }
+    }
+
+    /// A part of the pinned memory; nothing that was queued may be under way in it.
+    pub(super) fn host(&mut self, part: Range<usize>) -> &mut [u8] {
+        assert!(part.start <= part.end && part.end <= self.bytes, "a part beyond the lane");
+        // SAFETY: the memory is the lane's own and has the part; the caller has waited for what was queued in it.
+        unsafe { std::slice::from_raw_parts_mut(self.pinned.as_ptr().add(part.start), part.len()) }
+    }
+
+    pub(super) fn copy_in(&self, part: Range<usize>) -> Result<()> {
+        assert!(part.end <= self.bytes, "a part beyond the lane");
+        // SAFETY: both memories have the part; `Resident` waits before it touches the host's again.
+        unsafe {
+            let from = self.pinned.as_ptr().add(part.start);
+            self.driver.copy_in(self.stream, from, self.memory.at(part.start), part.len())
+        }
+    }
+
+    pub(super) fn copy_out(&self, part: Range<usize>) -> Result<()> {
+        assert!(part.end <= self.bytes, "a part beyond the lane");
+        // SAFETY: as above.
+        unsafe {
+            let to = self.pinned.as_ptr().add(part.start);
+            self.driver.copy_out(self.stream, self.memory.at(part.start), to, part.len())
+        }
+    }
+
+    pub(super) fn launch(&self, kernel: Kernel, grid: [usize; 2], arguments: &[Argument]) -> Result<()> {
+        let grid = grid.map(word);
+        // SAFETY: the arguments are made by `Resident` for its layout, which lies in the lane's memory.
+        unsafe { self.driver.launch(self.stream, kernel, grid, arguments) }
+    }
+
+    pub(super) fn wait(&self) -> Result<()> {
+        // SAFETY: the stream is the lane's own.
+        unsafe { self.driver.wait(self.stream) }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // What was queued must not run on in memory that is gone; where waiting fails, nothing runs any more.
+        let _ = self.wait();
+        // SAFETY: all of it is the lane's own, and nothing is under way.
+        unsafe {
+            self.driver.free(self.memory);
+            self.driver.unpin(self.pinned);
+            self.driver.close(self.stream);
+        }
+    }
+}
+
+/// A lane of one's own until it is dropped.
+pub struct Taken<'a> {
+    lanes: &'a Lanes,
+    lane: Option<Lane>,
+    /// Everything that was asked of it was done.
+    sound: bool,
+}
+
+impl Taken<'_> {
+    /// Brings elements over: as many of each input, no more than the lane's capacity for an output of type `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Device`] when the device fails.
+    pub fn load(&mut self, inputs: &[Elements<'_>], out: Dtype) -> Result<Resident<'_>> {
+        let len = inputs.first().map_or(0, Elements::len);
+        assert!(inputs.iter().all(|input| input.len() == len), "inputs differ in length");
+        let dtypes: Vec<Dtype> = inputs.iter().map(|input| input.dtype).collect();
+        let layout = Layout::new(&dtypes, out, len);
+        let lane = self.lane.as_mut().expect("a lane is there until it is dropped");
+        assert!(layout.bytes() <= lane.bytes, "more elements than the lane holds");
+        self.sound = false;
+        // Who had the lane before may have left without asking for anything.
+        lane.wait()?;
+        let memory = lane.memory;
+        let records = lane.host(layout.inputs.clone()).chunks_exact_mut(RECORD);
+        for ((record, input), part) in records.zip(inputs).zip(&layout.elements) {
+            record[..8].copy_from_slice(&memory.at(part.start).0.to_le_bytes());
+            record[8..12].copy_from_slice(&code(input.dtype).to_le_bytes());
+        }
+        for (input, part) in inputs.iter().zip(&layout.elements) {
+            lane.host(part.clone()).copy_from_slice(input.bytes);
+        }
+        let end = layout.elements.last().map_or(layout.inputs.end, |last| last.end);
+        lane.copy_in(layout.inputs.start..end)?;
+        self.sound = true;
+        Ok(Resident { lane, sound: &mut self.sound, layout, dtypes, out, len })
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let lane = self.lane.take();
+        let mut state = self.lanes.lock();
+        if self.sound {
+            state.idle.extend(lane);
+        } else {
+            state.failed = true;
+        }
+        drop(state);
+        self.lanes.returned.notify_all();
+    }
+}

@@ -1,0 +1,156 @@
+//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to the bit.
+//!
+//! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few streams with memory of
+//! their own on both sides; whoever has a stretch of elements to work on takes one, brings the stretch over, has it
+//! measured, looked through or combined, and gives the lane back. With two lanes or more, one's copies overlap another's
+//! work. The kernels are CUDA C in `src/kernel/cuda`, which tests also compile for the host and hold against the portable
+//! loops; they are shipped as PTX, so nothing but NVIDIA's driver is needed, and that is looked for when the program runs.
+//!
+//! - `choice`: what a user asks for, and opening it.
+//! - `cuda`: the driver over the CUDA driver library.
+//! - `layout`: where in a lane's memory what lies.
+//! - `lanes`: the lanes: who has one, and their memory on both sides.
+//! - `resident`: the work on what lies in a lane.
+
+mod choice;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod lanes;
+mod layout;
+mod resident;
+
+use std::ptr::NonNull;
+
+use crate::error::Result;
+
+pub use choice::{Choice, Opened, open};
+pub use lanes::{Lanes, Taken};
+pub use layout::Layout;
+pub use resident::{Mix, Resident};
+
+/// The least elements of one solved segment that is worked on on a device; shorter ones cost more to hand over than to
+/// work on.
+pub const LEAST_SEGMENT: usize = 1024;
+
+/// An address in the memory of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The address `bytes` further on.
+    #[must_use]
+    pub fn at(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
+/// A queue of copies and launches, carried out in order, beside those of other streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream(pub usize);
+
+/// A kernel of `src/kernel/cuda/kernels.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Inner products of every pair of inputs.
+    Gram,
+    /// The first element that is not finite.
+    Scan,
+    /// Weighted sums, rounded once.
+    Combine,
+}
+
+impl Kernel {
+    /// Every kernel.
+    pub const ALL: [Self; 3] = [Self::Gram, Self::Scan, Self::Combine];
+
+    /// Threads of a block, in every kernel.
+    pub const BLOCK: u32 = 256;
+
+    /// The name of its function.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gram => "thalweg_gram",
+            Self::Scan => "thalweg_scan",
+            Self::Combine => "thalweg_combine",
+        }
+    }
+}
+
+/// A parameter of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Argument {
+    /// A pointer into the device's memory.
+    Address(Address),
+    /// A number of 32 bits.
+    Word(u32),
+}
+
+/// What a device can do. All methods may be called from any thread.
+///
+/// Every error is of kind [`Kind::Device`](crate::error::Kind::Device).
+#[expect(clippy::missing_errors_doc, reason = "all fail when the device does, as said above")]
+pub trait Driver: Send + Sync {
+    /// What a report calls it, such as `cuda:0 (NVIDIA A100)`.
+    fn name(&self) -> String;
+
+    /// Bytes of its memory that are free now.
+    fn free_bytes(&self) -> Result<u64>;
+
+    /// Takes `bytes` of its memory, aligned to 256 bytes, of any content.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    ///
+    /// It came from [`Driver::allocate`], and nothing that was queued uses it any more.
+    unsafe fn free(&self, memory: Address);
+
+    /// Takes `bytes` of the host's memory that stay where they are, so that copies run beside everything else.
+    fn pin(&self, bytes: usize) -> Result<NonNull<u8>>;
+
+    /// Gives pinned memory back.
+    ///
+    /// # Safety
+    ///
+    /// It came from [`Driver::pin`], and nothing that was queued uses it any more.
+    unsafe fn unpin(&self, memory: NonNull<u8>);
+
+    /// Makes a stream.
+    fn stream(&self) -> Result<Stream>;
+
+    /// Ends a stream.
+    ///
+    /// # Safety
+    ///
+    /// It came from [`Driver::stream`] and is not used any more.
+    unsafe fn close(&self, stream: Stream);
+
+    /// Queues a copy of `len` bytes to the device.
+    ///
+    /// # Safety
+    ///
+    /// `from` is pinned and neither written nor given back before [`Driver::wait`] returns; both ranges are allocated.
+    unsafe fn copy_in(&self, stream: Stream, from: *const u8, to: Address, len: usize) -> Result<()>;
+
+    /// Queues a copy of `len` bytes from the device.
+    ///
+    /// # Safety
+    ///
+    /// `to` is pinned and neither read, written nor given back before [`Driver::wait`] returns; both ranges are allocated.
+    unsafe fn copy_out(&self, stream: Stream, from: Address, to: *mut u8, len: usize) -> Result<()>;
+
+    /// Queues `kernel` on `grid` blocks of [`Kernel::BLOCK`] threads.
+    ///
+    /// # Safety
+    ///
+    /// The arguments are those of the kernel, and lead to memory of the device as the kernel expects it.
+    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 2], arguments: &[Argument]) -> Result<()>;
+
+    /// Waits until all that was queued is done.
+    ///
+    /// # Safety
+    ///
+    /// The stream came from [`Driver::stream`] and is open.
+    unsafe fn wait(&self, stream: Stream) -> Result<()>;
+}

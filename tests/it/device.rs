@@ -1,0 +1,7 @@
+//! The device backend without a device: the CUDA kernels compiled for the host, and a driver that runs and records them.
+
+mod choices;
+mod fake;
+mod kernels;
+mod merges;
+mod shipped;
