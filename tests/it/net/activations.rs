@@ -37,9 +37,13 @@ fn recovers(family: &dyn Family, sample: &[usize], samples: usize) {
         run(dir, ["activations", model, "--data", "data.safetensors", "--out", &out, "--quiet"]).ok();
         read_model(&dir.join(out))
     };
-    // Units that are never active cannot be told from each other: the first network that has none.
+    // Units that are never active cannot be told from each other: the first network that has none, looked for among
+    // those with large biases.
     let alive = |seed: u64| {
-        let stored = Stored::new(&family.random(seed), None);
+        let mut net = family.random(seed);
+        let biases = net.tensors.iter_mut().filter(|(name, _)| name.ends_with("bias"));
+        biases.for_each(|(_, (_, values))| values.iter_mut().for_each(|value| *value += 3.0));
+        let stored = Stored::new(&net, None);
         data(stored.dir.path());
         let acts = record(stored.dir.path(), "model");
         let dead = |tensor: &Tensor| {
