@@ -65,7 +65,7 @@ fn cosine(
     let [one, product, other] = total;
     Ok(match one * other {
         // Equal tensors have exactly this cosine, whatever the square roots round to.
-        _ if one == product && product == other && one > 0.0 => Some(1.0),
+        _ if one == product && product == other && one > 0.0 && one.is_finite() => Some(1.0),
         norms if norms > 0.0 => Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite()),
         _ => None,
     })

@@ -228,6 +228,12 @@ impl Objective {
         self.terms.iter().sum()
     }
 
+    /// Whether it is as large as tensors of these norms allow (Cauchy, Schwarz): whatever were done to the units that
+    /// leaves tensors in their places, it could not grow.
+    pub fn is_at_its_bound(&self) -> bool {
+        self.value() >= self.scale * (1.0 - Self::ROUNDING)
+    }
+
     /// Whether this is really larger than `before`.
     pub fn exceeds(&self, before: &Self) -> bool {
         let Gain { value, rounding } = gain(before.terms.iter().copied(), self.terms.iter().copied());

@@ -24,7 +24,9 @@ pub(super) fn solve(
     sweep: usize,
 ) -> Result<(Step, Transform)> {
     let before = problem.objective(tensors, current)?;
-    let found = if names_tensors(problem, tree) {
+    let found = if before.is_at_its_bound() && !names_tensors(problem, tree) {
+        Candidates { transforms: Vec::new(), optimal_within: 0.0 }
+    } else if names_tensors(problem, tree) {
         experts::candidates(problem, tree, tensors, current, experts::AFFORDED)?
     } else if tree.inner.is_empty() {
         flat::candidates(problem, tree, tensors, current)?

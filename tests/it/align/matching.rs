@@ -29,7 +29,9 @@ fn stored(net: &Net, dtype: Dtype, spec: Option<&Spec>) -> Stored {
     let stored = Stored::new(net, spec);
     let tensor = |(shape, values): &(Vec<usize>, Vec<f64>)| Tensor::rounded(dtype, shape, values);
     let model: Model = net.tensors.iter().map(|(name, parts)| (name.clone(), tensor(parts))).collect();
-    write_model(&stored.dir.path().join("model"), &model, 2);
+    let folder = stored.dir.path().join("model");
+    std::fs::remove_file(folder.join("model.safetensors")).expect("the network in f64");
+    write_model(&folder, &model, 2);
     stored
 }
 

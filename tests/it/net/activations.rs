@@ -37,9 +37,15 @@ fn recovers(family: &dyn Family, sample: &[usize], samples: usize) {
         run(dir, ["activations", model, "--data", "data.safetensors", "--out", &out, "--quiet"]).ok();
         read_model(&dir.join(out))
     };
-    // Units that are never active cannot be told from each other: the first network that has none.
+    // Units that are never active cannot be told from each other: the first network that has none, looked for among
+    // those with positive weights and large biases.
     let alive = |seed: u64| {
-        let stored = Stored::new(&family.random(seed), None);
+        let mut net = family.random(seed);
+        for (name, (_, values)) in &mut net.tensors {
+            let bias = if name.ends_with("bias") { 3.0 } else { 0.0 };
+            values.iter_mut().for_each(|value| *value = value.abs() + bias);
+        }
+        let stored = Stored::new(&net, None);
         data(stored.dir.path());
         let acts = record(stored.dir.path(), "model");
         let dead = |tensor: &Tensor| {
