@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 CONTEXT = 128
 BATCH = 8
@@ -137,6 +138,7 @@ def table(args):
 
 
 def main():
+    logging.disable_progress_bar()
     torch.set_num_threads(int(os.environ.get("THREADS", "1")))
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)

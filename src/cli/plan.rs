@@ -188,8 +188,9 @@ fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
         let moves = if file.moves { "" } else { ", by which nothing moves" };
         format!("model {} by {}{moves}", file.input + 1, file.file)
     });
-    let donor = plan.job.donor + 1;
-    let found = unaligned.iter().map(|input| format!("model {} to model {donor} by weights, not done yet", input + 1));
+    let together = plan.job.document.own.align.as_ref().is_some_and(|align| align.together);
+    let to = if together { "the mean of all".to_owned() } else { format!("model {}", plan.job.donor + 1) };
+    let found = unaligned.iter().map(|input| format!("model {} to {to} by weights, not done yet", input + 1));
     known.chain(found).collect()
 }
 

@@ -4,7 +4,7 @@
 //! other groups held fixed; and every other root by [`match_weights`](super::matching::match_weights)'s schedule, Q held.
 //! The first Q is found from what only the stream acts on, embeddings and head. It ends when Q is solved again and the
 //! objective has risen by less than [`TOLERANCE`] of itself since it was solved last, or when the sweeps are over. As
-//! measured on small independent networks this converges slowly, over some tens of sweeps.
+//! measured between small independent networks that takes about ten sweeps.
 //!
 //! A [`Step`] of the stream is recorded without its map: that is a function of the elements that are recorded before it,
 //! so an interrupted run works out the last one again.
