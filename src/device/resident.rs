@@ -41,7 +41,7 @@ impl Resident<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device fails.
+    /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
     ///
     /// # Panics
     ///
@@ -79,7 +79,7 @@ impl Resident<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device fails.
+    /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
     pub fn nonfinite(&mut self, pieces: &[Range<usize>]) -> Result<Vec<bool>> {
         let first = self.first_nonfinite(pieces)?;
         Ok(first.chunks(self.dtypes.len().max(1)).map(|piece| piece.iter().any(Option::is_some)).collect())
@@ -89,7 +89,7 @@ impl Resident<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device fails.
+    /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
     pub fn first_nonfinite(&mut self, pieces: &[Range<usize>]) -> Result<Vec<Option<usize>>> {
         let count = self.dtypes.len();
         if pieces.is_empty() || count == 0 {
@@ -118,7 +118,7 @@ impl Resident<'_> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device fails.
+    /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
     ///
     /// # Panics
     ///
