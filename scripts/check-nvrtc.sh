@@ -9,6 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# What it ends with when the compiler cannot be had: nothing is known then of the kernels.
+NOT_THERE=75
 NEW=12.9.86
 OLD=12.1.105
 source=src/kernel/cuda/kernels.cu
@@ -24,7 +26,10 @@ case ${1-} in
 "" | --write) ;;
 *) fail "unknown argument $1" ;;
 esac
-python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed to fetch NVRTC: install python3-pip"
+if ! python3 -m pip --version >/dev/null 2>&1; then
+    echo "check-nvrtc: python3 with pip is needed to fetch NVRTC: install python3-pip" >&2
+    exit $NOT_THERE
+fi
 
 # Prints the folder of the libraries of NVRTC $1.
 folder() {
@@ -33,8 +38,10 @@ folder() {
         rm -rf "$into"
         mkdir -p "$into"
         python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$into" \
-            "nvidia-cuda-nvrtc-cu12==$1" >&2 ||
-            fail "cannot fetch nvidia-cuda-nvrtc-cu12 $1: the package index must be reachable, as pip is set up here"
+            "nvidia-cuda-nvrtc-cu12==$1" >&2 || {
+            echo "check-nvrtc: cannot fetch nvidia-cuda-nvrtc-cu12 $1: the package index must be reachable, as pip is set up here" >&2
+            exit $NOT_THERE
+        }
         python3 -m zipfile -e "$into"/*.whl "$into"
         rm "$into"/*.whl
         touch "$into/done"
