@@ -17,6 +17,9 @@ use crate::kernel::{Elements, Kernels};
 /// Elements that are converted at a time.
 const PIECE: u64 = 1 << 16;
 
+/// Pieces of fewer bytes are not worth a window of their own.
+const WINDOW_BYTES: u64 = 1 << 16;
+
 /// Tensors that are read as numbers.
 pub trait Weights: Send + Sync {
     /// The dimensions of a tensor, outermost first; `None` when there is no such tensor.
@@ -126,7 +129,7 @@ impl Weights for Store {
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
-        Ok(Box::new(Plain { entry: mergeable(tensor, self.entry(tensor)?)?, kernels: self.kernels }))
+        Ok(Box::new(Plain::new(mergeable(tensor, self.entry(tensor)?)?, self.kernels)))
     }
 }
 
@@ -160,7 +163,7 @@ impl Weights for Transformed {
         let from = View::source_name(&self.alignment, tensor)?;
         let entry = mergeable(&from, self.store.entry(&from)?)?;
         Ok(match View::new(&self.alignment, tensor, entry.dtype)? {
-            None => Box::new(Plain { entry, kernels: self.store.kernels }),
+            None => Box::new(Plain::new(entry, self.store.kernels)),
             Some(view) => Box::new(Viewed {
                 entry,
                 kernels: self.store.kernels,
@@ -175,9 +178,14 @@ impl Weights for Transformed {
 struct Plain<'a> {
     entry: &'a Entry,
     kernels: Kernels,
+    small: Vec<u8>,
 }
 
-impl Plain<'_> {
+impl<'a> Plain<'a> {
+    fn new(entry: &'a Entry, kernels: Kernels) -> Self {
+        Self { entry, kernels, small: Vec::new() }
+    }
+
     fn bytes(&self, range: Range<u64>) -> Range<u64> {
         let unit = self.entry.dtype.bytes() as u64;
         self.entry.offset + range.start * unit..self.entry.offset + range.end * unit
@@ -186,7 +194,15 @@ impl Plain<'_> {
 
 impl Numbers for Plain<'_> {
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
-        let window = self.entry.source.load(self.bytes(range))?;
+        let bytes = self.bytes(range);
+        if bytes.end - bytes.start < WINDOW_BYTES {
+            self.small.resize(index(bytes.end - bytes.start), 0);
+            self.entry.source.read_into(bytes, &mut self.small)?;
+            let elements = Elements { dtype: self.entry.dtype, bytes: &self.small };
+            self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
+            return Ok(());
+        }
+        let window = self.entry.source.load(bytes)?;
         let elements = Elements { dtype: self.entry.dtype, bytes: &window };
         self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
         window.intact()

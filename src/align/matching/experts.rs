@@ -60,6 +60,8 @@ pub(super) fn candidates(
     }
     let order = outer_order(&found, experts)?;
     let exact = wanted.iter().all(|wanted| *wanted) || !root.may(Allowed::Permutation);
+    // Signs of whole experts are not looked for.
+    let exact = exact && !flat::is_signed(problem, tree.root);
     let own = |one: usize| found[one * experts + one].as_ref().map(|found| found.order.columns.clone());
     let stay: Vec<Vec<u32>> = (0..experts).filter_map(own).collect();
     let within: f64 = found.iter().flatten().map(|found| found.order.optimal_within).sum();
@@ -74,8 +76,9 @@ pub(super) fn candidates(
     if order != identity {
         transforms.push(solver.transform(current, &identity, &stay)?);
     }
-    transforms.push(solver.transform(current, &identity, &[])?);
-    transforms.dedup();
+    if stay.iter().any(|order| order.iter().zip(0..).any(|(from, unit)| *from != unit)) {
+        transforms.push(solver.transform(current, &identity, &[])?);
+    }
     transforms.retain(|transform| transform != current);
     Ok(Candidates { transforms, optimal_within: if exact { within } else { f64::INFINITY } })
 }

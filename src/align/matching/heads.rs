@@ -75,7 +75,8 @@ pub(super) fn candidates(
     }
     transforms.retain(|transform| transform != current);
     let gap = (heads.bound - heads.score).max(0.0) + dropped;
-    let proven = gap <= PROVEN * heads.bound.abs();
+    // Signs of whole units of the root are not looked for.
+    let proven = gap <= PROVEN * heads.bound.abs() && !flat::is_signed(problem, tree.root);
     Ok(Candidates { transforms, optimal_within: if proven { gap } else { f64::INFINITY } })
 }
 

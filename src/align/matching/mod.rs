@@ -4,6 +4,21 @@
 //! Σ_t w_t ⟨A_t, π(B)_t⟩. A [`Step`] solves one *root*: a group that lies within no other, together with the groups that
 //! lie within it, everything else held fixed. The order of steps is a function of the symmetries and the options alone,
 //! so a run that was interrupted goes on by replaying the steps that it has recorded.
+//!
+//! ```text
+//! schedule   which root is solved when, and what is replayed
+//! solve      one root: candidates, and whether the objective, computed anew in f64, is really larger
+//!   flat     a group without groups within: one assignment, and signs
+//!   heads    a group with groups within it on the same axes: an assignment whose entries are joint problems
+//!     inner, reach     one such problem, and upper bounds of it
+//!   experts  a group that reorders names: an assignment whose entries are assignments
+//! problem    both models, weights of tensors, objective, streamed products
+//!   terms    tensors as strided blocks of cells and features
+//!   panel    a block in memory
+//! ```
+//!
+//! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), over features cut into blocks of a fixed
+//! size; whatever decides whether a step is taken, signs of units and angles of pairs are summed in f64.
 
 mod experts;
 mod flat;
@@ -76,9 +91,11 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
-    /// Leaving everything where it is was proved optimal, everything else held fixed.
+    /// Leaving everything where it is was proved optimal, everything else held fixed: by the assignment of the products in
+    /// f32, and where groups lie within the root up to a ten-thousandth of the objective, for angles that are not worth
+    /// taking.
     Identity,
-    /// The assignment was proved optimal within so much of the objective, everything else held fixed.
+    /// The result was proved optimal within so much of the objective, everything else held fixed.
     Optimal(f64),
     /// No better one was found; the parts were each solved exactly, the whole was not.
     Parts,
@@ -93,7 +110,8 @@ pub struct Step {
     pub root: usize,
     /// New elements of the root and of the groups within it, by their places; empty when what was there stays.
     pub elements: Vec<(usize, Element)>,
-    /// The root's part of the objective before, in f64.
+    /// The part of the objective that the tensors solved on make up, before the step, in f64: those on which the root acts,
+    /// of the residual stream in the first sweep those on which nothing else does.
     pub before: f64,
     /// The same after the step.
     pub after: f64,

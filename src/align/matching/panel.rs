@@ -28,6 +28,25 @@ pub(super) struct Block<'a> {
     pub features_first: bool,
 }
 
+impl Block<'_> {
+    /// Says that the block will be read soon, where it lies together in the file; where it is a part of each of many rows,
+    /// the kernel reads ahead of the blocks before it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor.
+    pub fn prefetch(&self, weights: &dyn Weights) -> Result<()> {
+        let mut extents: Vec<Extent> = self.rows.iter().chain(self.features).copied().collect();
+        extents.sort_by_key(|extent| extent.stride);
+        let count = extents.iter().try_fold(1, |count, extent| {
+            (extent.size == 1 || extent.stride == count).then_some(count * extent.size as u64)
+        });
+        let Some(count) = count else { return Ok(()) };
+        weights.tensor(self.tensor)?.prefetch(self.start..self.start + count);
+        Ok(())
+    }
+}
+
 /// An extent in the file and in the panel.
 #[derive(Debug, Clone, Copy)]
 struct Run {

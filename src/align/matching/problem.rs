@@ -85,16 +85,20 @@ impl<'a> Problem<'a> {
     ///
     /// [`Kind::NonFinite`] when a tensor holds NaN or infinity.
     pub fn norms(&self, reference: &str, moving: &str) -> Result<[f64; 2]> {
-        let still = self.moved(&Transform::identity(self.symmetries));
         let mut found = [0.0; 2];
-        let sides = [(reference, self.reference, "reference"), (moving, still.as_ref(), "model that is moved")];
-        for (side, (tensor, weights, model)) in sides.into_iter().enumerate() {
+        for (side, (tensor, model)) in
+            [(reference, "reference"), (moving, "model that is moved")].into_iter().enumerate()
+        {
             let known = |norms: &[HashMap<String, f64>; 2]| norms[side].get(tensor).copied();
             if let Some(norm) = known(&self.norms.lock().unwrap_or_else(PoisonError::into_inner)) {
                 found[side] = norm;
                 continue;
             }
-            let squares = products(weights, weights, tensor, tensor, || self.watch.go_on())?;
+            let squares = if side == 0 {
+                self.products(self.reference, None, tensor)?
+            } else {
+                self.products(self.moved(&Transform::identity(self.symmetries)).as_ref(), None, tensor)?
+            };
             found[side] = squares.iter().sum::<f64>().sqrt();
             if !found[side].is_finite() {
                 let subject = tensor.escape_debug();
@@ -149,7 +153,7 @@ impl<'a> Problem<'a> {
             let norms = self.norms(tensor, &source)?;
             let weight = self.weight(norms);
             if weight > 0.0 {
-                let terms = products(self.reference, moved.as_ref(), tensor, tensor, || self.watch.go_on())?;
+                let terms = self.products(self.reference, Some(moved.as_ref()), tensor)?;
                 objective.terms.extend(terms.into_iter().map(|term| weight * term));
                 objective.scale += weight * norms[0] * norms[1];
             }
@@ -168,11 +172,16 @@ impl<'a> Problem<'a> {
         out: &mut [f32],
     ) -> Result<()> {
         let (first, rows) = term.some_rows(units);
-        for (block, features) in term.blocks(FEATURES) {
+        let blocks = term.blocks(FEATURES);
+        for (at, (block, features)) in blocks.iter().enumerate() {
             self.watch.go_on()?;
             let [left, right] = &mut *panels;
-            left.fill(self.reference, &term.block(&term.reference, first + block, &rows, &features))?;
-            right.fill(moved, &term.block(&term.moving, block, &term.rows, &features))?;
+            left.fill(self.reference, &term.block(&term.reference, first + block, &rows, features))?;
+            right.fill(moved, &term.block(&term.moving, *block, &term.rows, features))?;
+            if let Some((next, features)) = blocks.get(at + 1) {
+                term.block(&term.reference, first + next, &rows, features).prefetch(self.reference)?;
+                term.block(&term.moving, *next, &term.rows, features).prefetch(moved)?;
+            }
             let (left, right) = (left.matrix(), right.matrix());
             add_scaled_product(narrow(weight), left, right.transposed(), out);
             self.watch.advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
@@ -209,6 +218,25 @@ impl<'a> Problem<'a> {
         }
         Ok(sums)
     }
+
+    /// The products of a tensor's numbers in `one` with those in `other`, or with themselves, in pieces of [`PIECE`], each
+    /// summed in f64.
+    fn products(&self, one: &dyn Weights, other: Option<&dyn Weights>, tensor: &str) -> Result<Vec<f64>> {
+        let count: u64 = one.shape(tensor).unwrap_or_default().iter().product();
+        let pieces = (0..count.div_ceil(PIECE)).into_par_iter();
+        let product = |[a, b]: &mut [Vec<f32>; 2], piece: u64| -> Result<f64> {
+            self.watch.go_on()?;
+            let range = piece * PIECE..count.min((piece + 1) * PIECE);
+            let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
+            a.resize(len, 0.0);
+            one.tensor(tensor)?.read(range.clone(), a)?;
+            let Some(other) = other else { return Ok(dot(a, a)) };
+            b.resize(len, 0.0);
+            other.tensor(tensor)?.read(range, b)?;
+            Ok(dot(a, b))
+        };
+        pieces.map_init(Default::default, product).collect()
+    }
 }
 
 /// A part of the objective, as terms that are always the same and in the same order for the same transform.
@@ -243,29 +271,6 @@ impl Objective {
 
 /// Partial sums of a piece.
 const LANES: usize = 16;
-
-/// The products of two tensors of one shape, in pieces of [`PIECE`] elements, each summed in f64.
-fn products(
-    one: &dyn Weights,
-    other: &dyn Weights,
-    tensor: &str,
-    of_other: &str,
-    go_on: impl Fn() -> Result<()> + Sync,
-) -> Result<Vec<f64>> {
-    let count: u64 = one.shape(tensor).unwrap_or_default().iter().product();
-    (0..count.div_ceil(PIECE))
-        .into_par_iter()
-        .map(|piece| {
-            go_on()?;
-            let range = piece * PIECE..count.min((piece + 1) * PIECE);
-            let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
-            let (mut a, mut b) = (vec![0.0; len], vec![0.0; len]);
-            one.tensor(tensor)?.read(range.clone(), &mut a)?;
-            other.tensor(of_other)?.read(range, &mut b)?;
-            Ok(dot(&a, &b))
-        })
-        .collect()
-}
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0; LANES];

@@ -4,6 +4,8 @@
 //! sweep in an order of its own, until none is left; to solve one that is not stale would find what was found before. So
 //! where no two roots act on one tensor, as in a transformer whose residual stream is fixed, one sweep solves each once.
 
+use std::collections::HashMap;
+
 use super::problem::Problem;
 use super::solve::{least_bytes as least_of_root, solve};
 use super::terms::Tree;
@@ -36,6 +38,8 @@ pub(in crate::align) struct Run<'a, 'p> {
     sweep: usize,
     replay: &'a [Step],
     trees: Vec<Root>,
+    /// Which roots act on a tensor of which others.
+    meets: Vec<Vec<bool>>,
     /// The last step of each root, in their order.
     steps: Vec<Option<Step>>,
     /// The last step of a residual stream that is none of the roots.
@@ -64,7 +68,7 @@ pub(in crate::align) fn run(
     let mut sweeps = 0;
     for sweep in 0..problem.options.sweeps {
         run.sweep = sweep;
-        let others: Vec<usize> = run.order().into_iter().filter(|at| Some(*at) != anchored).collect();
+        let others = run.order(anchored);
         let more = residual.as_ref().map_or(0, |residual| residual.operations(&run, sweep == 0));
         problem.watch.planned(run.planned() + more);
         let mut moved = match &mut residual {
@@ -131,8 +135,8 @@ impl<'a, 'p> Run<'a, 'p> {
             .filter(|tree| tree.is_free(symmetries, options.signs))
             .map(|tree| Root { tensors: tree.tensors(symmetries).map(str::to_owned).collect(), tree, stale: true })
             .collect();
-        let steps = vec![None; trees.len()];
-        Self { problem, current: start.clone(), sweep: 0, replay, trees, steps, residual: None }
+        let (meets, steps) = (meetings(&trees), vec![None; trees.len()]);
+        Self { problem, current: start.clone(), sweep: 0, replay, trees, meets, steps, residual: None }
     }
 
     /// The sweep, counted from 0.
@@ -173,30 +177,23 @@ impl<'a, 'p> Run<'a, 'p> {
     fn anchored(&self) -> Option<usize> {
         let residual = |at: &usize| self.problem.symmetries.groups[self.trees[*at].tree.root].residual;
         let (residual, others): (Vec<usize>, Vec<usize>) = (0..self.trees.len()).partition(residual);
-        let apart = others.iter().all(|at| others.iter().all(|other| at == other || !self.meet(*at, *other)));
+        let apart = others.iter().all(|at| others.iter().all(|other| at == other || !self.meets[*at][*other]));
         match residual[..] {
             [one] if apart => Some(one),
             _ => None,
         }
     }
 
-    /// Whether two roots act on one tensor.
-    fn meet(&self, one: usize, other: usize) -> bool {
-        self.trees[one].tensors.iter().any(|tensor| self.trees[other].tensors.contains(tensor))
-    }
-
-    /// The order of this sweep: by hashes of seed, sweep and name, so that it is the same everywhere.
-    fn order(&self) -> Vec<usize> {
-        let groups = &self.problem.symmetries.groups;
-        let key = |at: usize| {
-            let name = &groups[self.trees[at].tree.root].name;
-            *blake3::hash(format!("{} {} {name}", self.problem.options.seed, self.sweep).as_bytes()).as_bytes()
-        };
-        let mut order: Vec<usize> = (0..self.trees.len()).collect();
-        if order.iter().any(|one| order.iter().any(|other| one < other && self.meet(*one, *other)))
-            && self.anchored().is_none()
-        {
-            order.sort_by_key(|at| key(*at));
+    /// The order of this sweep: that of the groups where it does not matter, else by hashes of seed, sweep and name, so
+    /// that it is the same everywhere.
+    fn order(&self, anchored: Option<usize>) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.trees.len()).filter(|at| Some(*at) != anchored).collect();
+        if order.iter().any(|one| order.iter().any(|other| one < other && self.meets[*one][*other])) {
+            order.sort_by_cached_key(|at| {
+                let name = &self.problem.symmetries.groups[self.trees[*at].tree.root].name;
+                let text = format!("{} {} {name}", self.problem.options.seed, self.sweep);
+                *blake3::hash(text.as_bytes()).as_bytes()
+            });
         }
         order
     }
@@ -215,6 +212,7 @@ impl<'a, 'p> Run<'a, 'p> {
         let step = if let Some((step, rest)) = self.replay.split_first() {
             self.replay = rest;
             self.current = self.replayed(step, &root.tree)?;
+            self.problem.watch.advanced(root.tree.operations(self.problem.symmetries, &root.tensors));
             step.clone()
         } else {
             self.problem.moving.prepare(self.problem, &tensors, &self.current)?;
@@ -227,7 +225,7 @@ impl<'a, 'p> Run<'a, 'p> {
         self.trees[at].stale = false;
         if moved {
             for other in 0..self.trees.len() {
-                let depends = if other == at { self.is_coupled_to_itself(at) } else { self.meet(at, other) };
+                let depends = if other == at { self.is_coupled_to_itself(at) } else { self.meets[at][other] };
                 self.trees[other].stale |= depends;
             }
         }
@@ -287,4 +285,19 @@ impl<'a, 'p> Run<'a, 'p> {
             sweeps,
         })
     }
+}
+
+/// Which roots act on a tensor of which others.
+fn meetings(roots: &[Root]) -> Vec<Vec<bool>> {
+    let mut acting: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, root) in roots.iter().enumerate() {
+        root.tensors.iter().for_each(|tensor| acting.entry(tensor).or_default().push(at));
+    }
+    let mut meets = vec![vec![false; roots.len()]; roots.len()];
+    for together in acting.values() {
+        for one in together {
+            together.iter().for_each(|other| meets[*one][*other] = one != other);
+        }
+    }
+    meets
 }

@@ -93,13 +93,17 @@ impl Tree {
         self.groups().any(|group| free(&symmetries.groups[group]))
     }
 
-    /// Floating-point operations of the products of all cells with all cells.
+    /// Floating-point operations of the products of all cells with all cells, at most: of experts, each with each.
     pub fn operations(&self, symmetries: &Symmetries, tensors: &[String]) -> u64 {
+        let times = |part: &Part| {
+            let named = symmetries.tensors[&part.tensor].index.as_ref().is_some_and(|index| index.group == self.root);
+            if named { symmetries.groups[self.root].units as u64 } else { 1 }
+        };
         let of_part = |part: &Part| {
             let (rows, features): (Vec<&Factor>, Vec<&Factor>) =
                 part.factors.iter().partition(|factor| factor.acts.is_some());
             let count = |factors: &[&Factor]| factors.iter().map(|factor| factor.extent.size as u64).product::<u64>();
-            2 * count(&rows).pow(2) * count(&features)
+            2 * count(&rows).pow(2) * count(&features) * times(part)
         };
         tensors.iter().flat_map(|tensor| self.parts(symmetries, tensor)).map(|part| of_part(&part)).sum()
     }
