@@ -18,7 +18,7 @@ import sys
 
 import exact
 from bench import describe_machine, drop_from_cache, read_files, timed, weight_files
-from traffic import copy_same_traffic, launch, read_by_threads, write_direct
+from traffic import copy_same_traffic, launch, read_by_threads, timed_writing, write_direct
 
 METHODS = {"karcher": 3, "linear": 3, "slerp": 2}
 
@@ -105,6 +105,7 @@ class Bench:
     def lines(self):
         one, three = self.bytes_of(1), self.bytes_of(3)
         plain = [
+            Line("read, one after the other", lambda: self.read(self.three, 1), self.three, three),
             Line("read, 2 threads", lambda: self.read(self.three), self.three, three),
             Line("write, direct", self.write, self.three, one),
             Line("copy of the same traffic", self.copy, self.three, three + one),
@@ -148,11 +149,12 @@ class Bench:
         path.write_text(json.dumps(recipe | {"dtype": "bfloat16"}))
         return str(path)
 
-    def read(self, models):
-        return {"seconds": timed(lambda: read_by_threads(models))}
+    def read(self, models, threads=2):
+        return {"seconds": timed(lambda: read_by_threads(models, threads))}
 
     def write(self):
-        return {"seconds": timed(lambda: write_direct(self.work / "written", self.bytes_of(1)))}
+        path = self.work / "written"
+        return {"seconds": timed_writing(path, lambda: write_direct(path, self.bytes_of(1)))}
 
     def copy(self):
         return {"seconds": copy_same_traffic(self.three, self.work / "written", self.bytes_of(1))}
@@ -204,6 +206,8 @@ def tables(lines, states):
 def relations(lines, states):
     by_name = {line.name: line for line in lines}
     pairs = [
+        ("karcher of 3, thalweg", "read, one after the other"),
+        ("karcher of 3, thalweg", "read, 2 threads"),
         ("karcher of 3, thalweg", "copy of the same traffic"),
         ("linear of 3, thalweg", "karcher of 3, thalweg"),
         ("karcher of 3 in 256MiB", "karcher of 3 in 4GiB"),

@@ -25,7 +25,15 @@ def copy_same_traffic(models, path, length):
         write_direct(path, length)
         reader.join()
 
-    return timed(action)
+    return timed_writing(path, action)
+
+
+def timed_writing(path, action):
+    """Seconds of `action`, which makes the file `path`; removing it can take longer than writing it did."""
+    try:
+        return timed(action)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def write_direct(path, length):
@@ -43,7 +51,6 @@ def write_direct(path, length):
         left -= os.write(descriptor, memoryview(block)[: min(left, BUFFER_BYTES)])
     os.fsync(descriptor)
     os.close(descriptor)
-    path.unlink()
 
 
 def read_by_threads(models, threads=2):
