@@ -227,10 +227,15 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     let mut scratch = bench.scratch();
     if !is_measured(part.tensor()) {
         let solution = method.solve(&Gram::new(part.windows.len()))?;
+        let unit = part.tensor().dtype.bytes();
         for chunk in chunks(0..len) {
-            is_replaced(bench.kernels, part, chunk)?;
+            let bytes = &mut output[chunk.start * unit..chunk.end * unit];
+            let (overflowed, finite) = combine_chunk(bench, part, &solution, &chunk, bytes, &mut scratch);
+            found.overflowed += overflowed;
+            if !finite {
+                is_replaced(bench.kernels, part, chunk)?;
+            }
         }
-        found.overflowed = combine(bench, part, &solution, 0..len, output, &mut scratch);
         return Ok(found);
     }
     let segment = usize::try_from(part.tensor().segment).expect("a block fits the memory").max(1);
@@ -286,23 +291,35 @@ fn combine(
     output: &mut [u8],
     scratch: &mut Scratch,
 ) -> u64 {
-    let dtype = part.tensor().dtype;
-    let unit = dtype.bytes();
+    let unit = part.tensor().dtype.bytes();
     let first = range.start;
     let mut overflowed = 0;
     for chunk in chunks(range) {
-        let inputs = part.elements(&chunk);
         let bytes = &mut output[(chunk.start - first) * unit..(chunk.end - first) * unit];
-        overflowed += match only(&solution.coefficients, &inputs) {
-            Some(input) => bench.kernels.convert(inputs[input], dtype, bytes),
-            None => {
-                let terms: Vec<(f64, Elements<'_>)> =
-                    solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
-                bench.kernels.combine(&terms, dtype, scratch, bytes)
-            }
-        };
+        overflowed += combine_chunk(bench, part, solution, &chunk, bytes, scratch).0;
     }
     overflowed
+}
+
+/// Combines a chunk; returns how many finite values overflowed, and whether all inputs are known by it to be finite.
+fn combine_chunk(
+    bench: &Workbench,
+    part: &Part<'_>,
+    solution: &Solution,
+    chunk: &Range<usize>,
+    output: &mut [u8],
+    scratch: &mut Scratch,
+) -> (u64, bool) {
+    let (dtype, inputs) = (part.tensor().dtype, part.elements(chunk));
+    if let Some(input) = only(&solution.coefficients, &inputs) {
+        return (bench.kernels.convert(inputs[input], dtype, output), false);
+    }
+    let count = inputs.len();
+    let terms: Vec<(f64, Elements<'_>)> =
+        solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
+    let found = bench.kernels.combine(&terms, dtype, scratch, output);
+    // What has no weight takes no part in the sums.
+    (found.overflows, found.finite && terms.len() == count)
 }
 
 /// Whether the weights sum to one but for the rounding of each.

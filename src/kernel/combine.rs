@@ -10,13 +10,30 @@ use crate::dtype::Dtype;
 /// Terms that are added in one sweep over the sums.
 const GROUP: usize = 4;
 
+/// What was found while sums were rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Combined {
+    /// How many finite sums became infinite or NaN.
+    pub overflows: u64,
+    /// Whether every sum was finite; then so is every element of an input whose weight is not zero.
+    pub finite: bool,
+}
+
+impl Combined {
+    const PLAIN: Self = Self { overflows: 0, finite: true };
+
+    fn and(self, other: Self) -> Self {
+        Self { overflows: self.overflows + other.overflows, finite: self.finite && other.finite }
+    }
+}
+
 pub(super) fn combine(
     level: Level,
     terms: &[(f64, Elements<'_>)],
     out: Dtype,
     scratch: &mut Scratch,
     dst: &mut [u8],
-) -> u64 {
+) -> Combined {
     let len = dst.len() / out.bytes();
     assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
     for (_, input) in terms {
@@ -24,7 +41,7 @@ pub(super) fn combine(
     }
     if terms.is_empty() {
         dst.fill(0);
-        return 0;
+        return Combined::PLAIN;
     }
     let sums = flat(scratch.rows(TILE / LANES));
     level.run(Combine { terms, out, sums, dst })
@@ -38,12 +55,18 @@ struct Combine<'a> {
 }
 
 impl Task for Combine<'_> {
-    type Output = u64;
+    type Output = Combined;
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> u64 {
+    fn run<S: Simd>(self) -> Combined {
+        if self.terms.len() <= GROUP && self.terms.iter().all(|(_, input)| input.dtype == self.out) {
+            let done = with_element!(self.out, E => mix::<S, E>(self.terms, E::split_mut(self.dst)));
+            if done {
+                return Combined::PLAIN;
+            }
+        }
         let size = self.out.bytes();
-        let mut overflows = 0;
+        let mut found = Combined::PLAIN;
         for (tile, dst) in self.dst.chunks_mut(TILE * size).enumerate() {
             let count = dst.len() / size;
             let start = tile * TILE;
@@ -57,10 +80,27 @@ impl Task for Combine<'_> {
                 add_group::<S>(group, start, fresh, sums);
                 rest = after;
             }
-            overflows += narrow::<S>(self.out, sums, dst);
+            found = found.and(narrow::<S>(self.out, sums, dst));
         }
-        overflows
+        found
     }
+}
+
+/// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and none is near overflow.
+#[inline(always)]
+fn mix<S: Simd, E: Element>(terms: &[(f64, Elements<'_>)], rounded: &mut [E::Bytes]) -> bool {
+    match terms {
+        [a] => mixed::<S, E, 1>([a], rounded),
+        [a, b] => mixed::<S, E, 2>([a, b], rounded),
+        [a, b, c] => mixed::<S, E, 3>([a, b, c], rounded),
+        [a, b, c, d] => mixed::<S, E, 4>([a, b, c, d], rounded),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn mixed<S: Simd, E: Element, const N: usize>(terms: [&(f64, Elements<'_>); N], rounded: &mut [E::Bytes]) -> bool {
+    S::mix::<E, N>(terms.map(|(weight, _)| *weight), terms.map(|(_, input)| E::split(input.bytes)), rounded)
 }
 
 /// Adds up to [`GROUP`] terms of one dtype to the sums.
@@ -94,16 +134,16 @@ fn add<S: Simd, E: Element, const N: usize>(
     }
 }
 
-/// Rounds the sums to `out`; returns how many finite ones became infinite or NaN.
+/// Rounds the sums to `out`.
 #[inline(always)]
-fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> u64 {
+fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> Combined {
     with_element!(out, E => {
         let rounded = E::split_mut(dst);
         if S::narrow::<E>(sums, rounded) {
-            return 0;
+            return Combined::PLAIN;
         }
         plain::narrow::<E>(sums, rounded);
-        count_overflows::<E>(sums, rounded)
+        Combined { overflows: count_overflows::<E>(sums, rounded), finite: sums.iter().all(|sum| sum.is_finite()) }
     })
 }
 
@@ -122,7 +162,7 @@ pub(super) fn convert(level: Level, input: Elements<'_>, out: Dtype, dst: &mut [
         return 0;
     }
     assert_eq!(dst.len(), input.len() * out.bytes(), "the output's length is not the input's");
-    level.run(Combine { terms: &[(1.0, input)], out, sums: &mut [0.0; TILE], dst })
+    level.run(Combine { terms: &[(1.0, input)], out, sums: &mut [0.0; TILE], dst }).overflows
 }
 
 pub(super) fn first_nonfinite(level: Level, input: Elements<'_>) -> Option<usize> {
@@ -141,10 +181,10 @@ impl Task for FirstNonfinite<'_> {
             for (tile, elements) in E::split(self.0.bytes).chunks(TILE).enumerate() {
                 let mut finite = true;
                 for &element in elements {
-                    finite &= E::widen(element).is_finite();
+                    finite &= E::is_finite(element);
                 }
                 if !finite {
-                    let at = elements.iter().position(|&element| !E::widen(element).is_finite());
+                    let at = elements.iter().position(|&element| !E::is_finite(element));
                     return at.map(|at| tile * TILE + at);
                 }
             }

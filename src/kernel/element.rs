@@ -31,6 +31,9 @@ pub(super) trait Element {
     /// The value, exactly.
     fn widen(bytes: Self::Bytes) -> f64;
 
+    /// Whether it is neither NaN nor infinite, told from its bits.
+    fn is_finite(bytes: Self::Bytes) -> bool;
+
     /// The nearest representable value, ties to even; a NaN becomes the positive quiet NaN.
     fn narrow(value: f64) -> Self::Bytes;
 
@@ -78,7 +81,7 @@ macro_rules! with_element {
 pub(super) use with_element;
 
 macro_rules! element {
-    ($(#[$docs:meta])* $name:ident, $size:literal, $kind:ident, limit $limit:expr, $widen:expr, $narrow:expr) => {
+    ($(#[$docs:meta])* $name:ident, $size:literal, $kind:ident, limit $limit:expr, $widen:expr, $finite:expr, $narrow:expr) => {
         $(#[$docs])*
         pub(super) struct $name;
 
@@ -91,6 +94,11 @@ macro_rules! element {
             #[inline(always)]
             fn widen(bytes: [u8; $size]) -> f64 {
                 $widen(bytes)
+            }
+
+            #[inline(always)]
+            fn is_finite(bytes: [u8; $size]) -> bool {
+                $finite(bytes)
             }
 
             #[inline(always)]
@@ -118,6 +126,7 @@ element!(
     Other,
     limit f64::INFINITY,
     f64::from_le_bytes,
+    |bytes| f64::from_le_bytes(bytes).is_finite(),
     |value: f64| if value.is_nan() { f64::NAN } else { value }.to_le_bytes()
 );
 element!(
@@ -127,6 +136,7 @@ element!(
     F32,
     limit (2.0 - power(-24)) * power(127),
     |bytes| f64::from(f32::from_le_bytes(bytes)),
+    |bytes| f32::from_le_bytes(bytes).is_finite(),
     |value: f64| if value.is_nan() { f32::NAN } else { to_f32(value) }.to_le_bytes()
 );
 element!(
@@ -136,6 +146,7 @@ element!(
     F16,
     limit 65520.0,
     |bytes| widen_f16(u16::from_le_bytes(bytes)),
+    |bytes| u16::from_le_bytes(bytes) & 0x7fff < 0x7c00,
     |value| (low_u16(encode::<10, -14, 16>(value, 65536.0, 0x7e00))).to_le_bytes()
 );
 element!(
@@ -145,6 +156,7 @@ element!(
     BF16,
     limit (2.0 - power(-8)) * power(127),
     |bytes| f64::from(f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)),
+    |bytes| u16::from_le_bytes(bytes) & 0x7fff < 0x7f80,
     |value| (low_u16(encode::<7, -126, 16>(value, power(128), 0x7fc0))).to_le_bytes()
 );
 element!(
@@ -154,6 +166,7 @@ element!(
     Other,
     limit 464.0,
     |[byte]: [u8; 1]| E4M3[usize::from(byte)],
+    |[byte]: [u8; 1]| byte & 0x7f != 0x7f,
     |value| [low_u8(encode::<3, -6, 8>(value, 480.0, 0x7f))]
 );
 element!(
@@ -163,6 +176,7 @@ element!(
     Other,
     limit 61440.0,
     |[byte]: [u8; 1]| E5M2[usize::from(byte)],
+    |[byte]: [u8; 1]| byte & 0x7f < 0x7c,
     |value| [low_u8(encode::<2, -14, 8>(value, 65536.0, 0x7e))]
 );
 

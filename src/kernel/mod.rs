@@ -36,6 +36,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 
+pub use combine::Combined;
 pub use gram::{Gram, pair_count};
 pub use lanes::Scratch;
 pub use level::Level;
@@ -132,8 +133,7 @@ impl Kernels {
         combine::first_nonfinite(self.level, input)
     }
 
-    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\], summed in the given order in f64 and rounded once to `out`, nearest even;
-    /// returns how many finite sums became infinite or NaN by it.
+    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\], summed in the given order in f64 and rounded once to `out`, nearest even.
     ///
     /// Any length. The sum starts as w_0·x_0, so a negative zero survives; without terms it is +0. A NaN is written as
     /// the quiet NaN of positive sign.
@@ -141,7 +141,13 @@ impl Kernels {
     /// # Panics
     ///
     /// When an input's length is not that of `dst`, or a dtype is not mergeable.
-    pub fn combine(&self, terms: &[(f64, Elements<'_>)], out: Dtype, scratch: &mut Scratch, dst: &mut [u8]) -> u64 {
+    pub fn combine(
+        &self,
+        terms: &[(f64, Elements<'_>)],
+        out: Dtype,
+        scratch: &mut Scratch,
+        dst: &mut [u8],
+    ) -> Combined {
         combine::combine(self.level, terms, out, scratch, dst)
     }
 

@@ -10,7 +10,7 @@ use super::simd::Simd;
 ///
 /// # Safety
 ///
-/// The methods read or write one register's worth of elements (two for `pair_bf16`) at the pointer, at any alignment.
+/// The methods read or write one register's worth of elements (two for pairs) at the pointer, at any alignment.
 pub(super) trait Native: Simd {
     fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
     fn max(a: Self::Register, b: Self::Register) -> Self::Register;
@@ -31,6 +31,8 @@ pub(super) trait Native: Simd {
     unsafe fn store_f16(value: Self::Register, to: *mut u8);
     /// The numbers must be representable.
     unsafe fn store_bf16(value: Self::Register, to: *mut u8);
+    /// The elements of even place and those of odd place; the numbers must be representable.
+    unsafe fn store_bf16_pair(pair: [Self::Register; 2], to: *mut u8);
 }
 
 /// One register's worth of elements from `at` on.
@@ -49,6 +51,24 @@ unsafe fn load<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> S::Re
             Kind::F16 => S::load_f16(from),
             Kind::BF16 => S::load_bf16(from),
             Kind::Other => unreachable!("only native kinds are loaded into registers"),
+        }
+    }
+}
+
+/// Stores one register's worth of representable numbers.
+///
+/// # Safety
+///
+/// There must be room for as many elements at `to`, and `E::KIND` must not be [`Kind::Other`].
+#[inline(always)]
+unsafe fn store<S: Native, E: Element>(value: S::Register, to: *mut E::Bytes) {
+    // SAFETY: the caller's.
+    unsafe {
+        match E::KIND {
+            Kind::F32 => S::store_f32(value, to.cast()),
+            Kind::F16 => S::store_f16(value, to.cast()),
+            Kind::BF16 => S::store_bf16(value, to.cast()),
+            Kind::Other => unreachable!("only native kinds are stored from registers"),
         }
     }
 }
@@ -95,47 +115,109 @@ pub(super) fn add_terms<S: Native, E: Element, const N: usize, const FRESH: bool
     plain::add_terms::<E, N, FRESH>(weights, inputs.map(|input| &input[whole..]), &mut sums[whole..]);
 }
 
-/// Rounds by adding and subtracting 1.5·2^52 steps of the format, so that the f64 adder itself rounds to its steps:
-/// once, to nearest even, subnormals included. What is then stored is representable.
+/// Rounding to a format by adding and subtracting 1.5·2^52 of its steps, so that the f64 adder itself rounds to them:
+/// once, to nearest even, subnormals included.
+struct Rounding<S: Native> {
+    exponent: S::Register,
+    sign: S::Register,
+    /// The smallest normal number of the format.
+    smallest: S::Register,
+    shift: S::Register,
+    /// The largest binade of what was rounded so far.
+    largest: S::Register,
+}
+
+impl<S: Native> Rounding<S> {
+    #[inline(always)]
+    fn new<E: Element>() -> Self {
+        let (steps, smallest) = match E::KIND {
+            Kind::F16 => (10, power(-14)),
+            Kind::BF16 => (7, power(-126)),
+            // The conversion itself rounds to F32, and nothing else is rounded so.
+            Kind::F32 | Kind::Other => (0, 0.0),
+        };
+        let (exponent, sign, largest) = (S::splat(f64::INFINITY), S::splat(-0.0), S::splat(0.0));
+        Self { exponent, sign, smallest: S::splat(smallest), shift: S::splat(1.5 * power(52 - steps)), largest }
+    }
+
+    /// The number that is to be stored for `value`.
+    #[inline(always)]
+    fn round<E: Element>(&mut self, value: S::Register) -> S::Register {
+        let binade = S::and(value, self.exponent);
+        self.largest = S::max(self.largest, binade);
+        if E::KIND == Kind::F32 {
+            return value;
+        }
+        let shifter = S::mul(S::max(binade, self.smallest), self.shift);
+        S::or(S::sub(S::add(value, shifter), shifter), S::and(value, self.sign))
+    }
+
+    /// Whether all that was rounded is finite and not near overflow: the limit lies in the format's last binade.
+    #[inline(always)]
+    fn is_below<E: Element>(&self) -> bool {
+        S::all_below(self.largest, E::LAST_BINADE)
+    }
+}
+
+/// Rounds every value in the way of [`Rounding`].
 #[inline(always)]
 pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
-    let (steps, smallest) = match E::KIND {
-        Kind::F32 => (0, 0.0),
-        Kind::F16 => (10, power(-14)),
-        Kind::BF16 => (7, power(-126)),
-        Kind::Other => {
-            plain::narrow::<E>(values, rounded);
-            return values.iter().fold(true, |below, value| below & (value.abs() < E::LIMIT));
-        }
-    };
-    let whole = whole::<S>(values.len());
+    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(values.len()) };
     let (head, tail) = values.split_at(whole);
     let (to, rounded_tail) = rounded.split_at_mut(whole);
-    let exponent = S::splat(f64::INFINITY);
-    let sign = S::splat(-0.0);
-    let smallest = S::splat(smallest);
-    let shift = S::splat(1.5 * power(52 - steps));
-    let mut largest = S::splat(0.0);
+    let mut rounding = Rounding::<S>::new::<E>();
     for at in (0..whole).step_by(S::WIDTH) {
         // SAFETY: both slices are `whole` long, a multiple of the width.
         unsafe {
-            let value = S::load_f64(head.as_ptr().add(at));
-            let binade = S::and(value, exponent);
-            largest = S::max(largest, binade);
-            let to = to.as_mut_ptr().add(at).cast();
-            if E::KIND == Kind::F32 {
-                S::store_f32(value, to);
-                continue;
-            }
-            let shifter = S::mul(S::max(binade, smallest), shift);
-            let value = S::or(S::sub(S::add(value, shifter), shifter), S::and(value, sign));
-            if E::KIND == Kind::F16 { S::store_f16(value, to) } else { S::store_bf16(value, to) }
+            let value = rounding.round::<E>(S::load_f64(head.as_ptr().add(at)));
+            store::<S, E>(value, to.as_mut_ptr().add(at).cast());
         }
     }
-    plain::narrow::<E>(tail, rounded_tail);
-    let tail_below = tail.iter().all(|value| value.abs() < E::LIMIT);
-    // The limit lies in the format's last binade.
-    tail_below && S::all_below(largest, E::LAST_BINADE)
+    narrow_tail::<E>(tail, rounded_tail) && rounding.is_below::<E>()
+}
+
+#[inline(always)]
+fn narrow_tail<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
+    plain::narrow::<E>(values, rounded);
+    values.iter().fold(true, |below, value| below & (value.abs() < E::LIMIT))
+}
+
+/// Weighted sums, i in order from the first term on, rounded in the way of [`Rounding`] without leaving the registers.
+#[inline(always)]
+pub(super) fn mix<S: Native, E: Element, const N: usize>(
+    weights: [f64; N],
+    inputs: [&[E::Bytes]; N],
+    rounded: &mut [E::Bytes],
+) -> bool {
+    if E::KIND == Kind::Other {
+        return false;
+    }
+    let whole = rounded.len() - rounded.len() % (2 * S::WIDTH);
+    let inputs = inputs.map(|input| &input[..rounded.len()]);
+    let mut factors = [S::splat(0.0); N];
+    for i in 0..N {
+        factors[i] = S::splat(weights[i]);
+    }
+    let mut rounding = Rounding::<S>::new::<E>();
+    for at in (0..whole).step_by(2 * S::WIDTH) {
+        // SAFETY: the output and every input are at least `whole` long, a multiple of two widths.
+        unsafe {
+            let first = load_pair::<S, E>(inputs[0], at);
+            let mut total = [S::mul(factors[0], first[0]), S::mul(factors[0], first[1])];
+            for i in 1..N {
+                let x = load_pair::<S, E>(inputs[i], at);
+                for h in 0..2 {
+                    total[h] = S::add(total[h], S::mul(factors[i], x[h]));
+                }
+            }
+            let numbers = [rounding.round::<E>(total[0]), rounding.round::<E>(total[1])];
+            store_pair::<S, E>(numbers, rounded.as_mut_ptr().add(at));
+        }
+    }
+    let mut sums = [0.0; LANES];
+    let sums = &mut sums[..rounded.len() - whole];
+    plain::add_terms::<E, N, true>(weights, inputs.map(|input| &input[whole..]), sums);
+    narrow_tail::<E>(sums, &mut rounded[whole..]) && rounding.is_below::<E>()
 }
 
 /// Adds the products of a few inputs, all accumulators in registers for the whole length; `U` pairs of registers make up
@@ -190,6 +272,24 @@ unsafe fn load_pair<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> 
         match E::KIND {
             Kind::BF16 => S::load_bf16_pair(elements.as_ptr().add(at).cast()),
             _ => [load::<S, E>(elements, at), load::<S, E>(elements, at + S::WIDTH)],
+        }
+    }
+}
+
+/// Stores two registers' worth of representable numbers in the order of [`load_pair`].
+///
+/// # Safety
+///
+/// As for [`store`], for twice as many elements.
+#[inline(always)]
+unsafe fn store_pair<S: Native, E: Element>(pair: [S::Register; 2], to: *mut E::Bytes) {
+    // SAFETY: the caller's.
+    unsafe {
+        if E::KIND == Kind::BF16 {
+            S::store_bf16_pair(pair, to.cast());
+        } else {
+            store::<S, E>(pair[0], to);
+            store::<S, E>(pair[1], to.add(S::WIDTH));
         }
     }
 }

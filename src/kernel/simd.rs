@@ -53,6 +53,18 @@ pub(super) trait Simd {
         values.iter().fold(true, |below, value| below & (value.abs() < limit))
     }
 
+    /// Rounds the weighted sums of `N` inputs to their own type in one sweep, with the bits of [`Simd::add_terms`] and
+    /// [`Simd::narrow`]. False where a sum is near overflow or not finite, or where the level has no such sweep for the
+    /// type: then what was written is not valid.
+    #[inline(always)]
+    fn mix<E: Element, const N: usize>(
+        _weights: [f64; N],
+        _inputs: [&[E::Bytes]; N],
+        _rounded: &mut [E::Bytes],
+    ) -> bool {
+        false
+    }
+
     /// Adds the products of `N` inputs, at most [`Self::DIRECT`], to the lanes of their pairs; returns how many elements
     /// of each it did, a multiple of the lanes. The elements must be of a type whose products are exact.
     #[inline(always)]

@@ -107,6 +107,15 @@ macro_rules! registers {
             }
 
             #[inline(always)]
+            fn mix<E: Element, const N: usize>(
+                weights: [f64; N],
+                inputs: [&[E::Bytes]; N],
+                rounded: &mut [E::Bytes],
+            ) -> bool {
+                native::mix::<Self, E, N>(weights, inputs, rounded)
+            }
+
+            #[inline(always)]
             fn gram<E: Element, const N: usize>(inputs: [&[E::Bytes]; N], sums: &mut [Lanes]) -> usize {
                 native::gram::<Self, E, N, { LANES / 2 / $width }>(inputs, sums)
             }
@@ -218,6 +227,16 @@ registers! {
                 _mm_storel_epi64(to.cast(), _mm_packus_epi32(upper, upper));
             }
         }
+
+        #[inline(always)]
+        unsafe fn store_bf16_pair(pair: [__m256d; 2], to: *mut u8) {
+            // SAFETY: the caller's: eight elements of two bytes.
+            unsafe {
+                let even = _mm_castps_si128(_mm256_cvtpd_ps(pair[0]));
+                let odd = _mm_castps_si128(_mm256_cvtpd_ps(pair[1]));
+                _mm_storeu_si128(to.cast(), _mm_blend_epi16::<0b1010_1010>(_mm_srli_epi32::<16>(even), odd));
+            }
+        }
     }
 }
 
@@ -283,6 +302,16 @@ registers! {
             unsafe {
                 let upper = _mm256_srli_epi32::<16>(_mm256_castps_si256(_mm512_cvtpd_ps(value)));
                 _mm_storeu_si128(to.cast(), _mm256_cvtepi32_epi16(upper));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16_pair(pair: [__m512d; 2], to: *mut u8) {
+            // SAFETY: the caller's: sixteen elements of two bytes.
+            unsafe {
+                let even = _mm256_castps_si256(_mm512_cvtpd_ps(pair[0]));
+                let odd = _mm256_castps_si256(_mm512_cvtpd_ps(pair[1]));
+                _mm256_storeu_si256(to.cast(), _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(even), odd));
             }
         }
     }

@@ -90,10 +90,15 @@ fn vector_levels() -> Vec<Kernels> {
 }
 
 fn combine(kernels: Kernels, terms: &[(f64, &Input)], out: Dtype, len: usize) -> (Vec<u8>, u64) {
-    let terms: Vec<_> = terms.iter().map(|(weight, input)| (*weight, input.elements())).collect();
+    let elements: Vec<_> = terms.iter().map(|(weight, input)| (*weight, input.elements())).collect();
     let mut bytes = vec![0x55; 1 + len * out.bytes()];
-    let overflows = kernels.combine(&terms, out, &mut Scratch::default(), &mut bytes[1..]);
-    (bytes.split_off(1), overflows)
+    let found = kernels.combine(&elements, out, &mut Scratch::default(), &mut bytes[1..]);
+    let mut sums = vec![0.0; len];
+    for (weight, input) in terms {
+        sums.iter_mut().zip(input.values()).for_each(|(sum, value)| *sum += weight * value);
+    }
+    assert_eq!(found.finite, sums.iter().all(|sum| sum.is_finite()), "{}: finite sums", kernels.name());
+    (bytes.split_off(1), found.overflows)
 }
 
 fn convert(kernels: Kernels, input: &Input, out: Dtype) -> (Vec<u8>, u64) {

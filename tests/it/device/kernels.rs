@@ -166,7 +166,7 @@ fn compare_combine(dtypes: &[Dtype], bytes: &[Vec<u8>], mix: Mix<'_>, out: Dtype
         Mix::Weights(weights) => {
             let terms: Vec<_> =
                 weights.iter().copied().zip(inputs.iter().copied()).filter(|(weight, _)| *weight != 0.0).collect();
-            portable().combine(&terms, out, &mut Scratch::default(), &mut wanted)
+            portable().combine(&terms, out, &mut Scratch::default(), &mut wanted).overflows
         }
     };
     let lanes = lanes(dtypes, out, len);
