@@ -11,7 +11,7 @@ mod size;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-pub use buffers::{Buffer, Buffers};
+pub use buffers::{Buffer, Buffers, PAGE};
 pub use machine::{check_limits, default_bytes, peak_resident_bytes, resident_bytes};
 pub use size::{format_bytes, parse_bytes};
 

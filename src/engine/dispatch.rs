@@ -198,10 +198,11 @@ impl Dispatch<'_> {
     fn piece(&self, loaded: Loaded, rule: Option<Rule>) -> Result<(), Gone> {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
+        let place = self.plan.layout.tensors()[block.tensor].offset + block.start * unit;
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
         let (answer, made) = bounded(1);
         let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
-        let mut buffer = match self.buffers.take(len) {
+        let mut buffer = match self.buffers.take(len, place) {
             Ok(buffer) => buffer.ok_or(Gone)?,
             // The writer hears of it in its turn, after what was made before.
             Err(error) => {

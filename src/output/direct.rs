@@ -3,26 +3,33 @@
 //! Written through the page cache, a shard costs a copy, evicts the inputs that are about to be read again, and is
 //! flushed in bursts. Written directly it costs what the disk takes. Direct writes must begin, end and lie in memory at
 //! multiples of a block, and tensors do not; so bytes that follow each other are gathered in an aligned stage, of which
-//! whole blocks go out directly. The odd rest of a sync goes through the page cache, and once more, directly, when its
-//! block is full.
+//! whole blocks go out directly. Large pieces that lie in memory as they will in the file (`budget::Buffers` makes them
+//! so) are written from where they are; the stage then holds no more than the blocks that they share with their
+//! neighbours. The odd rest of a sync goes through the page cache, and once more, directly, when its block is full.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::IoSlice;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::MmapMut;
 use rustix::fs::OFlags;
+use rustix::io::{Errno, pwritev};
 
 use super::storage::{DiskFile, StorageFile};
+use crate::budget::PAGE;
 use crate::error::Result;
 
 /// What offset, length and address of a direct write are multiples of; every disk in use is content with it.
-const BLOCK: usize = 4096;
+const BLOCK: usize = PAGE;
 
 /// Bytes that are gathered before they are written.
 const STAGE_BYTES: usize = 4 << 20;
+
+/// Whole blocks of fewer bytes are gathered even where they need not be: a request to the disk costs more than a copy.
+const LEAST_UNSTAGED_BYTES: usize = 256 << 10;
 
 /// A file that is mostly written front to back.
 pub(super) struct DirectFile {
@@ -109,7 +116,7 @@ impl State {
         if whole == 0 || self.written >= self.len {
             return Ok(());
         }
-        self.write_directly(whole, plain)?;
+        self.write_directly(whole, &[], plain)?;
         let len = self.len;
         self.stage(plain)?.copy_within(whole..len, 0);
         self.start += whole as u64;
@@ -118,16 +125,27 @@ impl State {
         Ok(())
     }
 
-    fn write_directly(&mut self, whole: usize, plain: &DiskFile) -> Result<()> {
+    /// Writes the first `whole` bytes of the stage and, behind them, `blocks`.
+    fn write_directly(&mut self, whole: usize, blocks: &[u8], plain: &DiskFile) -> Result<()> {
         if let Some(direct) = &self.direct {
-            match direct.write_all_at(self.gathered(whole), self.start) {
+            match write_both(direct, [self.gathered(whole), blocks], self.start) {
                 Ok(()) => return Ok(()),
                 // Opened so, yet not written so: some file systems find out late.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.direct = None,
+                Err(Errno::INVAL) => self.direct = None,
                 Err(error) => return Err(plain.failed("cannot write", error)),
             }
         }
-        plain.write_at(self.gathered(whole), self.start)
+        plain.write_at(self.gathered(whole), self.start)?;
+        plain.write_at(blocks, self.start + whole as u64)
+    }
+
+    /// Writes `blocks`, which follow what is gathered and lie as the stage does, and what is gathered before them.
+    fn write_unstaged(&mut self, blocks: &[u8], plain: &DiskFile) -> Result<()> {
+        debug_assert!(self.len.is_multiple_of(BLOCK) && blocks.len().is_multiple_of(BLOCK), "whole blocks alone");
+        self.write_directly(self.len, blocks, plain)?;
+        self.start += (self.len + blocks.len()) as u64;
+        (self.len, self.written) = (0, 0);
+        Ok(())
     }
 
     /// Writes everything that was appended.
@@ -141,6 +159,34 @@ impl State {
     }
 }
 
+/// The whole blocks of what goes to `offset`, if they lie in memory at multiples of a block.
+fn blocks_in_place(bytes: &[u8], offset: u64) -> Range<usize> {
+    let within = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
+    let start = (BLOCK - within) % BLOCK;
+    if bytes.as_ptr().addr() % BLOCK != within || bytes.len() < start {
+        return 0..0;
+    }
+    start..start + (bytes.len() - start) / BLOCK * BLOCK
+}
+
+/// Writes all of both parts, one behind the other, in as few requests as the system allows.
+fn write_both(file: &File, parts: [&[u8]; 2], offset: u64) -> Result<(), Errno> {
+    let all = parts[0].len() + parts[1].len();
+    let mut done = 0;
+    while done < all {
+        let first = done.min(parts[0].len());
+        let left = [&parts[0][first..], &parts[1][done - first..]].map(IoSlice::new);
+        let left = if left[0].is_empty() { &left[1..] } else { &left[..] };
+        match pwritev(file, left, offset + done as u64) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl StorageFile for DirectFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         let _state = self.flushed()?;
@@ -152,7 +198,13 @@ impl StorageFile for DirectFile {
         if state.start + state.len as u64 != offset {
             state.begin_at(offset, &self.plain)?;
         }
-        state.append(bytes, &self.plain)
+        let blocks = blocks_in_place(bytes, offset);
+        if blocks.len() < LEAST_UNSTAGED_BYTES {
+            return state.append(bytes, &self.plain);
+        }
+        state.append(&bytes[..blocks.start], &self.plain)?;
+        state.write_unstaged(&bytes[blocks.clone()], &self.plain)?;
+        state.append(&bytes[blocks.end..], &self.plain)
     }
 
     fn len(&self) -> Result<u64> {
@@ -192,10 +244,13 @@ mod tests {
 
     use super::super::storage::{DiskStorage, Storage};
     use super::*;
+    use crate::budget::{Budget, Buffers};
 
     #[derive(Debug, Clone)]
     enum Step {
         Append(usize),
+        /// The same, from memory that lies as the file does.
+        InPlace(usize),
         Jump(u64, usize),
         Sync,
         Settle,
@@ -206,6 +261,7 @@ mod tests {
         let len = prop_oneof![0usize..9000, Just(BLOCK), Just(STAGE_BYTES), STAGE_BYTES - 5000..STAGE_BYTES + 5000];
         let step = prop_oneof![
             4 => len.clone().prop_map(Step::Append),
+            4 => len.clone().prop_map(Step::InPlace),
             1 => (0u64..6 << 20, len).prop_map(|(at, len)| Step::Jump(at, len)),
             1 => Just(Step::Sync),
             1 => Just(Step::Settle),
@@ -218,20 +274,33 @@ mod tests {
         (from..from + len).map(|i| u8::try_from(i % 251).expect("below 251")).collect()
     }
 
+    #[test]
+    fn blocks_in_place_are_whole_and_aligned_on_both_sides() {
+        let memory = MmapMut::map_anon(8 * BLOCK).expect("memory");
+        assert_eq!(blocks_in_place(&memory[..], 0), 0..8 * BLOCK);
+        assert_eq!(blocks_in_place(&memory[..], 17), 0..0);
+        assert_eq!(blocks_in_place(&memory[17..], 5 * BLOCK as u64 + 17), BLOCK - 17..8 * BLOCK - 17);
+        assert_eq!(blocks_in_place(&memory[17..3 * BLOCK - 1], 17), BLOCK - 17..2 * BLOCK - 17);
+        assert_eq!(blocks_in_place(&memory[17..20], 17).len(), 0);
+        assert_eq!(blocks_in_place(&memory[..0], 0).len(), 0);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn what_was_written_in_any_order_is_what_is_read(steps in steps()) {
             let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("temporary folder");
             let path = dir.path().join("shard.part");
+            let buffers = Buffers::new(Budget::new(1 << 30));
             let size = 64 << 20;
             DiskStorage.create(&path).expect("create").preallocate(size).expect("reserve");
             let file = DiskStorage.open_stream(&path).expect("open");
             let mut model = vec![0u8; usize::try_from(size).expect("fits")];
             let mut at = 0;
             for (number, step) in steps.into_iter().enumerate() {
+                let in_place = matches!(step, Step::InPlace(_));
                 let (from, len) = match step {
-                    Step::Append(len) => (at, len),
+                    Step::Append(len) | Step::InPlace(len) => (at, len),
                     Step::Jump(to, len) => (usize::try_from(to).expect("fits"), len),
                     Step::Sync => { file.sync_data().expect("sync"); continue; }
                     Step::Settle => { file.settle().expect("settle"); continue; }
@@ -243,7 +312,10 @@ mod tests {
                     }
                 };
                 let bytes = painted(number * 17, len);
-                file.write_at(&bytes, from as u64).expect("write");
+                let place = from as u64 + u64::from(!in_place);
+                let mut buffer = buffers.take(len, place).expect("memory").expect("within the budget");
+                buffer.copy_from_slice(&bytes);
+                file.write_at(&buffer, from as u64).expect("write");
                 model[from..from + len].copy_from_slice(&bytes);
                 at = from + len;
             }
