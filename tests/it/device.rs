@@ -1,7 +1,9 @@
 //! The device backend without a device: the CUDA kernels compiled for the host, and a driver that runs and records them.
 
+mod aligning;
 mod choices;
 mod fake;
 mod kernels;
 mod merges;
+mod products;
 mod shipped;

@@ -13,7 +13,7 @@ use crate::align::assignment::{Gain, gain};
 use crate::align::{Alignment, Store, Symmetries, Transform, Transformed, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::linalg::add_scaled_product;
+use crate::linalg::Sum;
 
 /// Features that are read at a time; sums over features are cut where these blocks are, so this is no option.
 pub(super) const FEATURES: usize = 512;
@@ -161,15 +161,15 @@ impl<'a> Problem<'a> {
         Ok(objective)
     }
 
-    /// Adds to the row-major `out` the products of the cells of `units` in the reference with all cells of the other
-    /// model, times `weight`.
+    /// Adds to `sum` the products of the cells of `units` in the reference with all cells of the other model, times
+    /// `weight`.
     pub(super) fn add_products(
         &self,
         moved: &dyn Weights,
         (term, weight): (&Term, f64),
         units: &Range<usize>,
         panels: &mut [Panel; 2],
-        out: &mut [f32],
+        sum: &mut dyn Sum,
     ) -> Result<()> {
         let (first, rows) = term.some_rows(units);
         let blocks = term.blocks(FEATURES);
@@ -183,7 +183,7 @@ impl<'a> Problem<'a> {
                 term.block(&term.moving, *next, &term.rows, features).prefetch(moved)?;
             }
             let (left, right) = (left.matrix(), right.matrix());
-            add_scaled_product(narrow(weight), left, right.transposed(), out);
+            sum.add(narrow(weight), left, right.transposed())?;
             self.watch.advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
         }
         Ok(())

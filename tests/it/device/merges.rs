@@ -169,7 +169,7 @@ fn what_is_not_finite_is_treated_as_on_the_processor() {
 #[test]
 fn a_failure_at_any_call_stops_resumably_and_the_processor_goes_on() {
     let place = Place::new();
-    let shapes: [&[usize]; 3] = [&[CHUNK + 1], &[7], &[2 * CHUNK]];
+    let shapes: [&[usize]; 2] = [&[CHUNK + 1], &[7]];
     let models = random_models(&mut Random::new(703), &[Dtype::BF16; 2], &shapes, Kinship::Cosine(0.5));
     let paths = place.models(&models);
     for method in ["karcher", "linear"] {
@@ -180,9 +180,7 @@ fn a_failure_at_any_call_stops_resumably_and_the_processor_goes_on() {
         merge_on(&run, &undisturbed, PLENTY, &out).expect("a merge that succeeds");
         let calls = undisturbed.calls();
         let mut gone_on = 0;
-        // Every fourth call, from another one on for each method, so that each kind of call is met.
-        let first = usize::from(method == "linear");
-        for at in (first..calls.len()).step_by(4) {
+        for at in 0..calls.len() {
             let out = place.path(&format!("failing-{method}-{at}"));
             let fake = Fake::failing_at(at);
             // Where threads take turns otherwise there may be a call less.
@@ -194,7 +192,7 @@ fn a_failure_at_any_call_stops_resumably_and_the_processor_goes_on() {
             assert!(files_of(&out) == wanted, "{method}, call {at}: other bytes");
             std::fs::remove_dir_all(&out).expect("an output");
         }
-        assert!(gone_on > calls.len() / 8, "{gone_on} of {} runs were gone on with", calls.len() / 4);
+        assert!(gone_on > calls.len() / 2, "{gone_on} of {} runs were gone on with", calls.len());
     }
 }
 
