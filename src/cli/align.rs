@@ -148,10 +148,10 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let open = |model| Checkpoint::open(&job::located(model)?);
-    if !args.others.is_empty() || args.to.is_some() || args.merge_many {
-        return run_many(args, &wish, spec.as_ref(), target);
-    }
     let mut ready = Ready::open(args.device, args.device_memory, true)?;
+    if !args.others.is_empty() || args.to.is_some() || args.merge_many {
+        return run_many(args, &wish, spec.as_ref(), target, ready);
+    }
     let pair = Pair::new(open(&args.reference)?, open(&args.model)?, spec.as_ref(), args.any_vocabulary)?;
     let pair = match &args.residual {
         ResidualArg::Map(path) => pair.held_under(path)?,
@@ -193,12 +193,17 @@ pub fn run(args: &AlignArgs) -> Result<()> {
 }
 
 /// Aligns many models with each other.
-fn run_many(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>, target: Option<Target>) -> Result<()> {
+fn run_many(
+    args: &AlignArgs,
+    wish: &Wish,
+    spec: Option<&Spec>,
+    target: Option<Target>,
+    mut ready: Ready,
+) -> Result<()> {
     let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
     let open = |model: &&PathBuf| Checkpoint::open(&job::located(model)?);
     let crowd = Crowd::new(paths.iter().map(open).collect::<Result<_>>()?, spec, args.any_vocabulary)?;
     let many = many(args, &paths)?;
-    let mut ready = Ready::open(args.device, args.device_memory, true)?;
     let device = ready.for_products(wish)?;
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
