@@ -5,12 +5,14 @@
 //! factor into runs of rows that begin at multiples of [`ROWS`]. A [`Sum`] is the same on a [`Backend`]: elsewhere than
 //! on the processor the order of sums is that backend's own.
 
+mod columns;
 mod sum;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+pub use columns::Columns;
 pub use sum::{Adder, Backend, Sum};
 
 /// Rows of the result that are computed together.

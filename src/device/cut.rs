@@ -43,6 +43,15 @@ pub(super) fn terms(part: &Part, depth: usize, room: usize) -> impl Iterator<Ite
     (0..depth).step_by(step).map(move |start| start..depth.min(start + step))
 }
 
+/// How many terms of a whole result are brought together when the columns of the right factor, whole rows of it, are
+/// reordered on the device; none when they do not fit.
+pub(super) fn gathered_terms(rows: usize, columns: usize, lane: usize) -> Option<usize> {
+    let room = lane.checked_sub(LOST + ALIGNMENT + columns * size_of::<u32>())?;
+    // The right factor lies there twice.
+    let most = room / UNIT / (rows + 2 * columns).max(1) / DEPTH * DEPTH;
+    (most > 0).then_some(most)
+}
+
 /// So many rows or columns at a time of `all`: whole squares, unless it is all of them.
 fn even(most: usize, all: usize) -> usize {
     if most >= all { all } else { most / SQUARE * SQUARE }

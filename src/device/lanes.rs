@@ -191,6 +191,14 @@ pub struct Taken<'a> {
 }
 
 impl Taken<'_> {
+    /// Does some work, after which the lane is sound if the work succeeds.
+    pub(super) fn work(&mut self, work: impl FnOnce(&mut Lane) -> Result<()>) -> Result<()> {
+        self.sound = false;
+        work(self.lane.as_mut().expect("a lane is there until it is dropped"))?;
+        self.sound = true;
+        Ok(())
+    }
+
     /// Brings elements over: as many of each input, no more than the lane's capacity for an output of type `out`.
     ///
     /// # Errors

@@ -12,7 +12,9 @@
 //! - `layout`: where in a lane's memory what lies.
 //! - `lanes`: the lanes: who has one, and their memory on both sides.
 //! - `resident`: the work on what lies in a lane.
-//! - `products`: sums of products of matrices; `cut`: how they are cut to fit a lane; `multiplication`: one product.
+//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`: how its factors
+//!   come over.
+//! - `gather`: reordered columns.
 //! - `blas`: the vendor's library for products, where it is installed.
 
 #[cfg(feature = "cuda")]
@@ -21,6 +23,8 @@ mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod cut;
+mod factors;
+mod gather;
 mod lanes;
 mod layout;
 mod multiplication;
@@ -69,11 +73,13 @@ pub enum Kernel {
     Combine,
     /// Sums of products of matrices in f32.
     Product,
+    /// Elements moved by an index along the last axis.
+    Gather,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 4] = [Self::Gram, Self::Scan, Self::Combine, Self::Product];
+    pub const ALL: [Self; 5] = [Self::Gram, Self::Scan, Self::Combine, Self::Product, Self::Gather];
 
     /// Threads of a block, in every kernel.
     pub const BLOCK: u32 = 256;
@@ -85,6 +91,7 @@ impl Kernel {
             Self::Scan => "thalweg_scan",
             Self::Combine => "thalweg_combine",
             Self::Product => "thalweg_product",
+            Self::Gather => "thalweg_gather",
         }
     }
 }

@@ -16,20 +16,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::cut::{self, ALIGNMENT, LEAST_LANE, Part, UNIT};
+use super::factors::{Factors, PIECE};
 use super::lanes::Lane;
 use super::multiplication::{Factor, Multiplication, SQUARE};
 use super::{Address, Driver};
 use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
-use crate::linalg::{Adder, Matrix, Sum};
+use crate::linalg::{Adder, Columns, Matrix, Sum};
 
 /// No lane is larger: in this much, the copies of 512 features of 16384 units on either side are one each.
 const LANE_CAP: usize = 64 << 20;
 /// A lane takes at most this part of the memory, on either side, if it can do with it.
 const HOST_SHARE: u64 = 16;
 const DEVICE_SHARE: u64 = 8;
-/// Elements that one thread copies at a time.
-const PIECE: usize = 1 << 14;
 
 /// Adds products up on a device.
 pub struct Products {
@@ -146,23 +145,12 @@ struct Running<'a> {
 
 impl Sum for Running<'_> {
     fn add(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) -> Result<()> {
-        assert_eq!(left.columns(), right.rows(), "the inner sizes of a product");
-        assert_eq!(left.rows(), self.rows, "the result of a product");
-        assert_eq!(left.rows() * right.columns(), self.result.len(), "the result of a product");
-        if self.result.is_empty() || left.columns() == 0 {
-            return Ok(());
-        }
-        let bytes = self.room.lanes[0].bytes();
-        let parts = if self.stays { cut::there } else { cut::carried };
-        for part in parts(self.rows, self.columns, bytes) {
-            if self.stays {
-                self.add_there(scale, left, right, &part)?;
-            } else {
-                self.add_carried(scale, left, right, &part)?;
-            }
-        }
-        self.fresh = false;
-        Ok(())
+        self.add_factors(scale, &Factors { left, right, columns: None })
+    }
+
+    fn add_gathered(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, columns: &Columns) -> Result<()> {
+        assert!(!right.is_transposed() && right.columns() == columns.len(), "rows of as many columns");
+        self.add_factors(scale, &Factors { left, right, columns: Some(columns) })
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
@@ -178,26 +166,59 @@ impl Sum for Running<'_> {
 }
 
 impl Running<'_> {
-    /// Adds the product to a part of a result that stays on the device.
-    fn add_there(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, part: &Part) -> Result<()> {
-        let (rows, columns) = (part.rows.len(), part.columns.len());
-        let (sums, stride) = (self.room.entry(part.rows.start * self.columns + part.columns.start), self.columns);
-        for terms in cut::terms(part, left.columns(), self.room.lanes[0].bytes()) {
-            let (at, depth) = (self.room.next, terms.len());
-            let fresh = self.fresh && terms.start == 0;
-            let lane = &mut self.room.lanes[at];
-            let [left, right] = bring(lane, 0, factors(left, right, part, &terms))?;
-            // The product before this one, which adds to the same entries.
-            self.room.lanes[1 - at].wait()?;
-            let product = Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh };
-            self.room.lanes[at].multiply(&product, self.own_kernel)?;
-            self.room.next = 1 - at;
+    fn add_factors(&mut self, scale: f32, factors: &Factors<'_>) -> Result<()> {
+        let Factors { left, right, columns } = factors;
+        assert_eq!(left.columns(), right.rows(), "the inner sizes of a product");
+        assert_eq!(left.rows(), self.rows, "the result of a product");
+        assert_eq!(left.rows() * right.columns(), self.result.len(), "the result of a product");
+        let (depth, lane) = (left.columns(), self.room.lanes[0].bytes());
+        if self.result.is_empty() || depth == 0 {
+            return Ok(());
         }
+        let there = cut::gathered_terms(self.rows, self.columns, lane).filter(|_| self.stays && columns.is_some());
+        if let Some(step) = there {
+            let whole = Part { rows: 0..self.rows, columns: 0..self.columns };
+            for start in (0..depth).step_by(step) {
+                let terms = start..depth.min(start + step);
+                self.add_brought(scale, &whole, &terms, |lane| factors.bring_apart(lane, &whole, &terms))?;
+            }
+        } else if self.stays {
+            for part in cut::there(self.rows, self.columns, lane) {
+                for terms in cut::terms(&part, depth, lane) {
+                    self.add_brought(scale, &part, &terms, |lane| factors.bring(lane, 0, &part, &terms))?;
+                }
+            }
+        } else {
+            let parts = cut::carried(self.rows, self.columns, lane);
+            parts.iter().try_for_each(|part| self.add_carried(scale, factors, part))?;
+        }
+        self.fresh = false;
+        Ok(())
+    }
+
+    /// Adds some terms to a part of a result that stays on the device; `bring` queues the way of their factors.
+    fn add_brought(
+        &mut self,
+        scale: f32,
+        part: &Part,
+        terms: &Range<usize>,
+        bring: impl FnOnce(&mut Lane) -> Result<[Factor; 2]>,
+    ) -> Result<()> {
+        let (rows, columns, depth) = (part.rows.len(), part.columns.len(), terms.len());
+        let (sums, stride) = (self.room.entry(part.rows.start * self.columns + part.columns.start), self.columns);
+        let fresh = self.fresh && terms.start == 0;
+        let at = self.room.next;
+        let [left, right] = bring(&mut self.room.lanes[at])?;
+        // The product before this one, which adds to the same entries.
+        self.room.lanes[1 - at].wait()?;
+        let product = Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh };
+        self.room.lanes[at].multiply(&product, self.own_kernel)?;
+        self.room.next = 1 - at;
         Ok(())
     }
 
     /// Adds the product to a part of a result that lies on the host.
-    fn add_carried(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, part: &Part) -> Result<()> {
+    fn add_carried(&mut self, scale: f32, factors: &Factors<'_>, part: &Part) -> Result<()> {
         let lane = &mut self.room.lanes[0];
         let (rows, columns) = (part.rows.len(), part.columns.len());
         let bytes = rows * columns * UNIT;
@@ -206,9 +227,9 @@ impl Running<'_> {
         let own = bytemuck::cast_slice_mut::<u8, f32>(lane.host(0..bytes)).chunks_exact_mut(columns);
         own.zip(there.clone()).for_each(|(own, at)| own.copy_from_slice(&self.result[at..at + columns]));
         lane.copy_in(0..bytes)?;
-        for terms in cut::terms(part, left.columns(), lane.bytes() - begin) {
+        for terms in cut::terms(part, factors.left.columns(), lane.bytes() - begin) {
             let depth = terms.len();
-            let [left, right] = bring(lane, begin, factors(left, right, part, &terms))?;
+            let [left, right] = factors.bring(lane, begin, part, &terms)?;
             let (sums, stride, fresh) = (lane.memory, columns, false);
             let product = Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh };
             lane.multiply(&product, self.own_kernel)?;
@@ -280,54 +301,6 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.give_back();
     }
-}
-
-/// A part of a matrix.
-struct Piece<'a> {
-    matrix: Matrix<'a>,
-    rows: Range<usize>,
-    columns: Range<usize>,
-}
-
-impl<'a> Piece<'a> {
-    fn len(&self) -> usize {
-        self.rows.len() * self.columns.len()
-    }
-
-    /// Copies the elements, in the order in which the matrix has them.
-    fn copy_to(&self, into: &mut [f32]) {
-        let Self { matrix, rows, columns } = self;
-        let (lines, along, pitch) = match matrix.is_transposed() {
-            true => (columns, rows, matrix.rows()),
-            false => (rows, columns, matrix.columns()),
-        };
-        let width = along.len().max(1);
-        let pieces = into.par_chunks_exact_mut(width).with_min_len(PIECE.div_ceil(width));
-        pieces.zip(lines.clone()).for_each(|(into, line)| {
-            into.copy_from_slice(&matrix.elements()[line * pitch..][along.clone()]);
-        });
-    }
-}
-
-/// What of both factors makes up some terms of a part of the result.
-fn factors<'a>(left: Matrix<'a>, right: Matrix<'a>, part: &Part, terms: &Range<usize>) -> [Piece<'a>; 2] {
-    [
-        Piece { matrix: left, rows: part.rows.clone(), columns: terms.clone() },
-        Piece { matrix: right, rows: terms.clone(), columns: part.columns.clone() },
-    ]
-}
-
-/// Copies both factors into a lane in which nothing is under way, from `begin` on, and queues their way to the device.
-fn bring(lane: &mut Lane, begin: usize, factors: [Piece<'_>; 2]) -> Result<[Factor; 2]> {
-    let mut end = begin;
-    let brought = factors.map(|piece| {
-        let at = end.next_multiple_of(ALIGNMENT);
-        end = at + piece.len() * UNIT;
-        piece.copy_to(bytemuck::cast_slice_mut(lane.host(at..end)));
-        Factor { at: lane.memory.at(at), transposed: piece.matrix.is_transposed() }
-    });
-    lane.copy_in(begin..end)?;
-    Ok(brought)
 }
 
 fn copy(from: &[f32], into: &mut [f32]) {

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Matrix, add_scaled_product};
+use super::{Columns, Matrix, add_scaled_product};
 use crate::error::Result;
 
 /// A matrix to which products are added. What lies in the memory that it was begun with is of no meaning until it is
@@ -24,6 +24,24 @@ pub trait Sum {
     ///
     /// When the sizes do not go together.
     fn add(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) -> Result<()>;
+
+    /// Adds `scale` · `left` · `right`, the columns of `right` in another order than in memory, where it lies row by row.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sum::add`].
+    ///
+    /// # Panics
+    ///
+    /// When the sizes do not go together, or a row of `right` does not lie behind the one before it.
+    fn add_gathered(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, columns: &Columns) -> Result<()> {
+        assert!(!right.is_transposed() && right.columns() == columns.len(), "rows of as many columns");
+        let width = right.columns().max(1);
+        let mut gathered = vec![0.0; right.elements().len()];
+        let rows = right.elements().chunks_exact(width).zip(gathered.chunks_exact_mut(width));
+        rows.for_each(|(from, into)| columns.gather(from, 0..columns.len(), into));
+        self.add(scale, left, Matrix::new(&gathered, right.rows(), right.columns()))
+    }
 
     /// Ends with all entries in the memory that it was begun with.
     ///
@@ -81,6 +99,13 @@ impl Backend {
     /// The most entries of a sum that are not carried to and fro; none when that is no question.
     pub fn most_entries(&self) -> Option<usize> {
         self.0.as_ref().map(|adder| adder.most_entries())
+    }
+}
+
+impl Backend {
+    /// Whether it is worth leaving it to the sums to reorder columns.
+    pub fn gathers(&self) -> bool {
+        self.0.is_some()
     }
 }
 

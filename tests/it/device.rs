@@ -3,6 +3,7 @@
 mod aligning;
 mod choices;
 mod fake;
+mod gathers;
 mod kernels;
 mod merges;
 mod products;

@@ -225,6 +225,8 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
     let fake = Fake::new();
     let found = many(&Run::on(&fake), &dir.join("gpu")).expect("aligned");
     assert!(products(&fake.calls()) > 0 && fake.is_let_go());
+    // From the second round on units that were moved are read where they are stored.
+    assert!(fake.calls().iter().any(|call| matches!(call, Call::Launch(_, Kernel::Gather))));
     assert!(found.to_string().contains("computed on: fake:0 (the host), products by its own kernel"), "{found}");
     let moved = |report: &thalweg::report::ManyReport| {
         report.models.iter().map(|model| (model.moved, model.objective)).collect::<Vec<_>>()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thalweg::device::{DEPTH, Driver, Kernel, Products, SQUARE};
 use thalweg::error::{Error, Kind};
-use thalweg::linalg::{Adder, Backend, Matrix};
+use thalweg::linalg::{Adder, Backend, Columns, Matrix};
 
 use super::fake::{Call, Fake};
 use super::kernels::{driver, split_mix};
@@ -156,6 +156,42 @@ fn no_memory_changes_a_bit() {
         let hint = error.hint().unwrap_or_default().to_owned();
         error.kind() == Kind::Device && hint.contains("--device-memory 1MiB")
     }));
+}
+
+#[test]
+fn columns_that_are_reordered_on_the_way_change_no_bit() {
+    let (rows, depth, columns) = (SQUARE - 3, DEPTH + 40, 2 * SQUARE + 7);
+    let source: Vec<u32> = (0..columns).map(|at| u32::try_from((at * 5 + 3) % columns).expect("small")).collect();
+    let negative: Vec<bool> = (0..columns).map(|at| at % 3 == 0).collect();
+    let order = Columns::new(&source, &negative);
+    let before = Step::new(rows, depth, columns, 1, 0.25);
+    let mut after = Step::new(rows, depth, columns, 1, 0.25);
+    for (at, element) in after.right.elements.iter_mut().enumerate() {
+        let (row, column) = (at / columns, at % columns);
+        let value = before.right.at(row, usize::try_from(source[column]).expect("small"));
+        *element = if negative[column] { -value } else { value };
+    }
+    let wanted = plain(rows, columns, &[after]);
+    let add = |backend: &Backend| {
+        let mut got = vec![f32::NAN; rows * columns];
+        let mut sum = backend.begin(rows, &mut got).expect("room");
+        sum.add_gathered(before.scale, before.left.matrix(), before.right.matrix(), &order).expect("no failure");
+        sum.finish().expect("no failure");
+        got
+    };
+    // On the device, whole and in pieces of terms; on the host, for parts that are cut or carried.
+    for (host, device) in [(PLENTY, PLENTY), (20 << 20, PLENTY), (0, PLENTY), (0, least())] {
+        let got = add(&Backend::on(Arc::new(with(host, device))));
+        let same = got.iter().zip(&wanted).all(|(got, wanted)| got.to_bits() == wanted.to_bits());
+        assert!(same, "{host} and {device} bytes");
+    }
+    let fake = Fake::new();
+    let products = Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
+    add(&Backend::on(Arc::new(products)));
+    assert_eq!(fake.calls().iter().filter(|call| matches!(call, Call::Launch(_, Kernel::Gather))).count(), 1);
+    // In memory up to the order of sums.
+    let near = |(got, wanted): (&f32, &f32)| (got - wanted).abs() < 1e-5;
+    assert!(add(&Backend::default()).iter().zip(&wanted).all(near));
 }
 
 #[test]
