@@ -1,21 +1,29 @@
-//! How fast a CUDA device copies, measures and combines, beside the processor's kernels; called by scripts/check-cuda.sh.
+//! How fast a CUDA device copies, measures, combines and multiplies, beside the processor's kernels; called by
+//! scripts/check-cuda.sh.
 //!
 //! Usage: device-speed [DEVICE]. Speeds are of the inputs' bytes; copies run from and to pinned memory. The bytes and sums
-//! of both are compared, and a difference is a failure.
+//! of both are compared, and a difference is a failure. Products of matrices are those of an alignment, copies and
+//! fetching included; they are compared with exact sums.
 
 use std::error::Error;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
-use thalweg::device::{Choice, Driver, Lanes, Layout, Mix, Opened, open};
+use thalweg::device::{Choice, Driver, Lanes, Layout, Mix, Opened, Products, open};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
+use thalweg::linalg::{Backend, Matrix};
 
 /// Chunks that are worked on at once.
 const CHUNKS: usize = 64;
 /// Times that each measurement is taken; the best counts.
 const ROUNDS: usize = 5;
+/// Rows and columns of a product of matrices, terms that are added at a time, and how often.
+const PRODUCT: (usize, usize, usize, usize) = (4096, 8192, 512, 8);
+/// Memory of either side that products may take.
+const PRODUCT_MEMORY: u64 = 2 << 30;
 
 #[expect(clippy::print_stdout, reason = "an example program reports here")]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,8 +48,51 @@ fn main() -> Result<(), Box<dyn Error>> {
             table.add_row([format!("{what} {count} x {dtype}"), format!("{device:.1}"), format!("{core:.1}")]);
         }
     }
-    println!("{}\n{table}", driver.name());
+    println!("{}\n{table}\n", driver.name());
+    let products = || Products::new(driver.clone(), PRODUCT_MEMORY, PRODUCT_MEMORY);
+    let own = Backend::on(Arc::new(products()?.with_own_kernel()));
+    for (what, backend) in [
+        (format!("products by {}", driver.multiplier()), Backend::on(Arc::new(products()?))),
+        ("products by its own kernel".to_owned(), own),
+        ("products on the processor".to_owned(), Backend::default()),
+    ] {
+        println!("{what:28} {:8.0} GFLOP/s", multiplied(&backend)?);
+    }
     Ok(())
+}
+
+/// Billions of operations a second of the products of an alignment.
+fn multiplied(backend: &Backend) -> Result<f64, Box<dyn Error>> {
+    let (rows, columns, terms, times) = PRODUCT;
+    let floats = |count: usize, seed: u64| -> Vec<f32> {
+        let values = noise(Dtype::F32, seed);
+        values
+            .chunks_exact(4)
+            .cycle()
+            .take(count)
+            .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect()
+    };
+    let (left, right) = (floats(rows * terms, 1), floats(columns * terms, 2));
+    let mut result = vec![0.0; rows * columns];
+    let operations = 2 * rows * columns * terms * times;
+    let rate = rate(operations, || {
+        let mut sum = backend.begin(rows, &mut result)?;
+        for _ in 0..times {
+            sum.add(1.0, Matrix::new(&left, rows, terms), Matrix::new(&right, columns, terms).transposed())?;
+        }
+        Ok(sum.finish()?)
+    })?;
+    for (row, column) in [(0, 0), (rows - 1, columns - 1), (rows / 2 + 1, 77)] {
+        let factors = left[row * terms..][..terms].iter().zip(&right[column * terms..][..terms]);
+        let times = f64::from(u32::try_from(times)?);
+        let exact = times * factors.map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        // Factors are below a half, so that the roundings of all terms are together far below this.
+        if (f64::from(result[row * columns + column]) - exact).abs() > 1e-2 {
+            return Err(format!("entry {row}, {column}: got {}, wanted {exact}", result[row * columns + column]).into());
+        }
+    }
+    Ok(rate)
 }
 
 /// Finite elements, period free.

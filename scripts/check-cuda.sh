@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the CUDA backend on a machine that has a device: kernels against the processor's, bit for bit, speeds beside those
-# of copies, a generated model merged on both, bytes compared. Needs cargo, a C compiler and NVIDIA's driver; no toolkit.
+# of copies, products of matrices in GFLOP/s (by cuBLAS, where it is installed, and by the kernel of our own), a generated
+# model merged on both, bytes compared, pairs of models aligned on both, maps compared. Needs cargo, a C compiler and
+# NVIDIA's driver; no toolkit.
 #
 # usage: scripts/check-cuda.sh [--device cuda:N] [--size 2GB] [--models 4]
 set -euo pipefail
@@ -38,7 +40,8 @@ printf '\n== speeds, and the same bits as the processor\n'
 "$target/release/examples/device-speed" "$device" | tee "$work/speeds"
 
 printf '\n== every kernel at every boundary, for every type, on the device\n'
-THALWEG_DEVICE=$device cargo test --release --locked --test it -- device::kernels --test-threads 1
+THALWEG_DEVICE=$device cargo test --release --locked --test it -- device::kernels device::products device::gathers \
+    --test-threads 1
 
 printf '\n== a generated model, %s, %s times\n' "$size" "$models"
 "$target/release/examples/make-checkpoint" --out "$work/tuned" --shape llama-1b --size "$size" \
@@ -66,7 +69,43 @@ for method in karcher linear geometric_median; do
     rm -rf "$work/$method-cpu" "$work/$method-${device%%:*}"
 done
 
+printf '\n== pairs of models aligned on both\n'
+"$target/release/examples/make-checkpoint" --out "$work/other" --shape llama-1b --size "$size" --base-seed 3 --seed 4
+
+# Prints the seconds that aligning a model ($1) with the first one takes on a device ($2), and leaves the map ($3).
+align() {
+    local begun ended
+    begun=$(date +%s%N)
+    "$thalweg" align "${inputs[0]}" "$1" --device "$2" --out "$3" >"$3.report"
+    ended=$(date +%s%N)
+    awk "BEGIN { printf \"%.2f\", ($ended - $begun) / 1e9 }"
+}
+
+# Prints the tensors of a map: all that lies behind its header.
+tensors() {
+    tail -c "+$(($(od -An -t u8 -N 8 "$1") + 9))" "$1"
+}
+
+for pair in tuned unrelated; do
+    model=${inputs[1]}
+    [ $pair = tuned ] || model=$(dirname "$(find "$work/other" -name config.json | head -n 1)")
+    on_cpu=$(align "$model" cpu "$work/$pair-cpu.safetensors")
+    on_device=$(align "$model" "$device" "$work/$pair-device.safetensors")
+    grep -h '^objective\|^computed' "$work/$pair"-*.report
+    tensors "$work/$pair-cpu.safetensors" >"$work/cpu.map"
+    tensors "$work/$pair-device.safetensors" >"$work/device.map"
+    if cmp -s "$work/cpu.map" "$work/device.map"; then
+        same='same map'
+    elif [ $pair = tuned ]; then
+        fail "models of one ancestor: another map than on the cpu"
+    else
+        # Two orders of units may be equally good to within rounding.
+        same='another map'
+    fi
+    results+=("$(printf '%-18s %10s %10s   %s' "align $pair" "$on_cpu" "$on_device" "$same")")
+done
+
 printf '\n== result\n'
 cat "$work/speeds"
-printf '\n%-18s %10s %10s\n' "merge of $models" "cpu, s" "$device, s"
+printf '\n%-18s %10s %10s\n' "merges of $models" "cpu, s" "$device, s"
 printf '%s\n' "${results[@]}"

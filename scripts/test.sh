@@ -16,6 +16,9 @@ cargo fmt --check
 begin "lints"
 cargo clippy --locked --all-targets -- -D warnings
 
+begin "lints without the device backend"
+cargo clippy --locked --no-default-features --lib --bins -- -D warnings
+
 if command -v shellcheck >/dev/null; then
     begin "shell scripts"
     shellcheck scripts/*.sh .ci/run

@@ -2,11 +2,18 @@
 //!
 //! The product is computed on a fixed grid: [`ROWS`] × [`COLUMNS`] entries of the result at a time, [`DEPTH`] terms of
 //! their sums at a time. So an entry has the same bits for every number of threads, and for every cut of the left
-//! factor into runs of rows that begin at multiples of [`ROWS`].
+//! factor into runs of rows that begin at multiples of [`ROWS`]. A [`Sum`] is the same on a [`Backend`]: elsewhere than
+//! on the processor the order of sums is that backend's own.
+
+mod columns;
+mod sum;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+
+pub use columns::Columns;
+pub use sum::{Adder, Backend, Sum};
 
 /// Rows of the result that are computed together.
 pub const ROWS: usize = 256;
@@ -49,6 +56,16 @@ impl<'a> Matrix<'a> {
     /// Columns.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// The elements as they lie in memory: row by row, or column by column where [`Matrix::is_transposed`].
+    pub fn elements(&self) -> &'a [f32] {
+        self.elements
+    }
+
+    /// Whether the elements of a column lie behind one another, not those of a row.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
     }
 
     fn as_ref(&self) -> MatRef<'a, f32> {

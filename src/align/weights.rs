@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, Source, SourceOptions, Window};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
+use crate::linalg::Columns;
 
 /// Elements that are converted at a time.
 const PIECE: u64 = 1 << 16;
@@ -24,6 +25,17 @@ const WINDOW_BYTES: u64 = 1 << 16;
 pub trait Weights: Send + Sync {
     /// The dimensions of a tensor, outermost first; `None` when there is no such tensor.
     fn shape(&self, tensor: &str) -> Option<&[u64]>;
+
+    /// Opens a tensor for reading, with the columns of its rows where they are stored and how they are to be reordered,
+    /// where that is all that is done inside rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::tensor`].
+    fn apart(&self, tensor: &str) -> Result<Option<(Box<dyn Numbers + '_>, Columns)>> {
+        let _ = tensor;
+        Ok(None)
+    }
 
     /// Opens a tensor for reading.
     ///
@@ -157,6 +169,15 @@ impl Weights for Transformed {
         // A folded model may have a tensor more than the stored one.
         let made = || Some(self.alignment.symmetries.tensors.get(tensor)?.shape.as_slice());
         self.store.shape(tensor).or_else(made)
+    }
+
+    fn apart(&self, tensor: &str) -> Result<Option<(Box<dyn Numbers + '_>, Columns)>> {
+        let from = View::source_name(&self.alignment, tensor)?;
+        let entry = mergeable(&from, self.store.entry(&from)?)?;
+        let Some(view) = View::new(&self.alignment, tensor, entry.dtype)? else { return Ok(None) };
+        let Some((gather, columns)) = view.apart() else { return Ok(None) };
+        let (kernels, dtype) = (self.store.kernels, view.dtype());
+        Ok(Some((Box::new(Viewed { entry, kernels, dtype, gather, bytes: Vec::new() }), columns)))
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {

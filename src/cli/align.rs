@@ -9,7 +9,9 @@ use serde_json::json;
 use crate::align::Spec;
 use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, Options as Matching, Residual};
+use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
+use crate::device::Choice;
 use crate::engine::align::inputs::{AlignInputs, Finder, Looked};
 use crate::engine::align::many::{AlignMany, Crowd, align_many};
 use crate::engine::align::{Align, Pair, align};
@@ -19,9 +21,11 @@ use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
+use crate::recipe::AlignFrom;
 
 use super::align_by::ByArgs;
-use super::args::{BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
+use super::device::{self, Ready};
 use super::progress::Progress;
 use super::{job, merge, print, symmetries};
 
@@ -91,6 +95,16 @@ pub struct AlignArgs {
     #[command(flatten)]
     pub by: ByArgs,
 
+    /// Where products of matrices are computed: cpu, cuda, cuda:N, or auto (the first CUDA device if there is a usable
+    /// one). Sums are rounded in another order there: where two orders of units are equally good to within rounding, the
+    /// other one may be found [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = args::device)]
+    pub device: Option<Choice>,
+
+    /// The most memory of the device that is used [default: 80 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub device_memory: Option<u64>,
+
     /// In how much memory.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -134,8 +148,9 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let open = |model| Checkpoint::open(&job::located(model)?);
+    let mut ready = Ready::open(args.device, args.device_memory, true)?;
     if !args.others.is_empty() || args.to.is_some() || args.merge_many {
-        return run_many(args, &wish, spec.as_ref(), target);
+        return run_many(args, &wish, spec.as_ref(), target, ready);
     }
     let pair = Pair::new(open(&args.reference)?, open(&args.model)?, spec.as_ref(), args.any_vocabulary)?;
     let pair = match &args.residual {
@@ -145,8 +160,11 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let options =
-        Options { kernels, io: merge::io(args.run.io), stop, monitor: monitor(&progress), ..Options::default() };
+    let device = ready.for_products(&wish)?;
+    let monitor = monitor(&progress);
+    tell(&ready, monitor.as_ref());
+    let (device_of, io) = (ready.opened().driver.clone(), merge::io(args.run.io));
+    let options = Options { kernels, device: device_of, io, stop, monitor, ..Options::default() };
     let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).and_then(|by| {
         align(Align {
             pair,
@@ -154,6 +172,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
             matching: matching(args),
             memory: wish.memory,
             threads: wish.threads,
+            device,
             storage: Arc::new(DiskStorage),
             target,
             options,
@@ -174,26 +193,37 @@ pub fn run(args: &AlignArgs) -> Result<()> {
 }
 
 /// Aligns many models with each other.
-fn run_many(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>, target: Option<Target>) -> Result<()> {
+fn run_many(
+    args: &AlignArgs,
+    wish: &Wish,
+    spec: Option<&Spec>,
+    target: Option<Target>,
+    mut ready: Ready,
+) -> Result<()> {
     let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
     let open = |model: &&PathBuf| Checkpoint::open(&job::located(model)?);
     let crowd = Crowd::new(paths.iter().map(open).collect::<Result<_>>()?, spec, args.any_vocabulary)?;
     let many = many(args, &paths)?;
+    let device = ready.for_products(wish)?;
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+    let monitor = monitor(&progress);
+    tell(&ready, monitor.as_ref());
     let outcome = align_many(AlignMany {
         crowd,
         many,
         memory: wish.memory,
         threads: wish.threads,
+        device,
         storage: Arc::new(DiskStorage),
         target,
         options: Options {
             kernels: merge::kernels(args.run.simd)?,
+            device: ready.opened().driver.clone(),
             io: merge::io(args.run.io),
             stop,
-            monitor: monitor(&progress),
+            monitor,
             ..Options::default()
         },
     });
@@ -235,13 +265,19 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
 /// # Errors
 ///
 /// Whatever keeps them from being aligned.
-pub fn align_inputs(job: &mut Job, wish: &Wish, target: &Target, run: &RunArgs, stop: &Stop) -> Result<Vec<String>> {
-    if job.document.own.align.is_none() {
-        return Ok(Vec::new());
-    }
+pub fn align_inputs(
+    job: &mut Job,
+    wish: &Wish,
+    target: &Target,
+    run: &RunArgs,
+    (stop, ready): (&Stop, &mut Ready),
+) -> Result<Vec<String>> {
+    let Some(asked) = &job.document.own.align else { return Ok(Vec::new()) };
+    let device = if matches!(asked.from, AlignFrom::Weights(_)) { ready.for_products(wish)? } else { None };
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let options = Options {
         kernels: merge::kernels(run.simd)?,
+        device: ready.opened().driver.clone(),
         io: merge::io(run.io),
         stop: stop.clone(),
         monitor: monitor(&progress),
@@ -254,7 +290,8 @@ pub fn align_inputs(job: &mut Job, wish: &Wish, target: &Target, run: &RunArgs, 
         if run.quiet || run.json { Ok(()) } else { print(&report.headline()) }
     };
     let looked = with_inputs(job, target, |inputs, job| {
-        inputs.find(job, &Finder { wish, storage: Arc::new(DiskStorage), options: &options, told: &told })
+        let storage = Arc::new(DiskStorage);
+        inputs.find(job, &Finder { wish, device, storage, options: &options, told: &told })
     });
     if let Some(progress) = &progress {
         progress.clear();
@@ -285,6 +322,13 @@ pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
     match progress {
         Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
         None => Arc::new(Silent),
+    }
+}
+
+/// Says why it is the processor although a device would have been taken.
+fn tell(ready: &Ready, monitor: &dyn Monitor) {
+    if let Some(warning) = device::instead(ready.opened()) {
+        monitor.warn(&warning);
     }
 }
 

@@ -144,7 +144,7 @@ pub struct JobArgs {
     pub spec: Option<String>,
 
     /// Where to compute: cpu, cuda, cuda:N, or auto (the first CUDA device if there is a usable one); the output is the
-    /// same with each [default: cpu]
+    /// same with each, but that --align weights may decide near ties in another way [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<Choice>,
 
@@ -340,7 +340,7 @@ fn parameter(text: &str) -> Result<(String, f64), String> {
     Ok((name.to_owned(), number))
 }
 
-fn device(text: &str) -> Result<Choice, String> {
+pub fn device(text: &str) -> Result<Choice, String> {
     Choice::parse(text).ok_or_else(|| "wanted cpu, cuda, cuda:N or auto".to_owned())
 }
 

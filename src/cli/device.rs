@@ -1,11 +1,11 @@
-//! From the name of a device to a plan that it carries out.
+//! From the name of a device to what is done on it.
 
 use crate::budget::{format_bytes, resident_bytes};
-use crate::device::{self, Choice, Driver, Opened};
+use crate::device::{self, Choice, Driver, Opened, Products};
 use crate::error::{Error, Kind, Result};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{Job, Plan};
-use crate::recipe::Document;
+use crate::recipe::{AlignFrom, Document};
 
 use super::args::JobArgs;
 
@@ -14,34 +14,107 @@ const SHARE: u64 = 80;
 /// While one task copies, another computes.
 const FEWEST_THREADS: usize = 2;
 
-/// The plan of `job`, and the device that is to carry it out; by the command line, else by the recipe.
-///
-/// # Errors
-///
-/// What planning fails with; [`Kind::Device`] when a device was named that cannot be used. Where it was left to us,
-/// [`Opened::instead`] says why it is the processor.
-pub fn planned(job: &Job, document: &Document, wish: &Wish, args: &JobArgs) -> Result<(Plan, Opened)> {
-    let choice = args.device.or(document.own.device).unwrap_or_default();
-    if choice == Choice::Cpu && args.device_memory.is_some() {
-        let cause = "there is no device to use it on";
-        return Err(Error::new(Kind::Usage, "cannot use the command line", "--device-memory", cause)
-            .with_hint("give --device cuda too"));
+/// A device as it was asked for, opened.
+pub struct Ready {
+    choice: Choice,
+    opened: Opened,
+    /// What the driver keeps resident, in bytes.
+    host: u64,
+    /// The most of its memory that may be used, if that was said.
+    memory: Option<u64>,
+}
+
+impl Ready {
+    /// The device of a merge: by the command line, else by the recipe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ready::open`].
+    pub fn of(document: &Document, args: &JobArgs) -> Result<Self> {
+        let choice = args.device.or(document.own.device);
+        let align = document.own.align.as_ref();
+        let multiplies = align.is_some_and(|align| matches!(align.from, AlignFrom::Weights(_)));
+        Self::open(choice, args.device_memory, multiplies)
     }
-    // The driver keeps memory of its own, which is part of what the user has allowed.
-    let before = resident_bytes();
-    let opened = device::open(choice)?;
-    let Some(driver) = &opened.driver else { return Ok((Plan::new(job, wish)?, opened)) };
-    let host = resident_bytes().zip(before).map_or(0, |(now, before)| now.saturating_sub(before));
-    let wish_here = Wish { threads: wish.threads.max(FEWEST_THREADS), ..*wish };
-    let planned = memory(&**driver, args.device_memory)
-        .and_then(|memory| Plan::with_device(job, &wish_here, Some(&DeviceWish { memory, host })));
-    match planned {
-        Err(error) if choice == Choice::Auto && error.kind() == Kind::Device => {
-            let opened = Opened { driver: None, instead: Some(error.to_string()) };
-            Ok((Plan::new(job, wish)?, opened))
+
+    /// Opens what was chosen; where matrices are multiplied on it, what that takes is loaded too.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Device`] when a device was named that cannot be used, [`Kind::Usage`] when there is memory of none.
+    pub fn open(choice: Option<Choice>, memory: Option<u64>, multiplies: bool) -> Result<Self> {
+        let choice = choice.unwrap_or_default();
+        if choice == Choice::Cpu && memory.is_some() {
+            let cause = "there is no device to use it on";
+            return Err(Error::new(Kind::Usage, "cannot use the command line", "--device-memory", cause)
+                .with_hint("give --device cuda too"));
         }
-        planned => Ok((planned?, opened)),
+        // The driver keeps memory of its own, which is part of what the user has allowed.
+        let before = resident_bytes();
+        let opened = device::open(choice)?;
+        if let Some(driver) = opened.driver.as_ref().filter(|_| multiplies) {
+            driver.multiplier();
+        }
+        let host = match &opened.driver {
+            Some(_) => resident_bytes().zip(before).map_or(0, |(now, before)| now.saturating_sub(before)),
+            None => 0,
+        };
+        Ok(Self { choice, opened, host, memory })
     }
+
+    /// The device, or why it is the processor although a device would have been taken.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// What an alignment may use of the device; none when there is none. Where it was left to us and the device will not
+    /// do, it is the processor from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Device`] when its memory is too small.
+    pub fn for_products(&mut self, wish: &Wish) -> Result<Option<DeviceWish>> {
+        let Some(found) = self.wish() else { return Ok(None) };
+        let fits = found.and_then(|found| Products::pinned_bytes(wish.memory, found.memory).map(|_| found));
+        match fits {
+            Err(error) if self.falls_back(&error) => {
+                self.opened = Opened { driver: None, instead: Some(error.to_string()) };
+                Ok(None)
+            }
+            fits => fits.map(Some),
+        }
+    }
+
+    /// The plan of `job`, and the device that is to carry it out.
+    ///
+    /// # Errors
+    ///
+    /// What planning fails with. Where the device was left to us, [`Opened::instead`] says why it is the processor.
+    pub fn planned(self, job: &Job, wish: &Wish) -> Result<(Plan, Opened)> {
+        let Some(found) = self.wish() else { return Ok((Plan::new(job, wish)?, self.opened)) };
+        let wish_here = Wish { threads: wish.threads.max(FEWEST_THREADS), ..*wish };
+        match found.and_then(|found| Plan::with_device(job, &wish_here, Some(&found))) {
+            Err(error) if self.falls_back(&error) => {
+                let opened = Opened { driver: None, instead: Some(error.to_string()) };
+                Ok((Plan::new(job, wish)?, opened))
+            }
+            planned => Ok((planned?, self.opened)),
+        }
+    }
+
+    fn wish(&self) -> Option<Result<DeviceWish>> {
+        let driver = self.opened.driver.as_ref()?;
+        Some(memory(&**driver, self.memory).map(|memory| DeviceWish { memory, host: self.host }))
+    }
+
+    fn falls_back(&self, error: &Error) -> bool {
+        self.choice == Choice::Auto && error.kind() == Kind::Device
+    }
+}
+
+/// What a user is told when it is the processor although a device would have been taken.
+pub fn instead(opened: &Opened) -> Option<String> {
+    opened.instead.as_ref().map(|reason| format!("computed on the cpu: {reason}"))
 }
 
 /// How much of the device's memory is used.

@@ -15,9 +15,10 @@ use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 
 use super::args::{IoArg, MergeArgs, SimdArg};
+use super::device::{self, Ready};
 use super::progress::Progress;
 use super::stages::{folder_named, stages};
-use super::{align, device, job, print};
+use super::{align, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -36,15 +37,16 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
         let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
         let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
-        let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, &stop)?;
-        let (mut plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
+        let mut ready = Ready::of(stage.document, &args.job)?;
+        let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, (&stop, &mut ready))?;
+        let (mut plan, opened) = ready.planned(&job, &wish)?;
         plan.warnings.extend(warnings);
         let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
         let monitor: Arc<dyn Monitor> = match &progress {
             Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
             None => Arc::new(Silent),
         };
-        let instead = opened.instead.map(|reason| format!("computed on the cpu: {reason}"));
+        let instead = device::instead(&opened);
         if let Some(warning) = &instead {
             monitor.warn(warning);
         }

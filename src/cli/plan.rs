@@ -17,7 +17,8 @@ use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 
 use super::args::PlanArgs;
-use super::{align, device, job, print, stages, trimmed};
+use super::device::Ready;
+use super::{align, job, print, stages, trimmed};
 
 /// Prints what a merge would do.
 ///
@@ -42,7 +43,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         let target = Target { dir: stage.out.clone(), overwrite: false, restart: false };
         let looked = align::look_for_inputs(&mut job, &target)?;
         let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
-        let (mut plan, opened) = device::planned(&job, stage.document, &wish, &args.job)?;
+        let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
         plan.warnings.extend(looked.warnings);
         let traffic = Traffic::of(&plan);
         let ahead = Ahead::of(&plan, &stage.out, opened)?;

@@ -2,13 +2,15 @@
 
 use std::ffi::{CString, c_void};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 
 use crate::error::{Error, Kind, Result};
 
-use super::{Address, Argument, Choice, Driver, Kernel, Stream};
+use super::blas::Blas;
+use super::{Address, Argument, Choice, Driver, Kernel, Multiplication, Stream};
 
 /// The kernels for compute capability 8.0, which newer devices take too, as `scripts/check-nvrtc.sh` makes them.
 const PTX: &str = concat!(include_str!("../kernel/cuda/kernels.ptx"), "\0");
@@ -24,6 +26,8 @@ pub struct Cuda {
     module: sys::CUmodule,
     functions: [sys::CUfunction; Kernel::ALL.len()],
     name: String,
+    /// The library for products of matrices, once it was looked for.
+    blas: OnceLock<Option<Blas>>,
 }
 
 // SAFETY: contexts, modules and functions of the driver may be used from any thread that has the context set, and every
@@ -65,7 +69,8 @@ impl Cuda {
             let _ = unsafe { result::primary_ctx::release(device) };
             failed("cannot load the kernels")(error)
         })?;
-        Ok(Self { device, context, module, functions, name: format!("cuda:{number} ({model})") })
+        let name = format!("cuda:{number} ({model})");
+        Ok(Self { device, context, module, functions, name, blas: OnceLock::new() })
     }
 
     /// Makes the context the calling thread's, which every call needs, and carries `call` out.
@@ -81,6 +86,14 @@ impl Cuda {
                 _ => failure.with_hint("run the same command again, or on the cpu: leave out --device"),
             }
         })
+    }
+}
+
+impl Cuda {
+    /// The library for products, if there is one.
+    fn blas(&self) -> Option<&Blas> {
+        let load = || self.within("cannot look for cuBLAS", || Ok(Blas::load())).ok().flatten();
+        self.blas.get_or_init(load).as_ref()
     }
 }
 
@@ -211,6 +224,23 @@ impl Driver for Cuda {
         })
     }
 
+    fn multiplier(&self) -> &'static str {
+        if self.blas().is_some() { "cuBLAS" } else { "its own kernel" }
+    }
+
+    unsafe fn multiply(&self, stream: Stream, product: &Multiplication) -> Result<()> {
+        let Some(blas) = self.blas() else {
+            // SAFETY: the arguments are made for this kernel; the caller's.
+            return unsafe { self.launch(stream, Kernel::Product, product.grid(), &product.arguments()) };
+        };
+        // SAFETY: the caller's.
+        let queued = self.within("cannot start a product", || Ok(unsafe { blas.multiply(stream, product) }))?;
+        queued.map_err(|error| {
+            Error::new(Kind::Device, "cannot start a product", &self.name, format!("cuBLAS: {error}"))
+                .with_hint("run the same command again, or on the cpu: leave out --device")
+        })
+    }
+
     unsafe fn wait(&self, stream: Stream) -> Result<()> {
         // SAFETY: the caller's.
         self.within("device failed", || unsafe { result::stream::synchronize(stream_of(stream)) })
@@ -219,9 +249,10 @@ impl Driver for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        let module = self.module;
+        let (module, blas) = (self.module, self.blas.take());
         // SAFETY: nothing that was loaded or retained is used any more, as all of it is used through this.
         unsafe {
+            let _ = self.within("cannot unload cuBLAS", || Ok(blas.flatten().map(Blas::unload)));
             let _ = self.within("cannot unload the kernels", || result::module::unload(module));
             let _ = result::primary_ctx::release(self.device);
         }

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::Elements;
 
 use super::layout::{Layout, RECORD, code};
+use super::multiplication::Multiplication;
 use super::resident::{Resident, word};
 use super::{Address, Argument, Driver, Kernel, Stream};
 
@@ -88,7 +89,7 @@ impl Lanes {
 }
 
 impl Lane {
-    fn new(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Self> {
+    pub(super) fn new(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let stream = driver.stream()?;
         let made = driver.pin(bytes).and_then(|pinned| match driver.allocate(bytes) {
             Ok(memory) => Ok((pinned, memory)),
@@ -108,6 +109,11 @@ impl Lane {
         }
     }
 
+    /// Bytes on each side.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A part of the pinned memory; nothing that was queued may be under way in it.
     pub(super) fn host(&mut self, part: Range<usize>) -> &mut [u8] {
         assert!(part.start <= part.end && part.end <= self.bytes, "a part beyond the lane");
@@ -117,7 +123,7 @@ impl Lane {
 
     pub(super) fn copy_in(&self, part: Range<usize>) -> Result<()> {
         assert!(part.end <= self.bytes, "a part beyond the lane");
-        // SAFETY: both memories have the part; `Resident` waits before it touches the host's again.
+        // SAFETY: both memories have the part; who works with the lane waits before it touches the host's again.
         unsafe {
             let from = self.pinned.as_ptr().add(part.start);
             self.driver.copy_in(self.stream, from, self.memory.at(part.start), part.len())
@@ -130,6 +136,24 @@ impl Lane {
         unsafe {
             let to = self.pinned.as_ptr().add(part.start);
             self.driver.copy_out(self.stream, self.memory.at(part.start), to, part.len())
+        }
+    }
+
+    /// Queues a copy of what lies elsewhere on the device into a part of the pinned memory.
+    pub(super) fn fetch(&self, from: Address, part: Range<usize>) -> Result<()> {
+        assert!(part.end <= self.bytes, "a part beyond the lane");
+        // SAFETY: as above; `from` begins as much memory of the same driver.
+        unsafe { self.driver.copy_out(self.stream, from, self.pinned.as_ptr().add(part.start), part.len()) }
+    }
+
+    /// Queues a product, by the kernel here where it `must` be.
+    pub(super) fn multiply(&self, product: &Multiplication, must: bool) -> Result<()> {
+        // SAFETY: `Products` lays factors and sums out in memory of the same driver, as large as the product says.
+        unsafe {
+            match must {
+                true => self.driver.launch(self.stream, Kernel::Product, product.grid(), &product.arguments()),
+                false => self.driver.multiply(self.stream, product),
+            }
         }
     }
 
@@ -167,6 +191,14 @@ pub struct Taken<'a> {
 }
 
 impl Taken<'_> {
+    /// Does some work, after which the lane is sound if the work succeeds.
+    pub(super) fn work(&mut self, work: impl FnOnce(&mut Lane) -> Result<()>) -> Result<()> {
+        self.sound = false;
+        work(self.lane.as_mut().expect("a lane is there until it is dropped"))?;
+        self.sound = true;
+        Ok(())
+    }
+
     /// Brings elements over: as many of each input, no more than the lane's capacity for an output of type `out`.
     ///
     /// # Errors

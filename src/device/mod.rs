@@ -1,4 +1,5 @@
-//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to the bit.
+//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to the bit; and products
+//! of matrices, whose sums have an order of their own.
 //!
 //! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few streams with memory of
 //! their own on both sides; whoever has a stretch of elements to work on takes one, brings the stretch over, has it
@@ -11,12 +12,23 @@
 //! - `layout`: where in a lane's memory what lies.
 //! - `lanes`: the lanes: who has one, and their memory on both sides.
 //! - `resident`: the work on what lies in a lane.
+//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`: how its factors
+//!   come over.
+//! - `gather`: reordered columns.
+//! - `blas`: the vendor's library for products, where it is installed.
 
+#[cfg(feature = "cuda")]
+mod blas;
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod cut;
+mod factors;
+mod gather;
 mod lanes;
 mod layout;
+mod multiplication;
+mod products;
 mod resident;
 
 use std::ptr::NonNull;
@@ -26,6 +38,8 @@ use crate::error::Result;
 pub use choice::{Choice, Opened, open};
 pub use lanes::{Lanes, Taken};
 pub use layout::Layout;
+pub use multiplication::{DEPTH, Factor, Multiplication, SQUARE};
+pub use products::Products;
 pub use resident::{Mix, Resident};
 
 /// The least elements of one solved segment that is worked on on a device; shorter ones cost more to hand over than to
@@ -57,11 +71,15 @@ pub enum Kernel {
     Scan,
     /// Weighted sums, rounded once.
     Combine,
+    /// Sums of products of matrices in f32.
+    Product,
+    /// Elements moved by an index along the last axis.
+    Gather,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 3] = [Self::Gram, Self::Scan, Self::Combine];
+    pub const ALL: [Self; 5] = [Self::Gram, Self::Scan, Self::Combine, Self::Product, Self::Gather];
 
     /// Threads of a block, in every kernel.
     pub const BLOCK: u32 = 256;
@@ -72,6 +90,8 @@ impl Kernel {
             Self::Gram => "thalweg_gram",
             Self::Scan => "thalweg_scan",
             Self::Combine => "thalweg_combine",
+            Self::Product => "thalweg_product",
+            Self::Gather => "thalweg_gather",
         }
     }
 }
@@ -153,4 +173,19 @@ pub trait Driver: Send + Sync {
     ///
     /// The stream came from [`Driver::stream`] and is open.
     unsafe fn wait(&self, stream: Stream) -> Result<()>;
+
+    /// Gets what multiplies matrices ready, and says what a report calls it.
+    fn multiplier(&self) -> &'static str {
+        "its own kernel"
+    }
+
+    /// Queues a product of matrices: by [`Kernel::Product`], unless there is something faster.
+    ///
+    /// # Safety
+    ///
+    /// Factors and sums are allocated, as large as the product says.
+    unsafe fn multiply(&self, stream: Stream, product: &Multiplication) -> Result<()> {
+        // SAFETY: the arguments are made for this kernel; the caller's.
+        unsafe { self.launch(stream, Kernel::Product, product.grid(), &product.arguments()) }
+    }
 }

@@ -68,7 +68,7 @@ use writer::Writer;
 pub struct Options {
     /// The instruction set.
     pub kernels: Kernels,
-    /// The device that computes, if the plan has set memory aside for one; the processor otherwise.
+    /// The device that computes, if the plan or the alignment has set memory aside for one; the processor otherwise.
     pub device: Option<Arc<dyn Driver>>,
     /// How inputs are read.
     pub io: Io,

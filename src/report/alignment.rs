@@ -89,6 +89,9 @@ pub struct AlignmentReport {
     pub peak_resident_bytes: Option<u64>,
     /// The memory that it was allowed.
     pub memory_limit_bytes: u64,
+    /// Where products were summed: `cpu`, or the device's name and what multiplied there; `None` when there was nothing to
+    /// do.
+    pub device: Option<String>,
 }
 
 /// Many models that were aligned with each other, for people (`Display`) and for programs (serde).
@@ -123,9 +126,11 @@ impl fmt::Display for ManyReport {
         }
         let end = if self.settled { "nothing moves any more" } else { "the rounds were over" };
         write!(f, "rounds: {}, {end}; cycle error {}", self.rounds, self.cycle_error)?;
-        match self.models.first() {
-            Some(model) => writeln!(f, "; in {:.1} s", model.seconds),
-            None => writeln!(f),
+        let Some(model) = self.models.first() else { return writeln!(f) };
+        writeln!(f, "; in {:.1} s", model.seconds)?;
+        match &model.device {
+            Some(device) => writeln!(f, "computed on: {device}"),
+            None => Ok(()),
         }
     }
 }
@@ -225,9 +230,13 @@ impl fmt::Display for AlignmentReport {
         match self.peak_resident_bytes {
             Some(peak) => {
                 let limit = format_bytes(self.memory_limit_bytes);
-                writeln!(f, "; at most {} resident of {limit} allowed", format_bytes(peak))
+                writeln!(f, "; at most {} resident of {limit} allowed", format_bytes(peak))?;
             }
-            None => writeln!(f),
+            None => writeln!(f)?,
+        }
+        match &self.device {
+            Some(device) => writeln!(f, "computed on: {device}"),
+            None => Ok(()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Symmetries of networks, and models transformed by them.
 
-mod applying;
+pub mod applying;
 mod command;
 mod folding;
 mod function;
@@ -8,7 +8,7 @@ mod many;
 mod mapped;
 mod matching;
 mod orthogonal;
-mod planted;
+pub mod planted;
 mod refusals;
 mod resuming;
 mod specs;

@@ -22,6 +22,7 @@ use super::symmetries::{Group, Symmetries};
 use super::{Allowed, Element, Transform, Weights};
 use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
+use crate::linalg::Backend;
 
 use moments::{Moments, check_shapes};
 use products::{Products, ROWS};
@@ -43,7 +44,7 @@ pub enum Similarity {
 }
 
 /// How activations are matched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// What is compared.
     pub similarity: Similarity,
@@ -52,11 +53,14 @@ pub struct Options {
     /// Bytes that matrices, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
+    /// Where products are summed; see [`matching::Options::backend`](super::matching::Options::backend).
+    #[serde(skip)]
+    pub backend: Backend,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { similarity: Similarity::default(), signs: true, memory: 1 << 30 }
+        Self { similarity: Similarity::default(), signs: true, memory: 1 << 30, backend: Backend::default() }
     }
 }
 
@@ -70,7 +74,8 @@ impl Default for Options {
 ///
 /// [`Kind::Mismatch`] when the activations of a group are missing, have another number of units or of samples, or belong
 /// to a group that cannot be matched so, or when `replay` is of another run; [`Kind::NonFinite`] when one is NaN or
-/// infinite; [`Kind::Budget`] when the memory is too small; those of reading and of `watch`.
+/// infinite; [`Kind::Budget`] when the memory is too small; [`Kind::Device`] when a device fails; those of reading and of
+/// `watch`.
 pub fn match_activations(
     reference: &dyn Weights,
     moving: &dyn Weights,
@@ -171,7 +176,7 @@ impl Job<'_> {
         let signs = options.signs && self.group.may(Allowed::Sign);
         let [first, second] = [reference, moving]
             .map(|weights| Moments::new(weights, &self.group.name, self.samples, units, options.similarity));
-        let mut products = Products::new(first?, second?, units, signs, watch);
+        let mut products = Products::new(first?, second?, (units, signs), &options.backend, watch);
         let start: Vec<u32> = (0..).take(units).collect();
         let (columns, mut proof) = if units <= DENSE && products::bytes(units, units) <= options.memory {
             let mut costs = vec![0.0; units * units];

@@ -9,7 +9,7 @@ use crate::align::assignment::CostTiles;
 use crate::align::matching::Watch;
 use crate::data::narrow;
 use crate::error::Result;
-use crate::linalg::{self, Matrix, add_product};
+use crate::linalg::{self, Backend, Matrix};
 
 /// Rows are computed in runs that begin at multiples of this, so that their bits do not depend on who asks.
 pub const ROWS: usize = linalg::ROWS;
@@ -31,12 +31,20 @@ pub struct Products<'a> {
     second: Moments<'a>,
     units: usize,
     signs: bool,
+    backend: &'a Backend,
     watch: &'a dyn Watch,
 }
 
 impl<'a> Products<'a> {
-    pub fn new(first: Moments<'a>, second: Moments<'a>, units: usize, signs: bool, watch: &'a dyn Watch) -> Self {
-        Self { first, second, units, signs, watch }
+    /// Of so many units, with free signs or not.
+    pub fn new(
+        first: Moments<'a>,
+        second: Moments<'a>,
+        (units, signs): (usize, bool),
+        backend: &'a Backend,
+        watch: &'a dyn Watch,
+    ) -> Self {
+        Self { first, second, units, signs, backend, watch }
     }
 
     /// The product of both norms.
@@ -76,9 +84,10 @@ impl CostTiles for Products<'_> {
             let (first, second) = (self.first.block(block)?, self.second.block(block)?);
             let samples = first.len() / units;
             let tile: Vec<f32> = first.chunks(units).flat_map(|row| &row[start..end]).copied().collect();
-            product.fill(0.0);
             let left = Matrix::new(&tile, samples, count).transposed();
-            add_product(left, Matrix::new(&second, samples, units), &mut product);
+            let mut sum = self.backend.begin(count, &mut product)?;
+            sum.add(1.0, left, Matrix::new(&second, samples, units))?;
+            sum.finish()?;
             sums.par_iter_mut().zip(&product).for_each(|(sum, product)| *sum += f64::from(*product));
             self.watch.advanced(2 * (samples * count * units) as u64);
         }

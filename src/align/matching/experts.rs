@@ -145,9 +145,12 @@ impl Experts<'_, '_> {
         let pair = self.pair(current, expert, other)?;
         let mut entries = [vec![0.0; sample * self.units], vec![0.0; sample * self.units]];
         let mut panels = [Panel::default(), Panel::default()];
-        for (term, weight) in &pair.units {
-            let out = &mut entries[usize::from(term.signed)];
-            self.problem.add_products(moved, (term, *weight), &(0..sample), &mut panels, out)?;
+        for (signed, entries) in [false, true].into_iter().zip(&mut entries) {
+            let mut sum = self.problem.options.backend.begin(sample, entries)?;
+            for (term, weight) in pair.units.iter().filter(|(term, _)| term.signed == signed) {
+                self.problem.add_products(moved, (term, *weight), &(0..sample), &mut panels, sum.as_mut())?;
+            }
+            sum.finish()?;
         }
         let [plain, signed] = &entries;
         let rows = plain.chunks(self.units.max(1)).zip(signed.chunks(self.units.max(1)));

@@ -200,7 +200,10 @@ impl<'a, 'b> Tiles<'a, 'b> {
         let memory = problem.options.memory;
         let for_height = |height: usize, kept: usize| bytes(units, mixed, height, kept);
         let keep = for_height(linalg::ROWS, units) <= memory;
-        let fits = |height: &usize| for_height(*height, if keep { units } else { *height }) <= memory;
+        // A device that cannot hold a strip of sums is given lower ones.
+        let most = problem.options.backend.most_entries().unwrap_or(usize::MAX);
+        let stays = |height: usize| height == linalg::ROWS || height * units <= most;
+        let fits = |height: &usize| for_height(*height, if keep { units } else { *height }) <= memory && stays(*height);
         let heights = (linalg::ROWS..=MOST_ROWS.max(linalg::ROWS)).step_by(linalg::ROWS);
         let Some(height) = heights.take_while(fits).last() else {
             let least = least_bytes(units, mixed);
@@ -237,9 +240,13 @@ impl<'a, 'b> Tiles<'a, 'b> {
         self.signed.clear();
         self.signed.resize(if mixed { size } else { 0 }, 0.0);
         let tile = &mut self.entries[begin..];
-        for (term, weight) in self.terms {
-            let out = if mixed && term.signed { &mut self.signed } else { &mut *tile };
-            self.problem.add_products(self.moved, (term, *weight), &(start..end), &mut self.panels, out)?;
+        for (signed, out) in [(false, &mut *tile), (true, &mut self.signed)].into_iter().take(1 + usize::from(mixed)) {
+            let mut sum = self.problem.options.backend.begin(end - start, out)?;
+            for (term, weight) in self.terms.iter().filter(|(term, _)| !mixed || term.signed == signed) {
+                let (term, units) = ((term, *weight), start..end);
+                self.problem.add_products(self.moved, term, &units, &mut self.panels, sum.as_mut())?;
+            }
+            sum.finish()?;
         }
         if mixed {
             tile.iter_mut().zip(&self.signed).for_each(|(entry, signed)| *entry += signed.abs());

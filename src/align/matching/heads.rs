@@ -214,14 +214,19 @@ fn products(
     panels: &mut [Panel; 2],
 ) -> Result<Vec<Products>> {
     let mut all: Vec<Products> = Vec::new();
-    for Headed { term, weight, leaves } in terms {
-        let at = all.iter().position(|products| products.leaves == *leaves).unwrap_or_else(|| {
-            let cells = term.cells();
-            let units = term.rows.first().map_or(1, |extent| extent.size);
-            all.push(Products { leaves: leaves.clone(), cells, units, entries: vec![0.0; cells * cells * units] });
-            all.len() - 1
-        });
-        problem.add_products(moved, (term, *weight), &(unit..unit + 1), panels, &mut all[at].entries)?;
+    for (at, Headed { term, leaves, .. }) in terms.iter().enumerate() {
+        if all.iter().any(|products| products.leaves == *leaves) {
+            continue;
+        }
+        let cells = term.cells();
+        let units = term.rows.first().map_or(1, |extent| extent.size);
+        let mut entries = vec![0.0; cells * cells * units];
+        let mut sum = problem.options.backend.begin(cells, &mut entries)?;
+        for Headed { term, weight, .. } in terms[at..].iter().filter(|other| other.leaves == *leaves) {
+            problem.add_products(moved, (term, *weight), &(unit..unit + 1), panels, sum.as_mut())?;
+        }
+        sum.finish()?;
+        all.push(Products { leaves: leaves.clone(), cells, units, entries });
     }
     Ok(all)
 }

@@ -17,8 +17,9 @@
 //!   panel    a block in memory
 //! ```
 //!
-//! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), over features cut into blocks of a fixed
-//! size; whatever decides whether a step is taken, signs of units and angles of pairs are summed in f64.
+//! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), or on a device, over features cut into
+//! blocks of a fixed size; whatever decides whether a step is taken, signs of units and angles of pairs are summed in f64,
+//! always on the processor.
 
 mod experts;
 mod flat;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Alignment, Element, Store, Symmetries, Transform, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
+use crate::linalg::Backend;
 
 use problem::Problem;
 
@@ -85,6 +87,10 @@ pub struct Options {
     /// Bytes that tiles, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
+    /// Where products of units are summed. Sums of another backend are rounded otherwise, so where two orders are within
+    /// rounding of each other it may find the other one.
+    #[serde(skip)]
+    pub backend: Backend,
 }
 
 /// What is known of a step's result.
@@ -175,8 +181,15 @@ pub struct Matched {
 
 impl Default for Options {
     fn default() -> Self {
-        let memory = 1 << 30;
-        Self { cost: Cost::Normalised, residual: Residual::Fixed, signs: true, seed: 0, sweeps: 100, memory }
+        Self {
+            cost: Cost::Normalised,
+            residual: Residual::Fixed,
+            signs: true,
+            seed: 0,
+            sweeps: 100,
+            memory: 1 << 30,
+            backend: Backend::default(),
+        }
     }
 }
 
@@ -184,14 +197,14 @@ impl Default for Options {
 ///
 /// Where the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference` is folded too.
 ///
-/// The work is done on the threads of the current rayon pool; the result does not depend on how many they are, nor on the
-/// memory. `replay` are the steps of a run that was interrupted: they are taken over as they are.
+/// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the result does not depend
+/// on how many threads they are, nor on the memory. `replay` are the steps of a run that was interrupted: they are taken over as they are.
 ///
 /// # Errors
 ///
 /// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or groups stand so that no
 /// assignment can be solved for, [`Kind::NonFinite`] when a tensor holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`] when `replay` is of
-/// another run, and whatever `watch` returns.
+/// another run, [`Kind::Device`] when a device fails, and whatever `watch` returns.
 pub fn match_weights(
     reference: &dyn Weights,
     moving: &Arc<Store>,

@@ -10,10 +10,10 @@ use super::panel::Panel;
 use super::terms::{Place, Term};
 use super::{Cost, Options, Watch};
 use crate::align::assignment::{Gain, gain};
-use crate::align::{Alignment, Store, Symmetries, Transform, Transformed, Weights};
+use crate::align::{Alignment, Numbers, Store, Symmetries, Transform, Transformed, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::linalg::add_scaled_product;
+use crate::linalg::{Columns, Sum};
 
 /// Features that are read at a time; sums over features are cut where these blocks are, so this is no option.
 pub(super) const FEATURES: usize = 512;
@@ -161,18 +161,20 @@ impl<'a> Problem<'a> {
         Ok(objective)
     }
 
-    /// Adds to the row-major `out` the products of the cells of `units` in the reference with all cells of the other
-    /// model, times `weight`.
+    /// Adds to `sum` the products of the cells of `units` in the reference with all cells of the other model, times
+    /// `weight`.
     pub(super) fn add_products(
         &self,
         moved: &dyn Weights,
         (term, weight): (&Term, f64),
         units: &Range<usize>,
         panels: &mut [Panel; 2],
-        out: &mut [f32],
+        sum: &mut dyn Sum,
     ) -> Result<()> {
         let (first, rows) = term.some_rows(units);
         let blocks = term.blocks(FEATURES);
+        let apart = self.apart(moved, term)?;
+        let moved = apart.as_ref().map_or(moved, |apart| apart);
         for (at, (block, features)) in blocks.iter().enumerate() {
             self.watch.go_on()?;
             let [left, right] = &mut *panels;
@@ -183,10 +185,24 @@ impl<'a> Problem<'a> {
                 term.block(&term.moving, *next, &term.rows, features).prefetch(moved)?;
             }
             let (left, right) = (left.matrix(), right.matrix());
-            add_scaled_product(narrow(weight), left, right.transposed(), out);
+            match &apart {
+                Some(apart) => sum.add_gathered(narrow(weight), left, right.transposed(), &apart.columns)?,
+                None => sum.add(narrow(weight), left, right.transposed())?,
+            }
             self.watch.advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
         }
         Ok(())
+    }
+
+    /// The other model with the columns of the term's tensor where they are stored, if it is left to the sum to reorder
+    /// them: where its rows are read whole, and a row is all cells of a feature.
+    fn apart<'w>(&self, moved: &'w dyn Weights, term: &Term) -> Result<Option<Apart<'w>>> {
+        let tensor = term.moving.tensor.as_str();
+        let width = moved.shape(tensor).and_then(|shape| shape.last().copied()).unwrap_or(0);
+        if !self.options.backend.gathers() || !term.is_whole_rows(width) {
+            return Ok(None);
+        }
+        Ok(moved.apart(tensor)?.map(|(_, columns)| Apart { moved, columns }))
     }
 
     /// The products of each cell of `one` with the same cell of `other`, or with the one that `partner` gives, counted
@@ -236,6 +252,25 @@ impl<'a> Problem<'a> {
             Ok(dot(a, b))
         };
         pieces.map_init(Default::default, product).collect()
+    }
+}
+
+/// A model whose tensors are read with their columns where they are stored.
+struct Apart<'a> {
+    moved: &'a dyn Weights,
+    columns: Columns,
+}
+
+impl Weights for Apart<'_> {
+    fn shape(&self, tensor: &str) -> Option<&[u64]> {
+        self.moved.shape(tensor)
+    }
+
+    fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
+        match self.moved.apart(tensor)? {
+            Some((numbers, _)) => Ok(numbers),
+            None => self.moved.tensor(tensor),
+        }
     }
 }
 

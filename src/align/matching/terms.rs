@@ -228,6 +228,21 @@ impl Term {
         first(&self.features) > first(&self.rows)
     }
 
+    /// Whether its rows are all the places along a last axis of `width`, in their order, and the features whole such rows.
+    pub fn is_whole_rows(&self, width: u64) -> bool {
+        let mut count = 1;
+        let behind = |extent: &Extent| {
+            let follows = extent.size == 1 || extent.stride == count;
+            count *= extent.size as u64;
+            follows
+        };
+        self.features_first()
+            && self.rows.iter().rev().all(behind)
+            && count == width
+            && self.moving.start.is_multiple_of(width)
+            && self.features.iter().all(|extent| extent.stride.is_multiple_of(width))
+    }
+
     /// A block of this term, `more` elements from where it begins in a model.
     pub fn block<'a>(&self, place: &'a Place, more: u64, rows: &'a [Extent], features: &'a [Extent]) -> Block<'a> {
         let features_first = self.features_first();

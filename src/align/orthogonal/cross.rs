@@ -4,7 +4,7 @@ use crate::align::matching::problem::{Problem, narrow};
 use crate::align::symmetries::{Node, TensorSymmetry};
 use crate::align::{Alignment, View, Weights};
 use crate::error::Result;
-use crate::linalg::{Matrix, add_scaled_product};
+use crate::linalg::Matrix;
 
 /// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within such a panel, in f64
 /// over panels, so this is no option.
@@ -59,8 +59,9 @@ pub(super) fn cross(
                 true => Matrix::new(panel, size, count),
                 false => Matrix::new(panel, count, size).transposed(),
             });
-            products.fill(0.0);
-            add_scaled_product(narrow(weight), a, b.transposed(), &mut products);
+            let mut sum = problem.options.backend.begin(size, &mut products)?;
+            sum.add(narrow(weight), a, b.transposed())?;
+            sum.finish()?;
             cross.sums.iter_mut().zip(&products).for_each(|(sum, product)| *sum += f64::from(*product));
             problem.watch.advanced(2 * (size as u64).pow(2) * count as u64);
         }

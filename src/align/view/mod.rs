@@ -21,6 +21,7 @@ use crate::checkpoint::Source;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
+use crate::linalg::Columns;
 
 /// Runs of fewer bytes than this are gathered from memory, not read one by one.
 const RUN_BYTES: u64 = 256;
@@ -130,6 +131,21 @@ impl View {
         let moves = Moves::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned);
         let mix = self.making.as_ref().map(|making| Mix::new(making.clone(), self.size(making)));
         Gather { moves, mix }
+    }
+
+    /// The same but for the order of columns, and that; `None` where more than that is done inside rows, or nothing.
+    pub fn apart(&self) -> Option<(Gather, Columns)> {
+        let tensor = self.tensor();
+        let rows = Rows::of(&self.alignment, tensor, self.stored);
+        let is_last = rows.gathered && rows.axes + 1 == tensor.axes.len();
+        if !is_last || self.turned || self.making.is_some() {
+            return None;
+        }
+        let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
+        let columns = map(rows.axes)?;
+        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
+        let moves = Moves::new(outer, None, rows.cells, 1, self.stored, false);
+        Some((Gather { moves, mix: None }, Columns::new(&columns.source, &columns.negative)))
     }
 
     /// The tensor as a matrix, one of whose axes is the residual stream.

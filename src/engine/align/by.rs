@@ -170,7 +170,8 @@ impl By {
             Self::Activations { reference, model, options } => {
                 let sources = SourceOptions { io: run.io, scratch: None };
                 let open = |model| Store::open(model, &sources, run.kernels);
-                let options = activations::Options { memory: matching.memory, ..*options };
+                let (memory, backend) = (matching.memory, matching.backend.clone());
+                let options = activations::Options { memory, backend, ..options.clone() };
                 let found = match_activations(&open(reference)?, &open(model)?, symmetries, earlier, &options, watch)?;
                 Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
             }

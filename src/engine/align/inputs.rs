@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::output::{Storage, Target, check_target};
-use crate::plan::memory::Wish;
+use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
 use crate::report::AlignmentReport;
@@ -41,6 +41,8 @@ pub struct AlignInputs<'a> {
 pub struct Finder<'a> {
     /// In how much memory, on how many threads.
     pub wish: &'a Wish,
+    /// What may be used of the device of the options.
+    pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
     /// How it is carried out.
@@ -154,6 +156,7 @@ impl AlignInputs<'_> {
                 matching: options.clone(),
                 memory: finder.wish.memory,
                 threads: finder.wish.threads,
+                device: finder.device,
                 storage: Arc::clone(&finder.storage),
                 // An output that may be begun anew may lose the transforms of another run.
                 target: Some(Target { dir: path, overwrite: overwrite || restart, restart }),
@@ -246,6 +249,7 @@ impl AlignInputs<'_> {
             many: together(job, options),
             memory: finder.wish.memory,
             threads: finder.wish.threads,
+            device: finder.device,
             storage: Arc::clone(&finder.storage),
             target: Some(Target { dir: self.folder(), overwrite: overwrite || restart, restart }),
             options: finder.options.clone(),

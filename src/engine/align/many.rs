@@ -21,11 +21,11 @@ use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::output::{BegunSteps, Steps, Storage, Target};
-use crate::plan::memory::process_bytes;
+use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings, ManyReport};
 
 use super::session::Session;
-use super::{Pair, findings, findings_of, is_of, note, pair, parsed};
+use super::{COMPLETE, Pair, backend, findings, findings_of, is_of, note, pair, parsed};
 
 /// Bytes that a thread takes to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
@@ -49,6 +49,8 @@ pub struct AlignMany {
     pub memory: u64,
     /// Threads that compute.
     pub threads: usize,
+    /// What may be used of the device of the options; without it that device has nothing to do.
+    pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
     /// The folder of transform files to write; without one there is only a report.
@@ -118,15 +120,16 @@ fn file_of(model: usize) -> String {
 /// is a target.
 pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let begun = Instant::now();
-    let AlignMany { crowd, mut many, memory, threads, storage, target, options } = align;
+    let AlignMany { crowd, mut many, memory, threads, device, storage, target, options } = align;
     check_limits(memory, threads)?;
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
-    many.matching.memory = left_for_matching(&crowd, &many.matching, memory, &pool)?;
+    let on_device = backend::host_bytes(&options, device, memory)?;
+    many.matching.memory = left_for_matching(&crowd, &many.matching, (memory, on_device), &pool)?;
     let identity = crowd.identity(&many);
-    let run = Run { crowd: &crowd, many: &many, pool: &pool, options: &options, identity: &identity };
+    let run = Run { crowd: &crowd, many: &many, pool: &pool, options: &options, identity: &identity, device, memory };
     let (files, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
@@ -138,7 +141,7 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
             match Steps::begin(storage, &last, &identity, &is_same)? {
                 BegunSteps::Complete => {
                     let read = |model| TransformFile::read(&path_of(out, model), &crowd.symmetries);
-                    ((0..crowd.models.len()).map(read).collect::<Result<_>>()?, "complete already")
+                    ((0..crowd.models.len()).map(read).collect::<Result<_>>()?, COMPLETE)
                 }
                 BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
@@ -148,18 +151,25 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
             }
         }
     };
-    run.report(&files, status, target.as_ref().map(|target| target.dir.as_path()), begun, memory)
+    let device = (status != COMPLETE).then(|| backend::name(&options, device));
+    run.report(&files, (status, device), target.as_ref().map(|target| target.dir.as_path()), begun, memory)
 }
 
-/// What the matcher may take of `memory`.
-fn left_for_matching(crowd: &Crowd, matching: &matching::Options, memory: u64, pool: &ThreadPool) -> Result<u64> {
+/// What the matcher may take of `memory`, of which a device takes some.
+fn left_for_matching(
+    crowd: &Crowd,
+    matching: &matching::Options,
+    (memory, on_device): (u64, u64),
+    pool: &ThreadPool,
+) -> Result<u64> {
     let threads = pool.current_num_threads();
     let models: Vec<&Checkpoint> = crowd.models.iter().collect();
     let count = models.len() as u64;
     // Held at once: what is done to each model, what is tried, what comes of it, and the steps as they are journalled.
     let transforms = (3 * count + 4) * findings::largest_transform_bytes(&crowd.symmetries);
     let readers = threads as u64 * count * READER_BYTES;
-    let fixed = process_bytes(threads, &models) + 2 * crowd.symmetries.bytes() + transforms + readers;
+    let process = process_bytes(threads, &models);
+    let fixed = process + 2 * crowd.symmetries.bytes() + transforms + readers + on_device;
     let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
     let (one, other) = (open(&crowd.models[0])?, Arc::new(open(&crowd.models[1])?));
     let least = fixed + pool.install(|| least_memory(&one, &other, &crowd.symmetries, matching));
@@ -194,18 +204,33 @@ struct Run<'a> {
     pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
+    /// What may be used of the device.
+    device: Option<DeviceWish>,
+    /// The most memory that may be resident, in bytes.
+    memory: u64,
 }
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transforms if there is a journal.
     fn carry_out(&self, journal: Option<Steps>, earlier: Vec<ManyStep>) -> Result<Vec<TransformFile>> {
+        let kept = journal.is_some();
+        self.matched(journal, earlier).map_err(|error| backend::resumable(error, kept))
+    }
+
+    fn matched(&self, journal: Option<Steps>, earlier: Vec<ManyStep>) -> Result<Vec<TransformFile>> {
+        let matching = matching::Options {
+            backend: backend::backend(self.options, self.device, self.memory)?,
+            ..self.many.matching.clone()
+        };
+        let many = ManyOptions { matching, ..self.many.clone() };
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Ok(Arc::new(Store::open(model, &sources, self.options.kernels)?));
         let models = self.crowd.models.iter().map(open).collect::<Result<Vec<_>>>()?;
         let symmetries = &self.crowd.symmetries;
         let session = Session::new(symmetries, self.options, journal, earlier.clone());
         let (found, files) = self.pool.install(|| {
-            let found = match_many(&models, &[], symmetries, &earlier, self.many, &session)?;
+            let found = match_many(&models, &[], symmetries, &earlier, &many, &session)?;
+            drop(many);
             let files = (0..models.len()).map(|model| self.file(&models, &found, model));
             let files = files.collect::<Result<Vec<_>>>()?;
             Ok::<_, Error>((found, files))
@@ -260,7 +285,7 @@ impl Run<'_> {
     fn report(
         &self,
         files: &[TransformFile],
-        status: &'static str,
+        (status, device): (&'static str, Option<String>),
         out: Option<&Path>,
         begun: Instant,
         memory: u64,
@@ -288,6 +313,7 @@ impl Run<'_> {
                 seconds: begun.elapsed().as_secs_f64(),
                 peak_resident_bytes: peak_resident_bytes(),
                 memory_limit_bytes: memory,
+                device: device.clone(),
             })
         };
         Ok(ManyReport {

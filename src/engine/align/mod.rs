@@ -3,6 +3,7 @@
 //! Merging aligned models is [`merge`](super::merge())'s; which transform goes with which input of a merge is found in
 //! [`inputs`].
 
+mod backend;
 mod by;
 mod findings;
 pub mod inputs;
@@ -26,7 +27,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::monitor::Phase;
 use crate::output::{BegunSteps, Steps, Storage, Target};
-use crate::plan::memory::process_bytes;
+use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings};
 
 use super::Options;
@@ -48,6 +49,9 @@ mod note {
     pub const TOGETHER: &str = "together";
 }
 
+/// The status of a run that had nothing to do.
+const COMPLETE: &str = "complete already";
+
 /// Everything that an alignment needs.
 pub struct Align {
     /// What is aligned with what.
@@ -60,6 +64,8 @@ pub struct Align {
     pub memory: u64,
     /// Threads that compute.
     pub threads: usize,
+    /// What may be used of the device of the options; without it that device has nothing to do.
+    pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
     /// The transform file to write, `X.safetensors`; without one there is only a report.
@@ -84,23 +90,33 @@ pub struct Aligned {
 /// is a target.
 pub fn align(align: Align) -> Result<Aligned> {
     let begun = Instant::now();
-    let Align { pair, by, mut matching, memory, threads, storage, target, options } = align;
+    let Align { pair, by, mut matching, memory, threads, device, storage, target, options } = align;
     check_limits(memory, threads)?;
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
-    matching.memory = left_for_matching(&pair, &by, &matching, memory, &pool)?;
+    let on_device = backend::host_bytes(&options, device, memory)?;
+    matching.memory = left_for_matching(&pair, &by, &matching, (memory, on_device), &pool)?;
     let mut identity = pair.identity(&matching);
     by.add_to(&mut identity)?;
-    let run = Run { pair: &pair, by: &by, matching: &matching, pool: &pool, options: &options, identity: &identity };
+    let run = Run {
+        pair: &pair,
+        by: &by,
+        matching: &matching,
+        pool: &pool,
+        options: &options,
+        identity: &identity,
+        device,
+        memory,
+    };
     let (file, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
             refuse_other_names(&target.dir)?;
             refuse_inputs_folder([&pair.reference, &pair.model], &target.dir)?;
             match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity))? {
-                BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, "complete already"),
+                BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, COMPLETE),
                 BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {
                     let earlier = parsed(&earlier, &target.dir)?;
@@ -123,23 +139,25 @@ pub fn align(align: Align) -> Result<Aligned> {
         seconds: begun.elapsed().as_secs_f64(),
         peak_resident_bytes: peak_resident_bytes(),
         memory_limit_bytes: memory,
+        device: (status != COMPLETE).then(|| backend::name(&options, device)),
     };
     Ok(Aligned { file, report })
 }
 
-/// What the matcher may take of `memory`.
+/// What the matcher may take of `memory`, of which a device takes some.
 fn left_for_matching(
     pair: &Pair,
     by: &By,
     matching: &matching::Options,
-    memory: u64,
+    (memory, on_device): (u64, u64),
     pool: &ThreadPool,
 ) -> Result<u64> {
     let symmetries = &pair.symmetries;
     // Held at once: what the matcher has found and what it tries, and the steps, twice where they are taken up again.
     let transforms = 6 * findings::largest_transform_bytes(symmetries);
     let threads = pool.current_num_threads();
-    let fixed = process_bytes(threads, &[&pair.reference, &pair.model]) + 2 * symmetries.bytes() + transforms;
+    let process = process_bytes(threads, &[&pair.reference, &pair.model]);
+    let fixed = process + 2 * symmetries.bytes() + transforms + on_device;
     let open = |model| Store::open(model, &SourceOptions::default(), Kernels::detect());
     let (reference, moving) = (open(&pair.reference)?, Arc::new(open(&pair.model)?));
     let least = fixed + pool.install(|| by.least_memory(&reference, &moving, symmetries, matching));
@@ -188,11 +206,24 @@ struct Run<'a> {
     pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
+    /// What may be used of the device.
+    device: Option<DeviceWish>,
+    /// The most memory that may be resident, in bytes.
+    memory: u64,
 }
 
 impl Run<'_> {
     /// Matches from behind the `earlier` steps on, and writes the transform if there is a journal.
     fn carry_out(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
+        let kept = journal.is_some();
+        self.matched(journal, earlier).map_err(|error| backend::resumable(error, kept))
+    }
+
+    fn matched(&self, journal: Option<Steps>, earlier: Vec<Step>) -> Result<TransformFile> {
+        let matching = matching::Options {
+            backend: backend::backend(self.options, self.device, self.memory)?,
+            ..self.matching.clone()
+        };
         let sources = SourceOptions { io: self.options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
         let open = |model| Store::open(model, &sources, self.options.kernels);
         let (stored, moving) = (Arc::new(open(&self.pair.reference)?), Arc::new(open(&self.pair.model)?));
@@ -201,7 +232,8 @@ impl Run<'_> {
         let (solved, cosines) = self.pool.install(|| {
             let (reference, stored) = (reference.as_ref(), stored.as_ref());
             let models = Models { pair: self.pair, reference, stored, moving: &moving, options: self.options };
-            let solved = self.by.solve(&models, self.matching, &earlier, &session)?;
+            let solved = self.by.solve(&models, &matching, &earlier, &session)?;
+            drop(matching);
             let cosines = self.cosines(reference, &moving, &solved.transform, &session)?;
             Ok::<_, Error>((solved, cosines))
         })?;

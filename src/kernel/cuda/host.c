@@ -21,3 +21,6 @@ LAUNCH(thalweg_gram, AT(Inputs, 0), AT(Pieces, 1), AT(u32, 2), AT(u32, 3), AT(u3
 LAUNCH(thalweg_scan, AT(Inputs, 0), AT(Pieces, 1), AT(u32, 2), AT(u32 *, 3))
 LAUNCH(thalweg_combine, AT(Inputs, 0), AT(Pieces, 1), AT(u32, 2), AT(const double *, 3), AT(u32, 4), AT(void *, 5),
        AT(u64 *, 6))
+LAUNCH(thalweg_product, AT(const float *, 0), AT(const float *, 1), AT(u32, 2), AT(u32, 3), AT(u32, 4), AT(u32, 5),
+       AT(u32, 6), AT(u32, 7), AT(float *, 8), AT(u32, 9))
+LAUNCH(thalweg_gather, AT(const void *, 0), AT(void *, 1), AT(u32, 2), AT(u32, 3), AT(u32, 4), AT(const u32 *, 5))

@@ -1,9 +1,12 @@
-/* The kernels that the device backend launches: Gram sums, the search for non-finite elements, weighted sums.
+/* The kernels that the device backend launches: Gram sums, the search for non-finite elements, weighted sums; in product.h
+ * products of matrices, in gather.h reordered columns.
  *
  * Every result has the bits of src/kernel: element k of a chunk goes to lane k mod 16, the lanes are added in one fixed
  * tree; a fused multiply-add is used only where the product is exact in f64. Pieces are runs of at most a chunk. */
 
 #include "element.h"
+#include "gather.h"
+#include "product.h"
 
 /* One input: where its elements begin, and their type. */
 struct Input {

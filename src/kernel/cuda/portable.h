@@ -22,6 +22,8 @@ typedef unsigned long long u64;
 #define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
 #define FUNCTION static __device__ __forceinline__
 #define SHARED __shared__
+#define ALIGNED __align__(16)
+#define UNROLL _Pragma("unroll")
 #define THREADS for (u32 thread = threadIdx.x, run = 1; run; run = 0)
 #define BARRIER __syncthreads()
 #define KEEP(type, name) type name[1]
@@ -34,6 +36,7 @@ typedef unsigned long long u64;
 #define MUL(a, b) __dmul_rn(a, b)
 #define FMA(a, b, c) __fma_rn(a, b, c)
 #define SUB_F32(a, b) __fsub_rn(a, b)
+#define FMA_F32(a, b, c) __fmaf_rn(a, b, c)
 #define TO_F32(a) __double2float_rn(a)
 #define BITS(a) ((u64)__double_as_longlong(a))
 #define FROM_BITS(a) __longlong_as_double((long long)(a))
@@ -57,6 +60,8 @@ struct Place {
 #define KERNEL static void
 #define FUNCTION static inline
 #define SHARED
+#define ALIGNED
+#define UNROLL
 #define THREADS for (u32 thread = 0; thread < BLOCK; ++thread)
 #define BARRIER ((void)0)
 #define KEEP(type, name) type name[BLOCK]
@@ -69,6 +74,7 @@ struct Place {
 #define MUL(a, b) ((a) * (b))
 #define FMA(a, b, c) fma(a, b, c)
 #define SUB_F32(a, b) ((a) - (b))
+#define FMA_F32(a, b, c) fmaf(a, b, c)
 #define TO_F32(a) ((float)(a))
 #define BITS(a) bits_of(a)
 #define FROM_BITS(a) from_bits(a)

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::align::applying::same_bytes;
+use crate::align::planted::{llama, planted};
 use crate::merge::{Kinship, Place, random_models};
 use crate::program::run;
 use crate::reference::Random;
@@ -21,6 +23,16 @@ fn root(place: &Place) -> std::path::PathBuf {
     place.path("")
 }
 
+/// Why `device` cannot be used.
+fn reason(device: &str) -> String {
+    let why = match (cfg!(feature = "cuda"), has_driver()) {
+        (false, _) => "this program was built without cuda",
+        (true, false) => "the CUDA driver is missing",
+        (true, true) => "no such device",
+    };
+    format!("cannot use device: {device}: {why}")
+}
+
 /// Whether there is a driver, as a loader finds it.
 fn has_driver() -> bool {
     // SAFETY: the driver's library may be loaded by anybody.
@@ -31,14 +43,15 @@ fn has_driver() -> bool {
 fn a_device_that_is_not_there_is_one_clear_error_and_never_the_processor() {
     let place = place();
     let root = root(&place);
-    let why = if has_driver() { "no such device" } else { "the CUDA driver is missing" };
-    for command in ["merge", "plan"] {
-        run(&root, [command, "m0", "m1", "--out", "out", "--device", NOWHERE]).fails(2, &["cannot use device", why]);
+    let why = reason(NOWHERE);
+    for command in ["merge", "plan", "align"] {
+        run(&root, [command, "m0", "m1", "--out", "out.safetensors", "--device", NOWHERE]).fails(2, &[&why]);
     }
+    run(&root, ["align", "m0", "m1", "m2", "--device", NOWHERE]).fails(2, &[&why]);
     let recipe = format!("merge_method: karcher\nmodels: [m0, m1]\ndevice: {NOWHERE}\n");
     fs::write(root.join("r.yml"), recipe).expect("written");
-    run(&root, ["merge", "r.yml", "--out", "out"]).fails(2, &["cannot use device", why]);
-    assert!(!root.join("out").exists(), "something was written");
+    run(&root, ["merge", "r.yml", "--out", "out"]).fails(2, &[&why]);
+    assert!(!root.join("out").exists() && !root.join("out.safetensors").exists(), "something was written");
     // The command line has the last word.
     let done = run(&root, ["merge", "r.yml", "--out", "out", "--device", "cpu", "--json"]).ok().json();
     assert_eq!(done["device"], "cpu");
@@ -46,19 +59,19 @@ fn a_device_that_is_not_there_is_one_clear_error_and_never_the_processor() {
 
 #[test]
 fn auto_takes_the_processor_where_there_is_no_driver_and_says_so() {
-    if has_driver() {
+    if cfg!(feature = "cuda") && has_driver() {
         return;
     }
     let place = place();
     let root = root(&place);
-    let reason = "computed on the cpu: cannot use device: cuda:0: the CUDA driver is missing";
+    let reason = format!("computed on the cpu: {}", reason("cuda:0"));
     let planned = run(&root, ["plan", "m0", "m1", "--out", "out", "--device", "auto"]).ok().stdout;
-    assert!(planned.contains(reason), "{planned}");
+    assert!(planned.contains(&reason), "{planned}");
     let done = run(&root, ["merge", "m0", "m1", "--out", "out", "--device", "auto", "--json"]).ok();
     let (said, done) = (done.stderr.clone(), done.json());
-    assert!(said.contains(reason), "{said}");
+    assert!(said.contains(&reason), "{said}");
     assert_eq!(done["device"], "cpu");
-    assert!(done["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(reason)), "{done}");
+    assert!(done["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(&reason)), "{done}");
     run(&root, ["merge", "m0", "m1", "--out", "plain"]).ok();
     let bytes = |out: &str| fs::read(Path::new(&root).join(out).join("model.safetensors")).expect("an output");
     assert!(bytes("out") == bytes("plain"));
@@ -73,5 +86,26 @@ fn names_that_mean_nothing_and_memory_of_no_device_are_refused() {
     }
     let memory = ["merge", "m0", "m1", "--out", "out", "--device-memory", "1GiB"];
     run(&root, memory).fails(2, &["--device-memory", "no device", "--device cuda"]);
+    let memory = ["align", "m0", "m1", "--device-memory", "1GiB"];
+    run(&root, memory).fails(2, &["--device-memory", "no device", "--device cuda"]);
     assert!(!root.join("out").exists());
+}
+
+#[test]
+fn an_alignment_left_to_us_is_computed_on_the_processor_and_says_so() {
+    if cfg!(feature = "cuda") && has_driver() {
+        return;
+    }
+    let stored = planted(&llama(), false);
+    let dir = stored.dir.path();
+    let reason = format!("computed on the cpu: {}", reason("cuda:0"));
+    let done = run(dir, ["align", "model", "planted", "--device", "auto", "--json"]).ok();
+    assert!(done.stderr.contains(&reason), "{}", done.stderr);
+    assert_eq!(done.json()["device"], "cpu");
+    let merge = ["merge", "model", "planted", "--align", "weights", "--device", "auto", "--out", "out", "--json"];
+    let done = run(dir, merge).ok();
+    assert!(done.stderr.contains(&reason), "{}", done.stderr);
+    assert_eq!(done.json()["device"], "cpu");
+    run(dir, ["merge", "model", "planted", "--align", "weights", "--out", "plain", "--quiet"]).ok();
+    same_bytes(&stored, "out", "plain");
 }

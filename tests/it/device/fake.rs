@@ -46,11 +46,13 @@ struct State {
     queues: HashMap<usize, Vec<Queued>>,
     streams: usize,
     most_busy: usize,
+    /// The call that fails, and whether all after it do too.
+    fails_at: Option<usize>,
+    fails_on: bool,
 }
 
 pub struct Fake {
     state: Mutex<State>,
-    fails_at: Option<usize>,
     free_bytes: u64,
 }
 
@@ -65,7 +67,13 @@ impl Fake {
     }
 
     fn with(fails_at: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), fails_at, free_bytes: 1 << 30 })
+        Arc::new(Self { state: Mutex::new(State { fails_at, ..State::default() }), free_bytes: 1 << 30 })
+    }
+
+    /// Lets every call from this one on fail.
+    pub fn fail_from(&self, call: usize) {
+        let mut state = self.lock();
+        (state.fails_at, state.fails_on) = (Some(call), true);
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -101,8 +109,10 @@ impl Fake {
         let mut state = self.lock();
         let number = state.calls.len();
         state.calls.push(call);
-        match self.fails_at {
-            Some(at) if at == number => Err(Error::new(Kind::Device, "injected failure", number, format!("{call:?}"))),
+        match state.fails_at {
+            Some(at) if at == number || (state.fails_on && number > at) => {
+                Err(Error::new(Kind::Device, "injected failure", number, format!("{call:?}")))
+            }
             _ => Ok(state),
         }
     }

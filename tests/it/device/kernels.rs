@@ -31,7 +31,7 @@ fn mixtures() -> Vec<Vec<Dtype>> {
 }
 
 /// A step of the SplitMix64 generator.
-fn split_mix(state: &mut u64) -> u64 {
+pub fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -65,8 +65,8 @@ fn portable() -> Kernels {
     Kernels::at(Level::Portable).expect("every machine has the portable level")
 }
 
-/// A lane that holds `len` elements of these inputs: of the host's build, or of the device that `THALWEG_DEVICE` names.
-fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
+/// The host's build, or the device that `THALWEG_DEVICE` names.
+pub fn driver() -> Arc<dyn Driver> {
     static DRIVER: OnceLock<Arc<dyn Driver>> = OnceLock::new();
     let driver = DRIVER.get_or_init(|| match std::env::var("THALWEG_DEVICE") {
         Ok(name) => {
@@ -75,7 +75,12 @@ fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
         }
         Err(_) => Fake::new(),
     });
-    Lanes::new(Arc::clone(driver), 1, Layout::new(dtypes, out, len).bytes()).expect("memory")
+    Arc::clone(driver)
+}
+
+/// A lane that holds `len` elements of these inputs.
+fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
+    Lanes::new(driver(), 1, Layout::new(dtypes, out, len).bytes()).expect("memory")
 }
 
 fn elements<'a>(dtypes: &[Dtype], bytes: &'a [Vec<u8>]) -> Vec<Elements<'a>> {
