@@ -76,7 +76,7 @@ fn combine(bencher: Bencher, level: Level, dtype: Dtype, count: usize) {
     bencher.counter(BytesCount::new((count + 1) * dst.len())).bench_local(|| {
         for (index, dst) in dst.chunks_exact_mut(size).enumerate() {
             let terms: Vec<_> = data.iter().map(|data| (0.4, chunk(data, dtype, index))).collect();
-            black_box(kernels.combine(&terms, dtype, &mut scratch, dst));
+            black_box(kernels.combine(&terms, 1.0, dtype, &mut scratch, dst));
         }
     });
 }

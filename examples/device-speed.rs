@@ -175,14 +175,14 @@ fn combined(lanes: &Lanes, inputs: &[Elements<'_>]) -> Result<[f64; 2], Box<dyn 
     let dtype = inputs[0].dtype;
     let (mut got, mut wanted) = (vec![0; inputs[0].bytes.len()], vec![0; inputs[0].bytes.len()]);
     let weights: Vec<f64> = (1..).take(inputs.len()).map(|i| 1.0 / f64::from(i)).collect();
-    let pieces: Vec<_> = chunks().map(|chunk| (chunk, Mix::Weights(&weights))).collect();
+    let pieces: Vec<_> = chunks().map(|chunk| (chunk, Mix::Weights(&weights, 1.0))).collect();
     let mut lane = lanes.take()?;
     let mut resident = lane.load(inputs, dtype)?;
     let device = rate(total(inputs), || Ok(resident.combine(&pieces, &mut got).map(drop)?))?;
     let terms: Vec<_> = weights.iter().copied().zip(inputs.iter().copied()).collect();
     let mut scratch = Scratch::default();
     let core = rate(total(inputs), || {
-        Kernels::detect().combine(&terms, dtype, &mut scratch, &mut wanted);
+        Kernels::detect().combine(&terms, 1.0, dtype, &mut scratch, &mut wanted);
         Ok(())
     })?;
     if got == wanted { Ok([device, core]) } else { Err("the device's bytes are not the processor's".into()) }

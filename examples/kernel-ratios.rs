@@ -104,7 +104,7 @@ impl Setup {
                         .iter()
                         .map(|bytes| (weight, Elements { dtype, bytes: &bytes[chunk * size..(chunk + 1) * size] }))
                         .collect();
-                    self.kernels.combine(&terms, dtype, scratch, dst);
+                    self.kernels.combine(&terms, 1.0, dtype, scratch, dst);
                 });
             },
         );

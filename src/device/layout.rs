@@ -77,7 +77,7 @@ impl Layout {
             inputs: part(count * RECORD),
             elements: inputs.iter().map(|dtype| part(len * dtype.bytes())).collect(),
             pieces: part(most_pieces * RECORD),
-            weights: part(most_pieces * count * size_of::<f64>()),
+            weights: part(most_pieces * (count + 1) * size_of::<f64>()),
             overflows: part(size_of::<u64>()),
             first: part(most_pieces * count * size_of::<u32>()),
             sums: part(most_pieces * pair_count(count) * size_of::<f64>()),

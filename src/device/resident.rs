@@ -18,8 +18,8 @@ const SHARES: usize = 8;
 /// How a piece is combined.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mix<'a> {
-    /// By these weights, one for each input; those of weight zero take no part.
-    Weights(&'a [f64]),
+    /// By these weights, one for each input, over a divisor; those of weight zero take no part.
+    Weights(&'a [f64], f64),
     /// One input's elements are taken, converted where its type is not the output's.
     Only(usize),
 }
@@ -147,7 +147,7 @@ impl Resident<'_> {
         self.put_weights(pieces);
         let overflows = self.layout.overflows.clone();
         self.lane.host(overflows.clone()).fill(0);
-        let end = self.layout.weights.start + pieces.len() * count * size_of::<f64>();
+        let end = self.layout.weights.start + pieces.len() * (count + 1) * size_of::<f64>();
         self.lane.copy_in(self.layout.weights.start..end)?;
         self.lane.copy_in(overflows.clone())?;
         let arguments = [
@@ -168,14 +168,17 @@ impl Resident<'_> {
         Ok(counted)
     }
 
-    /// The rows of weights; an input that is converted has the weight one.
+    /// The rows of weights, each with its divisor; an input that is converted has the weight one.
     fn put_weights(&mut self, pieces: &[(Range<usize>, Mix<'_>)]) {
         let count = self.dtypes.len();
-        let rows = self.lane.host(self.layout.weights.clone()).as_chunks_mut::<8>().0.chunks_exact_mut(count.max(1));
+        let rows = self.lane.host(self.layout.weights.clone()).as_chunks_mut::<8>().0.chunks_exact_mut(count + 1);
         for (row, (_, mix)) in rows.zip(pieces) {
+            let (last, row) = row.split_last_mut().expect("a row has a divisor at least");
+            let divisor: f64 = if let Mix::Weights(_, divisor) = mix { *divisor } else { 1.0 };
+            *last = divisor.to_le_bytes();
             for (input, weight) in row.iter_mut().enumerate() {
                 let value = match mix {
-                    Mix::Weights(weights) => weights[input],
+                    Mix::Weights(weights, _) => weights[input],
                     Mix::Only(only) => f64::from(u8::from(*only == input)),
                 };
                 *weight = value.to_le_bytes();

@@ -199,9 +199,9 @@ impl Offload<'_> {
         output: &mut [u8],
     ) -> Result<u64> {
         let mix = |(piece, solution): (Range<usize>, &'s Solution)| {
-            let mix = match work::only(&solution.coefficients, &self.part.elements(&piece)) {
+            let mix = match work::only(solution, &self.part.elements(&piece)) {
                 Some(input) => Mix::Only(input),
-                None => Mix::Weights(&solution.coefficients),
+                None => Mix::Weights(&solution.coefficients, solution.divisor),
             };
             (run.within(&piece), mix)
         };

@@ -311,13 +311,13 @@ fn combine_chunk(
     scratch: &mut Scratch,
 ) -> (u64, bool) {
     let (dtype, inputs) = (part.tensor().dtype, part.elements(chunk));
-    if let Some(input) = only(&solution.coefficients, &inputs) {
+    if let Some(input) = only(solution, &inputs) {
         return (bench.kernels.convert(inputs[input], dtype, output), false);
     }
     let count = inputs.len();
     let terms: Vec<(f64, Elements<'_>)> =
         solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
-    let found = bench.kernels.combine(&terms, dtype, scratch, output);
+    let found = bench.kernels.combine(&terms, solution.divisor, dtype, scratch, output);
     // What has no weight takes no part in the sums.
     (found.overflows, found.finite && terms.len() == count)
 }
@@ -332,9 +332,9 @@ pub fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
 
 /// The input that is converted instead of a weighted sum of them all: the only one with a weight, when that is one, or the
 /// first of several equal ones. Weights that sum to one need not give back an F64 value exactly; a copy does.
-pub fn only(coefficients: &[f64], inputs: &[Elements<'_>]) -> Option<usize> {
-    let mut terms = coefficients.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
-    let weights = terms.clone().map(|(_, weight)| *weight);
+pub fn only(solution: &Solution, inputs: &[Elements<'_>]) -> Option<usize> {
+    let mut terms = solution.coefficients.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+    let weights = terms.clone().map(|(_, weight)| *weight / solution.divisor);
     let (first, _) = terms.next()?;
     let equal = |other: usize| inputs[other].dtype == inputs[first].dtype && inputs[other].bytes == inputs[first].bytes;
     (sums_to_one(weights) && terms.all(|(other, _)| equal(other))).then_some(first)

@@ -10,6 +10,9 @@ use crate::dtype::Dtype;
 /// Terms that are added in one sweep over the sums.
 const GROUP: usize = 4;
 
+/// The largest divisor: so few bits leave room for what a division in registers needs.
+pub const MOST_DIVISOR: f64 = 1_048_576.0;
+
 /// What was found while sums were rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Combined {
@@ -30,6 +33,7 @@ impl Combined {
 pub(super) fn combine(
     level: Level,
     terms: &[(f64, Elements<'_>)],
+    divisor: f64,
     out: Dtype,
     scratch: &mut Scratch,
     dst: &mut [u8],
@@ -39,16 +43,18 @@ pub(super) fn combine(
     for (_, input) in terms {
         assert_eq!(input.len(), len, "an input's length is not the output's");
     }
+    assert!((1.0..=MOST_DIVISOR).contains(&divisor) && divisor.fract() == 0.0, "{divisor} is no divisor");
     if terms.is_empty() {
         dst.fill(0);
         return Combined::PLAIN;
     }
     let sums = flat(scratch.rows(TILE / LANES));
-    level.run(Combine { terms, out, sums, dst })
+    level.run(Combine { terms, divisor, out, sums, dst })
 }
 
 struct Combine<'a> {
     terms: &'a [(f64, Elements<'a>)],
+    divisor: f64,
     out: Dtype,
     sums: &'a mut [f64],
     dst: &'a mut [u8],
@@ -60,7 +66,7 @@ impl Task for Combine<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) -> Combined {
         if self.terms.len() <= GROUP && self.terms.iter().all(|(_, input)| input.dtype == self.out) {
-            let done = with_element!(self.out, E => mix::<S, E>(self.terms, E::split_mut(self.dst)));
+            let done = with_element!(self.out, E => mix::<S, E>(self.terms, self.divisor, E::split_mut(self.dst)));
             if done {
                 return Combined::PLAIN;
             }
@@ -80,6 +86,7 @@ impl Task for Combine<'_> {
                 add_group::<S>(group, start, fresh, sums);
                 rest = after;
             }
+            plain::divide(sums, self.divisor);
             found = found.and(narrow::<S>(self.out, sums, dst));
         }
         found
@@ -88,19 +95,28 @@ impl Task for Combine<'_> {
 
 /// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and none is near overflow.
 #[inline(always)]
-fn mix<S: Simd, E: Element>(terms: &[(f64, Elements<'_>)], rounded: &mut [E::Bytes]) -> bool {
+fn mix<S: Simd, E: Element>(terms: &[(f64, Elements<'_>)], divisor: f64, rounded: &mut [E::Bytes]) -> bool {
     match terms {
-        [a] => mixed::<S, E, 1>([a], rounded),
-        [a, b] => mixed::<S, E, 2>([a, b], rounded),
-        [a, b, c] => mixed::<S, E, 3>([a, b, c], rounded),
-        [a, b, c, d] => mixed::<S, E, 4>([a, b, c, d], rounded),
+        [a] => mixed::<S, E, 1>([a], divisor, rounded),
+        [a, b] => mixed::<S, E, 2>([a, b], divisor, rounded),
+        [a, b, c] => mixed::<S, E, 3>([a, b, c], divisor, rounded),
+        [a, b, c, d] => mixed::<S, E, 4>([a, b, c, d], divisor, rounded),
         _ => false,
     }
 }
 
 #[inline(always)]
-fn mixed<S: Simd, E: Element, const N: usize>(terms: [&(f64, Elements<'_>); N], rounded: &mut [E::Bytes]) -> bool {
-    S::mix::<E, N>(terms.map(|(weight, _)| *weight), terms.map(|(_, input)| E::split(input.bytes)), rounded)
+fn mixed<S: Simd, E: Element, const N: usize>(
+    terms: [&(f64, Elements<'_>); N],
+    divisor: f64,
+    rounded: &mut [E::Bytes],
+) -> bool {
+    let (weights, inputs) = (terms.map(|(weight, _)| *weight), terms.map(|(_, input)| E::split(input.bytes)));
+    if divisor == 1.0 {
+        S::mix::<E, N, false>(weights, divisor, inputs, rounded)
+    } else {
+        S::mix::<E, N, true>(weights, divisor, inputs, rounded)
+    }
 }
 
 /// Adds up to [`GROUP`] terms of one dtype to the sums.
@@ -162,7 +178,7 @@ pub(super) fn convert(level: Level, input: Elements<'_>, out: Dtype, dst: &mut [
         return 0;
     }
     assert_eq!(dst.len(), input.len() * out.bytes(), "the output's length is not the input's");
-    level.run(Combine { terms: &[(1.0, input)], out, sums: &mut [0.0; TILE], dst }).overflows
+    level.run(Combine { terms: &[(1.0, input)], divisor: 1.0, out, sums: &mut [0.0; TILE], dst }).overflows
 }
 
 pub(super) fn first_nonfinite(level: Level, input: Elements<'_>) -> Option<usize> {

@@ -292,6 +292,14 @@ pub(super) mod plain {
         }
     }
 
+    /// Divides every sum.
+    #[inline(always)]
+    pub(in crate::kernel) fn divide(sums: &mut [f64], divisor: f64) {
+        if divisor != 1.0 {
+            sums.iter_mut().for_each(|sum| *sum /= divisor);
+        }
+    }
+
     /// Rounds every value.
     #[inline(always)]
     pub(in crate::kernel) fn narrow<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) {

@@ -36,7 +36,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 
-pub use combine::Combined;
+pub use combine::{Combined, MOST_DIVISOR};
 pub use gram::{Gram, pair_count};
 pub use lanes::Scratch;
 pub use level::Level;
@@ -133,22 +133,25 @@ impl Kernels {
         combine::first_nonfinite(self.level, input)
     }
 
-    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\], summed in the given order in f64 and rounded once to `out`, nearest even.
+    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\] / `divisor`, summed in the given order in f64, divided with one rounding of f64
+    /// and rounded once to `out`, nearest even.
     ///
     /// Any length. The sum starts as w_0·x_0, so a negative zero survives; without terms it is +0. A NaN is written as
     /// the quiet NaN of positive sign.
     ///
     /// # Panics
     ///
-    /// When an input's length is not that of `dst`, or a dtype is not mergeable.
+    /// When an input's length is not that of `dst`, a dtype is not mergeable, or the divisor is no whole number from 1 to
+    /// [`MOST_DIVISOR`].
     pub fn combine(
         &self,
         terms: &[(f64, Elements<'_>)],
+        divisor: f64,
         out: Dtype,
         scratch: &mut Scratch,
         dst: &mut [u8],
     ) -> Combined {
-        combine::combine(self.level, terms, out, scratch, dst)
+        combine::combine(self.level, terms, divisor, out, scratch, dst)
     }
 
     /// Writes each element converted to `out` with one rounding, nearest even; returns how many finite elements became

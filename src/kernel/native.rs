@@ -182,10 +182,40 @@ fn narrow_tail<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
     values.iter().fold(true, |below, value| below & (value.abs() < E::LIMIT))
 }
 
-/// Weighted sums, i in order from the first term on, rounded in the way of [`Rounding`] without leaving the registers.
+/// Correctly rounded division by a whole number of few bits.
+///
+/// The product with the rounded reciprocal is off by less than two units in the last place, what remains is exact in a fused
+/// multiply-add, and adding what that is worth rounds as the division does: a quotient by few bits is never as near to a tie
+/// as the correction can be wrong (P. W. Markstein, *Computation of elementary functions on the IBM RISC System/6000
+/// processor*, 1990).
+struct Division<S: Native> {
+    reciprocal: S::Register,
+    negative: S::Register,
+    sign: S::Register,
+}
+
+impl<S: Native> Division<S> {
+    #[inline(always)]
+    fn by(divisor: f64) -> Self {
+        Self { reciprocal: S::splat(1.0 / divisor), negative: S::splat(-divisor), sign: S::splat(-0.0) }
+    }
+
+    /// NaN for what is not finite.
+    #[inline(always)]
+    fn divide(&self, value: S::Register) -> S::Register {
+        let near = S::mul(value, self.reciprocal);
+        let rest = S::mul_add(near, self.negative, value);
+        // A negative zero would become a positive one.
+        S::or(S::mul_add(rest, self.reciprocal, near), S::and(value, self.sign))
+    }
+}
+
+/// Weighted sums, i in order from the first term on, divided with `DIVIDED` and rounded in the way of [`Rounding`] without
+/// leaving the registers.
 #[inline(always)]
-pub(super) fn mix<S: Native, E: Element, const N: usize>(
+pub(super) fn mix<S: Native, E: Element, const N: usize, const DIVIDED: bool>(
     weights: [f64; N],
+    divisor: f64,
     inputs: [&[E::Bytes]; N],
     rounded: &mut [E::Bytes],
 ) -> bool {
@@ -198,6 +228,7 @@ pub(super) fn mix<S: Native, E: Element, const N: usize>(
     for i in 0..N {
         factors[i] = S::splat(weights[i]);
     }
+    let division = Division::<S>::by(divisor);
     let mut rounding = Rounding::<S>::new::<E>();
     for at in (0..whole).step_by(2 * S::WIDTH) {
         // SAFETY: the output and every input are at least `whole` long, a multiple of two widths.
@@ -210,6 +241,9 @@ pub(super) fn mix<S: Native, E: Element, const N: usize>(
                     total[h] = S::add(total[h], S::mul(factors[i], x[h]));
                 }
             }
+            if DIVIDED {
+                total = [division.divide(total[0]), division.divide(total[1])];
+            }
             let numbers = [rounding.round::<E>(total[0]), rounding.round::<E>(total[1])];
             store_pair::<S, E>(numbers, rounded.as_mut_ptr().add(at));
         }
@@ -217,6 +251,7 @@ pub(super) fn mix<S: Native, E: Element, const N: usize>(
     let mut sums = [0.0; LANES];
     let sums = &mut sums[..rounded.len() - whole];
     plain::add_terms::<E, N, true>(weights, inputs.map(|input| &input[whole..]), sums);
+    plain::divide(sums, divisor);
     narrow_tail::<E>(sums, &mut rounded[whole..]) && rounding.is_below::<E>()
 }
 

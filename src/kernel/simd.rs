@@ -53,12 +53,13 @@ pub(super) trait Simd {
         values.iter().fold(true, |below, value| below & (value.abs() < limit))
     }
 
-    /// Rounds the weighted sums of `N` inputs to their own type in one sweep, with the bits of [`Simd::add_terms`] and
-    /// [`Simd::narrow`]. False where a sum is near overflow or not finite, or where the level has no such sweep for the
+    /// Rounds the weighted sums of `N` inputs, over `divisor` with `DIVIDED`, to their own type in one sweep, with the bits
+    /// of [`Simd::add_terms`], a division and [`Simd::narrow`]. False where a sum is near overflow or not finite, or where the level has no such sweep for the
     /// type: then what was written is not valid.
     #[inline(always)]
-    fn mix<E: Element, const N: usize>(
+    fn mix<E: Element, const N: usize, const DIVIDED: bool>(
         _weights: [f64; N],
+        _divisor: f64,
         _inputs: [&[E::Bytes]; N],
         _rounded: &mut [E::Bytes],
     ) -> bool {

@@ -107,12 +107,13 @@ macro_rules! registers {
             }
 
             #[inline(always)]
-            fn mix<E: Element, const N: usize>(
+            fn mix<E: Element, const N: usize, const DIVIDED: bool>(
                 weights: [f64; N],
+                divisor: f64,
                 inputs: [&[E::Bytes]; N],
                 rounded: &mut [E::Bytes],
             ) -> bool {
-                native::mix::<Self, E, N>(weights, inputs, rounded)
+                native::mix::<Self, E, N, DIVIDED>(weights, divisor, inputs, rounded)
             }
 
             #[inline(always)]

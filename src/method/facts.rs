@@ -41,13 +41,20 @@ pub struct Facts {
     pub flags: Flags,
 }
 
-/// Coefficients of N inputs: the result is `Σ c_i x_i` over the raw inputs.
+/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// One coefficient per input.
     pub coefficients: Vec<f64>,
+    /// What the sum is divided by: one, or a whole number of which a mean's weights are exact shares.
+    #[serde(default = "one")]
+    pub divisor: f64,
     /// What was found on the way.
     pub facts: Facts,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl Solution {
@@ -80,7 +87,12 @@ impl Solution {
         if gram.n() > 0 {
             facts.measure(&Directions::new(gram, center), &coefficients);
         }
-        Ok(Self { coefficients, facts })
+        Ok(Self { coefficients, divisor: 1.0, facts })
+    }
+
+    /// The same solution, its coefficients written as `shares` of `divisor`, so that they need not be rounded.
+    pub(super) fn in_shares(self, shares: Vec<f64>, divisor: f64) -> Self {
+        Self { coefficients: shares, divisor, ..self }
     }
 
     /// The solution that takes input `base` of `inputs` as it is, because another one is not finite.
@@ -96,7 +108,7 @@ impl Solution {
             stop: Stop::Exact,
             flags: Flags { nonfinite_base: true, ..Flags::default() },
         };
-        Self { coefficients, facts }
+        Self { coefficients, divisor: 1.0, facts }
     }
 
     /// The same solution, found by an iteration.

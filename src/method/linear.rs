@@ -2,13 +2,19 @@
 
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
+use crate::kernel::MOST_DIVISOR;
 
 /// `Σ w_i x_i`, divided by `Σ w_i` if `normalize` (*model soups*, Wortsman et al. 2022).
+///
+/// Where weights are whole numbers, or alike, a mean is a sum over a whole number, which is divided by as the last step: a
+/// third as a factor is rounded, and tips what lies exactly between two numbers of the output's type.
 ///
 /// Weights may be negative. Where mergekit divides by a sum of zero and fills the model with NaN, this refuses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     weights: Vec<f64>,
+    /// The same as shares of a whole number, where they are.
+    shares: Option<(Vec<f64>, f64)>,
 }
 
 impl Linear {
@@ -19,8 +25,22 @@ impl Linear {
     /// When a weight is not finite, or they sum to zero and must be normalised.
     pub fn new(weights: &[f64], normalize: bool) -> Result<Self> {
         weights::finite(weights)?;
-        Ok(Self { weights: if normalize { weights::sum_to_one(weights)? } else { weights.to_vec() } })
+        if !normalize {
+            return Ok(Self { weights: weights.to_vec(), shares: None });
+        }
+        Ok(Self { weights: weights::sum_to_one(weights)?, shares: shares(weights) })
     }
+}
+
+/// `weights` as whole numbers, and their sum; none where they are not, or the sum is a power of two, by which every weight is
+/// divided exactly.
+fn shares(weights: &[f64]) -> Option<(Vec<f64>, f64)> {
+    let alike = weights.iter().all(|weight| *weight == weights[0]);
+    let shares = if alike { vec![1.0; weights.len()] } else { weights.to_vec() };
+    let sum: f64 = shares.iter().sum();
+    let whole = |number: f64| number.fract() == 0.0 && number.abs() <= MOST_DIVISOR;
+    let is_power = sum.to_bits().trailing_zeros() >= 52;
+    (sum > 0.0 && !is_power && whole(sum) && shares.iter().copied().all(whole)).then_some((shares, sum))
 }
 
 impl Method for Linear {
@@ -36,7 +56,11 @@ impl Method for Linear {
         if gram.n() > 0 {
             gram.check(self.name(), self.weights.len())?;
         }
-        Solution::exact(self.name(), gram, None, self.weights.clone(), Flags::default())
+        let solution = Solution::exact(self.name(), gram, None, self.weights.clone(), Flags::default())?;
+        Ok(match &self.shares {
+            Some((shares, divisor)) => solution.in_shares(shares.clone(), *divisor),
+            None => solution,
+        })
     }
 }
 
@@ -53,6 +77,22 @@ mod tests {
         };
         assert_eq!(coefficients(true), [0.25, 0.75]);
         assert_eq!(coefficients(false), [1.0, 3.0]);
+    }
+
+    #[test]
+    fn weights_that_have_no_exact_shares_of_one_are_shares_of_their_sum() {
+        let solved = |weights: &[f64]| {
+            let linear = Linear::new(weights, true).expect("valid");
+            let solution = linear.solve(&Gram::new(0)).expect("no statistics needed");
+            (solution.coefficients, solution.divisor)
+        };
+        assert_eq!(solved(&[0.7; 3]), (vec![1.0; 3], 3.0));
+        assert_eq!(solved(&[1.0, 2.0, 4.0]), (vec![1.0, 2.0, 4.0], 7.0));
+        assert_eq!(solved(&[5.0, -2.0]), (vec![5.0, -2.0], 3.0));
+        assert_eq!(solved(&[2.0, 3.0, 3.0]), (vec![0.25, 0.375, 0.375], 1.0));
+        assert_eq!(solved(&[0.1, 0.9]).1, 1.0);
+        assert_eq!(solved(&[-1.0, -2.0]).1, 1.0);
+        assert_eq!(solved(&[1e9, 2e9]).1, 1.0);
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Moves {
         let (own, partner) = (Elements { dtype, bytes: &one }, Elements { dtype, bytes: &other });
         match origin.turn {
             Some((_, cos, sin)) => {
-                kernels.combine(&[(cos, own), (sin, partner)], Dtype::F64, &mut self.scratch, into);
+                kernels.combine(&[(cos, own), (sin, partner)], 1.0, Dtype::F64, &mut self.scratch, into);
             }
             None => {
                 kernels.convert(own, Dtype::F64, into);

@@ -120,14 +120,15 @@ KERNEL thalweg_scan(HOST_PLACE const struct Input *inputs, const struct Piece *p
     }
 }
 
-/* out[k]: the weighted sum of element k in the order of the inputs, rounded once to `dtype`; inputs of weight zero take
- * no part. weights[piece * count + input]. `overflows` grows by the finite sums that became infinite or NaN.
+/* out[k]: the weighted sum of element k in the order of the inputs, over the divisor, rounded once to `dtype`; inputs of
+ * weight zero take no part. weights[piece * (count + 1) + input], the last of a row the divisor. `overflows` grows by the
+ * finite quotients that became infinite or NaN.
  *
  * Grid: pieces x any number of blocks that share a piece. */
 KERNEL thalweg_combine(HOST_PLACE const struct Input *inputs, const struct Piece *pieces, u32 count,
                        const double *weights, u32 dtype, void *out, u64 *overflows) {
     const struct Piece piece = pieces[BLOCK_X];
-    const double *weight = weights + (u64)BLOCK_X * count;
+    const double *weight = weights + (u64)BLOCK_X * (count + 1);
     THREADS {
         u64 overflowed = 0;
         for (u32 k = BLOCK_Y * BLOCK + thread; k < piece.len; k += GRID_Y * BLOCK) {
@@ -146,6 +147,8 @@ KERNEL thalweg_combine(HOST_PLACE const struct Input *inputs, const struct Piece
                 sum = fresh ? term : ADD(sum, term);
                 fresh = 0;
             }
+            if (weight[count] != 1.0)
+                sum = DIV(sum, weight[count]);
             const u64 bits = narrow(sum, dtype);
             store(out, dtype, at, bits);
             overflowed += is_finite(sum) && !is_finite(widen(bits, dtype));

@@ -3,6 +3,7 @@
 mod elements;
 mod levels;
 mod oracle;
+mod quotients;
 mod sums;
 
 use super::{Kernels, Level, Scratch};
@@ -90,13 +91,19 @@ fn vector_levels() -> Vec<Kernels> {
 }
 
 fn combine(kernels: Kernels, terms: &[(f64, &Input)], out: Dtype, len: usize) -> (Vec<u8>, u64) {
+    divided(kernels, terms, 1.0, out, len)
+}
+
+/// The bytes of the weighted sums over `divisor`, and the count of overflows.
+fn divided(kernels: Kernels, terms: &[(f64, &Input)], divisor: f64, out: Dtype, len: usize) -> (Vec<u8>, u64) {
     let elements: Vec<_> = terms.iter().map(|(weight, input)| (*weight, input.elements())).collect();
     let mut bytes = vec![0x55; 1 + len * out.bytes()];
-    let found = kernels.combine(&elements, out, &mut Scratch::default(), &mut bytes[1..]);
+    let found = kernels.combine(&elements, divisor, out, &mut Scratch::default(), &mut bytes[1..]);
     let mut sums = vec![0.0; len];
     for (weight, input) in terms {
         sums.iter_mut().zip(input.values()).for_each(|(sum, value)| *sum += weight * value);
     }
+    sums.iter_mut().for_each(|sum| *sum /= divisor);
     assert_eq!(found.finite, sums.iter().all(|sum| sum.is_finite()), "{}: finite sums", kernels.name());
     (bytes.split_off(1), found.overflows)
 }

@@ -159,7 +159,7 @@ fn a_scratch_never_outgrows_its_bound() {
         let terms: Vec<_> = elements.iter().map(|elements| (0.5, *elements)).collect();
         let mut scratch = Scratch::default();
         portable().gram(&elements, Gram::default(), &mut scratch, &mut vec![0.0; pair_count(count)]);
-        portable().combine(&terms, Dtype::F16, &mut scratch, &mut [0; 200]);
+        portable().combine(&terms, 1.0, Dtype::F16, &mut scratch, &mut [0; 200]);
         assert!(scratch.held_bytes() <= Scratch::bytes(count), "{count} inputs");
     }
 }

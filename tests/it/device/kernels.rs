@@ -168,10 +168,10 @@ fn compare_combine(dtypes: &[Dtype], bytes: &[Vec<u8>], mix: Mix<'_>, out: Dtype
     let mut wanted = vec![0; len * out.bytes()];
     let counted = match mix {
         Mix::Only(input) => portable().convert(inputs[input], out, &mut wanted),
-        Mix::Weights(weights) => {
+        Mix::Weights(weights, divisor) => {
             let terms: Vec<_> =
                 weights.iter().copied().zip(inputs.iter().copied()).filter(|(weight, _)| *weight != 0.0).collect();
-            portable().combine(&terms, out, &mut Scratch::default(), &mut wanted).overflows
+            portable().combine(&terms, divisor, out, &mut Scratch::default(), &mut wanted).overflows
         }
     };
     let lanes = lanes(dtypes, out, len);
@@ -193,8 +193,8 @@ fn combinations_agree_at_every_boundary_for_every_type() {
             let dtypes = [dtype, Dtype::BF16, dtype];
             for (turn, len) in lengths().into_iter().enumerate() {
                 let bytes: Vec<_> = (20..).zip(dtypes).map(|(seed, dtype)| noise(dtype, len, seed)).collect();
-                let weights = weights[turn % weights.len()];
-                compare_combine(&dtypes, &bytes, Mix::Weights(weights), out, "noise");
+                let (weights, divisor) = (weights[turn % weights.len()], [1.0, 3.0, 49.0][turn % 3]);
+                compare_combine(&dtypes, &bytes, Mix::Weights(weights, divisor), out, "noise");
                 if turn % 3 == 0 {
                     compare_combine(&dtypes, &bytes, Mix::Only(2), out, "one of several");
                 }
@@ -211,7 +211,9 @@ fn every_weight_pattern_agrees_on_one_length() {
         for weights in
             [[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [1e-320, 0.0, -3.5, 0.0, 2.0, -0.0]]
         {
-            compare_combine(&dtypes, &bytes, Mix::Weights(&weights), out, "all types");
+            for divisor in [1.0, 7.0] {
+                compare_combine(&dtypes, &bytes, Mix::Weights(&weights, divisor), out, "all types");
+            }
         }
     }
 }
