@@ -65,7 +65,9 @@ impl Offload<'_> {
     pub fn whole(&self, method: &dyn Method, output: &mut [u8]) -> Result<Found> {
         let (tensor, len) = (self.part.tensor(), self.part.len());
         if !is_measured(tensor) {
-            return self.unmeasured(method, output);
+            let solution = method.solve(&Gram::new(self.part.windows.len()))?;
+            let overflowed = self.combine(&solution, 0..len, false, output)?;
+            return Ok(Found { overflowed, ..Found::default() });
         }
         let segment = usize::try_from(tensor.segment).expect("a block fits the memory").max(1);
         let unit = tensor.dtype.bytes();
@@ -89,6 +91,12 @@ impl Offload<'_> {
 
     /// As [`work::apply`], for a range of the block, whose output is `output`.
     pub fn apply(&self, solution: &Solution, range: Range<usize>, output: &mut [u8]) -> Result<u64> {
+        self.combine(solution, range, true, output)
+    }
+
+    /// Combines a range by a known solution. Unless it was looked through while it was `measured`, what is not finite is
+    /// refused here or let through; the base is not asked for.
+    fn combine(&self, solution: &Solution, range: Range<usize>, measured: bool, output: &mut [u8]) -> Result<u64> {
         let mut lane = self.lanes.take()?;
         let mut overflowed = 0;
         let mut rest = output;
@@ -96,29 +104,13 @@ impl Offload<'_> {
             let (bytes, after) = rest.split_at_mut(range.len() * self.part.tensor().dtype.bytes());
             let pieces: Vec<_> = work::chunks(range.clone()).collect();
             let mut run = self.load(&mut lane, range)?;
+            if !measured {
+                self.scan_run(&mut run, &pieces)?;
+            }
             overflowed += self.combine_run(&mut run, pieces.into_iter().map(|piece| (piece, solution)), bytes)?;
             rest = after;
         }
         Ok(overflowed)
-    }
-
-    /// Looks through and combines a block whose coefficients need no measuring.
-    fn unmeasured(&self, method: &dyn Method, output: &mut [u8]) -> Result<Found> {
-        let solution = method.solve(&Gram::new(self.part.windows.len()))?;
-        let mut lane = self.lanes.take()?;
-        let mut found = Found::default();
-        let mut rest = output;
-        for range in self.cut(0..self.part.len()) {
-            let (bytes, after) = rest.split_at_mut(range.len() * self.part.tensor().dtype.bytes());
-            let pieces: Vec<_> = work::chunks(range.clone()).collect();
-            let mut run = self.load(&mut lane, range)?;
-            // What is not finite is refused here or let through; the base is not asked for.
-            self.scan_run(&mut run, &pieces)?;
-            let mixes = pieces.into_iter().map(|piece| (piece, &solution));
-            found.overflowed += self.combine_run(&mut run, mixes, bytes)?;
-            rest = after;
-        }
-        Ok(found)
     }
 
     /// Measures, solves and applies segments that lie in a lane together.

@@ -227,15 +227,7 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
     let mut scratch = bench.scratch();
     if !is_measured(part.tensor()) {
         let solution = method.solve(&Gram::new(part.windows.len()))?;
-        let unit = part.tensor().dtype.bytes();
-        for chunk in chunks(0..len) {
-            let bytes = &mut output[chunk.start * unit..chunk.end * unit];
-            let (overflowed, finite) = combine_chunk(bench, part, &solution, &chunk, bytes, &mut scratch);
-            found.overflowed += overflowed;
-            if !finite {
-                is_replaced(bench.kernels, part, chunk)?;
-            }
-        }
+        found.overflowed = combine(bench, part, &solution, 0..len, false, output, &mut scratch)?;
         return Ok(found);
     }
     let segment = usize::try_from(part.tensor().segment).expect("a block fits the memory").max(1);
@@ -246,7 +238,7 @@ pub fn whole(bench: &Workbench, part: &Part<'_>, method: &dyn Method, output: &m
         let solution = solve(part.tensor(), method, &fold(part.windows.len(), &measured), measured.replaced)?;
         found.add(Found::of(&solution.facts));
         let bytes = &mut output[range.start * unit..range.end * unit];
-        found.overflowed += combine(bench, part, &solution, range, bytes, &mut scratch);
+        found.overflowed += combine(bench, part, &solution, range, true, bytes, &mut scratch)?;
     }
     Ok(found)
 }
@@ -279,26 +271,37 @@ pub fn solve(tensor: &TensorPlan, method: &dyn Method, gram: &Gram, replaced: bo
 pub fn apply(bench: &Workbench, part: &Part<'_>, solution: &Solution, output: &mut [u8]) -> Result<u64> {
     match &bench.lanes {
         Some(lanes) => bench.offload(lanes, part).apply(solution, 0..part.len(), output),
-        None => Ok(combine(bench, part, solution, 0..part.len(), output, &mut bench.scratch())),
+        None => combine(bench, part, solution, 0..part.len(), true, output, &mut bench.scratch()),
     }
 }
 
+/// Combines a range by a known solution. Unless it was looked through while it was `measured`, what is not finite is
+/// refused here or let through; the base is not asked for.
+///
+/// # Errors
+///
+/// [`Kind::NonFinite`] as in [`is_replaced`], for what was not measured.
 fn combine(
     bench: &Workbench,
     part: &Part<'_>,
     solution: &Solution,
     range: Range<usize>,
+    measured: bool,
     output: &mut [u8],
     scratch: &mut Scratch,
-) -> u64 {
+) -> Result<u64> {
     let unit = part.tensor().dtype.bytes();
     let first = range.start;
     let mut overflowed = 0;
     for chunk in chunks(range) {
         let bytes = &mut output[(chunk.start - first) * unit..(chunk.end - first) * unit];
-        overflowed += combine_chunk(bench, part, solution, &chunk, bytes, scratch).0;
+        let (count, finite) = combine_chunk(bench, part, solution, &chunk, bytes, scratch);
+        overflowed += count;
+        if !measured && !finite {
+            is_replaced(bench.kernels, part, chunk)?;
+        }
     }
-    overflowed
+    Ok(overflowed)
 }
 
 /// Combines a chunk; returns how many finite values overflowed, and whether all inputs are known by it to be finite.
