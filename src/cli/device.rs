@@ -78,7 +78,7 @@ impl Ready {
         let fits = found.and_then(|found| Products::pinned_bytes(wish.memory, found.memory).map(|_| found));
         match fits {
             Err(error) if self.falls_back(&error) => {
-                self.opened = Opened { driver: None, instead: Some(error.to_string()) };
+                self.opened = Opened::instead_for(&error);
                 Ok(None)
             }
             fits => fits.map(Some),
@@ -94,10 +94,7 @@ impl Ready {
         let Some(found) = self.wish() else { return Ok((Plan::new(job, wish)?, self.opened)) };
         let wish_here = Wish { threads: wish.threads.max(FEWEST_THREADS), ..*wish };
         match found.and_then(|found| Plan::with_device(job, &wish_here, Some(&found))) {
-            Err(error) if self.falls_back(&error) => {
-                let opened = Opened { driver: None, instead: Some(error.to_string()) };
-                Ok((Plan::new(job, wish)?, opened))
-            }
+            Err(error) if self.falls_back(&error) => Ok((Plan::new(job, wish)?, Opened::instead_for(&error))),
             planned => Ok((planned?, self.opened)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::Driver;
 
@@ -62,6 +62,13 @@ pub struct Opened {
     pub instead: Option<String>,
 }
 
+impl Opened {
+    /// The processor, because of what is wrong with the device that would have been taken.
+    pub fn instead_for(error: &Error) -> Self {
+        Self { driver: None, instead: Some(error.to_string()) }
+    }
+}
+
 /// Opens what `choice` names.
 ///
 /// # Errors
@@ -74,7 +81,7 @@ pub fn open(choice: Choice) -> Result<Opened> {
         Choice::Cuda(number) => Ok(Opened { driver: Some(cuda(number)?), instead: None }),
         Choice::Auto => Ok(match cuda(0) {
             Ok(driver) => Opened { driver: Some(driver), instead: None },
-            Err(error) => Opened { driver: None, instead: Some(error.to_string()) },
+            Err(error) => Opened::instead_for(&error),
         }),
     }
 }
@@ -86,7 +93,7 @@ fn cuda(number: u32) -> Result<Arc<dyn Driver>> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(number: u32) -> Result<Arc<dyn Driver>> {
-    use crate::error::{Error, Kind};
+    use crate::error::Kind;
     Err(Error::new(Kind::Device, "cannot use device", Choice::Cuda(number), "this program was built without cuda")
         .with_hint("build it with the feature cuda, which is on by default, or leave out --device"))
 }

@@ -100,9 +100,7 @@ impl Backend {
     pub fn most_entries(&self) -> Option<usize> {
         self.0.as_ref().map(|adder| adder.most_entries())
     }
-}
 
-impl Backend {
     /// Whether it is worth leaving it to the sums to reorder columns.
     pub fn gathers(&self) -> bool {
         self.0.is_some()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use indexmap::IndexMap;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 use serde_json::{Value, json};
 
 use crate::align::many::{ManyMatched, ManyOptions, ManyStep, match_many};
@@ -25,7 +25,7 @@ use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings, ManyReport};
 
 use super::session::Session;
-use super::{COMPLETE, Pair, backend, findings, findings_of, is_of, note, pair, parsed};
+use super::{COMPLETE, Pair, backend, findings, findings_of, is_of, note, pair, parsed, pool};
 
 /// Bytes that a thread takes to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
@@ -122,10 +122,7 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let begun = Instant::now();
     let AlignMany { crowd, mut many, memory, threads, device, storage, target, options } = align;
     check_limits(memory, threads)?;
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    let pool = pool(threads)?;
     let on_device = backend::host_bytes(&options, device, memory)?;
     many.matching.memory = left_for_matching(&crowd, &many.matching, (memory, on_device), &pool)?;
     let identity = crowd.identity(&many);

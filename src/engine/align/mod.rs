@@ -92,10 +92,7 @@ pub fn align(align: Align) -> Result<Aligned> {
     let begun = Instant::now();
     let Align { pair, by, mut matching, memory, threads, device, storage, target, options } = align;
     check_limits(memory, threads)?;
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))?;
+    let pool = pool(threads)?;
     let on_device = backend::host_bytes(&options, device, memory)?;
     matching.memory = left_for_matching(&pair, &by, &matching, (memory, on_device), &pool)?;
     let mut identity = pair.identity(&matching);
@@ -142,6 +139,12 @@ pub fn align(align: Align) -> Result<Aligned> {
         device: (status != COMPLETE).then(|| backend::name(&options, device)),
     };
     Ok(Aligned { file, report })
+}
+
+/// The threads that an alignment computes on.
+fn pool(threads: usize) -> Result<ThreadPool> {
+    let built = ThreadPoolBuilder::new().num_threads(threads).build();
+    built.map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))
 }
 
 /// What the matcher may take of `memory`, of which a device takes some.
