@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use thalweg::align::{Alignment, Spec, Symmetries, Transform};
+use thalweg::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
@@ -46,6 +46,14 @@ impl Stored {
     pub fn folded(self) -> thalweg::Result<Self> {
         let symmetries = self.symmetries.folded(&Checkpoint::open(&self.dir.path().join("model"))?)?;
         Ok(Self { symmetries: Arc::new(symmetries), ..self })
+    }
+
+    /// Writes a random transform of the model in `folder` to `perms.safetensors`.
+    pub fn write_random_transform(&self, folder: &str) {
+        let model = Checkpoint::open(&self.dir.path().join(folder)).and_then(|model| fingerprint::of(&model));
+        let transform = Transform::random(&self.symmetries, 7);
+        let file = TransformFile { transform, model: model.expect("read"), notes: Default::default() };
+        file.write(&self.dir.path().join("perms.safetensors"), &self.symmetries).expect("written");
     }
 
     pub fn alignment(&self, transform: Transform) -> Alignment {

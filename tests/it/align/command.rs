@@ -1,7 +1,6 @@
 //! `thalweg symmetries` and `thalweg apply`.
 
-use thalweg::align::{Transform, TransformFile, fingerprint};
-use thalweg::checkpoint::Checkpoint;
+use thalweg::align::{Transform, TransformFile};
 
 use super::Stored;
 use crate::forward::{Family, Gpt2, Llama};
@@ -10,10 +9,7 @@ use crate::reference::files::read_model;
 
 fn stored() -> Stored {
     let stored = Stored::new(&Llama { model_type: "llama", ..Llama::default() }.random(2), None);
-    let model = fingerprint::of(&Checkpoint::open(&stored.dir.path().join("model")).expect("opens")).expect("read");
-    let transform = Transform::random(&stored.symmetries, 7);
-    let file = TransformFile { transform, model, notes: Default::default() };
-    file.write(&stored.dir.path().join("perms.safetensors"), &stored.symmetries).expect("written");
+    stored.write_random_transform("model");
     stored
 }
 

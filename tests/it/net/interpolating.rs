@@ -2,9 +2,6 @@
 
 use std::fs;
 
-use thalweg::align::{Transform, TransformFile, fingerprint};
-use thalweg::checkpoint::Checkpoint;
-
 use crate::align::Stored;
 use crate::forward::{Chain, Family, Llama};
 use crate::program::run;
@@ -14,12 +11,8 @@ use crate::reference::files::read_model;
 fn two() -> Stored {
     let chain = Chain { norms: false, flax: false };
     let stored = Stored::new(&chain.random(1), None);
-    let other = stored.dir.path().join("other");
-    chain.random(2).write(&other);
-    let model = fingerprint::of(&Checkpoint::open(&other).expect("opens")).expect("read");
-    let transform = Transform::random(&stored.symmetries, 7);
-    let file = TransformFile { transform, model, notes: Default::default() };
-    file.write(&stored.dir.path().join("perms.safetensors"), &stored.symmetries).expect("written");
+    chain.random(2).write(&stored.dir.path().join("other"));
+    stored.write_random_transform("other");
     stored
 }
 
