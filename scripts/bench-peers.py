@@ -120,9 +120,11 @@ class Bench:
         return [line for line in lines if (self.options.only or "") in line.name]
 
     def own_lines(self, one, three):
-        """thalweg alone: the budget's effect, and many models at once."""
+        """thalweg alone: Karcher of as many models as slerp takes, the budget's effect, and many models at once."""
         total = sum(path.stat().st_size for model in self.twenty for path in weight_files(model))
-        lines = [
+        pair = self.three[:2]
+        lines = [Line("karcher of 2, thalweg", lambda: self.thalweg("karcher", pair), pair, self.bytes_of(2) + one)]
+        lines += [
             Line(f"karcher of 3 in {memory}", lambda m=memory: self.thalweg("karcher", self.three, m), self.three, three + one)
             for memory in ("256MiB", "4GiB")
         ]
@@ -210,6 +212,7 @@ def relations(lines, states):
         ("karcher of 3, thalweg", "read, 2 threads"),
         ("karcher of 3, thalweg", "copy of the same traffic"),
         ("linear of 3, thalweg", "karcher of 3, thalweg"),
+        ("slerp of 2, thalweg", "karcher of 2, thalweg"),
         ("karcher of 3 in 256MiB", "karcher of 3 in 4GiB"),
         ("karcher of 20", "read of 20, 2 threads"),
     ]

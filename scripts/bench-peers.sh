@@ -3,8 +3,8 @@
 #
 # Three Llama-shaped bf16 models (SHAPE=llama-1b, whole unless SIZE says how large each may be) are merged by both programs:
 # Karcher and linear of three, slerp of two. Beside the times: what reading, writing and copying the same bytes takes,
-# peak memory, and how many output elements are the exactly rounded ones. Then thalweg alone: two budgets, and twenty
-# models (of SHAPE20=llama-160m, LAYERS20=4) at once beside the reading of the disk.
+# peak memory, and how many output elements are the exactly rounded ones. Then thalweg alone: Karcher of two, two budgets,
+# and twenty models (of SHAPE20=llama-160m, LAYERS20=4) at once beside the reading of the disk.
 # MERGEKIT_VENV names an environment with mergekit; else one is made under target/ (downloads torch).
 # Everything lies under target/bench-peers; the models stay there for the next time, KEEP=0 removes them.
 set -euo pipefail
