@@ -1,6 +1,6 @@
 //! The kernels on one core, beside the plainest loops over the same bytes: a sum of words and a copy.
 //!
-//! `examples/kernel-ratios.rs` takes the ratios on all cores, reference and kernel alternating.
+//! `tools/src/bin/kernel-ratios.rs` takes the ratios on all cores, reference and kernel alternating.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};

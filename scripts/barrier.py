@@ -23,7 +23,7 @@ class Pair:
         self.models = [self.folder / "a", self.folder / "b"]
         hidden = ",".join([str(width)] * options.layers)
         for model, seed in zip(self.models, (2 * number, 2 * number + 1)):
-            run(options.bin / "examples/train-mlp", "--data", options.train, "--hidden", hidden, "--seed", seed,
+            run(options.bin / "train-mlp", "--data", options.train, "--hidden", hidden, "--seed", seed,
                 "--epochs", options.epochs, "--batch", options.batch, "--rate", options.rate, "--out", model)
 
     def align(self, name, *more):

@@ -26,7 +26,7 @@ shape=${SHAPE:-llama-1b}
 target=${CARGO_TARGET_DIR:-target}
 bench=$target/bench-peers
 venv=$(scripts/mergekit-venv.sh)
-[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --bin thalweg --example make-checkpoint
+[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 
 # make FOLDER COUNT OPTION ..: an interrupted run leaves no mark, and what it left is made anew.
 make() {
@@ -34,7 +34,7 @@ make() {
     shift 2
     [ -e "$folder.made" ] && return
     rm -rf "${folder:?}"
-    "$target/release/examples/make-checkpoint" --out "$folder" --models "$count" --base-seed 1 --seed 2 --noise 0.05 "$@"
+    "$target/release/make-checkpoint" --out "$folder" --models "$count" --base-seed 1 --seed 2 --noise 0.05 "$@"
     touch "$folder.made"
 }
 mkdir -p "$bench"

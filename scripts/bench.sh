@@ -22,12 +22,12 @@ target=${CARGO_TARGET_DIR:-target}
 bench=$target/bench
 inputs=$bench/$shape-$dtype-$size
 
-cargo build --release --locked --bin thalweg --example make-checkpoint
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 # A folder that an interrupted run left half made has no mark and is made anew.
 for ((k = 1; k <= models; k++)); do
     [ -e "$inputs/$k.made" ] && continue
     rm -rf "${inputs:?}/$k"
-    "$target/release/examples/make-checkpoint" --out "$inputs/$k" --shape "$shape" --dtype "$dtype" --size "$size" \
+    "$target/release/make-checkpoint" --out "$inputs/$k" --shape "$shape" --dtype "$dtype" --size "$size" \
         --base-seed 1 --seed "$((k + 1))" --noise 0.05
     touch "$inputs/$k.made"
 done

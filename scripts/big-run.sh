@@ -19,7 +19,7 @@ case ${1:-} in
         ;;
 esac
 
-cargo build --release --locked --bin thalweg --example make-checkpoint
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 rm -rf "$big"
 mkdir -p "$big"
 trap 'rm -rf "$big"' EXIT
@@ -33,7 +33,7 @@ printf 'free on the disk: %d GB; %d models of up to %s each\n' "$((free / 100000
 
 folders=()
 for ((k = 1; k <= models; k++)); do
-    "$target/release/examples/make-checkpoint" --out "$big/$k" --shape "$shape" --size "$size" \
+    "$target/release/make-checkpoint" --out "$big/$k" --shape "$shape" --size "$size" \
         --base-seed 1 --seed "$((k + 1))" --noise 0.05
     folders+=("$big/$k")
 done

@@ -33,18 +33,18 @@ rm -rf "$work"
 mkdir -p "$work"
 
 printf '== build\n'
-cargo build --release --locked --bin thalweg --example make-checkpoint --example device-speed
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint --bin device-speed
 thalweg=$target/release/thalweg
 
 printf '\n== speeds, and the same bits as the processor\n'
-"$target/release/examples/device-speed" "$device" | tee "$work/speeds"
+"$target/release/device-speed" "$device" | tee "$work/speeds"
 
 printf '\n== every kernel at every boundary, for every type, on the device\n'
 THALWEG_DEVICE=$device cargo test --release --locked --test it -- device::kernels device::products device::gathers \
     --test-threads 1
 
 printf '\n== a generated model, %s, %s times\n' "$size" "$models"
-"$target/release/examples/make-checkpoint" --out "$work/tuned" --shape llama-1b --size "$size" \
+"$target/release/make-checkpoint" --out "$work/tuned" --shape llama-1b --size "$size" \
     --base-seed 1 --seed 2 --noise 0.05 --models "$models"
 inputs=("$work"/tuned/model-*)
 
@@ -70,7 +70,7 @@ for method in karcher linear geometric_median; do
 done
 
 printf '\n== pairs of models aligned on both\n'
-"$target/release/examples/make-checkpoint" --out "$work/other" --shape llama-1b --size "$size" --base-seed 3 --seed 4
+"$target/release/make-checkpoint" --out "$work/other" --shape llama-1b --size "$size" --base-seed 3 --seed 4
 
 # Prints the seconds that aligning a model ($1) with the first one takes on a device ($2), and leaves the map ($3).
 align() {

@@ -16,9 +16,9 @@ if ! "$python" -c 'import torch, transformers' 2>/dev/null; then
     "$target/venv-transformers/bin/pip" install --quiet torch transformers
 fi
 
-cargo build --release --locked --bin thalweg --example make-checkpoint
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 rm -rf "$work"
-"$target/release/examples/make-checkpoint" --out "$work/tuned" --shape tiny --shard-size 100KB \
+"$target/release/make-checkpoint" --out "$work/tuned" --shape tiny --shard-size 100KB \
     --base-seed 1 --seed 10 --noise 0.05 --models 2
 "$target/release/thalweg" merge "$work/tuned/model-1" "$work/tuned/model-2" --shard-size 100KB --quiet \
     --out "$work/merged"

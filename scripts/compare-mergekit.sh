@@ -17,7 +17,7 @@ esac
 target=${CARGO_TARGET_DIR:-target}
 work=$target/compare-mergekit
 venv=$(scripts/mergekit-venv.sh)
-[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --bin thalweg --example make-checkpoint
+[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 rm -rf "$work"
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
@@ -27,12 +27,12 @@ trap 'exit 130' INT TERM
 make() {
     local folder=$1
     shift
-    "$target/release/examples/make-checkpoint" --out "$folder/base" --seed 1 "$@" >&2
+    "$target/release/make-checkpoint" --out "$folder/base" --seed 1 "$@" >&2
     for k in 1 2 3; do
-        "$target/release/examples/make-checkpoint" --out "$folder/tuned-$k" --base-seed 1 --seed $((k + 1)) --noise 0.2 "$@" >&2
+        "$target/release/make-checkpoint" --out "$folder/tuned-$k" --base-seed 1 --seed $((k + 1)) --noise 0.2 "$@" >&2
     done
     for k in 1 2; do
-        "$target/release/examples/make-checkpoint" --out "$folder/close-$k" --base-seed 1 --seed $((k + 4)) --noise 0.01 "$@" >&2
+        "$target/release/make-checkpoint" --out "$folder/close-$k" --base-seed 1 --seed $((k + 4)) --noise 0.01 "$@" >&2
     done
 }
 for dtype in f32 bf16; do

@@ -24,11 +24,11 @@ die() {
     exit 1
 }
 
-cargo build --release --locked --bin thalweg --example make-checkpoint
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 rm -rf "$work"
 folders=()
 for ((k = 1; k <= models; k++)); do
-    "$target/release/examples/make-checkpoint" --out "$work/in-$k" --shape llama-160m --size "$size" \
+    "$target/release/make-checkpoint" --out "$work/in-$k" --shape llama-160m --size "$size" \
         --shard-size 100MB --base-seed 1 --seed "$((k + 1))" --noise 0.05
     folders+=("$work/in-$k")
 done

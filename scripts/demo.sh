@@ -14,12 +14,12 @@ run() {
     "$@"
 }
 
-say "Building thalweg (the first time takes some minutes)"
-cargo build --release --locked --bin thalweg --example make-checkpoint
+say "Building thalweg (the first time takes two to three minutes)"
+cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 
 rm -rf "$demo"
 say "Making three fine-tunes of one tiny Llama-shaped model"
-run "$target/release/examples/make-checkpoint" --out "$demo/tuned" --shape tiny --shard-size 100KB \
+run "$target/release/make-checkpoint" --out "$demo/tuned" --shape tiny --shard-size 100KB \
     --base-seed 1 --seed 10 --noise 0.05 --models 3
 
 say "Merging them: the Karcher mean of every tensor"

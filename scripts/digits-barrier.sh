@@ -5,7 +5,7 @@ set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 
 target=${CARGO_TARGET_DIR:-target}
-cargo build --release --locked --bin thalweg --example train-mlp
+cargo build --release --locked --workspace --bin thalweg --bin train-mlp
 python3 scripts/barrier.py --bin "$target/release" --work "$target/digits-barrier" \
     --train tests/data/digits-train.safetensors --test tests/data/digits-test.safetensors \
     --widths 16 32 64 128 256 --epochs 80 --plot 128 docs/barrier.svg -- --epochs 40

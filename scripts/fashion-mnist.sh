@@ -13,7 +13,7 @@ if [ ! -f "$work/data/fashion-test.safetensors" ]; then
     dpkg-deb -x "$work"/package/dataset-fashion-mnist_*.deb "$work/package"
     python3 scripts/fashion-mnist.py "$work/package/usr/share/datasets/fashion-mnist" "$work/data"
 fi
-cargo build --release --locked --bin thalweg --example train-mlp
+cargo build --release --locked --workspace --bin thalweg --bin train-mlp
 python3 scripts/barrier.py --bin "$target/release" --work "$work/pairs" --pairs "${PAIRS:-1}" \
     --train "$work/data/fashion-train.safetensors" --test "$work/data/fashion-test.safetensors" \
     --widths 256 --layers 3 --epochs 4 --batch 128 -- --epochs 2 --batch 1000

@@ -20,8 +20,8 @@ case ${1:-} in
         ;;
 esac
 target=${CARGO_TARGET_DIR:-target}
-[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --bin thalweg --example make-checkpoint
+[ -n "${SKIP_BUILD:-}" ] || cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
 trap 'rm -rf "$target/scale"' EXIT
 trap 'exit 130' INT TERM
-python3 scripts/scale.py --thalweg "$target/release/thalweg" --generator "$target/release/examples/make-checkpoint" \
+python3 scripts/scale.py --thalweg "$target/release/thalweg" --generator "$target/release/make-checkpoint" \
     --work "$target/scale" --layers "${LAYERS:-2}" --budgets "${BUDGETS:-2GiB 512MiB}" --parts "${1:-0}"

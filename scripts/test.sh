@@ -14,7 +14,7 @@ begin "format"
 cargo fmt --check
 
 begin "lints"
-cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets -- -D warnings
 
 begin "lints without the device backend"
 cargo clippy --locked --no-default-features --lib --bins -- -D warnings
@@ -29,10 +29,10 @@ fi
 begin "tests"
 # Benchmarks are measurements, not tests; they are compiled by the lints above.
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --lib --bins --tests --examples --no-fail-fast
+    cargo nextest run --locked --workspace --lib --bins --tests --no-fail-fast
 else
     printf 'cargo-nextest is not installed: using cargo test\n'
-    cargo test --locked --lib --bins --tests --examples --no-fail-fast
+    cargo test --locked --workspace --lib --bins --tests --no-fail-fast
 fi
 
 begin "documentation examples"

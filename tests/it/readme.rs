@@ -88,6 +88,23 @@ fn every_script_that_is_mentioned_exists() {
     }
 }
 
+/// Crates that only tests need take longer to build than the program.
+#[test]
+fn scripts_build_programs_and_none_of_what_only_tests_need() {
+    let mut builds = 0;
+    for entry in fs::read_dir(root().join("scripts")).expect("a folder") {
+        let path = entry.expect("a folder").path();
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for line in text.lines().filter(|line| line.contains("cargo build")) {
+            builds += 1;
+            for pulls in ["--example", "--test", "--bench", "--all-targets"] {
+                assert!(!line.contains(pulls), "{}: {line}", path.display());
+            }
+        }
+    }
+    assert!(builds >= 8, "{builds}");
+}
+
 #[test]
 fn every_command_of_the_readme_is_one() {
     let (text, folder) = (readme(), scratch());

@@ -25,7 +25,7 @@ const PRODUCT: (usize, usize, usize, usize) = (4096, 8192, 512, 8);
 /// Memory of either side that products may take.
 const PRODUCT_MEMORY: u64 = 2 << 30;
 
-#[expect(clippy::print_stdout, reason = "an example program reports here")]
+#[expect(clippy::print_stdout, reason = "a program that reports here")]
 fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args().nth(1).unwrap_or_else(|| "cuda".to_owned());
     let choice = Choice::parse(&name).ok_or("usage: device-speed [cuda[:N]]")?;

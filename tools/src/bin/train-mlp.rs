@@ -1,10 +1,10 @@
 //! Trains an MLP on a data set and writes it as a checkpoint.
 //!
-//!     cargo run --release --example train-mlp -- --data tests/data/digits-train.safetensors --hidden 64,64 --seed 1 --out A
+//!     cargo run --release -p thalweg-tools --bin train-mlp -- --data tests/data/digits-train.safetensors --hidden 64,64 --seed 1 --out A
 //!
 //! AdamW, ReLU, cross-entropy; the same bytes for the same arguments, whatever the number of threads.
 
-#![expect(clippy::print_stdout, reason = "an example that prints how well it did")]
+#![expect(clippy::print_stdout, reason = "a program that prints how well it did")]
 
 use std::error::Error;
 use std::fs;

@@ -1,12 +1,12 @@
 //! Weight matching on layers of the size of an 8B Llama: a transform is planted in a copy with noise, and recovered.
 //!
-//!     cargo run --release --example planted-recovery -- FOLDER [--layers 2] [--noise 1] [--memory-mib 2048] [--same]
+//!     cargo run --release -p thalweg-tools --bin planted-recovery -- FOLDER [--layers 2] [--noise 1] [--memory-mib 2048] [--same]
 //!                                                       [--width 4096] [--units 14336] [--heads 32] [--kv 8]
 //!
 //! Both models are written to FOLDER as bf16 checkpoints and read from there. Planted are orders and signs of all groups
 //! but the residual stream; with `--same` nothing is planted, as in fine-tunes of one model.
 
-#![expect(clippy::print_stdout, reason = "an example that prints what it measured")]
+#![expect(clippy::print_stdout, reason = "a program that prints what it measured")]
 
 use std::collections::BTreeMap;
 use std::error::Error;

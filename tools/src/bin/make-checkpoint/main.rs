@@ -1,8 +1,8 @@
 //! Makes Llama-shaped Hugging Face folders full of seeded noise: test data of any size at the speed of the disk.
 //!
 //! ```text
-//! cargo run --release --example make-checkpoint -- --out target/base --shape llama-1b --seed 1
-//! cargo run --release --example make-checkpoint -- --out target/tuned --shape llama-1b --base-seed 1 --seed 7 --models 3
+//! cargo run --release -p thalweg-tools --bin make-checkpoint -- --out target/base --shape llama-1b --seed 1
+//! cargo run --release -p thalweg-tools --bin make-checkpoint -- --out target/tuned --shape llama-1b --base-seed 1 --seed 7 --models 3
 //! ```
 //!
 //! The second line makes three fine-tunes of the first line's model: the same tensors plus a little noise each. Equal

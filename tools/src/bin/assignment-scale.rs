@@ -1,11 +1,11 @@
 //! A certified assignment of as many units as an MLP of an 8B model has, and what it costs.
 //!
-//!     cargo run --release --example assignment-scale [SIZE] [unrelated|hard|planted]
+//!     cargo run --release -p thalweg-tools --bin assignment-scale [SIZE] [unrelated|hard|planted]
 //!
 //! The matrix, 822 MB at the default size, is never held: tiles of inner products are computed on the fly from two
 //! matrices of 64 columns.
 
-#![expect(clippy::print_stdout, reason = "an example that prints what it measured")]
+#![expect(clippy::print_stdout, reason = "a program that prints what it measured")]
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
