@@ -65,6 +65,12 @@ impl Dtype {
         Self::MERGEABLE.contains(&self)
     }
 
+    /// Whether elements of this type are whole numbers, or true and false.
+    pub fn is_integer(self) -> bool {
+        use Dtype::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8 | Bool)
+    }
+
     /// Bits of one element; below eight for the packed types.
     pub fn bits(self) -> u64 {
         match self {

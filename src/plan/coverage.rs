@@ -59,12 +59,16 @@ pub fn warnings(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
         input.warnings().iter().map(move |warning| format!("{root}: {warning}"))
     });
     let of_tensors = groups.into_iter().map(|((input, reason), names)| {
-        let shown: Vec<String> = names.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
-        let more = match names.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more tensors"),
-        };
-        format!("{}: left out because {reason}: {}{more}", inputs[input].root().display(), shown.join(", "))
+        format!("{}: left out because {reason}: {}", inputs[input].root().display(), named(&names))
     });
     of_files.chain(of_tensors).collect()
+}
+
+/// The first of these names, and how many more there are.
+pub fn named(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more tensors", shown.join(", ")),
+    }
 }

@@ -8,6 +8,7 @@
 
 pub mod assign;
 mod choice;
+mod counters;
 mod coverage;
 pub mod identity;
 mod job;
@@ -93,7 +94,8 @@ impl Plan {
         let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, aligned)?;
         let identity = identity::of(job, &inputs, &layout);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
-        let warnings = coverage::warnings(&inputs, &dropped);
+        let mut warnings = coverage::warnings(&inputs, &dropped);
+        warnings.extend(shape::warnings(job, &inputs, &tensors));
         Ok(Self { inputs, tensors, layout, memory, dropped, warnings, job: job.clone(), identity })
     }
 

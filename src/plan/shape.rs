@@ -7,7 +7,9 @@ use crate::error::{Error, Kind, Result};
 use crate::recipe::Mismatch;
 
 use super::assign::Assignment;
+use super::coverage::named;
 use super::job::Job;
+use super::tensor::TensorPlan;
 
 /// How many tensors an error lists before it only counts.
 const LISTED: usize = 5;
@@ -140,6 +142,22 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
                 the first axis to what all have, `skip` to take such tensors from the base";
     Err(Error::new(Kind::Mismatch, "inputs differ in their shapes", "inputs", described.join("; ") + &tail)
         .with_hint(hint))
+}
+
+/// What a user should know about tensors whose shapes differ and are brought together.
+pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
+    let said = match job.mismatch() {
+        Mismatch::Pad => "shapes differ, and what smaller tensors lack is filled up with zeros",
+        Mismatch::Crop => "shapes differ, and larger tensors are cut to what all have",
+        Mismatch::Error | Mismatch::Skip => return vec![],
+    };
+    let differ = |tensor: &&TensorPlan| {
+        let mut shapes = tensor.sources.iter().map(|source| &inputs[source.input].tensors()[&source.name].shape);
+        let first = shapes.next();
+        shapes.any(|shape| Some(shape) != first)
+    };
+    let names: Vec<&str> = tensors.iter().filter(differ).map(|tensor| tensor.name.as_str()).collect();
+    if names.is_empty() { vec![] } else { vec![format!("{said}: {}", named(&names))] }
 }
 
 #[cfg(test)]

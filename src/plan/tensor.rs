@@ -12,6 +12,7 @@ use crate::method::{Method, Passthrough};
 use crate::recipe::{Mismatch, NanPolicy};
 
 use super::assign::{Assignment, Span};
+use super::counters;
 use super::coverage::Dropped;
 use super::job::Job;
 use super::layout::TensorSpec;
@@ -98,6 +99,7 @@ impl TensorPlan {
     ) -> Result<Self> {
         let Assignment { name, mut sources, mut method, mut span } = assignment;
         let mut entries = entries_of(inputs, &sources, job)?;
+        counters::leave_floats_out(job, &mut entries, &mut sources, dropped);
         let Some(&first) = entries.first() else {
             return Err(Error::new(Kind::Mismatch, "nothing to merge", name, "no input has this tensor"));
         };

@@ -148,7 +148,7 @@ fn warnings(plan: &Plan, noted: &[Noted<'_>]) -> Vec<String> {
         Some((_, tensors)) => tensors.push(tensor),
         None => lines.push((line, vec![tensor])),
     };
-    for (tensor, found) in noted {
+    for (index, (tensor, found)) in noted.iter().enumerate() {
         for sentence in found.flags.sentences() {
             say(sentence.to_owned(), *tensor);
         }
@@ -157,10 +157,22 @@ fn warnings(plan: &Plan, noted: &[Noted<'_>]) -> Vec<String> {
         }
         for input in &found.differing {
             let model = plan.inputs[*input].root().display();
-            say(format!("carried unchanged from the base although {model} holds other values"), *tensor);
+            let from = carried_from(plan, index);
+            say(format!("carried unchanged from {from} although {model} holds other values"), *tensor);
         }
     }
     lines.into_iter().map(|(line, tensors)| format!("{line}: {}", named(&tensors))).collect()
+}
+
+/// Whose a carried tensor is, in words.
+fn carried_from(plan: &Plan, tensor: usize) -> String {
+    let Some(tensor) = plan.tensors.get(tensor) else { return "the base".to_owned() };
+    match tensor.action {
+        Action::Carry(taken) if tensor.sources[taken].input != plan.job.donor => {
+            plan.inputs[tensor.sources[taken].input].root().display().to_string()
+        }
+        _ => "the base".to_owned(),
+    }
 }
 
 fn named(tensors: &[&str]) -> String {

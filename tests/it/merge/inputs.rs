@@ -64,6 +64,31 @@ fn what_cannot_be_averaged_is_carried_where_all_agree() {
 }
 
 #[test]
+fn a_buffer_of_integers_is_carried_where_others_hold_floats_or_wider_integers() {
+    let place = Place::new();
+    let mut models = random_models(&mut Random::new(603), &[Dtype::F32; 3], &[&[30]], Kinship::Cosine(0.5));
+    let types = [(Dtype::F32, 4), (Dtype::I64, 8), (Dtype::I32, 4)];
+    for (model, (dtype, bytes)) in models.iter_mut().zip(types) {
+        model.insert("position_ids".into(), counting(dtype, &[1, 6], 6 * bytes, 3));
+    }
+    let paths = place.models(&models);
+    // Base, whose the buffer is, whose are left out: the base's if it holds integers, else the first integers.
+    for (base, taken, left_out) in [(0, 1, [0, 2]), (1, 1, [0, 2]), (2, 2, [0, 1])] {
+        for granularity in ["tensor", "model"] {
+            let run = Run::karcher(&paths).with("base_model", paths[base].to_str().expect("text"));
+            let run = run.with("granularity", granularity).with("dtype", "bfloat16");
+            let out = place.path(&format!("{base}{granularity}"));
+            let report = run.merge_to(&out).expect("a merge that succeeds");
+            assert_eq!(read_model(&out)["position_ids"], models[taken]["position_ids"], "base {base}");
+            for model in left_out {
+                let said = |line: &String| line.contains(&format!("/m{model}:")) && line.contains("position_ids");
+                assert!(report.warnings.iter().any(said), "{model} is not in {:?}", report.warnings);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_differs_and_cannot_be_averaged_is_the_bases_and_said_so() {
     let place = Place::new();
     let mut models = random_models(&mut Random::new(601), &[Dtype::F32; 3], &[&[30]], Kinship::Cosine(0.5));
@@ -104,12 +129,12 @@ fn refused(first: &Model, second: &Model, policy: Option<&str>) -> thalweg::Erro
 }
 
 #[test]
-fn floats_do_not_meet_integers_nor_integers_others() {
+fn neither_floats_nor_integers_meet_what_is_neither() {
     let float = only(vector(Dtype::F32, &[1.0, 2.0]));
-    let integer = only(counting(Dtype::I32, &[2], 8, 0));
-    let other = only(counting(Dtype::I64, &[2], 16, 0));
+    let integer = only(counting(Dtype::I64, &[2], 16, 0));
+    let complex = only(counting(Dtype::C64, &[2], 16, 0));
     let packed = only(counting(Dtype::F8_E8M0, &[2], 2, 0));
-    for (first, second) in [(&float, &integer), (&integer, &float), (&integer, &other), (&float, &packed)] {
+    for (first, second) in [(&float, &packed), (&integer, &packed), (&complex, &integer), (&complex, &float)] {
         let error = refused(first, second, None);
         assert_eq!((error.kind(), error.exit_code()), (Kind::Mismatch, 1), "{error}");
         assert!(error.to_string().contains("`w`"), "{error}");
