@@ -169,8 +169,9 @@ pub struct JobArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As the Karcher-merge script has it")]
 pub struct ScriptArgs {
-    /// The checkpoints, separated by spaces. Its other flags are known too: --output is --out, --karcher-iter is
-    /// --max-iter, --karcher-tol is --tol
+    /// The checkpoints, separated by spaces. Shapes that differ are filled up with zeros, as there (--mismatch pad), unless
+    /// --mismatch says otherwise. Its other flags are known too: --output is --out, --karcher-iter is --max-iter,
+    /// --karcher-tol is --tol
     #[arg(long, num_args = 1.., value_name = "MODEL", hide_short_help = true, conflicts_with = "inputs")]
     pub models: Vec<PathBuf>,
 

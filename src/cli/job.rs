@@ -171,6 +171,10 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         ("state_dict_key", &args.state_dict_key),
     ];
     recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
+    // The script fills smaller tensors up with zeros, without being asked.
+    if !args.script.models.is_empty() && args.mismatch.is_none() {
+        recipe.insert("mismatch".into(), "pad".into());
+    }
     if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
     }

@@ -74,6 +74,24 @@ fn its_extra_files_come_from_around_a_single_file_and_replace_nothing_unasked() 
 }
 
 #[test]
+fn its_flags_fill_smaller_tensors_up_with_zeros_and_say_so() {
+    let root = tempdir().expect("temporary folder");
+    for (name, rows) in [("a", 40), ("b", 38)] {
+        write(&root.path().join(name), &[vec![spec("w", Dtype::BF16, &[rows, 30])]], 1);
+    }
+    let plan = ["plan", "--models", "a", "b", "--output", "out.safetensors"];
+    let planned = run(root.path(), plan).ok().stdout;
+    assert!(planned.contains("warning") && planned.contains("filled up with zeros"), "{planned}");
+    let said = run(root.path(), ["merge", "--models", "a", "b", "--output", "out.safetensors"]).ok().stdout;
+    assert!(said.contains("warning") && said.contains("filled up with zeros") && said.contains(": w"), "{said}");
+    run(root.path(), ["merge", "a", "b", "--mismatch", "pad", "--out", "own"]).ok();
+    assert!(bytes(root.path(), "out.safetensors") == bytes(root.path(), "own/model.safetensors"));
+    let other = ["merge", "--models", "a", "b", "--output", "other.safetensors", "--mismatch", "error"];
+    run(root.path(), other).fails(1, &["inputs differ in their shapes"]);
+    run(root.path(), ["merge", "a", "b", "--out", "other"]).fails(1, &["inputs differ in their shapes"]);
+}
+
+#[test]
 fn what_cannot_be_is_said_clearly() {
     let root = models();
     let cuda = ["merge", "--models", "a", "b", "--output", "x.safetensors", "--device", "gpu"];
