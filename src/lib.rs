@@ -26,6 +26,7 @@
 //! - [`dtype`]: element types and their names in files and configs.
 //! - [`budget`]: the byte budget: reservations that give themselves back, recycled aligned buffers.
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
+//! - [`random`]: random numbers that are the same on every machine.
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`device`]: the same on a graphics processor, the same bits.
@@ -61,6 +62,7 @@ pub mod monitor;
 pub mod net;
 pub mod output;
 pub mod plan;
+pub mod random;
 pub mod recipe;
 pub mod report;
 

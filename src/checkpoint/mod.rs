@@ -37,7 +37,7 @@ use crate::error::{Error, Kind, Result};
 pub use bus::guard_maps;
 pub use file::{Container, InputFile};
 pub use header::MAX_HEADER_BYTES;
-pub use side::list as side_files_in;
+pub use side::{MANIFEST_NAME, list as side_files_in};
 pub use source::{Io, Source, SourceOptions, Window};
 pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 

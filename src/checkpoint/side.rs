@@ -7,8 +7,8 @@ use super::index::read_capped;
 use crate::error::{Error, Kind, Result};
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-/// The manifest that a merge leaves in its output; a copy would speak of other files.
-const OWN_MANIFEST: &str = "thalweg.json";
+/// The manifest that a merge leaves in its output. It never goes along as a side file: a copy would speak of other files.
+pub const MANIFEST_NAME: &str = "thalweg.json";
 /// Endings of files that hold weights, or a training run's state, and what the format is called.
 const WEIGHT_ENDINGS: [(&str, &str); 28] = [
     (".safetensors", "safetensors"),
@@ -123,7 +123,7 @@ impl Listing {
 }
 
 fn is_side_file(name: &str) -> bool {
-    !name.ends_with(OWN_MANIFEST)
+    !name.ends_with(MANIFEST_NAME)
         && index_format(name).is_none()
         && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }

@@ -38,19 +38,19 @@ pub struct ActivationsArgs {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
 
-    /// The folder to write activations.safetensors to, or one file, X.safetensors
+    /// Output: a folder for activations.safetensors, or one file, X.safetensors
     #[arg(short, long, value_name = "DIR|FILE")]
     pub out: PathBuf,
 
-    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
-    /// In how much memory.
+    /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
 
-    /// Replace a file that is there already
+    /// Replace an existing file
     #[arg(long)]
     pub overwrite: bool,
 
@@ -58,7 +58,7 @@ pub struct ActivationsArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -21,7 +21,7 @@ use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::AlignFrom;
+use crate::recipe::{AlignFrom, SWEEPS};
 
 use super::align_by::ByArgs;
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
@@ -35,81 +35,82 @@ pub struct AlignArgs {
     /// The checkpoint that stays as it is: a folder or a file
     pub reference: PathBuf,
 
-    /// The checkpoint that is brought near to it
+    /// The checkpoint whose units are matched to it
     pub model: PathBuf,
 
-    /// Further checkpoints: all are brought together, and out is a folder with a transform file for each
+    /// Further checkpoints: all models are matched to each other, and --out is a folder with a transform file for each
     pub others: Vec<PathBuf>,
 
-    /// To what each of many is matched: mean (of all as they are aligned by then), first (once, and nothing else), or one
-    /// of the checkpoints, with which the mean begins [default for more than two: mean, beginning with the nearest]
+    /// With more than two models, match each to the mean of all as aligned so far (mean), to the first model only (first),
+    /// or to a mean that starts from this checkpoint (MODEL) [default: mean, starting from the model nearest to the others]
     #[arg(long = "reference", value_name = "mean|first|MODEL")]
     pub to: Option<PathBuf>,
 
-    /// Match each to the mean of the others instead, in random order
+    /// Match each model to the mean of the others instead, in random order (MergeMany)
     #[arg(long)]
     pub merge_many: bool,
 
-    /// The most rounds over many models
+    /// With more than two models: maximum number of rounds over all of them
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub max_rounds: usize,
 
-    /// The transform file to write, X.safetensors, for merge --align and apply [default: none, only a report]
+    /// Transform file to write, X.safetensors, for merge --align and apply [default: none, print a report only]
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 
-    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
-    /// How much each tensor counts: normalised (all alike) or raw (by its norm, as in the paper)
+    /// Weight of each tensor: the same for all (normalised), or its norm, as in the paper (raw)
     #[arg(long, value_enum, value_name = "COST", default_value = "normalised")]
     pub cost: CostArg,
 
-    /// What is done to the units of the residual stream: fixed (nothing, right for models of one ancestor), permute,
-    /// orthogonal (mapped by any orthogonal matrix; norms are folded, a tied head untied), or a file with such a matrix
-    #[arg(long, value_name = "WAY", default_value = "fixed", value_parser = residual)]
+    /// Treatment of the units of the residual stream: leave them in place, right for models of one ancestor (fixed), reorder
+    /// them (permute), map them by any orthogonal matrix, which folds norms and unties a tied head (orthogonal), or map
+    /// them by the matrix in a file (FILE)
+    #[arg(long, value_name = "WAY|FILE", default_value = "fixed", value_parser = residual)]
     pub residual: ResidualArg,
 
-    /// Look for orders alone, not for signs and rotations
+    /// Find orders only, no signs and rotations
     #[arg(long)]
     pub no_signs: bool,
 
-    /// Of the order in which groups are solved, where it matters
+    /// Seed for the order in which groups are solved
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// The most sweeps over all groups
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = sweeps)]
+    /// Maximum number of sweeps over all groups, 1 to 1000000
+    #[arg(long, value_name = "N", default_value_t = Matching::default().sweeps, value_parser = sweeps)]
     pub max_sweeps: usize,
 
-    /// Align models whose tokenizers number their tokens in different ways
+    /// Align models even if their tokenizers number tokens differently
     #[arg(long)]
     pub any_vocabulary: bool,
 
-    /// Print a line for every group, not only for every kind
+    /// Print a line for every group, not only for every kind of group
     #[arg(short = 'v', long)]
     pub groups: bool,
 
-    /// By what.
+    /// The criterion.
     #[command(flatten)]
     pub by: ByArgs,
 
-    /// Where products of matrices are computed: cpu, cuda, cuda:N, or auto (the first CUDA device if there is a usable
-    /// one). Sums are rounded in another order there: where two orders of units are equally good to within rounding, the
-    /// other one may be found [default: cpu]
+    /// Device that multiplies matrices: cpu, cuda, cuda:N, or auto (the first usable CUDA device, else the cpu). A GPU sums
+    /// in another order: where two orders of units are equally good to within rounding, it may find the other one
+    /// [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = args::device)]
     pub device: Option<Choice>,
 
-    /// The most memory of the device that is used [default: 80 % of what is free]
+    /// Maximum device memory to use [default: 80 % of what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub device_memory: Option<u64>,
 
-    /// In how much memory.
+    /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
 
-    /// How the run is carried out.
+    /// Options of the run.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -117,23 +118,23 @@ pub struct AlignArgs {
 /// `--cost`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum CostArg {
-    /// Every tensor counts alike
+    /// Every tensor has the same weight
     #[value(alias = "normalized")]
     Normalised,
-    /// Those of large norm count more
+    /// A tensor's weight is its norm
     Raw,
 }
 
 /// `--residual`.
 #[derive(Debug, Clone)]
 pub enum ResidualArg {
-    /// Its units stay where they are
+    /// Its units stay in place
     Fixed,
     /// They are reordered
     Permute,
-    /// They are mapped by an orthogonal matrix that is looked for
+    /// They are mapped by the best orthogonal matrix
     Orthogonal,
-    /// They are mapped by the one in this file
+    /// They are mapped by the matrix in this file
     Map(PathBuf),
 }
 
@@ -379,5 +380,6 @@ fn residual(text: &str) -> Result<ResidualArg, String> {
 }
 
 fn sweeps(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|most| *most > 0).ok_or_else(|| format!("`{text}` is no whole number above 0"))
+    let most = text.parse().ok().filter(|most| SWEEPS.contains(most)).and_then(|most| usize::try_from(most).ok());
+    most.ok_or_else(|| format!("wanted a whole number from {} to {}", SWEEPS.start(), SWEEPS.end()))
 }

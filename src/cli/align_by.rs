@@ -1,4 +1,4 @@
-//! Flags of `thalweg align` that say by what two models are brought together.
+//! Flags of `thalweg align` for the criterion that matches units.
 
 use std::path::PathBuf;
 
@@ -10,37 +10,37 @@ use crate::engine::Options;
 use crate::engine::align::{By, Pair};
 use crate::error::Result;
 
-/// By what: weights, unless one of these is given.
+/// The criterion that matches units: weights, unless one of these is given.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "By what is aligned, other than weights")]
+#[command(next_help_heading = "Criteria other than weights")]
 pub struct ByArgs {
-    /// By what the units do: activations of both models on the same samples, folders or files with a tensor
-    /// [samples, units] for each group, called as it is (`activations` writes them for MLPs, VGG and ResNets)
+    /// Match units by their activations on the same samples: for each model a folder or file with a tensor [samples, units]
+    /// for each group, named as the group is (`thalweg activations` writes them for MLPs, VGG and ResNets)
     #[arg(long, num_args = 2, value_names = ["ACTS_A", "ACTS_B"], conflicts_with = "straight_through")]
     pub activations: Option<Vec<PathBuf>>,
 
-    /// What is compared of two units' activations
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "uncentred", requires = "activations")]
+    /// With --activations: how the activations of two units are compared
+    #[arg(long, value_enum, value_name = "MEASURE", default_value = "uncentred", requires = "activations")]
     pub similarity: SimilarityArg,
 
-    /// By the loss of the midpoint on --data, descended by a straight-through estimator (MLPs, VGG and ResNets)
+    /// Match units by the loss of the midpoint on --data, with a straight-through estimator (MLPs, VGG and ResNets)
     #[arg(long, requires = "data")]
     pub straight_through: bool,
 
-    /// The samples for it: a safetensors file with `inputs` [samples, ...] and `labels` [samples]
+    /// With --straight-through: samples, a safetensors file with `inputs` [samples, ...] and `labels` [samples]
     #[arg(long, value_name = "FILE", requires = "straight_through")]
     pub data: Option<PathBuf>,
 
-    /// Times that each sample is seen
+    /// With --straight-through: passes over the samples
     #[arg(long, value_name = "N", default_value_t = StraightThrough::default().epochs, requires = "straight_through")]
     pub epochs: usize,
 
-    /// Samples of a step
+    /// With --straight-through: samples in one step
     #[arg(long, value_name = "N", default_value_t = StraightThrough::default().batch, requires = "straight_through",
           value_parser = positive)]
     pub batch: usize,
 
-    /// The learning rate
+    /// With --straight-through: learning rate
     #[arg(long, value_name = "RATE", default_value_t = StraightThrough::default().rate, requires = "straight_through",
           value_parser = rate)]
     pub rate: f64,
@@ -49,18 +49,18 @@ pub struct ByArgs {
 /// `--similarity`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum SimilarityArg {
-    /// Their inner product, as in the paper
+    /// Inner product, as in the paper
     #[value(alias = "uncentered")]
     Uncentred,
-    /// That of the deviations from their means
+    /// Inner product of their deviations from their means
     #[value(alias = "centered")]
     Centred,
-    /// Their correlation
+    /// Correlation
     Correlation,
 }
 
 impl ByArgs {
-    /// By what `pair` is aligned.
+    /// Returns the criterion by which `pair` is aligned.
     ///
     /// # Errors
     ///
@@ -85,10 +85,10 @@ impl ByArgs {
 }
 
 fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("`{text}` is no whole number above 0"))
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "wanted a whole number above 0".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     let fits = |rate: &f64| rate.is_finite() && *rate > 0.0;
-    text.parse().ok().filter(fits).ok_or_else(|| format!("`{text}` is no number above 0"))
+    text.parse().ok().filter(fits).ok_or_else(|| "wanted a number above 0".to_owned())
 }

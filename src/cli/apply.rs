@@ -22,16 +22,15 @@ use super::{job, merge, print, symmetries};
 /// `thalweg apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The checkpoint that is transformed: a folder or a file
+    /// The checkpoint to transform: a folder or a file
     pub model: PathBuf,
 
-    /// What is done to its hidden units, as `align` writes it; or the orthogonal matrix by which its residual stream is
-    /// mapped, a file of one tensor
+    /// Transform file that align wrote; or a file of one tensor, the orthogonal matrix that maps the residual stream
     #[arg(required_unless_present = "fold")]
     pub transform: Option<PathBuf>,
 
-    /// Only fold the weights of norms into what reads them, and untie the head: what transforms with a map do first, and
-    /// what a model needs that is to be merged with one so transformed
+    /// Only fold the weights of norms into the matrices that read from them, and untie the head. Transforms with a map do
+    /// this first; a model needs it before it can be merged with one so transformed
     #[arg(long, conflicts_with_all = ["transform", "inverse", "any_model"])]
     pub fold: bool,
 
@@ -39,7 +38,7 @@ pub struct ApplyArgs {
     #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
 
-    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -47,27 +46,27 @@ pub struct ApplyArgs {
     #[arg(long)]
     pub inverse: bool,
 
-    /// Transform another model than the one for which the transform was made
+    /// Apply the transform even to a model that it was not made for
     #[arg(long)]
     pub any_model: bool,
 
-    /// The most tensor data in one shard [default: 5GB]
+    /// Maximum bytes of tensor data in one shard [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub shard_size: Option<u64>,
 
-    /// In how much memory.
+    /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
 
-    /// In blocks of which size.
+    /// Block size.
     #[command(flatten)]
     pub block: BlockArgs,
 
-    /// How the run is carried out.
+    /// Options of the run.
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Read every written block again at the end and check it
+    /// At the end, read every written block again and check it
     #[arg(long)]
     pub verify: bool,
 }

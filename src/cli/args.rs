@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::device::Choice;
 use crate::dtype::Dtype;
+use crate::recipe::{THREADS, ZSTD_LEVELS};
 
 use super::activations::ActivationsArgs;
 use super::align::AlignArgs;
@@ -38,19 +39,19 @@ pub enum Command {
     Verify(VerifyArgs),
     /// List the merge methods with their parameters, and every key that a recipe may have
     Reference(ReferenceArgs),
-    /// Show the symmetries of a model: groups of hidden units, what they act on, which transformations keep its function
+    /// Show the symmetries of a model: groups of hidden units, the tensors they act on, the changes that keep its function
     Symmetries(SymmetriesArgs),
     /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
     Apply(Box<ApplyArgs>),
-    /// Find the order, signs and rotations of a model's hidden units that bring its weights nearest to another model's
+    /// Find the order, signs and rotations of a model's hidden units that bring its weights closest to another model's
     Align(Box<AlignArgs>),
-    /// Record what the hidden units of an MLP, VGG or ResNet do on a data set, for align --activations
+    /// Record the activations of the hidden units of an MLP, VGG or ResNet on a data set, for align --activations
     Activations(Box<ActivationsArgs>),
-    /// Measure loss and accuracy on the way between two models, with a plot, or write the models on the way
+    /// Measure loss and accuracy along the line between two models, with a plot, or write the models along it
     Interpolate(Box<InterpolateArgs>),
 }
 
-/// What is merged and how: the part that `merge` and `plan` share.
+/// The models and the method: the part that `merge` and `plan` share.
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// The checkpoints (folders, .safetensors or PyTorch files), or one recipe (.yml, .yaml)
@@ -66,19 +67,20 @@ pub struct JobArgs {
     #[arg(long, value_name = "NAME")]
     pub method: Option<String>,
 
-    /// One weight a model [default: all equal]
+    /// One weight for each model, in their order [default: all equal]
     #[arg(long, value_delimiter = ',', value_name = "W,W,..", allow_negative_numbers = true)]
     pub weights: Option<Vec<f64>>,
 
-    /// What is one point on a sphere: each tensor, each row along the first axis, or the whole model [default: tensor]
+    /// The unit over which one mean is taken: each tensor (tensor), each row along the first axis (row), or the whole model
+    /// (model) [default: tensor]
     #[arg(long, value_name = "KIND")]
     pub granularity: Option<String>,
 
-    /// The most steps of an iteration [default: 1000]
+    /// Maximum number of iterations [default: 1000]
     #[arg(long, value_name = "N", alias = "karcher-iter")]
     pub max_iter: Option<u32>,
 
-    /// The tangent length, in radians, at which an iteration has converged [default: 1e-12]
+    /// Stop an iteration when its step, in radians, is shorter than this [default: 1e-12]
     #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true)]
     pub tol: Option<f64>,
 
@@ -86,77 +88,77 @@ pub struct JobArgs {
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, f64)>,
 
-    /// Which model is the base, which also lends config, tokenizer and carried tensors: a position from 1
-    /// [default: none; the first lends]
+    /// Position of the base model, from 1. The base also provides config, tokenizer and the tensors that are not merged
+    /// [default: no base; the first model provides them]
     #[arg(long, value_name = "N")]
     pub base: Option<usize>,
 
-    /// The dtype that is written (float32, bfloat16, float16, float64, float8_e4m3fn, float8_e5m2)
+    /// Dtype of the output (float32, bfloat16, float16, float64, float8_e4m3fn, float8_e5m2)
     /// [default: the first model's, tensor by tensor]
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     pub dtype: Option<Dtype>,
 
-    /// The most tensor data in one shard [default: 5GB]
+    /// Maximum bytes of tensor data in one shard [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub shard_size: Option<u64>,
 
-    /// What to do about NaN and infinity in the inputs: error, propagate (they are not measured and reach the output),
-    /// base (that tensor or row is the base's) [default: error]
+    /// Policy for NaN and infinity in the inputs: stop (error), leave them out of the measurement and write them to the
+    /// output (propagate), or take that tensor or row from the base (base) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub nan: Option<String>,
 
-    /// What to do about a tensor that is not in every model: error, common (merge it over those that have it), base
-    /// (take it from the base) [default: error]
+    /// Policy for a tensor that some models lack: stop (error), merge it over the models that have it (common), or take it
+    /// from the base (base) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub missing: Option<String>,
 
-    /// What to do about a tensor whose shape differs between models: error, pad (fill smaller ones up with zeros), crop
-    /// (cut the first axis to what all have), skip (take it from the base) [default: error]
+    /// Policy for a tensor whose shape differs between models: stop (error), fill smaller ones with zeros (pad), cut the
+    /// first axis to the length that all have (crop), or take it from the base (skip) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub mismatch: Option<String>,
 
-    /// The key under which the tensors of PyTorch files are, when they hold several state dicts
+    /// Key of the state dict in PyTorch files that hold several
     #[arg(long, value_name = "KEY")]
     pub state_dict_key: Option<String>,
 
-    /// Write seekable .safetensors.zst shards of this level (1 to 19) for archiving
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19))]
+    /// Compress the shards for archiving: seekable .safetensors.zst files of this level (1 to 19)
+    #[arg(long, value_name = "LEVEL", value_parser = zstd_level)]
     pub zstd: Option<i32>,
 
-    /// Bring the models together before they are merged: weights matches all others to the base, or the first, and keeps
-    /// the transforms in DIR/alignment; or transform files that align has written, each for the model that it was made
-    /// for
+    /// Align the models before they are merged. `weights` matches all others to the base (else the first) by their weights
+    /// and keeps the transforms in DIR/alignment; otherwise transform files that align wrote, each used for its model
     #[arg(long, value_delimiter = ',', value_name = "weights|FILE,..")]
     pub align: Option<Vec<String>>,
 
-    /// With --align weights: match all others to the base or the first (base), or all to the mean of all as they are
-    /// aligned by then (mean)
+    /// With --align weights: match all others to the base, else the first model (base), or all models to their mean as
+    /// aligned so far (mean)
     #[arg(long, value_name = "base|mean", requires = "align", value_parser = ["base", "mean"])]
     pub align_reference: Option<String>,
 
-    /// With --align weights: what is done to the units of the residual stream, as align has it
+    /// With --align weights: leave the units of the residual stream in place (fixed), reorder them (permute), or map them
+    /// by any orthogonal matrix (orthogonal) [default: fixed]
     #[arg(long, value_name = "WAY", requires = "align", value_parser = ["fixed", "permute", "orthogonal"])]
     pub align_residual: Option<String>,
 
-    /// With --align: a symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and
+    /// With --align: symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and
     /// tensor names]
     #[arg(long, value_name = "SPEC", requires = "align")]
     pub spec: Option<String>,
 
-    /// Where to compute: cpu, cuda, cuda:N, or auto (the first CUDA device if there is a usable one); the output is the
-    /// same with each, but that --align weights may decide near ties in another way [default: cpu]
+    /// Device that computes: cpu, cuda, cuda:N, or auto (the first usable CUDA device, else the cpu). The output is the same
+    /// on each, except that --align weights may decide near ties differently [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<Choice>,
 
-    /// The most memory of the device that is used [default: 80 % of what is free]
+    /// Maximum device memory to use [default: 80 % of what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub device_memory: Option<u64>,
 
-    /// In how much memory.
+    /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
 
-    /// In blocks of which size.
+    /// Block size.
     #[command(flatten)]
     pub block: BlockArgs,
 
@@ -165,7 +167,7 @@ pub struct JobArgs {
     pub script: ScriptArgs,
 }
 
-/// The flags of the Karcher-merge script: its users change one word.
+/// The flags of the Karcher-merge script, whose users change one word.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "As the Karcher-merge script has it")]
 pub struct ScriptArgs {
@@ -175,7 +177,7 @@ pub struct ScriptArgs {
     #[arg(long, num_args = 1.., value_name = "MODEL", hide_short_help = true, conflicts_with = "inputs")]
     pub models: Vec<PathBuf>,
 
-    /// One weight a model, separated by spaces
+    /// One weight for each model, separated by spaces
     #[arg(
         long,
         num_args = 1..,
@@ -186,8 +188,8 @@ pub struct ScriptArgs {
     )]
     pub alphas: Option<Vec<f64>>,
 
-    /// With a single file as output: put the first (or base) model's config, tokenizer and other files beside it.
-    /// Files that are there already stay unless --overwrite is given. A folder always gets them
+    /// With a single file as output: copy config, tokenizer and other files of the base (else the first) model beside it.
+    /// Existing files stay unless --overwrite is given. A folder always gets them
     #[arg(long, hide_short_help = true)]
     pub copy_extra_files: bool,
 }
@@ -195,55 +197,55 @@ pub struct ScriptArgs {
 /// `thalweg merge`.
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// What is merged and how.
+    /// The models and the method.
     #[command(flatten)]
     pub job: JobArgs,
 
-    /// How the run is carried out.
+    /// Options of the run.
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Read every written block again at the end and check it
+    /// At the end, read every written block again and check it
     #[arg(long)]
     pub verify: bool,
 }
 
-/// What a run may take of the machine.
+/// The share of the machine that a run may use.
 #[derive(Debug, Args)]
 pub struct MemoryArgs {
-    /// The most memory that the process may have resident [default: half of what is available]
+    /// Maximum resident memory of the process [default: half of what is available]
     #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
 
-    /// Threads that compute [default: one a core]
-    #[arg(short = 'j', long, value_name = "N")]
+    /// Number of computing threads, 1 to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
 
-/// How tensors are streamed.
+/// How tensors are cut into blocks.
 #[derive(Debug, Args)]
 pub struct BlockArgs {
-    /// Bytes of one input's part of a block [default: chosen for the memory]
+    /// Bytes of each input in one block [default: fits the memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub block_size: Option<u64>,
 }
 
-/// How a run that writes something is carried out, whatever it is.
+/// Options of every run that writes something.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Begin anew: what an earlier, unfinished run has left there is discarded
+    /// Discard what an earlier, unfinished run left in the output, and start again
     #[arg(long)]
     pub restart: bool,
 
-    /// Replace a finished output that is there already
+    /// Replace a finished output
     #[arg(long)]
     pub overwrite: bool,
 
-    /// How inputs are read: through memory maps, or by positioned reads (network file systems)
+    /// How inputs are read: memory maps (map), or positioned reads for network file systems (pread)
     #[arg(long, value_enum, value_name = "WAY", default_value = "map")]
     pub io: IoArg,
 
-    /// The instruction set of the kernels; the output is the same with each
+    /// Instruction set of the kernels; the output is the same with each
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "auto", hide_possible_values = false)]
     pub simd: SimdArg,
 
@@ -251,7 +253,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -259,7 +261,7 @@ pub struct RunArgs {
 /// `thalweg plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// What would be merged and how.
+    /// The models and the method.
     #[command(flatten)]
     pub job: JobArgs,
 
@@ -286,17 +288,17 @@ pub struct VerifyArgs {
     /// The merged checkpoint: a folder, or a single file with its manifest X.safetensors.thalweg.json beside it
     pub dir: PathBuf,
 
-    /// Also compute blocks of it once more from its inputs, one after the other with the portable kernels, and compare
-    /// every bit; all that follows is what `merge` was given, without --out
+    /// Also recompute blocks from the inputs, one after the other with the portable kernels, and compare every bit. Repeat
+    /// after it the arguments that merge was given, without --out
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "MODEL|RECIPE|OPTION")]
     pub against: Vec<OsString>,
 
-    /// How many blocks of 32768 elements are computed once more, chosen at random; for each tensor that is met, the
-    /// inputs are read whole
+    /// With --against: number of blocks of 32768 elements to recompute, chosen at random. The inputs of each tensor that is
+    /// chosen are read whole
     #[arg(long, value_name = "N", default_value_t = 64, requires = "against")]
     pub sample: u64,
 
-    /// What the choice of blocks depends on
+    /// With --against: seed for choosing the blocks
     #[arg(long, value_name = "N", default_value_t = 0, requires = "against")]
     pub seed: u64,
 
@@ -304,7 +306,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -321,7 +323,7 @@ pub enum IoArg {
 /// `--simd`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum SimdArg {
-    /// The best that the machine has
+    /// The best that the machine supports
     Auto,
     /// No special instructions
     Portable,
@@ -339,6 +341,18 @@ fn parameter(text: &str) -> Result<(String, f64), String> {
         _ => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
     };
     Ok((name.to_owned(), number))
+}
+
+fn zstd_level(text: &str) -> Result<i32, String> {
+    let level = text.parse().ok().filter(|level| ZSTD_LEVELS.contains(level));
+    let level = level.and_then(|level| i32::try_from(level).ok());
+    level.ok_or_else(|| format!("wanted a level from {} to {}", ZSTD_LEVELS.start(), ZSTD_LEVELS.end()))
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| THREADS.contains(count));
+    let count = count.and_then(|count| usize::try_from(count).ok());
+    count.ok_or_else(|| format!("wanted {} to {}", THREADS.start(), THREADS.end()))
 }
 
 pub fn device(text: &str) -> Result<Choice, String> {

@@ -36,36 +36,36 @@ pub struct InterpolateArgs {
     /// The checkpoint at 1, of the same architecture
     pub model: PathBuf,
 
-    /// How many points there are, ends included
+    /// Number of points, both ends included
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub points: usize,
 
-    /// A transform file that aligns the second model to the first, as align writes it
+    /// Transform file, written by align, that aligns the second model to the first
     #[arg(long, value_name = "FILE")]
     pub align: Option<PathBuf>,
 
-    /// Samples to measure loss and accuracy on, for MLPs, VGG and ResNets: a safetensors file with `inputs`
-    /// [samples, ...] and `labels` [samples] [default: none, write the models on the way as checkpoints]
+    /// Samples on which loss and accuracy are measured, for MLPs, VGG and ResNets: a safetensors file with `inputs`
+    /// [samples, ...] and `labels` [samples] [default: none, write each point as a checkpoint]
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
 
-    /// How the checkpoints are merged that are written without --data
+    /// Without --data: merge method of the checkpoints that are written
     #[arg(long, value_enum, value_name = "WAY", default_value = "linear", conflicts_with = "data")]
     pub method: WayArg,
 
-    /// The folder to write curve.csv and curve.svg to, or a folder lambda-X for each point
+    /// Output folder: curve.csv and curve.svg with --data, else a folder lambda-X for each point
     #[arg(short, long, value_name = "DIR")]
     pub out: PathBuf,
 
-    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
-    /// In how much memory.
+    /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
 
-    /// How the run is carried out.
+    /// Options of the run.
     #[command(flatten)]
     pub run: RunArgs,
 }

@@ -108,11 +108,8 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
 pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs) -> Result<Wish> {
     let own = |get: fn(&OwnKeys) -> Option<u64>| document.and_then(|document| get(&document.own));
     let own_threads = own(|own| own.threads.map(u64::from)).and_then(|threads| usize::try_from(threads).ok());
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| usize::from(cores).min(1024));
     let threads = memory.threads.or(own_threads).unwrap_or_else(cores);
-    if threads == 0 || threads > 1024 {
-        return Err(usage("--threads".into(), &format!("wanted 1 to 1024, got {threads}")));
-    }
     let bytes = memory.memory.or_else(|| own(|own| own.memory)).unwrap_or_else(budget::default_bytes);
     Ok(Wish { memory: bytes, threads, block_bytes: block.block_size })
 }

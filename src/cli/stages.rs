@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::MANIFEST_NAME;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Recipe};
-
-/// A finished output has one.
-const MANIFEST: &str = "thalweg.json";
 
 /// A stage and the folder that it is written to.
 pub struct Stage<'a> {
@@ -54,5 +52,5 @@ pub fn folder_named(stages: &[Stage<'_>], name: &str) -> Option<PathBuf> {
 /// The folder of an earlier stage that `stage` builds on and that is not there yet.
 pub fn unfinished(stages: &[Stage<'_>], stage: &Stage<'_>) -> Option<PathBuf> {
     let needed = stage.document.models().into_iter().filter_map(|model| folder_named(stages, &model.path));
-    needed.into_iter().find(|folder| !folder.join(MANIFEST).exists())
+    needed.into_iter().find(|folder| !folder.join(MANIFEST_NAME).exists())
 }

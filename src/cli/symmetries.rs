@@ -19,7 +19,7 @@ pub struct SymmetriesArgs {
     /// The checkpoint: a folder or a file
     pub model: PathBuf,
 
-    /// A symmetry spec (YAML or JSON), or the name of a built-in one [default: found by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 

@@ -23,15 +23,14 @@ mod loss;
 mod ops;
 mod parameters;
 mod pass;
-mod random;
 #[cfg(test)]
 mod tests;
 mod train;
 
+pub use crate::random::SplitMix;
 pub use evaluate::{Score, evaluate};
 pub use graph::{Network, Shape, Units};
 pub use loss::{Loss, cross_entropy};
 pub use parameters::Parameters;
 pub use pass::Values;
-pub use random::SplitMix;
 pub use train::{Adam, AdamOptions, Training, mlp, order, train};

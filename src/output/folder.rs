@@ -14,7 +14,7 @@ pub(super) struct Places {
 }
 
 /// The name of the manifest.
-pub(super) const MANIFEST: &str = "thalweg.json";
+pub(super) const MANIFEST: &str = crate::checkpoint::MANIFEST_NAME;
 
 /// The name of the work folder.
 pub(super) const WORK: &str = ".thalweg";
@@ -51,7 +51,7 @@ impl Places {
     }
 
     pub(super) fn manifest(&self) -> PathBuf {
-        if self.is_file { self.beside("", ".thalweg.json") } else { self.out.join(MANIFEST) }
+        if self.is_file { self.beside("", &format!(".{MANIFEST}")) } else { self.out.join(MANIFEST) }
     }
 
     pub(super) fn work(&self) -> PathBuf {

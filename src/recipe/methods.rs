@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::method::{GeometricMedian, Karcher, Multislerp};
+
 /// A merge method that thalweg has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each variant is the method of the same name; METHODS says what it does")]
@@ -106,9 +108,15 @@ const fn whole(name: &'static str, domain: Domain, default: Option<f64>, meaning
 
 const MEAN: &[ParameterInfo] = &[
     per_model("weight", Domain::NonNegative, Some(1.0), "share of the model in the mean; scaled to sum to one"),
-    whole("max_iter", Domain::Count, Some(1000.0), "most iterations; each costs microseconds (mergekit: 10)"),
-    whole("tol", Domain::Positive, Some(1e-12), "length of the step at which to stop (mergekit: 1e-5)"),
+    whole("max_iter", Domain::Count, Some(MAX_ITER), "most iterations; each costs microseconds (mergekit: 10)"),
+    whole("tol", Domain::Positive, Some(Karcher::TOL), "length of the step at which to stop (mergekit: 1e-5)"),
 ];
+
+/// As a parameter, which is a number like all others.
+const MAX_ITER: f64 = Karcher::MAX_ITER as f64;
+
+// One row serves both iterations, so they must agree.
+const _: () = assert!(Karcher::MAX_ITER == GeometricMedian::MAX_ITER && Karcher::TOL == GeometricMedian::TOL);
 
 /// Every method, in the order in which help lists them.
 pub const METHODS: [MethodInfo; 10] = [
@@ -173,7 +181,7 @@ pub const METHODS: [MethodInfo; 10] = [
         parameters: &[
             per_model("weight", Domain::Real, None, "share of the model"),
             whole("normalize_weights", Domain::Switch, Some(1.0), "scale the weights to sum to one"),
-            whole("eps", Domain::Positive, Some(1e-8), "length below which a direction counts as none"),
+            whole("eps", Domain::Positive, Some(Multislerp::EPS), "length below which a direction counts as none"),
         ],
         meaning: "the normalised mean direction of models, or of their differences from a base",
     },

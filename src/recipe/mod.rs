@@ -18,6 +18,7 @@ mod document;
 mod hub;
 mod keys;
 mod layers;
+mod limits;
 mod methods;
 mod model_ref;
 mod node;
@@ -41,6 +42,7 @@ pub use document::{
 pub use hub::HubCache;
 pub use keys::{KEYS, KeyInfo, Place, keys_of};
 pub use layers::{LayerName, Layers, layer_of};
+pub use limits::{SWEEPS, THREADS, ZSTD_LEVELS};
 pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterInfo, Scope};
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;

@@ -1,5 +1,6 @@
 //! The command line: what it says, where, and with which exit code.
 
+mod doors;
 mod refusals;
 
 use std::io::Read as _;

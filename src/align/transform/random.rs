@@ -3,6 +3,7 @@
 use super::{Element, OrthogonalMap, Transform, number};
 use crate::align::spec::Allowed;
 use crate::align::symmetries::{Group, Symmetries};
+use crate::random::SplitMix;
 
 impl Transform {
     /// A random element of every group, the same for the same seed and groups on every machine.
@@ -12,8 +13,9 @@ impl Transform {
     pub fn random(symmetries: &Symmetries, seed: u64) -> Self {
         let elements = symmetries.groups.iter().enumerate().map(|(index, group)| {
             // Each group has a stream of its own, so that its element does not depend on what comes before.
-            let mut random = SplitMix(seed.wrapping_add((index as u64).wrapping_mul(0xd134_2543_de82_ef95)));
-            random.next();
+            let state = seed.wrapping_add((index as u64).wrapping_mul(0xd134_2543_de82_ef95));
+            let mut random = SplitMix::from_state(state);
+            random.next_bits();
             element(group, &mut random)
         });
         Self { elements: elements.collect() }
@@ -34,7 +36,7 @@ fn element(group: &Group, random: &mut SplitMix) -> Element {
             element.permutation.extend(order);
         }
         if group.may(Allowed::Sign) {
-            element.negative.extend((0..group.sign_count()).map(|_| random.next() >> 63 == 1));
+            element.negative.extend((0..group.sign_count()).map(|_| random.next_bits() >> 63 == 1));
         }
         if group.may(Allowed::Rotation) {
             element.angle.extend((0..group.pair_count()).map(|_| (random.unit() * 2.0 - 1.0) * std::f64::consts::PI));
@@ -61,28 +63,4 @@ fn map(size: usize, random: &mut SplitMix) -> OrthogonalMap {
         }
     }
     OrthogonalMap::new(size, elements).expect("made orthogonal twice over")
-}
-
-/// Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// A number below `bound`; the bias of the product is below 2^-38 for any group.
-    fn below(&mut self, bound: usize) -> usize {
-        let product = u128::from(self.next()) * bound as u128;
-        usize::try_from(product >> 64).expect("below the bound")
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::random::SplitMix;
+
 /// Which blocks are computed once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
@@ -32,27 +34,15 @@ pub(super) fn choose(counts: &[u64], sample: Sample) -> BTreeMap<usize, Vec<u64>
 
 /// As many different numbers below `all` as are asked for, fewer than `all` (Floyd's sampling).
 fn distinct(all: u64, sample: Sample) -> Vec<u64> {
-    let mut state = sample.seed;
+    let mut random = SplitMix::from_state(sample.seed);
     let mut taken = std::collections::BTreeSet::new();
     for last in all - sample.blocks..all {
-        let number = below(&mut state, last + 1);
+        let number = random.below_wide(last + 1);
         if !taken.insert(number) {
             taken.insert(last);
         }
     }
     taken.into_iter().collect()
-}
-
-/// A number below `bound`, each with the same probability but for 2^-64 of it: `SplitMix64` (Steele, Lea and Flood 2014)
-/// and a multiplication.
-fn below(state: &mut u64, bound: u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut bits = *state;
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^= bits >> 31;
-    let product = u128::from(bits) * u128::from(bound);
-    u64::try_from(product >> 64).expect("the upper half of 128 bits")
 }
 
 #[cfg(test)]

@@ -2,14 +2,12 @@
 
 use super::super::align::{Align, AlignFrom, COSTS, REFERENCES, RESIDUALS};
 use super::super::keys::Place;
+use super::super::limits::SWEEPS;
 use super::super::node::{Key, Node, Value};
 use super::fields::{Field, Fields};
 use super::models::narrow;
 use crate::align::matching::Options;
 use crate::error::Result;
-
-/// The most sweeps that may be asked for.
-const MOST_SWEEPS: u64 = 1_000_000;
 
 /// `weights`, a file, a list of files, or all of it in a mapping.
 pub(super) fn read(field: Field<'_>) -> Result<Align> {
@@ -61,7 +59,7 @@ fn options(fields: &Fields<'_>) -> Result<Options> {
         options.seed = field.whole(0, i64::MAX.unsigned_abs())?;
     }
     if let Some(field) = fields.get("max_sweeps") {
-        options.sweeps = field.whole(1, MOST_SWEEPS).and_then(|most| narrow(&field, most))?;
+        options.sweeps = field.whole_in(SWEEPS).and_then(|most| narrow(&field, most))?;
     }
     Ok(options)
 }

@@ -1,6 +1,7 @@
 //! Keys and plain values of a mapping, with errors that name the key.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use super::super::keys::{KEYS, Place, keys_of, nearest};
 use super::super::node::{Key, Node, Value};
@@ -127,6 +128,11 @@ impl<'a> Field<'a> {
             _ => return Err(must()),
         };
         u64::try_from(number).ok().filter(|number| (least..=most).contains(number)).ok_or_else(must)
+    }
+
+    /// The value as a whole number in `range`.
+    pub(super) fn whole_in(&self, range: RangeInclusive<u64>) -> Result<u64> {
+        self.whole(*range.start(), *range.end())
     }
 
     /// The value as a count of bytes: a number, or text such as `5GB`.

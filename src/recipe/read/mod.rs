@@ -8,6 +8,7 @@ mod parameters;
 
 use super::document::{CHAT_TEMPLATES, ChatTemplate, Document, Sources, Tokenizer};
 use super::keys::{Place, nearest};
+use super::limits::{THREADS, ZSTD_LEVELS};
 use super::methods::{METHODS, MethodName, missing_ability};
 use super::node::{Node, Value};
 use super::origin::Origin;
@@ -147,8 +148,8 @@ fn padding(fields: &Fields<'_>) -> Result<Option<u64>> {
 
 fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
     let get = |key| fields.get(key);
-    let threads = get("threads").map(|field| field.whole(1, 4096).and_then(|n| narrow(&field, n))).transpose()?;
-    let zstd = get("zstd").map(|field| field.whole(1, 22).and_then(|n| narrow(&field, n))).transpose()?;
+    let threads = get("threads").map(|field| field.whole_in(THREADS).and_then(|n| narrow(&field, n))).transpose()?;
+    let zstd = get("zstd").map(|field| field.whole_in(ZSTD_LEVELS).and_then(|n| narrow(&field, n))).transpose()?;
     Ok(OwnKeys {
         granularity: get("granularity").map(|field| field.choice(Granularity::CHOICES)).transpose()?,
         mismatch: get("mismatch").map(|field| field.choice(Mismatch::CHOICES)).transpose()?,

@@ -127,8 +127,8 @@ fn device() -> BoxedStrategy<Option<Choice>> {
 
 fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
     let policies = (choice(Granularity::CHOICES), choice(Mismatch::CHOICES), choice(Missing::CHOICES));
-    let limits = (prop::option::of(1u64..1 << 62), prop::option::of(1u64..1 << 62), prop::option::of(1u32..=4096));
-    let rest = (choice(NanPolicy::CHOICES), prop::option::of(1i32..=22), prop::option::of("[a-z.0-9 ]{0,9}"));
+    let limits = (prop::option::of(1u64..1 << 62), prop::option::of(1u64..1 << 62), prop::option::of(1u32..=1024));
+    let rest = (choice(NanPolicy::CHOICES), prop::option::of(1i32..=19), prop::option::of("[a-z.0-9 ]{0,9}"));
     (policies, limits, rest, device()).prop_map(move |(policies, limits, rest, device)| OwnKeys {
         granularity: policies.0.map(|choice| if method == MethodName::Frechet { Granularity::Model } else { choice }),
         // Taking from the base needs one, which not every document has.
