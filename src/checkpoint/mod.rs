@@ -11,6 +11,7 @@ mod file;
 mod folder;
 mod header;
 mod index;
+mod leftover;
 mod map;
 mod pickled;
 mod positioned;
@@ -37,7 +38,7 @@ use crate::error::{Error, Kind, Result};
 pub use bus::guard_maps;
 pub use file::{Container, InputFile};
 pub use header::MAX_HEADER_BYTES;
-pub use side::{MANIFEST_NAME, list as side_files_in};
+pub use side::{Beside, MANIFEST_NAME, look as look_beside};
 pub use source::{Io, Source, SourceOptions, Window};
 pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 
@@ -210,7 +211,8 @@ impl Checkpoint {
     /// What stands in the folder beside weights: configs, tokenizer, templates, code, licence; sorted, relative to it.
     ///
     /// Looks into the folder and one level of sub-folders, leaves out hidden files, weights and their indexes in any
-    /// format, sub-folders that hold weights, and thalweg's own manifest. Empty for a single weight file.
+    /// format, sub-folders that hold weights, what a training run has left, and thalweg's own manifest. Empty for a
+    /// single weight file.
     ///
     /// # Errors
     ///

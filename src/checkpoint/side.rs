@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::index::read_capped;
+use super::leftover::{is_leftover, is_leftover_folder};
 use crate::error::{Error, Kind, Result};
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -40,8 +41,6 @@ const WEIGHT_ENDINGS: [(&str, &str); 28] = [
     (".llamafile", "llamafile"),
     (".nemo", "NeMo"),
 ];
-/// Endings of files that something has not finished with.
-const UNFINISHED_ENDINGS: [&str; 5] = [".part", ".tmp", ".incomplete", ".lock", ".pyc"];
 
 /// What sort of weights a file of this name holds, if it holds any.
 pub(super) fn weight_format(name: &str) -> Option<&'static str> {
@@ -68,26 +67,51 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
     parsed.map(Some).map_err(|error| Error::new(Kind::Input, "cannot read config", path.display(), error))
 }
 
-/// What stands in `folder` beside weights, relative to it, sorted; as [`Checkpoint::side_files`](super::Checkpoint).
+/// What lies in a model's folder beside its weights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// What goes along with the model, relative to the folder, sorted.
+    pub files: Vec<PathBuf>,
+    /// What does not: weights in any format, their indexes, what training and other programs left, whatever lies deeper
+    /// than one folder. Relative to the folder and sorted, folders with a slash at the end; hidden files and thalweg's
+    /// own manifest are not named.
+    pub left: Vec<String>,
+}
+
+/// What lies in `folder` beside weights; see [`Beside`].
 ///
 /// # Errors
 ///
 /// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside of the folder.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn look(folder: &Path) -> Result<Beside> {
     let root = folder.canonicalize().map_err(|error| Error::io("cannot list", folder, error))?;
     let top = Listing::of(folder)?;
-    let mut paths: Vec<_> = top.files.iter().map(PathBuf::from).collect();
+    let mut beside = Beside { files: top.files.iter().map(PathBuf::from).collect(), left: top.left };
     for name in top.folders {
-        let inner = Listing::of(&folder.join(&name))?;
-        if !inner.has_weights {
-            paths.extend(inner.files.iter().map(|file| Path::new(&name).join(file)));
+        let inner = if is_leftover_folder(&name) { Listing::default() } else { Listing::of(&folder.join(&name))? };
+        if inner.has_weights || is_leftover_folder(&name) {
+            beside.left.push(format!("{name}/"));
+            continue;
         }
+        beside.files.extend(inner.files.iter().map(|file| Path::new(&name).join(file)));
+        let deeper = inner.folders.iter().map(|deeper| format!("{deeper}/"));
+        beside.left.extend(inner.left.iter().cloned().chain(deeper).map(|left| format!("{name}/{left}")));
     }
-    paths.sort();
-    for path in &paths {
+    beside.files.sort();
+    beside.left.sort();
+    for path in &beside.files {
         check_link(&root, &folder.join(path))?;
     }
-    Ok(paths)
+    Ok(beside)
+}
+
+/// The files of [`look`].
+///
+/// # Errors
+///
+/// As [`look`].
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    look(folder).map(|beside| beside.files)
 }
 
 /// One folder's entries, sorted out.
@@ -95,6 +119,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 struct Listing {
     files: Vec<String>,
     folders: Vec<String>,
+    left: Vec<String>,
     has_weights: bool,
 }
 
@@ -106,7 +131,7 @@ impl Listing {
             let entry = entry.map_err(failed)?;
             let file_type = entry.file_type().map_err(failed)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with('.') {
+            if name.starts_with('.') || name.ends_with(MANIFEST_NAME) {
                 continue;
             }
             // NOTE: a link to a folder is not followed, so there is no way around in circles.
@@ -114,7 +139,10 @@ impl Listing {
                 listing.folders.push(name);
             } else if weight_format(&name).is_some() {
                 listing.has_weights = true;
-            } else if is_side_file(&name) && (file_type.is_file() || links_to_file(&entry.path())?) {
+                listing.left.push(name);
+            } else if !is_side_file(&name) {
+                listing.left.push(name);
+            } else if file_type.is_file() || links_to_file(&entry.path())? {
                 listing.files.push(name);
             }
         }
@@ -123,9 +151,7 @@ impl Listing {
 }
 
 fn is_side_file(name: &str) -> bool {
-    !name.ends_with(MANIFEST_NAME)
-        && index_format(name).is_none()
-        && !UNFINISHED_ENDINGS.iter().any(|ending| name.ends_with(ending))
+    !name.ends_with(MANIFEST_NAME) && index_format(name).is_none() && !is_leftover(name)
 }
 
 /// Whether a link, socket or device leads to a regular file.

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::budget::format_bytes;
 use crate::device::{Choice, Opened};
-use crate::engine::wanted_sides;
+use crate::engine::{left_beside, wanted_sides};
 use crate::error::Result;
 use crate::output::{DiskStorage, Outlook, Target, outlook};
 use crate::plan::Plan;
 use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
+use crate::report::listed_files;
 
 use super::args::PlanArgs;
 use super::device::Ready;
@@ -68,6 +69,7 @@ struct Ahead {
     free: Option<u64>,
     outlook: Outlook,
     sides: Vec<String>,
+    left: Vec<String>,
     device: String,
     warnings: Vec<String>,
 }
@@ -94,7 +96,8 @@ impl Ahead {
             }
         }
         let names = sides.iter().map(|side| side.name().display().to_string());
-        Ok(Self { free, outlook, sides: names.collect(), device, warnings })
+        let left = if sides.is_empty() { Vec::new() } else { left_beside(plan)? };
+        Ok(Self { free, outlook, sides: names.collect(), left, device, warnings })
     }
 }
 
@@ -175,7 +178,8 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         ("there", ahead.outlook.to_string()),
     ];
     let alignments = alignments(plan, unaligned);
-    let rows = rows.into_iter().chain(alignments.into_iter().map(|line| ("align", line)));
+    let left = (!ahead.left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(&ahead.left))));
+    let rows = rows.into_iter().chain(left).chain(alignments.into_iter().map(|line| ("align", line)));
     let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
     for (name, text) in rows.chain(warnings) {
         table.add_row([name.to_owned(), text]);
@@ -264,6 +268,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         "disk_needed_bytes": disk_bytes(plan),
         "disk_free_bytes": ahead.free,
         "side_files": ahead.sides,
+        "left_beside": ahead.left,
         "outlook": ahead.outlook.to_string(),
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,

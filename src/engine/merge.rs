@@ -16,7 +16,7 @@ use crate::report::{Found, Moved, Noted, Report};
 use super::Options;
 use super::pack::pack_in_parallel;
 use super::separate::refuse_inputs_folder;
-use super::side::side_files;
+use super::side::{left_beside, side_files};
 
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
 const SOLUTION: &str = "solution";
@@ -68,6 +68,8 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let noted = noted(&manifest, &plan)?;
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
+    let left = if target.is_file() && !plan.job.beside_a_file { Vec::new() } else { left_beside(&plan)? };
+    let report = report.with_left_beside(left);
     Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
 

@@ -58,7 +58,7 @@ pub use in_memory::merge_in_memory;
 pub use merge::{Merge, merge, wanted_sides};
 use reader::{Gathers, Reader, Sources};
 pub use recheck::{Rechecked, Sample, recheck};
-pub use side::side_files;
+pub use side::{left_beside, side_files};
 pub use stop::Stop;
 use work::Workbench;
 use writer::Writer;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::yaml;
 
+/// The longest recipe that is shown in the text; longer ones are in their own file only.
+const RECIPE_BYTES: usize = 64 << 10;
+
 /// What a card says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
@@ -13,7 +16,7 @@ pub struct Card {
     pub method: String,
     /// What the method does.
     pub meaning: String,
-    /// The models: a hub id or the name of a folder each, never a path.
+    /// The models.
     pub models: Vec<CardModel>,
     /// The base among them, by name.
     pub base: Option<String>,
@@ -21,32 +24,33 @@ pub struct Card {
     pub parameters: Vec<(String, Value)>,
     /// The licence, when all models have the same.
     pub license: Option<String>,
+    /// What loads the model, by the name that the hub has for it.
+    pub loader: &'static str,
+    /// The recipe, YAML without paths of this machine.
+    pub recipe: String,
 }
 
 /// A model of a card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CardModel {
-    /// Its hub id or the name of its folder.
+    /// Its hub id or the name of its folder, never a path.
     pub name: String,
+    /// The commit, where the name is known to be a hub id.
+    pub commit: Option<String>,
     /// What the recipe says of it: layers and parameters.
     pub settings: String,
 }
 
 impl Card {
     /// The card's text.
+    ///
+    /// The front matter names models as base models only where the hub has them: a folder's name would be a dead link.
     pub fn text(&self) -> String {
-        let mut names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-        let mut seen = std::collections::HashSet::new();
-        names.retain(|name| seen.insert(*name));
-        let mut front = json!({ "base_model": names, "library_name": "transformers", "tags": ["merge", "thalweg"] });
-        if let Some(license) = &self.license {
-            front["license"] = license.as_str().into();
-        }
-        let mut text = format!("---\n{}---\n\n# Merged model\n\n", yaml::document(&front));
+        let mut text = format!("---\n{}---\n\n# Merged model\n\n", yaml::document(&self.front()));
         text.push_str(&format!("Made by thalweg with the method `{}`: {}.\n\n", self.method, self.meaning));
         text.push_str("| model | settings |\n|---|---|\n");
         for model in &self.models {
-            text.push_str(&format!("| {} | {} |\n", cell(&model.name), cell(&model.settings)));
+            text.push_str(&format!("| {} | {} |\n", model.cell(), cell(&model.settings)));
         }
         if let Some(base) = &self.base {
             text.push_str(&format!("\nThe base is {}.\n", cell(base)));
@@ -57,9 +61,49 @@ impl Card {
                 text.push_str(&format!("| {} | {} |\n", cell(name), cell(&value.to_string())));
             }
         }
+        if self.recipe.len() <= RECIPE_BYTES {
+            text.push_str(&format!("\nThe recipe:\n\n{}", fenced(&self.recipe)));
+        }
         text.push_str("\n`mergekit_config.yml` is the recipe, `thalweg.json` has a checksum of every tensor.\n");
         text
     }
+
+    fn front(&self) -> Value {
+        let mut front = json!({});
+        let known = self.models.iter().filter(|model| model.commit.is_some());
+        let mut ids: Vec<&str> = known.map(|model| model.name.as_str()).collect();
+        let mut seen = std::collections::HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        if !ids.is_empty() {
+            front["base_model"] = json!(ids);
+            front["base_model_relation"] = "merge".into();
+        }
+        front["library_name"] = self.loader.into();
+        front["tags"] = json!(["merge", "thalweg"]);
+        if let Some(license) = &self.license {
+            front["license"] = license.as_str().into();
+        }
+        front
+    }
+}
+
+impl CardModel {
+    /// Its name; where the hub has it, a link to the very commit.
+    fn cell(&self) -> String {
+        let name = &self.name;
+        match &self.commit {
+            Some(commit) => format!("[{name}](https://huggingface.co/{name}/tree/{commit}) at `{commit}`"),
+            None => cell(name),
+        }
+    }
+}
+
+/// A YAML block that no line of `text` ends.
+fn fenced(text: &str) -> String {
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat((ticks + 1).max(3));
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    format!("{fence}yaml\n{text}{end}{fence}\n")
 }
 
 /// Text that ends neither its cell nor its line, and is no markup.
@@ -86,24 +130,54 @@ pub fn license_of(card: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_card_names_models_method_and_weights() {
-        let model = |name: &str, settings: &str| CardModel { name: name.into(), settings: settings.into() };
-        let card = Card {
+    fn card(models: Vec<CardModel>, recipe: &str) -> Card {
+        Card {
             method: "karcher".into(),
             meaning: "the mean".into(),
-            models: vec![model("org/a", "weight 0.5"), model("b|c", ""), model("org/a", "layers 2 to 4")],
+            models,
             base: Some("org/a".into()),
             parameters: vec![("tol".into(), json!(1e-9))],
             license: Some("apache-2.0".into()),
+            loader: "transformers",
+            recipe: recipe.into(),
+        }
+    }
+
+    #[test]
+    fn a_card_names_models_method_and_weights() {
+        let model = |name: &str, commit: Option<&str>, settings: &str| CardModel {
+            name: name.into(),
+            commit: commit.map(str::to_owned),
+            settings: settings.into(),
         };
-        let wanted = "---\nbase_model:\n  - org/a\n  - \"b|c\"\nlibrary_name: transformers\ntags:\n  - merge\n  - thalweg\n\
-                      license: apache-2.0\n---\n\n# Merged model\n\nMade by thalweg with the method `karcher`: the mean.\n\n\
-                      | model | settings |\n|---|---|\n| `org/a` | `weight 0.5` |\n| `b\\|c` |  |\n| `org/a` | `layers 2 to 4` |\n\n\
+        let models = vec![
+            model("org/a", Some("c0"), "weight 0.5"),
+            model("b|c", None, ""),
+            model("org/a", Some("c0"), "layers 2 to 4"),
+        ];
+        let card = card(models, "merge_method: karcher");
+        let wanted = "---\nbase_model:\n  - org/a\nbase_model_relation: merge\nlibrary_name: transformers\ntags:\n  - merge\n  \
+                      - thalweg\nlicense: apache-2.0\n---\n\n# Merged model\n\nMade by thalweg with the method `karcher`: the \
+                      mean.\n\n| model | settings |\n|---|---|\n\
+                      | [org/a](https://huggingface.co/org/a/tree/c0) at `c0` | `weight 0.5` |\n| `b\\|c` |  |\n\
+                      | [org/a](https://huggingface.co/org/a/tree/c0) at `c0` | `layers 2 to 4` |\n\n\
                       The base is `org/a`.\n\n| parameter | value |\n|---|---|\n| `tol` | `1e-9` |\n\n\
+                      The recipe:\n\n```yaml\nmerge_method: karcher\n```\n\n\
                       `mergekit_config.yml` is the recipe, `thalweg.json` has a checksum of every tensor.\n";
         assert_eq!(card.text(), wanted);
         assert_eq!(license_of(&card.text()).as_deref(), Some("apache-2.0"));
+    }
+
+    #[test]
+    fn without_a_model_of_the_hub_no_base_is_named() {
+        let folder = CardModel { name: "a".into(), commit: None, settings: String::new() };
+        let text = card(vec![folder], "").text();
+        assert!(text.starts_with("---\nlibrary_name: transformers\n") && !text.contains("base_model"), "{text}");
+    }
+
+    #[test]
+    fn a_recipe_with_a_fence_of_its_own_does_not_end_the_block() {
+        assert_eq!(fenced("a: |\n  ````x\n"), "`````yaml\na: |\n  ````x\n`````\n");
     }
 
     #[test]

@@ -74,6 +74,29 @@ impl HubCache {
     }
 }
 
+/// A model of the hub as it was at one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The repository, such as `org/name`.
+    pub id: String,
+    /// The commit, in hexadecimal.
+    pub commit: String,
+}
+
+impl Snapshot {
+    /// The snapshot that `path` is, or is in, by the names of its folders as a hub cache has them; none elsewhere.
+    pub fn of(path: &Path) -> Option<Self> {
+        let parts: Vec<&str> = path.components().filter_map(|part| part.as_os_str().to_str()).collect();
+        parts.windows(3).rev().find_map(|parts| {
+            let [repository, "snapshots", commit] = parts else { return None };
+            let id = repository.strip_prefix("models--")?.replace("--", "/");
+            let model = super::ModelRef { path: id, revision: None };
+            let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            (is_commit && model.is_hub_id()).then(|| Self { id: model.path, commit: (*commit).to_owned() })
+        })
+    }
+}
+
 /// The commit in a ref file; none when the file is missing or holds anything but a name.
 fn read_ref(path: &Path) -> Option<String> {
     let mut text = String::new();
@@ -127,6 +150,21 @@ mod tests {
             let error = cache.find("org/name", Some(revision)).expect_err("not a revision");
             assert!(error.to_string().contains("not a branch"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_known_by_the_folders_it_lies_in() {
+        let of = |path: &str| Snapshot::of(Path::new(path)).map(|found| (found.id, found.commit));
+        let root = format!("/x/hub/models--org--name/snapshots/{COMMIT}");
+        for inside in ["", "/", "/unet", "/model.safetensors"] {
+            assert_eq!(of(&format!("{root}{inside}")), Some(("org/name".into(), COMMIT.into())), "{inside}");
+        }
+        assert_eq!(of(&format!("models--gpt2/snapshots/{COMMIT}")), Some(("gpt2".into(), COMMIT.into())));
+        for other in ["models--org--name/snapshots/main", "models--a--b--c/snapshots", "org/name", "/"] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(of(&format!("models--a--b--c/snapshots/{COMMIT}")), None);
+        assert_eq!(of(&format!("datasets--a--b/snapshots/{COMMIT}")), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use document::{
     CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice, SliceSource, Sources,
     Tokenizer,
 };
-pub use hub::HubCache;
+pub use hub::{HubCache, Snapshot};
 pub use keys::{KEYS, KeyInfo, Place, keys_of};
 pub use layers::{LayerName, Layers, layer_of};
 pub use limits::{SWEEPS, THREADS, ZSTD_LEVELS};

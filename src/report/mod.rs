@@ -6,7 +6,7 @@ mod summary;
 
 pub use alignment::{AlignmentReport, Cosines, Findings, ManyReport, RootFound};
 pub use found::Found;
-pub use summary::{Moved, Report, Solved};
+pub use summary::{Moved, Report, Solved, listed_files};
 
 /// A tensor's name and what was found about it.
 pub type Noted<'a> = (&'a str, Found);

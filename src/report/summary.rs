@@ -13,6 +13,8 @@ use super::{Found, Noted};
 
 /// How many tensors a flag names before it only counts.
 const NAMED: usize = 3;
+/// How many files a line names before it only counts.
+const FILES_NAMED: usize = 8;
 
 /// What a merge did, for people (`Display`) and for programs (serde).
 #[derive(Debug, Clone, Serialize)]
@@ -54,6 +56,9 @@ pub struct Report {
     /// The transform files by which inputs were aligned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alignments: Vec<AlignmentFile>,
+    /// What lies beside the base's weights and was not taken along.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_beside: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -115,6 +120,7 @@ impl Report {
                 most_iterations: all.iterations,
             },
             alignments: plan.job.alignment_files.clone(),
+            left_beside: Vec::new(),
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
     }
@@ -123,6 +129,13 @@ impl Report {
     #[must_use]
     pub fn with_device(mut self, device: Option<String>) -> Self {
         self.device = device;
+        self
+    }
+
+    /// The same summary of a merge that took these files of the base not along.
+    #[must_use]
+    pub fn with_left_beside(mut self, names: Vec<String>) -> Self {
+        self.left_beside = names;
         self
     }
 
@@ -175,6 +188,15 @@ fn carried_from(plan: &Plan, tensor: usize) -> String {
     }
 }
 
+/// Names of files on one line, the first few of many.
+pub fn listed_files(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(FILES_NAMED).map(|name| name.escape_debug().to_string()).collect();
+    match names.len().saturating_sub(FILES_NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 fn named(tensors: &[&str]) -> String {
     let first: Vec<String> = tensors.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
     match tensors.len().saturating_sub(NAMED) {
@@ -224,6 +246,9 @@ impl fmt::Display for Report {
             "solved: {exact} in closed form, {converged} to the tolerance, {floor} to the rounding floor, \
              {exhausted} to the iteration limit; at most {most_iterations} iterations"
         )?;
+        if !self.left_beside.is_empty() {
+            writeln!(f, "not taken along: {}", listed_files(&self.left_beside))?;
+        }
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }

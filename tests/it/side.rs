@@ -155,7 +155,9 @@ fn the_card_names_models_weights_and_a_common_licence_but_no_path() {
     let args = ["merge", absolute.to_str().expect("UTF-8"), "b", "--weights", "0.7,0.3", "--out", "out"];
     run(root.path(), args).ok();
     let card = text(root.path(), "out/README.md");
-    assert!(card.starts_with("---\nbase_model:\n  - a\n  - b\nlibrary_name: transformers\n"), "{card}");
+    // Folders are no models of the hub: named there, they would be dead links.
+    assert!(card.starts_with("---\nlibrary_name: transformers\n") && !card.contains("base_model"), "{card}");
+    assert!(card.contains("```yaml\nmerge_method: karcher\nmodels:\n  - model: a\n"), "{card}");
     for wanted in ["license: apache-2.0\n", "| `a` | `weight 0.7` |", "| `b` | `weight 0.3` |", "`karcher`"] {
         assert!(card.contains(wanted), "{wanted}: {card}");
     }
@@ -163,6 +165,76 @@ fn the_card_names_models_weights_and_a_common_licence_but_no_path() {
     put(root.path(), "b/README.md", "---\nlicense: mit\n---\n");
     run(root.path(), ["merge", "a", "b", "--out", "other"]).ok();
     assert!(!text(root.path(), "other/README.md").contains("license"));
+}
+
+#[test]
+fn the_card_links_models_of_the_hub_by_id_and_commit() {
+    let root = models();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshots = root.path().join("hub/models--org--name/snapshots");
+    fs::create_dir_all(&snapshots).expect("made");
+    fs::rename(root.path().join("b"), snapshots.join(commit)).expect("moved");
+    std::os::unix::fs::symlink(snapshots.join(commit), root.path().join("b")).expect("linked");
+    put(root.path(), "a/config.json", "{\"_name_or_path\": \"org/wrong\"}");
+    let recipe = "# word for word\nmerge_method: karcher\nmodels: [{model: a}, {model: b}]\n";
+    put(root.path(), "recipe.yml", recipe);
+    run(root.path(), ["merge", "recipe.yml", "--out", "out"]).ok();
+    let card = text(root.path(), "out/README.md");
+    let front = "---\nbase_model:\n  - org/name\nbase_model_relation: merge\n";
+    assert!(card.starts_with(front) && !card.contains("org/wrong"), "{card}");
+    assert!(card.contains(&format!("https://huggingface.co/org/name/tree/{commit}")), "{card}");
+    assert!(card.contains(&format!("models:\n  - model: a\n  - model: \"org/name@{commit}\"\n")), "{card}");
+    run(root.path(), ["merge", "a", "c", "--out", "local"]).ok();
+    assert!(!text(root.path(), "local/README.md").contains("base_model"));
+}
+
+#[test]
+fn nothing_of_a_training_run_or_of_other_weights_goes_along_and_the_report_names_it() {
+    let root = models();
+    let left = [
+        "adapter_config.json",
+        "all_results.json",
+        "events.out.tfevents.1700000000.host.1.0",
+        "global_step10/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "latest",
+        "model.gguf",
+        "model.safetensors.sha256",
+        "onnx/model.onnx",
+        "openvino_model.xml",
+        "optimizer.pt",
+        "pytorch_model_fsdp_0/__0_0.distcp",
+        "quantize_config.json",
+        "rng_state_0.pth",
+        "runs/May05_host/events.out.tfevents.1",
+        "scheduler.pt",
+        "trainer_state.json",
+        "training_args.bin",
+        "wandb/latest-run/logs.json",
+        "zero_to_fp32.py",
+    ];
+    let stay = ["LICENSE", "modeling_x.py", "1_Pooling/config.json", "scheduler/scheduler_config.json", "modules.json"];
+    for name in left.iter().chain(&stay).chain(&[".git/config", ".cache/x", "README_zh.md"]) {
+        let path = root.path().join("a").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(path, "{}").expect("written");
+    }
+    let plan = run(root.path(), ["plan", "a", "b", "--out", "out", "--json"]).ok().json();
+    let report = run(root.path(), ["merge", "a", "b", "--out", "out", "--json"]).ok().json();
+    for name in &stay {
+        assert!(root.path().join("out").join(name).exists(), "{name}");
+    }
+    for name in &left {
+        assert!(!root.path().join("out").join(name).exists(), "{name}");
+        let top = name.split_once('/').map_or((*name).to_owned(), |(folder, _)| format!("{folder}/"));
+        for said in [&plan["left_beside"], &report["left_beside"]] {
+            assert!(said.as_array().expect("a list").contains(&json!(top)), "{top}: {said}");
+        }
+    }
+    assert!(!root.path().join("out/README_zh.md").exists());
+    let text = run(root.path(), ["merge", "a", "b", "--out", "again"]).ok().stdout;
+    assert!(text.contains("not taken along: adapter_config.json, all_results.json"), "{text}");
+    let clean = run(root.path(), ["merge", "b", "c", "--out", "clean"]).ok().stdout;
+    assert!(!clean.contains("not taken along"), "{clean}");
 }
 
 #[test]

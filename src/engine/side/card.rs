@@ -1,9 +1,14 @@
 //! The model card of a plan.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use crate::error::Result;
 use crate::output::card::{Card, CardModel, license_of};
+use crate::output::yaml;
 use crate::plan::Plan;
-use crate::recipe::{Input, ModelRef, Parameters, Setting, expand_home};
+use crate::recipe::{Input, ModelRef, Parameters, Setting, Snapshot, expand_home};
 
 use super::{CARD, text_beside};
 
@@ -19,7 +24,8 @@ pub fn of(plan: &Plan) -> Result<Card> {
     let model = |input: Input<'_>| {
         let said = [settings(&input), aligned(plan, input.model)];
         let said: Vec<String> = said.into_iter().filter(|words| !words.is_empty()).collect();
-        CardModel { name: name_of(plan, input.model), settings: said.join(", ") }
+        let commit = snapshot_of(plan, input.model).map(|snapshot| snapshot.commit);
+        CardModel { name: name_of(plan, input.model), commit, settings: said.join(", ") }
     };
     let value = |setting: &Setting| serde_json::to_value(setting).unwrap_or_default();
     let mut parameters: Vec<_> =
@@ -34,13 +40,31 @@ pub fn of(plan: &Plan) -> Result<Card> {
         base: document.base_model.as_ref().map(|base| name_of(plan, base)),
         parameters,
         license: common_license(plan)?,
+        loader: library_of(plan)?,
+        recipe: recipe_of(plan)?,
     })
+}
+
+/// The input that a model is.
+fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
+    let position = plan.job.document.models().iter().position(|known| *known == model)?;
+    plan.job.inputs.get(position).map(std::path::PathBuf::as_path)
+}
+
+/// Where on the hub a model comes from, when the folder it was read from says so.
+///
+/// What a config calls `_name_or_path` is no proof: fine-tunes carry their base's.
+fn snapshot_of(plan: &Plan, model: &ModelRef) -> Option<Snapshot> {
+    let input = input_of(plan, model)?;
+    Snapshot::of(input).or_else(|| Snapshot::of(&input.canonicalize().ok()?))
 }
 
 /// The hub id of a model, or the name of its folder.
 fn name_of(plan: &Plan, model: &ModelRef) -> String {
-    let position = plan.job.document.models().iter().position(|known| *known == model);
-    let found = position.map(|position| &plan.job.inputs[position]);
+    if let Some(snapshot) = snapshot_of(plan, model) {
+        return snapshot.id;
+    }
+    let found = input_of(plan, model);
     let local = expand_home(&model.path);
     if model.is_hub_id() && found != Some(&local) {
         return model.path.clone();
@@ -49,6 +73,55 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
     let name = local.file_name().map(|name| name.to_string_lossy().into_owned());
     let resolved = || found?.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
     name.or_else(resolved).unwrap_or_else(|| "model".to_owned())
+}
+
+/// The recipe as it was given, when it names no place of this machine; else as it was understood, with the names that
+/// the card has.
+fn recipe_of(plan: &Plan) -> Result<String> {
+    let document = &plan.job.document;
+    let mut value = super::document_value(document)?;
+    let shown = |model: &ModelRef| match snapshot_of(plan, model) {
+        Some(snapshot) if snapshot.id != model.path => format!("{}@{}", snapshot.id, snapshot.commit),
+        _ => name_of(plan, model),
+    };
+    let names: Vec<_> = document.models().into_iter().map(|model| (model.path.clone(), shown(model))).collect();
+    let hidden = hide_places(&mut value, &names);
+    match &plan.job.recipe_text {
+        Some(text) if !hidden => Ok(text.clone()),
+        _ => Ok(yaml::document(&value)),
+    }
+}
+
+/// Replaces paths of models by their names, other absolute paths by their last part; whether there was any.
+fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
+    match value {
+        Value::String(text) => {
+            let known = names.iter().find(|(path, _)| path == text).map(|(_, name)| name.clone());
+            let last = || Some(Path::new(&*text).file_name()?.to_string_lossy().into_owned());
+            let is_place = text.starts_with(['/', '~']) && !text.contains('\n');
+            match known.or_else(|| last().filter(|_| is_place)) {
+                Some(name) if name != *text => {
+                    *text = name;
+                    true
+                }
+                _ => false,
+            }
+        }
+        Value::Array(values) => values.iter_mut().fold(false, |hidden, value| hide_places(value, names) | hidden),
+        Value::Object(fields) => fields.values_mut().fold(false, |hidden, value| hide_places(value, names) | hidden),
+        _ => false,
+    }
+}
+
+/// What loads a model like the donor, as the hub calls it.
+fn library_of(plan: &Plan) -> Result<&'static str> {
+    for (file, library) in [("model_index.json", "diffusers"), ("modules.json", "sentence-transformers")] {
+        if text_beside(plan, plan.job.donor, file)?.is_some() {
+            return Ok(library);
+        }
+    }
+    let config = plan.inputs[plan.job.donor].config()?.unwrap_or_default();
+    Ok(if config.get("_diffusers_version").is_some() { "diffusers" } else { "transformers" })
 }
 
 fn settings(input: &Input<'_>) -> String {

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, side_files_in};
+use crate::checkpoint::{Checkpoint, look_beside};
 use crate::error::{Error, Kind, Result};
 use crate::output::config::restated;
 use crate::output::{Contents, SideFile, yaml};
 use crate::plan::Plan;
+use crate::recipe::Document;
 
 const CONFIG: &str = "config.json";
 const CARD: &str = "README.md";
@@ -55,11 +56,9 @@ fn lent(plan: &Plan) -> Result<Files> {
     let mut files = Files::new();
     for (index, wants_tokenizer) in [(donor, donor == lender), (lender, true)] {
         let Some(folder) = folder_of(plan, index) else { continue };
-        for name in side_files_in(folder)? {
+        for name in look_beside(folder)?.files {
             let is_wanted = if is_tokenizer_file(&name) { wants_tokenizer } else { index == donor };
-            if !is_wanted
-                || (name == Path::new(CARD) && !plan.job.rewritten)
-                || files.iter().any(|(known, _)| *known == name)
+            if !is_wanted || (is_read_me(&name) && !plan.job.rewritten) || files.iter().any(|(known, _)| *known == name)
             {
                 continue;
             }
@@ -68,6 +67,23 @@ fn lent(plan: &Plan) -> Result<Files> {
         }
     }
     Ok(files)
+}
+
+/// What lies beside the donor's weights and stays there, because it would be untrue of the output: weights in other
+/// formats, what training left. Relative to its folder, sorted, folders with a slash at the end.
+///
+/// # Errors
+///
+/// When the donor's folder cannot be listed.
+pub fn left_beside(plan: &Plan) -> Result<Vec<String>> {
+    let input = &plan.inputs[plan.job.donor];
+    let Some(folder) = folder_of(plan, plan.job.donor) else { return Ok(Vec::new()) };
+    let own = |name: &String| {
+        let read = input.files().iter().map(|file| file.name.strip_suffix(".zst").unwrap_or(&file.name));
+        let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
+        is_index || read.into_iter().any(|read| name == read || name.strip_suffix(".zst") == Some(read))
+    };
+    Ok(look_beside(folder)?.left.into_iter().filter(|name| !own(name)).collect())
 }
 
 /// The folder in which the files of an input lie. A single weight file lends what lies around it only to another single
@@ -93,6 +109,12 @@ fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Con
     }
 }
 
+/// Whether a file is what somebody wrote about another model.
+fn is_read_me(name: &Path) -> bool {
+    let name = name.to_string_lossy().to_ascii_lowercase();
+    name.strip_prefix("readme").is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_', '-']))
+}
+
 /// Whether a file belongs to a tokenizer.
 fn is_tokenizer_file(name: &Path) -> bool {
     const NAMES: [&str; 5] =
@@ -108,9 +130,11 @@ fn recipe_text(plan: &Plan) -> Result<String> {
     if let Some(text) = &plan.job.recipe_text {
         return Ok(text.clone());
     }
-    let value = serde_json::to_value(&plan.job.document)
-        .map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))?;
-    Ok(yaml::document(&value))
+    Ok(yaml::document(&document_value(&plan.job.document)?))
+}
+
+fn document_value(document: &Document) -> Result<Value> {
+    serde_json::to_value(document).map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))
 }
 
 fn pretty(value: &Value, name: &str) -> Result<Vec<u8>> {
