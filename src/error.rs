@@ -1,8 +1,12 @@
 //! The one error type of the library: what failed, on what, why, and what to do about it.
 
+mod shown;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
+
+pub use shown::{json as shown_json, name as shown_name, shown};
 
 /// The result of everything fallible here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,7 +45,8 @@ pub enum Kind {
 
 /// A failure: `what: subject: cause`, and a hint that says what to do.
 ///
-/// `Display` gives one line without the hint; [`Error::hint`] gives the rest.
+/// `Display` gives one line without the hint; [`Error::hint`] gives the rest. Names in it come from inputs, so it is
+/// escaped and cut there, as [`shown`] does.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -127,7 +132,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.what, self.subject, self.cause)
+        write!(f, "{}: {}: {}", self.what, shown(&self.subject), shown(&self.cause))
     }
 }
 

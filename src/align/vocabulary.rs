@@ -1,13 +1,12 @@
 //! Whether two models number their tokens alike: vocabulary axes are never reordered, so they must.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, open_regular};
 use crate::error::{Error, Kind, Result};
 
 /// The largest tokenizer file that is read.
@@ -146,7 +145,7 @@ impl<'de> Visitor<'de> for TokensVisitor {
 /// An opened file that is not too long.
 fn capped(path: &Path) -> Result<impl Read> {
     let failed = |error| Error::io("cannot read tokenizer", path, error);
-    let file = File::open(path).map_err(failed)?;
+    let file = open_regular(path).map_err(failed)?;
     let len = file.metadata().map_err(failed)?.len();
     if len > MAX_BYTES {
         let cause = format!("{len} bytes, at most {MAX_BYTES} are read");

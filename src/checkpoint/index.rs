@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::header::{UniqueStrings, shown};
+use super::regular::open_regular;
 use super::side::weight_format;
 use super::{InputFile, TensorEntry};
 use crate::error::{Error, Kind, Result};
@@ -80,12 +80,15 @@ fn check_shard_name(name: &str, format: &'static str) -> Result<(), String> {
 /// A small file, read whole unless it is longer than `cap`.
 pub(super) fn read_capped(path: &Path, cap: u64, what: &'static str) -> Result<Vec<u8>> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(what, path, error))?;
-    if !metadata.is_file() || metadata.len() > cap {
-        let cause = format!("{} bytes, at most {cap} of a regular file are read", metadata.len());
+    if !metadata.is_file() {
+        return Err(Error::new(Kind::Input, what, path.display(), "not a regular file"));
+    }
+    if metadata.len() > cap {
+        let cause = format!("{} bytes, at most {cap} are read", metadata.len());
         return Err(Error::new(Kind::Input, what, path.display(), cause));
     }
     let mut bytes = Vec::new();
-    File::open(path)
+    open_regular(path)
         .and_then(|file| file.take(cap).read_to_end(&mut bytes))
         .map_err(|error| Error::io(what, path, error))?;
     Ok(bytes)

@@ -142,7 +142,7 @@ impl Listing {
                 listing.left.push(name);
             } else if !is_side_file(&name) {
                 listing.left.push(name);
-            } else if file_type.is_file() || links_to_file(&entry.path())? {
+            } else if file_type.is_file() || leads_to_file(&entry.path())? {
                 listing.files.push(name);
             }
         }
@@ -154,10 +154,16 @@ fn is_side_file(name: &str) -> bool {
     !name.ends_with(MANIFEST_NAME) && index_format(name).is_none() && !is_leftover(name)
 }
 
-/// Whether a link, socket or device leads to a regular file.
-fn links_to_file(path: &Path) -> Result<bool> {
+/// Whether what is no plain file leads to one; a link to a folder does not, and pipes, sockets and devices are refused
+/// unopened.
+fn leads_to_file(path: &Path) -> Result<bool> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io("cannot follow link", path, error))?;
-    Ok(metadata.is_file())
+    if metadata.is_file() || metadata.is_dir() {
+        return Ok(metadata.is_file());
+    }
+    let cause = "it is a pipe, a socket or a device, wanted a file";
+    Err(Error::new(Kind::Input, "cannot take along", path.display(), cause)
+        .with_hint("move it out of the model's folder"))
 }
 
 /// Side files are copied into what may be published, so a link must not fetch something else under a harmless name.

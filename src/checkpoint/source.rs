@@ -227,7 +227,7 @@ impl Input {
         if !metadata.is_file() {
             return Err(Error::new(Kind::Input, "cannot open", path.display(), "not a regular file"));
         }
-        let file = File::open(path).map_err(|error| Error::io("cannot open", path, error))?;
+        let file = super::regular::open_regular(path).map_err(|error| Error::io("cannot open", path, error))?;
         let identity = Identity::of(&file).map_err(|error| Error::io("cannot open", path, error))?;
         Ok(Self { path: path.to_owned(), file, identity })
     }

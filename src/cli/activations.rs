@@ -16,9 +16,10 @@ use crate::align::{Store, Symmetries, fingerprint};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
 use crate::engine::Stop;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown_name};
 use crate::kernel::Kernels;
 use crate::monitor::{Monitor, Phase};
+use crate::output::check_ending;
 use crate::plan::memory::process_bytes;
 
 use super::args::{BlockArgs, MemoryArgs};
@@ -124,6 +125,7 @@ fn stopped(path: &Path) -> Error {
 }
 
 fn path_of(args: &ActivationsArgs) -> Result<PathBuf> {
+    check_ending(&args.out)?;
     let is_file = args.out.extension().is_some_and(|end| end == "safetensors") && !args.out.is_dir();
     let path = if is_file { args.out.clone() } else { args.out.join(FILE) };
     if path.exists() && !args.overwrite {
@@ -143,7 +145,7 @@ fn as_text(path: &Path, recorded: &[Recorded]) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["group", "samples", "units"]);
     for group in recorded {
-        let name = group.group.escape_debug().to_string();
+        let name = shown_name(&group.group);
         table.add_row([name, group.samples.to_string(), group.units.to_string()]);
     }
     for column in [1, 2] {

@@ -1,6 +1,6 @@
 //! `thalweg interpolate`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::align::network::network;
 use crate::align::{Alignment, TransformFile};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, create_anew};
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
 use crate::engine::align::Pair;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
-use crate::output::{DiskStorage, Target};
+use crate::output::{DiskStorage, Target, check_folder_ending};
 use crate::plan::memory::{Wish, process_bytes};
 use crate::plan::{AlignmentFile, Plan};
 
@@ -94,6 +94,7 @@ impl From<WayArg> for Way {
 ///
 /// Whatever keeps that from being done.
 pub fn run(args: &InterpolateArgs) -> Result<()> {
+    check_folder_ending(&args.out)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let lambdas = lambdas(args.points)?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
@@ -254,7 +255,7 @@ impl Run<'_> {
 fn put(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     let failed = |error| Error::io("cannot write curve", path, error);
-    let mut file = File::create(&part).map_err(failed)?;
+    let mut file = create_anew(&part).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&part, path).map_err(failed)
 }

@@ -37,6 +37,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
         let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
         let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
+        target.check_place()?;
         let mut ready = Ready::of(stage.document, &args.job)?;
         let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, (&stop, &mut ready))?;
         let (mut plan, opened) = ready.planned(&job, &wish)?;

@@ -17,11 +17,13 @@ mod symmetries;
 mod verify;
 
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::Parser;
+use signal_hook::flag;
 
 use crate::checkpoint::guard_maps;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, shown, shown_json};
 use args::{Cli, Command};
 
 /// Runs the program on the process's arguments and returns its exit code.
@@ -33,7 +35,7 @@ pub fn main() -> u8 {
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let outcome = guard_maps().and_then(|()| match cli.command {
+    let outcome = guard_maps().and_then(|()| outlive_file_limits()).and_then(|()| match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -53,19 +55,34 @@ pub fn main() -> u8 {
     }
 }
 
+/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail as any other write does: without a handler the
+/// signal that comes with it ends the process without a word.
+fn outlive_file_limits() -> Result<()> {
+    flag::register(libc::SIGXFSZ, Arc::default())
+        .map(drop)
+        .map_err(|error| Error::new(Kind::Io, "cannot watch signals", "SIGXFSZ", error))
+}
+
 /// One line for the failure, one for what to do about it.
 fn report(error: &Error) {
     let mut stderr = std::io::stderr().lock();
     // There is nowhere left to say that standard error is closed.
     let _ = writeln!(stderr, "thalweg: {error}");
     if let Some(hint) = error.hint() {
-        let _ = writeln!(stderr, "  {hint}");
+        let _ = writeln!(stderr, "  {}", shown(hint));
     }
 }
 
-/// Writes `text` to standard output; a reader that has gone away is no failure.
+/// Writes `text` to standard output, line by line as [`shown`] has it, or JSON with all its bytes; a reader that has gone
+/// away is no failure.
 fn print(text: &str) -> Result<()> {
-    match writeln!(std::io::stdout().lock(), "{}", text.trim_end()) {
+    let text = text.trim_end();
+    let safe = if text.starts_with(['{', '[']) {
+        shown_json(text).into_owned()
+    } else {
+        text.lines().map(shown).collect::<Vec<_>>().join("\n")
+    };
+    match writeln!(std::io::stdout().lock(), "{safe}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::io("cannot print", std::path::Path::new("standard output"), error))
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::budget::format_bytes;
 use crate::device::{Choice, Opened};
 use crate::engine::{left_beside, wanted_sides};
-use crate::error::Result;
+use crate::error::{Result, shown_name};
 use crate::output::{DiskStorage, Outlook, Target, outlook};
 use crate::plan::Plan;
 use crate::plan::memory::Staging;
@@ -42,6 +42,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
         }
         let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
         let target = Target { dir: stage.out.clone(), overwrite: false, restart: false };
+        target.check_place()?;
         let looked = align::look_for_inputs(&mut job, &target)?;
         let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
         let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
@@ -217,7 +218,7 @@ fn tensors(plan: &Plan) -> String {
     for (index, tensor) in plan.tensors.iter().enumerate() {
         let place = &plan.layout.tensors()[index];
         table.add_row([
-            tensor.name.escape_debug().to_string(),
+            shown_name(&tensor.name),
             format!("{:?}", tensor.shape),
             tensor.sources[0].dtype.to_string(),
             tensor.dtype.to_string(),

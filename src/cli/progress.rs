@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::budget::format_bytes;
+use crate::error::{shown, shown_name};
 use crate::monitor::{Monitor, Phase};
 
 /// Seconds between plain lines.
@@ -145,7 +146,7 @@ impl Monitor for Progress {
     }
 
     fn tensor(&self, name: &str) {
-        *self.tensor.lock().unwrap_or_else(PoisonError::into_inner) = name.escape_debug().to_string();
+        *self.tensor.lock().unwrap_or_else(PoisonError::into_inner) = shown_name(name);
         self.bar.set_message(self.message());
     }
 
@@ -155,6 +156,6 @@ impl Monitor for Progress {
     }
 
     fn warn(&self, warning: &str) {
-        self.print(&format!("thalweg: warning: {warning}"));
+        self.print(&format!("thalweg: warning: {}", shown(warning)));
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::MANIFEST_NAME;
 use crate::error::{Error, Kind, Result};
+use crate::output::check_folder;
 use crate::recipe::{Document, Recipe};
 
 /// A stage and the folder that it is written to.
@@ -18,7 +19,7 @@ pub struct Stage<'a> {
 ///
 /// # Errors
 ///
-/// [`Kind::Recipe`] when a stage's name is no plain file name.
+/// [`Kind::Recipe`] when a stage's name is no plain file name, [`Kind::Occupied`] when its folder is a link or no folder.
 pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
     let last = recipe.documents.len() - 1;
     let stage = |(index, document): (usize, &'a Document)| {
@@ -30,7 +31,11 @@ pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
             let cause = "the name of a stage is that of a folder, so it must be a plain file name";
             return Err(Error::new(Kind::Recipe, "cannot use stage", name, cause));
         }
-        Ok(Stage { document, out: folder_of(out).join(name) })
+        let folder = folder_of(out);
+        let stage = folder.join(name);
+        check_folder(&folder)?;
+        check_folder(&stage)?;
+        Ok(Stage { document, out: stage })
     };
     recipe.documents.iter().enumerate().map(stage).collect()
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::align::spec::builtin;
 use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Result, shown_name};
 
 use super::{job, print};
 
@@ -92,8 +92,8 @@ fn groups(symmetries: &Symmetries, kinds: &[Vec<&Group>]) -> String {
             first.units.to_string(),
             within,
             allowed(first),
-            first.name.clone(),
-            if kind.len() > 1 { last.name.clone() } else { String::new() },
+            shown_name(&first.name),
+            if kind.len() > 1 { shown_name(&last.name) } else { String::new() },
         ]);
     }
     for column in [1, 2] {
@@ -130,7 +130,7 @@ fn tensors(symmetries: &Symmetries) -> String {
         if let Some(index) = &tensor.index {
             axes.insert(0, format!("name by {}", symmetries.groups[index.group].name));
         }
-        table.add_row([name.clone(), format!("{:?}", tensor.shape), axes.join(", ")]);
+        table.add_row([shown_name(name), format!("{:?}", tensor.shape), axes.join(", ")]);
     }
     table.to_string()
 }

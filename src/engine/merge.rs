@@ -9,7 +9,7 @@ use crate::budget::check_limits;
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
 use crate::monitor::Phase;
-use crate::output::{Begun, Manifest, Output, SideFile, Storage, Target, verify};
+use crate::output::{Begun, Manifest, Output, SideFile, Storage, Target, check_sides, verify};
 use crate::plan::Plan;
 use crate::report::{Found, Moved, Noted, Report};
 
@@ -54,6 +54,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
     refuse_several_shards(&plan, &target)?;
     target.check_place()?;
     refuse_inputs_folder(&plan.inputs, &target.dir)?;
+    check_sides(&target.dir, &wanted_sides(&plan, &target)?)?;
     check_limits(plan.memory.limit, plan.memory.threads)?;
     let mut check = checking(&options);
     let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;

@@ -4,15 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use super::checksum::block_count;
 use super::commit::Ledger;
+use super::ending::check_ending;
 use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
 use super::identity::{difference, normalised};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
-use super::storage::{FREE_SOME_SPACE, Storage};
+use super::own::{check_finished, check_manifest, check_work};
+use super::storage::{FREE_SOME_SPACE, RAISE_THE_LIMIT, Storage};
 use super::write::Output;
 use super::{Progress, resume};
 use crate::budget::format_bytes;
@@ -38,12 +41,14 @@ impl Target {
         Places::new(&self.dir).is_file()
     }
 
-    /// Refuses a place where there can be no folder, since a file is there or on the way.
+    /// Refuses a place where there can be no folder, since a file is there or on the way, or whose name is that of
+    /// another kind of file.
     ///
     /// # Errors
     ///
     /// [`Kind::Usage`] with the file in question.
     pub fn check_place(&self) -> Result<()> {
+        check_ending(&self.dir)?;
         let places = Places::new(&self.dir);
         let there = places.folder().ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
         let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else { return Ok(()) };
@@ -104,17 +109,16 @@ pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, iden
     target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
-    let standing = survey(run.storage.as_ref(), &run.places)?;
     let refused = |error: Error| match error.kind() {
         Kind::Occupied | Kind::Resume => Ok(Outlook::Refused(error.to_string())),
         _ => Err(error),
     };
-    match run.judge(target, &standing) {
-        Ok(Some(_)) => Ok(Outlook::Complete),
-        Ok(None) if matches!(standing, Standing::Begun) && !target.restart => {
+    match run.look(target) {
+        Ok((Some(_), _)) => Ok(Outlook::Complete),
+        Ok((None, Standing::Begun)) if !target.restart => {
             resume::can_resume(&run).map_or_else(refused, |()| Ok(Outlook::GoOn))
         }
-        Ok(None) => Ok(Outlook::Begin),
+        Ok(_) => Ok(Outlook::Begin),
         Err(error) => refused(error),
     }
 }
@@ -125,10 +129,10 @@ pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, iden
 ///
 /// As [`Output::begin`], but locks are not looked at.
 pub fn check_target(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<()> {
+    target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
-    let standing = survey(run.storage.as_ref(), &run.places)?;
-    match (run.judge(target, &standing)?, standing) {
+    match run.look(target)? {
         (None, Standing::Begun) if !target.restart => resume::can_resume(&run),
         _ => Ok(()),
     }
@@ -144,15 +148,16 @@ pub(super) fn begin(
     let places = Places::new(&target.dir);
     let run = Run { storage, places, layout: Arc::new(layout), identity: normalised(identity)? };
     let storage = run.storage.as_ref();
+    check_work(&run.places)?;
     // Where there is no work folder, nothing is touched before it is known that the folder may be written to.
     if storage.list(&run.places.work())?.is_none()
-        && let Some(manifest) = run.judge(target, &survey(storage, &run.places)?)?
+        && let (Some(manifest), _) = run.look(target)?
     {
         return Ok(Begun::Complete(manifest));
     }
     let lock = Lock::acquire(storage, &run.places)?;
-    let standing = survey(storage, &run.places)?;
-    if let Some(manifest) = run.judge(target, &standing)? {
+    let (complete, standing) = run.look(target)?;
+    if let Some(manifest) = complete {
         remove_work(storage, &run.places)?;
         return Ok(Begun::Complete(manifest));
     }
@@ -169,6 +174,19 @@ pub(super) fn begin(
 }
 
 impl Run {
+    /// What is at the target, and the manifest if the same run is finished there.
+    fn look(&self, target: &Target) -> Result<(Option<Manifest>, Standing)> {
+        check_work(&self.places)?;
+        check_manifest(&self.places)?;
+        let standing = survey(self.storage.as_ref(), &self.places)?;
+        let judged = self.judge(target, &standing);
+        // A finished output is only read: links in it, such as those of a hub's cache, are no danger.
+        if !matches!(judged, Ok(Some(_))) {
+            check_finished(&self.places, &self.layout)?;
+        }
+        Ok((judged?, standing))
+    }
+
     /// The manifest if the same run is finished here; none if the run may begin or go on.
     fn judge(&self, target: &Target, standing: &Standing) -> Result<Option<Manifest>> {
         match standing {
@@ -249,6 +267,7 @@ impl Run {
 
     /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those in the making have.
     pub(super) fn check_space(&self) -> Result<()> {
+        self.check_file_limit()?;
         let storage = self.storage.as_ref();
         let Some(free) = storage.free_bytes(&self.places.work())? else { return Ok(()) };
         let mut wanted = 0;
@@ -269,6 +288,20 @@ impl Run {
         );
         let subject = self.places.out().display();
         Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(FREE_SOME_SPACE))
+    }
+
+    /// Refuses to begin or go on when a shard is larger than this process may write files.
+    fn check_file_limit(&self) -> Result<()> {
+        let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+        let Some(shard) = self.layout.shards().iter().find(|shard| shard.len > most) else { return Ok(()) };
+        let cause = format!(
+            "{} takes {}, and files may have at most {}",
+            shard.name,
+            format_bytes(shard.len),
+            format_bytes(most)
+        );
+        let subject = self.places.out().display();
+        Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(RAISE_THE_LIMIT))
     }
 
     /// Makes every shard's file at its full size; their names and the journal's are durable afterwards.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::folder::Places;
 use super::manifest::Manifest;
+use crate::checkpoint::open_regular;
 use crate::error::{Error, Kind, Result};
 
 /// Checks the files that the manifest of a finished output names as its own.
@@ -29,7 +30,7 @@ pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<()> {
         }
         let path = places.side(Path::new(name));
         let mut hasher = blake3::Hasher::new();
-        match std::fs::File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hasher)) {
+        match open_regular(&path).and_then(|mut file| std::io::copy(&mut file, &mut hasher)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return damaged(&path.display().to_string(), "the transform is missing");
             }

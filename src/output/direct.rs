@@ -53,7 +53,7 @@ struct State {
 impl DirectFile {
     /// The file behind `plain`, opened once more for direct writes; `plain` itself where that cannot be.
     pub(super) fn new(plain: DiskFile, path: &Path) -> Result<Self, DiskFile> {
-        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let flags = i32::try_from((OFlags::DIRECT | OFlags::NOFOLLOW).bits()).unwrap_or(0);
         let opened = fs::OpenOptions::new().write(true).custom_flags(flags).open(path);
         let Ok(direct) = opened else { return Err(plain) };
         let state = State { direct: Some(direct), stage: None, start: 0, len: 0, written: 0 };

@@ -8,6 +8,7 @@ use super::commit::{pack_shard, sync_both};
 use super::folder::{MANIFEST, Places, is_weight_index, is_weights, remove_work};
 use super::identity::normalised;
 use super::manifest::Manifest;
+use super::own::check_side;
 use super::storage::{Storage, parent_of};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
@@ -127,6 +128,7 @@ pub(super) fn put(storage: &dyn Storage, places: &Places, path: &Path, contents:
     if storage.len(&aside)?.is_some() {
         storage.remove(&aside)?;
     }
+    check_side(places, path.strip_prefix(places.folder()).unwrap_or(path))?;
     let folder = parent_of(path);
     storage.create_dir_all(folder)?;
     let file = match contents {

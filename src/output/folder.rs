@@ -88,6 +88,17 @@ impl Places {
         self.work().join("scratch")
     }
 
+    /// Whether a path in the work folder is that of a file that a run makes there.
+    pub(super) fn is_work_file(&self, path: &Path) -> bool {
+        let is_part = || path.extension().is_some_and(|end| end == "part");
+        [self.lock(), self.journal(), self.aside()].iter().any(|own| own == path) || is_part()
+    }
+
+    /// Whether a path in the work folder is that of a folder that a run makes there.
+    pub(super) fn is_work_folder(&self, path: &Path) -> bool {
+        path == self.scratch()
+    }
+
     /// A small file in the making, before its rename.
     pub(super) fn aside(&self) -> PathBuf {
         self.work().join("aside.tmp")
@@ -96,12 +107,14 @@ impl Places {
 
 /// Whether an output of this name is one file of weights rather than a folder.
 pub fn names_one_file(out: &Path) -> bool {
-    out.file_name().is_some_and(|name| {
-        let name = name.to_string_lossy();
-        [".safetensors", ".safetensors.zst"]
-            .iter()
-            .any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
-    })
+    // With a slash behind it, it is a folder's.
+    !out.as_os_str().as_encoded_bytes().ends_with(b"/")
+        && out.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            [".safetensors", ".safetensors.zst"]
+                .iter()
+                .any(|end| name.strip_suffix(end).is_some_and(|stem| !stem.is_empty()))
+        })
 }
 
 /// What was found in an output folder.

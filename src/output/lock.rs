@@ -2,8 +2,10 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use super::folder::Places;
 use super::storage::Storage;
@@ -26,8 +28,10 @@ impl Lock {
         let failed = |error| Error::io("cannot lock", &path, error);
         for _ in 0..ATTEMPTS {
             storage.create_dir_all(&places.work())?;
-            let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = match opened {
+            let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
+            let mut options = File::options();
+            let options = options.read(true).write(true).create(true).truncate(false).custom_flags(flags);
+            let file = match options.open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(failed)?,
             };

@@ -16,6 +16,7 @@ use super::folder::{Places, empty_work, remove_work};
 use super::identity::{difference, normalised};
 use super::lock::Lock;
 use super::manifest::read_capped;
+use super::own::{check_file, check_work};
 use super::resume::JOURNAL_BYTES;
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
@@ -63,6 +64,8 @@ impl Steps {
             let cause = "wanted the name of one file, X.safetensors";
             return Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause));
         }
+        check_work(&places)?;
+        check_file(places.out())?;
         let identity = normalised(identity)?;
         let is_there = || Ok::<_, Error>(storage.len(places.out())?.is_some());
         // Where there is no work folder, nothing is touched before it is known that the file may be written.

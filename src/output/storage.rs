@@ -5,22 +5,26 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, statvfs};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::direct::DirectFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// How many bytes are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
 /// What to do about a full disk.
 pub(super) const FREE_SOME_SPACE: &str = "free some space, then run the same command again";
+
+/// What to do about a file that may not grow further.
+pub(super) const RAISE_THE_LIMIT: &str = "the size of files is limited (ulimit -f, or by the file system): raise the \
+                                          limit, or take a smaller --shard-size, then run the same command again";
 
 /// A name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub trait Storage: Send + Sync {
 
     /// Makes a new file with the contents of another, which may lie elsewhere. Not synced.
     fn copy(&self, from: &Path, to: &Path) -> Result<Arc<dyn StorageFile>> {
-        let source = DiskFile::open(from, File::options().read(true), "cannot copy from")?;
+        let source = DiskFile::open(from, File::options().read(true), true, "cannot copy from")?;
         let copy = self.create(to)?;
         let len = source.len()?;
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
@@ -130,23 +134,24 @@ impl Storage for DiskStorage {
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        let file = DiskFile::open(path, File::options().read(true).write(true).create_new(true), "cannot create")?;
+        let file =
+            DiskFile::open(path, File::options().read(true).write(true).create_new(true), false, "cannot create")?;
         Ok(Arc::new(file))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(DiskFile::open(path, File::options().read(true).write(true), "cannot open")?))
+        Ok(Arc::new(DiskFile::open(path, File::options().read(true).write(true), false, "cannot open")?))
     }
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        let opened = DiskFile::open(path, File::options().read(true), "cannot open")?;
+        let opened = DiskFile::open(path, File::options().read(true), true, "cannot open")?;
         // All that is opened so is read front to back: the system then reads further ahead while this program hashes.
         _ = fadvise(&opened.file, 0, None, Advice::Sequential);
         Ok(Arc::new(opened))
     }
 
     fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        let plain = DiskFile::open(path, File::options().read(true).write(true), "cannot open")?;
+        let plain = DiskFile::open(path, File::options().read(true).write(true), false, "cannot open")?;
         Ok(match DirectFile::new(plain, path) {
             Ok(direct) => Arc::new(direct),
             Err(plain) => Arc::new(plain),
@@ -238,16 +243,37 @@ pub(super) struct DiskFile {
 }
 
 impl DiskFile {
-    fn open(path: &Path, options: &fs::OpenOptions, what: &'static str) -> Result<Self> {
-        let file = options.open(path).map_err(|error| Error::io(what, path, error))?;
-        Ok(Self { path: path.to_owned(), file })
+    /// Opens a regular file; where it is written to, not through a link.
+    fn open(path: &Path, options: &fs::OpenOptions, follow: bool, what: &'static str) -> Result<Self> {
+        // A named pipe would otherwise be waited for; of a regular file nothing is different.
+        let flags = if follow { OFlags::NONBLOCK } else { OFlags::NONBLOCK | OFlags::NOFOLLOW };
+        let flags = i32::try_from(flags.bits()).expect("flags of opening are few");
+        let opened = options.clone().custom_flags(flags).open(path);
+        let refuse = |cause: &str| Error::new(Kind::Io, what, path.display(), cause);
+        let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => refuse("it is a link, which is not followed"),
+            Some(Errno::NXIO) => refuse("it is no regular file"),
+            _ => Error::io(what, path, error),
+        })?;
+        let metadata = file.metadata().map_err(|error| Error::io(what, path, error))?;
+        if metadata.is_file() {
+            return Ok(Self { path: path.to_owned(), file });
+        }
+        Err(refuse("it is no regular file"))
     }
 
     pub(super) fn failed(&self, what: &'static str, error: impl Into<io::Error>) -> Error {
         let error = error.into();
-        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(FREE_SOME_SPACE),
+            io::ErrorKind::FileTooLarge => Some(RAISE_THE_LIMIT),
+            _ => None,
+        };
         let failure = Error::io(what, &self.path, error);
-        if is_full { failure.with_hint(FREE_SOME_SPACE) } else { failure }
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
+use crate::error::shown_name;
 use crate::recipe::Sources;
 
 use super::job::Job;
@@ -66,7 +67,7 @@ pub fn warnings(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
 
 /// The first of these names, and how many more there are.
 pub fn named(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    let shown: Vec<String> = names.iter().take(NAMED).map(|name| shown_name(name)).collect();
     match names.len().saturating_sub(NAMED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more tensors", shown.join(", ")),

@@ -6,7 +6,6 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
@@ -100,7 +99,7 @@ impl Snapshot {
 /// The commit in a ref file; none when the file is missing or holds anything but a name.
 fn read_ref(path: &Path) -> Option<String> {
     let mut text = String::new();
-    fs::File::open(path).ok()?.take(256).read_to_string(&mut text).ok()?;
+    crate::checkpoint::open_regular(path).ok()?.take(256).read_to_string(&mut text).ok()?;
     let commit = text.trim();
     let plain = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| commit.to_owned())
@@ -109,6 +108,7 @@ fn read_ref(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -10,6 +10,7 @@ use crate::align::many::ManyOptions;
 use crate::align::matching::{Options, Proof};
 use crate::align::straight_through::Losses;
 use crate::budget::format_bytes;
+use crate::error::shown_name;
 
 /// What was found about a pair of models: the same for the same models, spec and options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,7 +159,7 @@ impl Findings {
 
     /// Names of the roots that were matched by activations, and the cosines of these before and after.
     fn activations(&self) -> impl Iterator<Item = (String, [f64; 2])> {
-        self.roots.iter().filter_map(|root| Some((root.name.escape_debug().to_string(), root.activations?)))
+        self.roots.iter().filter_map(|root| Some((shown_name(&root.name), root.activations?)))
     }
 
     fn each<T>(&self, of: impl Fn(&mut dyn Iterator<Item = f64>) -> T) -> [T; 2] {
@@ -255,7 +256,7 @@ struct Row {
 impl Row {
     fn of(name: &str, roots: &[&RootFound]) -> Self {
         Self {
-            name: name.escape_debug().to_string(),
+            name: shown_name(name),
             groups: roots.len(),
             units: roots.iter().map(|root| root.units).sum(),
             moved: roots.iter().map(|root| root.moved).sum(),

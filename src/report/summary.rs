@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::budget::{format_bytes, peak_resident_bytes};
+use crate::error::shown_name;
 use crate::output::Manifest;
 use crate::plan::tensor::Action;
 use crate::plan::{AlignmentFile, Plan};
@@ -198,7 +199,7 @@ pub fn listed_files(names: &[String]) -> String {
 }
 
 fn named(tensors: &[&str]) -> String {
-    let first: Vec<String> = tensors.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    let first: Vec<String> = tensors.iter().take(NAMED).map(|name| shown_name(name)).collect();
     match tensors.len().saturating_sub(NAMED) {
         0 => first.join(", "),
         more => format!("{} and {more} more tensors", first.join(", ")),

@@ -260,3 +260,50 @@ fn a_manifest_that_lies_is_damage_and_nothing_else() {
     File::create(&path).and_then(|file| file.set_len(2 << 30)).expect("made");
     run(root.path(), ["verify", "out", "--quiet"]).fails(1, &["out/thalweg.json"]);
 }
+
+#[test]
+fn nothing_that_an_input_says_steers_the_terminal_or_fills_it() {
+    let root = with_good_model();
+    let long = "x".repeat(350_000);
+    let evil = "evil\u{1b}[2J\u{9b}31m\u{7}";
+    let header = |text: String| {
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.into_bytes());
+        bytes
+    };
+    let field = |name: &str| {
+        let name = serde_json::to_string(name).expect("text");
+        header(format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0],{name}:1}}}}"))
+    };
+    let tensor = |name: &str| {
+        let name = serde_json::to_string(name).expect("text");
+        header(format!("{{{name}:{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}}}"))
+    };
+    let quiet = |ended: &crate::program::Ended| {
+        for text in [&ended.stdout, &ended.stderr] {
+            assert!(text.len() < 20_000, "{} bytes", text.len());
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        }
+    };
+    for (number, bytes) in [field(evil), field(&long), tensor(evil), tensor(&long)].into_iter().enumerate() {
+        let name = format!("hostile{number}.safetensors");
+        fs::write(root.path().join(&name), bytes).expect("written");
+        let good = "good/model.safetensors";
+        for command in [
+            &["merge", &name, good, "--out", "out"][..],
+            &["plan", &name, &name, "--out", "out", "--tensors"],
+            &["plan", good, &name, "--out", "out", "--tensors", "--missing", "common"],
+            &["symmetries", &name],
+            &["merge", &name, good, "--missing", "common", "--out", &format!("out{number}")],
+        ] {
+            quiet(&run(root.path(), command));
+        }
+    }
+    // What turns text around is no control character, so such a name is allowed; even JSON does not show it raw.
+    let turned = "turned\u{202e}around";
+    fs::write(root.path().join("turned.safetensors"), tensor(turned)).expect("written");
+    let plan = ["plan", "turned.safetensors", "turned.safetensors", "--out", "out", "--json"];
+    let json = run(root.path(), plan).ok();
+    assert_eq!(json.json()["tensors"][0]["name"], turned);
+    assert!(!json.stdout.contains('\u{202e}'), "{json:?}");
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::faults::{ended, inputs, skipped, small};
-use crate::program::Ended;
+use crate::program::{Ended, run};
 
 /// The program under a limit in KiB that the shell sets.
 fn limited(root: &Path, limit: &str, args: &[&str]) -> Ended {
@@ -83,4 +83,18 @@ fn a_control_group_smaller_than_the_budget_is_refused_and_a_budget_that_fits_it_
     // Without a word about memory it takes what the group can give.
     let report = group.run(root.path(), &[&merge[..], &["--overwrite", "--restart"]].concat()).ok().json();
     assert!(report["memory_limit_bytes"].as_u64().is_some_and(|limit| limit <= 150 << 20), "{report}");
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_by_name_and_the_merge_goes_on_without_it() {
+    let root = small();
+    let merge = ["merge", "one", "two", "--out", "out", "--quiet"];
+    limited(root.path(), "-f 100", &merge)
+        .fails(1, &["cannot reserve disk space for: out: model.safetensors takes 25", "ulimit -f"]);
+    assert!(!root.path().join("out/.thalweg").exists());
+    // The weights fit, a file beside them does not.
+    fs::write(root.path().join("one/tokenizer.json"), vec![b' '; 2 << 20]).expect("written");
+    limited(root.path(), "-f 2048", &merge).fails(3, &["out/.thalweg/aside.tmp", "File too large", "ulimit -f"]);
+    run(root.path(), merge).ok();
+    run(root.path(), ["verify", "out", "--quiet"]).ok();
 }

@@ -23,6 +23,7 @@ mod net;
 mod output;
 mod output_crash;
 mod output_verify;
+mod places;
 mod program;
 mod readme;
 mod recheck;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::create_anew;
 use crate::error::{Error, Result};
 
 const WHAT: &str = "cannot write activations";
@@ -54,7 +55,7 @@ impl Writer {
         }
         let data = 8 + text.len() as u64;
         tensors.iter_mut().for_each(|(start, _)| *start += data);
-        let file = File::create(&part).map_err(failed)?;
+        let file = create_anew(&part).map_err(failed)?;
         let writer = Self { path: path.to_owned(), part, file, tensors, is_finished: false };
         writer.file.set_len(data + end).map_err(failed)?;
         writer.file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).map_err(failed)?;

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::{Element, OrthogonalMap, Transform};
 use crate::align::symmetries::{Group, Symmetries};
-use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window};
+use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window, create_anew};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
@@ -148,9 +148,7 @@ impl TransformFile {
         name.push(".part");
         let part = Path::new(&name);
         let failed = |error| Error::io("cannot write transform", path, error);
-        File::create(part)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .map_err(failed)?;
+        create_anew(part).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all())).map_err(failed)?;
         fs::rename(part, path).map_err(failed)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)

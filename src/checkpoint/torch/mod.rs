@@ -85,7 +85,8 @@ impl TorchFile {
     /// When the file cannot be read, is damaged or of another format, names code to run, holds no state dict or
     /// several without a `key`, or holds a tensor that is quantized, sparse, of an unknown class or outside its storage.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
+        let file = crate::checkpoint::open_regular(path)
+            .map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
         let Index { tensors, storages, skipped, .. } = Index::read(&file, key).map_err(|fault| fault.on(path))?;
         Ok(Self { path: path.to_owned(), file, tensors, storages, skipped })
     }

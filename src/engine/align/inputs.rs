@@ -12,7 +12,7 @@ use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, finger
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
-use crate::output::{Storage, Target, check_target};
+use crate::output::{Storage, Target, check_folder, check_target};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
@@ -195,6 +195,7 @@ impl AlignInputs<'_> {
 
     /// The transforms that a run of the same merge has found.
     fn look_beside(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+        check_folder(&self.folder())?;
         if self.asked.together {
             return self.look_for_all(job, models, options);
         }

@@ -20,7 +20,7 @@ use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
-use crate::output::{BegunSteps, Steps, Storage, Target};
+use crate::output::{BegunSteps, Steps, Storage, Target, check_folder_ending};
 use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings, ManyReport};
 
@@ -130,6 +130,7 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let (files, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
+            check_folder_ending(&target.dir)?;
             refuse_inputs_folder(&crowd.models, &target.dir)?;
             let out = target.dir.as_path();
             let last = Target { dir: path_of(out, crowd.models.len() - 1), ..target.clone() };

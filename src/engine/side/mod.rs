@@ -7,13 +7,12 @@ mod card;
 mod chat;
 mod truth;
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, look_beside};
+use crate::checkpoint::{Checkpoint, look_beside, open_regular};
 use crate::error::{Error, Kind, Result};
 use crate::output::config::restated;
 use crate::output::{Contents, SideFile, yaml};
@@ -150,7 +149,7 @@ fn text_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<String>> 
     let path = folder.join(name);
     let failed = |error| Error::io("cannot read", &path, error);
     let mut bytes = Vec::new();
-    match File::open(&path) {
+    match open_regular(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?.take(READ_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?,
     };
