@@ -112,8 +112,9 @@ pub struct JobArgs {
     #[arg(long, value_name = "POLICY")]
     pub missing: Option<String>,
 
-    /// Policy for a tensor whose shape differs between models: stop (error), fill smaller ones with zeros (pad), cut the
-    /// first axis to the length that all have (crop), or take it from the base (skip) [default: error]
+    /// Policy for a tensor whose shape differs between models: stop (error), fill smaller ones with zeros, or with the base
+    /// where the method measures from it (pad), cut every axis to the length that all have (crop), or take it from the base
+    /// (skip) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub mismatch: Option<String>,
 

@@ -220,7 +220,7 @@ fn tensors(plan: &Plan) -> String {
         table.add_row([
             shown_name(&tensor.name),
             format!("{:?}", tensor.shape),
-            tensor.sources[0].dtype.to_string(),
+            tensor.sources[0].held.to_string(),
             tensor.dtype.to_string(),
             tensor.output_bytes().to_string(),
             plan.layout.shards()[place.shard].name.clone(),
@@ -249,7 +249,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
             "offset": place.offset,
             "action": action(tensor),
             "sources": tensor.sources.iter().map(|source| json!({
-                "model": source.input, "name": source.name, "dtype": source.dtype.name(),
+                "model": source.input, "name": source.name, "dtype": source.held.name(),
             })).collect::<Vec<_>>(),
         })
     });

@@ -13,12 +13,13 @@ use crate::align::view::Stored;
 use crate::budget::{Budget, Reservation};
 use crate::checkpoint::{Source, Window};
 use crate::error::Result;
-use crate::kernel::Kernels;
+use crate::kernel::{Elements, Kernels};
 use crate::monitor::Monitor;
 use crate::plan::Plan;
 use crate::plan::memory::WINDOW_EDGE_BYTES;
+use crate::plan::placement::Placement;
 use crate::plan::schedule::Block;
-use crate::plan::tensor::TensorPlan;
+use crate::plan::tensor::{SourcePlan, TensorPlan};
 
 use super::stop::Stop;
 
@@ -107,53 +108,92 @@ impl Reader<'_> {
     /// When a source cannot be read or has changed.
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
-        let load = |(index, (source, range)): (usize, (&dyn Source, Range<u64>))| {
-            let plan = &tensor.sources[index];
-            let unit = tensor.source_unit(index);
-            let window = match plan.view.is_some() {
-                false => source.load(range)?,
-                true => {
-                    let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
-                    let read = |into: &mut [u8]| {
-                        self.gathers
-                            .with(tensor, block.tensor, index, |gather| gather.read(stored, units.clone(), into))
-                    };
-                    Window::filled((units.end - units.start) * unit, source.path(), read)?
+        // The source that fills others up comes first.
+        let first = tensor.sources.iter().find_map(|source| source.fill);
+        let mut windows: Vec<Option<Window>> = tensor.sources.iter().map(|_| None).collect();
+        let others = (0..windows.len()).filter(|index| Some(*index) != first);
+        for index in first.into_iter().chain(others) {
+            let filling = tensor.sources[index].fill.and_then(|fill| windows[fill].as_ref());
+            windows[index] = Some(self.window(block, index, filling)?);
+        }
+        Ok(windows.into_iter().flatten().collect())
+    }
+
+    /// The window of one source, which the elements of `filling` fill up where it has none.
+    fn window(&self, block: &Block, index: usize, filling: Option<&Window>) -> Result<Window> {
+        let tensor = &self.plan.tensors[block.tensor];
+        let (plan, source) = (&tensor.sources[index], self.source(&tensor.sources[index]));
+        let len = block.len * tensor.source_unit(index);
+        match &plan.placement {
+            Some(placement) => Window::filled(len, source.path(), |window| {
+                if let (Some(filling), Some(fill)) = (filling, plan.fill) {
+                    let elements = Elements { dtype: tensor.sources[fill].dtype, bytes: filling };
+                    self.kernels.convert(elements, plan.dtype, window);
                 }
-            };
-            let Some(placement) = plan.placement else { return Ok(window) };
-            let size = usize::try_from(unit).expect("an element is a few bytes");
-            let place = |wide: &mut [u8]| placement.place(block.start, size, &window, wide);
-            let assembled = Window::assembled(block.len * unit, source.path(), place)?;
-            window.intact()?;
-            Ok(assembled)
-        };
-        self.ranges(block).enumerate().map(load).collect()
+                self.place(placement, block, index, window)
+            }),
+            None if plan.view.is_none() => source.load(tensor.bytes_of(index, block.start..block.start + block.len)),
+            None => Window::filled(len, source.path(), |window| {
+                self.read(block.tensor, index, block.start..block.start + block.len, window)
+            }),
+        }
+    }
+
+    /// Puts the elements of source `index` that belong to `block` into their places in its window.
+    fn place(&self, placement: &Placement, block: &Block, index: usize, window: &mut [u8]) -> Result<()> {
+        let plan = &self.plan.tensors[block.tensor].sources[index];
+        let (held, unit) = (plan.held.bytes(), plan.dtype.bytes());
+        let bytes = |range: Range<usize>, unit: usize| range.start * unit..range.end * unit;
+        let mut read = Vec::new();
+        placement.pieces(block.start, block.len, held, &mut |piece| {
+            let stored = piece.stored();
+            if let Some(place) = piece.alone().filter(|_| !plan.is_widened()) {
+                return self.read(block.tensor, index, stored, &mut window[bytes(place, unit)]);
+            }
+            read.resize(usize::try_from(stored.end - stored.start).expect("a block fits the memory") * held, 0);
+            self.read(block.tensor, index, stored, &mut read)?;
+            piece.runs(&mut |from, to| {
+                let elements = Elements { dtype: plan.held, bytes: &read[bytes(from, held)] };
+                self.kernels.convert(elements, plan.dtype, &mut window[bytes(to, unit)]);
+            });
+            Ok(())
+        })
+    }
+
+    /// Fills `into` with `units` of source `index`, which are its own.
+    fn read(&self, tensor: usize, index: usize, units: Range<u64>, into: &mut [u8]) -> Result<()> {
+        let plan = &self.plan.tensors[tensor];
+        let source = self.source(&plan.sources[index]);
+        if plan.sources[index].view.is_none() {
+            return source.read_into(plan.bytes_of(index, units), into);
+        }
+        let stored = self.stored(source, plan.sources[index].offset);
+        self.gathers.with(plan, tensor, index, |gather| gather.read(stored, units, into))
     }
 
     fn prefetch(&self, block: &Block) {
         let tensor = &self.plan.tensors[block.tensor];
-        for (index, (source, range)) in self.ranges(block).enumerate() {
-            let plan = &tensor.sources[index];
+        for (index, plan) in tensor.sources.iter().enumerate() {
+            let (source, units) = (self.source(plan), plan.units(block.start, block.len));
+            // What is mostly left out is not worth reading ahead.
+            if units.end - units.start > 4 * block.len {
+                continue;
+            }
             if plan.view.is_none() {
-                source.prefetch(range);
+                source.prefetch(tensor.bytes_of(index, units));
             } else if self.gathers.is_for(block.tensor) {
-                let (units, stored) = (plan.units(block.start, block.len), self.stored(source, plan.offset));
+                let stored = self.stored(source, plan.offset);
                 self.gathers.with(tensor, block.tensor, index, |gather| gather.prefetch(stored, units));
             }
         }
     }
 
-    fn stored<'b>(&'b self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
-        Stored { source, offset, kernels: self.kernels, pool: self.pool }
+    fn source(&self, plan: &SourcePlan) -> &dyn Source {
+        &*self.sources[&(plan.input, plan.file)]
     }
 
-    fn ranges(&self, block: &Block) -> impl Iterator<Item = (&dyn Source, Range<u64>)> {
-        let tensor = &self.plan.tensors[block.tensor];
-        let (start, len) = (block.start, block.len);
-        tensor.sources.iter().enumerate().map(move |(index, source)| {
-            (&*self.sources[&(source.input, source.file)], tensor.source_range(index, start, len))
-        })
+    fn stored<'b>(&'b self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
+        Stored { source, offset, kernels: self.kernels, pool: self.pool }
     }
 }
 

@@ -63,6 +63,11 @@ pub trait Method: Send + Sync + Debug {
     /// What [`Method::solve`] must be given.
     fn statistics(&self) -> Statistics;
 
+    /// The input from which the others are measured: where one of them equals it, it has no say.
+    fn measured_from(&self) -> Option<usize> {
+        None
+    }
+
     /// The coefficients of the inputs, in the inputs' order, and what was found on the way.
     ///
     /// With [`Statistics::None`] the matrix may be `Gram::new(0)`; the facts then hold no norms and no angles.

@@ -59,6 +59,10 @@ impl Method for ModelStock {
         Statistics::Gram { center: Some(self.base) }
     }
 
+    fn measured_from(&self) -> Option<usize> {
+        Some(self.base)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.inputs)?;
         let cosine = self.mean_cosine(gram);

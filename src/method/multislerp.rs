@@ -84,6 +84,10 @@ impl Method for Multislerp {
         Statistics::Gram { center: self.base }
     }
 
+    fn measured_from(&self) -> Option<usize> {
+        self.base
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.weights.len())?;
         let mut flags = Flags::default();

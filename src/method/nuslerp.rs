@@ -57,6 +57,10 @@ impl Method for Nuslerp {
         Statistics::Gram { center: self.base }
     }
 
+    fn measured_from(&self) -> Option<usize> {
+        self.base
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.inputs())?;
         let [first, second] = self.ends;

@@ -9,6 +9,7 @@ use crate::error::Result;
 /// in the sum either. A sum of zero counts as 1, as there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskArithmetic {
+    base: usize,
     coefficients: Vec<f64>,
 }
 
@@ -29,7 +30,7 @@ impl TaskArithmetic {
         let divisor = if normalize && sum.abs() >= 1e-8 { sum } else { 1.0 };
         coefficients.iter_mut().for_each(|w| *w *= lambda / divisor);
         coefficients[base] = 1.0 - coefficients.iter().sum::<f64>();
-        Ok(Self { coefficients })
+        Ok(Self { base, coefficients })
     }
 }
 
@@ -40,6 +41,10 @@ impl Method for TaskArithmetic {
 
     fn statistics(&self) -> Statistics {
         Statistics::None
+    }
+
+    fn measured_from(&self) -> Option<usize> {
+        Some(self.base)
     }
 
     fn solve(&self, gram: &Gram) -> Result<Solution> {

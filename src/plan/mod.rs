@@ -15,6 +15,7 @@ mod job;
 pub mod layout;
 pub mod memory;
 mod model_span;
+pub mod placement;
 pub mod schedule;
 pub mod shape;
 mod staging;

@@ -1,6 +1,4 @@
-//! The shape of an output tensor when those of the inputs differ, and where an input's elements then go.
-
-use std::ops::Range;
+//! The shape of an output tensor when those of the inputs differ.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
@@ -9,15 +7,25 @@ use crate::recipe::Mismatch;
 use super::assign::Assignment;
 use super::coverage::named;
 use super::job::Job;
-use super::tensor::TensorPlan;
+use super::placement::Placement;
+use super::tensor::{SourcePlan, TensorPlan};
 
 /// How many tensors an error lists before it only counts.
 const LISTED: usize = 5;
 
+/// What to do about shapes that differ in the sizes of their axes.
+const BROUGHT_TOGETHER: &str = "merge models of one size, or say `mismatch: pad` (--mismatch pad) to fill smaller tensors up, with zeros or, where a \
+     method measures from a base, with its elements; `crop` to cut every axis to what all have; `skip` to take such \
+     tensors from the base (`base_model`, --base)";
+
+/// What to do where some of them differ in more than that.
+const TAKEN_FROM_BASE: &str = "merge models of one architecture: shapes of other numbers of axes can be neither filled up nor cut, and what is not \
+     averaged is not either; `mismatch: skip` (--mismatch skip) takes all tensors that differ from the base \
+     (`base_model`, --base)";
+
 /// The shape that `shapes` are brought to under `policy`; `None` when they cannot be.
 ///
-/// Padding takes the larger of each of the last two dimensions and needs the others to be equal; cropping takes the
-/// smallest first dimension and needs all others to be equal.
+/// Padding takes the largest size of each axis, cropping the smallest; shapes with other numbers of axes stay apart.
 pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
     let (first, rest) = shapes.split_first()?;
     if rest.iter().all(|shape| shape == first) {
@@ -26,75 +34,12 @@ pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
     if rest.iter().any(|shape| shape.len() != first.len()) {
         return None;
     }
-    let leading = match policy {
-        Mismatch::Pad => 0..first.len().saturating_sub(2),
-        Mismatch::Crop => 1..first.len(),
-        Mismatch::Error | Mismatch::Skip => return None,
-    };
-    if rest.iter().any(|shape| shape[leading.clone()] != first[leading.clone()]) {
-        return None;
+    let sizes = |axis: usize| shapes.iter().map(move |shape| shape[axis]);
+    match policy {
+        Mismatch::Pad => (0..first.len()).map(|axis| sizes(axis).max()).collect(),
+        Mismatch::Crop => (0..first.len()).map(|axis| sizes(axis).min()).collect(),
+        Mismatch::Error | Mismatch::Skip => None,
     }
-    let extreme = |axis: usize| {
-        let sizes = shapes.iter().map(|shape| shape[axis]);
-        if policy == Mismatch::Pad { sizes.max() } else { sizes.min() }
-    };
-    (0..first.len()).map(extreme).collect()
-}
-
-/// Where the elements of a smaller tensor lie in a bigger one of the same rank: each row at the start of a row, the
-/// rows at the start of each matrix of the last two dimensions. All other elements are zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
-    rows: u64,
-    columns: u64,
-    wide_rows: u64,
-    wide_columns: u64,
-}
-
-impl Placement {
-    /// The placement of a tensor of shape `small` in one of shape `wide`; `None` when nothing has to be moved.
-    pub fn new(small: &[u64], wide: &[u64]) -> Option<Self> {
-        let last_two = |shape: &[u64]| match shape {
-            [] => (1, 1),
-            [columns] => (1, *columns),
-            [.., rows, columns] => (*rows, *columns),
-        };
-        let ((rows, columns), (wide_rows, wide_columns)) = (last_two(small), last_two(wide));
-        (small != wide).then_some(Self { rows, columns, wide_rows, wide_columns })
-    }
-
-    /// Elements of the small tensor that lie before element `index` of the wide one.
-    fn before(&self, index: u64) -> u64 {
-        let matrix = self.wide_rows * self.wide_columns;
-        if matrix == 0 {
-            return 0;
-        }
-        let (row, column) = (index % matrix / self.wide_columns, index % self.wide_columns);
-        let in_row = if row < self.rows { column.min(self.columns) } else { 0 };
-        (index / matrix * self.rows + row.min(self.rows)) * self.columns + in_row
-    }
-
-    /// The elements of the small tensor that lie among the `len` elements from `start` on of the wide one.
-    pub fn range(&self, start: u64, len: u64) -> Range<u64> {
-        self.before(start)..self.before(start + len)
-    }
-
-    /// Puts `small`, the bytes of [`Placement::range`], into `wide`, zeros that stand for the elements from `start` on.
-    pub fn place(&self, start: u64, unit: usize, small: &[u8], wide: &mut [u8]) {
-        let (mut at, mut taken) = (0, 0);
-        while taken < small.len() && at < wide.len() {
-            let index = start + (at / unit) as u64;
-            let row_end = index - index % self.wide_columns + self.wide_columns;
-            let next = bytes(row_end - start, unit).min(wide.len());
-            let run = bytes(self.before(row_end) - self.before(index), unit).min(next - at).min(small.len() - taken);
-            wide[at..at + run].copy_from_slice(&small[taken..taken + run]);
-            (at, taken) = (next, taken + run);
-        }
-    }
-}
-
-fn bytes(elements: u64, unit: usize) -> usize {
-    usize::try_from(elements).map_or(usize::MAX, |elements| elements.saturating_mul(unit))
 }
 
 /// Refuses tensors whose shapes differ and cannot be brought together, all of them in one message.
@@ -107,14 +52,15 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
         return Ok(());
     }
     let mut described = Vec::new();
+    let mut fits = true;
     for assignment in assignments {
         let found =
             assignment.sources.iter().filter_map(|(input, name)| Some((*input, inputs[*input].tensors().get(name)?)));
         let found: Vec<_> = found.collect();
         let shapes: Vec<&[u64]> = found.iter().map(|(_, entry)| entry.shape.as_slice()).collect();
         // What is not averaged is taken from the base when something is to be done about shapes at all.
-        let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable()) && job.mismatch() != Mismatch::Error;
-        if carried || common(&shapes, job.mismatch()).is_some() {
+        let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable());
+        if (carried && job.mismatch() != Mismatch::Error) || common(&shapes, job.mismatch()).is_some() {
             continue;
         }
         let Some((&(first, one), (other, two))) =
@@ -122,6 +68,7 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
         else {
             continue;
         };
+        fits &= !carried && common(&shapes, Mismatch::Pad).is_some();
         let root = |input: usize| inputs[input].root().display();
         described.push(format!(
             "`{}` is {:?} in {} and {:?} in {}",
@@ -138,26 +85,58 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
     let more = described.len().saturating_sub(LISTED);
     let tail = if more > 0 { format!("; and {more} more tensors") } else { String::new() };
     described.truncate(LISTED);
-    let hint = "merge models of one size, or say `mismatch: pad` to fill smaller matrices up with zeros, `crop` to cut \
-                the first axis to what all have, `skip` to take such tensors from the base";
+    // Only what would go through is recommended.
+    let hint = if fits { BROUGHT_TOGETHER } else { TAKEN_FROM_BASE };
     Err(Error::new(Kind::Mismatch, "inputs differ in their shapes", "inputs", described.join("; ") + &tail)
         .with_hint(hint))
 }
 
 /// What a user should know about tensors whose shapes differ and are brought together.
 pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
-    let said = match job.mismatch() {
-        Mismatch::Pad => "shapes differ, and what smaller tensors lack is filled up with zeros",
-        Mismatch::Crop => "shapes differ, and larger tensors are cut to what all have",
-        Mismatch::Error | Mismatch::Skip => return vec![],
-    };
     let differ = |tensor: &&TensorPlan| {
         let mut shapes = tensor.sources.iter().map(|source| &inputs[source.input].tensors()[&source.name].shape);
         let first = shapes.next();
         shapes.any(|shape| Some(shape) != first)
     };
-    let names: Vec<&str> = tensors.iter().filter(differ).map(|tensor| tensor.name.as_str()).collect();
-    if names.is_empty() { vec![] } else { vec![format!("{said}: {}", named(&names))] }
+    let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
+    for tensor in tensors.iter().filter(differ) {
+        for sentence in sentences(job, tensor) {
+            match said.iter_mut().find(|(known, _)| *known == sentence) {
+                Some((_, names)) => names.push(&tensor.name),
+                None => said.push((sentence, vec![&tensor.name])),
+            }
+        }
+    }
+    said.into_iter().map(|(sentence, names)| format!("{sentence}: {}", named(&names))).collect()
+}
+
+/// What is done about the shapes of a tensor, in words.
+fn sentences(job: &Job, tensor: &TensorPlan) -> Vec<&'static str> {
+    let lacking = |source: &SourcePlan| source.placement.as_ref().is_some_and(Placement::lacks_some);
+    let filled = |source: &&SourcePlan| lacking(source) && source.fill.is_some();
+    let base = tensor.measured_from();
+    let zeros = |(at, source): (usize, &SourcePlan)| lacking(source) && source.fill.is_none() && Some(at) != base;
+    let crop = job.mismatch() == Mismatch::Crop;
+    [
+        (crop, "shapes differ, and larger tensors are cut to what all have"),
+        (
+            tensor.sources.iter().enumerate().any(zeros),
+            "shapes differ, and what smaller tensors lack is filled up with zeros",
+        ),
+        (
+            tensor.sources.iter().find(filled).is_some(),
+            "shapes differ, and what smaller tensors lack is filled up with the base's elements, so that they do not \
+             differ from it there",
+        ),
+        (
+            base.is_some_and(|base| lacking(&tensor.sources[base])),
+            "shapes differ, and the base is smaller: what it lacks counts as zeros, from which the others' elements are \
+             differences",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, sentence)| holds.then_some(sentence))
+    .collect()
 }
 
 #[cfg(test)]
@@ -169,49 +148,15 @@ mod tests {
         let pad = |shapes: &[&[u64]]| common(shapes, Mismatch::Pad);
         let crop = |shapes: &[&[u64]]| common(shapes, Mismatch::Crop);
         assert_eq!(pad(&[&[5, 4], &[3, 6]]), Some(vec![5, 6]));
-        assert_eq!(pad(&[&[2, 5, 4], &[2, 3, 6]]), Some(vec![2, 5, 6]));
-        assert_eq!(pad(&[&[3, 5, 4], &[2, 5, 4]]), None);
+        assert_eq!(pad(&[&[2, 5, 4], &[3, 3, 6]]), Some(vec![3, 5, 6]));
+        assert_eq!(pad(&[&[8, 9, 3, 3], &[8, 4, 3, 3]]), Some(vec![8, 9, 3, 3]));
         assert_eq!(pad(&[&[5], &[3]]), Some(vec![5]));
         assert_eq!(pad(&[&[5], &[5, 1]]), None);
         assert_eq!(crop(&[&[5, 4], &[3, 4], &[9, 4]]), Some(vec![3, 4]));
-        assert_eq!(crop(&[&[5, 4], &[3, 5]]), None);
+        assert_eq!(crop(&[&[5, 4], &[3, 5]]), Some(vec![3, 4]));
+        assert_eq!(crop(&[&[8, 9, 3, 3], &[8, 4, 3, 3]]), Some(vec![8, 4, 3, 3]));
+        assert_eq!(crop(&[&[5, 4], &[20]]), None);
         assert_eq!(common(&[&[5], &[4]], Mismatch::Error), None);
         assert_eq!(common(&[&[5], &[5]], Mismatch::Error), Some(vec![5]));
-    }
-
-    #[test]
-    fn any_window_of_a_placement_is_that_of_the_whole() {
-        let shapes: [(&[u64], &[u64]); 6] = [
-            (&[3, 4], &[5, 7]),
-            (&[3, 4], &[3, 7]),
-            (&[3, 4], &[5, 4]),
-            (&[2, 2, 3], &[2, 4, 3]),
-            (&[3], &[7]),
-            (&[0, 4], &[2, 4]),
-        ];
-        for (small, wide) in shapes {
-            let placement = Placement::new(small, wide).expect("they differ");
-            let (count, total): (u64, u64) = (small.iter().product(), wide.iter().product());
-            let from: Vec<u8> = (1..=u8::try_from(count * 2).expect("small")).collect();
-            let mut whole = vec![0; usize::try_from(total * 2).expect("small")];
-            assert_eq!(placement.range(0, total), 0..count);
-            placement.place(0, 2, &from, &mut whole);
-            let placed: Vec<u8> = whole.iter().copied().filter(|byte| *byte != 0).collect();
-            assert_eq!(placed, from);
-            for start in 0..total {
-                for len in 0..=total - start {
-                    let range = placement.range(start, len);
-                    let part = &from[bytes(range.start, 2)..bytes(range.end, 2)];
-                    let mut window = vec![0; bytes(len, 2)];
-                    placement.place(start, 2, part, &mut window);
-                    assert_eq!(
-                        window,
-                        whole[bytes(start, 2)..bytes(start + len, 2)],
-                        "{small:?} {wide:?} {start} {len}"
-                    );
-                }
-            }
-        }
-        assert_eq!(Placement::new(&[3, 4], &[3, 4]), None);
     }
 }

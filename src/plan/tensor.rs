@@ -16,7 +16,8 @@ use super::counters;
 use super::coverage::Dropped;
 use super::job::Job;
 use super::layout::TensorSpec;
-use super::shape::{self, Placement};
+use super::placement::{PIECE_BYTES, Placement};
+use super::shape;
 use super::vocabulary::Vocabulary;
 
 /// Where one input's part of a tensor lies.
@@ -28,25 +29,39 @@ pub struct SourcePlan {
     pub file: usize,
     /// Byte offset of the first element in that file.
     pub offset: u64,
-    /// Type of the elements, as they come from there or from the view.
+    /// Type of the elements, as they are worked on.
     pub dtype: Dtype,
+    /// Type of the elements, as they come from there or from the view.
+    pub held: Dtype,
     /// Name of the tensor there.
     pub name: String,
-    /// Where its elements go among the output's, when it is smaller; the rest is zero.
+    /// Where its elements go among the output's, when it has another shape.
     pub placement: Option<Placement>,
+    /// The source whose elements stand where this one has none; zeros without it.
+    pub fill: Option<usize>,
     /// How they are reordered, flipped and turned on the way, when the model is aligned.
     pub view: Option<Arc<View>>,
 }
 
 impl SourcePlan {
-    /// Which of its own units belong to the `len` units of the output from `start` on.
+    /// From the first to the last of its own units that belong to the `len` units of the output from `start` on.
     pub fn units(&self, start: u64, len: u64) -> Range<u64> {
-        self.placement.map_or(start..start + len, |placement| placement.range(start, len))
+        self.placement.as_ref().map_or(start..start + len, |placement| placement.range(start, len))
+    }
+
+    /// How many of its own units belong to the `len` units of the output from `start` on.
+    fn count(&self, start: u64, len: u64) -> u64 {
+        self.placement.as_ref().map_or(len, |placement| placement.count(start, len))
+    }
+
+    /// Whether its elements are widened on the way, so that they and those that fill it up are exact.
+    pub fn is_widened(&self) -> bool {
+        self.dtype != self.held
     }
 
     /// Bytes of one element as it is stored.
     fn stored_unit(&self) -> u64 {
-        self.view.as_ref().map_or(self.dtype, |view| view.stored()).bytes() as u64
+        self.view.as_ref().map_or(self.held, |view| view.stored()).bytes() as u64
     }
 }
 
@@ -130,6 +145,8 @@ impl TensorPlan {
         let dtype = if mergeable { job.dtype.unwrap_or(entries[0].dtype) } else { first.dtype };
         // A vector along the first axis of a vector is all of it.
         let span = if span == Span::FirstAxis && shape.len() < 2 { Span::Tensor } else { span };
+        // Models that lack what the base has do not differ from it there.
+        let fill = method.measured_from().filter(|_| mergeable && job.mismatch() == Mismatch::Pad);
         Ok(Self {
             dtype,
             elements,
@@ -138,7 +155,7 @@ impl TensorPlan {
             base: sources.iter().position(|(input, _)| *input == job.donor),
             scanned: job.nan == NanPolicy::Base,
             action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
-            sources: placed(&entries, sources, job, &common, &shape)?,
+            sources: filled(placed(&entries, sources, job, [&common, &shape])?, fill),
             shape,
             name,
         })
@@ -170,32 +187,45 @@ impl TensorPlan {
         (0..self.sources.len()).map(|index| self.source_unit(index)).sum()
     }
 
-    /// Bytes of memory that one unit of work of all sources together takes. A smaller source is read into a window and put
-    /// into place in another one.
+    /// Bytes of memory that one unit of work of all sources together takes. What is widened is there twice for a moment.
     pub fn window_units(&self) -> u64 {
-        let windows = |source: &SourcePlan| if source.placement.is_some() { 2 } else { 1 };
-        self.sources.iter().enumerate().map(|(index, source)| self.source_unit(index) * windows(source)).sum()
+        let narrow = |source: &SourcePlan| if source.is_widened() { source.held.bytes() as u64 } else { 0 };
+        self.source_units() + self.sources.iter().map(narrow).sum::<u64>()
     }
 
     /// Bytes that the work on `len` units from `start` on reads from the sources.
     pub fn read_bytes(&self, start: u64, len: u64) -> u64 {
-        (0..self.sources.len())
-            .map(|index| self.source_range(index, start, len))
-            .map(|range| range.end - range.start)
-            .sum()
+        (0..self.sources.len()).map(|index| self.sources[index].count(start, len) * self.stored_unit(index)).sum()
     }
 
-    /// Where source `index` has what belongs to the `len` units from `start` on: bytes of its file.
-    pub fn source_range(&self, index: usize, start: u64, len: u64) -> Range<u64> {
-        let source = &self.sources[index];
-        let unit = if matches!(self.action, Action::Carry(_)) { 1 } else { source.stored_unit() };
-        let range = source.units(start, len);
-        source.offset + range.start * unit..source.offset + range.end * unit
+    /// The source from which the method measures the others.
+    pub fn measured_from(&self) -> Option<usize> {
+        match &self.action {
+            Action::Merge(method) => method.measured_from(),
+            Action::Carry(_) => None,
+        }
     }
 
-    /// Memory that reading an aligned model's part of this tensor takes besides the windows.
+    /// Bytes of one unit of work of source `index` in its file.
+    fn stored_unit(&self, index: usize) -> u64 {
+        match self.action {
+            Action::Merge(_) => self.sources[index].stored_unit(),
+            Action::Carry(_) => 1,
+        }
+    }
+
+    /// Where source `index` has the elements of `units`, which are its own: bytes of its file.
+    pub fn bytes_of(&self, index: usize, units: Range<u64>) -> Range<u64> {
+        let (offset, unit) = (self.sources[index].offset, self.stored_unit(index));
+        offset + units.start * unit..offset + units.end * unit
+    }
+
+    /// Memory that reading an aligned model's part of this tensor, or parts of another shape, takes besides the windows.
     pub fn gather_bytes(&self) -> u64 {
-        self.sources.iter().filter_map(|source| source.view.as_ref()).map(|view| view.gather_bytes()).sum()
+        let views: u64 =
+            self.sources.iter().filter_map(|source| source.view.as_ref()).map(|view| view.gather_bytes()).sum();
+        let placed = self.sources.iter().any(|source| source.placement.is_some());
+        views + if placed { PIECE_BYTES } else { 0 }
     }
 
     /// Vectors along the first axis.
@@ -231,29 +261,45 @@ fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str
     job.alignment(input).map_or(Ok(name.into()), |alignment| View::source_name(alignment, name).map(Cow::from))
 }
 
-/// The sources of a tensor of `shape`, of which the inputs fill `common` at most.
+/// The sources of a tensor, of whose shape they fill what is common.
 fn placed(
     entries: &[&TensorEntry],
     sources: Vec<(usize, String)>,
     job: &Job,
-    common: &[u64],
-    shape: &[u64],
+    [common, shape]: [&[u64]; 2],
 ) -> Result<Vec<SourcePlan>> {
     let source = |(entry, (input, name)): (&&TensorEntry, (usize, String))| {
-        // Of a longer first axis the start is taken, which lies in the file as it should.
-        let taken: Vec<u64> = entry.shape.iter().zip(common).map(|(own, common)| *own.min(common)).collect();
         let view = job.alignment(input).map_or(Ok(None), |alignment| View::new(alignment, &name, entry.dtype))?;
+        let held = view.as_ref().map_or(entry.dtype, View::dtype);
         Ok(SourcePlan {
             input,
             file: entry.file,
             offset: entry.bytes.start,
-            dtype: view.as_ref().map_or(entry.dtype, View::dtype),
+            dtype: held,
+            held,
             name: stored_name(job, input, &name)?.into_owned(),
-            placement: Placement::new(&taken, shape),
+            placement: Placement::new(&entry.shape, common, shape),
+            fill: None,
             view: view.map(Arc::new),
         })
     };
     entries.iter().zip(sources).map(source).collect()
+}
+
+/// The same sources, those that lack elements filled up with those of source `base`, which must stay exact.
+fn filled(mut sources: Vec<SourcePlan>, base: Option<usize>) -> Vec<SourcePlan> {
+    let Some((base, dtype)) = base.and_then(|base| Some((base, sources.get(base)?.dtype))) else { return sources };
+    let lacks = |source: &SourcePlan| source.placement.as_ref().is_some_and(Placement::lacks_some);
+    for (_, source) in sources.iter_mut().enumerate().filter(|(at, source)| *at != base && lacks(source)) {
+        source.fill = Some(base);
+        source.dtype = match (source.held, dtype) {
+            (own, other) if own == other => own,
+            (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
+            // Holds all narrower types exactly.
+            _ => Dtype::F32,
+        };
+    }
+    sources
 }
 
 /// Elements of a shape that no file vouches for.

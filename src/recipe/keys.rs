@@ -102,7 +102,8 @@ pub const KEYS: &[KeyInfo] = &[
         "mismatch",
         "error, pad, crop, skip",
         "error",
-        "what to do when shapes differ: stop, fill up with zeros, cut the first axis, take the base's",
+        "what to do when shapes differ: stop, fill up (with zeros, or with the elements of the base that a method measures \
+         from), cut every axis to what all have, take the base's",
     ),
     own("missing", "error, common, base", "error", "what to do when a tensor is not in every model"),
     own("nan", "error, propagate, base", "error", "what to do with NaN and infinity in an input"),

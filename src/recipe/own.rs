@@ -107,7 +107,7 @@ choice! {
     Mismatch {
         /// Stop.
         Error = "error",
-        /// Fill the smaller ones up with zeros.
+        /// Fill the smaller ones up, with zeros or with the base's elements.
         Pad = "pad",
         /// Cut all to what they have in common.
         Crop = "crop",

@@ -91,6 +91,91 @@ fn padding_merges_as_if_the_smaller_tensors_had_been_filled_up_with_zeros() {
 }
 
 #[test]
+fn any_axis_of_a_tensor_of_any_rank_is_filled_up_or_cut() {
+    let models = [
+        model(1, &[("conv", &[6, 9, 3, 3]), ("a", &[7, 5]), ("cube", &[3, 4, 5]), ("b", &[4])]),
+        model(2, &[("conv", &[6, 4, 3, 3]), ("a", &[9, 3]), ("cube", &[5, 4, 2]), ("b", &[9])]),
+        model(3, &[("conv", &[5, 4, 1, 3]), ("a", &[7, 5]), ("cube", &[4, 3, 3]), ("b", &[5])]),
+    ];
+    let padded: [(&str, &[usize]); 4] = [("conv", &[6, 9, 3, 3]), ("a", &[9, 5]), ("cube", &[5, 4, 5]), ("b", &[9])];
+    let cropped: [(&str, &[usize]); 4] = [("conv", &[5, 4, 1, 3]), ("a", &[7, 3]), ("cube", &[3, 3, 2]), ("b", &[4])];
+    for (policy, shapes, said) in [("pad", padded, "filled up with zeros"), ("crop", cropped, "cut to what all have")] {
+        for (name, granularity) in [("tensor", Granularity::Tensor), ("row", Granularity::Row)] {
+            let folder = TempDir::new().expect("a temporary folder");
+            let paths = write(&folder, &models);
+            let out = folder.path().join("out");
+            let out = merged(&paths, "karcher", &format!("mismatch: {policy}\ngranularity: {name}"), &out);
+            assert_merged(&out, &models, &shapes, granularity);
+            let paths: Vec<&Path> = paths.iter().map(std::path::PathBuf::as_path).collect();
+            let plan = plan(&recipe("karcher", &paths, &format!("mismatch: {policy}")), &PLENTY).expect("a plan");
+            let warned = plan.warnings.iter().any(|line| line.contains(said) && line.ends_with("and 1 more tensors"));
+            assert!(warned, "{:?}", plan.warnings);
+        }
+    }
+}
+
+/// Every element of `tensor` where it has one, those of `under` elsewhere.
+fn over(tensor: &Tensor, under: &Tensor) -> Tensor {
+    let ones = Tensor::rounded(Dtype::F64, &tensor.shape, &vec![1.0; tensor.values.len()]);
+    let (mine, own) = (reshaped(&ones, &under.shape), reshaped(tensor, &under.shape));
+    let choose = |at: usize| if mine.values[at] == 1.0 { own.values[at] } else { under.values[at] };
+    let values: Vec<f64> = (0..under.values.len()).map(choose).collect();
+    Tensor::rounded(Dtype::F64, &under.shape, &values)
+}
+
+#[test]
+fn methods_that_measure_from_a_base_fill_smaller_models_up_with_it() {
+    let rules: [(&str, Rule); 4] = [
+        ("task_arithmetic", Rule::TaskArithmetic { base: 0, weights: vec![1.0; 3], normalize: false, lambda: 1.0 }),
+        ("nuslerp", Rule::Nuslerp { weights: vec![1.0; 3], base: Some(0) }),
+        ("multislerp", Rule::Multislerp { weights: vec![1.0; 3], normalize: true, eps: 1e-8, base: Some(0) }),
+        ("model_stock", Rule::ModelStock { base: 0 }),
+    ];
+    // The base has all that there is, or less than the models.
+    let shapes: [[&[usize]; 3]; 2] = [[&[6, 5, 2], &[6, 3, 2], &[4, 5, 2]], [&[4, 3, 2], &[6, 3, 2], &[4, 5, 2]]];
+    for (method, rule) in &rules {
+        for shapes in shapes {
+            // Types of which none holds the others' elements, but for the widest.
+            let mut random = Random::new(5);
+            let mut of = |dtype, shape: &[usize]| {
+                let tensor = Tensor::rounded(dtype, shape, &random.gaussian(shape.iter().product()));
+                Model::from([("a".to_owned(), tensor)])
+            };
+            let models = [of(Dtype::F16, shapes[0]), of(Dtype::BF16, shapes[1]), of(Dtype::F32, shapes[2])];
+            let folder = TempDir::new().expect("a temporary folder");
+            let paths = write(&folder, &models);
+            let granularity = if *method == "nuslerp" { "parameters: {nuslerp_flatten: true}\n" } else { "" };
+            let more = format!("base_model: {}\nmismatch: pad\ndtype: float64\n{granularity}", paths[0].display());
+            let text = recipe(method, &paths.iter().map(|path| &**path).collect::<Vec<&Path>>(), &more);
+            // Model stock has no weights.
+            let text = if *method == "model_stock" { text.replace("    parameters: {weight: 1}\n", "") } else { text };
+            run(&text, &folder.path().join("out"), &PLENTY).expect("they can be merged");
+            let out = files::read_model(&folder.path().join("out/model.safetensors"));
+            let base = reshaped(&models[0]["a"], &[6, 5, 2]);
+            let alike: Vec<Model> =
+                models.iter().map(|model| Model::from([("a".to_owned(), over(&model["a"], &base))])).collect();
+            let wanted = reference::merge(&alike, rule, Granularity::Tensor).remove("a").expect("merged");
+            assert_eq!(out["a"].shape, [6, 5, 2]);
+            let error = distance(&out["a"].values, &wanted);
+            assert!(error <= 1e-11 * norm(&wanted), "{method} {shapes:?}: off by {error}");
+        }
+    }
+}
+
+#[test]
+fn a_base_that_is_filled_up_or_fills_others_up_is_said_to_be() {
+    let shapes: [[&[usize]; 2]; 2] = [[&[6, 5], &[4, 5]], [&[4, 5], &[6, 5]]];
+    for (shapes, said) in shapes.into_iter().zip(["with the base's elements", "the base is smaller"]) {
+        let folder = TempDir::new().expect("a temporary folder");
+        let paths = write(&folder, &shapes.map(|shape| model(1, &[("a", shape)])));
+        let paths: Vec<&Path> = paths.iter().map(std::path::PathBuf::as_path).collect();
+        let more = format!("base_model: {}\nmismatch: pad", paths[0].display());
+        let warnings = plan(&recipe("task_arithmetic", &paths, &more), &PLENTY).expect("a plan").warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(said) && warnings[0].ends_with(": a"), "{warnings:?}");
+    }
+}
+
+#[test]
 fn cropping_takes_the_rows_that_all_have() {
     let models = [model(1, &[("a", &[7, 5]), ("b", &[4])]), model(2, &[("a", &[6, 5]), ("b", &[9])])];
     let folder = TempDir::new().expect("a temporary folder");
@@ -151,16 +236,43 @@ fn mismatches_are_listed_with_both_shapes_and_counted() {
 }
 
 #[test]
-fn shapes_that_a_policy_cannot_bring_together_are_refused() {
+fn shapes_that_a_policy_cannot_bring_together_are_refused_and_not_sent_there() {
     type Shape<'a> = &'a [usize];
     let cases: [(&str, Shape<'_>, Shape<'_>); 4] =
-        [("pad", &[4], &[4, 1]), ("pad", &[2, 3, 4], &[3, 3, 4]), ("crop", &[4, 3], &[4, 2]), ("crop", &[4, 3], &[4])];
+        [("pad", &[4], &[4, 1]), ("crop", &[4, 3], &[4]), ("crop", &[12], &[3, 4]), ("error", &[4], &[4, 1])];
     for (policy, one, two) in cases {
         let folder = TempDir::new().expect("a temporary folder");
         let paths = write(&folder, &[model(1, &[("a", one)]), model(2, &[("a", two)])]);
         let paths: Vec<&Path> = paths.iter().map(std::path::PathBuf::as_path).collect();
-        let error = plan(&recipe("karcher", &paths, &format!("mismatch: {policy}")), &PLENTY).err().expect("refused");
+        let more = |policy: &str| format!("base_model: {}\nmismatch: {policy}", paths[0].display());
+        let text = |policy: &str| recipe("karcher", &paths, &more(policy));
+        let error = plan(&text(policy), &PLENTY).err().expect("refused");
         assert_eq!(error.kind(), Kind::Mismatch, "{policy} {one:?} {two:?}");
+        let hint = error.hint().expect("says what to do");
+        assert!(hint.contains("mismatch: skip") && !hint.contains("pad") && !hint.contains("crop"), "{hint}");
+        plan(&text("skip"), &PLENTY).expect("what it recommends");
+    }
+}
+
+#[test]
+fn output_of_cut_and_filled_up_axes_does_not_depend_on_blocks_and_memory() {
+    let shapes: [&[usize]; 3] = [&[700, 31, 9], &[650, 33, 4], &[700, 20, 9]];
+    let models: Vec<Model> = (1..).zip(shapes).map(|(seed, shape)| model(seed, &[("a", shape)])).collect();
+    let folder = TempDir::new().expect("a temporary folder");
+    let paths = write(&folder, &models);
+    let paths: Vec<&Path> = paths.iter().map(std::path::PathBuf::as_path).collect();
+    for (index, (method, policy)) in
+        [("karcher", "pad"), ("karcher", "crop"), ("task_arithmetic", "pad")].into_iter().enumerate()
+    {
+        let text = recipe(method, &paths, &format!("base_model: {}\nmismatch: {policy}", paths[0].display()));
+        let small = Wish { block_bytes: Some(1), threads: 1, ..PLENTY };
+        let least = Wish { memory: least_memory(&text, &small), ..small };
+        let bytes = [PLENTY, Wish { threads: 3, block_bytes: Some(1), ..PLENTY }, least].map(|wish| {
+            let out = folder.path().join(format!("out{index}-{}-{}", wish.memory, wish.threads));
+            carry_out(plan(&text, &wish).expect("a plan"), &out).expect("they can be merged");
+            fs::read(out.join("model.safetensors")).expect("the output")
+        });
+        assert!(bytes.iter().all(|other| *other == bytes[0]), "{method} {policy}");
     }
 }
 

@@ -60,6 +60,20 @@ fn every_block_of_every_kind_of_merge_is_what_the_inputs_give() {
 }
 
 #[test]
+fn shapes_that_were_brought_together_are_what_the_inputs_give() {
+    let root = scratch();
+    let types = [Dtype::F16, Dtype::BF16, Dtype::F32];
+    for ((name, dtype), [rows, channels]) in ["a", "b", "c"].into_iter().zip(types).zip([[70, 9], [64, 4], [70, 7]]) {
+        write(&root.path().join(name), &[vec![spec("conv", dtype, &[rows, channels, 40, 3])]], 3);
+    }
+    for policy in ["pad", "crop"] {
+        all_right(root.path(), &["a", "b", "c", "--mismatch", policy, "--block-size", "64KiB"]);
+        let differences = ["--method", "task_arithmetic", "--base", "1", "--dtype", "float32"];
+        all_right(root.path(), &[&["a", "b", "c", "--mismatch", policy], &differences[..]].concat());
+    }
+}
+
+#[test]
 fn a_changed_bit_is_found_even_when_every_checksum_was_made_to_fit() {
     let root = inputs();
     run(root.path(), ["merge", "a", "b", "--out", "out", "--quiet"]).ok();

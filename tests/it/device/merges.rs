@@ -99,6 +99,23 @@ fn launches(calls: &[Call], wanted: Kernel) -> usize {
 }
 
 #[test]
+fn shapes_that_are_brought_together_give_the_processors_bytes() {
+    let place = Place::new();
+    let of = |(seed, dtype, shape): (u64, Dtype, &[usize])| {
+        random_models(&mut Random::new(seed), &[dtype], &[shape], Kinship::Cosine(0.7)).remove(0).into_values().next()
+    };
+    let tensors =
+        [(1, Dtype::F16, &[300, 9, 40][..]), (2, Dtype::BF16, &[280, 11, 40]), (3, Dtype::F32, &[300, 4, 37])];
+    let models = tensors.map(|tensor| BTreeMap::from([("w".to_owned(), of(tensor).expect("one tensor"))]));
+    let paths = place.models(&models);
+    for (method, policy) in [("karcher", "pad"), ("karcher", "crop"), ("task_arithmetic", "pad")] {
+        let run = Run::new(recipe(method, &paths, Some(&[0.5, 0.2, 0.3]))).with("mismatch", policy);
+        let run = run.with("base_model", paths[0].to_str().expect("text"));
+        same_bytes(&place, &run, &format!("{method} {policy}"));
+    }
+}
+
+#[test]
 fn every_granularity_gives_the_processors_bytes() {
     let place = Place::new();
     let run = Run::weighted(&models(&place), &[0.5, 0.2, 0.3]);
