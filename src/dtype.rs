@@ -134,6 +134,12 @@ impl Dtype {
         })
     }
 
+    /// Whether torch computes in this type by default where a config names it. In types of 8 bits it cannot: weights of
+    /// such a type are widened when they are loaded.
+    pub fn is_torch_default(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+    }
+
     /// The type with this safetensors name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)

@@ -48,7 +48,7 @@ pub struct Restacked {
 /// the layers come from.
 pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     let mut changed = config.clone();
-    if let Some(name) = truth.dtype.and_then(Dtype::torch_name)
+    if let Some(name) = truth.dtype.map(stated).and_then(Dtype::torch_name)
         && !restate_dtype(&mut changed, name)
     {
         changed.as_object_mut()?.insert("torch_dtype".to_owned(), Value::from(name));
@@ -75,6 +75,12 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         });
     }
     (changed != *config).then_some(changed)
+}
+
+/// The dtype that a config states for weights of `dtype`: the one that torch is to compute in. Bfloat16 holds what types of
+/// 8 bits hold, and is none that torch refuses.
+pub fn stated(dtype: Dtype) -> Dtype {
+    if dtype.is_torch_default() { dtype } else { Dtype::BF16 }
 }
 
 /// Sets every statement of the dtype; returns whether there was one.
@@ -153,6 +159,21 @@ mod tests {
         assert_eq!(changed["torch_dtype"], "bfloat16");
         assert_eq!(changed["text_config"], json!({ "dtype": "bfloat16", "hidden_size": 8 }));
         assert_eq!(changed["quantization_config"], json!({ "dtype": "int8" }));
+    }
+
+    #[test]
+    fn of_types_that_torch_cannot_compute_in_the_config_states_one_that_holds_them() {
+        for (dtype, wanted) in [
+            (Dtype::F64, "float64"),
+            (Dtype::F32, "float32"),
+            (Dtype::F16, "float16"),
+            (Dtype::BF16, "bfloat16"),
+            (Dtype::F8E4M3, "bfloat16"),
+            (Dtype::F8E5M2, "bfloat16"),
+        ] {
+            let changed = restated(&json!({ "dtype": "x" }), &of_dtype(dtype)).expect("the dtype differs");
+            assert_eq!(changed, json!({ "dtype": wanted }));
+        }
     }
 
     #[test]

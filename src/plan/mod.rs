@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::dtype::Dtype;
 use crate::error::Result;
 
 use assign::Span;
@@ -33,7 +34,7 @@ pub use coverage::Dropped;
 pub use job::{AlignmentFile, DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
 use memory::{DeviceWish, Memory, Wish};
-use tensor::TensorPlan;
+use tensor::{Action, TensorPlan};
 use vocabulary::Vocabulary;
 
 /// The most inputs that one merge takes.
@@ -97,6 +98,7 @@ impl Plan {
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let mut warnings = coverage::warnings(&inputs, &dropped);
         warnings.extend(shape::warnings(job, &inputs, &tensors));
+        warnings.extend(unstated_dtype(&tensors));
         Ok(Self { inputs, tensors, layout, memory, dropped, warnings, job: job.clone(), identity })
     }
 
@@ -110,6 +112,11 @@ impl Plan {
         vocabulary::changed_rows(&self.inputs[self.job.donor], &self.tensors)
     }
 
+    /// The dtype that most of the merged bytes have.
+    pub fn main_dtype(&self) -> Option<Dtype> {
+        main_dtype(&self.tensors)
+    }
+
     /// Bytes that one full reading of all sources takes.
     pub fn source_bytes(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::source_bytes).sum()
@@ -119,4 +126,22 @@ impl Plan {
     pub fn output_bytes(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::output_bytes).sum()
     }
+}
+
+fn main_dtype(tensors: &[TensorPlan]) -> Option<Dtype> {
+    let bytes_of = |dtype: Dtype| -> u64 {
+        let merged = tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+        merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
+    };
+    Dtype::MERGEABLE.into_iter().filter(|dtype| bytes_of(*dtype) > 0).max_by_key(|dtype| bytes_of(*dtype))
+}
+
+/// What a user should know of a dtype that the config cannot name.
+fn unstated_dtype(tensors: &[TensorPlan]) -> Option<String> {
+    let dtype = main_dtype(tensors).filter(|dtype| !dtype.is_torch_default())?;
+    let name = dtype.torch_name()?;
+    Some(format!(
+        "the weights are {name}, which torch cannot compute in by default: config.json says bfloat16, which holds them \
+         exactly; where a loader leaves them as they are, convert the model by .to(torch.bfloat16)"
+    ))
 }

@@ -1,10 +1,8 @@
 //! What the written weights are, for the config: dtype, rows of the embeddings, layers.
 
-use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::output::config::{Restacked, Truth};
 use crate::plan::Plan;
-use crate::plan::tensor::Action;
 use crate::recipe::{Layers, Sources};
 
 /// What is true of the output of `plan`.
@@ -14,16 +12,7 @@ use crate::recipe::{Layers, Sources};
 /// When the config of an input cannot be read.
 pub fn of(plan: &Plan) -> Result<Truth> {
     let untied = plan.job.is_folded()?;
-    Ok(Truth { dtype: written_dtype(plan), vocab_rows: plan.vocab_rows(), layers: restacked(plan)?, untied })
-}
-
-/// The dtype that most of the merged bytes have.
-fn written_dtype(plan: &Plan) -> Option<Dtype> {
-    let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
-        merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
-    };
-    Dtype::MERGEABLE.into_iter().filter(|dtype| bytes_of(*dtype) > 0).max_by_key(|dtype| bytes_of(*dtype))
+    Ok(Truth { dtype: plan.main_dtype(), vocab_rows: plan.vocab_rows(), layers: restacked(plan)?, untied })
 }
 
 /// Where the layers come from, unless they are the donor's in their order.
