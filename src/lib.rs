@@ -23,6 +23,7 @@
 //! The order of modules is the order of the data; a module uses only those above it.
 //!
 //! - [`error`]: one error type: kind, subject, cause, what to do.
+//! - [`json`]: JSON as Python writes it, changed in place.
 //! - [`dtype`]: element types and their names in files and configs.
 //! - [`budget`]: the byte budget: reservations that give themselves back, recycled aligned buffers.
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
@@ -55,6 +56,7 @@ pub mod dtype;
 pub mod engine;
 pub mod error;
 pub mod journal;
+pub mod json;
 pub mod kernel;
 pub mod linalg;
 pub mod method;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::index::read_capped;
 use super::leftover::{is_leftover, is_leftover_folder};
 use crate::error::{Error, Kind, Result};
+use crate::json;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// The manifest that a merge leaves in its output. It never goes along as a side file: a copy would speak of other files.
@@ -63,8 +64,9 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
         Err(error) => return Err(Error::io("cannot read config", &path, error)),
     }
     let text = read_capped(&path, MAX_CONFIG_BYTES, "cannot read config")?;
-    let parsed = serde_json::from_slice(&text);
-    parsed.map(Some).map_err(|error| Error::new(Kind::Input, "cannot read config", path.display(), error))
+    let refused = |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot read config", path.display(), cause);
+    let text = std::str::from_utf8(&text).map_err(|error| refused(&error))?;
+    json::parse(text).map(Some).map_err(|error| refused(&error))
 }
 
 /// What lies in a model's folder beside its weights.

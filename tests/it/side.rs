@@ -55,6 +55,45 @@ fn files_that_need_no_change_are_carried_byte_for_byte_from_the_base() {
 }
 
 #[test]
+fn what_python_writes_into_configs_is_accepted_and_keeps_its_bytes_where_something_changes() {
+    let root = models();
+    let config = "{\n    \"torch_dtype\": \"bfloat16\",\n    \"time_step_limit\": [0.0, Infinity],\n    \"low\": -Infinity,\n\
+                  \t\"unset\": NaN, \"rms_norm_eps\": 1.0e-05,\n    \"most\": 1e+400,\n    \
+                  \"layer_limits\": [Infinity, 1, NaN, 0.50]\n}\n";
+    put(root.path(), "a/config.json", config);
+    let tokenizer = "{\n  \"chat_template\": \"x\",\n  \"model_max_length\": 1000000000000000019884624838656,\n  \
+                     \"tokenizer_class\": \"L\u{fc}\"\n}";
+    put(root.path(), "a/tokenizer_config.json", tokenizer);
+    run(root.path(), ["merge", "a", "b", "--out", "same"]).ok();
+    assert_eq!(text(root.path(), "same/config.json"), config);
+    run(root.path(), ["merge", "a", "b", "--dtype", "float16", "--out", "half"]).ok();
+    assert_eq!(text(root.path(), "half/config.json"), config.replace("bfloat16", "float16"));
+    merged(
+        root.path(),
+        "merge_method: passthrough\nchat_template: chatml\nslices:\n- sources: [{model: a, layer_range: [0, 4]}]\n\
+         - sources: [{model: a, layer_range: [0, 3]}]\n",
+    );
+    let stacked = text(root.path(), "out/config.json");
+    assert_eq!(stacked, config.replace("NaN, 0.50]", "NaN, 0.5, Infinity, 1, NaN]"));
+    let without = tokenizer.replace("\n  \"chat_template\": \"x\",", "");
+    assert_eq!(text(root.path(), "out/tokenizer_config.json"), without);
+    put(root.path(), "a/config.json", "{\n  \"a\": Infinite\n}");
+    run(root.path(), ["merge", "a", "b", "--out", "bad"]).fails(1, &["a/config.json", "no value at line 2 column 8"]);
+}
+
+#[test]
+fn weights_of_8_bits_have_a_config_that_loads_and_a_report_that_says_what_they_are() {
+    let root = models();
+    for dtype in ["float8_e4m3fn", "float8_e5m2"] {
+        let said = run(root.path(), ["merge", "a", "b", "--dtype", dtype, "--out", dtype]).ok().stdout;
+        assert!(said.contains(&format!("the weights are {dtype}")) && said.contains("bfloat16"), "{said}");
+        let planned = run(root.path(), ["plan", "a", "b", "--dtype", dtype, "--out", "other"]).ok().stdout;
+        assert!(planned.contains(&format!("the weights are {dtype}")), "{planned}");
+        assert_eq!(json_of(root.path(), &format!("{dtype}/config.json"))["torch_dtype"], "bfloat16");
+    }
+}
+
+#[test]
 fn another_model_lends_its_tokenizer_and_nothing_else() {
     let root = models();
     for name in ["vocab.json", "merges.txt", "sp.model", "added_tokens.json", "special_tokens_map.json"] {

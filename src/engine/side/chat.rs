@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::json;
 use crate::output::Contents;
 use crate::output::template::preset;
 use crate::plan::Plan;
 use crate::recipe::ChatTemplate;
 
-use super::{Files, pretty, text_beside};
+use super::{Files, rewritten, text_beside};
 
 const JINJA: &str = "chat_template.jinja";
 const JSON: &str = "chat_template.json";
@@ -34,7 +35,8 @@ pub fn replace(plan: &Plan, files: &mut Files) -> Result<()> {
     files.retain(|(name, _)| name != Path::new(JINJA) && name != Path::new(JSON));
     for (name, contents) in files.iter_mut().filter(|(name, _)| name == Path::new(TOKENIZER_CONFIG)) {
         if let Some(without) = without_template(plan)? {
-            *contents = Contents::Bytes(pretty(&without, &name.to_string_lossy())?);
+            let lender = plan.job.tokenizer_donor();
+            *contents = Contents::Bytes(rewritten(plan, lender, &name.to_string_lossy(), &without)?);
         }
     }
     files.push((PathBuf::from(JINJA), Contents::Bytes(text.into_bytes())));
@@ -84,5 +86,5 @@ fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
 
 /// JSON beside an input; none when it is not there or no JSON.
 fn json_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<Value>> {
-    Ok(text_beside(plan, input, name)?.and_then(|text| serde_json::from_str(&text).ok()))
+    Ok(text_beside(plan, input, name)?.and_then(|text| json::parse(&text).ok()))
 }

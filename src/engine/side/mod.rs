@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, look_beside, open_regular};
 use crate::error::{Error, Kind, Result};
+use crate::json;
 use crate::output::config::restated;
 use crate::output::{Contents, SideFile, yaml};
 use crate::plan::Plan;
@@ -103,7 +104,7 @@ fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Con
     }
     let Some(config) = plan.inputs[index].config()? else { return Ok(carried) };
     match restated(&config, &truth::of(plan)?) {
-        Some(changed) => Ok(Contents::Bytes(pretty(&changed, CONFIG)?)),
+        Some(changed) => Ok(Contents::Bytes(rewritten(plan, index, CONFIG, &changed)?)),
         None => Ok(carried),
     }
 }
@@ -136,11 +137,10 @@ fn document_value(document: &Document) -> Result<Value> {
     serde_json::to_value(document).map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))
 }
 
-fn pretty(value: &Value, name: &str) -> Result<Vec<u8>> {
-    let mut text =
-        serde_json::to_vec_pretty(value).map_err(|error| Error::new(Kind::Input, "cannot write", name, error))?;
-    text.push(b'\n');
-    Ok(text)
+/// The text of a file beside an input as it must be to say `changed`; what is the same keeps its bytes.
+fn rewritten(plan: &Plan, input: usize, name: &str, changed: &Value) -> Result<Vec<u8>> {
+    let text = text_beside(plan, input, name)?;
+    Ok(text.map_or_else(|| json::pretty(changed), |text| json::edited(&text, changed)).into_bytes())
 }
 
 /// A small text beside an input; none when it is not there, too long, or no text.

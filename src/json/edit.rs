@@ -1,0 +1,175 @@
+//! Changes in a text: what is the same keeps its bytes, what is new is written in the style of what stands around it.
+
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+
+use super::parse;
+use super::scan::Scanner;
+use super::write::{Style, field, pretty, write};
+
+/// `text`, a value's, as it must be for the value to be `changed`: only what differs is written anew.
+///
+/// A text that cannot be read is written anew as a whole.
+pub fn edited(text: &str, changed: &Value) -> String {
+    let Ok(before) = parse(text) else { return pretty(changed) };
+    let mut editor = Editor { text, scanner: Scanner::new(text), out: String::with_capacity(text.len() + 64) };
+    editor.scanner.space();
+    editor.out.push_str(&text[..editor.scanner.at]);
+    editor.value(&before, changed, "");
+    editor.out.push_str(&text[editor.scanner.at..]);
+    editor.out
+}
+
+struct Editor<'a> {
+    text: &'a str,
+    scanner: Scanner<'a>,
+    out: String,
+}
+
+/// An entry of an array or object as it stands in the text.
+struct Entry {
+    key: Option<String>,
+    /// White space before it.
+    space: Range<usize>,
+    /// The key and what follows it, up to the value.
+    head: Range<usize>,
+    value: Range<usize>,
+}
+
+impl Editor<'_> {
+    /// Goes over a value that was `before`, and writes it as it stands, but for what is changed. `indent` is that of the
+    /// line on which it begins.
+    fn value(&mut self, before: &Value, changed: &Value, indent: &str) {
+        match (before, changed) {
+            _ if before == changed => {
+                let span = self.scanner.over();
+                self.out.push_str(&self.text[span]);
+            }
+            (Value::Object(before), Value::Object(changed)) => self.object(before, changed, indent),
+            (Value::Array(before), Value::Array(changed)) if before.len() == changed.len() => {
+                self.array(before, changed, indent);
+            }
+            _ => {
+                let span = self.scanner.over();
+                write(changed, &style_of(&self.text[span], changed, indent), &mut self.out);
+            }
+        }
+    }
+
+    fn array(&mut self, before: &[Value], changed: &[Value], indent: &str) {
+        let (entries, end) = self.entries(b']');
+        for (entry, (before, changed)) in entries.iter().zip(before.iter().zip(changed)) {
+            let begin = self.scanner.at;
+            self.out.push_str(&self.text[begin..entry.value.start]);
+            self.scanner.at = entry.value.start;
+            self.value(before, changed, &self.indent_of(&entry.space, indent));
+        }
+        self.rest(end);
+    }
+
+    fn object(&mut self, before: &Map<String, Value>, changed: &Map<String, Value>, indent: &str) {
+        let start = self.scanner.at;
+        let (entries, end) = self.entries(b'}');
+        let last_of = |key: &str| entries.iter().rposition(|entry| entry.key.as_deref() == Some(key));
+        self.out.push('{');
+        let mut any = false;
+        for (at, entry) in entries.iter().enumerate() {
+            let key = entry.key.as_deref().unwrap_or_default();
+            let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else { continue };
+            // What stood before the first one has no comma.
+            let begin = if at == 0 { start + 1 } else { entries[at - 1].value.end };
+            let space = if any { begin..entry.head.start } else { entries[0].space.clone() };
+            self.out.push_str(&self.text[space]);
+            self.out.push_str(&self.text[entry.head.clone()]);
+            self.scanner.at = entry.value.start;
+            // Of a key that is there twice only the last one counts.
+            if last_of(key) == Some(at) {
+                self.value(before, changed, &self.indent_of(&entry.space, indent));
+            } else {
+                self.out.push_str(&self.text[entry.value.clone()]);
+            }
+            any = true;
+        }
+        let new = changed.iter().filter(|(key, _)| !before.contains_key(*key)).collect::<Vec<_>>();
+        self.new_fields(&new, &entries, any, indent);
+        let closing = entries.last().map_or(start + 1, |entry| entry.value.end)..end.saturating_sub(1);
+        match entries.is_empty() {
+            // A new line for each key needs one for the bracket too.
+            true if closing.is_empty() && !new.is_empty() => self.out.push_str(&format!("\n{indent}")),
+            false if !any && new.is_empty() => {}
+            _ => self.out.push_str(&self.text[closing]),
+        }
+        self.out.push('}');
+        self.scanner.at = end;
+    }
+
+    /// Writes fields behind those that were there, as those were.
+    fn new_fields(&mut self, new: &[(&String, &Value)], entries: &[Entry], any: bool, indent: &str) {
+        let inside = self.text.get(self.scanner.at..).unwrap_or_default();
+        let style = match entries.last() {
+            Some(last) => {
+                let colon = self.text[last.head.clone()].rsplit('"').next().unwrap_or(": ");
+                let space = &self.text[last.space.clone()];
+                let indent = space.contains('\n').then(|| self.indent_of(&last.space, indent));
+                let comma = if space.is_empty() { "," } else { ", " };
+                Style { indent, colon: colon.into(), comma: comma.into() }
+            }
+            // Empty so far; white space inside says that it is to stay on its line.
+            None if inside.starts_with("{ ") => Style { indent: None, colon: ": ".into(), comma: ", ".into() },
+            None => Style { indent: Some(format!("{indent}  ")), colon: ": ".into(), comma: ", ".into() },
+        };
+        let mut any = any;
+        for (key, value) in new {
+            match &style.indent {
+                Some(indent) => self.out.push_str(&format!("{}\n{indent}", if any { "," } else { "" })),
+                None if any => self.out.push_str(&style.comma),
+                None => self.out.push_str(entries.first().map_or(" ", |first| &self.text[first.space.clone()])),
+            }
+            field(key, value, &style, &mut self.out);
+            any = true;
+        }
+    }
+
+    /// The entries of the array or object that begins here, up to its `end`, and where that ends; stays where it is.
+    fn entries(&mut self, end: u8) -> (Vec<Entry>, usize) {
+        let begin = self.scanner.at;
+        let mut entries = Vec::new();
+        self.scanner.at += 1;
+        loop {
+            let space = self.scanner.at;
+            self.scanner.space();
+            if self.scanner.take(end) || self.scanner.peek().is_none() {
+                break;
+            }
+            let (space, head) = (space..self.scanner.at, self.scanner.at);
+            let key = if end == b'}' { self.scanner.key().ok() } else { None };
+            self.scanner.space();
+            if end == b'}' && self.scanner.take(b':') {
+                self.scanner.space();
+            }
+            let head = head..self.scanner.at;
+            entries.push(Entry { key, space, head, value: self.scanner.over() });
+            self.scanner.space();
+            self.scanner.take(b',');
+        }
+        (entries, std::mem::replace(&mut self.scanner.at, begin))
+    }
+
+    fn rest(&mut self, end: usize) {
+        self.out.push_str(&self.text[self.scanner.at..end]);
+        self.scanner.at = end;
+    }
+
+    /// The indent of the line that white space ends with, or that of the line before.
+    fn indent_of(&self, space: &Range<usize>, indent: &str) -> String {
+        let space = &self.text[space.clone()];
+        space.rfind('\n').map_or_else(|| indent.to_owned(), |line| space[line + 1..].to_owned())
+    }
+}
+
+/// The style of a value that stands where `text` stood.
+fn style_of(text: &str, changed: &Value, indent: &str) -> Style {
+    let lines = text.contains('\n') || (changed.is_object() && !text.starts_with(['{', '[']));
+    Style { indent: lines.then(|| indent.to_owned()), colon: ": ".into(), comma: ", ".into() }
+}
