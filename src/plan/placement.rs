@@ -140,7 +140,7 @@ impl Placement {
     fn kept_before(&self, index: u64) -> u64 {
         let (mut rest, mut count) = (index, 0);
         for axis in &self.axes {
-            let digit = if axis.wide.stride == 0 { 0 } else { rest / axis.wide.stride };
+            let digit = rest.checked_div(axis.wide.stride).unwrap_or(0);
             rest -= digit * axis.wide.stride;
             count += digit.min(axis.kept.size) * axis.kept.stride;
             if digit >= axis.kept.size {
