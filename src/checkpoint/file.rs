@@ -57,8 +57,8 @@ pub(super) struct Inspected {
 }
 
 /// Reads the header of a weight file that will be number `index` of its checkpoint; `key` leads to the tensors of a
-/// PyTorch file that holds several state dicts.
-pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&str>) -> Result<Inspected> {
+/// PyTorch file that holds several state dicts, `memory` is how many bytes reading it may take.
+pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&str>, memory: u64) -> Result<Inspected> {
     let input = Input::open(&path)?;
     let container = zst::detect(&input)?;
     if container == Container::Plain && pickled::is_pickled(&input, &name)? {
@@ -68,12 +68,12 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&st
     }
     let identity = input.identity;
     let header = match container {
-        Container::Plain => Header::read(BufReader::new(&input.file), Some(identity.len), &path, index)?,
+        Container::Plain => Header::read(BufReader::new(&input.file), Some(identity.len), &path, index, memory)?,
         Container::ZstdSeekable => {
             let source = zst::SeekableSource::new(Input::reopen(&path, identity)?)?;
-            Header::read(plain(&input)?, Some(source.len()), &path, index)?
+            Header::read(plain(&input)?, Some(source.len()), &path, index, memory)?
         }
-        _ => Header::read(plain(&input)?, None, &path, index)?,
+        _ => Header::read(plain(&input)?, None, &path, index, memory)?,
     };
     input.unchanged()?;
     let file = InputFile {

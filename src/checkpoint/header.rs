@@ -4,6 +4,8 @@
 //! checks the geometry; it lets duplicate names, unknown fields, leading blanks, absurd dimensions and control
 //! characters in names through, so those are refused here first, with the tensor named.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,11 +17,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 
 use super::TensorEntry;
+use crate::budget::format_bytes;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
-/// The longest header that is read: far above any real model, and small enough to parse in tens of megabytes.
-pub const MAX_HEADER_BYTES: u64 = 32 << 20;
+/// The longest header that is read, as in the reference implementation.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// The longest tensor name.
 const MAX_NAME_BYTES: usize = 1024;
 /// The most dimensions of a tensor; torch stops at the same number.
@@ -28,6 +31,11 @@ const MAX_RANK: usize = 64;
 const MAX_DIM: u64 = 1 << 48;
 /// Bytes of the length in front of the JSON.
 const PREFIX_BYTES: u64 = 8;
+/// What a tensor takes at the most while its header is read, beside its name and its dimensions: an entry of each stage's
+/// list, the table that finds it, and what lists keep free to grow.
+const TENSOR_BYTES: usize = 400;
+/// How many tensors the reference implementation checks at once; it copies them.
+const CHECKED_AT_ONCE: usize = 4096;
 
 /// What one header says.
 #[derive(Debug)]
@@ -43,12 +51,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads and checks the header at the front of `reader`; `len` is the file's length where it is known.
+    /// Reads and checks the header at the front of `reader`; `len` is the file's length where it is known, `memory` how
+    /// many bytes may be taken while it is read.
     ///
     /// # Errors
     ///
-    /// Anything that is not exactly a safetensors file of length `len`, naming `path` and the tensor.
-    pub fn read(mut reader: impl Read, len: Option<u64>, path: &Path, file: usize) -> Result<Self> {
+    /// Anything that is not exactly a safetensors file of length `len`, naming `path` and the tensor; a header that does
+    /// not fit the memory.
+    pub fn read(mut reader: impl Read, len: Option<u64>, path: &Path, file: usize, memory: u64) -> Result<Self> {
         let bad = |cause: String| Error::new(Kind::Input, "cannot read header", path.display(), cause);
         let mut prefix = [0; 8];
         reader.read_exact(&mut prefix).map_err(|error| match error.kind() {
@@ -66,14 +76,17 @@ impl Header {
         if let Some(len) = len.filter(|len| len - PREFIX_BYTES.min(*len) < json_len) {
             return Err(bad(format!("header of {json_len} bytes in a file of {len} bytes")));
         }
-        let mut json = Vec::new();
-        reader.take(json_len).read_to_end(&mut json).map_err(|error| bad(error.to_string()))?;
-        if json.len() as u64 != json_len {
-            return Err(bad(format!("header of {json_len} bytes, file ends after {} of them", json.len())));
-        }
+        // The text, and once more its longest string.
+        let room = memory.checked_sub(2 * json_len).ok_or_else(|| too_long(path, json_len, memory))?;
+        let json = text_of(reader, json_len, len.is_some()).map_err(bad)?;
         let mut hash = blake3::Hasher::new();
         hash.update(&prefix).update(&json);
-        let mut header = Self::parse(&json, file).map_err(bad)?;
+        let room = Cell::new(room);
+        let parsed = Self::parse(&json, file, &room);
+        if room.get() == 0 {
+            return Err(too_long(path, json_len, memory));
+        }
+        let mut header = parsed.map_err(bad)?;
         header.hash = hash.finalize().into();
         match len {
             Some(len) if len != header.data_len => {
@@ -83,41 +96,76 @@ impl Header {
         }
     }
 
-    fn parse(json: &[u8], file: usize) -> Result<Self, String> {
+    fn parse(json: &[u8], file: usize, room: &Cell<u64>) -> Result<Self, String> {
         let text = std::str::from_utf8(json).map_err(|error| format!("header is not UTF-8: {error}"))?;
-        if !text.starts_with('{') {
-            return Err("header does not begin with {".into());
-        }
-        let raw: RawHeader = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let raw = HeaderSeed(room).deserialize(&mut reader).map_err(|error| error.to_string())?;
+        reader.end().map_err(|error| error.to_string())?;
         let mut raw_tensors: Vec<_> = raw.tensors.into_iter().collect();
         raw_tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
         let start = PREFIX_BYTES + json.len() as u64;
-        let mut tensors = Vec::with_capacity(raw_tensors.len());
         let mut end = 0;
         for (name, tensor) in &raw_tensors {
-            let entry = tensor.check(name, end, start, file)?;
+            tensor.check(name, end, start)?;
             end = tensor.data_offsets.1;
-            tensors.push((name.clone(), entry));
         }
         let data_len = start.checked_add(end).ok_or("data ends beyond 2^64")?;
-        agree_with_reference(raw_tensors)?;
-        Ok(Self { tensors, metadata: raw.metadata, hash: [0; 32], data_len })
+        for some in raw_tensors.chunks(CHECKED_AT_ONCE) {
+            agree_with_reference(some)?;
+        }
+        let entry = |(name, tensor): (String, RawTensor)| (name, tensor.entry(start, file));
+        Ok(Self {
+            tensors: raw_tensors.into_iter().map(entry).collect(),
+            metadata: raw.metadata,
+            hash: [0; 32],
+            data_len,
+        })
     }
 }
 
-/// Lets the reference implementation check what was accepted, so that nothing is read here that it would refuse.
-fn agree_with_reference(tensors: Vec<(String, RawTensor)>) -> Result<(), String> {
+/// The JSON of a header of `len` bytes; whether the file has so many is known already when it `is_there`.
+fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| error.to_string();
+    let mut json = Vec::new();
+    reader.by_ref().take(len.min(1)).read_to_end(&mut json).map_err(failed)?;
+    // What is no header at all is not read whole.
+    if json.first().is_some_and(|first| *first != b'{') {
+        return Err("header does not begin with {".into());
+    }
+    if is_there {
+        json.reserve_exact(usize::try_from(len).unwrap_or(0));
+    }
+    reader.take(len - json.len() as u64).read_to_end(&mut json).map_err(failed)?;
+    if json.len() as u64 != len {
+        return Err(format!("header of {len} bytes, file ends after {} of them", json.len()));
+    }
+    if json.is_empty() {
+        return Err("header does not begin with {".into());
+    }
+    Ok(json)
+}
+
+fn too_long(path: &Path, json_len: u64, memory: u64) -> Error {
+    let (wanted, got) = (format_bytes(json_len), format_bytes(memory));
+    let cause = format!("a header of {wanted} and what it names do not fit into {got}, which is what headers may take");
+    Error::new(Kind::Budget, "cannot read header", path.display(), cause).with_hint("allow more with --memory")
+}
+
+/// Lets the reference implementation check what was accepted, so that nothing is read here that it would refuse: tensors
+/// that lie one behind the other, wherever they begin.
+fn agree_with_reference(tensors: &[(String, RawTensor)]) -> Result<(), String> {
+    let start = tensors.first().map_or(0, |(_, tensor)| tensor.data_offsets.0);
     let infos = tensors
-        .into_iter()
+        .iter()
         .map(|(name, tensor)| {
-            let dtype = StrDeserializer::<de::value::Error>::new(&tensor.dtype);
+            let dtype = StrDeserializer::<de::value::Error>::new(tensor.dtype.name());
             let size = |value: u64| usize::try_from(value).map_err(|error| error.to_string());
             let info = TensorInfo {
                 dtype: Deserialize::deserialize(dtype).map_err(|error| error.to_string())?,
-                shape: tensor.shape.into_iter().map(size).collect::<Result<_, _>>()?,
-                data_offsets: (size(tensor.data_offsets.0)?, size(tensor.data_offsets.1)?),
+                shape: tensor.shape.iter().copied().map(size).collect::<Result<_, _>>()?,
+                data_offsets: (size(tensor.data_offsets.0 - start)?, size(tensor.data_offsets.1 - start)?),
             };
-            Ok((name, info))
+            Ok((name.clone(), info))
         })
         .collect::<Result<Vec<_>, String>>()?;
     Metadata::new(None, infos).map(drop).map_err(|error| error.to_string())
@@ -152,19 +200,19 @@ struct RawHeader {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTensor {
-    dtype: String,
+    #[serde(deserialize_with = "dtype")]
+    dtype: Dtype,
     #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
 
 impl RawTensor {
-    /// This tensor's entry, if its bytes begin at `expected` and are as many as dtype and shape need.
-    fn check(&self, name: &str, expected: u64, start: u64, file: usize) -> Result<TensorEntry, String> {
+    /// Checks that this tensor's bytes begin at `expected` and are as many as dtype and shape need.
+    fn check(&self, name: &str, expected: u64, start: u64) -> Result<(), String> {
         let (from, to) = self.data_offsets;
         let bad = |cause: String| format!("tensor {}: {cause}", shown(name));
-        let dtype =
-            Dtype::from_name(&self.dtype).ok_or_else(|| bad(format!("unknown dtype {}", shown(&self.dtype))))?;
+        let dtype = self.dtype;
         if from > to {
             return Err(bad(format!("data begins at {from} and ends before it, at {to}")));
         }
@@ -184,9 +232,19 @@ impl RawTensor {
             let shape = &self.shape;
             return Err(bad(format!("{} bytes of data, {dtype} {shape:?} needs {}", to - from, bits / 8)));
         }
-        let absolute = |offset: u64| start.checked_add(offset).ok_or_else(|| bad("data ends beyond 2^64".into()));
-        Ok(TensorEntry { dtype, shape: self.shape.clone(), file, bytes: absolute(from)?..absolute(to)? })
+        start.checked_add(to).map(drop).ok_or_else(|| bad("data ends beyond 2^64".into()))
     }
+
+    /// The entry of this tensor, which was checked, in a file whose data begins at `start`.
+    fn entry(self, start: u64, file: usize) -> TensorEntry {
+        let (from, to) = self.data_offsets;
+        TensorEntry { dtype: self.dtype, shape: self.shape, file, bytes: start + from..start + to }
+    }
+}
+
+fn dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dtype, D::Error> {
+    let name = Cow::<str>::deserialize(deserializer)?;
+    Dtype::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown dtype {}", shown(&name))))
 }
 
 /// Reads a shape without letting it grow past [`MAX_RANK`].
@@ -211,15 +269,25 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Erro
     deserializer.deserialize_seq(Shape)
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
+/// Reads a header as long as there is room for what it names; the room is 0 where it did not suffice.
+struct HeaderSeed<'a>(&'a Cell<u64>);
+
+impl HeaderSeed<'_> {
+    fn pay<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
+        self.0.set(self.0.get().saturating_sub(bytes as u64));
+        if self.0.get() == 0 { Err(E::custom("too long")) } else { Ok(()) }
     }
 }
 
-struct HeaderVisitor;
+impl<'de> DeserializeSeed<'de> for HeaderSeed<'_> {
+    type Value = RawHeader;
 
-impl<'de> Visitor<'de> for HeaderVisitor {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawHeader, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HeaderSeed<'_> {
     type Value = RawHeader;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,13 +302,18 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 if std::mem::replace(&mut seen_metadata, true) {
                     return Err(A::Error::custom("__metadata__ is there twice"));
                 }
-                header.metadata = map.next_value_seed(UniqueStrings("__metadata__"))?;
+                // Some writers say that there is none.
+                header.metadata = map.next_value_seed(OrNull(UniqueStrings("__metadata__")))?;
+                for (key, value) in &header.metadata {
+                    self.pay(key.len() + value.len() + TENSOR_BYTES)?;
+                }
                 continue;
             }
             check_name(&name).map_err(A::Error::custom)?;
-            let tensor = map
+            let tensor: RawTensor = map
                 .next_value()
                 .map_err(|error: A::Error| A::Error::custom(format!("tensor {}: {error}", shown(&name))))?;
+            self.pay(TENSOR_BYTES + name.len() + tensor.shape.len() * size_of::<u64>())?;
             if header.tensors.contains_key(&name) {
                 return Err(A::Error::custom(format!("tensor {} is there twice", shown(&name))));
             }
@@ -262,6 +335,33 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("control character in tensor name {}", shown(name)));
     }
     Ok(())
+}
+
+/// The same, or `null`, which stands for an empty object.
+struct OrNull(UniqueStrings);
+
+impl<'de> DeserializeSeed<'de> for OrNull {
+    type Value = IndexMap<String, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OrNull {
+    type Value = IndexMap<String, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to be a map of strings", self.0.0)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(IndexMap::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        self.0.deserialize(deserializer)
+    }
 }
 
 /// A JSON object of strings in which no key may be there twice; holds the object's name for messages.
@@ -304,7 +404,7 @@ mod tests {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
         let len = bytes.len() as u64 + data_bytes;
-        Header::read(&*bytes, Some(len), Path::new("x.safetensors"), 7)
+        Header::read(&*bytes, Some(len), Path::new("x.safetensors"), 7, u64::MAX)
     }
 
     #[test]
@@ -341,8 +441,8 @@ mod tests {
         fn no_header_makes_the_reader_panic(json in r#"\{("[a-c]":\{"dtype":"(F32|F4|U8|X)","shape":\[[0-9,]{0,30}\],"data_offsets":\[[0-9]{1,20},[0-9]{1,20}\]\},?){0,3}\}"#, len: u64) {
             let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
             bytes.extend(json.as_bytes());
-            let _ = Header::read(&*bytes, Some(len), Path::new("x"), 0);
-            let _ = Header::read(&*bytes, None, Path::new("x"), 0);
+            let _ = Header::read(&*bytes, Some(len), Path::new("x"), 0, u64::MAX);
+            let _ = Header::read(&*bytes, None, Path::new("x"), 0, u64::MAX);
         }
 
         #[test]
@@ -362,7 +462,7 @@ mod tests {
             file.extend(json.as_bytes());
             file.resize(file.len() + usize::try_from(end).expect("small"), 0);
             let reference = safetensors::SafeTensors::read_metadata(&file);
-            let ours = Header::read(&*file, Some(file.len() as u64), Path::new("x"), 0);
+            let ours = Header::read(&*file, Some(file.len() as u64), Path::new("x"), 0, u64::MAX);
             prop_assert_eq!(ours.is_ok(), reference.is_ok(), "{}", json);
         }
     }

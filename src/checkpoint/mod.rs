@@ -80,6 +80,8 @@ pub struct Checkpoint {
 pub struct OpenOptions {
     /// The dotted key under which the tensors of a PyTorch file are; needed only when it holds several state dicts.
     pub state_dict_key: Option<String>,
+    /// How many bytes of memory the headers may take while they are read and afterwards; without it, as many as there are.
+    pub memory: Option<u64>,
 }
 
 impl Checkpoint {
@@ -116,8 +118,11 @@ impl Checkpoint {
             warnings: Vec::new(),
         };
         let mut ties = Vec::new();
+        let mut held = 0;
         for (path, name) in layout.files {
-            let found = file::inspect(path, name, checkpoint.files.len(), options.state_dict_key.as_deref())?;
+            let left = options.memory.map_or(u64::MAX, |memory| memory.saturating_sub(held));
+            let found = file::inspect(path, name, checkpoint.files.len(), options.state_dict_key.as_deref(), left)?;
+            held += found.tensors.iter().map(|(name, tensor)| entry_bytes(name, tensor)).sum::<u64>();
             checkpoint.files.push(found.file);
             checkpoint.add(found.tensors)?;
             checkpoint.warnings.extend(found.warnings);
@@ -248,18 +253,22 @@ impl Checkpoint {
 
     /// About how many bytes of memory this value takes.
     pub fn metadata_bytes(&self) -> u64 {
-        /// An allocator's own bytes for a block, and the hash table's for an entry.
-        const BLOCK_BYTES: usize = 16;
-        let tensors = self.tensors.iter().map(|(name, tensor)| {
-            let entry = size_of::<(String, TensorEntry)>() + 2 * size_of::<usize>();
-            entry + name.capacity() + tensor.shape.capacity() * size_of::<u64>() + 3 * BLOCK_BYTES
-        });
+        let tensors: u64 = self.tensors.iter().map(|(name, tensor)| entry_bytes(name, tensor)).sum();
         let files = self.files.iter().map(|file| {
             let metadata = file.metadata.iter().map(|(key, value)| key.len() + value.len() + 6 * BLOCK_BYTES);
             size_of::<InputFile>() + file.path.as_os_str().len() + file.name.len() + metadata.sum::<usize>()
         });
-        (size_of::<Self>() + tensors.sum::<usize>() + files.sum::<usize>()) as u64
+        tensors + (size_of::<Self>() + files.sum::<usize>()) as u64
     }
+}
+
+/// An allocator's own bytes for a block, and the hash table's for an entry.
+const BLOCK_BYTES: usize = 16;
+
+/// What a tensor takes among [`Checkpoint::tensors`].
+fn entry_bytes(name: &String, tensor: &TensorEntry) -> u64 {
+    let entry = size_of::<(String, TensorEntry)>() + 2 * size_of::<usize>();
+    (entry + name.capacity() + tensor.shape.capacity() * size_of::<u64>() + 3 * BLOCK_BYTES) as u64
 }
 
 /// A source over a file that holds its bytes as they are.

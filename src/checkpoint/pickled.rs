@@ -41,7 +41,7 @@ pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&st
     let torch = TorchFile::open(&input.path, key)?;
     let converted = torch.needs_conversion();
     let (tensors, data_len) = if converted {
-        let header = Header::read(torch.header()?.as_slice(), None, &input.path, index)?;
+        let header = Header::read(torch.header()?.as_slice(), None, &input.path, index, u64::MAX)?;
         (header.tensors, header.data_len)
     } else {
         (in_place(&torch, index)?, input.identity.len)

@@ -6,11 +6,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::align::Alignment;
+use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Recipe, Tokenizer};
 
 use super::MOST_INPUTS;
+use super::memory::Wish;
 
 /// The most tensor data in one shard when nobody says otherwise, as transformers has it.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
@@ -98,6 +100,21 @@ impl Job {
         let recipe = r#"{"merge_method": "passthrough", "models": [{"model": "model"}], "nan": "propagate"}"#;
         let document = Recipe::parse(recipe, "transform")?.documents.swap_remove(0);
         Ok(Self { alignments: vec![alignment], rewritten: true, ..Self::new(document, vec![model])? })
+    }
+
+    /// Opens all inputs, headers only, as the document wants them to be opened; with a `wish`, in its memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Checkpoint::open_with`].
+    pub fn open_inputs(&self, wish: Option<&Wish>) -> Result<Vec<Checkpoint>> {
+        let mut opened: Vec<Checkpoint> = Vec::with_capacity(self.inputs.len());
+        for path in &self.inputs {
+            let memory = wish.map(|wish| wish.left_for_headers(&opened.iter().collect::<Vec<_>>()));
+            let state_dict_key = self.document.own.state_dict_key.clone();
+            opened.push(Checkpoint::open_with(path, &OpenOptions { state_dict_key, memory })?);
+        }
+        Ok(opened)
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.

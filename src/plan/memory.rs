@@ -139,6 +139,16 @@ impl Memory {
     }
 }
 
+/// Headers may take so much of any budget: one that is too small for the merge is refused with the least that would do.
+const HEADERS_BYTES: u64 = 16 << 20;
+
+impl Wish {
+    /// How many bytes the headers of one more input may take besides those of `opened`.
+    pub fn left_for_headers(&self, opened: &[&Checkpoint]) -> u64 {
+        self.memory.saturating_sub(process_bytes(self.threads, opened)).max(HEADERS_BYTES)
+    }
+}
+
 /// What a process needs whatever it computes on these inputs: its own code and threads, headers, decoders.
 pub fn process_bytes(threads: usize, inputs: &[&Checkpoint]) -> u64 {
     let headers: u64 = inputs.iter().map(|input| input.metadata_bytes() + decoder_bytes(input)).sum();

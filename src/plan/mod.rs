@@ -25,7 +25,7 @@ mod vocabulary;
 use serde_json::Value;
 
 use crate::align::Alignment;
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
 
@@ -76,8 +76,7 @@ impl Plan {
     ///
     /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too small.
     pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
-        let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
-        let inputs = job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect::<Result<Vec<_>>>()?;
+        let inputs = job.open_inputs(Some(wish))?;
         job.is_folded()?;
         let (assignments, mut dropped) = assign::assign(job, &inputs)?;
         shape::refuse_mismatches(job, &inputs, &assignments)?;

@@ -119,6 +119,23 @@ fn a_million_tensors_fit_the_budget_or_are_refused_for_it() {
     let refused =
         |ended: Ended| assert!(matches!(ended.code, Some(1 | 2)) && !ended.stderr.contains("panic"), "{ended:?}");
     refused(merge_with(root.path(), "million.safetensors"));
+    // As many as a header can hold: in the budget all the same.
+    let names = (0..1_900_000)
+        .map(|at| format!(r#""{at:x}":{{"dtype":"U8","shape":[],"data_offsets":[{at},{}]}}"#, at + 1))
+        .take_while({
+            let mut length = 2;
+            move |name| {
+                length += name.len() + 1;
+                length < 100_000_000
+            }
+        });
+    let names: Vec<_> = names.collect();
+    safetensors(&root.path().join("most.safetensors"), &format!("{{{}}}", names.join(",")), names.len() as u64);
+    refused(merge_with(root.path(), "most.safetensors"));
+    // One string that is nearly all of a long header.
+    let metadata = format!(r#"{{"__metadata__":{{"a":"{}"}}}}"#, "n".repeat(99_000_000));
+    safetensors(&root.path().join("metadata.safetensors"), &metadata, 0);
+    refused(merge_with(root.path(), "metadata.safetensors"));
     // Few tensors in as long a header: what is held is the text.
     let name = "n".repeat(1 << 20);
     safetensors(

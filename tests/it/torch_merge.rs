@@ -395,7 +395,7 @@ fn one_of_several_state_dicts_is_chosen_by_the_recipe() {
     assert!(error.hint().is_some_and(|hint| hint.contains("--state-dict-key")), "{error}");
     let out = folder.path().join("out");
     run(&recipe("karcher", &[&path], "state_dict_key: ema"), &out, &PLENTY).expect("it is told");
-    let options = OpenOptions { state_dict_key: Some("ema".to_owned()) };
+    let options = OpenOptions { state_dict_key: Some("ema".to_owned()), ..OpenOptions::default() };
     let names: Vec<_> = Checkpoint::open_with(&path, &options).expect("it opens").tensors().keys().cloned().collect();
     let mut written: Vec<_> = files::read_model(&out.join("model.safetensors")).into_keys().collect();
     written.sort();

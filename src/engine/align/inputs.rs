@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::align::many::{Begin, ManyOptions};
 use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint, matching};
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::output::{Storage, Target, check_folder, check_target};
@@ -68,7 +68,7 @@ impl AlignInputs<'_> {
     /// When a file cannot be used, is for none of the inputs, or two are for one; and whatever keeps the inputs from
     /// being aligned with each other.
     pub fn look(&self, job: &mut Job) -> Result<Looked> {
-        let models = opened(job)?;
+        let models = job.open_inputs(None)?;
         job.alignments = vec![None; models.len()];
         job.alignment_files.clear();
         let looked = self.look_for(job, &models)?;
@@ -145,7 +145,7 @@ impl AlignInputs<'_> {
         }
         let one_by_one = if self.asked.together { Vec::new() } else { looked.missing };
         for input in one_by_one {
-            let models = opened(job)?;
+            let models = job.open_inputs(None)?;
             let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
             drop(models);
             let path = self.path(input);
@@ -246,7 +246,7 @@ impl AlignInputs<'_> {
     fn find_all(&self, job: &Job, options: &matching::Options, finder: &Finder<'_>) -> Result<()> {
         let Target { overwrite, restart, .. } = *self.target;
         let report = align_many(AlignMany {
-            crowd: self.crowd(opened(job)?)?,
+            crowd: self.crowd(job.open_inputs(None)?)?,
             many: together(job, options),
             memory: finder.wish.memory,
             threads: finder.wish.threads,
@@ -303,11 +303,6 @@ impl AlignInputs<'_> {
 /// How the inputs of a merge are brought together: the donor stays as it is.
 fn together(job: &Job, options: &matching::Options) -> ManyOptions {
     ManyOptions { begin: Begin::Model(job.donor), matching: options.clone(), ..ManyOptions::default() }
-}
-
-fn opened(job: &Job) -> Result<Vec<Checkpoint>> {
-    let options = OpenOptions { state_dict_key: job.document.own.state_dict_key.clone() };
-    job.inputs.iter().map(|path| Checkpoint::open_with(path, &options)).collect()
 }
 
 /// The inputs for which a file was made.

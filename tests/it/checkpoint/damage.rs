@@ -3,7 +3,8 @@
 use std::fs;
 
 use proptest::prelude::*;
-use thalweg::checkpoint::{Checkpoint, SourceOptions};
+use thalweg::Kind;
+use thalweg::checkpoint::{Checkpoint, OpenOptions, SourceOptions};
 
 use super::{SPECS, assert_holds, assert_refused, file_of, raw_file, refusal, write};
 
@@ -35,8 +36,8 @@ fn a_whole_file_reads_back_and_every_truncation_of_it_is_refused() {
 
 #[test]
 fn header_lengths_that_lie_are_refused_before_anything_is_reserved_for_them() {
-    assert_file_refused(&u64::MAX.to_le_bytes(), &["at most 33554432"]);
-    assert_file_refused(&(32u64 << 20).to_le_bytes(), &["header of 33554432 bytes in a file of 8 bytes"]);
+    assert_file_refused(&u64::MAX.to_le_bytes(), &["at most 100000000"]);
+    assert_file_refused(&100_000_000u64.to_le_bytes(), &["header of 100000000 bytes in a file of 8 bytes"]);
     let mut longer = file_of(&SPECS, 0);
     longer[0] += 8;
     assert_file_refused(&longer, &[]);
@@ -73,6 +74,49 @@ fn json_that_is_not_a_header_is_refused() {
     assert_file_refused(&[&4u64.to_le_bytes()[..], b"{\"\xFF\""].concat(), &["UTF-8"]);
     let padded = raw_file("{}\0\0\0\0\0\0", 0);
     assert_file_refused(&padded, &["trailing"]);
+}
+
+#[test]
+fn metadata_that_is_null_is_none() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("x.safetensors");
+    let json = "{\"__metadata__\":null,\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+    fs::write(&path, raw_file(json, 1)).expect("write");
+    let checkpoint = Checkpoint::open(&path).expect("open");
+    assert!(checkpoint.tensors().contains_key("t") && checkpoint.files()[0].metadata.is_empty());
+    assert_file_refused(&raw_file("{\"__metadata__\":null,\"__metadata__\":null}", 0), &["twice"]);
+}
+
+#[test]
+fn headers_up_to_the_length_of_the_reference_are_read() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("x.safetensors");
+    for (len, fits) in [(40_000_000, true), (100_000_000, true), (100_000_001, false)] {
+        let mut json = "{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}".to_owned();
+        json.push_str(&" ".repeat(len - json.len()));
+        let file = raw_file(&json, 1);
+        fs::write(&path, &file).expect("write");
+        assert_eq!(safetensors::SafeTensors::read_metadata(&file).is_ok(), fits, "{len}");
+        assert_eq!(Checkpoint::open(&path).is_ok(), fits, "{len}");
+    }
+}
+
+#[test]
+fn a_header_is_read_in_the_memory_that_is_given_or_refused_for_it() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("x.safetensors");
+    let entry = |at| format!("\"{at:x}\":{{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[{at},{}]}}", at + 1);
+    let header = format!("{{{}}}", (0..10_000).map(entry).collect::<Vec<_>>().join(","));
+    fs::write(&path, raw_file(&header, 10_000)).expect("write");
+    let open = |memory| Checkpoint::open_with(&path, &OpenOptions { memory: Some(memory), ..OpenOptions::default() });
+    assert_eq!(open(8 << 20).expect("it fits").tensors().len(), 10_000);
+    for memory in [0, 1 << 20, 3 << 20] {
+        let error = open(memory).expect_err("it does not fit");
+        assert_eq!(error.kind(), Kind::Budget, "{error}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("--memory")) && error.to_string().contains("x.safetensors")
+        );
+    }
 }
 
 #[test]
