@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::adapter::{self, is_adapter_file};
 use super::index::Index;
 use super::side::{index_format, weight_format};
 use crate::error::{Error, Kind, Result};
@@ -54,6 +55,9 @@ pub(super) fn locate(path: &Path) -> Result<Layout> {
     if let Some(format) = index_format(&name).filter(|format| FORMATS.contains(format)) {
         let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         return indexed(folder.unwrap_or(Path::new(".")), path, format);
+    }
+    if is_adapter_file(&name) {
+        return Err(adapter::named(path, "is an adapter, not a model"));
     }
     match weight_format(&name) {
         None | Some(SAFETENSORS | TORCH) => {}
@@ -142,7 +146,7 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_shard = |name: &&String| {
         let plain = name.strip_suffix(".zst").unwrap_or(name);
         // A compressed shard beside its expanded self is the same shard.
-        plain.ends_with(PLAIN) && !name.starts_with("adapter_") && (plain == *name || !names.contains(plain))
+        plain.ends_with(PLAIN) && !is_adapter_file(name) && (plain == *name || !names.contains(plain))
     };
     let mut shards: Vec<_> = names.iter().filter(is_shard).cloned().collect();
     // Mistral's folders hold the whole model a second time under this name.
@@ -156,7 +160,7 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
 /// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor `pytorch_model.bin`.
 fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_model = |name: &&String| {
-        let other = TRAINING_STATE.iter().chain(&["adapter_"]).any(|start| name.starts_with(start));
+        let other = is_adapter_file(name) || TRAINING_STATE.iter().any(|start| name.starts_with(start));
         weight_format(name) == Some(TORCH) && !other
     };
     let files: Vec<_> = names.iter().filter(is_model).cloned().collect();
@@ -218,8 +222,8 @@ fn listed(names: &[&str]) -> String {
 
 /// Why a folder without a single safetensors file cannot be read.
 fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
-    if names.iter().any(|name| name.starts_with("adapter_") && weight_format(name).is_some()) {
-        return bad(folder, "holds an adapter, not a model").with_hint("fold the adapter into its base model first");
+    if let Some(name) = names.iter().find(|name| is_adapter_file(name) && weight_format(name).is_some()) {
+        return adapter::named(folder, &format!("holds an adapter, not a model ({name})"));
     }
     let read = |format: &&str| !FORMATS.contains(format);
     match names.iter().filter_map(|name| weight_format(name)).find(read) {

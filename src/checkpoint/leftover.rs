@@ -5,7 +5,7 @@
 //! would be untrue beside new ones, or break their loading (an adapter's config without the adapter).
 
 /// Files by their whole name, in lower case.
-const FILES: [&str; 27] = [
+const FILES: [&str; 29] = [
     // PEFT: transformers loads an adapter wherever this lies.
     "adapter_config.json",
     // transformers' Trainer.
@@ -31,6 +31,8 @@ const FILES: [&str; 27] = [
     "quant_config.json",
     "quantization_config.json",
     "hf_quant_config.json",
+    "quanto_qmap.json",
+    "quantization_map.json",
     "ort_config.json",
     // Recipes of an earlier merge.
     "mergekit_config.yaml",

@@ -6,6 +6,7 @@
 //!
 //! It does not decode tensors, does not decide what to read when, and makes no threads: that is the engine's.
 
+mod adapter;
 mod bus;
 mod file;
 mod folder;
@@ -15,6 +16,7 @@ mod leftover;
 mod map;
 mod pickled;
 mod positioned;
+pub mod quantised;
 mod regular;
 mod side;
 mod source;
@@ -32,6 +34,7 @@ use self::header::shown;
 use self::map::MapSource;
 use self::pickled::ConvertedSource;
 use self::positioned::PositionedSource;
+use self::quantised::Stored;
 use self::source::{Identity, Input};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -73,6 +76,7 @@ pub struct Checkpoint {
     state_dict_key: Option<String>,
     left_out: Vec<(String, String)>,
     warnings: Vec<String>,
+    stored: Stored,
 }
 
 /// How a checkpoint is opened.
@@ -82,6 +86,10 @@ pub struct OpenOptions {
     pub state_dict_key: Option<String>,
     /// How many bytes of memory the headers may take while they are read and afterwards; without it, as many as there are.
     pub memory: Option<u64>,
+    /// Codes of quantised weights and their scales are taken as the numbers that they are stored as.
+    pub raw_codes: bool,
+    /// One shard of several is opened as if it were a whole checkpoint.
+    pub shard_alone: bool,
 }
 
 impl Checkpoint {
@@ -105,7 +113,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// Nothing to read or not readable, an unknown format, missing shards, a header or an index that is damaged or does
-    /// not fit the files, a tensor that is there twice.
+    /// not fit the files, a tensor that is there twice; an adapter; quantised weights, unless they are wanted raw.
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
         let layout = folder::locate(path)?;
         let mut checkpoint = Self {
@@ -116,6 +124,7 @@ impl Checkpoint {
             state_dict_key: options.state_dict_key.clone(),
             left_out: Vec::new(),
             warnings: Vec::new(),
+            stored: Stored::Plain,
         };
         let mut ties = Vec::new();
         let mut held = 0;
@@ -132,7 +141,26 @@ impl Checkpoint {
             index.check(&checkpoint.tensors, &checkpoint.files)?;
         }
         checkpoint.untie(ties)?;
+        checkpoint.judge(options)?;
         Ok(checkpoint)
+    }
+
+    /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are wanted raw.
+    fn judge(&mut self, options: &OpenOptions) -> Result<()> {
+        if let Some(error) = adapter::refusal(&self.root, self.tensors.keys().map(String::as_str)) {
+            return Err(error);
+        }
+        self.stored = quantised::look(self.config_folder(), &self.files, &self.tensors);
+        match &self.stored {
+            Stored::Codes(codes) if !options.raw_codes => return Err(codes.refusal(&self.root)),
+            Stored::Codes(codes) => self.warnings.push(codes.warning()),
+            Stored::Stale(claim) => self.warnings.push(format!(
+                "says that its weights are quantised ({claim}), but they are stored as plain numbers: that is taken as out \
+                 of date, and is left out of the output"
+            )),
+            Stored::Plain | Stored::RoundedInUse => {}
+        }
+        Ok(())
     }
 
     /// Leaves out an output head that shares its bytes with the embeddings when the config says that they are one:
@@ -206,13 +234,24 @@ impl Checkpoint {
         &self.warnings
     }
 
+    /// How the weights are stored: as numbers, or as codes that were asked for raw.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
     /// The model's `config.json`, keys in their order, if there is one beside the weights.
     ///
     /// # Errors
     ///
     /// It cannot be read, is not JSON, or is longer than 16 MiB.
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
-        side::config(self.folder().or_else(|| self.root.parent()).unwrap_or(Path::new(".")))
+        side::config(self.config_folder())
+    }
+
+    /// The folder in which the model's config lies.
+    fn config_folder(&self) -> &Path {
+        let parent = || self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        self.folder().or_else(parent).unwrap_or(Path::new("."))
     }
 
     /// What stands in the folder beside weights: configs, tokenizer, templates, code, licence; sorted, relative to it.

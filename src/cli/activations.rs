@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::align::activations::{Recorded, Recording, record};
 use crate::align::network::{network, parameters};
 use crate::align::{Store, Symmetries, fingerprint};
-use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::checkpoint::SourceOptions;
 use crate::data::DataSet;
 use crate::engine::Stop;
 use crate::error::{Error, Kind, Result, shown_name};
@@ -24,6 +24,7 @@ use crate::plan::memory::process_bytes;
 
 use super::args::{BlockArgs, MemoryArgs};
 use super::progress::Progress;
+use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries, trimmed};
 
 /// What the file is called in a folder.
@@ -46,6 +47,10 @@ pub struct ActivationsArgs {
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
+
+    /// Policy for quantised weights.
+    #[command(flatten)]
+    pub quantised: QuantisedArgs,
 
     /// Memory and threads.
     #[command(flatten)]
@@ -73,7 +78,7 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     let kernels = Kernels::detect();
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let path = path_of(args)?;
-    let model = Checkpoint::open(&job::located(&args.model)?)?;
+    let model = job::open(&args.model, &args.quantised, &wish, &[])?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let symmetries = Symmetries::of(&model, spec.as_ref())?;
     let data = DataSet::open(&args.data, kernels)?;

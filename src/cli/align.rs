@@ -27,6 +27,7 @@ use super::align_by::ByArgs;
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::device::{self, Ready};
 use super::progress::Progress;
+use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
 
 /// `thalweg align`.
@@ -106,6 +107,10 @@ pub struct AlignArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub device_memory: Option<u64>,
 
+    /// Policy for quantised weights.
+    #[command(flatten)]
+    pub quantised: QuantisedArgs,
+
     /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -148,12 +153,13 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let target = target(args)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
-    let open = |model| Checkpoint::open(&job::located(model)?);
     let mut ready = Ready::open(args.device, args.device_memory, true)?;
     if !args.others.is_empty() || args.to.is_some() || args.merge_many {
         return run_many(args, &wish, spec.as_ref(), target, ready);
     }
-    let pair = Pair::new(open(&args.reference)?, open(&args.model)?, spec.as_ref(), args.any_vocabulary)?;
+    let reference = job::open(&args.reference, &args.quantised, &wish, &[])?;
+    let model = job::open(&args.model, &args.quantised, &wish, &[&reference])?;
+    let pair = Pair::new(reference, model, spec.as_ref(), args.any_vocabulary)?;
     let pair = match &args.residual {
         ResidualArg::Map(path) => pair.held_under(path)?,
         _ => pair.ready_for(matching(args).residual)?,
@@ -202,8 +208,12 @@ fn run_many(
     mut ready: Ready,
 ) -> Result<()> {
     let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
-    let open = |model: &&PathBuf| Checkpoint::open(&job::located(model)?);
-    let crowd = Crowd::new(paths.iter().map(open).collect::<Result<_>>()?, spec, args.any_vocabulary)?;
+    let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
+    for path in &paths {
+        let opened: Vec<_> = models.iter().collect();
+        models.push(job::open(path, &args.quantised, wish, &opened)?);
+    }
+    let crowd = Crowd::new(models, spec, args.any_vocabulary)?;
     let many = many(args, &paths)?;
     let device = ready.for_products(wish)?;
     let stop = Stop::default();

@@ -17,6 +17,7 @@ use crate::plan::{Job, Plan};
 
 use super::args::{BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;
+use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
 
 /// `thalweg apply`.
@@ -54,6 +55,10 @@ pub struct ApplyArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub shard_size: Option<u64>,
 
+    /// Policy for quantised weights.
+    #[command(flatten)]
+    pub quantised: QuantisedArgs,
+
     /// Memory and threads.
     #[command(flatten)]
     pub memory: MemoryArgs,
@@ -79,11 +84,12 @@ pub struct ApplyArgs {
 pub fn run(args: &ApplyArgs) -> Result<()> {
     let kernels = merge::kernels(args.run.simd)?;
     let model = job::located(&args.model)?;
-    let alignment = alignment(args, &Checkpoint::open(&model)?)?;
+    let wish = job::wish(None, &args.memory, &args.block)?;
+    let alignment = alignment(args, &job::open(&args.model, &args.quantised, &wish, &[])?)?;
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
-    let wish = job::wish(None, &args.memory, &args.block)?;
     let mut job = Job::of_one(model, Some(alignment))?;
+    job.document.own.quantised = args.quantised.key();
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let monitor: Arc<dyn Monitor> = match &progress {

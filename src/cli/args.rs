@@ -107,6 +107,11 @@ pub struct JobArgs {
     #[arg(long, value_name = "POLICY")]
     pub nan: Option<String>,
 
+    /// Policy for quantised weights, which are codes with scales beside them: stop (error), or take codes and scales as
+    /// the numbers that they are stored as (raw) [default: error]
+    #[arg(long, value_name = "POLICY", alias = "quantized")]
+    pub quantised: Option<String>,
+
     /// Policy for a tensor that some models lack: stop (error), merge it over the models that have it (common), or take it
     /// from the base (base) [default: error]
     #[arg(long, value_name = "POLICY")]

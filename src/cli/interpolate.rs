@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::align::network::network;
 use crate::align::{Alignment, TransformFile};
-use crate::checkpoint::{Checkpoint, create_anew};
+use crate::checkpoint::create_anew;
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
 use crate::engine::align::Pair;
@@ -25,6 +25,7 @@ use crate::plan::{AlignmentFile, Plan};
 
 use super::args::{BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;
+use super::quantised::QuantisedArgs;
 use super::{align, job, merge, print, symmetries, trimmed};
 
 /// `thalweg interpolate`.
@@ -60,6 +61,10 @@ pub struct InterpolateArgs {
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
+
+    /// Policy for quantised weights.
+    #[command(flatten)]
+    pub quantised: QuantisedArgs,
 
     /// Memory and threads.
     #[command(flatten)]
@@ -100,10 +105,13 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let paths = [job::located(&args.reference)?, job::located(&args.model)?];
     // Where rows of embeddings belong to other tokens, a point between them means nothing.
-    let pair = Pair::new(Checkpoint::open(&paths[0])?, Checkpoint::open(&paths[1])?, spec.as_ref(), false)?;
+    let reference = job::open(&args.reference, &args.quantised, &wish, &[])?;
+    let model = job::open(&args.model, &args.quantised, &wish, &[&reference])?;
+    let pair = Pair::new(reference, model, spec.as_ref(), false)?;
     let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose()?;
     let names = [&args.reference, &args.model].map(|path| path.display().to_string());
-    let ends = Ends { names, paths, alignment: file.as_ref().map(|(alignment, _)| alignment.clone()) };
+    let quantised = args.quantised.key();
+    let ends = Ends { names, paths, quantised, alignment: file.as_ref().map(|(alignment, _)| alignment.clone()) };
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));

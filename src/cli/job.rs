@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::budget;
+use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::output::{names_one_file, yaml};
@@ -17,6 +18,7 @@ use crate::plan::memory::Wish;
 use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Recipe, Scope};
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs};
+use super::quantised::QuantisedArgs;
 
 /// The stages that `args` describe, in order, and the wishes about how to carry them out.
 ///
@@ -85,6 +87,16 @@ pub fn located(model: &Path) -> Result<PathBuf> {
     parsed.map_err(|cause| usage(model.display().to_string(), &cause))?.locate(&hub)
 }
 
+/// The model named on the command line, its headers read; `opened` are those that are held already.
+///
+/// # Errors
+///
+/// When it cannot be found or opened.
+pub fn open(model: &Path, quantised: &QuantisedArgs, wish: &Wish, opened: &[&Checkpoint]) -> Result<Checkpoint> {
+    let memory = Some(wish.left_for_headers(opened));
+    Checkpoint::open_with(&located(model)?, &OpenOptions { memory, ..quantised.options() })
+}
+
 /// One file has one shard, and its name says whether it is compressed.
 fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     let is_compressed = args.out.extension().is_some_and(|end| end == "zst");
@@ -130,6 +142,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--parameter", !args.parameters.is_empty()),
         ("--base", args.base.is_some()),
         ("--nan", args.nan.is_some()),
+        ("--quantised", args.quantised.is_some()),
         ("--missing", args.missing.is_some()),
         ("--mismatch", args.mismatch.is_some()),
         ("--state-dict-key", args.state_dict_key.is_some()),
@@ -163,6 +176,7 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     let own = [
         ("granularity", &args.granularity),
         ("nan", &args.nan),
+        ("quantised", &args.quantised),
         ("missing", &args.missing),
         ("mismatch", &args.mismatch),
         ("state_dict_key", &args.state_dict_key),

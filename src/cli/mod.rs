@@ -11,6 +11,7 @@ mod job;
 mod merge;
 mod plan;
 mod progress;
+mod quantised;
 mod reference;
 mod stages;
 mod symmetries;

@@ -11,6 +11,7 @@ use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Result, shown_name};
 
+use super::quantised::QuantisedArgs;
 use super::{job, print};
 
 /// `thalweg symmetries`.
@@ -23,6 +24,10 @@ pub struct SymmetriesArgs {
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
+    /// Policy for quantised weights.
+    #[command(flatten)]
+    pub quantised: QuantisedArgs,
+
     /// Print everything in machine-readable form
     #[arg(long)]
     pub json: bool,
@@ -34,7 +39,7 @@ pub struct SymmetriesArgs {
 ///
 /// When the model cannot be read or no spec fits it.
 pub fn run(args: &SymmetriesArgs) -> Result<()> {
-    let model = Checkpoint::open(&job::located(&args.model)?)?;
+    let model = Checkpoint::open_with(&job::located(&args.model)?, &args.quantised.options())?;
     let spec = args.spec.as_deref().map(spec).transpose()?;
     let symmetries = Symmetries::of(&model, spec.as_ref())?;
     if args.json {

@@ -24,7 +24,7 @@ use crate::kernel::{Elements, Kernels};
 use crate::net::{Network, Parameters, evaluate};
 use crate::plan::memory::Wish;
 use crate::plan::{Job, Plan};
-use crate::recipe::Recipe;
+use crate::recipe::{Quantised, Recipe};
 
 pub use csv::csv;
 pub use svg::svg;
@@ -61,6 +61,8 @@ pub struct Ends {
     pub paths: [PathBuf; 2],
     /// How the second is aligned to the first.
     pub alignment: Option<Alignment>,
+    /// Policy for quantised weights.
+    pub quantised: Option<Quantised>,
 }
 
 impl Ends {
@@ -77,6 +79,7 @@ impl Ends {
         let recipe = json!({ "merge_method": way.method(), "models": models });
         let recipe = Recipe::parse(&recipe.to_string(), "interpolation")?;
         let mut job = Job::new(recipe.documents[0].clone(), self.paths.to_vec())?;
+        job.document.own.quantised = self.quantised;
         if aligned {
             job.alignments = vec![None, self.alignment.clone()];
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::quantised::CONFIG_KEYS;
 use crate::dtype::Dtype;
 
 /// The keys under which `config.json` states the dtype: transformers' name of today and the one before it.
@@ -27,6 +28,8 @@ pub struct Truth {
     pub layers: Option<Restacked>,
     /// The head is a tensor of its own, whatever the donor's is.
     pub untied: bool,
+    /// The weights are stored as numbers: whatever says that they are quantised is left out.
+    pub plain: bool,
 }
 
 /// Layers that were stacked anew.
@@ -64,6 +67,9 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         let configs: Vec<_> = layers.configs.iter().map(Option::as_ref).collect();
         restack(changed.as_object_mut()?, layers, &configs);
     }
+    if truth.plain {
+        drop_quantisation(changed.as_object_mut()?);
+    }
     if truth.untied {
         let fields = changed.as_object_mut()?;
         // Some families tie their heads unless the config says that they do not.
@@ -81,6 +87,20 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
 /// 8 bits hold, and is none that torch refuses.
 pub fn stated(dtype: Dtype) -> Dtype {
     if dtype.is_torch_default() { dtype } else { Dtype::BF16 }
+}
+
+/// Takes out what says that weights are quantised, at the top and in all sub-configs.
+fn drop_quantisation(fields: &mut Map<String, Value>) {
+    for key in CONFIG_KEYS {
+        if fields.get(key).is_some_and(Value::is_object) {
+            fields.shift_remove(key);
+        }
+    }
+    for (key, value) in fields.iter_mut() {
+        if let Some(inner) = value.as_object_mut().filter(|_| key.ends_with("_config")) {
+            drop_quantisation(inner);
+        }
+    }
 }
 
 /// Sets every statement of the dtype; returns whether there was one.
@@ -196,6 +216,19 @@ mod tests {
         let wanted = json!({ "text_config": { "tie_word_embeddings": false }, "tie_word_embeddings": false });
         assert_eq!(restated(&config, &truth), Some(wanted.clone()));
         assert_eq!(restated(&wanted, &truth), None);
+    }
+
+    #[test]
+    fn what_calls_plain_weights_quantised_is_left_out_wherever_it_stands() {
+        let config = json!({
+            "model_type": "x", "torch_dtype": "float16", "quantization_config": { "quant_method": "fp8" },
+            "text_config": { "hidden_size": 8, "quantization_config": { "bits": 4 } }, "quantization": "a word",
+        });
+        let wanted = json!({
+            "model_type": "x", "torch_dtype": "float16", "text_config": { "hidden_size": 8 }, "quantization": "a word",
+        });
+        assert_eq!(restated(&config, &Truth { plain: true, ..of_dtype(Dtype::F16) }), Some(wanted));
+        assert_eq!(restated(&config, &of_dtype(Dtype::F16)), None);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::storage::{Storage, StorageFile};
 use super::verify::ShardBytes;
-use crate::checkpoint::{Checkpoint, FRAME_BYTES, Io, SeekableWriter, Source, SourceOptions, compress_frame};
+use crate::checkpoint::{
+    Checkpoint, FRAME_BYTES, Io, OpenOptions, SeekableWriter, Source, SourceOptions, compress_frame,
+};
 use crate::error::{Error, Kind, Result};
 
 /// Runs `work` for each number below a count, on whichever threads, and returns when all are done.
@@ -141,7 +143,9 @@ impl PackedShard {
     /// When it is not there or no compressed safetensors file with a seek table.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let options = SourceOptions { io: Io::Positioned, scratch: None };
-        let source = Checkpoint::open(path)?.open_file(0, &options)?;
+        // Whether the inputs may be codes was judged with them, and a shard alone is what is wanted here.
+        let as_it_is = OpenOptions { raw_codes: true, shard_alone: true, ..OpenOptions::default() };
+        let source = Checkpoint::open_with(path, &as_it_is)?.open_file(0, &options)?;
         Ok(Self { source })
     }
 }

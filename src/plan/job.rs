@@ -9,7 +9,7 @@ use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Recipe, Tokenizer};
+use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
 
 use super::MOST_INPUTS;
 use super::memory::Wish;
@@ -112,7 +112,9 @@ impl Job {
         for path in &self.inputs {
             let memory = wish.map(|wish| wish.left_for_headers(&opened.iter().collect::<Vec<_>>()));
             let state_dict_key = self.document.own.state_dict_key.clone();
-            opened.push(Checkpoint::open_with(path, &OpenOptions { state_dict_key, memory })?);
+            let raw_codes = self.document.own.quantised == Some(Quantised::Raw);
+            let options = OpenOptions { state_dict_key, memory, raw_codes, ..OpenOptions::default() };
+            opened.push(Checkpoint::open_with(path, &options)?);
         }
         Ok(opened)
     }

@@ -106,6 +106,12 @@ pub const KEYS: &[KeyInfo] = &[
          from), cut every axis to what all have, take the base's",
     ),
     own("missing", "error, common, base", "error", "what to do when a tensor is not in every model"),
+    own(
+        "quantised",
+        "error, raw",
+        "error",
+        "what to do with quantised weights: stop, take codes and scales as the numbers that they are stored as",
+    ),
     own("nan", "error, propagate, base", "error", "what to do with NaN and infinity in an input"),
     own(
         "out_shard_size",

@@ -46,7 +46,7 @@ pub use limits::{SWEEPS, THREADS, ZSTD_LEVELS};
 pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterInfo, Scope};
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;
-pub use own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
+pub use own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
 pub use resolve::TensorPlace;
 pub use setting::{Condition, Parameters, Setting};
 pub use stack::{StackedSource, StackedTensor, stacked_tensors};

@@ -26,6 +26,8 @@ pub struct OwnKeys {
     pub threads: Option<u32>,
     /// The zstd level at which shards are compressed.
     pub zstd: Option<i32>,
+    /// What to do with quantised weights.
+    pub quantised: Option<Quantised>,
     /// The key of a PyTorch file under which the tensors are.
     pub state_dict_key: Option<String>,
     /// Where to compute.
@@ -44,6 +46,7 @@ impl OwnKeys {
         entry(map, "memory", self.memory)?;
         entry(map, "threads", self.threads)?;
         entry(map, "zstd", self.zstd)?;
+        entry(map, "quantised", self.quantised)?;
         entry(map, "state_dict_key", self.state_dict_key.as_ref())?;
         entry(map, "device", self.device)?;
         entry(map, "align", self.align.as_ref())
@@ -125,6 +128,16 @@ choice! {
         Common = "common",
         /// Take it from the base.
         Base = "base",
+    }
+}
+
+choice! {
+    /// What to do with weights that are stored as codes with scales beside them.
+    Quantised {
+        /// Stop.
+        Error = "error",
+        /// Take codes and scales as the numbers that they are stored as.
+        Raw = "raw",
     }
 }
 

@@ -25,6 +25,7 @@ mod output_crash;
 mod output_verify;
 mod places;
 mod program;
+mod quantised;
 mod readme;
 mod recheck;
 mod recipe;

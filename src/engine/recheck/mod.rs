@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rayon::ThreadPoolBuilder;
 
-use crate::checkpoint::{Checkpoint, Io, Source, SourceOptions};
+use crate::checkpoint::{Checkpoint, Io, OpenOptions, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Kernels, Level};
 use crate::plan::Plan;
@@ -55,7 +55,8 @@ pub fn recheck(
     scratch: Option<&Path>,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rechecked> {
-    let output = Checkpoint::open(dir)?;
+    // Whether the inputs may be codes was judged with them.
+    let output = Checkpoint::open_with(dir, &OpenOptions { raw_codes: true, ..OpenOptions::default() })?;
     same_tensors(plan, &output, dir)?;
     let counts: Vec<u64> = plan.tensors.iter().map(|tensor| tensor.elements.div_ceil(BLOCK)).collect();
     let all_blocks = counts.iter().sum();

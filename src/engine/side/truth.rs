@@ -1,5 +1,6 @@
 //! What the written weights are, for the config: dtype, rows of the embeddings, layers.
 
+use crate::checkpoint::quantised::{Stored, is_code};
 use crate::error::Result;
 use crate::output::config::{Restacked, Truth};
 use crate::plan::Plan;
@@ -12,7 +13,27 @@ use crate::recipe::{Layers, Sources};
 /// When the config of an input cannot be read.
 pub fn of(plan: &Plan) -> Result<Truth> {
     let untied = plan.job.is_folded()?;
-    Ok(Truth { dtype: plan.main_dtype(), vocab_rows: plan.vocab_rows(), layers: restacked(plan)?, untied })
+    Ok(Truth {
+        dtype: plan.main_dtype(),
+        vocab_rows: plan.vocab_rows(),
+        layers: restacked(plan)?,
+        untied,
+        plain: is_plain(plan),
+    })
+}
+
+/// Whether what the donor says of quantised weights is not true of the output: they are not stored so, or the codes that
+/// were taken raw have become another type.
+fn is_plain(plan: &Plan) -> bool {
+    let donor = plan.job.donor;
+    match plan.inputs[donor].stored() {
+        Stored::Plain | Stored::Stale(_) => true,
+        Stored::RoundedInUse => false,
+        Stored::Codes(_) => plan.tensors.iter().any(|tensor| {
+            let source = tensor.sources.iter().find(|source| source.input == donor);
+            source.is_some_and(|source| is_code(source.dtype) && source.dtype != tensor.dtype)
+        }),
+    }
 }
 
 /// Where the layers come from, unless they are the donor's in their order.

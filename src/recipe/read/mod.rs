@@ -12,7 +12,7 @@ use super::limits::{THREADS, ZSTD_LEVELS};
 use super::methods::{METHODS, MethodName, missing_ability};
 use super::node::{Node, Value};
 use super::origin::Origin;
-use super::own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys};
+use super::own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use fields::{Field, Fields};
@@ -159,6 +159,7 @@ fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
         memory: get("memory").map(|field| field.bytes()).transpose()?,
         threads,
         zstd,
+        quantised: get("quantised").map(|field| field.choice(Quantised::CHOICES)).transpose()?,
         state_dict_key: get("state_dict_key").map(|field| field.text().map(str::to_owned)).transpose()?,
         device: get("device").map(|field| field.device()).transpose()?,
         align: get("align").map(align::read).transpose()?,

@@ -9,7 +9,7 @@ use thalweg::dtype::Dtype;
 use thalweg::recipe::{
     Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Document, Domain, Granularity, LayerRange,
     METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys, Parameters,
-    Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
+    Quantised, Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
@@ -128,17 +128,19 @@ fn device() -> BoxedStrategy<Option<Choice>> {
 fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
     let policies = (choice(Granularity::CHOICES), choice(Mismatch::CHOICES), choice(Missing::CHOICES));
     let limits = (prop::option::of(1u64..1 << 62), prop::option::of(1u64..1 << 62), prop::option::of(1u32..=1024));
-    let rest = (choice(NanPolicy::CHOICES), prop::option::of(1i32..=19), prop::option::of("[a-z.0-9 ]{0,9}"));
+    let content = (choice(NanPolicy::CHOICES), choice(Quantised::CHOICES));
+    let rest = (content, prop::option::of(1i32..=19), prop::option::of("[a-z.0-9 ]{0,9}"));
     (policies, limits, rest, device()).prop_map(move |(policies, limits, rest, device)| OwnKeys {
         granularity: policies.0.map(|choice| if method == MethodName::Frechet { Granularity::Model } else { choice }),
         // Taking from the base needs one, which not every document has.
         mismatch: policies.1.filter(|choice| *choice != Mismatch::Skip),
         missing: policies.2.filter(|choice| *choice != Missing::Base),
-        nan: rest.0.filter(|choice| *choice != NanPolicy::Base),
+        nan: rest.0.0.filter(|choice| *choice != NanPolicy::Base),
         out_shard_size: limits.0,
         memory: limits.1,
         threads: limits.2,
         zstd: rest.1,
+        quantised: rest.0.1,
         state_dict_key: rest.2,
         device,
         align: None,
