@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::adapter::{self, is_adapter_file};
 use super::index::Index;
+use super::nested;
+use super::parts::Parts;
+use super::rivals::{self, variant_of};
 use super::side::{index_format, weight_format};
 use crate::error::{Error, Kind, Result};
 
@@ -18,12 +21,14 @@ pub(super) struct Layout {
     pub files: Vec<(PathBuf, String)>,
     /// What the shards must hold.
     pub index: Option<Index>,
+    /// What to say of other weights beside them.
+    pub rivals: Option<String>,
 }
 
 const SAFETENSORS: &str = "safetensors";
 const TORCH: &str = "PyTorch";
 /// The formats that are read; the first one that a folder has is taken.
-const FORMATS: [&str; 2] = [SAFETENSORS, TORCH];
+pub(super) const FORMATS: [&str; 2] = [SAFETENSORS, TORCH];
 /// What a whole model is called when it is one file.
 const SINGLE: [&str; 3] = ["model.safetensors", "model.safetensors.zst", "pytorch_model.bin"];
 const PLAIN: &str = ".safetensors";
@@ -42,51 +47,79 @@ const TRAINING_STATE: [&str; 9] = [
 /// How many missing shards a message names.
 const NAMED_IN_MESSAGES: usize = 8;
 
-/// Finds the weight files behind `path`.
-pub(super) fn locate(path: &Path) -> Result<Layout> {
+/// Whether a file of this name holds what a training run leaves beside a model.
+pub(super) fn is_training_state(name: &str) -> bool {
+    TRAINING_STATE.iter().any(|start| name.starts_with(start))
+}
+
+/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted alone.
+pub(super) fn locate(path: &Path, shard_alone: bool) -> Result<Layout> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => bad(path, "no such file or folder"),
         _ => Error::io("cannot open checkpoint", path, error),
     })?;
     if metadata.is_dir() {
-        return in_folder(path);
+        return nested::snapshot_of(path).map_or_else(|| in_folder(path), |snapshot| in_folder(&snapshot));
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(format) = index_format(&name).filter(|format| FORMATS.contains(format)) {
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        return indexed(folder.unwrap_or(Path::new(".")), path, format);
+        return indexed(parent_of(path), path, format);
     }
     if is_adapter_file(&name) {
         return Err(adapter::named(path, "is an adapter, not a model"));
+    }
+    if !shard_alone {
+        let names = file_names(parent_of(path)).unwrap_or_default();
+        if let Some(parts) = Parts::of_file(&name, &names) {
+            return Err(parts.on(path));
+        }
     }
     match weight_format(&name) {
         None | Some(SAFETENSORS | TORCH) => {}
         Some(format) => return Err(wrong_format(path, format)),
     }
-    Ok(Layout { folder: None, files: vec![(path.to_owned(), name)], index: None })
+    Ok(Layout { folder: None, files: vec![(path.to_owned(), name)], index: None, rivals: None })
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn in_folder(folder: &Path) -> Result<Layout> {
     let names = file_names(folder)?;
     for format in FORMATS {
-        if let Some(index) = choose_index(folder, &names, format)? {
-            return indexed(folder, &folder.join(index), format);
-        }
-        let single = SINGLE.into_iter().find(|name| weight_format(name) == Some(format) && names.contains(*name));
-        let chosen = match single {
-            Some(single) => vec![single.to_owned()],
-            None if format == TORCH => loose_torch(folder, &names)?,
-            None => loose(folder, &names)?,
-        };
-        if !chosen.is_empty() {
-            let files = chosen.into_iter().map(|name| (folder.join(&name), name)).collect();
-            return Ok(Layout { folder: Some(folder.to_owned()), files, index: None });
+        if let Some(layout) = in_format(folder, &names, format)? {
+            let taken: Vec<String> = layout.files.iter().map(|(_, name)| name.clone()).collect();
+            let rivals = rivals::warning(&names, &taken, layout.index.as_ref().and_then(Index::name));
+            return Ok(Layout { rivals, ..layout });
         }
     }
     Err(nothing_in(folder, &names))
 }
 
-fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
+/// The files of a folder in one format: the whole model in one file, as transformers has it, before the shards of an
+/// index, unless that file is one of them; then whatever there is.
+fn in_format(folder: &Path, names: &BTreeSet<String>, format: &'static str) -> Result<Option<Layout>> {
+    let single = SINGLE.into_iter().find(|name| weight_format(name) == Some(format) && names.contains(*name));
+    if let Some(index) = choose_index(folder, names, format)? {
+        let path = folder.join(index);
+        let is_apart = |single| !Index::read(&path, format).is_ok_and(|index| index.shards().contains(&single));
+        if !single.is_some_and(is_apart) {
+            return indexed(folder, &path, format).map(Some);
+        }
+    }
+    let chosen = match single {
+        Some(single) => vec![single.to_owned()],
+        None if format == TORCH => loose_torch(folder, names)?,
+        None => loose(folder, names)?,
+    };
+    let files: Vec<_> = chosen.into_iter().map(|name| (folder.join(&name), name)).collect();
+    let layout = Layout { folder: Some(folder.to_owned()), files, index: None, rivals: None };
+    Ok(Some(layout).filter(|layout| !layout.files.is_empty()))
+}
+
+/// The names of what stands in a folder, hidden things left out.
+pub(super) fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
     let failed = |error| Error::io("cannot list", folder, error);
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -138,7 +171,7 @@ fn indexed(folder: &Path, path: &Path, format: &'static str) -> Result<Layout> {
             .with_hint("finish the download, or remove the index if it belongs to other files"));
     }
     let files = files.into_iter().map(|(name, path)| (path, name)).collect();
-    Ok(Layout { folder: Some(folder.to_owned()), files, index: Some(index) })
+    Ok(Layout { folder: Some(folder.to_owned()), files, index: Some(index), rivals: None })
 }
 
 /// All shards of a folder that has neither an index nor `model.safetensors`; none when it has no safetensors at all.
@@ -149,6 +182,9 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
         plain.ends_with(PLAIN) && !is_adapter_file(name) && (plain == *name || !names.contains(plain))
     };
     let mut shards: Vec<_> = names.iter().filter(is_shard).cloned().collect();
+    // The same weights in another precision.
+    let all = shards.clone();
+    shards.retain(|name| variant_of(name).is_none_or(|other| !all.contains(&other)));
     // Mistral's folders hold the whole model a second time under this name.
     if !shards.iter().all(|name| name.starts_with("consolidated")) {
         shards.retain(|name| !name.starts_with("consolidated"));
@@ -160,14 +196,19 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
 /// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor `pytorch_model.bin`.
 fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_model = |name: &&String| {
-        let other = is_adapter_file(name) || TRAINING_STATE.iter().any(|start| name.starts_with(start));
+        let other = is_adapter_file(name) || is_training_state(name);
         weight_format(name) == Some(TORCH) && !other
     };
-    let files: Vec<_> = names.iter().filter(is_model).cloned().collect();
+    let mut files: Vec<_> = names.iter().filter(is_model).cloned().collect();
+    let all = files.clone();
+    files.retain(|name| variant_of(name).is_none_or(|other| !all.contains(&other)));
     let shards: Vec<_> = files.iter().filter(|name| numbered(name).is_some()).cloned().collect();
     match (shards.as_slice(), files.as_slice()) {
         ([], [] | [_]) => Ok(files),
         ([], several) => {
+            if let Some(parts) = Parts::of_folder(names) {
+                return Err(parts.on(folder));
+            }
             let several: Vec<_> = several.iter().map(String::as_str).collect();
             Err(bad(folder, format!("several PyTorch files: {}", listed(&several)))
                 .with_hint("name one of them as the model"))
@@ -177,7 +218,7 @@ fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
 }
 
 /// Splits `model-00002-of-00005.safetensors` into `model`, 2, 5 and `.safetensors`.
-fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
+pub(super) fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
     let name = name.strip_suffix(".zst").unwrap_or(name);
     let (stem, ending) = name.split_at(name.rfind('.')?);
     weight_format(ending)?;
@@ -225,6 +266,11 @@ fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
     if let Some(name) = names.iter().find(|name| is_adapter_file(name) && weight_format(name).is_some()) {
         return adapter::named(folder, &format!("holds an adapter, not a model ({name})"));
     }
+    if let Some(error) =
+        Parts::of_folder(names).map(|parts| parts.on(folder)).or_else(|| nested::refusal(folder, names))
+    {
+        return error;
+    }
     let read = |format: &&str| !FORMATS.contains(format);
     match names.iter().filter_map(|name| weight_format(name)).find(read) {
         Some(format) => wrong_format(folder, format),
@@ -234,8 +280,22 @@ fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
 }
 
 fn wrong_format(path: &Path, format: &str) -> Error {
-    bad(path, format!("weights in {format} format, safetensors are needed"))
-        .with_hint("convert the model to safetensors first")
+    let cure = match format {
+        "GGUF" => {
+            "take the safetensors that it was made from, since GGUF files are mostly quantised; or convert it in \
+             transformers, with `from_pretrained(FOLDER, gguf_file=NAME)` and `save_pretrained`"
+        }
+        "Keras" | "TensorFlow" => {
+            "convert it to safetensors first: in transformers 4, `from_pretrained(FOLDER, from_tf=True)` and `save_pretrained`"
+        }
+        "Flax" => {
+            "convert it to safetensors first: in transformers 4, `from_pretrained(FOLDER, from_flax=True)` and \
+             `save_pretrained`"
+        }
+        "ONNX" | "TensorFlow Lite" | "TensorRT" | "Core ML" => "take the model that it was exported from",
+        _ => "convert the model to safetensors first",
+    };
+    bad(path, format!("weights in {format} format, safetensors are needed")).with_hint(cure)
 }
 
 fn bad(path: &Path, cause: impl std::fmt::Display) -> Error {

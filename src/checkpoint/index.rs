@@ -10,9 +10,10 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::header::{UniqueStrings, shown};
+use super::header::shown;
 use super::regular::open_regular;
 use super::side::weight_format;
+use super::strings::UniqueStrings;
 use super::{InputFile, TensorEntry};
 use crate::error::{Error, Kind, Result};
 
@@ -41,6 +42,11 @@ impl Index {
                 .map_err(|cause| bad(format!("shard {} of tensor {}: {cause}", shown(shard), shown(tensor))))?;
         }
         Ok(Self { path: path.to_owned(), weight_map: raw.weight_map })
+    }
+
+    /// The name of its file.
+    pub fn name(&self) -> Option<&str> {
+        self.path.file_name()?.to_str()
     }
 
     /// The names of the shards, each once, sorted.

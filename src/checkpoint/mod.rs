@@ -14,12 +14,16 @@ mod header;
 mod index;
 mod leftover;
 mod map;
+mod nested;
+mod parts;
 mod pickled;
 mod positioned;
 pub mod quantised;
 mod regular;
+mod rivals;
 mod side;
 mod source;
+mod strings;
 pub mod torch;
 mod zst;
 
@@ -104,8 +108,8 @@ impl Checkpoint {
 
     /// Opens a weight file, an index file, or a folder, and reads the headers.
     ///
-    /// In a folder an index decides which shards there are; without one it is `model.safetensors`, else all loose shards
-    /// together. A folder without any safetensors is looked through for PyTorch files in the same way. Files are in
+    /// In a folder it is `model.safetensors`, as in transformers; without it an index decides which shards there are, else
+    /// it is all loose shards together. A folder of the hub's cache stands for its main snapshot. A folder without any safetensors is looked through for PyTorch files in the same way. Files are in
     /// the order of their names, tensors within a file in the order of their data, of a PyTorch file in that of the
     /// state dict. An output head that is stored a second time although the config ties it to the embeddings is left
     /// out.
@@ -115,7 +119,7 @@ impl Checkpoint {
     /// Nothing to read or not readable, an unknown format, missing shards, a header or an index that is damaged or does
     /// not fit the files, a tensor that is there twice; an adapter; quantised weights, unless they are wanted raw.
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let layout = folder::locate(path)?;
+        let layout = folder::locate(path, options.shard_alone)?;
         let mut checkpoint = Self {
             root: path.to_owned(),
             folder: layout.folder,
@@ -123,7 +127,7 @@ impl Checkpoint {
             tensors: IndexMap::new(),
             state_dict_key: options.state_dict_key.clone(),
             left_out: Vec::new(),
-            warnings: Vec::new(),
+            warnings: layout.rivals.into_iter().collect(),
             stored: Stored::Plain,
         };
         let mut ties = Vec::new();
@@ -148,6 +152,10 @@ impl Checkpoint {
     /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are wanted raw.
     fn judge(&mut self, options: &OpenOptions) -> Result<()> {
         if let Some(error) = adapter::refusal(&self.root, self.tensors.keys().map(String::as_str)) {
+            return Err(error);
+        }
+        let shapes = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
+        if let Some(error) = parts::refuse_stubs(&self.root, shapes) {
             return Err(error);
         }
         self.stored = quantised::look(self.config_folder(), &self.files, &self.tensors);
@@ -197,7 +205,8 @@ impl Checkpoint {
                 Entry::Occupied(entry) => {
                     let (first, second) = (&self.files[entry.get().file].name, &self.files[tensor.file].name);
                     let cause = format!("tensor {} is in {first} and in {second}", shown(entry.key()));
-                    return Err(Error::new(Kind::Input, "cannot open checkpoint", self.root.display(), cause));
+                    return Err(Error::new(Kind::Input, "cannot open checkpoint", self.root.display(), cause)
+                        .with_hint("if these are files of several models, name one of them"));
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod compressed;
 mod damage;
 mod folders;
+mod lookalikes;
 mod memory;
 mod side;
 mod sources;

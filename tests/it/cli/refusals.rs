@@ -13,6 +13,8 @@ fn spoil(root: &Path) {
     fs::create_dir(root.join("empty")).expect("made");
     fs::write(root.join("text.safetensors"), "this is no model, though its name says so\n").expect("written");
     fs::write(root.join("file"), "a file\n").expect("written");
+    fs::create_dir(root.join("c")).expect("made");
+    fs::copy(root.join("b/model-00001-of-00003.safetensors"), root.join("c/alone.safetensors")).expect("copied");
     for name in ["short", "gap", "other", "nan"] {
         write(&root.join(name), &crate::crash_merge::small_shards(), 3);
     }
@@ -51,7 +53,7 @@ const CASES: &[&str] = &[
     "merge a b --out /proc/nothing/out",
     "merge a b --out a",
     "merge a b --out b/../a --overwrite",
-    "merge b/model-00001-of-00003.safetensors --method linear --out b --overwrite --restart",
+    "merge c/alone.safetensors --method linear --out c --overwrite --restart",
     "merge a b --out out --method blend",
     "merge a b --out out --method slerp",
     "merge a b --out out --weights 1",
