@@ -195,6 +195,24 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Gives each tensor the name that `new_name` has for it; `None` keeps the one it has. Their order stays.
+    ///
+    /// # Errors
+    ///
+    /// Those of `new_name`, and two tensors that would have one name.
+    pub fn rename(&mut self, mut new_name: impl FnMut(&str) -> Result<Option<String>>) -> Result<()> {
+        let mut renamed = IndexMap::with_capacity(self.tensors.len());
+        for (name, tensor) in std::mem::take(&mut self.tensors) {
+            let to = new_name(&name)?.unwrap_or_else(|| name.clone());
+            let Some((first, _)) = renamed.insert(to.clone(), (name.clone(), tensor)) else { continue };
+            let cause = format!("{} and {} would both be called {}", shown(&first), shown(&name), shown(&to));
+            return Err(Error::new(Kind::Mismatch, "cannot rename tensors", self.root.display(), cause)
+                .with_hint("write rules that give every tensor a name of its own"));
+        }
+        self.tensors = renamed.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect();
+        Ok(())
+    }
+
     fn add(&mut self, tensors: Vec<(String, TensorEntry)>) -> Result<()> {
         self.tensors.reserve(tensors.len());
         for (name, tensor) in tensors {

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::budget::parse_bytes;
 use crate::device::Choice;
 use crate::dtype::Dtype;
-use crate::recipe::{THREADS, ZSTD_LEVELS};
+use crate::recipe::{Rename, THREADS, ZSTD_LEVELS};
 
 use super::activations::ActivationsArgs;
 use super::align::AlignArgs;
@@ -122,6 +122,12 @@ pub struct JobArgs {
     /// (skip) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub mismatch: Option<String>,
+
+    /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1 stands for its first group;
+    /// N:REGEX=TEMPLATE does so in the N-th model alone. May be given several times: the first rule that matches a name
+    /// decides, those of one model come before those of all
+    #[arg(long, value_name = "[N:]REGEX=TEMPLATE", value_parser = rename)]
+    pub rename: Vec<RenameArg>,
 
     /// Key of the state dict in PyTorch files that hold several
     #[arg(long, value_name = "KEY")]
@@ -317,6 +323,15 @@ pub struct VerifyArgs {
     pub quiet: bool,
 }
 
+/// `--rename`.
+#[derive(Debug, Clone)]
+pub struct RenameArg {
+    /// The model whose tensors are renamed, counted from 1; all models when `None`.
+    pub model: Option<usize>,
+    /// The rule.
+    pub rule: Rename,
+}
+
 /// `--io`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum IoArg {
@@ -359,6 +374,12 @@ fn threads(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| THREADS.contains(count));
     let count = count.and_then(|count| usize::try_from(count).ok());
     count.ok_or_else(|| format!("wanted {} to {}", THREADS.start(), THREADS.end()))
+}
+
+fn rename(text: &str) -> Result<RenameArg, String> {
+    let numbered = text.split_once(':').and_then(|(number, rule)| Some((number.parse().ok()?, rule)));
+    let (model, rule) = numbered.map_or((None, text), |(number, rule)| (Some(number), rule));
+    Ok(RenameArg { model, rule: Rename::parse(None, rule)? })
 }
 
 pub fn device(text: &str) -> Result<Choice, String> {

@@ -17,7 +17,7 @@ use crate::plan::Job;
 use crate::plan::memory::Wish;
 use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Recipe, Scope};
 
-use super::args::{BlockArgs, JobArgs, MemoryArgs};
+use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
 use super::quantised::QuantisedArgs;
 
 /// The stages that `args` describe, in order, and the wishes about how to carry them out.
@@ -145,6 +145,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--quantised", args.quantised.is_some()),
         ("--missing", args.missing.is_some()),
         ("--mismatch", args.mismatch.is_some()),
+        ("--rename", !args.rename.is_empty()),
         ("--state-dict-key", args.state_dict_key.is_some()),
         ("--align", args.align.is_some()),
     ];
@@ -185,6 +186,9 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     // The script fills smaller tensors up with zeros, without being asked.
     if !args.script.models.is_empty() && args.mismatch.is_none() {
         recipe.insert("mismatch".into(), "pad".into());
+    }
+    if !args.rename.is_empty() {
+        recipe.insert("rename".into(), renames(args, &paths)?);
     }
     if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
@@ -238,6 +242,24 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
     parameters.extend(args.tol.map(|tol| ("tol".to_owned(), tol.into())));
     parameters.extend(args.parameters.iter().map(|(name, value)| (name.clone(), (*value).into())));
     parameters
+}
+
+/// `--rename` as the recipe's key.
+fn renames(args: &JobArgs, paths: &[&str]) -> Result<Value> {
+    let rule = |RenameArg { model, rule }: &RenameArg| {
+        let mut value = json!({ "from": rule.from.as_str(), "to": rule.to });
+        if let Some(number) = model {
+            let path = number.checked_sub(1).and_then(|at| paths.get(at)).ok_or_else(|| {
+                usage(
+                    "--rename".into(),
+                    &format!("wanted a model from 1 to {} before the colon, got {number}", paths.len()),
+                )
+            })?;
+            value["model"] = (*path).into();
+        }
+        Ok(value)
+    };
+    args.rename.iter().map(rule).collect()
 }
 
 /// `--align` and `--spec` as the recipe's key.

@@ -273,6 +273,7 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         "outlook": ahead.outlook.to_string(),
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,
+        "partial": plan.partial,
         "warnings": ahead.warnings,
     });
     if plan.job.document.own.align.is_some() {

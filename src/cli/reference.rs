@@ -110,6 +110,7 @@ fn place_name(place: Place) -> &'static str {
         Place::ReferencePath => "in its model",
         Place::Tokenizer => "in tokenizer",
         Place::Condition => "in a condition of a parameter",
+        Place::Rename => "in a rule of rename",
         Place::Align => "in align",
     }
 }

@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::quantised::CONFIG_KEYS;
 use crate::dtype::Dtype;
+use crate::plan::TEXT_CONFIGS;
+use crate::plan::agree::Edit;
 
 /// The keys under which `config.json` states the dtype: transformers' name of today and the one before it.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
@@ -13,9 +15,6 @@ const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_
 
 /// The key that says whether the head is the embeddings.
 const TIED_KEY: &str = "tie_word_embeddings";
-
-/// Sub-configs that speak of the language model, in models that have other parts too.
-const TEXT_CONFIGS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
 /// What is true of the weights that were written.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +29,10 @@ pub struct Truth {
     pub untied: bool,
     /// The weights are stored as numbers: whatever says that they are quantised is left out.
     pub plain: bool,
+    /// The head is not written, though a model stored it: it is the embeddings.
+    pub tied: bool,
+    /// Single statements about tensors that the donor does not have.
+    pub edits: Vec<Edit>,
 }
 
 /// Layers that were stacked anew.
@@ -80,6 +83,14 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
             }
         });
     }
+    for Edit { path, key, value } in &truth.edits {
+        let part = path.iter().try_fold(&mut changed, |part, key| part.get_mut(key));
+        part?.as_object_mut()?.insert(key.clone(), value.clone());
+    }
+    if truth.tied && !states_ties(&changed) {
+        // What readers assume where nothing is said depends on their version.
+        changed.as_object_mut()?.insert(TIED_KEY.to_owned(), Value::from(true));
+    }
     (changed != *config).then_some(changed)
 }
 
@@ -101,6 +112,12 @@ fn drop_quantisation(fields: &mut Map<String, Value>) {
             drop_quantisation(inner);
         }
     }
+}
+
+/// Whether a config, or that of its language model, says that the head is tied.
+fn states_ties(config: &Value) -> bool {
+    let texts = TEXT_CONFIGS.iter().filter_map(|key| config.get(key));
+    std::iter::once(config).chain(texts).any(|part| part.get(TIED_KEY) == Some(&Value::Bool(true)))
 }
 
 /// Sets every statement of the dtype; returns whether there was one.

@@ -3,17 +3,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::method::Method;
 use crate::recipe::{Layers, Missing, Sources, TensorPlace, stacked_tensors};
 
+use super::agree::Partial;
 use super::choice::choose;
 use super::coverage::Dropped;
 use super::job::Job;
-
-/// How many names an error lists before it only counts.
-const LISTED: usize = 5;
+use super::missing::Inputs;
 
 /// Over what one Gram matrix is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +41,17 @@ pub struct Assignment {
     pub span: Span,
 }
 
+/// What becomes of the inputs' tensors.
+#[derive(Debug)]
+pub struct Assigned {
+    /// The output tensors, in the order in which they are written: the donor's file order, what it lacks last.
+    pub assignments: Vec<Assignment>,
+    /// Tensors that go into none of them although an output tensor was asked of them.
+    pub dropped: Vec<Dropped>,
+    /// Tensors that are merged over fewer inputs than there are.
+    pub partial: Vec<Partial>,
+}
+
 /// A tensor that the document asks for, before it is known which inputs have it.
 struct Wanted {
     name: String,
@@ -52,76 +61,85 @@ struct Wanted {
     sources: Vec<(usize, String)>,
 }
 
-/// The output tensors, in the order in which they are written: the donor's file order, what it lacks last; and the tensors
-/// that go into none of them although an output tensor was asked of them.
+/// What is made of the inputs' tensors.
 ///
 /// # Errors
 ///
 /// When inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no value.
-pub fn assign(job: &Job, inputs: &[Checkpoint]) -> Result<(Vec<Assignment>, Vec<Dropped>)> {
+pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
+    let Inputs { job, inputs, ties } = *given;
     let wanted = match &job.document.sources {
-        Sources::Models(_) => whole_models(job, inputs),
-        Sources::Slices(_) => stacked(job, inputs)?,
+        Sources::Models(_) => whole_models(given)?,
+        Sources::Slices(_) => stacked(given)?,
     };
-    let (mut missing, mut dropped) = (Vec::new(), Vec::new());
+    let (mut missing, mut dropped, mut partial) = (Vec::new(), ties.dropped.clone(), Vec::new());
     let mut assignments = Vec::with_capacity(wanted.len());
     for tensor in wanted {
         let there = |(input, name): &(usize, String)| {
-            inputs[*input].tensors().contains_key(name) || untied(job, *input) == Some(name.as_str())
+            inputs[*input].tensors().contains_key(name) || job.untied_head(*input) == Some(name.as_str())
         };
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
             (Some((input, name)), Missing::Error) => missing.push((input, name)),
             (Some(_), Missing::Base) => assignments.extend(from_base(job, &tensor, &there, &mut dropped)?),
-            _ => assignments.push(common(job, &tensor, &there)?),
+            _ => {
+                let lacking = tensor.sources.iter().filter(|source| !there(source)).map(|source| source.0);
+                let lacking: Vec<usize> = lacking.collect();
+                if !lacking.is_empty() {
+                    partial.push(Partial { name: tensor.name.clone(), lacking });
+                }
+                assignments.push(common(job, &tensor, &there)?);
+            }
         }
     }
-    refuse_missing(inputs, &missing)?;
+    given.refuse(&missing)?;
     if assignments.is_empty() {
         return Err(Error::new(Kind::Mismatch, "nothing to merge", "inputs", "no tensor is left to be written"));
     }
-    Ok((assignments, dropped))
+    Ok(Assigned { assignments, dropped, partial })
 }
 
 /// Every tensor of whole models.
-fn whole_models(job: &Job, inputs: &[Checkpoint]) -> Vec<Wanted> {
-    let models = job.document.models();
-    let members: Vec<usize> = job
+///
+/// # Errors
+///
+/// When models that have next to no tensor in common would be put side by side.
+fn whole_models(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
+    let models = given.job.document.models();
+    let members: Vec<usize> = given
+        .job
         .document
         .inputs(0)
         .iter()
         .filter_map(|input| models.iter().position(|model| *model == input.model))
         .collect();
+    if given.job.missing() != Missing::Error {
+        given.refuse_strangers(&members)?;
+    }
     let mut names = Vec::new();
     let mut seen = HashSet::new();
-    let donor_first = members.iter().filter(|&&m| m == job.donor).chain(members.iter().filter(|&&m| m != job.donor));
+    let is_donor = |member: &&usize| **member == given.job.donor;
+    let donor_first = members.iter().filter(is_donor).chain(members.iter().filter(|member| !is_donor(member)));
     for &member in donor_first {
-        let own = inputs[member].tensors().keys().map(String::as_str).chain(untied(job, member));
-        names.extend(own.filter(|name| seen.insert(*name)));
+        names.extend(given.names(member).filter(|name| seen.insert(*name)));
     }
     let layers = Layers::find(names.iter().copied());
     let wanted = names.iter().map(|&name| Wanted {
         name: name.to_owned(),
         slice: 0,
         t: layers.t(name),
-        sources: members.iter().map(|&member| (member, name.to_owned())).collect(),
+        sources: members.iter().map(|&member| (member, given.stored(member, name))).collect(),
     });
-    wanted.collect()
+    Ok(wanted.collect())
 }
 
-/// The head that an aligned input has besides the tensors of its files.
-fn untied(job: &Job, input: usize) -> Option<&str> {
-    job.alignment(input)?.symmetries.fold.as_ref()?.untied()
-}
-
-fn stacked(job: &Job, inputs: &[Checkpoint]) -> Result<Vec<Wanted>> {
-    let names: Vec<Vec<&str>> =
-        inputs.iter().map(|input| input.tensors().keys().map(String::as_str).collect()).collect();
-    let wanted = stacked_tensors(&job.document, &names)?.into_iter().map(|tensor| Wanted {
+fn stacked(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
+    let names: Vec<Vec<&str>> = (0..given.inputs.len()).map(|input| given.names(input).collect()).collect();
+    let wanted = stacked_tensors(&given.job.document, &names)?.into_iter().map(|tensor| Wanted {
         name: tensor.name,
         slice: tensor.slice,
         t: tensor.t,
-        sources: tensor.sources.into_iter().map(|source| (source.model, source.name)).collect(),
+        sources: tensor.sources.iter().map(|source| (source.model, given.stored(source.model, &source.name))).collect(),
     });
     Ok(wanted.collect())
 }
@@ -163,24 +181,4 @@ fn from_base(
         method: Arc::new(crate::method::Passthrough::new(1.0)?),
         span: Span::Tensor,
     }))
-}
-
-fn refuse_missing(inputs: &[Checkpoint], missing: &[(usize, String)]) -> Result<()> {
-    let Some((input, _)) = missing.first() else {
-        return Ok(());
-    };
-    let names: Vec<String> = missing
-        .iter()
-        .filter(|(other, _)| other == input)
-        .map(|(_, name)| format!("`{}`", name.escape_debug()))
-        .collect();
-    let more = names.len().saturating_sub(LISTED);
-    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let cause = format!("{}{tail} not there, though other inputs have what to merge it with", {
-        names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ")
-    });
-    let hint = "merge models of one architecture (a tied lm_head is stored by all or by none), or say `missing: common` \
-                to merge such tensors over the models that have them, `missing: base` to take them from the base";
-    Err(Error::new(Kind::Mismatch, "inputs differ in their tensors", inputs[*input].root().display(), cause)
-        .with_hint(hint))
 }

@@ -10,12 +10,13 @@ use crate::checkpoint::{Checkpoint, InputFile};
 
 use super::job::Job;
 use super::layout::Layout;
+use super::ties::Ties;
 
 /// Raised when the output bytes of the same job change, so that no run goes on with another version's half.
 const ARITHMETIC_VERSION: u32 = 1;
 
 /// The identity of `job` on these inputs.
-pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout) -> Value {
+pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout, ties: &Ties) -> Value {
     let mut identity = json!({
         "arithmetic": ARITHMETIC_VERSION,
         "recipe": job.describe(),
@@ -30,6 +31,9 @@ pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout) -> Value {
     if job.alignments.iter().any(Option::is_some) {
         let aligned = |alignment: &Option<Alignment>| alignment.as_ref().map(Alignment::digest);
         identity["alignments"] = job.alignments.iter().map(aligned).collect();
+    }
+    if let Some(tied) = ties.describe() {
+        identity["ties"] = tied;
     }
     identity
 }

@@ -11,8 +11,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
 
-use super::MOST_INPUTS;
 use super::memory::Wish;
+use super::{MOST_INPUTS, rename};
 
 /// The most tensor data in one shard when nobody says otherwise, as transformers has it.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
@@ -102,11 +102,11 @@ impl Job {
         Ok(Self { alignments: vec![alignment], rewritten: true, ..Self::new(document, vec![model])? })
     }
 
-    /// Opens all inputs, headers only, as the document wants them to be opened; with a `wish`, in its memory.
+    /// Opens all inputs, headers only, as the document wants them to be opened, their tensors renamed; with a `wish`, in its memory.
     ///
     /// # Errors
     ///
-    /// Those of [`Checkpoint::open_with`].
+    /// Those of [`Checkpoint::open_with`], and when a rule of `rename` does nothing or makes one name of two.
     pub fn open_inputs(&self, wish: Option<&Wish>) -> Result<Vec<Checkpoint>> {
         let mut opened: Vec<Checkpoint> = Vec::with_capacity(self.inputs.len());
         for path in &self.inputs {
@@ -116,6 +116,7 @@ impl Job {
             let options = OpenOptions { state_dict_key, memory, raw_codes, ..OpenOptions::default() };
             opened.push(Checkpoint::open_with(path, &options)?);
         }
+        rename::rename(&self.document, &mut opened)?;
         Ok(opened)
     }
 
@@ -127,6 +128,11 @@ impl Job {
     /// How an input is transformed while it is read, if it is.
     pub fn alignment(&self, input: usize) -> Option<&Alignment> {
         self.alignments.get(input)?.as_ref()
+    }
+
+    /// The head that an aligned input has besides the tensors of its files.
+    pub fn untied_head(&self, input: usize) -> Option<&str> {
+        self.alignment(input)?.symmetries.fold.as_ref()?.untied()
     }
 
     /// Whether the output is a model whose norms are folded.

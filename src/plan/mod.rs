@@ -6,6 +6,7 @@
 //! memory ([`memory`]), and take down the identity by which a later run knows that it goes on with the same work
 //! ([`identity`]). The order in which blocks are read is [`schedule`].
 
+pub mod agree;
 pub mod assign;
 mod choice;
 mod counters;
@@ -14,12 +15,16 @@ pub mod identity;
 mod job;
 pub mod layout;
 pub mod memory;
+mod missing;
 mod model_span;
+mod names;
 pub mod placement;
+mod rename;
 pub mod schedule;
 pub mod shape;
 mod staging;
 pub mod tensor;
+mod ties;
 mod vocabulary;
 
 use serde_json::Value;
@@ -29,12 +34,15 @@ use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
 
-use assign::Span;
+use agree::{Agreed, Partial};
+use assign::{Assigned, Span};
 pub use coverage::Dropped;
 pub use job::{AlignmentFile, DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
 use memory::{DeviceWish, Memory, Wish};
+use missing::Inputs;
 use tensor::{Action, TensorPlan};
+pub use ties::{TEXT_CONFIGS, Ties};
 use vocabulary::Vocabulary;
 
 /// The most inputs that one merge takes.
@@ -54,6 +62,12 @@ pub struct Plan {
     pub dropped: Vec<Dropped>,
     /// What a user should know before the merge.
     pub warnings: Vec<String>,
+    /// Tensors that are one under several names.
+    pub ties: Ties,
+    /// What the written config must say that the donor's does not.
+    pub agreed: Agreed,
+    /// Tensors that are merged over fewer inputs than there are.
+    pub partial: Vec<Partial>,
     /// What was asked for.
     pub job: Job,
     /// What a resumed run must be equal in.
@@ -78,7 +92,11 @@ impl Plan {
     pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
         let inputs = job.open_inputs(Some(wish))?;
         job.is_folded()?;
-        let (assignments, mut dropped) = assign::assign(job, &inputs)?;
+        let ties = Ties::of(job, &inputs)?;
+        let given = Inputs { job, inputs: &inputs, ties: &ties };
+        let Assigned { assignments, mut dropped, partial } = assign::assign(&given)?;
+        let agreed = Agreed::of(&given, &assignments, &partial)?;
+        let uneven = agree::warnings(&given, &partial);
         shape::refuse_mismatches(job, &inputs, &assignments)?;
         let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
         let tensors = assignments
@@ -93,12 +111,25 @@ impl Plan {
         }
         let aligned = job.alignments.iter().flatten().map(Alignment::bytes).sum();
         let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, aligned)?;
-        let identity = identity::of(job, &inputs, &layout);
+        let identity = identity::of(job, &inputs, &layout, &ties);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
-        let mut warnings = coverage::warnings(&inputs, &dropped);
+        let mut warnings: Vec<String> = ties.notes.iter().cloned().chain(uneven).collect();
+        warnings.extend(coverage::warnings(&inputs, &dropped));
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
-        Ok(Self { inputs, tensors, layout, memory, dropped, warnings, job: job.clone(), identity })
+        Ok(Self {
+            inputs,
+            tensors,
+            layout,
+            memory,
+            dropped,
+            warnings,
+            ties,
+            agreed,
+            partial,
+            job: job.clone(),
+            identity,
+        })
     }
 
     /// Whether one Gram matrix is taken over all merged tensors.

@@ -23,6 +23,8 @@ pub enum Place {
     Condition,
     /// In `align` written as a mapping.
     Align,
+    /// In a rule of `rename`.
+    Rename,
 }
 
 /// A key and what it means.
@@ -58,6 +60,16 @@ const fn own(key: &'static str, value: &'static str, default: &'static str, mean
 
 const fn align(key: &'static str, value: &'static str, default: &'static str, meaning: &'static str) -> KeyInfo {
     KeyInfo { place: Place::Align, key, value, default, meaning, mergekit: false }
+}
+
+const fn rename(
+    place: Place,
+    key: &'static str,
+    value: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> KeyInfo {
+    KeyInfo { place, key, value, default, meaning, mergekit: false }
 }
 
 const PARAMETER: &str = "number, switch, gradient [a, b, …], or conditions [{filter, value}, …]";
@@ -129,10 +141,18 @@ pub const KEYS: &[KeyInfo] = &[
         "align the models first: match the others to the base (else the first) by their weights, or use transform files, \
          each for its model",
     ),
+    own(
+        "rename",
+        "list of {from, to, model}",
+        "-",
+        "other names for tensors as they are read: what the regular expression `from` finds becomes `to`, where $1 stands \
+         for a group; the first rule that matches a name decides; in a model's entry for that model alone",
+    ),
     own("state_dict_key", "text", "-", "key of the state dict in PyTorch files that hold several"),
     own("device", "cpu, cuda, cuda:N, auto", "cpu", "device that computes"),
     shared(Place::Model, "model", "model", "", "folder, file, or hub id org/name[@revision] in the local cache"),
     shared(Place::Model, "parameters", "mapping of parameters", "-", "parameters of this model"),
+    rename(Place::Model, "rename", "list of {from, to}", "-", "as at the top, for this model alone, asked before that"),
     shared(Place::Slice, "sources", "list of sources", "", "the models of this slice"),
     shared(Place::Slice, "base_model", "model", "that of the document", "the base of this slice"),
     shared(Place::Slice, "parameters", "mapping of parameters", "-", "parameters of this slice"),
@@ -140,6 +160,7 @@ pub const KEYS: &[KeyInfo] = &[
     shared(Place::Source, "model", "model", "", "as in models"),
     shared(Place::Source, "layer_range", "[first, end]", "all layers", "layers to take; the end is not taken"),
     shared(Place::Source, "parameters", "mapping of parameters", "-", "parameters of this source"),
+    rename(Place::Source, "rename", "list of {from, to}", "-", "as in models, for all slices that take from the model"),
     shared(Place::Module, "models", "list of models", "-", "as at the top"),
     shared(Place::Module, "slices", "list of slices", "-", "as at the top"),
     shared(Place::Module, "parameters", "mapping of parameters", "-", "asked before those of the document"),
@@ -173,6 +194,9 @@ pub const KEYS: &[KeyInfo] = &[
     ),
     align("spec", "name or file", "by the model", "the symmetry spec"),
     align("any_vocabulary", "true, false", "false", "align models even if their tokenizers number tokens differently"),
+    rename(Place::Rename, "from", "regular expression", "", "finds what is replaced in a tensor's name, all of it"),
+    rename(Place::Rename, "to", "text with $1, ${name}", "", "what is put there"),
+    rename(Place::Rename, "model", "model", "all models", "whose tensors are renamed"),
 ];
 
 /// The keys that may stand in `place`.

@@ -25,6 +25,7 @@ mod node;
 mod origin;
 mod own;
 mod read;
+mod rename;
 mod resolve;
 mod setting;
 mod stack;
@@ -47,6 +48,7 @@ pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterIn
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;
 pub use own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
+pub use rename::{Pattern, Rename};
 pub use resolve::TensorPlace;
 pub use setting::{Condition, Parameters, Setting};
 pub use stack::{StackedSource, StackedTensor, stacked_tensors};

@@ -4,6 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::align::Align;
+use super::rename::Rename;
 use super::write::entry;
 use crate::device::Choice;
 
@@ -34,6 +35,8 @@ pub struct OwnKeys {
     pub device: Option<Choice>,
     /// How models are aligned before they are merged.
     pub align: Option<Align>,
+    /// By which rules tensors are renamed as they are read, those of single models first.
+    pub rename: Vec<Rename>,
 }
 
 impl OwnKeys {
@@ -49,7 +52,8 @@ impl OwnKeys {
         entry(map, "quantised", self.quantised)?;
         entry(map, "state_dict_key", self.state_dict_key.as_ref())?;
         entry(map, "device", self.device)?;
-        entry(map, "align", self.align.as_ref())
+        entry(map, "align", self.align.as_ref())?;
+        entry(map, "rename", Some(&self.rename).filter(|rules| !rules.is_empty()))
     }
 }
 

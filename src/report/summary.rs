@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::budget::{format_bytes, peak_resident_bytes};
 use crate::error::shown_name;
 use crate::output::Manifest;
+use crate::plan::agree::Partial;
 use crate::plan::tensor::Action;
 use crate::plan::{AlignmentFile, Plan};
 
@@ -60,6 +61,9 @@ pub struct Report {
     /// What lies beside the base's weights and was not taken along.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_beside: Vec<String>,
+    /// Tensors that were merged over fewer models than there are, and the models that lack them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub partial: Vec<Partial>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -120,6 +124,7 @@ impl Report {
                 exhausted: all.exhausted,
                 most_iterations: all.iterations,
             },
+            partial: plan.partial.clone(),
             alignments: plan.job.alignment_files.clone(),
             left_beside: Vec::new(),
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),

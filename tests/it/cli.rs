@@ -75,6 +75,7 @@ fn json_has_the_documented_fields() {
             "outlook",
             "tensors",
             "dropped",
+            "partial",
             "warnings"
         ]
     );

@@ -19,6 +19,7 @@ mod merge;
 mod method;
 mod mismatch;
 mod mutants;
+mod names;
 mod net;
 mod output;
 mod output_crash;

@@ -1,9 +1,12 @@
 //! What the written weights are, for the config: dtype, rows of the embeddings, layers.
 
+use serde_json::Value;
+
 use crate::checkpoint::quantised::{Stored, is_code};
 use crate::error::Result;
 use crate::output::config::{Restacked, Truth};
 use crate::plan::Plan;
+use crate::plan::agree::Deeper;
 use crate::recipe::{Layers, Sources};
 
 /// What is true of the output of `plan`.
@@ -12,12 +15,22 @@ use crate::recipe::{Layers, Sources};
 ///
 /// When the config of an input cannot be read.
 pub fn of(plan: &Plan) -> Result<Truth> {
-    let untied = plan.job.is_folded()?;
+    let untied = plan.job.is_folded()? || plan.ties.untied;
+    let tied = plan.ties.tied && !untied;
+    let layers = match &plan.agreed.deeper {
+        Some(Deeper { before, origins }) => {
+            Some(Restacked { before: *before, origins: origins.clone(), configs: configs(plan)? })
+        }
+        None => restacked(plan)?,
+    };
+    let edits = plan.agreed.edits.clone();
     Ok(Truth {
         dtype: plan.main_dtype(),
         vocab_rows: plan.vocab_rows(),
-        layers: restacked(plan)?,
+        layers,
         untied,
+        tied,
+        edits,
         plain: is_plain(plan),
     })
 }
@@ -56,8 +69,11 @@ fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
     if origins.iter().copied().eq((0..before).map(|layer| (plan.job.donor, layer))) {
         return Ok(None);
     }
-    let configs = plan.inputs.iter().map(|input| input.config()).collect::<Result<Vec<_>>>()?;
-    Ok(Some(Restacked { before, origins, configs }))
+    Ok(Some(Restacked { before, origins, configs: configs(plan)? }))
+}
+
+fn configs(plan: &Plan) -> Result<Vec<Option<Value>>> {
+    plan.inputs.iter().map(|input| input.config()).collect()
 }
 
 fn layer_count(plan: &Plan, input: usize) -> usize {

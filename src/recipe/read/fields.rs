@@ -62,6 +62,7 @@ fn described(place: Place) -> &'static str {
         Place::Tokenizer => "`tokenizer`",
         Place::Condition => "a condition of a parameter",
         Place::Align => "`align`",
+        Place::Rename => "a rule of `rename`",
     }
 }
 

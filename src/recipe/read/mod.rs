@@ -5,6 +5,7 @@ mod check;
 mod fields;
 mod models;
 mod parameters;
+mod rename;
 
 use super::document::{CHAT_TEMPLATES, ChatTemplate, Document, Sources, Tokenizer};
 use super::keys::{Place, nearest};
@@ -42,6 +43,7 @@ pub(super) fn document(origin: Origin<'_>, node: &Node) -> Result<Document> {
     if let Some(field) = fields.get("weights") {
         spread_weights(field, &mut document)?;
     }
+    rename::gather(&fields, &mut document)?;
     check::check(&fields, &document)?;
     Ok(document)
 }
@@ -163,6 +165,7 @@ fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
         state_dict_key: get("state_dict_key").map(|field| field.text().map(str::to_owned)).transpose()?,
         device: get("device").map(|field| field.device()).transpose()?,
         align: get("align").map(align::read).transpose()?,
+        rename: Vec::new(),
     })
 }
 

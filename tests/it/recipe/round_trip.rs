@@ -144,6 +144,7 @@ fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
         state_dict_key: rest.2,
         device,
         align: None,
+        rename: Vec::new(),
     })
 }
 

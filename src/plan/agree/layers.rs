@@ -1,0 +1,210 @@
+//! Layers that the donor does not have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use crate::error::Result;
+use crate::plan::assign::Assignment;
+use crate::plan::missing::Inputs;
+use crate::plan::ties::TEXT_CONFIGS;
+use crate::recipe::Layers;
+
+use super::{Agreed, Deeper, Edit, refusal, to_usize};
+
+/// Keys that count layers, and what of.
+const COUNTS: [(&str, Part); 9] = [
+    ("num_hidden_layers", Part::Any),
+    ("n_layer", Part::Any),
+    ("num_layers", Part::Any),
+    ("n_layers", Part::Any),
+    ("depth", Part::Any),
+    ("encoder_layers", Part::Encoder),
+    ("num_encoder_layers", Part::Encoder),
+    ("decoder_layers", Part::Decoder),
+    ("num_decoder_layers", Part::Decoder),
+];
+
+/// The part of a model that layers are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The only one, or that of the language.
+    Any,
+    Vision,
+    Audio,
+    Encoder,
+    Decoder,
+}
+
+/// A stack that is longer than the donor's.
+struct Stack<'a> {
+    stem: &'a str,
+    before: u32,
+    count: u32,
+    /// What each layer consists of, and the input that its first tensor comes from.
+    layers: BTreeMap<u32, (BTreeSet<&'a str>, usize)>,
+}
+
+/// Makes the number of layers in the donor's `config` that of the written ones.
+///
+/// # Errors
+///
+/// When the config has no number for them, or the layers are not like the others.
+pub fn agree(given: &Inputs<'_>, config: &Value, assignments: &[Assignment], agreed: &mut Agreed) -> Result<()> {
+    let found = Layers::find(assignments.iter().map(|assignment| assignment.name.as_str()));
+    let own = Layers::find(given.names(given.job.donor));
+    let counts: BTreeMap<&str, u32> = own.stacks().collect();
+    let longer = found.stacks().filter(|(stem, count)| counts.get(stem).is_none_or(|before| before < count));
+    for (stem, count) in longer {
+        let mut stack = Stack { stem, before: counts.get(stem).copied().unwrap_or(0), count, layers: BTreeMap::new() };
+        for assignment in assignments {
+            let Some(part) = found.of(&assignment.name).filter(|part| part.stem == stem) else { continue };
+            let layer = stack.layers.entry(part.index).or_insert_with(|| (BTreeSet::new(), assignment.sources[0].0));
+            layer.0.insert(part.rest);
+        }
+        stack.refuse_odd(given)?;
+        stack.count(given, config, own.stacks().len() == 1, agreed)?;
+    }
+    Ok(())
+}
+
+impl Stack<'_> {
+    /// Refuses layers that no config could count: those after a gap, of a stack that the donor has not, unlike all others.
+    fn refuse_odd(&self, given: &Inputs<'_>) -> Result<()> {
+        let name = |layer: u32| format!("`{}{layer}`", self.stem);
+        if self.before == 0 {
+            let cause = format!("the base has no layers `{}*`, so its config describes none", self.stem);
+            return Err(refusal(given, cause));
+        }
+        if let Some(gap) = (self.before..self.count).find(|layer| !self.layers.contains_key(layer)) {
+            let cause = format!("{} would be written, but no model has {}", name(self.count - 1), name(gap));
+            return Err(refusal(given, cause));
+        }
+        let alike = |layer: &u32| {
+            let (parts, _) = &self.layers[layer];
+            self.layers.range(..self.before).any(|(_, (others, _))| parts == others)
+        };
+        match (self.before..self.count).find(|layer| !alike(layer)) {
+            Some(odd) => {
+                let cause = format!(
+                    "{} is in {} and not in the base, and has other tensors than the base's layers",
+                    name(odd),
+                    given.inputs[self.layers[&odd].1].root().display()
+                );
+                Err(refusal(given, cause))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the number of layers where the config has it.
+    fn count(&self, given: &Inputs<'_>, config: &Value, only: bool, agreed: &mut Agreed) -> Result<()> {
+        let places = self.places(config);
+        let Some(stated) =
+            places.first().map(|place| place.stated).filter(|stated| places.iter().all(|p| p.stated == *stated))
+        else {
+            let cause = format!(
+                "it does not say how many layers `{}*` there are, of which {} are written",
+                self.stem, self.count
+            );
+            return Err(refusal(given, cause));
+        };
+        let added = u64::from(self.count - self.before);
+        let last = self.layers[&(self.count - 1)].1;
+        let theirs = given.inputs[last].config()?.map(|config| self.places(&config)).unwrap_or_default();
+        if let Some(other) = theirs.first().filter(|other| other.stated != stated + added) {
+            let cause = format!(
+                "it counts {stated} layers and that of {} {}, where {} and {} are stored: which of them count cannot be told",
+                given.inputs[last].root().display(),
+                other.stated,
+                self.before,
+                self.count
+            );
+            return Err(refusal(given, cause));
+        }
+        let origin = |layer: u32| if layer < self.before { given.job.donor } else { self.layers[&layer].1 };
+        if only && places.iter().all(|place| place.is_plain()) {
+            let origins = (0..self.count).map(|layer| (origin(layer), to_usize(layer))).collect();
+            agreed.deeper = Some(Deeper { before: to_usize(self.before), origins });
+            return Ok(());
+        }
+        for Place { path, key, stated, lists } in places {
+            if let Some(list) = lists.first() {
+                return Err(refusal(
+                    given,
+                    format!("its `{list}` has a value for each of the layers `{}*`", self.stem),
+                ));
+            }
+            agreed.edits.push(Edit { path, key, value: (stated + added).into() });
+        }
+        Ok(())
+    }
+
+    /// Where a config counts these layers.
+    fn places(&self, config: &Value) -> Vec<Place> {
+        let mut all = Vec::new();
+        if let Some(fields) = config.as_object() {
+            self.places_in(fields, &[], Part::Any, &mut all);
+        }
+        let wanted = part_of(self.stem);
+        let exact: Vec<Place> =
+            all.iter().filter(|(part, _)| *part == wanted).map(|(_, place)| place.clone()).collect();
+        // An encoder or decoder that is the whole model is counted without saying of what.
+        match exact.is_empty() && matches!(wanted, Part::Encoder | Part::Decoder) {
+            true => all.into_iter().filter(|(part, _)| *part == Part::Any).map(|(_, place)| place).collect(),
+            false => exact,
+        }
+    }
+
+    fn places_in(&self, fields: &Map<String, Value>, path: &[String], of: Part, all: &mut Vec<(Part, Place)>) {
+        let is_list = |value: &Value| value.as_array().is_some_and(|list| list.len() == to_usize(self.before));
+        let lists =
+            || fields.iter().filter(|(key, value)| is_list(value) && *key != "architectures" && !key.contains("token"));
+        for (key, part) in COUNTS {
+            if let Some(stated) = fields.get(key).and_then(Value::as_u64) {
+                let lists = lists().map(|(key, _)| key.clone()).collect();
+                let part = if of == Part::Any { part } else { of };
+                all.push((part, Place { path: path.to_vec(), key: key.to_owned(), stated, lists }));
+            }
+        }
+        for (key, inner) in fields.iter().filter_map(|(key, value)| Some((key, value.as_object()?))) {
+            let part = match key.as_str() {
+                _ if TEXT_CONFIGS.contains(&key.as_str()) => Part::Any,
+                _ if key.ends_with("_config") || key == "encoder" || key == "decoder" => part_of(key),
+                _ => continue,
+            };
+            if path.is_empty() && (part != Part::Any || TEXT_CONFIGS.contains(&key.as_str())) {
+                self.places_in(inner, std::slice::from_ref(key), part, all);
+            }
+        }
+    }
+}
+
+/// Where a config counts layers.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    path: Vec<String>,
+    key: String,
+    stated: u64,
+    /// Lists beside it that have as many values as there are layers.
+    lists: Vec<String>,
+}
+
+impl Place {
+    /// Whether restacking a model knows it.
+    fn is_plain(&self) -> bool {
+        let text = self.path.iter().all(|key| TEXT_CONFIGS.contains(&key.as_str()));
+        text && COUNTS.iter().any(|(key, part)| *key == self.key && *part == Part::Any && *key != "depth")
+    }
+}
+
+fn part_of(words: &str) -> Part {
+    let has = |of: &[&str]| of.iter().any(|word| words.contains(word));
+    match () {
+        () if has(&["vision", "visual", "image", "vit"]) => Part::Vision,
+        () if has(&["audio", "speech"]) => Part::Audio,
+        () if has(&["decoder"]) => Part::Decoder,
+        () if has(&["encoder"]) => Part::Encoder,
+        () => Part::Any,
+    }
+}

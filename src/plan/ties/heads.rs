@@ -1,0 +1,166 @@
+//! Output heads that configs tie to the input embeddings.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Kind, Result};
+
+use super::families::{EMBEDDINGS, FOREIGN, HEADS, Head, is_headless, is_tied, scales_tied};
+use super::{Parts, Ties, before};
+
+/// What a head is in one input.
+enum State {
+    /// A tensor of its own.
+    Own,
+    /// The embeddings of this name.
+    Tied { embeddings: String, stored: bool },
+    /// Not there, nor tied to anything.
+    Lacking,
+}
+
+/// Decides for every head that an input stores whether it is written.
+///
+/// # Errors
+///
+/// When some inputs tie it, others do not, and the family makes a difference between the two beside the weights.
+pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
+    let stored = parts.members.iter().flat_map(|input| parts.inputs[*input].tensors().keys());
+    let heads: BTreeSet<&str> = stored.filter(|name| head_of(name).is_some()).map(String::as_str).collect();
+    for name in heads {
+        let folded = |input: &usize| parts.job.untied_head(*input) == Some(name);
+        // Folding has made a tensor of its own of it.
+        if parts.members.iter().any(folded) {
+            continue;
+        }
+        let states: Vec<(usize, State)> =
+            parts.members.iter().map(|input| (*input, state(parts, *input, name))).collect();
+        let is_own = |(_, state): &(usize, State)| matches!(state, State::Own);
+        let lacks = |(_, state): &(usize, State)| matches!(state, State::Lacking);
+        if states.iter().any(is_own) || states.iter().any(lacks) {
+            write(parts, ties, name, &states)?;
+        } else {
+            leave_out(ties, name, states);
+        }
+    }
+    Ok(())
+}
+
+/// The kind of head that a tensor of this name is.
+fn head_of(name: &str) -> Option<(&Head, &str)> {
+    let fits =
+        |head: &'static Head| Some((head, before(name, head.end).filter(|begin| !head.whole || begin.is_empty())?));
+    HEADS.iter().find_map(fits)
+}
+
+fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
+    let own = parts.shape(input, name);
+    let absent = || if own.is_some() { State::Own } else { State::Lacking };
+    let tied = parts.configs[input].as_ref().and_then(is_tied);
+    // Where nobody says so, a head that is stored is one, and one that is not stored can only be the embeddings.
+    if tied == Some(false) || (tied.is_none() && own.is_some()) {
+        return absent();
+    }
+    if own.is_none() && !may_have(parts, input, name) {
+        return State::Lacking;
+    }
+    match embeddings(parts, input, name).filter(|found| own.is_none() || parts.shape(input, found) == own) {
+        Some(found) => State::Tied { embeddings: found.to_owned(), stored: own.is_some() },
+        None => absent(),
+    }
+}
+
+/// Whether a model that does not store the head `name` can have it all the same.
+fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
+    let Some((head, begin)) = head_of(name) else { return false };
+    let beside = format!("{begin}{}", head.beside);
+    let names = || parts.inputs[input].tensors().keys();
+    match head.beside.is_empty() {
+        true => !parts.configs[input].as_ref().is_some_and(is_headless),
+        false => names().any(|name| name.starts_with(&beside)),
+    }
+}
+
+/// The input embeddings that belong to the head `name`; `None` when there are none, or no telling which.
+fn embeddings<'a>(parts: &Parts<'a>, input: usize, name: &str) -> Option<&'a str> {
+    let begin = head_of(name)?.1;
+    let rank = |other: &str| {
+        let (at, end) = EMBEDDINGS.iter().enumerate().find(|(_, end)| before(other, end).is_some())?;
+        let middle = before(other, end)?;
+        let foreign = FOREIGN.iter().any(|word| middle.contains(word));
+        Some((foreign, !other.starts_with(begin), at, middle.matches('.').count()))
+    };
+    let matrices = parts.inputs[input].tensors().iter().filter(|(_, entry)| entry.shape.len() == 2);
+    let mut ranked: Vec<_> = matrices.filter_map(|(other, _)| Some((rank(other)?, other.as_str()))).collect();
+    ranked.sort_unstable();
+    match ranked.as_slice() {
+        [(first, _), (second, _), ..] if first == second => None,
+        [(_, found), ..] => Some(found),
+        [] => None,
+    }
+}
+
+/// Writes the head: inputs that tie it give their embeddings.
+fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State)]) -> Result<()> {
+    let tied = states.iter().filter_map(|(input, state)| match state {
+        State::Tied { embeddings, stored } => Some((*input, embeddings, *stored)),
+        _ => None,
+    });
+    let tied: Vec<_> = tied.collect();
+    let Some((first, embeddings, _)) = tied.first() else { return Ok(()) };
+    let own = states.iter().find(|(_, state)| matches!(state, State::Own)).map(|(input, _)| *input);
+    if let Some(own) = own
+        && parts.configs[*first].as_ref().is_some_and(scales_tied)
+    {
+        let cause = format!(
+            "it ties `{name}` to `{embeddings}`, {} has a head of its own, and this family scales what a tied head reads",
+            parts.root(own)
+        );
+        return Err(Error::new(Kind::Mismatch, "inputs do not fit each other", parts.root(*first), cause)
+            .with_hint("merge models that all tie their heads, or that all have heads of their own"));
+    }
+    for (input, embeddings, stored) in &tied {
+        if *stored {
+            ties.hide(*input, name, format!("its config ties it to {embeddings}, which is taken for both"));
+        }
+        ties.give(*input, name, embeddings);
+    }
+    if let Some(own) = own {
+        ties.untied = true;
+        ties.notes.push(format!(
+            "{} has a head of its own in {name}, {} ties it to {embeddings}: both are written, and the config says \
+             tie_word_embeddings: false",
+            parts.root(own),
+            shown(&tied.iter().map(|(input, ..)| parts.root(*input)).collect::<Vec<_>>()),
+        ));
+        give_biases(parts, ties, name);
+    }
+    Ok(())
+}
+
+/// Untied, a head in a decoder of its own reads the bias beside its weight, which tied models need not store.
+fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
+    let Some(begin) = name.strip_suffix("decoder.weight") else { return };
+    let (inner, outer) = (format!("{begin}decoder.bias"), format!("{begin}bias"));
+    for &input in &parts.members {
+        if parts.shape(input, &inner).is_none() && parts.shape(input, &outer).is_some() {
+            ties.give(input, &inner, &outer);
+        }
+    }
+}
+
+/// Leaves the head out where it is stored: every input ties it.
+fn leave_out(ties: &mut Ties, name: &str, states: Vec<(usize, State)>) {
+    for (input, state) in states {
+        if let State::Tied { embeddings, stored: true } = state {
+            ties.hide(input, name, format!("its config ties it to {embeddings}, which is written for both"));
+            ties.tied = true;
+        }
+    }
+}
+
+fn shown(roots: &[String]) -> String {
+    match roots {
+        [one] => one.clone(),
+        [one, rest @ ..] => format!("{one} (as {} more do)", rest.len()),
+        [] => String::new(),
+    }
+}
