@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
+use crate::door::Door;
+
 pub use shown::{json as shown_json, name as shown_name, shown};
 
 /// The result of everything fallible here.
@@ -51,10 +53,12 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     what: Cow<'static, str>,
-    subject: String,
-    cause: String,
-    hint: Option<String>,
+    // Boxed, so that a result with an error stays small.
+    subject: Box<str>,
+    cause: Box<str>,
+    hint: Option<Box<str>>,
     resumable: bool,
+    others: Box<[Error]>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -69,10 +73,11 @@ impl Error {
         Self {
             kind,
             what: what.into(),
-            subject: subject.to_string(),
-            cause: cause.to_string(),
+            subject: subject.to_string().into(),
+            cause: cause.to_string().into(),
             hint: None,
             resumable: false,
+            others: Box::default(),
             source: None,
         }
     }
@@ -87,7 +92,33 @@ impl Error {
     /// The same failure with a sentence that says what to do.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into());
+        self
+    }
+
+    /// Returns the failure that stands for all of `failures`: the first, with the [others](Self::others); `None` when
+    /// there is none.
+    pub fn all(failures: Vec<Self>) -> Option<Self> {
+        let mut failures = failures.into_iter();
+        let mut first = failures.next()?;
+        first.others = failures.collect();
+        Some(first)
+    }
+
+    /// The same failure with `cause` before its own cause.
+    #[must_use]
+    pub fn because(mut self, cause: &str) -> Self {
+        self.cause = format!("{cause}; {}", self.cause).into();
+        self
+    }
+
+    /// The same failure with its settings named in the words of `door`.
+    #[must_use]
+    pub fn through(mut self, door: Door) -> Self {
+        self.what = Cow::Owned(door.words(&self.what).into_owned());
+        self.cause = door.words(&self.cause).into();
+        self.hint = self.hint.map(|hint| door.words(&hint).into());
+        self.others = self.others.into_iter().map(|other| other.through(door)).collect();
         self
     }
 
@@ -96,6 +127,11 @@ impl Error {
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// Further failures that were found at the same time, such as all faults of one recipe.
+    pub fn others(&self) -> &[Self] {
+        &self.others
     }
 
     /// Marks that the journal is valid: the same command goes on where this run stopped.
@@ -151,6 +187,16 @@ mod tests {
         let error = Error::new(Kind::Input, "cannot read header", "a.safetensors", "file is empty");
         assert_eq!(error.to_string(), "cannot read header: a.safetensors: file is empty");
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn one_failure_stands_for_several_and_speaks_in_the_words_of_the_door() {
+        let one = |cause: &str| Error::new(Kind::Recipe, "cannot merge", "x", cause).with_hint("say `nan: base`");
+        let error = Error::all(vec![one("`missing: error`"), one("second")]).expect("there are some");
+        assert!(Error::all(Vec::new()).is_none());
+        let error = error.through(Door::Flags);
+        assert_eq!((&*error.cause, error.hint()), ("`--missing error`", Some("say `--nan base`")));
+        assert_eq!(error.others()[0].hint(), Some("say `--nan base`"));
     }
 
     #[test]

@@ -22,6 +22,7 @@
 //!
 //! The order of modules is the order of the data; a module uses only those above it.
 //!
+//! - [`door`]: settings in the words of the door that a user came in by: recipe or flags.
 //! - [`error`]: one error type: kind, subject, cause, what to do.
 //! - [`json`]: JSON as Python writes it, changed in place.
 //! - [`dtype`]: element types and their names in files and configs.
@@ -52,6 +53,7 @@ pub mod cli;
 pub mod curve;
 pub mod data;
 pub mod device;
+pub mod door;
 pub mod dtype;
 pub mod engine;
 pub mod error;
@@ -68,4 +70,5 @@ pub mod random;
 pub mod recipe;
 pub mod report;
 
+pub use door::Door;
 pub use error::{Error, Kind, Result};

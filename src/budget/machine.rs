@@ -59,6 +59,29 @@ pub fn check_limits(budget: u64, threads: usize) -> Result<()> {
     }
 }
 
+/// Refuses a budget that is more than the machine has.
+///
+/// # Errors
+///
+/// [`Kind::Budget`] with what there is.
+pub fn check_machine(budget: u64) -> Result<()> {
+    match total_bytes() {
+        Some(bytes) if bytes < budget => {
+            let cause = format!("the machine has {}", format_bytes(bytes));
+            Err(Error::new(Kind::Budget, "cannot have the memory", format_bytes(budget), cause)
+                .with_hint("give a smaller --memory, or none: then it is half of what is available"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the machine has, whoever uses it now; `None` where that cannot be found out.
+fn total_bytes() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    Some(system.total_memory()).filter(|bytes| *bytes > 0)
+}
+
 /// What `ulimit` has limited of this process's memory.
 fn resource_limits() -> impl Iterator<Item = (&'static str, u64)> {
     let limits = [("address space (ulimit -v)", Resource::As), ("data (ulimit -d)", Resource::Data)];
@@ -93,10 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_beyond_all_addresses_is_refused_only_where_there_is_a_limit() {
+    fn a_budget_beyond_what_there_is_is_refused() {
         assert!(check_limits(1 << 20, 2).is_ok());
         let refused = check_limits(u64::MAX, 2).is_err();
         assert_eq!(refused, resource_limits().next().is_some() || cgroup::own().is_some());
+        assert!(check_machine(1 << 20).is_ok());
+        assert_eq!(check_machine(9999 << 40).is_err(), total_bytes().is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::checksum::block_count;
 use super::commit::Ledger;
 use super::ending::check_ending;
 use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
-use super::identity::{difference, normalised};
+use super::identity::{in_words, normalised};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
 use super::own::{check_finished, check_manifest, check_work};
@@ -195,13 +195,13 @@ impl Run {
                 match differs {
                     None if !(target.restart && target.overwrite) => Ok(Some(manifest.as_ref().clone())),
                     Some(cause) if !target.overwrite => {
-                        Err(self.occupied(format!("another merge is finished there ({cause})")))
+                        Err(self.occupied(format!("another merge is finished there: {cause}"), target))
                     }
                     _ => Ok(None),
                 }
             }
             Standing::Occupied(name) if !target.overwrite => {
-                Err(self.occupied(format!("it holds {name}, which this run did not write")))
+                Err(self.occupied(format!("it holds {name}, which this run did not write"), target))
             }
             _ => Ok(None),
         }
@@ -209,7 +209,7 @@ impl Run {
 
     /// In which way a finished output is not this run's; none if it is.
     fn differs_from(&self, manifest: &Manifest) -> Result<Option<String>> {
-        if let Some(words) = difference("manifest", &manifest.identity, &self.identity) {
+        if let Some(words) = in_words(&manifest.identity, &self.identity) {
             return Ok(Some(words));
         }
         if !manifest.matches(&self.layout) {
@@ -223,10 +223,12 @@ impl Run {
         Ok((!is_same).then(|| "same request, but its index was changed".into()))
     }
 
-    fn occupied(&self, cause: String) -> Error {
+    fn occupied(&self, cause: String, target: &Target) -> Error {
         let subject = self.places.out().display();
-        Error::new(Kind::Occupied, "cannot write to folder", subject, cause)
-            .with_hint("choose another folder, or let --overwrite replace it")
+        Error::new(Kind::Occupied, "cannot write to folder", subject, cause).with_hint(match target.restart {
+            true => "--restart discards unfinished work only: choose another folder, or let --overwrite replace it",
+            false => "choose another folder, or let --overwrite replace it",
+        })
     }
 
     /// What the journal's first record says.

@@ -35,6 +35,87 @@ pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<St
     (!words.is_empty()).then(|| words.join("; "))
 }
 
+/// How a finished merge differs from the one that is asked for, in the words in which merges are asked for; what is no
+/// merge differs as [`difference`] says. None if they are equal.
+pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
+    if !stored["recipe"].is_object() || !run["recipe"].is_object() {
+        return difference("manifest", stored, run);
+    }
+    let mut found = vec![];
+    compare("", Some(stored), Some(run), &mut found);
+    if found.is_empty() {
+        return None;
+    }
+    let (there, here) = (merge_of(stored), merge_of(run));
+    if there != here {
+        return Some(format!("it was merged from {there}; this run merges {here}"));
+    }
+    let mut words: Vec<String> = Vec::new();
+    for sentence in found.iter().filter_map(|(key, stored, run)| setting(key, *stored, *run)) {
+        if !words.contains(&sentence) {
+            words.push(sentence);
+        }
+    }
+    let more = words.len().saturating_sub(NAMED);
+    words.truncate(NAMED);
+    if more > 0 {
+        words.push(format!("and {more} more differences"));
+    }
+    let words = if words.is_empty() { "another version of thalweg made it".to_owned() } else { words.join("; ") };
+    Some(format!("it was merged from {there} too, but {words}"))
+}
+
+/// The inputs of a merge and its method.
+fn merge_of(identity: &Value) -> String {
+    let names = identity["inputs"].as_array().into_iter().flatten().filter_map(|input| input["name"].as_str());
+    let names: Vec<&str> = names.collect();
+    let (first, more) = names.split_at(names.len().min(4));
+    let tail = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    format!("{}{tail} by {}", first.join(", "), identity["recipe"]["merge_method"].as_str().unwrap_or("another method"))
+}
+
+/// One difference between merges of the same inputs by the same method; none for what only follows from others.
+fn setting(key: &str, stored: Option<&Value>, run: Option<&Value>) -> Option<String> {
+    let values = |key: &str| Some(format!("it has {}, this run {}", said(key, stored), said(key, run)));
+    match key.strip_prefix("recipe.") {
+        Some(inner) if inner.starts_with("models[") || inner.starts_with("slices[") => {
+            let name = inner.rsplit('.').next().unwrap_or(inner);
+            let number = inner.split_once('[').and_then(|(_, rest)| rest.split(']').next()?.parse::<usize>().ok());
+            let of = number.map_or_else(String::new, |number| format!(" of {} {}", singular(inner), number + 1));
+            Some(format!("`{name}`{of} is {} there and {} here", plain(stored), plain(run)))
+        }
+        Some(inner) => values(inner.rsplit('.').next().unwrap_or(inner)),
+        None if key.starts_with("inputs[") => Some("files of its inputs have changed since".to_owned()),
+        None if key.starts_with("alignments") => Some("its inputs were aligned in another way".to_owned()),
+        None => match key {
+            "layout" | "arithmetic" | "donor" => None,
+            "shard_bytes" => values("out_shard_size"),
+            _ => values(key),
+        },
+    }
+}
+
+fn singular(list: &str) -> &'static str {
+    if list.starts_with("models") { "model" } else { "slice" }
+}
+
+/// A setting with its value, as a recipe has it.
+fn said(key: &str, value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => format!("no `{key}:`"),
+        value => format!("`{key}: {}`", plain(value)),
+    }
+}
+
+/// A value without the quotes of JSON, shortened.
+fn plain(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) if text.chars().count() <= SHOWN => text.clone(),
+        None | Some(Value::Null) => "not given".to_owned(),
+        value => shown(value),
+    }
+}
+
 type Difference<'a> = (String, Option<&'a Value>, Option<&'a Value>);
 
 fn compare<'a>(key: &str, stored: Option<&'a Value>, run: Option<&'a Value>, found: &mut Vec<Difference<'a>>) {
@@ -79,6 +160,33 @@ mod tests {
         let a = json!({ "weights": [0.1, 1.0, 1e-300], "n": u64::MAX, "x": null });
         let b = json!({ "x": null, "n": u64::MAX, "weights": [0.1, 1.0, 1e-300] });
         assert_eq!(difference("journal", &normalised(&a).expect("plain"), &b), None);
+    }
+
+    #[test]
+    fn finished_merges_differ_in_the_words_in_which_they_are_asked_for() {
+        let merge = |method: &str, names: [&str; 2], dtype: Value, weight: f64| {
+            let models = json!([{ "model": names[0] }, { "model": names[1], "parameters": { "weight": weight } }]);
+            json!({
+                "recipe": { "merge_method": method, "models": models, "dtype": dtype },
+                "inputs": names.map(|name| json!({ "name": name, "files": [] })),
+                "dtype": dtype, "layout": "x",
+            })
+        };
+        let stored = merge("karcher", ["a", "b"], Value::Null, 1.0);
+        let words = |run: &Value| in_words(&stored, run).unwrap_or_default();
+        assert_eq!(words(&stored), "");
+        let other = merge("linear", ["a", "c"], Value::Null, 1.0);
+        assert_eq!(words(&other), "it was merged from a, b by karcher; this run merges a, c by linear");
+        let other = merge("karcher", ["a", "b"], json!("float32"), 0.5);
+        assert_eq!(
+            words(&other),
+            "it was merged from a, b by karcher too, but `weight` of model 2 is 1.0 there and 0.5 here; it has no \
+             `dtype:`, this run `dtype: float32`"
+        );
+        let mut other = stored.clone();
+        other["layout"] = json!("y");
+        assert!(words(&other).ends_with("another version of thalweg made it"), "{}", words(&other));
+        assert_eq!(in_words(&json!(1), &json!(2)).as_deref(), Some("all: manifest has 1, this run 2"));
     }
 
     #[test]
