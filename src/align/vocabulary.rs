@@ -150,7 +150,7 @@ fn capped(path: &Path) -> Result<impl Read> {
     if len > MAX_BYTES {
         let cause = format!("{len} bytes, at most {MAX_BYTES} are read");
         return Err(Error::new(Kind::Input, "cannot read tokenizer", path.display(), cause)
-            .with_hint("--any-vocabulary leaves the tokenizers alone"));
+            .with_hint("`any_vocabulary: true` leaves the tokenizers alone"));
     }
     Ok(file.take(MAX_BYTES))
 }

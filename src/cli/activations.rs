@@ -22,7 +22,7 @@ use crate::monitor::{Monitor, Phase};
 use crate::output::check_ending;
 use crate::plan::memory::process_bytes;
 
-use super::args::{BlockArgs, MemoryArgs};
+use super::args::{self, BlockArgs, MemoryArgs};
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries, trimmed};
@@ -34,14 +34,15 @@ const FILE: &str = "activations.safetensors";
 #[derive(Debug, Args)]
 pub struct ActivationsArgs {
     /// The checkpoint, an MLP, VGG or ResNet: a folder or a file
+    #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
     /// The samples, a safetensors file with `inputs` [samples, ...] and `labels` [samples]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = args::path())]
     pub data: PathBuf,
 
     /// Output: a folder for activations.safetensors, or one file, X.safetensors
-    #[arg(short, long, value_name = "DIR|FILE")]
+    #[arg(short, long, value_name = "DIR|FILE", value_parser = args::path())]
     pub out: PathBuf,
 
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]

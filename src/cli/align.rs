@@ -34,17 +34,20 @@ use super::{job, merge, print, symmetries};
 #[derive(Debug, Args)]
 pub struct AlignArgs {
     /// The checkpoint that stays as it is: a folder or a file
+    #[arg(value_parser = args::path())]
     pub reference: PathBuf,
 
     /// The checkpoint whose units are matched to it
+    #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
     /// Further checkpoints: all models are matched to each other, and --out is a folder with a transform file for each
+    #[arg(value_parser = args::path())]
     pub others: Vec<PathBuf>,
 
     /// With more than two models, match each to the mean of all as aligned so far (mean), to the first model only (first),
     /// or to a mean that starts from this checkpoint (MODEL) [default: mean, starting from the model nearest to the others]
-    #[arg(long = "reference", value_name = "mean|first|MODEL")]
+    #[arg(long = "reference", value_name = "mean|first|MODEL", value_parser = args::path())]
     pub to: Option<PathBuf>,
 
     /// Match each model to the mean of the others instead, in random order (MergeMany)
@@ -52,11 +55,12 @@ pub struct AlignArgs {
     pub merge_many: bool,
 
     /// With more than two models: maximum number of rounds over all of them
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true,
+          value_parser = args::whole::<usize>)]
     pub max_rounds: usize,
 
     /// Transform file to write, X.safetensors, for merge --align and apply [default: none, print a report only]
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_parser = args::path())]
     pub out: Option<PathBuf>,
 
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
@@ -78,11 +82,13 @@ pub struct AlignArgs {
     pub no_signs: bool,
 
     /// Seed for the order in which groups are solved
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = args::whole::<u64>)]
     pub seed: u64,
 
     /// Maximum number of sweeps over all groups, 1 to 1000000
-    #[arg(long, value_name = "N", default_value_t = Matching::default().sweeps, value_parser = sweeps)]
+    #[arg(long, value_name = "N", default_value_t = Matching::default().sweeps, value_parser = sweeps,
+          allow_negative_numbers = true)]
     pub max_sweeps: usize,
 
     /// Align models even if their tokenizers number tokens differently
@@ -104,7 +110,7 @@ pub struct AlignArgs {
     pub device: Option<Choice>,
 
     /// Maximum device memory to use [default: 80 % of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub device_memory: Option<u64>,
 
     /// Policy for quantised weights.

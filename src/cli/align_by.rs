@@ -10,13 +10,16 @@ use crate::engine::Options;
 use crate::engine::align::{By, Pair};
 use crate::error::Result;
 
+use super::args;
+
 /// The criterion that matches units: weights, unless one of these is given.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Criteria other than weights")]
 pub struct ByArgs {
     /// Match units by their activations on the same samples: for each model a folder or file with a tensor [samples, units]
     /// for each group, named as the group is (`thalweg activations` writes them for MLPs, VGG and ResNets)
-    #[arg(long, num_args = 2, value_names = ["ACTS_A", "ACTS_B"], conflicts_with = "straight_through")]
+    #[arg(long, num_args = 2, value_names = ["ACTS_A", "ACTS_B"], conflicts_with = "straight_through",
+          value_parser = args::path())]
     pub activations: Option<Vec<PathBuf>>,
 
     /// With --activations: how the activations of two units are compared
@@ -28,21 +31,22 @@ pub struct ByArgs {
     pub straight_through: bool,
 
     /// With --straight-through: samples, a safetensors file with `inputs` [samples, ...] and `labels` [samples]
-    #[arg(long, value_name = "FILE", requires = "straight_through")]
+    #[arg(long, value_name = "FILE", requires = "straight_through", value_parser = args::path())]
     pub data: Option<PathBuf>,
 
     /// With --straight-through: passes over the samples
-    #[arg(long, value_name = "N", default_value_t = StraightThrough::default().epochs, requires = "straight_through")]
+    #[arg(long, value_name = "N", default_value_t = StraightThrough::default().epochs, requires = "straight_through",
+          allow_negative_numbers = true, value_parser = args::whole::<usize>)]
     pub epochs: usize,
 
     /// With --straight-through: samples in one step
     #[arg(long, value_name = "N", default_value_t = StraightThrough::default().batch, requires = "straight_through",
-          value_parser = positive)]
+          value_parser = positive, allow_negative_numbers = true)]
     pub batch: usize,
 
     /// With --straight-through: learning rate
     #[arg(long, value_name = "RATE", default_value_t = StraightThrough::default().rate, requires = "straight_through",
-          value_parser = rate)]
+          value_parser = rate, allow_negative_numbers = true)]
     pub rate: f64,
 }
 

@@ -15,7 +15,7 @@ use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 use crate::plan::{Job, Plan};
 
-use super::args::{BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
@@ -24,10 +24,11 @@ use super::{job, merge, print, symmetries};
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     /// The checkpoint to transform: a folder or a file
+    #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
     /// Transform file that align wrote; or a file of one tensor, the orthogonal matrix that maps the residual stream
-    #[arg(required_unless_present = "fold")]
+    #[arg(required_unless_present = "fold", value_parser = args::path())]
     pub transform: Option<PathBuf>,
 
     /// Only fold the weights of norms into the matrices that read from them, and untie the head. Transforms with a map do
@@ -36,7 +37,7 @@ pub struct ApplyArgs {
     pub fold: bool,
 
     /// The folder to write
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = args::path())]
     pub out: PathBuf,
 
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
@@ -52,7 +53,7 @@ pub struct ApplyArgs {
     pub any_model: bool,
 
     /// Maximum bytes of tensor data in one shard [default: 5GB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub shard_size: Option<u64>,
 
     /// Policy for quantised weights.

@@ -2,18 +2,21 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::budget::parse_bytes;
 use crate::device::Choice;
 use crate::dtype::Dtype;
-use crate::recipe::{Rename, THREADS, ZSTD_LEVELS};
+use crate::recipe::{Rename, THREADS, ZSTD_LEVELS, expand_home};
 
 use super::activations::ActivationsArgs;
 use super::align::AlignArgs;
 use super::apply::ApplyArgs;
 use super::interpolate::InterpolateArgs;
+use super::mergekit::MergekitArgs;
 use super::symmetries::SymmetriesArgs;
 
 /// Merges huge sharded model checkpoints out of core: exact Karcher means in a fixed memory budget.
@@ -32,8 +35,10 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or recipe, 3 sto
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Merge checkpoints into a new one; a killed merge goes on when the same command is run again
+    #[command(override_usage = "thalweg merge [OPTIONS] --out <DIR|FILE> <MODEL|RECIPE>...")]
     Merge(Box<MergeArgs>),
     /// Show what a merge would read and write, its blocks, memory and disk; reads headers only
+    #[command(override_usage = "thalweg plan [OPTIONS] --out <DIR|FILE> <MODEL|RECIPE>...")]
     Plan(Box<PlanArgs>),
     /// Re-read a merged checkpoint and check every block against its checksum, the index against the shards
     Verify(VerifyArgs),
@@ -54,12 +59,16 @@ pub enum Command {
 /// The models and the method: the part that `merge` and `plan` share.
 #[derive(Debug, Args)]
 pub struct JobArgs {
-    /// The checkpoints (folders, .safetensors or PyTorch files), or one recipe (.yml, .yaml)
-    #[arg(required_unless_present = "models", value_name = "MODEL|RECIPE")]
+    /// The checkpoints (folders, .safetensors or PyTorch files), or one recipe (YAML or JSON)
+    #[arg(required_unless_present = "models", value_name = "MODEL|RECIPE", value_parser = path())]
     pub inputs: Vec<PathBuf>,
 
     /// The folder to write, or one file, X.safetensors
-    #[arg(short, long, value_name = "DIR|FILE", alias = "output")]
+    #[arg(short, long = "out", value_name = "DIR|FILE", alias = "output", value_parser = path())]
+    pub out_given: Option<PathBuf>,
+
+    /// The same once it is known, as [`settle`](super::settle) finds it.
+    #[arg(skip)]
     pub out: PathBuf,
 
     /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp, task_arithmetic, model_stock,
@@ -68,7 +77,7 @@ pub struct JobArgs {
     pub method: Option<String>,
 
     /// One weight for each model, in their order [default: all equal]
-    #[arg(long, value_delimiter = ',', value_name = "W,W,..", allow_negative_numbers = true)]
+    #[arg(long, value_delimiter = ',', value_name = "W,W,..", allow_hyphen_values = true, value_parser = number)]
     pub weights: Option<Vec<f64>>,
 
     /// The unit over which one mean is taken: each tensor (tensor), each row along the first axis (row), or the whole model
@@ -77,21 +86,21 @@ pub struct JobArgs {
     pub granularity: Option<String>,
 
     /// Maximum number of iterations [default: 1000]
-    #[arg(long, value_name = "N", alias = "karcher-iter")]
+    #[arg(long, value_name = "N", alias = "karcher-iter", allow_negative_numbers = true, value_parser = whole::<u32>)]
     pub max_iter: Option<u32>,
 
     /// Stop an iteration when its step, in radians, is shorter than this [default: 1e-12]
-    #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", alias = "karcher-tol", allow_negative_numbers = true, value_parser = number)]
     pub tol: Option<f64>,
 
     /// Another parameter of the method, such as t=0.3; may be given several times
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, f64)>,
 
-    /// Position of the base model, from 1. The base also provides config, tokenizer and the tensors that are not merged
-    /// [default: no base; the first model provides them]
-    #[arg(long, value_name = "N")]
-    pub base: Option<usize>,
+    /// The base model: its position, from 1, or its name as it was given. The base also provides config, tokenizer and the
+    /// tensors that are not merged [default: no base; the first model provides them]
+    #[arg(long, value_name = "N|MODEL", allow_negative_numbers = true)]
+    pub base: Option<String>,
 
     /// Dtype of the output (float32, bfloat16, float16, float64, float8_e4m3fn, float8_e5m2)
     /// [default: the first model's, tensor by tensor]
@@ -99,7 +108,7 @@ pub struct JobArgs {
     pub dtype: Option<Dtype>,
 
     /// Maximum bytes of tensor data in one shard [default: 5GB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub shard_size: Option<u64>,
 
     /// Policy for NaN and infinity in the inputs: stop (error), leave them out of the measurement and write them to the
@@ -134,7 +143,7 @@ pub struct JobArgs {
     pub state_dict_key: Option<String>,
 
     /// Compress the shards for archiving: seekable .safetensors.zst files of this level (1 to 19)
-    #[arg(long, value_name = "LEVEL", value_parser = zstd_level)]
+    #[arg(long, value_name = "LEVEL", value_parser = zstd_level, allow_negative_numbers = true)]
     pub zstd: Option<i32>,
 
     /// Align the models before they are merged. `weights` matches all others to the base (else the first) by their weights
@@ -163,8 +172,12 @@ pub struct JobArgs {
     pub device: Option<Choice>,
 
     /// Maximum device memory to use [default: 80 % of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub device_memory: Option<u64>,
+
+    /// Treat keys and parameters that nobody knows as warnings
+    #[arg(long)]
+    pub lenient: bool,
 
     /// Memory and threads.
     #[command(flatten)]
@@ -177,6 +190,10 @@ pub struct JobArgs {
     /// Flags of another program's users.
     #[command(flatten)]
     pub script: ScriptArgs,
+
+    /// mergekit's flags.
+    #[command(flatten)]
+    pub mergekit: MergekitArgs,
 }
 
 /// The flags of the Karcher-merge script, whose users change one word.
@@ -186,7 +203,14 @@ pub struct ScriptArgs {
     /// The checkpoints, separated by spaces. Shapes that differ are filled up with zeros, as there (--mismatch pad), unless
     /// --mismatch says otherwise. Its other flags are known too: --output is --out, --karcher-iter is --max-iter,
     /// --karcher-tol is --tol
-    #[arg(long, num_args = 1.., value_name = "MODEL", hide_short_help = true, conflicts_with = "inputs")]
+    #[arg(
+        long,
+        num_args = 1..,
+        value_name = "MODEL",
+        hide_short_help = true,
+        conflicts_with = "inputs",
+        value_parser = path()
+    )]
     pub models: Vec<PathBuf>,
 
     /// One weight for each model, separated by spaces
@@ -196,6 +220,7 @@ pub struct ScriptArgs {
         value_name = "W",
         hide_short_help = true,
         allow_negative_numbers = true,
+        value_parser = number,
         conflicts_with = "weights"
     )]
     pub alphas: Option<Vec<f64>>,
@@ -226,11 +251,11 @@ pub struct MergeArgs {
 #[derive(Debug, Args)]
 pub struct MemoryArgs {
     /// Maximum resident memory of the process [default: half of what is available]
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory: Option<u64>,
 
     /// Number of computing threads, 1 to 1024 [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", value_parser = threads)]
+    #[arg(short = 'j', long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<usize>,
 }
 
@@ -238,7 +263,7 @@ pub struct MemoryArgs {
 #[derive(Debug, Args)]
 pub struct BlockArgs {
     /// Bytes of each input in one block [default: fits the memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub block_size: Option<u64>,
 }
 
@@ -298,6 +323,7 @@ pub struct ReferenceArgs {
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The merged checkpoint: a folder, or a single file with its manifest X.safetensors.thalweg.json beside it
+    #[arg(value_parser = path())]
     pub dir: PathBuf,
 
     /// Also recompute blocks from the inputs, one after the other with the portable kernels, and compare every bit. Repeat
@@ -307,11 +333,13 @@ pub struct VerifyArgs {
 
     /// With --against: number of blocks of 32768 elements to recompute, chosen at random. The inputs of each tensor that is
     /// chosen are read whole
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "against")]
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "against", allow_negative_numbers = true,
+          value_parser = whole::<u64>)]
     pub sample: u64,
 
     /// With --against: seed for choosing the blocks
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "against")]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "against", allow_negative_numbers = true,
+          value_parser = whole::<u64>)]
     pub seed: u64,
 
     /// Print a machine-readable summary on standard output
@@ -356,12 +384,26 @@ pub enum SimdArg {
 
 fn parameter(text: &str) -> Result<(String, f64), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
-    let number = match value {
+    let number = match value.trim() {
         "true" => 1.0,
         "false" => 0.0,
-        _ => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
+        value => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
     };
-    Ok((name.to_owned(), number))
+    Ok((name.trim().to_owned(), number))
+}
+
+/// A path in which a leading `~/` is the home folder, as the shell has it where it is not quoted.
+pub fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(|path| path.to_str().map(expand_home).unwrap_or(path))
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.trim().parse().map_err(|_| "wanted a number".to_owned())
+}
+
+/// A whole number that is not negative.
+pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|_| "wanted a whole number from 0 on".to_owned())
 }
 
 fn zstd_level(text: &str) -> Result<i32, String> {

@@ -23,7 +23,7 @@ use crate::output::{DiskStorage, Target, check_folder_ending};
 use crate::plan::memory::{Wish, process_bytes};
 use crate::plan::{AlignmentFile, Plan};
 
-use super::args::{BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{align, job, merge, print, symmetries, trimmed};
@@ -32,22 +32,25 @@ use super::{align, job, merge, print, symmetries, trimmed};
 #[derive(Debug, Args)]
 pub struct InterpolateArgs {
     /// The checkpoint at 0: a folder or a file
+    #[arg(value_parser = args::path())]
     pub reference: PathBuf,
 
     /// The checkpoint at 1, of the same architecture
+    #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
     /// Number of points, both ends included
-    #[arg(long, value_name = "N", default_value_t = 25)]
+    #[arg(long, value_name = "N", default_value_t = 25, allow_negative_numbers = true,
+          value_parser = args::whole::<usize>)]
     pub points: usize,
 
     /// Transform file, written by align, that aligns the second model to the first
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = args::path())]
     pub align: Option<PathBuf>,
 
     /// Samples on which loss and accuracy are measured, for MLPs, VGG and ResNets: a safetensors file with `inputs`
     /// [samples, ...] and `labels` [samples] [default: none, write each point as a checkpoint]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = args::path())]
     pub data: Option<PathBuf>,
 
     /// Without --data: merge method of the checkpoints that are written
@@ -55,7 +58,7 @@ pub struct InterpolateArgs {
     pub method: WayArg,
 
     /// Output folder: curve.csv and curve.svg with --data, else a folder lambda-X for each point
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = args::path())]
     pub out: PathBuf,
 
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]

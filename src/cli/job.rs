@@ -10,15 +10,21 @@ use serde_json::{Map, Value, json};
 
 use crate::budget;
 use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::output::{names_one_file, yaml};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Recipe, Scope};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Reading, Recipe, Scope, THREADS, expand_home};
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
 use super::quantised::QuantisedArgs;
+use super::settle::is_recipe;
+use super::typed;
+
+/// How models are merged when nobody says how.
+pub const DEFAULT_METHOD: &str = "karcher";
 
 /// The stages that `args` describe, in order, and the wishes about how to carry them out.
 ///
@@ -26,20 +32,36 @@ use super::quantised::QuantisedArgs;
 ///
 /// [`Kind::Usage`] when flags do not fit together, [`Kind::Recipe`] when the recipe is wrong.
 pub fn recipe(args: &JobArgs) -> Result<Recipe> {
-    match inputs(args).iter().find(|path| is_recipe(path)) {
+    let read = match inputs(args).iter().find(|path| is_recipe(path)) {
         Some(path) if inputs(args).len() > 1 => {
-            Err(usage(path.display().to_string(), "a recipe names its models itself; give nothing beside it"))
+            let cause = "a recipe names its models itself; give nothing beside it";
+            return Err(usage(path.display().to_string(), cause).with_hint("the output goes behind --out"));
         }
         Some(path) => {
             refuse_flags(args)?;
-            Recipe::read(path)
+            Recipe::read_as(path, reading(args))
         }
         None => from_flags(args),
+    };
+    let mut recipe = read?;
+    // What mergekit's flags ask for in vain holds for the whole run, and is said once.
+    if let Some(first) = recipe.warnings.first_mut() {
+        first.extend(args.mergekit.warnings());
     }
+    Ok(recipe)
+}
+
+/// How the user came in.
+pub fn door(args: &JobArgs) -> Door {
+    if inputs(args).iter().any(|path| is_recipe(path)) { Door::Recipe } else { Door::Flags }
+}
+
+fn reading(args: &JobArgs) -> Reading {
+    if args.lenient { Reading::Lenient } else { Reading::Strict }
 }
 
 /// The models or the recipe, however they were given.
-fn inputs(args: &JobArgs) -> &[PathBuf] {
+pub fn inputs(args: &JobArgs) -> &[PathBuf] {
     if args.script.models.is_empty() { &args.inputs } else { &args.script.models }
 }
 
@@ -68,6 +90,8 @@ pub fn job(
     job.dtype = args.dtype.or(job.dtype);
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
+    job.door = recipe.door;
+    job.warnings = recipe.warnings_of(document).to_vec();
     job.recipe_text = Some(recipe.text.clone());
     // A stage before the last is a folder like any other.
     if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document) {
@@ -120,14 +144,12 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
 pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs) -> Result<Wish> {
     let own = |get: fn(&OwnKeys) -> Option<u64>| document.and_then(|document| get(&document.own));
     let own_threads = own(|own| own.threads.map(u64::from)).and_then(|threads| usize::try_from(threads).ok());
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| usize::from(cores).min(1024));
-    let threads = memory.threads.or(own_threads).unwrap_or_else(cores);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let most = usize::try_from(*THREADS.end()).unwrap_or(usize::MAX);
+    let threads = memory.threads.or(own_threads).unwrap_or_else(cores).min(most);
     let bytes = memory.memory.or_else(|| own(|own| own.memory)).unwrap_or_else(budget::default_bytes);
+    budget::check_machine(bytes)?;
     Ok(Wish { memory: bytes, threads, block_bytes: block.block_size })
-}
-
-fn is_recipe(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yml") || end.eq_ignore_ascii_case("yaml"))
 }
 
 /// A recipe says these itself.
@@ -158,7 +180,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
 /// The recipe that the flags stand for.
 fn from_flags(args: &JobArgs) -> Result<Recipe> {
     refuse_nonfinite(args)?;
-    let method = args.method.as_deref().unwrap_or("karcher");
+    let method = args.method.as_deref().unwrap_or(DEFAULT_METHOD);
     let paths = inputs(args).iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
     let weights = weights(args, method, paths.len())?;
     let model = |(path, weight): (&&str, Option<f64>)| match weight {
@@ -168,11 +190,8 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     let mut recipe = Map::new();
     recipe.insert("merge_method".into(), method.into());
     recipe.insert("models".into(), paths.iter().zip(weights).map(model).collect());
-    if let Some(base) = args.base {
-        let name = base.checked_sub(1).and_then(|at| paths.get(at)).ok_or_else(|| {
-            usage("--base".into(), &format!("wanted a position from 1 to {}, got {base}", paths.len()))
-        })?;
-        recipe.insert("base_model".into(), (*name).into());
+    if let Some(base) = args.base.as_deref() {
+        recipe.insert("base_model".into(), base_among(base, &paths)?.into());
     }
     let own = [
         ("granularity", &args.granularity),
@@ -200,18 +219,28 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     if let Some(name) = args.dtype.and_then(Dtype::torch_name) {
         recipe.insert("dtype".into(), name.into());
     }
-    let recipe = Value::from(recipe);
-    let read = Recipe::parse(&recipe.to_string(), "command line").map_err(|error| error.with_kind(Kind::Usage))?;
-    Ok(Recipe { text: yaml::document(&recipe), ..read })
+    let read = typed::lines(&recipe, args).recipe(reading(args))?;
+    Ok(Recipe { text: yaml::document(&Value::from(recipe)), ..read })
+}
+
+/// The model that `--base` names by its position or as it was given.
+fn base_among<'a>(base: &str, paths: &[&'a str]) -> Result<&'a str> {
+    let at = base.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let by_position = at.and_then(|at| paths.get(at));
+    let same = |path: &&&str| expand_home(base) == Path::new(**path);
+    by_position.or_else(|| paths.iter().find(same)).copied().ok_or_else(|| {
+        let cause = format!("wanted a position from 1 to {}, or one of the models as it was given", paths.len());
+        usage(format!("--base {base}"), &cause)
+    })
 }
 
 /// NaN and infinity have no JSON, so the recipe that is made of the flags would lose them.
 fn refuse_nonfinite(args: &JobArgs) -> Result<()> {
-    let weights = args.weights.iter().flatten().map(|weight| ("--weights", *weight));
-    let parameters = args.parameters.iter().map(|(name, value)| (name.as_str(), *value));
-    let mut all = weights.chain(parameters).chain(args.tol.map(|tol| ("--tol", tol)));
-    match all.find(|(_, value)| !value.is_finite()) {
-        Some((name, value)) => Err(usage(name.into(), &format!("{value} is no finite number"))),
+    let weights = given_weights(args).into_iter().flatten().map(|weight| (format!("a weight of {weight}"), *weight));
+    let parameters = args.parameters.iter().map(|(name, value)| (format!("--parameter {name}={value}"), *value));
+    let tol = args.tol.map(|tol| (format!("--tol {tol}"), tol));
+    match weights.chain(parameters).chain(tol).find(|(_, value)| !value.is_finite()) {
+        Some((typed, _)) => Err(usage(typed, "wanted a finite number")),
         None => Ok(()),
     }
 }
@@ -224,9 +253,12 @@ fn text_of(path: &Path) -> Result<&str> {
 fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>>> {
     if let Some(weights) = given_weights(args) {
         if weights.len() != count {
-            let cause = format!("wanted {count}, one a model, got {}", weights.len());
-            let flag = if args.weights.is_some() { "--weights" } else { "--alphas" };
-            return Err(usage(flag.into(), &cause));
+            let cause = format!("wanted {count} numbers, one for each model, got {}", weights.len());
+            let typed = match &args.weights {
+                Some(weights) => format!("--weights {}", typed::joined(weights, ",")),
+                None => format!("--alphas {}", typed::joined(weights, " ")),
+            };
+            return Err(usage(typed, &cause));
         }
         return Ok(weights.iter().copied().map(Some).collect());
     }
@@ -272,7 +304,10 @@ fn align(args: &JobArgs) -> Result<Option<Value>> {
             let cause = "wanted weights alone, or files; a file of that name is ./weights";
             return Err(usage("--align".into(), cause));
         }
-        files => align.insert("files".into(), files.into()),
+        files => {
+            let expand = |file: &String| expand_home(file).to_str().map_or_else(|| file.clone(), str::to_owned);
+            align.insert("files".into(), files.iter().map(expand).collect())
+        }
     };
     align.extend(args.align_reference.as_ref().map(|to| ("reference".to_owned(), to.as_str().into())));
     align.extend(args.align_residual.as_ref().map(|way| ("residual".to_owned(), way.as_str().into())));

@@ -9,12 +9,15 @@ mod device;
 mod interpolate;
 mod job;
 mod merge;
+mod mergekit;
 mod plan;
 mod progress;
 mod quantised;
 mod reference;
+mod settle;
 mod stages;
 mod symmetries;
+mod typed;
 mod verify;
 
 use std::io::Write;
@@ -24,6 +27,7 @@ use clap::Parser;
 use signal_hook::flag;
 
 use crate::checkpoint::guard_maps;
+use crate::door::Door;
 use crate::error::{Error, Kind, Result, shown, shown_json};
 use args::{Cli, Command};
 
@@ -37,15 +41,18 @@ pub fn main() -> u8 {
         }
     };
     let outcome = guard_maps().and_then(|()| outlive_file_limits()).and_then(|()| match cli.command {
-        Command::Merge(args) => merge::run(&args),
-        Command::Plan(args) => plan::run(&args),
+        Command::Merge(mut args) => settle::settle(&mut args.job)
+            .and_then(|()| merge::run(&args).map_err(|error| error.through(job::door(&args.job)))),
+        Command::Plan(mut args) => settle::settle(&mut args.job)
+            .and_then(|()| plan::run(&args).map_err(|error| error.through(job::door(&args.job)))),
+        // What is given behind --against has a door of its own.
         Command::Verify(args) => verify::run(&args),
         Command::Reference(args) => reference::run(&args),
-        Command::Symmetries(args) => symmetries::run(&args),
-        Command::Apply(args) => apply::run(&args),
-        Command::Align(args) => align::run(&args),
-        Command::Activations(args) => activations::run(&args),
-        Command::Interpolate(args) => interpolate::run(&args),
+        Command::Symmetries(args) => symmetries::run(&args).map_err(of_command),
+        Command::Apply(args) => apply::run(&args).map_err(of_command),
+        Command::Align(args) => align::run(&args).map_err(of_command),
+        Command::Activations(args) => activations::run(&args).map_err(of_command),
+        Command::Interpolate(args) => interpolate::run(&args).map_err(of_command),
     });
     match outcome {
         Ok(()) => 0,
@@ -64,13 +71,26 @@ fn outlive_file_limits() -> Result<()> {
         .map_err(|error| Error::new(Kind::Io, "cannot watch signals", "SIGXFSZ", error))
 }
 
-/// One line for the failure, one for what to do about it.
+/// In the words of a command that has no recipe.
+fn of_command(error: Error) -> Error {
+    error.through(Door::Command)
+}
+
+/// The most failures that are told at once.
+const MOST_TOLD: usize = 20;
+
+/// One line for each failure, one for what to do about it.
 fn report(error: &Error) {
     let mut stderr = std::io::stderr().lock();
     // There is nowhere left to say that standard error is closed.
-    let _ = writeln!(stderr, "thalweg: {error}");
-    if let Some(hint) = error.hint() {
-        let _ = writeln!(stderr, "  {}", shown(hint));
+    for error in [error].into_iter().chain(error.others()).take(MOST_TOLD) {
+        let _ = writeln!(stderr, "thalweg: {error}");
+        if let Some(hint) = error.hint() {
+            let _ = writeln!(stderr, "  {}", shown(hint));
+        }
+    }
+    if let Some(more) = (error.others().len() + 1).checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        let _ = writeln!(stderr, "  and {more} more of the kind");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `thalweg symmetries`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,14 +10,16 @@ use crate::align::spec::builtin;
 use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Result, shown_name};
+use crate::recipe::expand_home;
 
 use super::quantised::QuantisedArgs;
-use super::{job, print};
+use super::{args, job, print};
 
 /// `thalweg symmetries`.
 #[derive(Debug, Args)]
 pub struct SymmetriesArgs {
     /// The checkpoint: a folder or a file
+    #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
     /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
@@ -64,7 +66,7 @@ pub fn run(args: &SymmetriesArgs) -> Result<()> {
 ///
 /// When there is no such spec or it cannot be used.
 pub fn spec(name: &str) -> Result<Spec> {
-    if builtin::text_of(name).is_some() { builtin::named(name) } else { Spec::read(Path::new(name)) }
+    if builtin::text_of(name).is_some() { builtin::named(name) } else { Spec::read(&expand_home(name)) }
 }
 
 /// The groups of each key, in the order in which they are met.

@@ -14,6 +14,7 @@ use crate::plan::Plan;
 
 use super::args::{MergeArgs, VerifyArgs};
 use super::progress::Progress;
+use super::settle::settle;
 use super::stages::{folder_named, stages};
 use super::{align, job, print};
 
@@ -61,12 +62,17 @@ fn plan(args: &VerifyArgs) -> Result<Plan> {
     let line = [OsString::from("--against")].into_iter().chain(args.against.iter().cloned());
     let line = line.chain([OsString::from("--out"), args.dir.clone().into()]);
     let parsed = MergeArgs::augment_args(Command::new("merge")).try_get_matches_from(line);
-    let merge = parsed.and_then(|matches| MergeArgs::from_arg_matches(&matches)).map_err(|error| {
+    let mut merge = parsed.and_then(|matches| MergeArgs::from_arg_matches(&matches)).map_err(|error| {
         let text = error.to_string();
         let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         Error::new(Kind::Usage, "cannot use the command line", "--against", line)
             .with_hint("behind --against comes what merge was given, without --out")
     })?;
+    settle(&mut merge.job)?;
+    planned(args, &merge).map_err(|error| error.through(job::door(&merge.job)))
+}
+
+fn planned(args: &VerifyArgs, merge: &MergeArgs) -> Result<Plan> {
     let recipe = job::recipe(&merge.job)?;
     let stages = stages(&recipe, &args.dir)?;
     let last = stages.last().expect("a recipe has a document");

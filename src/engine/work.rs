@@ -200,7 +200,7 @@ pub fn nonfinite(plan: &Plan, tensor: &TensorPlan, index: usize, position: u64) 
     let hint = match plan.job.nan {
         NanPolicy::Base => "the base itself must be finite where it replaces others: repair it, or name another base",
         _ => {
-            "repair or leave out that model, or give --nan propagate to let such elements through, --nan base to take \
+            "repair or leave out that model, or say `nan: propagate` to let such elements through, `nan: base` to take \
              such tensors from the base"
         }
     };

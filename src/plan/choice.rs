@@ -94,7 +94,7 @@ impl Choice<'_> {
 
     fn needed_base(&self) -> Result<usize> {
         self.base.ok_or_else(|| {
-            let cause = format!("{} needs `base_model`", self.document.method);
+            let cause = format!("{} needs `base_model:`", self.document.method);
             Error::new(Kind::Recipe, "cannot merge tensor", self.place.name, cause)
         })
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
@@ -42,6 +43,10 @@ pub struct Job {
     pub recipe_text: Option<String>,
     /// The output is a single file, beside which the donor's files are put.
     pub beside_a_file: bool,
+    /// How the user came in; messages speak accordingly.
+    pub door: Door,
+    /// What a user should know of the recipe.
+    pub warnings: Vec<String>,
     /// The output is one model anew, not a merge: its own card goes along, and no recipe.
     pub rewritten: bool,
 }
@@ -84,6 +89,8 @@ impl Job {
             alignment_files: Vec::new(),
             recipe_text: None,
             beside_a_file: false,
+            door: Door::Recipe,
+            warnings: Vec::new(),
             rewritten: false,
             document,
         })

@@ -7,6 +7,7 @@
 //! ([`identity`]). The order in which blocks are read is [`schedule`].
 
 pub mod agree;
+mod architecture;
 pub mod assign;
 mod choice;
 mod counters;
@@ -94,10 +95,12 @@ impl Plan {
         job.is_folded()?;
         let ties = Ties::of(job, &inputs)?;
         let given = Inputs { job, inputs: &inputs, ties: &ties };
-        let Assigned { assignments, mut dropped, partial } = assign::assign(&given)?;
+        let Assigned { assignments, mut dropped, partial } =
+            assign::assign(&given).map_err(|error| architecture::told_first(error, &inputs))?;
         let agreed = Agreed::of(&given, &assignments, &partial)?;
         let uneven = agree::warnings(&given, &partial);
-        shape::refuse_mismatches(job, &inputs, &assignments)?;
+        shape::refuse_mismatches(job, &inputs, &assignments)
+            .map_err(|error| architecture::told_first(error, &inputs))?;
         let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
         let tensors = assignments
             .into_iter()
@@ -113,10 +116,12 @@ impl Plan {
         let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, aligned)?;
         let identity = identity::of(job, &inputs, &layout, &ties);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
-        let mut warnings: Vec<String> = ties.notes.iter().cloned().chain(uneven).collect();
+        let mut warnings = job.warnings.clone();
+        warnings.extend(ties.notes.iter().cloned().chain(uneven));
         warnings.extend(coverage::warnings(&inputs, &dropped));
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
+        let warnings = warnings.iter().map(|warning| job.door.words(warning).into_owned()).collect();
         Ok(Self {
             inputs,
             tensors,

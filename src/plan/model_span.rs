@@ -20,7 +20,7 @@ pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
         Err(Error::new(Kind::Recipe, "cannot take one mean over the model", &subject.name, cause).with_hint(hint))
     };
     if job.nan == NanPolicy::Base {
-        let hint = "choose granularity tensor or row, or nan: propagate";
+        let hint = "choose `granularity: tensor` or `granularity: row`, or `nan: propagate`";
         return refuse(first, "`nan: base` replaces single tensors, and all are one point here".into(), hint);
     }
     let (inputs, parameters) = (inputs_of(first), parameters_of(first));

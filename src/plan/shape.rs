@@ -14,14 +14,14 @@ use super::tensor::{SourcePlan, TensorPlan};
 const LISTED: usize = 5;
 
 /// What to do about shapes that differ in the sizes of their axes.
-const BROUGHT_TOGETHER: &str = "merge models of one size, or say `mismatch: pad` (--mismatch pad) to fill smaller tensors up, with zeros or, where a \
+const BROUGHT_TOGETHER: &str = "merge models of one size, or say `mismatch: pad` to fill smaller tensors up, with zeros or, where a \
      method measures from a base, with its elements; `crop` to cut every axis to what all have; `skip` to take such \
-     tensors from the base (`base_model`, --base)";
+     tensors from the base (`base_model:`)";
 
 /// What to do where some of them differ in more than that.
 const TAKEN_FROM_BASE: &str = "merge models of one architecture: shapes of other numbers of axes can be neither filled up nor cut, and what is not \
-     averaged is not either; `mismatch: skip` (--mismatch skip) takes all tensors that differ from the base \
-     (`base_model`, --base)";
+     averaged is not either; `mismatch: skip` takes all tensors that differ from the base \
+     (`base_model:`)";
 
 /// The shape that `shapes` are brought to under `policy`; `None` when they cannot be.
 ///

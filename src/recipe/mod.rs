@@ -7,7 +7,8 @@
 //! ```
 //!
 //! [`Recipe::parse`] refuses what it does not know: every key is in [`KEYS`], every method and parameter in [`METHODS`],
-//! and every error names file, line, column and key. Model names are looked up by [`ModelRef::locate`], on this machine
+//! and every error names file, line, column and key; all faults are found in one run. Keys of mergekit that it reads past
+//! where they stand are warnings. Model names are looked up by [`ModelRef::locate`], on this machine
 //! only. Nothing here opens a model.
 //!
 //! Gradients behave as in mergekit, down to a surprise that recipes are tuned to: tensors before *and after* the layers
@@ -15,6 +16,7 @@
 
 mod align;
 mod document;
+mod foreign;
 mod hub;
 mod keys;
 mod layers;
@@ -29,6 +31,7 @@ mod rename;
 mod resolve;
 mod setting;
 mod stack;
+mod typed;
 mod write;
 
 use std::fs;
@@ -52,9 +55,12 @@ pub use rename::{Pattern, Rename};
 pub use resolve::TensorPlace;
 pub use setting::{Condition, Parameters, Setting};
 pub use stack::{StackedSource, StackedTensor, stacked_tensors};
+pub use typed::Typed;
 
+use crate::door::Door;
 use crate::error::{Error, Kind, Result};
-use origin::{At, Origin};
+use node::Node;
+use origin::{At, Notes, Origin};
 
 /// A recipe: its text, and the merges it asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +71,20 @@ pub struct Recipe {
     pub text: String,
     /// The merges, at least one, in the order written.
     pub documents: Vec<Document>,
+    /// What a user should know of each document.
+    pub warnings: Vec<Vec<String>>,
+    /// How it was given; messages speak accordingly.
+    pub door: Door,
+}
+
+/// How strictly a recipe is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// A key that nobody knows is a fault.
+    #[default]
+    Strict,
+    /// A key that nobody knows is a warning.
+    Lenient,
 }
 
 impl Recipe {
@@ -72,25 +92,52 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint.
+    /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint; [`Error::others`] has the faults
+    /// beside the first.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        let origin = Origin { name, text };
-        let nodes = node::parse_documents(origin)?;
+        Self::parse_as(text, name, Reading::Strict)
+    }
+
+    /// As [`parse`](Self::parse), as strictly as `reading` says.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn parse_as(text: &str, name: &str, reading: Reading) -> Result<Self> {
+        Self::noted(text, name, Notes::new(Vec::new(), reading == Reading::Lenient))
+    }
+
+    fn noted(text: &str, name: &str, notes: Notes) -> Result<Self> {
+        let origin = Origin { name, text, notes: &notes };
+        let mut nodes = node::parse_documents(origin)?;
         if nodes.is_empty() {
             return Err(origin.error(At::default(), "holds nothing to merge"));
         }
-        let documents = nodes.iter().map(|node| read::document(origin, node)).collect::<Result<Vec<_>>>()?;
-        let recipe = Self { name: name.to_owned(), text: text.to_owned(), documents };
-        recipe.check_stages(&nodes.iter().map(|node| node.at).collect::<Vec<_>>())?;
+        let (mut documents, mut warnings) = (Vec::new(), Vec::new());
+        let last = nodes.len() - 1;
+        for (index, node) in nodes.iter_mut().enumerate() {
+            node.last_wins(origin);
+            documents.extend(read::document(origin, node, index == last));
+            warnings.push(origin.notes.take_warnings());
+        }
+        let door = if origin.is_typed() { Door::Flags } else { Door::Recipe };
+        let mut recipe = Self { name: name.to_owned(), text: text.to_owned(), documents, warnings, door };
+        if origin.notes.fault_count() == 0 {
+            origin.keep(recipe.check_stages(origin, &nodes));
+        }
+        notes.into_result(&recipe.warnings)?;
+        for warning in recipe.warnings.iter_mut().flatten() {
+            *warning = door.words(warning).into_owned();
+        }
         Ok(recipe)
     }
 
-    /// The recipe in the file `path`.
+    /// The recipe in the file `path`, as strictly as `reading` says.
     ///
     /// # Errors
     ///
     /// [`Kind::Recipe`] when it cannot be read, and as [`parse`](Self::parse).
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read_as(path: &Path, reading: Reading) -> Result<Self> {
         let name = path.display().to_string();
         let cap = u64::try_from(MAX_RECIPE_BYTES).expect("16 MiB fit 64 bits") + 1;
         let mut bytes = Vec::new();
@@ -100,33 +147,54 @@ impl Recipe {
         let text = String::from_utf8(bytes).map_err(|error| {
             Error::new(Kind::Recipe, "cannot use recipe", &name, format!("is not UTF-8 text: {}", error.utf8_error()))
         })?;
-        Self::parse(&text, &name)
+        Self::parse_as(&text, &name, reading)
     }
 
-    /// The document whose result `model` names, if it names one.
+    /// As [`read_as`](Self::read_as), strictly.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::read_as(path, Reading::Strict)
+    }
+
+    /// What a user should know of `document`, one of this recipe's.
+    pub fn warnings_of(&self, document: &Document) -> &[String] {
+        let index = self.documents.iter().position(|other| other == document);
+        index.and_then(|index| self.warnings.get(index)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The document whose result `model` names, if it names one. Nothing takes the last one's.
     pub fn stage(&self, model: &ModelRef) -> Option<usize> {
+        let earlier = self.documents.len().saturating_sub(1);
         let named = |document: &Document| document.name.as_deref() == Some(&*model.path);
-        self.documents.iter().position(named).filter(|_| model.revision.is_none())
+        self.documents[..earlier].iter().position(named).filter(|_| model.revision.is_none())
     }
 
     /// Checks that stages are named apart, that all but the last have names, and that each takes earlier ones only.
-    fn check_stages(&self, places: &[At]) -> Result<()> {
-        let origin = Origin { name: &self.name, text: &self.text };
+    fn check_stages(&self, origin: Origin<'_>, nodes: &[Node]) -> Result<()> {
         let last = self.documents.len() - 1;
-        for (index, (document, &at)) in self.documents.iter().zip(places).enumerate() {
+        for (index, (document, node)) in self.documents.iter().zip(nodes).enumerate() {
             match &document.name {
                 None if index < last => {
-                    return Err(origin.error(at, "only the last document may do without a `name`"));
+                    return Err(origin.error(node.at, "only the last document may do without a `name`"));
                 }
                 Some(name) if self.documents[..index].iter().any(|other| other.name.as_ref() == Some(name)) => {
-                    return Err(origin.error(at, format!("two documents have the `name` {name}")));
+                    return Err(origin.error(node.at, format!("two documents have the `name` {name}")));
                 }
                 _ => {}
             }
-            let later = document.models().into_iter().find(|model| self.stage(model) >= Some(index));
+            // The last one's own name is free, and may be that of a model on the hub.
+            let not_yet = |model: &ModelRef| {
+                let made = |document: &Document| document.name.as_deref() == Some(&*model.path);
+                let at = self.documents.iter().position(made).filter(|_| model.revision.is_none());
+                at.is_some_and(|at| at >= index && !(at == last && index == last))
+            };
+            let later = document.models().into_iter().find(|model| not_yet(model));
             if let Some(model) = later {
                 let cause = format!("takes the result of `{model}`, which is not made before it");
-                return Err(origin.error_with(at, cause, "put the documents in the order in which they are made"));
+                return Err(origin.error_with(node.at, cause, "put the documents in the order in which they are made"));
             }
         }
         Ok(())

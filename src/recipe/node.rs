@@ -3,11 +3,13 @@
 //! Recipes are read in two steps, text to tree and tree to [`Document`](super::Document), because derived
 //! deserialisers cannot say which key was meant, nor where a value stands that is well formed but makes no sense.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
+use super::keys::KEYS;
 use super::origin::{At, Origin};
 use crate::error::Result;
 
@@ -58,13 +60,47 @@ impl Node {
             Value::Map(_) => "a mapping",
         }
     }
+
+    /// Leaves the last of equal keys in every mapping, as `PyYAML` does, with a warning for each that goes.
+    pub(super) fn last_wins(&mut self, origin: Origin<'_>) {
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.last_wins(origin)),
+            Value::Map(entries) => {
+                drop_earlier(entries, origin);
+                entries.iter_mut().for_each(|(_, node)| node.last_wins(origin));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Drops all entries whose key comes again.
+fn drop_earlier(entries: &mut Vec<(Key, Node)>, origin: Origin<'_>) {
+    let mut last: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    for (index, (key, _)) in entries.iter().enumerate() {
+        last.insert(key.text.clone(), index);
+    }
+    if last.len() == entries.len() {
+        return;
+    }
+    let all = std::mem::take(entries);
+    let places: Vec<At> = all.iter().map(|(key, _)| key.at).collect();
+    for (index, entry) in all.into_iter().enumerate() {
+        let kept = last[&entry.0.text];
+        if kept == index {
+            entries.push(entry);
+        } else {
+            let (key, line) = (&entry.0.text, places[kept].line);
+            origin.warn(entry.0.at, format!("`{key}` is given again in line {line}; the last one counts"));
+        }
+    }
 }
 
 /// The documents of a YAML stream; empty ones are left out.
 ///
 /// # Errors
 ///
-/// Text that is too large, is not YAML, repeats a key, or grows beyond all measure by its aliases.
+/// Text that is too large, is not YAML, or grows beyond all measure by its aliases.
 pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
     let bytes = origin.text.len();
     if bytes > MAX_RECIPE_BYTES {
@@ -79,17 +115,36 @@ pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
             max_documents: 256,
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
         non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options(origin.text, options).map_err(|error| {
+    let parsed: Result<Vec<Node>, _> = serde_saphyr::from_multiple_with_options(origin.text, options);
+    parsed.map_err(|error| {
         let location = error.location();
         let at = location.map(place).unwrap_or_default();
         let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         // The place is told once, in the subject.
         let suffix = location.map(|l| format!(" at line {}, column {}", l.line(), l.column())).unwrap_or_default();
         let first = message.lines().next().unwrap_or_default();
-        origin.error(at, format!("is not valid YAML: {}", first.replacen(&suffix, "", 1)))
+        let cause = format!("is not valid YAML: {}", first.replacen(&suffix, "", 1));
+        match key_without_space(origin.text) {
+            Some((at, key)) => origin.error_with(at, cause, &format!("a colon needs a space behind it: `{key}: …`")),
+            None => origin.error(at, cause),
+        }
+    })
+}
+
+/// The first line that is `key:value` without a space, with a key that recipes have: YAML takes it for plain text and
+/// then stumbles over the line after it.
+pub(super) fn key_without_space(text: &str) -> Option<(At, &str)> {
+    text.lines().enumerate().find_map(|(index, line)| {
+        let start = line.trim_start_matches([' ', '-']);
+        let (key, value) = start.split_once(':')?;
+        let known = KEYS.iter().any(|info| info.key == key);
+        let glued = value.starts_with(|c: char| !c.is_whitespace());
+        let column = line.chars().count() - start.chars().count() + 1;
+        (known && glued).then_some((At { line: index + 1, column, width: key.chars().count() + 1 }, key))
     })
 }
 

@@ -1,8 +1,10 @@
 //! Where in a recipe a value stands, and errors that show it.
 
+use std::cell::RefCell;
 use std::fmt::{Display, Write as _};
 
-use crate::error::{Error, Kind};
+use crate::door::Door;
+use crate::error::{Error, Kind, Result};
 
 /// Characters of a source line that an error shows before it crops.
 const SHOWN: usize = 120;
@@ -18,14 +20,114 @@ pub(super) struct At {
     pub(super) width: usize,
 }
 
-/// The text of a recipe and what to call it.
+/// The text of a recipe and what to call it, and what was found wrong with it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub(super) name: &'a str,
     pub(super) text: &'a str,
+    pub(super) notes: &'a Notes,
+}
+
+/// What a reader finds on its way: faults, which it goes on from, and what a user should know.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// What the user typed for each line of the text, when it was made of flags.
+    typed: Vec<String>,
+    /// Keys that nobody knows are warnings.
+    pub(super) lenient: bool,
+    faults: RefCell<Vec<Error>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl Notes {
+    /// Nothing found yet in a text whose lines stand for what was `typed`, if it was.
+    pub(super) fn new(typed: Vec<String>, lenient: bool) -> Self {
+        Self { typed, lenient, ..Self::default() }
+    }
+
+    /// How many faults there are so far.
+    pub(super) fn fault_count(&self) -> usize {
+        self.faults.borrow().len()
+    }
+
+    /// The warnings since the last call.
+    pub(super) fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
+    }
+
+    /// All faults in the order of the text, as one error; nothing when there are none. What the user should know beside
+    /// them, `warnings`, may be the reason and goes with the first.
+    pub(super) fn into_result(self, warnings: &[Vec<String>]) -> Result<()> {
+        let mut faults = self.faults.into_inner();
+        if self.typed.is_empty() {
+            faults.sort_by_key(|fault| place_in(fault.subject()));
+        }
+        drop_consequences(&mut faults);
+        let Some(error) = Error::all(faults) else { return Ok(()) };
+        let notes: Vec<&str> = warnings.iter().flatten().take(NOTED).map(String::as_str).collect();
+        if notes.is_empty() {
+            return Err(error);
+        }
+        let before = error.hint().map(|hint| format!("{hint}\n")).unwrap_or_default();
+        Err(error.with_hint(format!("{before}also: {}", notes.join("\nalso: "))))
+    }
+}
+
+/// How many warnings go with a fault.
+const NOTED: usize = 5;
+
+/// Leaves out that a key is missing where another fault says that it was misspelt.
+fn drop_consequences(faults: &mut Vec<Error>) {
+    let meant = |error: &Error| {
+        let text = error.to_string();
+        text.split_once("did you mean `").and_then(|(_, rest)| rest.split('`').next().map(str::to_owned))
+    };
+    let misspelt: Vec<String> = faults.iter().filter_map(meant).collect();
+    faults.retain(|fault| {
+        let text = fault.to_string();
+        let Some((_, missing)) = text.split_once("needs the key ").or_else(|| text.split_once("needs one of ")) else {
+            return true;
+        };
+        !misspelt.iter().any(|key| missing.contains(&format!("`{key}`")))
+    });
+}
+
+/// Line and column at the end of `name:line:column`; the beginning when there are none.
+fn place_in(subject: &str) -> (usize, usize) {
+    let mut parts = subject.rsplit(':').map(|part| part.parse().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(column), Some(line)) => (line, column),
+        _ => (0, 0),
+    }
 }
 
 impl Origin<'_> {
+    /// The value, or nothing when it is at fault; the fault is kept.
+    pub(super) fn keep<T>(&self, read: Result<T>) -> Option<T> {
+        match read {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.notes.faults.borrow_mut().push(fault);
+                None
+            }
+        }
+    }
+
+    /// Keeps a sentence that the user should know, with its place.
+    pub(super) fn warn(&self, at: At, sentence: impl Display) {
+        let warning = format!("{}: {}", self.place(at), printable(&sentence.to_string()));
+        let mut warnings = self.notes.warnings.borrow_mut();
+        // What an anchor repeats is said once.
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Whether the recipe stands for flags.
+    pub(super) fn is_typed(&self) -> bool {
+        !self.notes.typed.is_empty()
+    }
+
     /// An error at `at`, with the line it is about as its hint.
     pub(super) fn error(&self, at: At, cause: impl Display) -> Error {
         self.error_with(at, cause, "")
@@ -33,17 +135,28 @@ impl Origin<'_> {
 
     /// An error at `at` whose hint is `help` above the line it is about.
     pub(super) fn error_with(&self, at: At, cause: impl Display, help: &str) -> Error {
-        let subject = match at.line {
-            0 => self.name.to_owned(),
-            line => format!("{}:{line}:{}", self.name, at.column),
-        };
-        let error = Error::new(Kind::Recipe, "cannot use recipe", subject, printable(&cause.to_string()));
+        let cause = printable(&cause.to_string());
+        if self.is_typed() {
+            let error = Error::new(Kind::Usage, "cannot use the command line", self.place(at), cause);
+            let error = if help.is_empty() { error } else { error.with_hint(help) };
+            return error.through(Door::Flags);
+        }
+        let error = Error::new(Kind::Recipe, "cannot use recipe", self.place(at), cause);
         let snippet = self.snippet(at);
         match (help.is_empty(), snippet.is_empty()) {
             (true, true) => error,
             (false, true) => error.with_hint(help),
             (true, false) => error.with_hint(snippet),
             (false, false) => error.with_hint(format!("{help}\n{snippet}")),
+        }
+    }
+
+    /// What messages call the place `at`: name, line and column, or the flag that was typed.
+    fn place(&self, at: At) -> String {
+        match (at.line, at.line.checked_sub(1).and_then(|index| self.notes.typed.get(index))) {
+            (_, Some(typed)) => printable(typed),
+            (0, None) => self.name.to_owned(),
+            (line, None) => format!("{}:{line}:{}", self.name, at.column),
         }
     }
 
@@ -86,16 +199,27 @@ mod tests {
 
     #[test]
     fn an_error_shows_its_line_with_carets_below() {
-        let origin = Origin { name: "a.yml", text: "one: 1\n\ttwo: 2\n" };
+        let notes = Notes::default();
+        let origin = Origin { name: "a.yml", text: "one: 1\n\ttwo: 2\n", notes: &notes };
         let error = origin.error_with(At { line: 2, column: 2, width: 3 }, "wrong", "do this");
         assert_eq!(error.to_string(), "cannot use recipe: a.yml:2:2: wrong");
         assert_eq!(error.hint(), Some("do this\n  |\n2 |  two: 2\n  |  ^^^"));
     }
 
     #[test]
+    fn what_was_typed_stands_for_the_lines_of_a_recipe_made_of_flags() {
+        let notes = Notes { typed: vec!["merge".to_owned(), "--nan base".to_owned()], ..Notes::default() };
+        let origin = Origin { name: "command line", text: "{\n\"nan\": 1}", notes: &notes };
+        let error = origin.error_with(At { line: 2, column: 1, width: 3 }, "there is no `base_model:`", "give one");
+        assert_eq!(error.to_string(), "cannot use the command line: --nan base: there is no `--base`");
+        assert_eq!((error.kind(), error.hint()), (Kind::Usage, Some("give one")));
+    }
+
+    #[test]
     fn places_outside_the_text_and_very_long_lines_are_shown_without_a_panic() {
         let long = "x".repeat(10_000);
-        let origin = Origin { name: "a.yml", text: &long };
+        let notes = Notes::default();
+        let origin = Origin { name: "a.yml", text: &long, notes: &notes };
         for (line, column, width) in [(0, 0, 0), (9, 1, 1), (1, 9_000, 10_000), (1, 10_001, 1), (1, 50_000, 1)] {
             let error = origin.error(At { line, column, width }, "wrong");
             assert!(error.hint().is_none_or(|hint| hint.chars().count() < 4 * SHOWN), "{line} {column}");

@@ -72,6 +72,7 @@ fn json_has_the_documented_fields() {
             "disk_needed_bytes",
             "disk_free_bytes",
             "side_files",
+            "left_beside",
             "outlook",
             "tensors",
             "dropped",

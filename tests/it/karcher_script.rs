@@ -97,7 +97,7 @@ fn what_cannot_be_is_said_clearly() {
     let cuda = ["merge", "--models", "a", "b", "--output", "x.safetensors", "--device", "gpu"];
     run(root.path(), cuda).fails(2, &["--device", "wanted cpu, cuda, cuda:N or auto"]);
     let weights = ["merge", "--models", "a", "b", "--alphas", "1", "--output", "x.safetensors"];
-    run(root.path(), weights).fails(2, &["--alphas", "wanted 2, one a model, got 1"]);
+    run(root.path(), weights).fails(2, &["--alphas", "wanted 2 numbers, one for each model, got 1"]);
     run(root.path(), ["merge", "a", "--models", "b", "--output", "x.safetensors"]).fails(2, &["--models"]);
     assert_eq!(fs::read_dir(root.path()).expect("the folder").count(), 3, "nothing was written");
 }

@@ -5,6 +5,7 @@ mod planning;
 mod resolving;
 mod round_trip;
 mod stacking;
+mod tolerance;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -63,7 +64,9 @@ fn every_bad_recipe_is_refused_with_its_place_and_reason() {
         let error = Recipe::parse(&text_of(&path), &format!("{name}.yml")).expect_err(name);
         assert_eq!(error.kind(), Kind::Recipe, "{name}");
         assert!(name == "empty" || error.subject().starts_with(&format!("{name}.yml:")), "{name}: {error}");
-        writeln!(all, "{error}\n{}\n", error.hint().unwrap_or("")).expect("strings take everything");
+        for error in [&error].into_iter().chain(error.others()) {
+            writeln!(all, "{error}\n{}\n", error.hint().unwrap_or("")).expect("strings take everything");
+        }
     }
     insta::assert_snapshot!("bad_recipes", all);
 }

@@ -165,7 +165,7 @@ fn a_state_dict_is_found_beside_optimizer_settings_and_counters() {
 fn several_state_dicts_need_a_key() {
     let refused = refusal("two.pt", None);
     assert!(refused.contains("2 state dicts: \"state_dict\", \"ema\""), "{refused}");
-    assert!(refused.contains("--state-dict-key"), "{refused}");
+    assert!(refused.contains("`state_dict_key: KEY`"), "{refused}");
     let ema = TorchFile::open(&fixture("two.pt"), Some("ema")).expect("the key is there");
     assert_eq!(ema.tensors().len(), 1);
 }

@@ -392,7 +392,7 @@ fn one_of_several_state_dicts_is_chosen_by_the_recipe() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch/two.pt");
     let folder = TempDir::new().expect("a temporary folder");
     let error = plan(&recipe("karcher", &[&path], ""), &PLENTY).err().expect("which one is meant?");
-    assert!(error.hint().is_some_and(|hint| hint.contains("--state-dict-key")), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`state_dict_key: KEY`")), "{error}");
     let out = folder.path().join("out");
     run(&recipe("karcher", &[&path], "state_dict_key: ema"), &out, &PLENTY).expect("it is told");
     let options = OpenOptions { state_dict_key: Some("ema".to_owned()), ..OpenOptions::default() };

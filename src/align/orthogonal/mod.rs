@@ -90,7 +90,7 @@ fn shared_out(symmetries: &Symmetries, residual: usize, options: &Options) -> Re
         let size = symmetries.groups[residual].units;
         let cause = format!("a map of {size} units takes at least {least} bytes, got {}", options.memory);
         return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause)
-            .with_hint("give more --memory, or leave the residual stream as it is"));
+            .with_hint("give more --memory, or leave the residual stream as it is, `residual: fixed`"));
     }
     Ok((kept, Options { memory: options.memory - holding, ..options.clone() }))
 }

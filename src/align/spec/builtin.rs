@@ -88,7 +88,7 @@ pub fn choose(shapes: &IndexMap<String, Vec<u64>>, config: Option<&Value>, model
             None => "no built-in symmetry spec knows its tensors, and no config.json names its architecture".into(),
         };
         Error::new(Kind::Mismatch, "cannot find symmetries", model, cause)
-            .with_hint("give a spec of your own with --spec; it may extend a built-in one")
+            .with_hint("give a spec of your own, `spec: FILE`; it may extend a built-in one")
     })
 }
 

@@ -146,7 +146,7 @@ impl Codes {
             shown(tensor)
         );
         Error::new(Kind::Input, "cannot open checkpoint", root.display(), cause).with_hint(format!(
-            "dequantise it first ({cure}); or say --quantised raw (`quantised: raw` in a recipe) to take codes and scales \
+            "dequantise it first ({cure}); or say `quantised: raw` to take codes and scales \
              as the numbers that they are stored as"
         ))
     }

@@ -55,7 +55,7 @@ fn only_candidate(graph: &Graph, root: Id) -> Parsed<Id> {
         several => {
             let paths: Vec<_> = several.iter().map(|(path, _)| path.as_str()).collect();
             Err(Fault::new(format!("holds {} state dicts: {}", paths.len(), listed(&paths)))
-                .with_hint("choose one with --state-dict-key; \".\" is the top level"))
+                .with_hint("choose one by `state_dict_key: KEY`; \".\" is the top level"))
         }
     }
 }
@@ -115,7 +115,7 @@ fn resolve(graph: &Graph, root: Id, key: &str) -> Parsed<Id> {
         });
         let Some((_, after, id)) = step.max_by_key(|(length, ..)| *length) else {
             return Err(Fault::new(format!("has no key {rest:?} on the way to {key:?}{}", keys_of(graph, at)))
-                .with_hint("give the key of the state dict with --state-dict-key"));
+                .with_hint("give the key of the state dict by `state_dict_key: KEY`"));
         };
         (at, rest) = (id, after);
     }

@@ -64,7 +64,7 @@ impl Pair {
         if !any_vocabulary && let Some(cause) = vocabulary::difference(&reference, &model)? {
             return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause).with_hint(
                 "rows of embeddings and heads belong to tokens, which are never reordered: give models of one \
-                 tokenizer, or --any-vocabulary if the rows agree all the same",
+                 tokenizer, or `any_vocabulary: true` if the rows agree all the same",
             ));
         }
         let (reference_print, model_print) = (fingerprint::of(&reference)?, fingerprint::of(&model)?);

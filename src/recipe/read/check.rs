@@ -12,29 +12,33 @@ use crate::error::Result;
 /// Why a slice does not suit its method, and the input it is about, if it is about one.
 struct Complaint {
     cause: String,
+    help: String,
     input: Option<usize>,
 }
 
 fn complaint(cause: impl Into<String>) -> Complaint {
-    Complaint { cause: cause.into(), input: None }
+    Complaint { cause: cause.into(), help: String::new(), input: None }
 }
 
-/// Checks every slice of `document`, and that policies which take from the base have one.
-pub(super) fn check(fields: &Fields<'_>, document: &Document) -> Result<()> {
+/// Checks every slice of `document`, and that policies which take from the base have one; faults are kept.
+pub(super) fn check(fields: &Fields<'_>, document: &Document) {
     let info = document.method.info();
+    let origin = fields.origin;
     for slice in 0..document.slice_count() {
         let inputs = document.inputs(slice);
         let found = base_complaint(document, info, slice)
             .or_else(|| count_complaint(document, info, slice, &inputs))
             .or_else(|| parameter_complaint(document, info, slice, &inputs));
-        if let Some(Complaint { cause, input }) = found {
-            let method = fields.need("merge_method")?;
-            let at = place_of(fields, slice, input).unwrap_or(method.node.at);
-            return Err(method.origin.error(at, format!("{} {cause}", info.name)));
+        if let Some(complaint) = found {
+            let method = fields.get("merge_method").map(|field| field.node.at).unwrap_or_default();
+            let at = place_of(fields, slice, complaint.input).unwrap_or(method);
+            let cause = format!("{} {}", info.name, complaint.cause);
+            let fault: Result<()> = Err(origin.error_with(at, cause, &complaint.help));
+            origin.keep(fault);
         }
     }
-    check_align(fields, document)?;
-    check_policies(fields, document)
+    origin.keep(check_align(fields, document));
+    check_policies(fields, document);
 }
 
 /// Models are aligned to another one, and files are for models that there are.
@@ -87,7 +91,11 @@ fn base_complaint(document: &Document, info: &MethodInfo, slice: usize) -> Optio
     let base = document.base_model_of(slice);
     let found = document.base_index(slice).is_some();
     match (info.base, base) {
-        (BaseRule::Required | BaseRule::RequiredCounted, None) => Some(complaint("needs a `base_model`")),
+        (BaseRule::Required | BaseRule::RequiredCounted, None) => Some(Complaint {
+            cause: "needs a `base_model:`".to_owned(),
+            help: "say which model is the base, such as `base_model: ORG/NAME`".to_owned(),
+            input: None,
+        }),
         (BaseRule::Counted, _) | (BaseRule::Optional, None) => None,
         (_, Some(base)) => {
             let cause = || format!("measures from the base model {base}, which is not among the slice's sources");
@@ -145,27 +153,35 @@ fn parameter_complaint(
             continue;
         }
         if parameter.scope == Scope::Whole {
-            return Some(complaint(format!("needs the parameter `{name}`")));
+            let cause = format!("needs the parameter `{name}`");
+            return Some(Complaint { cause, help: one_value(name), input: None });
         }
         let lacking = inputs.iter().enumerate().find(|(index, input)| {
             Some(*index) != base && input.parameters.is_none_or(|parameters| !parameters.contains_key(name))
         });
         if let Some((index, input)) = lacking {
             let cause = format!("needs the parameter `{name}` for the model {}", input.model);
-            return Some(Complaint { cause, input: Some(index) });
+            let help = one_value(name);
+            return Some(Complaint { cause, help, input: Some(index) });
         }
     }
     None
 }
 
-fn check_policies(fields: &Fields<'_>, document: &Document) -> Result<()> {
+/// How a parameter is given.
+fn one_value(name: &str) -> String {
+    format!("give it, such as `parameters: {{{name}: 0.5}}`")
+}
+
+fn check_policies(fields: &Fields<'_>, document: &Document) {
     let own = &document.own;
     let granularity = fields.get("granularity");
     if let Some(field) = granularity
         && document.method == MethodName::Frechet
         && own.granularity != Some(Granularity::Model)
     {
-        return Err(field.error("is always model with frechet; use karcher for another one"));
+        let fault: Result<()> = Err(field.error("is always model with frechet; use karcher for another one"));
+        fields.origin.keep(fault);
     }
     let based = [
         ("mismatch", own.mismatch == Some(Mismatch::Skip)),
@@ -177,8 +193,8 @@ fn check_policies(fields: &Fields<'_>, document: &Document) -> Result<()> {
             && takes_from_base
             && (0..document.slice_count()).any(|slice| document.base_model_of(slice).is_none())
         {
-            return Err(field.error("takes tensors from the base, but there is no `base_model`"));
+            let fault: Result<()> = Err(field.error("takes tensors from the base, but there is no `base_model:`"));
+            fields.origin.keep(fault);
         }
     }
-    Ok(())
 }

@@ -3,11 +3,14 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use super::super::keys::{KEYS, Place, keys_of, nearest};
-use super::super::node::{Key, Node, Value};
+use super::super::foreign::is_mergekit_key;
+use super::super::keys::{KEYS, KeyInfo, Place, distance, keys_of, nearest};
+use super::super::methods::METHODS;
+use super::super::node::{Key, Node, Value, key_without_space};
 use super::super::origin::{At, Origin};
 use crate::budget::parse_bytes;
 use crate::device::Choice;
+use crate::door::flag_of;
 use crate::error::{Error, Result};
 
 /// A mapping whose keys are all known.
@@ -24,13 +27,46 @@ impl<'a> Fields<'a> {
     pub(super) fn of(origin: Origin<'a>, node: &'a Node, place: Place) -> Result<Self> {
         let Value::Map(entries) = &node.value else {
             let cause = format!("{} must be a mapping, found {}", described(place), node.kind());
-            return Err(origin.error(node.at, cause));
+            return Err(match &node.value {
+                Value::Text(text) if key_without_space(text).is_some() => {
+                    origin.error_with(node.at, cause, "a colon needs a space behind it: `key: value`")
+                }
+                _ => origin.error(node.at, cause),
+            });
         };
-        let unknown = entries.iter().find(|(key, _)| keys_of(place).all(|info| info.key != key.text));
-        match unknown {
-            Some((key, _)) => Err(unknown_key(origin, key, place)),
-            None => Ok(Self { origin, at: node.at, place, entries }),
+        let fields = Self { origin, at: node.at, place, entries };
+        for (key, _) in entries {
+            if keys_of(place).all(|info| info.key != key.text) {
+                origin.keep(fields.unknown(key));
+            }
         }
+        Ok(fields)
+    }
+
+    /// Judges a key that has no place here: mergekit's keys are read past as mergekit does, with a warning.
+    fn unknown(&self, key: &Key) -> Result<()> {
+        let (origin, word, here) = (self.origin, &key.text, described(self.place));
+        if is_mergekit_key(word) && self.place != Place::Align {
+            // `model` for `models` is a slip of the finger and not another place's key.
+            if let Some(meant) = self.slip(word) {
+                let cause = format!("unknown key `{word}` in {here}, did you mean `{meant}`?");
+                return Err(origin.error(key.at, cause));
+            }
+            origin.warn(key.at, format!("`{word}` in {here} has no effect here, as in mergekit{}", belongs(word)));
+            return Ok(());
+        }
+        if origin.notes.lenient {
+            origin.warn(key.at, format!("`{word}` in {here} is not known and has no effect"));
+            return Ok(());
+        }
+        Err(unknown_key(origin, key, self.place))
+    }
+
+    /// The absent key of mergekit's that differs from `word` by one letter, if there is one.
+    fn slip(&self, word: &str) -> Option<&'static str> {
+        let absent = |key: &str| self.entries.iter().all(|(known, _)| known.text != key);
+        let near = keys_of(self.place).filter(|info| info.mergekit && absent(info.key)).map(|info| info.key);
+        near.into_iter().find(|key| distance(word, key) == 1)
     }
 
     /// The value of `key`; none when it is absent or empty.
@@ -38,6 +74,11 @@ impl<'a> Fields<'a> {
         let (key, node) = self.entries.iter().find(|(known, _)| known.text == key)?;
         let field = Field { origin: self.origin, key: &key.text, key_at: key.at, node };
         Some(field).filter(|field| !matches!(field.node.value, Value::Null))
+    }
+
+    /// The value of `key` as `read` has it; none when it is absent, or at fault, which is kept.
+    pub(super) fn read<T>(&self, key: &str, read: impl FnOnce(Field<'a>) -> Result<T>) -> Option<T> {
+        self.get(key).and_then(|field| self.origin.keep(read(field)))
     }
 
     /// The value of a key that must be there.
@@ -66,6 +107,18 @@ fn described(place: Place) -> &'static str {
     }
 }
 
+/// Where a key of mergekit's has an effect, as the end of a sentence.
+fn belongs(word: &str) -> String {
+    if METHODS.iter().any(|info| info.parameter(word).is_some()) {
+        return "; parameters stand under `parameters`".to_owned();
+    }
+    match KEYS.iter().find(|info| info.key == word) {
+        Some(KeyInfo { place: Place::ReferencePath, .. }) => "; write `model: ORG/NAME@REVISION`".to_owned(),
+        Some(info) => format!("; it belongs in {}", described(info.place)),
+        None => String::new(),
+    }
+}
+
 fn unknown_key(origin: Origin<'_>, key: &Key, place: Place) -> Error {
     let known = || keys_of(place).map(|info| info.key);
     let word = &key.text;
@@ -74,10 +127,8 @@ fn unknown_key(origin: Origin<'_>, key: &Key, place: Place) -> Error {
         return origin.error(key.at, cause);
     }
     let elsewhere = KEYS.iter().find(|info| info.key == word);
-    let is_parameter = super::super::methods::METHODS.iter().any(|info| info.parameter(word).is_some());
     let help = match elsewhere {
         Some(info) => format!("`{word}` belongs in {}", described(info.place)),
-        None if is_parameter => format!("`{word}` is a parameter: put it under `parameters`"),
         None => format!("known keys are {}", known().collect::<Vec<_>>().join(", ")),
     };
     origin.error_with(key.at, format!("unknown key `{word}` in {}", described(place)), &help)
@@ -99,7 +150,15 @@ impl<'a> Field<'a> {
             Value::List(_) | Value::Map(_) => self.key_at,
             _ => self.node.at,
         };
-        self.origin.error(at, format!("`{}` {cause}", self.key))
+        self.origin.error(at, format!("`{}` {cause}", self.name()))
+    }
+
+    /// What the user calls the key: itself, or the flag that stands for it.
+    fn name(&self) -> &str {
+        match flag_of(self.key) {
+            Some(flag) if self.origin.is_typed() => flag,
+            _ => self.key,
+        }
     }
 
     /// The value as text; a number is not text, as YAML readers disagree about how it is spelt.
@@ -125,6 +184,9 @@ impl<'a> Field<'a> {
         let must = || self.error(format!("must be a whole number from {least} to {most}, found {}", self.found()));
         let number = match &self.node.value {
             Value::Integer(number) => *number,
+            // `3.0` counts as the whole number that it is, as in mergekit.
+            #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+            Value::Float(number) if number.fract() == 0.0 && number.abs() < 9e15 => *number as i128,
             Value::Text(text) => text.trim().parse().map_err(|_| must())?,
             _ => return Err(must()),
         };

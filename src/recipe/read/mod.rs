@@ -7,45 +7,107 @@ mod models;
 mod parameters;
 mod rename;
 
-use super::document::{CHAT_TEMPLATES, ChatTemplate, Document, Sources, Tokenizer};
+use super::document::{CHAT_TEMPLATES, ChatTemplate, Document, Module, Sources, Tokenizer};
+use super::foreign::PROGRAMS;
 use super::keys::{Place, nearest};
 use super::limits::{THREADS, ZSTD_LEVELS};
-use super::methods::{METHODS, MethodName, missing_ability};
+use super::methods::{METHODS, MethodInfo, MethodName, missing_ability};
+use super::model_ref::ModelRef;
 use super::node::{Node, Value};
 use super::origin::Origin;
 use super::own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
+use super::setting::Parameters;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use fields::{Field, Fields};
 use models::{model_ref, narrow};
 use parameters::Level;
 
-/// The document that `node` holds, checked whole.
-pub(super) fn document(origin: Origin<'_>, node: &Node) -> Result<Document> {
-    let fields = Fields::of(origin, node, Place::Document)?;
-    let method = method(fields.need("merge_method")?)?;
-    let info = method.info();
-    let (sources, module) = models::sources(&fields, info)?;
-    let mut document = Document {
-        name: fields.get("name").map(stage_name).transpose()?,
-        method,
-        sources,
-        module,
-        base_model: fields.get("base_model").map(|field| model_ref(origin, field.node)).transpose()?,
-        parameters: parameters::read(&fields, info, Level::Merge)?,
-        dtype: fields.get("dtype").map(dtype).transpose()?,
-        out_dtype: fields.get("out_dtype").map(dtype).transpose()?,
-        tokenizer: tokenizer(&fields)?,
-        chat_template: fields.get("chat_template").map(chat_template).transpose()?,
-        pad_to_multiple_of: padding(&fields)?,
-        own: own(&fields)?,
+/// The document that `node` holds, checked whole; none when there was a fault, all of which are kept in `origin`.
+pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Document> {
+    let before = origin.notes.fault_count();
+    origin.keep(other_program(origin, node))?;
+    let fields = origin.keep(Fields::of(origin, node, Place::Document))?;
+    let method = origin.keep(fields.need("merge_method").and_then(method));
+    let info = method.map(MethodName::info);
+    let sources = origin.keep(models::sources(&fields, info));
+    let parameters = origin.keep(parameters::read(&fields, info, Level::Merge));
+    let read_name = |field| if last { free_name(field) } else { stage_name(field) };
+    let optional = Optional {
+        name: fields.get("name").and_then(|field| origin.keep(read_name(field))),
+        base_model: fields.get("base_model").and_then(|field| origin.keep(model_ref(origin, field.node))),
+        dtype: fields.get("dtype").and_then(|field| origin.keep(dtype(field))),
+        out_dtype: fields.get("out_dtype").and_then(|field| origin.keep(dtype(field))),
+        tokenizer: origin.keep(tokenizer(&fields)).flatten(),
+        chat_template: fields.get("chat_template").and_then(|field| origin.keep(chat_template(field))),
+        pad_to_multiple_of: origin.keep(padding(&fields)).flatten(),
+        own: own(&fields),
     };
-    if let Some(field) = fields.get("weights") {
-        spread_weights(field, &mut document)?;
+    let (sources, module) = sources?;
+    let mut document = optional.document(method?, sources, module, parameters?);
+    let info = document.method.info();
+    if let Some(field) = fields.get("weights").filter(|_| origin.notes.fault_count() == before) {
+        origin.keep(spread_weights(field, info, &mut document));
     }
-    rename::gather(&fields, &mut document)?;
-    check::check(&fields, &document)?;
-    Ok(document)
+    if origin.notes.fault_count() == before {
+        origin.keep(rename::gather(&fields, &mut document));
+    }
+    // What is asked of the recipe as a whole makes sense once its parts do.
+    if origin.notes.fault_count() == before {
+        check::check(&fields, &document);
+    }
+    (origin.notes.fault_count() == before).then_some(document)
+}
+
+/// What a document may have beside its method and its models.
+struct Optional {
+    name: Option<String>,
+    base_model: Option<ModelRef>,
+    dtype: Option<Dtype>,
+    out_dtype: Option<Dtype>,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<ChatTemplate>,
+    pad_to_multiple_of: Option<u64>,
+    own: OwnKeys,
+}
+
+impl Optional {
+    fn document(
+        self,
+        method: MethodName,
+        sources: Sources,
+        module: Option<Module>,
+        parameters: Parameters,
+    ) -> Document {
+        let Self { name, base_model, dtype, out_dtype, tokenizer, chat_template, pad_to_multiple_of, own } = self;
+        Document {
+            name,
+            method,
+            sources,
+            module,
+            base_model,
+            parameters,
+            dtype,
+            out_dtype,
+            tokenizer,
+            chat_template,
+            pad_to_multiple_of,
+            own,
+        }
+    }
+}
+
+/// Refuses a recipe that asks another program of mergekit's for something else than a merge.
+fn other_program(origin: Origin<'_>, node: &Node) -> Result<()> {
+    let Value::Map(entries) = &node.value else { return Ok(()) };
+    let at = |wanted: &str| entries.iter().find(|(key, _)| key.text == wanted).map(|(key, _)| key.at);
+    if ["models", "slices", "modules"].iter().any(|key| at(key).is_some()) {
+        return Ok(());
+    }
+    match PROGRAMS.iter().find_map(|program| Some((program, at(program.key)?))) {
+        Some((program, at)) => Err(origin.error_with(at, program.is, program.instead)),
+        None => Ok(()),
+    }
 }
 
 fn method(field: Field<'_>) -> Result<MethodName> {
@@ -63,17 +125,23 @@ fn method(field: Field<'_>) -> Result<MethodName> {
     Err(field.origin.error_with(field.node.at, cause, &help))
 }
 
-/// A name that can be a folder beside others.
+/// A name that can be a folder beside others, or one in another as `org/name` is.
 fn stage_name(field: Field<'_>) -> Result<String> {
     let name = field.text()?;
-    let plain = !name.is_empty()
-        && !name.starts_with('.')
-        && name.len() <= 200
-        && !name.contains(|c: char| c.is_control() || "/\\:*?\"<>|@+~".contains(c));
-    match plain {
+    let is_plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.contains(|c: char| c.is_control() || "\\:*?\"<>|@+~".contains(c))
+    };
+    match name.len() <= 200 && name.split('/').count() <= 2 && name.split('/').all(is_plain) {
         true => Ok(name.to_owned()),
-        false => Err(field.error(format!("must be a plain folder name, found {}", field.found()))),
+        false => Err(field.error(format!("must be a plain folder name or org/name, found {}", field.found()))),
     }
+}
+
+/// The name of the last merge, which no folder is called by: any text, as in mergekit.
+fn free_name(field: Field<'_>) -> Result<String> {
+    field.text().map(str::to_owned)
 }
 
 fn dtype(field: Field<'_>) -> Result<Dtype> {
@@ -148,33 +216,30 @@ fn padding(fields: &Fields<'_>) -> Result<Option<u64>> {
     }
 }
 
-fn own(fields: &Fields<'_>) -> Result<OwnKeys> {
-    let get = |key| fields.get(key);
-    let threads = get("threads").map(|field| field.whole_in(THREADS).and_then(|n| narrow(&field, n))).transpose()?;
-    let zstd = get("zstd").map(|field| field.whole_in(ZSTD_LEVELS).and_then(|n| narrow(&field, n))).transpose()?;
-    Ok(OwnKeys {
-        granularity: get("granularity").map(|field| field.choice(Granularity::CHOICES)).transpose()?,
-        mismatch: get("mismatch").map(|field| field.choice(Mismatch::CHOICES)).transpose()?,
-        missing: get("missing").map(|field| field.choice(Missing::CHOICES)).transpose()?,
-        nan: get("nan").map(|field| field.choice(NanPolicy::CHOICES)).transpose()?,
-        out_shard_size: get("out_shard_size").map(|field| field.bytes()).transpose()?,
-        memory: get("memory").map(|field| field.bytes()).transpose()?,
-        threads,
-        zstd,
-        quantised: get("quantised").map(|field| field.choice(Quantised::CHOICES)).transpose()?,
-        state_dict_key: get("state_dict_key").map(|field| field.text().map(str::to_owned)).transpose()?,
-        device: get("device").map(|field| field.device()).transpose()?,
-        align: get("align").map(align::read).transpose()?,
+fn own(fields: &Fields<'_>) -> OwnKeys {
+    OwnKeys {
+        granularity: fields.read("granularity", |field| field.choice(Granularity::CHOICES)),
+        mismatch: fields.read("mismatch", |field| field.choice(Mismatch::CHOICES)),
+        missing: fields.read("missing", |field| field.choice(Missing::CHOICES)),
+        nan: fields.read("nan", |field| field.choice(NanPolicy::CHOICES)),
+        out_shard_size: fields.read("out_shard_size", |field| field.bytes()),
+        memory: fields.read("memory", |field| field.bytes()),
+        threads: fields.read("threads", |field| field.whole_in(THREADS).and_then(|n| narrow(&field, n))),
+        zstd: fields.read("zstd", |field| field.whole_in(ZSTD_LEVELS).and_then(|n| narrow(&field, n))),
+        quantised: fields.read("quantised", |field| field.choice(Quantised::CHOICES)),
+        state_dict_key: fields.read("state_dict_key", |field| field.text().map(str::to_owned)),
+        device: fields.read("device", |field| field.device()),
+        align: fields.read("align", align::read),
         rename: Vec::new(),
-    })
+    }
 }
 
 /// Gives each model its number of `weights` as its parameter `weight`.
-fn spread_weights(field: Field<'_>, document: &mut Document) -> Result<()> {
+fn spread_weights(field: Field<'_>, info: &MethodInfo, document: &mut Document) -> Result<()> {
     let Sources::Models(models) = &mut document.sources else {
         return Err(field.error("goes with `models`; in slices, give each source its weight"));
     };
-    let weights = parameters::read_weights(field, document.method.info(), models.len())?;
+    let weights = parameters::read_weights(field, info, models.len())?;
     for (entry, weight) in models.iter_mut().zip(weights) {
         if entry.parameters.insert("weight".to_owned(), weight).is_some() {
             return Err(field.error(format!("and a `weight` of its own are given for {}", entry.model)));

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::document::{LayerRange, ModelEntry, Module, Slice, SliceSource, Sources};
 use super::super::keys::Place;
 use super::super::methods::MethodInfo;
-use super::super::model_ref::{ModelRef, check_name};
+use super::super::model_ref::{ModelRef, check_name, expand_home};
 use super::super::node::{Node, Value};
 use super::super::origin::Origin;
 use super::super::setting::Parameters;
@@ -22,8 +22,12 @@ pub(super) fn model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     }
 }
 
-/// `{model: {path, revision}}` or `{model: path}`: a path is taken as it is.
+/// `{model: {path, revision}}` or `{model: path}`, as mergekit writes references out, or `{path, revision}` alone.
 fn long_model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
+    let is_path = matches!(&node.value, Value::Map(entries) if entries.iter().any(|(key, _)| key.text == "path"));
+    if is_path {
+        return path_and_revision(origin, node);
+    }
     let fields = Fields::of(origin, node, Place::Reference)?;
     for (key, cause) in [
         ("lora", "asks for a LoRA adapter, which thalweg cannot fold in yet"),
@@ -34,22 +38,35 @@ fn long_model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
         }
     }
     let model = fields.need("model")?;
-    let (path, revision) = match &model.node.value {
-        Value::Map(_) => {
-            let inner = Fields::of(origin, model.node, Place::ReferencePath)?;
-            (inner.need("path")?, inner.get("revision").map(|field| field.text()).transpose()?)
-        }
-        _ => (model, None),
-    };
-    let text = path.text()?;
-    for name in [Some(text), revision].into_iter().flatten() {
-        check_name(name).map_err(|sentence| origin.error(node.at, sentence))?;
+    if let Value::Map(_) = &model.node.value {
+        return path_and_revision(origin, model.node);
     }
-    Ok(ModelRef { path: text.to_owned(), revision: revision.map(str::to_owned) })
+    let text = checked(origin, node, model.text()?)?;
+    // mergekit takes a revision off here too; a path on this machine has none.
+    let parts = text.split_once('@').filter(|_| !expand_home(text).exists());
+    match parts.map(|(path, revision)| (ModelRef { path: path.to_owned(), revision: None }, revision)) {
+        Some((named, revision)) if named.is_hub_id() && !revision.is_empty() => {
+            Ok(ModelRef { revision: Some(revision.to_owned()), ..named })
+        }
+        _ => Ok(ModelRef { path: text.to_owned(), revision: None }),
+    }
+}
+
+/// `{path, revision}`: the path is taken as it is.
+fn path_and_revision(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
+    let fields = Fields::of(origin, node, Place::ReferencePath)?;
+    let path = checked(origin, node, fields.need("path")?.text()?)?;
+    let revision = fields.get("revision").map(|field| field.text()).transpose()?;
+    let revision = revision.map(|text| checked(origin, node, text)).transpose()?;
+    Ok(ModelRef { path: path.to_owned(), revision: revision.map(str::to_owned) })
+}
+
+fn checked<'a>(origin: Origin<'_>, node: &Node, name: &'a str) -> Result<&'a str> {
+    check_name(name).map(|()| name).map_err(|sentence| origin.error(node.at, sentence))
 }
 
 /// What a document merges: exactly one of `models`, `slices` and `modules`.
-pub(super) fn sources(fields: &Fields<'_>, method: &MethodInfo) -> Result<(Sources, Option<Module>)> {
+pub(super) fn sources(fields: &Fields<'_>, method: Option<&MethodInfo>) -> Result<(Sources, Option<Module>)> {
     let Some(modules) = fields.get("modules") else {
         return one_of(fields, method).map(|sources| (sources, None));
     };
@@ -67,11 +84,11 @@ pub(super) fn sources(fields: &Fields<'_>, method: &MethodInfo) -> Result<(Sourc
         return Err(modules.origin.error_with(modules.key_at, format!("`modules` {cause}"), help));
     };
     let inner = Fields::of(modules.origin, node, Place::Module)?;
-    let parameters = parameters::read(&inner, method, Level::Merge)?;
+    let parameters = modules.origin.keep(parameters::read(&inner, method, Level::Merge)).unwrap_or_default();
     Ok((one_of(&inner, method)?, Some(Module { name: name.text.clone(), parameters })))
 }
 
-fn one_of(fields: &Fields<'_>, method: &MethodInfo) -> Result<Sources> {
+fn one_of(fields: &Fields<'_>, method: Option<&MethodInfo>) -> Result<Sources> {
     match (fields.get("models"), fields.get("slices")) {
         (Some(models), None) => each(models, |node| entry(models.origin, node, method)).map(Sources::Models),
         (None, Some(slices)) => each(slices, |node| slice(slices.origin, node, method)).map(Sources::Slices),
@@ -83,23 +100,23 @@ fn one_of(fields: &Fields<'_>, method: &MethodInfo) -> Result<Sources> {
 fn each<T>(field: Field<'_>, read: impl Fn(&Node) -> Result<T>) -> Result<Vec<T>> {
     match field.list()? {
         [] => Err(field.error("is an empty list")),
-        items => items.iter().map(read).collect(),
+        // All that are wrong are named; a document with a fault is not used.
+        items => Ok(items.iter().filter_map(|item| field.origin.keep(read(item))).collect()),
     }
 }
 
 /// An entry of `models`: a mapping, or for short just the model's name.
-fn entry(origin: Origin<'_>, node: &Node, method: &MethodInfo) -> Result<ModelEntry> {
+fn entry(origin: Origin<'_>, node: &Node, method: Option<&MethodInfo>) -> Result<ModelEntry> {
     if let Value::Text(_) = &node.value {
         return Ok(ModelEntry { model: model_ref(origin, node)?, parameters: Parameters::new() });
     }
     let fields = Fields::of(origin, node, Place::Model)?;
-    Ok(ModelEntry {
-        model: model_ref(origin, fields.need("model")?.node)?,
-        parameters: parameters::read(&fields, method, Level::Model)?,
-    })
+    let model = fields.need("model").and_then(|field| model_ref(origin, field.node));
+    let parameters = origin.keep(parameters::read(&fields, method, Level::Model)).unwrap_or_default();
+    Ok(ModelEntry { model: model?, parameters })
 }
 
-fn slice(origin: Origin<'_>, node: &Node, method: &MethodInfo) -> Result<Slice> {
+fn slice(origin: Origin<'_>, node: &Node, method: Option<&MethodInfo>) -> Result<Slice> {
     let fields = Fields::of(origin, node, Place::Slice)?;
     let listed = fields.need("sources")?;
     let sources = each(listed, |node| source(origin, node, method))?;
@@ -107,25 +124,21 @@ fn slice(origin: Origin<'_>, node: &Node, method: &MethodInfo) -> Result<Slice> 
     if let Some(pair) = counts.windows(2).find(|pair| pair[0] != pair[1]) {
         return Err(listed.error(format!("must all take as many layers: one takes {}, another {}", pair[0], pair[1])));
     }
-    if let Some(weight) = fields.get("residual_weight")
-        && !matches!(weight.node.value, Value::Integer(_) | Value::Float(_))
-    {
-        return Err(weight.error(format!("must be a number, found {}", weight.node.kind())));
+    if let Some(weight) = fields.get("residual_weight") {
+        let sentence = "`residual_weight` in an entry of `slices` has no effect here, as in mergekit";
+        origin.warn(weight.key_at, sentence);
     }
-    Ok(Slice {
-        sources,
-        base_model: fields.get("base_model").map(|field| model_ref(origin, field.node)).transpose()?,
-        parameters: parameters::read(&fields, method, Level::Merge)?,
-    })
+    let base_model = fields.get("base_model").map(|field| model_ref(origin, field.node)).transpose();
+    let parameters = origin.keep(parameters::read(&fields, method, Level::Merge)).unwrap_or_default();
+    Ok(Slice { sources, base_model: base_model?, parameters })
 }
 
-fn source(origin: Origin<'_>, node: &Node, method: &MethodInfo) -> Result<SliceSource> {
+fn source(origin: Origin<'_>, node: &Node, method: Option<&MethodInfo>) -> Result<SliceSource> {
     let fields = Fields::of(origin, node, Place::Source)?;
-    Ok(SliceSource {
-        model: model_ref(origin, fields.need("model")?.node)?,
-        layer_range: fields.get("layer_range").map(layer_range).transpose()?,
-        parameters: parameters::read(&fields, method, Level::Model)?,
-    })
+    let model = fields.need("model").and_then(|field| model_ref(origin, field.node));
+    let layer_range = origin.keep(fields.get("layer_range").map(layer_range).transpose()).flatten();
+    let parameters = origin.keep(parameters::read(&fields, method, Level::Model)).unwrap_or_default();
+    Ok(SliceSource { model: model?, layer_range, parameters })
 }
 
 fn layer_range(field: Field<'_>) -> Result<LayerRange> {

@@ -1,11 +1,13 @@
 //! Parameters: their names checked against the method, their values against their domain.
 
+use super::super::foreign::is_mergekit_key;
 use super::super::keys::{Place, nearest};
-use super::super::methods::{Domain, METHODS, MethodInfo, ParameterInfo, Scope};
+use super::super::methods::{Domain, MethodInfo, ParameterInfo, Scope};
 use super::super::node::{Key, Node, Value};
 use super::super::origin::{At, Origin};
 use super::super::setting::{Condition, Parameters, Setting};
 use super::fields::{Field, Fields};
+use crate::door::flag_of;
 use crate::error::{Error, Result};
 
 /// Whether parameters belong to one model or to more than one.
@@ -15,8 +17,8 @@ pub(super) enum Level {
     Merge,
 }
 
-/// The parameters of `fields`, all of them known to `method` at this level.
-pub(super) fn read(fields: &Fields<'_>, method: &MethodInfo, level: Level) -> Result<Parameters> {
+/// The parameters of `fields`, as far as `method` takes them at this level; none when the method is not known.
+pub(super) fn read(fields: &Fields<'_>, method: Option<&MethodInfo>, level: Level) -> Result<Parameters> {
     let Some(field) = fields.get("parameters") else {
         return Ok(Parameters::new());
     };
@@ -25,34 +27,60 @@ pub(super) fn read(fields: &Fields<'_>, method: &MethodInfo, level: Level) -> Re
     };
     let mut parameters = Parameters::new();
     for (key, node) in entries {
-        let info = method.parameter(&key.text).ok_or_else(|| unknown(field.origin, key, method))?;
-        if level == Level::Model && info.scope == Scope::Whole {
-            let cause = format!("`{}` is one value for all models of {}", info.name, method.name);
-            let help = "put it under the `parameters` of the slice or of the whole recipe";
-            return Err(field.origin.error_with(key.at, cause, help));
-        }
+        let Some(method) = method else { continue };
+        let origin = field.origin;
+        let Some(info) = origin.keep(known(origin, key, method, level)).flatten() else { continue };
         if matches!(node.value, Value::Null) {
             continue;
         }
-        parameters.insert(info.name.to_owned(), Reader { origin: field.origin, info }.setting(node)?);
+        if let Some(setting) = origin.keep(Reader { origin, info }.setting(node)) {
+            parameters.insert(info.name.to_owned(), setting);
+        }
     }
     Ok(parameters)
+}
+
+/// The parameter that `key` names; none, with a warning, when it has no effect here.
+fn known(origin: Origin<'_>, key: &Key, method: &MethodInfo, level: Level) -> Result<Option<&'static ParameterInfo>> {
+    let word = &key.text;
+    match method.parameter(word) {
+        Some(info) if level == Level::Model && info.scope == Scope::Whole => {
+            let sentence = format!(
+                "`{word}` of a single model has no effect here, as in mergekit: it is one value for all models of {}; put \
+                 it under the `parameters` of the slice or of the whole recipe",
+                method.name
+            );
+            origin.warn(key.at, sentence);
+            Ok(None)
+        }
+        Some(info) => Ok(Some(info)),
+        None if is_mergekit_key(word) => {
+            let sentence = format!("`{word}` has no effect here, as in mergekit: {} does not take it", method.name);
+            origin.warn(key.at, sentence);
+            Ok(None)
+        }
+        None if origin.notes.lenient => {
+            origin.warn(
+                key.at,
+                format!("`{word}` is not known and has no effect: {} has no such parameter", method.name),
+            );
+            Ok(None)
+        }
+        None => Err(unknown(origin, key, method)),
+    }
 }
 
 fn unknown(origin: Origin<'_>, key: &Key, method: &MethodInfo) -> Error {
     let word = &key.text;
     let names = || method.parameters.iter().map(|info| info.name);
-    if let Some(near) = nearest(word, names()) {
-        let cause = format!("{} has no parameter `{word}`, did you mean `{near}`?", method.name);
-        return origin.error(key.at, cause);
+    let cause = format!("{} has no parameter `{word}`", method.name);
+    match nearest(word, names()) {
+        Some(near) => origin.error(key.at, format!("{cause}, did you mean `{near}`?")),
+        None => {
+            let help = format!("its parameters are {}", names().collect::<Vec<_>>().join(", "));
+            origin.error_with(key.at, cause, &help)
+        }
     }
-    let owners: Vec<_> =
-        METHODS.iter().filter(|other| other.parameter(word).is_some()).map(|other| other.name).collect();
-    let mut help = format!("its parameters are {}", names().collect::<Vec<_>>().join(", "));
-    if !owners.is_empty() {
-        help = format!("{help}; `{word}` belongs to {}", owners.join(", "));
-    }
-    origin.error_with(key.at, format!("{} has no parameter `{word}`", method.name), &help)
 }
 
 /// The list `weights`, short for the parameter `weight` of each model.
@@ -66,7 +94,9 @@ pub(super) fn read_weights(field: Field<'_>, method: &MethodInfo, models: usize)
         return Err(field.error(cause));
     }
     let reader = Reader { origin: field.origin, info };
-    items.iter().map(|node| reader.number(node).map(Setting::Number)).collect()
+    // Every number that is wrong is named.
+    let read = items.iter().filter_map(|node| field.origin.keep(reader.number(node))).map(Setting::Number);
+    Ok(read.collect())
 }
 
 /// Reads values of one parameter.
@@ -131,6 +161,10 @@ impl Reader<'_> {
     }
 
     fn error(&self, at: At, cause: impl std::fmt::Display) -> Error {
-        self.origin.error(at, format!("`{}` {cause}", self.info.name))
+        let name = match flag_of(self.info.name) {
+            Some(flag) if self.origin.is_typed() => flag,
+            _ => self.info.name,
+        };
+        self.origin.error(at, format!("`{name}` {cause}"))
     }
 }

@@ -93,7 +93,7 @@ fn unknown_architectures_are_refused_by_name() {
     let mut net = llama().random(1);
     net.config["model_type"] = json!("cohere");
     let said = refused(&net, None);
-    assert!(said.contains("no built-in symmetry spec is for `cohere`") && said.contains("--spec"), "{said}");
+    assert!(said.contains("no built-in symmetry spec is for `cohere`") && said.contains("`spec: FILE`"), "{said}");
 }
 
 #[test]

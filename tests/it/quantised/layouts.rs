@@ -24,7 +24,7 @@ fn refused(path: &Path) -> String {
     };
     assert_eq!(error.kind(), Kind::Input);
     let text = format!("{error} [{}]", error.hint().unwrap_or_default());
-    assert!(text.contains("quantised") && text.contains("--quantised raw") && text.contains("dequantise"), "{text}");
+    assert!(text.contains("quantised") && text.contains("quantised: raw") && text.contains("dequantise"), "{text}");
     let opened = Checkpoint::open_with(path, &raw()).expect("raw is what was asked for");
     assert!(matches!(opened.stored(), Stored::Codes(_)) && opened.warnings().len() == 1, "{:?}", opened.warnings());
     text
