@@ -59,6 +59,7 @@ pub struct Error {
     hint: Option<Box<str>>,
     resumable: bool,
     others: Box<[Error]>,
+    refused: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -78,6 +79,7 @@ impl Error {
             hint: None,
             resumable: false,
             others: Box::default(),
+            refused: false,
             source: None,
         }
     }
@@ -141,6 +143,13 @@ impl Error {
         self
     }
 
+    /// Marks that nothing was started: no file was written and the same command may be corrected and run again.
+    #[must_use]
+    pub fn refused(mut self) -> Self {
+        self.refused = true;
+        self
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -156,11 +165,15 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// The exit code of a process that ends with this error: 1 failed, 2 usage or recipe, 3 stopped but resumable.
+    /// Returns the exit code of a process that ends with this error: 1 failed, 2 refused before anything was started,
+    /// 3 stopped but resumable.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             _ if self.resumable => 3,
+            _ if self.refused => 2,
             Kind::Usage | Kind::Recipe | Kind::Budget | Kind::Device => 2,
+            // What is in the output's place is looked at before anything is done there.
+            Kind::Occupied | Kind::Locked | Kind::Resume => 2,
             _ => 1,
         }
     }
@@ -204,7 +217,10 @@ mod tests {
         let code = |kind| Error::new(kind, "w", "s", "c").exit_code();
         assert_eq!(code(Kind::Usage), 2);
         assert_eq!(code(Kind::Recipe), 2);
+        assert_eq!(code(Kind::Occupied), 2);
         assert_eq!(code(Kind::Io), 1);
+        assert_eq!(Error::new(Kind::Io, "w", "s", "c").refused().exit_code(), 2);
+        assert_eq!(Error::new(Kind::Io, "w", "s", "c").refused().resumable().exit_code(), 3);
         assert_eq!(Error::new(Kind::Io, "w", "s", "c").resumable().exit_code(), 3);
     }
 }

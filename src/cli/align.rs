@@ -158,18 +158,12 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let kernels = merge::kernels(args.run.simd)?;
     let target = target(args)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
-    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
+    let spec = args.spec.as_deref().map(symmetries::spec).transpose().map_err(Error::refused)?;
     let mut ready = Ready::open(args.device, args.device_memory, true)?;
     if !args.others.is_empty() || args.to.is_some() || args.merge_many {
         return run_many(args, &wish, spec.as_ref(), target, ready);
     }
-    let reference = job::open(&args.reference, &args.quantised, &wish, &[])?;
-    let model = job::open(&args.model, &args.quantised, &wish, &[&reference])?;
-    let pair = Pair::new(reference, model, spec.as_ref(), args.any_vocabulary)?;
-    let pair = match &args.residual {
-        ResidualArg::Map(path) => pair.held_under(path)?,
-        _ => pair.ready_for(matching(args).residual)?,
-    };
+    let pair = paired(args, &wish, spec.as_ref()).map_err(Error::refused)?;
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
@@ -205,6 +199,27 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     }
 }
 
+/// The two models, opened, in the form in which they are matched.
+fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
+    let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
+    let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
+    let pair = Pair::new(reference, model, spec, args.any_vocabulary)?;
+    match &args.residual {
+        ResidualArg::Map(path) => pair.held_under(path),
+        _ => pair.ready_for(matching(args).residual),
+    }
+}
+
+/// All models, opened.
+fn crowded(args: &AlignArgs, paths: &[&PathBuf], wish: &Wish, spec: Option<&Spec>) -> Result<Crowd> {
+    let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let opened: Vec<_> = models.iter().collect();
+        models.push(job::open(path, &args.quantised, wish, &opened)?);
+    }
+    Crowd::new(models, spec, args.any_vocabulary)
+}
+
 /// Aligns many models with each other.
 fn run_many(
     args: &AlignArgs,
@@ -214,12 +229,7 @@ fn run_many(
     mut ready: Ready,
 ) -> Result<()> {
     let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
-    let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
-    for path in &paths {
-        let opened: Vec<_> = models.iter().collect();
-        models.push(job::open(path, &args.quantised, wish, &opened)?);
-    }
-    let crowd = Crowd::new(models, spec, args.any_vocabulary)?;
+    let crowd = crowded(args, &paths, wish, spec).map_err(Error::refused)?;
     let many = many(args, &paths)?;
     let device = ready.for_products(wish)?;
     let stop = Stop::default();

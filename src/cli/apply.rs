@@ -11,12 +11,10 @@ use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
-use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 use crate::plan::{Job, Plan};
 
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
-use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
 
@@ -84,21 +82,12 @@ pub struct ApplyArgs {
 /// Whatever keeps the checkpoint from being finished.
 pub fn run(args: &ApplyArgs) -> Result<()> {
     let kernels = merge::kernels(args.run.simd)?;
-    let model = job::located(&args.model)?;
-    let wish = job::wish(None, &args.memory, &args.block)?;
-    let alignment = alignment(args, &job::open(&args.model, &args.quantised, &wish, &[])?)?;
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
-    let mut job = Job::of_one(model, Some(alignment))?;
-    job.document.own.quantised = args.quantised.key();
-    job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
-    let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let monitor: Arc<dyn Monitor> = match &progress {
-        Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
-        None => Arc::new(Silent),
-    };
+    let plan = planned(args).map_err(Error::refused)?;
+    let (progress, monitor) = merge::watched(&args.run, plan.memory.limit);
     let outcome = engine::merge(Merge {
-        plan: Arc::new(Plan::new(&job, &wish)?),
+        plan: Arc::new(plan),
         storage: Arc::new(DiskStorage),
         target: Target { dir: args.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart },
         options: Options { kernels, io: merge::io(args.run.io), stop, monitor, ..Options::default() },
@@ -113,6 +102,17 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
         (false, false) => print(&report.to_string()),
         (false, true) => Ok(()),
     }
+}
+
+/// The plan of writing the one model, transformed.
+fn planned(args: &ApplyArgs) -> Result<Plan> {
+    let model = job::located(&args.model)?;
+    let wish = job::wish(None, &args.memory, &args.block)?;
+    let alignment = alignment(args, &job::open(&args.model, &args.quantised, &wish, &[])?)?;
+    let mut job = Job::of_one(model, Some(alignment))?;
+    job.document.own.quantised = args.quantised.key();
+    job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
+    Plan::new(&job, &wish)
 }
 
 fn alignment(args: &ApplyArgs, model: &Checkpoint) -> Result<Alignment> {

@@ -306,9 +306,13 @@ pub struct PlanArgs {
     #[arg(long)]
     pub tensors: bool,
 
-    /// Print a machine-readable summary on standard output
+    /// How the merge would be carried out.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// Accepted as merge takes it: plan reads no data
     #[arg(long)]
-    pub json: bool,
+    pub verify: bool,
 }
 
 /// `thalweg reference`.

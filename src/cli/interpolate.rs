@@ -19,6 +19,7 @@ use crate::engine::align::Pair;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
+use crate::net::Network;
 use crate::output::{DiskStorage, Target, check_folder_ending};
 use crate::plan::memory::{Wish, process_bytes};
 use crate::plan::{AlignmentFile, Plan};
@@ -105,13 +106,8 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     check_folder_ending(&args.out)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let lambdas = lambdas(args.points)?;
-    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
-    let paths = [job::located(&args.reference)?, job::located(&args.model)?];
-    // Where rows of embeddings belong to other tokens, a point between them means nothing.
-    let reference = job::open(&args.reference, &args.quantised, &wish, &[])?;
-    let model = job::open(&args.model, &args.quantised, &wish, &[&reference])?;
-    let pair = Pair::new(reference, model, spec.as_ref(), false)?;
-    let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose()?;
+    let (paths, pair) = paired(args, &wish).map_err(Error::refused)?;
+    let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose().map_err(Error::refused)?;
     let names = [&args.reference, &args.model].map(|path| path.display().to_string());
     let quantised = args.quantised.key();
     let ends = Ends { names, paths, quantised, alignment: file.as_ref().map(|(alignment, _)| alignment.clone()) };
@@ -132,6 +128,17 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
         (false, false) => print(&text),
         (false, true) => Ok(()),
     }
+}
+
+/// The two models and where they lie.
+fn paired(args: &InterpolateArgs, wish: &Wish) -> Result<([PathBuf; 2], Pair)> {
+    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
+    let paths = [job::located(&args.reference)?, job::located(&args.model)?];
+    // Where rows of embeddings belong to other tokens, a point between them means nothing.
+    let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
+    let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
+    let pair = Pair::new(reference, model, spec.as_ref(), false)?;
+    Ok((paths, pair))
 }
 
 /// The transform in `file`, and where it comes from.
@@ -179,8 +186,8 @@ impl Run<'_> {
                 .with_hint("choose another folder, or let --overwrite replace it"));
         }
         let kernels = merge::kernels(self.args.run.simd)?;
-        let data = DataSet::open(data, kernels)?;
-        let network = network(&self.pair.symmetries, self.pair.reference.config()?.as_ref(), data.shape())?;
+        let data = DataSet::open(data, kernels).map_err(Error::refused)?;
+        let network = self.network(&data).map_err(Error::refused)?;
         let parameters: u64 =
             network.parameters().values().map(|shape| 4 * shape.iter().product::<usize>() as u64).sum();
         let held = 3 * parameters;
@@ -222,6 +229,11 @@ impl Run<'_> {
         Ok((table(&curves), json!({ "curves": curves, "barriers": Value::Object(barriers) })))
     }
 
+    /// The network that both ends are, for samples of this shape.
+    fn network(&self, data: &DataSet) -> Result<Network> {
+        network(&self.pair.symmetries, self.pair.reference.config()?.as_ref(), data.shape())
+    }
+
     fn go_on(&self) -> Result<()> {
         if !self.stop.asked() {
             return Ok(());
@@ -243,7 +255,9 @@ impl Run<'_> {
             job.alignment_files.extend(file.clone());
             let out = self.args.out.join(format!("lambda-{lambda:.4}"));
             let report = engine::merge(Merge {
-                plan: Arc::new(Plan::new(&job, &self.wish)?),
+                plan: Arc::new(
+                    Plan::new(&job, &self.wish).map_err(|error| merge::refused_if(lines.is_empty(), error))?,
+                ),
                 storage: Arc::new(DiskStorage),
                 target: Target { dir: out.clone(), overwrite, restart },
                 options: Options {

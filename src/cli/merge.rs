@@ -11,13 +11,17 @@ use crate::checkpoint::Io;
 use crate::engine::{self, COMMIT_BYTES, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Kernels, Level};
-use crate::monitor::{Monitor, Silent};
+use crate::monitor::Monitor;
 use crate::output::{DiskStorage, Target};
+use crate::plan::Job;
+use crate::plan::memory::Wish;
+use crate::recipe::Recipe;
+use crate::report::Report;
 
-use super::args::{IoArg, MergeArgs, SimdArg};
+use super::args::{IoArg, MergeArgs, RunArgs, SimdArg};
 use super::device::{self, Ready};
 use super::progress::Progress;
-use super::stages::{folder_named, stages};
+use super::stages::{Stage, folder_named, stages};
 use super::{align, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
@@ -26,50 +30,14 @@ use super::{align, job, print};
 ///
 /// Whatever keeps the merge from being finished.
 pub fn run(args: &MergeArgs) -> Result<()> {
-    let kernels = kernels(args.run.simd)?;
-    let recipe = job::recipe(&args.job)?;
+    let recipe = job::recipe(&args.job).map_err(Error::refused)?;
     let stages = stages(&recipe, &args.job.out)?;
     let stop = Stop::default();
     watch_signals(&stop)?;
+    let run = Run { args, recipe: &recipe, stages: &stages, stop: &stop, kernels: kernels(args.run.simd)? };
     let mut reports = Vec::new();
     for stage in &stages {
-        let folder = |name: &str| folder_named(&stages, name);
-        let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
-        let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
-        let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
-        target.check_place()?;
-        let mut ready = Ready::of(stage.document, &args.job)?;
-        let warnings = align::align_inputs(&mut job, &wish, &target, &args.run, (&stop, &mut ready))?;
-        let (mut plan, opened) = ready.planned(&job, &wish)?;
-        plan.warnings.extend(warnings);
-        let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-        let monitor: Arc<dyn Monitor> = match &progress {
-            Some(progress) => Arc::clone(progress) as Arc<dyn Monitor>,
-            None => Arc::new(Silent),
-        };
-        let instead = device::instead(&opened);
-        if let Some(warning) = &instead {
-            monitor.warn(warning);
-        }
-        let outcome = engine::merge(Merge {
-            plan: Arc::new(plan),
-            storage: Arc::new(DiskStorage),
-            target,
-            options: Options {
-                kernels,
-                device: opened.driver,
-                io: io(args.run.io),
-                stop: stop.clone(),
-                monitor,
-                commit_bytes: COMMIT_BYTES,
-            },
-            verify: args.verify,
-        });
-        if let Some(progress) = progress {
-            progress.clear();
-        }
-        let mut report = outcome?;
-        report.warnings.extend(instead);
+        let report = run.stage(stage, reports.is_empty())?;
         if !args.run.json && !args.run.quiet {
             print(&report.to_string())?;
         }
@@ -80,6 +48,74 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     }
     let json = if reports.len() == 1 { json!(reports[0]) } else { json!(reports) };
     print(&format!("{json:#}"))
+}
+
+/// What the stages of one run share.
+struct Run<'a> {
+    args: &'a MergeArgs,
+    recipe: &'a Recipe,
+    stages: &'a [Stage<'a>],
+    stop: &'a Stop,
+    kernels: Kernels,
+}
+
+impl Run<'_> {
+    /// Plans and merges one stage. Where it is refused before it begins, and is the `first`, nothing was started.
+    fn stage(&self, stage: &Stage<'_>, first: bool) -> Result<Report> {
+        let run = &self.args.run;
+        let target = Target { dir: stage.out.clone(), overwrite: run.overwrite, restart: run.restart };
+        target.check_place()?;
+        let (mut job, wish, mut ready) = self.asked(stage).map_err(|error| refused_if(first, error))?;
+        let warnings = align::align_inputs(&mut job, &wish, &target, run, (self.stop, &mut ready))?;
+        let (mut plan, opened) = ready.planned(&job, &wish).map_err(|error| refused_if(first, error))?;
+        plan.warnings.extend(warnings);
+        let (progress, monitor) = watched(run, plan.memory.limit);
+        let instead = device::instead(&opened);
+        if let Some(warning) = &instead {
+            monitor.warn(warning);
+        }
+        let outcome = engine::merge(Merge {
+            plan: Arc::new(plan),
+            storage: Arc::new(DiskStorage),
+            target,
+            options: Options {
+                kernels: self.kernels,
+                device: opened.driver,
+                io: io(run.io),
+                stop: self.stop.clone(),
+                monitor,
+                commit_bytes: COMMIT_BYTES,
+            },
+            verify: self.args.verify,
+        });
+        if let Some(progress) = progress {
+            progress.clear();
+        }
+        let mut report = outcome?;
+        report.warnings.extend(instead);
+        Ok(report)
+    }
+
+    /// The job of a stage, how it is to be carried out, and the device that was asked for.
+    fn asked(&self, stage: &Stage<'_>) -> Result<(Job, Wish, Ready)> {
+        let args = &self.args.job;
+        let wish = job::wish(Some(stage.document), &args.memory, &args.block)?;
+        let folder = |name: &str| folder_named(self.stages, name);
+        let job = job::job(self.recipe, stage.document, args, &folder)?;
+        Ok((job, wish, Ready::of(stage.document, args)?))
+    }
+}
+
+/// Marks the error as one before which nothing was started, where that is so.
+pub(super) fn refused_if(first: bool, error: Error) -> Error {
+    if first { error.refused() } else { error }
+}
+
+/// A display of a run's progress, and the monitor that feeds it; a silent one where nothing is to be said.
+pub(super) fn watched(run: &RunArgs, memory: u64) -> (Option<Arc<Progress>>, Arc<dyn Monitor>) {
+    let progress = (!run.quiet).then(|| Arc::new(Progress::new(memory)));
+    let monitor = align::monitor(&progress);
+    (progress, monitor)
 }
 
 /// The first signal asks the run to end in good order; the second ends the process at once.

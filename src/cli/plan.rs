@@ -8,97 +8,132 @@ use serde_json::{Value, json};
 
 use crate::budget::format_bytes;
 use crate::device::{Choice, Opened};
-use crate::engine::{left_beside, wanted_sides};
-use crate::error::{Result, shown_name};
-use crate::output::{DiskStorage, Outlook, Target, outlook};
+use crate::engine::{Preflight, preflight};
+use crate::error::{Error, Kind, Result, shown_name};
+use crate::output::{DiskStorage, Target};
 use crate::plan::Plan;
 use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
+use crate::recipe::Recipe;
 use crate::report::listed_files;
 
 use super::args::PlanArgs;
 use super::device::Ready;
-use super::{align, job, print, stages, trimmed};
+use super::stages::{self, Stage};
+use super::{align, job, merge, print, trimmed};
 
 /// Prints what a merge would do.
 ///
 /// # Errors
 ///
-/// Whatever would keep the merge from beginning.
+/// Whatever would keep the merge from beginning, as the merge would say it; what can be shown was printed by then.
 pub fn run(args: &PlanArgs) -> Result<()> {
+    planned(args).map_err(Error::refused)
+}
+
+fn planned(args: &PlanArgs) -> Result<()> {
+    merge::kernels(args.run.simd)?;
     let recipe = job::recipe(&args.job)?;
     let stages = stages::stages(&recipe, &args.job.out)?;
-    let mut plans = Vec::new();
+    let (mut plans, mut refusal) = (Vec::new(), None);
     for stage in &stages {
         // A later stage can be planned once what it builds on is there: its headers are needed.
-        let folder = |name: &str| stages::folder_named(&stages, name);
         if let Some(waits_for) = stages::unfinished(&stages, stage) {
             plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
-            if !args.json {
-                print(&format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display()))?;
-            }
+            let text = format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display());
+            show(args, &text)?;
             continue;
         }
-        let mut job = job::job(&recipe, stage.document, &args.job, &folder)?;
-        let target = Target { dir: stage.out.clone(), overwrite: false, restart: false };
-        target.check_place()?;
-        let looked = align::look_for_inputs(&mut job, &target)?;
-        let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
-        let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
-        plan.warnings.extend(looked.warnings);
-        let traffic = Traffic::of(&plan);
-        let ahead = Ahead::of(&plan, &stage.out, opened)?;
-        if args.json {
-            plans.push(as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing));
-            continue;
-        }
-        print(&summary(&plan, &stage.out, &traffic, &ahead, &looked.missing))?;
-        if args.tensors {
-            print(&tensors(&plan))?;
-        }
+        let shown = one(args, &recipe, &stages, stage)?;
+        show(args, &shown.text)?;
+        plans.push(shown.json);
+        refusal = refusal.or(shown.refusal);
     }
-    if !args.json {
-        return Ok(());
+    if args.run.json {
+        let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
+        print(&format!("{value:#}"))?;
     }
-    let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
-    print(&format!("{value:#}"))
+    refusal.map_or(Ok(()), Err)
+}
+
+/// Prints text for people, unless it is to be silence or JSON.
+fn show(args: &PlanArgs, text: &str) -> Result<()> {
+    if args.run.json || args.run.quiet { Ok(()) } else { print(text) }
+}
+
+/// A stage as it is printed, and why the merge would refuse it.
+struct Shown {
+    text: String,
+    json: Value,
+    refusal: Option<Error>,
+}
+
+fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>) -> Result<Shown> {
+    let folder = |name: &str| stages::folder_named(stages, name);
+    let mut job = job::job(recipe, stage.document, &args.job, &folder)?;
+    let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
+    target.check_place()?;
+    let looked = align::look_for_inputs(&mut job, &target)?;
+    let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
+    let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
+    plan.warnings.extend(looked.warnings);
+    let traffic = Traffic::of(&plan);
+    let ahead = Ahead::of(&plan, &target, opened)?;
+    let mut text = summary(&plan, &stage.out, &traffic, &ahead, &looked.missing);
+    if args.tensors && !args.run.json {
+        text.push('\n');
+        text.push_str(&tensors(&plan));
+    }
+    let json = if args.run.json { as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing) } else { Value::Null };
+    Ok(Shown { text, json, refusal: ahead.preflight.err() })
 }
 
 /// What the output's place and the files around the weights say.
 struct Ahead {
-    free: Option<u64>,
-    outlook: Outlook,
-    sides: Vec<String>,
-    left: Vec<String>,
+    preflight: Result<Preflight>,
     device: String,
     warnings: Vec<String>,
 }
 
 impl Ahead {
-    fn of(plan: &Plan, out: &Path, opened: Opened) -> Result<Self> {
-        let target = Target { dir: out.to_owned(), overwrite: false, restart: false };
-        let outlook = outlook(Arc::new(DiskStorage), &target, &plan.layout, &plan.identity)?;
-        let sides = wanted_sides(plan, &target)?;
-        let free = free_bytes(out);
+    fn of(plan: &Plan, target: &Target, opened: Opened) -> Result<Self> {
+        let preflight = match preflight(plan, Arc::new(DiskStorage), target) {
+            // A command line that cannot work needs no table of what it would do.
+            Err(error) if error.kind() == Kind::Usage => return Err(error),
+            preflight => preflight,
+        };
         let mut warnings = plan.warnings.clone();
         warnings.extend(opened.instead.map(|reason| format!("computed on the cpu: {reason}")));
         let device = opened.driver.map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
-        let needed = disk_bytes(plan);
-        if let Some(free) = free.filter(|free| *free < needed && outlook == Outlook::Begin) {
-            warnings.push(format!("{} are free where {} are needed", format_bytes(free), format_bytes(needed)));
-        }
-        let unlike =
-            plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Carry(_)) && tensor.sources.len() > 1);
-        match unlike.count() {
+        let carried = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Carry(_)));
+        match carried.filter(|tensor| tensor.sources.len() > 1).count() {
             0 => {}
+            1 => warnings.push("1 tensor is carried, not merged: its elements cannot be averaged".to_owned()),
             count => {
                 warnings.push(format!("{count} tensors are carried, not merged: their elements cannot be averaged"))
             }
         }
-        let names = sides.iter().map(|side| side.name().display().to_string());
-        let left = if sides.is_empty() { Vec::new() } else { left_beside(plan)? };
-        Ok(Self { free, outlook, sides: names.collect(), left, device, warnings })
+        Ok(Self { preflight, device, warnings })
+    }
+
+    /// What the merge would do first, in words.
+    fn outlook(&self) -> String {
+        match &self.preflight {
+            Ok(preflight) => preflight.outlook.to_string(),
+            Err(error) => format!("refused: {error}"),
+        }
+    }
+
+    /// The names of the base's files that are not taken along.
+    fn left(&self) -> &[String] {
+        self.preflight.as_ref().map_or(&[], |preflight| &preflight.left)
+    }
+
+    /// The names of the files that go beside the weights.
+    fn sides(&self) -> Vec<String> {
+        let sides = self.preflight.iter().flat_map(|preflight| &preflight.sides);
+        sides.map(|side| side.name().display().to_string()).collect()
     }
 }
 
@@ -145,10 +180,8 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         ]);
     }
     let memory = &plan.memory;
-    let enough = match ahead.free {
-        Some(free) => format!(", {} free", format_bytes(free)),
-        None => String::new(),
-    };
+    let enough = free_bytes(out).map_or(String::new(), |free| format!(", {} free", format_bytes(free)));
+    let sides = ahead.sides();
     let rows = [
         (
             "output",
@@ -175,11 +208,12 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         ),
         ("device", device_of(plan, ahead)),
         ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
-        ("files", if ahead.sides.is_empty() { "the weights alone".to_owned() } else { ahead.sides.join(", ") }),
-        ("there", ahead.outlook.to_string()),
+        ("files", if sides.is_empty() { "the weights alone".to_owned() } else { sides.join(", ") }),
+        ("there", ahead.outlook()),
     ];
     let alignments = alignments(plan, unaligned);
-    let left = (!ahead.left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(&ahead.left))));
+    let left = ahead.left();
+    let left = (!left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(left))));
     let rows = rows.into_iter().chain(left).chain(alignments.into_iter().map(|line| ("align", line)));
     let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
     for (name, text) in rows.chain(warnings) {
@@ -267,10 +301,10 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         "read_twice_bytes": traffic.read_twice,
         "written_bytes": traffic.written,
         "disk_needed_bytes": disk_bytes(plan),
-        "disk_free_bytes": ahead.free,
-        "side_files": ahead.sides,
-        "left_beside": ahead.left,
-        "outlook": ahead.outlook.to_string(),
+        "disk_free_bytes": free_bytes(out),
+        "side_files": ahead.sides(),
+        "left_beside": ahead.left(),
+        "outlook": ahead.outlook(),
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,
         "partial": plan.partial,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::align::spec::builtin;
 use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Result, shown_name};
+use crate::error::{Error, Result, shown_name};
 use crate::recipe::expand_home;
 
 use super::quantised::QuantisedArgs;
@@ -41,9 +41,7 @@ pub struct SymmetriesArgs {
 ///
 /// When the model cannot be read or no spec fits it.
 pub fn run(args: &SymmetriesArgs) -> Result<()> {
-    let model = Checkpoint::open_with(&job::located(&args.model)?, &args.quantised.options())?;
-    let spec = args.spec.as_deref().map(spec).transpose()?;
-    let symmetries = Symmetries::of(&model, spec.as_ref())?;
+    let symmetries = found(args).map_err(Error::refused)?;
     if args.json {
         return print(&format!("{:#}", as_json(&symmetries)));
     }
@@ -58,6 +56,12 @@ pub fn run(args: &SymmetriesArgs) -> Result<()> {
     print(&groups(&symmetries, &kinds))?;
     print("")?;
     print(&tensors(&symmetries))
+}
+
+fn found(args: &SymmetriesArgs) -> Result<Symmetries> {
+    let model = Checkpoint::open_with(&job::located(&args.model)?, &args.quantised.options())?;
+    let spec = args.spec.as_deref().map(spec).transpose()?;
+    Symmetries::of(&model, spec.as_ref())
 }
 
 /// The spec that `--spec` names: a built-in one, else a file.

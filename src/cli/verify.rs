@@ -25,7 +25,7 @@ use super::{align, job, print};
 /// The first damage that was found.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     // What cannot be compared is said before minutes are spent on reading.
-    let plan = if args.against.is_empty() { None } else { Some(plan(args)?) };
+    let plan = if args.against.is_empty() { None } else { Some(plan(args).map_err(Error::refused)?) };
     let progress = (!args.quiet).then(|| Progress::new(0));
     let outcome = verify(&args.dir, &mut shown(progress.as_ref())).and_then(|verified| {
         let sample = Sample { blocks: args.sample, seed: args.seed };

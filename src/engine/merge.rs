@@ -1,22 +1,19 @@
 //! A whole merge: begin or go on, run the pipeline, seal, report.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::budget::check_limits;
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
 use crate::monitor::Phase;
-use crate::output::{Begun, Manifest, Output, SideFile, Storage, Target, check_sides, verify};
+use crate::output::{Begun, Manifest, Output, SideFile, Storage, Target, verify};
 use crate::plan::Plan;
 use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
 use super::pack::pack_in_parallel;
-use super::separate::refuse_inputs_folder;
-use super::side::{left_beside, side_files};
+use super::preflight::{Preflight, preflight};
 
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
 const SOLUTION: &str = "solution";
@@ -51,34 +48,27 @@ pub struct Merge {
 /// Whatever keeps the checkpoint from being sealed. What was done by then stays for the next run.
 pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
-    refuse_several_shards(&plan, &target)?;
-    target.check_place()?;
-    refuse_inputs_folder(&plan.inputs, &target.dir)?;
-    check_sides(&target.dir, &wanted_sides(&plan, &target)?)?;
-    check_limits(plan.memory.limit, plan.memory.threads)?;
+    let Preflight { sides, left, .. } = preflight(&plan, Arc::clone(&storage), &target)?;
     let mut check = checking(&options);
-    let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check)?;
+    let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check);
+    let begun = begun.map_err(Error::refused)?;
     let (manifest, moved, status) = match begun {
         Begun::Complete(manifest) => (manifest, Moved::default(), COMPLETE),
-        Begun::Fresh(output) => carry_out(&plan, output, &target, &options).map(|(m, moved)| (m, moved, "merged"))?,
-        Begun::Resumed(output) => {
-            carry_out(&plan, output, &target, &options).map(|(m, moved)| (m, moved, "resumed"))?
-        }
+        Begun::Fresh(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "merged"))?,
+        Begun::Resumed(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?,
     };
     let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
     let noted = noted(&manifest, &plan)?;
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
-    let left = if target.is_file() && !plan.job.beside_a_file { Vec::new() } else { left_beside(&plan)? };
     let report = report.with_left_beside(left);
     Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
-fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Options) -> Result<(Manifest, Moved)> {
+fn carry_out(plan: &Arc<Plan>, mut output: Output, sides: &[SideFile], options: &Options) -> Result<(Manifest, Moved)> {
     pack_in_parallel(plan, &mut output, options)?;
     let moved = super::run(plan, &mut output, options)?;
     options.monitor.phase(Phase::Sealing, output.bytes_to_pack());
-    let sides = wanted_sides(plan, target)?;
     let mut run = json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) });
     if let Some(solution) = output.run_note() {
         run[SOLUTION] = solution.clone();
@@ -86,37 +76,8 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, target: &Target, options: &Op
     if !plan.job.alignment_files.is_empty() {
         run[ALIGNMENT] = json!(plan.job.alignment_files);
     }
-    let manifest = output.finish(&sides, &run)?;
+    let manifest = output.finish(sides, &run)?;
     Ok((manifest, moved))
-}
-
-/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that was asked for; it
-/// lies among others, which stand back only where the target may be overwritten.
-///
-/// # Errors
-///
-/// When the files of a lender cannot be listed or read.
-pub fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
-    if !target.is_file() {
-        return side_files(plan);
-    }
-    if !plan.job.beside_a_file {
-        return Ok(vec![]);
-    }
-    let mut sides = side_files(plan)?;
-    let folder = target.dir.parent().unwrap_or(Path::new(""));
-    sides.retain(|side| target.overwrite || !folder.join(side.name()).exists());
-    Ok(sides)
-}
-
-/// A single file has a single header.
-fn refuse_several_shards(plan: &Plan, target: &Target) -> Result<()> {
-    let shards = plan.layout.shards().len();
-    if !target.is_file() || shards == 1 {
-        return Ok(());
-    }
-    let cause = format!("the output has {shards} shards, a single file holds one");
-    Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause).with_hint("name a folder"))
 }
 
 /// Tells the monitor how far a check is, and ends it when somebody asks to stop.

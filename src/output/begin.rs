@@ -15,6 +15,7 @@ use super::identity::{in_words, normalised};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
 use super::own::{check_finished, check_manifest, check_work};
+use super::place::check_writable;
 use super::storage::{FREE_SOME_SPACE, RAISE_THE_LIMIT, Storage};
 use super::write::Output;
 use super::{Progress, resume};
@@ -85,8 +86,6 @@ pub enum Outlook {
     GoOn,
     /// It has nothing to do: the same run was finished there.
     Complete,
-    /// It would be refused, for this reason.
-    Refused(String),
 }
 
 impl std::fmt::Display for Outlook {
@@ -95,32 +94,31 @@ impl std::fmt::Display for Outlook {
             Self::Begin => f.write_str("a new run begins"),
             Self::GoOn => f.write_str("goes on with what an earlier run has left there"),
             Self::Complete => f.write_str("complete already: nothing is to be done"),
-            Self::Refused(cause) => write!(f, "refused: {cause}"),
         }
     }
 }
 
-/// What [`Output::begin`] would do, found out without changing anything or checking what an earlier run has written.
+/// Returns what [`Output::begin`] would do, found out without changing anything or checking what an earlier run has written.
 ///
 /// # Errors
 ///
-/// As [`Target::check_place`], and when what is there cannot be read.
+/// What [`Output::begin`] would refuse; also that nothing can be written at the target.
 pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
     target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
-    let refused = |error: Error| match error.kind() {
-        Kind::Occupied | Kind::Resume => Ok(Outlook::Refused(error.to_string())),
-        _ => Err(error),
-    };
-    match run.look(target) {
-        Ok((Some(_), _)) => Ok(Outlook::Complete),
-        Ok((None, Standing::Begun)) if !target.restart => {
-            resume::can_resume(&run).map_or_else(refused, |()| Ok(Outlook::GoOn))
-        }
-        Ok(_) => Ok(Outlook::Begin),
-        Err(error) => refused(error),
+    let (finished, standing) = run.look(target)?;
+    if finished.is_some() {
+        return Ok(Outlook::Complete);
     }
+    check_writable(&run.places)?;
+    Lock::look(&run.places)?;
+    if matches!(standing, Standing::Begun) && !target.restart {
+        resume::can_resume(&run)?;
+        return Ok(Outlook::GoOn);
+    }
+    run.check_space()?;
+    Ok(Outlook::Begin)
 }
 
 /// Checks that nothing at the target keeps the run of this identity from beginning or going on; changes nothing.

@@ -42,6 +42,21 @@ impl Lock {
         Err(Error::new(Kind::Locked, "cannot lock", path.display(), "other processes begin and end here all the time"))
     }
 
+    /// Looks whether another process holds the lock; makes and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Locked`] when one does.
+    pub(super) fn look(places: &Places) -> Result<()> {
+        let path = places.lock();
+        // What cannot be opened is not held by anybody whom we could tell from here; taking the lock says more.
+        let Ok(mut file) = File::options().read(true).open(&path) else { return Ok(()) };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(held(&path, &mut file)),
+            _ => Ok(()),
+        }
+    }
+
     /// Locks an opened file; none when it is not the lock file any more.
     fn claim(mut file: File, path: &Path) -> Result<Option<Self>> {
         let failed = |error| Error::io("cannot lock", path, error);

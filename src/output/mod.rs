@@ -50,6 +50,7 @@ mod manifest;
 mod own;
 mod own_checksum;
 mod packed;
+mod place;
 mod resume;
 mod shard_header;
 mod steps;

@@ -39,7 +39,8 @@ pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Resul
 
 /// Whether the journal in the folder is that of this very run.
 pub(super) fn can_resume(run: &Run) -> Result<()> {
-    replayed(run, &journal_bytes(run)?).map(drop)
+    let replayed = journal_bytes(run).and_then(|bytes| replayed(run, &bytes));
+    replayed.map(drop).map_err(|error| if error.kind() == Kind::Resume { error.with_hint(HINT) } else { error })
 }
 
 fn journal_bytes(run: &Run) -> Result<Vec<u8>> {

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::direct::DirectFile;
+use super::place::nearest;
 use crate::error::{Error, Kind, Result};
 
 /// How many bytes are copied at a time.
@@ -211,6 +212,8 @@ impl Storage for DiskStorage {
     }
 
     fn free_bytes(&self, dir: &Path) -> Result<Option<u64>> {
+        // The folder may be still to be made, on the file system of the one above it.
+        let dir = &nearest(dir)?;
         let space = statvfs(dir).map_err(|error| Error::io("cannot examine", dir, error.into()))?;
         // What is kept back for root is root's.
         let free = if geteuid().is_root() { space.f_bfree } else { space.f_bavail };

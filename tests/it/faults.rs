@@ -126,7 +126,7 @@ fn an_input_that_is_cut_during_a_merge_is_one_clear_error_with_maps_and_with_rea
         let (root, ended) = disturbed("out", io, cut);
         ended.fails(1, &["thalweg: cannot read: b/model-0000", "changed while it was read: had 600", "has 1000"]);
         assert!(!root.path().join("out/model.safetensors.index.json").exists());
-        run(root.path(), slow_merge("out", &["--quiet"])).fails(1, &["b/model-0000"]);
+        run(root.path(), slow_merge("out", &["--quiet"])).fails(2, &["b/model-0000"]);
     }
 }
 
@@ -145,7 +145,7 @@ fn an_input_that_is_written_to_during_a_merge_is_noticed_with_maps_and_with_read
         };
         let (root, ended) = disturbed("out", io, change);
         ended.fails(1, &["cannot read: a/model-0000", "its modification time moved"]);
-        run(root.path(), slow_merge("out", &["--quiet"])).fails(1, &["--restart"]);
+        run(root.path(), slow_merge("out", &["--quiet"])).fails(2, &["--restart"]);
     }
 }
 
@@ -184,7 +184,7 @@ fn a_disk_that_breaks_under_the_inputs_is_one_clear_error() {
         File::options().write(true).open(&image).and_then(|file| file.set_len(6 << 20)).expect("cut");
         let merge = ["merge", "disk/one", "disk/two", "--out", "out", "--quiet", "--io", io];
         let ended = run(root.path(), merge);
-        assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
+        assert!(matches!(ended.code, Some(2 | 3)), "{ended:?}");
         assert!(ended.stderr.contains("cannot") && ended.stderr.contains("disk/"), "{ended:?}");
         assert!(!root.path().join("out/model.safetensors").exists());
     }
@@ -201,7 +201,7 @@ fn a_disk_that_is_too_small_is_refused_at_once_and_left_empty() {
     let Some(_mount) = Mount::new("a small disk", &["-t", "tmpfs", "-o", "size=8m", "tmpfs"], &at) else { return };
     let merge = ["merge", "one", "two", "--out", "disk/out", "--quiet"];
     let ended = run(root.path(), merge);
-    assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
+    assert!(matches!(ended.code, Some(2 | 3)), "{ended:?}");
     assert!(
         ended.stderr.contains("cannot reserve disk space for") && ended.stderr.contains("free some space"),
         "{ended:?}"
@@ -254,7 +254,7 @@ fn a_file_system_without_reservations_that_fills_up_stops_the_merge_which_goes_o
     fs::write(&ballast, vec![1; 10 << 20]).expect("written");
     let merge = ["merge", "one", "two", "--out", "disk/out", "--shard-size", "9MB", "--quiet"];
     run(root.path(), merge).fails(
-        1,
+        2,
         &[
             "cannot reserve disk space for: disk/out: no space left: 16.00 MiB are still to be written",
             "bytes are missing",
@@ -315,7 +315,7 @@ fn missing_rights_are_named_and_leave_nothing_behind() {
     fs::create_dir(root.path().join("closed")).expect("made");
     mode("closed", 0o555);
     let denied = |args: &[&str], words: &str| {
-        as_nobody(root.path(), args).fails(1, &[words, "Permission denied"]);
+        as_nobody(root.path(), args).fails(2, &[words, "Permission denied"]);
     };
     denied(&["merge", "one", "two", "--out", "closed/out", "--quiet"], "closed/out");
     assert!(!root.path().join("closed/out").exists());

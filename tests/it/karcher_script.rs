@@ -87,8 +87,8 @@ fn its_flags_fill_smaller_tensors_up_with_zeros_and_say_so() {
     run(root.path(), ["merge", "a", "b", "--mismatch", "pad", "--out", "own"]).ok();
     assert!(bytes(root.path(), "out.safetensors") == bytes(root.path(), "own/model.safetensors"));
     let other = ["merge", "--models", "a", "b", "--output", "other.safetensors", "--mismatch", "error"];
-    run(root.path(), other).fails(1, &["inputs differ in their shapes"]);
-    run(root.path(), ["merge", "a", "b", "--out", "other"]).fails(1, &["inputs differ in their shapes"]);
+    run(root.path(), other).fails(2, &["inputs differ in their shapes"]);
+    run(root.path(), ["merge", "a", "b", "--out", "other"]).fails(2, &["inputs differ in their shapes"]);
 }
 
 #[test]

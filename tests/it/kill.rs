@@ -151,7 +151,7 @@ fn a_second_process_on_the_same_output_is_refused_and_the_first_goes_on() {
     first.signal(Signal::STOP);
     let holder = format!("process {} works on this output", first.pid());
     for more in [&[][..], &["--restart"], &["--overwrite"]] {
-        run(root.path(), slow_merge("out", more)).fails(1, &["cannot lock: out/.thalweg/lock", &holder]);
+        run(root.path(), slow_merge("out", more)).fails(2, &["cannot lock: out/.thalweg/lock", &holder]);
     }
     first.signal(Signal::CONT);
     first.end().ok();

@@ -34,7 +34,7 @@ fn is_refused(place: &str, put: impl Fn(&Path), args: &[&str]) {
     put(&path);
     let kind = fs::symlink_metadata(&path).expect("there").file_type();
     for more in [&[][..], &["--overwrite"], &["--overwrite", "--restart"]] {
-        run(root.path(), [args, more].concat()).fails(1, &["cannot write to", place, "nothing was touched"]);
+        run(root.path(), [args, more].concat()).fails(2, &["cannot write to", place, "nothing was touched"]);
         assert_eq!(crate::crash::files_below(&root.path().join("elsewhere")), before, "{place}");
         assert_eq!(fs::symlink_metadata(&path).expect("still there").file_type(), kind, "{place}");
     }
@@ -91,11 +91,11 @@ fn transforms_and_stages_are_not_written_through_links_either() {
     fs::write(root.path().join("stages.yml"), recipe).expect("written");
     symlink("elsewhere", root.path().join("out-stages")).expect("linked");
     let merge = ["merge", "stages.yml", "--out", "out", "--quiet"];
-    run(root.path(), merge).fails(1, &["cannot write to: out-stages", "a link"]);
+    run(root.path(), merge).fails(2, &["cannot write to: out-stages", "a link"]);
     fs::remove_file(root.path().join("out-stages")).expect("removed");
     fs::create_dir(root.path().join("out-stages")).expect("made");
     symlink("../elsewhere", root.path().join("out-stages/first")).expect("linked");
-    run(root.path(), merge).fails(1, &["cannot write to: out-stages/first", "a link"]);
+    run(root.path(), merge).fails(2, &["cannot write to: out-stages/first", "a link"]);
     fs::remove_file(root.path().join("out-stages/first")).expect("removed");
     run(root.path(), merge).ok();
     assert_eq!(crate::crash::files_below(&root.path().join("elsewhere")), before);
@@ -111,7 +111,7 @@ fn the_output_folder_itself_may_be_a_link_to_a_folder_but_not_to_nothing() {
     run(root.path(), ["verify", "out", "--quiet"]).ok();
     symlink("nowhere", root.path().join("gone")).expect("linked");
     run(root.path(), ["merge", "one", "two", "--out", "gone", "--quiet"])
-        .fails(1, &["gone", "a link that leads nowhere"]);
+        .fails(2, &["gone", "a link that leads nowhere"]);
     assert!(!root.path().join("nowhere").exists());
 }
 
@@ -123,13 +123,13 @@ fn a_pipe_or_a_socket_in_the_folder_of_an_input_is_refused_and_not_waited_for() 
         let _ = fs::remove_file(&path);
         fs::create_dir_all(path.parent().expect("below")).expect("made");
         pipe(&path);
-        let ended = run(root.path(), MERGE).fails(1, &[name]);
+        let ended = run(root.path(), MERGE).fails(2, &[name]);
         assert!(ended.stderr.contains("a pipe") || ended.stderr.contains("not a regular file"), "{ended:?}");
         assert!(!root.path().join("out").exists(), "{name}");
     }
     let root = small();
     let _socket = std::os::unix::net::UnixListener::bind(root.path().join("one/socket")).expect("bound");
-    run(root.path(), MERGE).fails(1, &["one/socket", "a socket"]);
+    run(root.path(), MERGE).fails(2, &["one/socket", "a socket"]);
     // A link to a plain file is what a hub's cache has.
     let root = small();
     fs::create_dir(root.path().join("blobs")).expect("made");

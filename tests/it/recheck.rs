@@ -104,7 +104,7 @@ fn other_inputs_and_other_options_are_told_apart() {
     against(&["a", "b", "--weights", "0.6,0.4"]).fails(1, &["does not match its inputs"]);
     against(&["a", "b", "--dtype", "float64"]).fails(1, &["cannot compare with a merge", "wanted F64", "got BF16"]);
     against(&["a", "b", "--wieghts", "1,2"]).fails(2, &["--wieghts"]);
-    against(&["a", "nowhere"]).fails(1, &["nowhere"]);
+    against(&["a", "nowhere"]).fails(2, &["nowhere"]);
     run(root.path(), ["verify", "out", "--sample", "8"]).fails(2, &["--against"]);
 }
 

@@ -68,7 +68,7 @@ impl Stopped {
     #[track_caller]
     fn refused(&self, words: &[&str]) {
         let before = files_below(&self.out());
-        self.run(&[]).fails(1, words).fails(1, &["--restart"]);
+        self.run(&[]).fails(2, words).fails(2, &["--restart"]);
         let lock = Path::new(".thalweg/lock");
         let same = |files: Files| files.into_iter().filter(|(name, _)| name != lock).collect::<Files>();
         assert!(same(before) == same(files_below(&self.out())), "a refused run changed something");
@@ -138,7 +138,7 @@ fn changed_inputs_are_refused_and_named() {
         change(&stopped.case.inputs().join(file));
         if words.is_empty() {
             // A renamed tensor is no resumable change at all: the models no longer fit each other.
-            stopped.run(&[]).fails(1, &["b.none"]);
+            stopped.run(&[]).fails(2, &["b.none"]);
         } else {
             stopped.refused(&["inputs[1].files[1]", words, "journal has"]);
         }
@@ -243,7 +243,7 @@ fn another_merge_over_a_finished_one_is_refused_unless_it_may_overwrite() {
     let finished = finished();
     finished.change("out_shard_size: 170000", "dtype: float16\nout_shard_size: 10GB");
     for more in [&[][..], &["--restart"]] {
-        finished.run(more).fails(1, &["cannot write to folder: out", "another merge is finished there", "--overwrite"]);
+        finished.run(more).fails(2, &["cannot write to folder: out", "another merge is finished there", "--overwrite"]);
         finished.is_as_wanted();
     }
     finished.run(&["--overwrite"]).ok();
@@ -266,7 +266,7 @@ fn somebody_elses_checkpoint_is_not_touched() {
         let merge = ["merge", "case.yml", "--out", "theirs", "--quiet"];
         for more in [&[][..], &["--restart"]] {
             let ended = run(finished.root.path(), merge.iter().chain(more));
-            ended.fails(1, &["cannot write to folder: theirs", name, "--overwrite"]);
+            ended.fails(2, &["cannot write to folder: theirs", name, "--overwrite"]);
             assert_eq!(fs::read_dir(finished.root.path().join("theirs")).expect("there").count(), 1);
             assert_eq!(fs::read(&file).expect("there"), b"theirs");
         }

@@ -301,14 +301,14 @@ fn a_single_file_stands_alone_and_is_resumed_verified_and_replaced_like_a_folder
     assert!(bytes == fs::read(root.path().join("folder/model.safetensors")).expect("it"));
     let again = run(root.path(), ["merge", "a", "b", "--out", "x.safetensors", "--json"]).ok().json();
     assert_eq!(again["status"], "complete already");
-    run(root.path(), ["merge", "a", "c", "--out", "x.safetensors"]).fails(1, &["another merge is finished there"]);
+    run(root.path(), ["merge", "a", "c", "--out", "x.safetensors"]).fails(2, &["another merge is finished there"]);
     run(root.path(), ["merge", "a", "c", "--out", "x.safetensors", "--overwrite"]).ok();
     assert!(bytes != fs::read(root.path().join("x.safetensors")).expect("it"));
     run(root.path(), ["verify", "x.safetensors"]).ok();
     crate::output::flip(&root.path().join("x.safetensors"), 700);
     run(root.path(), ["verify", "x.safetensors"]).fails(1, &["x.safetensors"]);
     put(root.path(), "y.safetensors", "somebody's own");
-    run(root.path(), ["merge", "a", "b", "--out", "y.safetensors"]).fails(1, &["which this run did not write"]);
+    run(root.path(), ["merge", "a", "b", "--out", "y.safetensors"]).fails(2, &["which this run did not write"]);
     run(root.path(), ["merge", "a", "b", "--out", "z.safetensors", "--shard-size", "1MB"]).fails(2, &["--shard-size"]);
     let without_checksums = run(root.path(), ["verify", "a/model.safetensors"]).ok().stdout;
     assert!(without_checksums.contains("no checksums"), "{without_checksums}");
@@ -317,14 +317,15 @@ fn a_single_file_stands_alone_and_is_resumed_verified_and_replaced_like_a_folder
 #[test]
 fn plan_says_what_will_be_written_and_what_is_there() {
     let root = models();
-    let plan = |out: &str| run(root.path(), ["plan", "a", "b", "--out", out, "--json"]).ok().json();
-    let fresh = plan("out");
+    let plan = |out: &str| run(root.path(), ["plan", "a", "b", "--out", out, "--json"]);
+    let fresh = plan("out").ok().json();
     let names = ["README.md", "config.json", "generation_config.json", "mergekit_config.yml", "tokenizer.json"];
     assert_eq!(fresh["side_files"], json!(names));
     assert_eq!(fresh["outlook"], "a new run begins");
-    assert_eq!(plan("x.safetensors")["side_files"], json!([]));
+    assert_eq!(plan("x.safetensors").ok().json()["side_files"], json!([]));
     run(root.path(), ["merge", "a", "c", "--out", "out"]).ok();
-    let there = plan("out")["outlook"].as_str().expect("text").to_owned();
+    let refused = plan("out").fails(2, &["another merge is finished there"]).json();
+    let there = refused["outlook"].as_str().expect("text");
     assert!(there.starts_with("refused: ") && there.contains("another merge is finished"), "{there}");
 }
 

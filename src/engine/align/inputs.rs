@@ -129,17 +129,12 @@ impl AlignInputs<'_> {
     ///
     /// As [`AlignInputs::look`] and [`align`], and when the output may not be written.
     pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<Looked> {
-        let looked = self.look(job)?;
+        let looked = self.look(job).map_err(Error::refused)?;
         let AlignFrom::Weights(options) = &self.asked.from else { return Ok(looked) };
         if looked.missing.is_empty() {
             return Ok(looked);
         }
-        // What would keep the merge from beginning is said before hours are spent on its inputs.
-        let bare = Job { alignments: Vec::new(), alignment_files: Vec::new(), ..job.clone() };
-        let plan = Plan::new(&bare, finder.wish)?;
-        super::refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
-        check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)?;
-        drop(plan);
+        self.check(job, finder).map_err(Error::refused)?;
         if self.asked.together {
             self.find_all(job, options, finder)?;
         }
@@ -172,6 +167,14 @@ impl AlignInputs<'_> {
                 Err(Error::new(Kind::Damaged, WHAT, self.path(*input).display(), cause))
             }
         }
+    }
+
+    /// Says what would keep the merge from beginning before hours are spent on its inputs.
+    fn check(&self, job: &Job, finder: &Finder<'_>) -> Result<()> {
+        let bare = Job { alignments: Vec::new(), alignment_files: Vec::new(), ..job.clone() };
+        let plan = Plan::new(&bare, finder.wish)?;
+        super::refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
+        check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)
     }
 
     /// Where the transform of an input lies that is found for this merge.

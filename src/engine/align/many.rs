@@ -130,13 +130,13 @@ pub fn align_many(align: AlignMany) -> Result<ManyReport> {
     let (files, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
-            check_folder_ending(&target.dir)?;
-            refuse_inputs_folder(&crowd.models, &target.dir)?;
+            check_folder_ending(&target.dir).map_err(Error::refused)?;
+            refuse_inputs_folder(&crowd.models, &target.dir).map_err(Error::refused)?;
             let out = target.dir.as_path();
             let last = Target { dir: path_of(out, crowd.models.len() - 1), ..target.clone() };
-            refuse_others(&crowd, target, &identity)?;
+            refuse_others(&crowd, target, &identity).map_err(Error::refused)?;
             let is_same = |_: &Path| (0..crowd.models.len()).all(|model| is_of(&path_of(out, model), &identity));
-            match Steps::begin(storage, &last, &identity, &is_same)? {
+            match Steps::begin(storage, &last, &identity, &is_same).map_err(Error::refused)? {
                 BegunSteps::Complete => {
                     let read = |model| TransformFile::read(&path_of(out, model), &crowd.symmetries);
                     ((0..crowd.models.len()).map(read).collect::<Result<_>>()?, COMPLETE)

@@ -110,9 +110,9 @@ pub fn align(align: Align) -> Result<Aligned> {
     let (file, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => {
-            refuse_other_names(&target.dir)?;
-            refuse_inputs_folder([&pair.reference, &pair.model], &target.dir)?;
-            match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity))? {
+            refuse_other_names(&target.dir).map_err(Error::refused)?;
+            refuse_inputs_folder([&pair.reference, &pair.model], &target.dir).map_err(Error::refused)?;
+            match Steps::begin(storage, target, &identity, &|path| is_of(path, &identity)).map_err(Error::refused)? {
                 BegunSteps::Complete => (TransformFile::read(&target.dir, &pair.symmetries)?, COMPLETE),
                 BegunSteps::Fresh(steps) => (run.carry_out(Some(steps), vec![])?, "aligned"),
                 BegunSteps::Resumed(steps, earlier) => {

@@ -118,7 +118,7 @@ fn a_torn_tail_is_cut_off_and_other_damage_refused() {
     flipped[bytes.len() / 3] ^= 1;
     for (damaged, words) in [(flipped, "damaged"), (b"{}".to_vec(), "does not begin as a journal does")] {
         fs::write(dir.join(&journal), damaged).expect("written");
-        run(dir, again).fails(1, &[words, "--restart"]);
+        run(dir, again).fails(2, &[words, "--restart"]);
     }
     // Another command's journal: other options, then another model.
     fs::write(dir.join(&journal), &bytes).expect("written");
@@ -126,7 +126,7 @@ fn a_torn_tail_is_cut_off_and_other_damage_refused() {
         1,
         &["cannot resume: .perms.safetensors.thalweg/journal: options.seed: journal has 0, this run 9", "--restart"],
     );
-    run(dir, ["align", "planted", "model", "--out", OUT]).fails(1, &["reference: journal has", "--restart"]);
+    run(dir, ["align", "planted", "model", "--out", OUT]).fails(2, &["reference: journal has", "--restart"]);
     run(dir, ["align", "planted", "model", "--out", OUT, "--restart", "--quiet"]).ok();
     assert!(!dir.join(&journal).exists());
 }
@@ -144,13 +144,13 @@ fn a_finished_file_is_not_made_again_and_others_are_not_replaced() {
     };
     assert_eq!(table(&first), table(&again), "the report is that of the file");
     let words = ["cannot write to file: perms.safetensors: a file is there", "--overwrite"];
-    run(dir, command.iter().chain(&["--cost", "raw"])).fails(1, &words);
+    run(dir, command.iter().chain(&["--cost", "raw"])).fails(2, &words);
     assert_eq!(
         run(dir, command.iter().chain(&["--restart", "--overwrite", "--json"])).ok().json()["status"],
         "aligned"
     );
     run(dir, command.iter().chain(&["--cost", "raw", "--overwrite", "--quiet"])).ok();
-    run(dir, command).fails(1, &words);
+    run(dir, command).fails(2, &words);
 }
 
 /// An MLP of layers wide enough that aligning two of them takes a while.
@@ -251,7 +251,7 @@ fn a_second_signal_ends_it_at_once_and_a_second_process_is_refused() {
     assert!(running.until(|| dir.join(JOURNAL).exists()));
     running.signal(Signal::STOP);
     let holder = format!("process {} works on this output", running.pid());
-    run(dir, SLOW).fails(1, &["cannot lock: .perms.safetensors.thalweg/lock", &holder]);
+    run(dir, SLOW).fails(2, &["cannot lock: .perms.safetensors.thalweg/lock", &holder]);
     // Held still, so that both signals are there before it can end in good order.
     running.signal(Signal::TERM);
     running.signal(Signal::INT);

@@ -113,7 +113,7 @@ fn what_is_recorded_is_what_the_units_do() {
             assert!(wanted.iter().zip(got).all(|(x, y)| (x - y).abs() < 1e-5), "sample {sample}, layer {layer}");
         }
     }
-    run(dir, args).fails(1, &["acts/activations.safetensors: the file is there already", "--overwrite"]);
+    run(dir, args).fails(2, &["acts/activations.safetensors: the file is there already", "--overwrite"]);
     run(dir, args.iter().chain(&["--overwrite", "--memory", "1MiB"])).fails(2, &["a batch of samples needs"]);
 }
 

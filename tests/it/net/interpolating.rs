@@ -52,24 +52,24 @@ fn what_cannot_be_interpolated_is_refused_before_anything_is_written() {
         assert!(!dir.join("curve").exists(), "{more:?}");
     };
     refused(&["--points", "1"], 2, &["points: wanted 2 to 1001, got 1"]);
-    refused(&["--data", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
+    refused(&["--data", "nowhere.safetensors"], 2, &["nowhere.safetensors"]);
     refused(&["--data", "x", "--method", "karcher"], 2, &["--method"]);
-    refused(&["--align", "nowhere.safetensors"], 1, &["nowhere.safetensors"]);
+    refused(&["--align", "nowhere.safetensors"], 2, &["nowhere.safetensors"]);
     run(dir, ["interpolate", "other", "model", "--align", "perms.safetensors", "--out", "curve"])
-        .fails(1, &["perms.safetensors: was made for another model than"]);
+        .fails(2, &["perms.safetensors: was made for another model than"]);
     run(dir, ["interpolate", "model", "model", "--out", "curve"]).fails(2, &["model"]);
     let llama = Llama { model_type: "llama", ..Llama::default() };
     for (name, seed) in [("llama-a", 1), ("llama-b", 2)] {
         llama.random(seed).write(&dir.join(name));
     }
-    run(dir, ["interpolate", "model", "llama-a", "--out", "curve"]).fails(1, &["llama-a"]);
+    run(dir, ["interpolate", "model", "llama-a", "--out", "curve"]).fails(2, &["llama-a"]);
     let data = super::digits::digits("test").display().to_string();
     let args = ["interpolate", "llama-a", "llama-b", "--out", "curve", "--data", &data];
     run(dir, args).fails(2, &["spec `llama`: there are forward passes for mlp"]);
-    refused(&["--data", &data], 1, &["layers.0.weight: takes 6 numbers, a sample has 64"]);
+    refused(&["--data", &data], 2, &["layers.0.weight: takes 6 numbers, a sample has 64"]);
     run(dir, ["align", "model", "other", "--straight-through"]).fails(2, &["--data"]);
-    run(dir, ["align", "model", "other", "--straight-through", "--data", &data]).fails(1, &["a sample has 64"]);
+    run(dir, ["align", "model", "other", "--straight-through", "--data", &data]).fails(2, &["a sample has 64"]);
     run(dir, ["align", "model", "other", "--activations", "model", "other"])
-        .fails(1, &["hidden.0: there are no activations of the reference"]);
+        .fails(2, &["hidden.0: there are no activations of the reference"]);
     run(dir, ["align", "model", "other", "--activations", "model"]).fails(2, &["--activations"]);
 }

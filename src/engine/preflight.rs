@@ -1,0 +1,75 @@
+//! What is decided about a merge before a byte of data is read or written: the one judgement of `plan` and `merge`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::budget::check_limits;
+use crate::error::{Error, Kind, Result};
+use crate::output::{Outlook, SideFile, Storage, Target, check_sides, outlook};
+use crate::plan::Plan;
+
+use super::separate::refuse_inputs_folder;
+use super::side::{left_beside, side_files};
+
+/// What a merge is going to do at its target.
+#[derive(Debug)]
+pub struct Preflight {
+    /// Whether it begins, goes on, or has nothing to do.
+    pub outlook: Outlook,
+    /// The files that go beside the weights.
+    pub sides: Vec<SideFile>,
+    /// The base's files that are not taken along, by name.
+    pub left: Vec<String>,
+}
+
+/// Judges whether `plan` can be carried out at `target`; changes nothing.
+///
+/// # Errors
+///
+/// Whatever [`merge`](super::merge()) would refuse before it starts, marked as [refused](Error::refused): an output in an
+/// input's folder or in a place that cannot be written to, another checkpoint there, a limit below the budget, a
+/// disk that is too small, side files that cannot be read.
+pub fn preflight(plan: &Plan, storage: Arc<dyn Storage>, target: &Target) -> Result<Preflight> {
+    judge(plan, storage, target).map_err(Error::refused)
+}
+
+fn judge(plan: &Plan, storage: Arc<dyn Storage>, target: &Target) -> Result<Preflight> {
+    refuse_several_shards(plan, target)?;
+    target.check_place()?;
+    refuse_inputs_folder(&plan.inputs, &target.dir)?;
+    check_limits(plan.memory.limit, plan.memory.threads)?;
+    let sides = wanted_sides(plan, target)?;
+    check_sides(&target.dir, &sides)?;
+    let outlook = outlook(storage, target, &plan.layout, &plan.identity)?;
+    let left = if sides.is_empty() { Vec::new() } else { left_beside(plan)? };
+    Ok(Preflight { outlook, sides, left })
+}
+
+/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that was asked for; it
+/// lies among others, which stand back only where the target may be overwritten.
+///
+/// # Errors
+///
+/// When the files of a lender cannot be listed or read.
+fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
+    if !target.is_file() {
+        return side_files(plan);
+    }
+    if !plan.job.beside_a_file {
+        return Ok(vec![]);
+    }
+    let mut sides = side_files(plan)?;
+    let folder = target.dir.parent().unwrap_or(Path::new(""));
+    sides.retain(|side| target.overwrite || !folder.join(side.name()).exists());
+    Ok(sides)
+}
+
+/// A single file has a single header.
+fn refuse_several_shards(plan: &Plan, target: &Target) -> Result<()> {
+    let shards = plan.layout.shards().len();
+    if !target.is_file() || shards == 1 {
+        return Ok(());
+    }
+    let cause = format!("the output has {shards} shards, a single file holds one");
+    Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause).with_hint("name a folder"))
+}
