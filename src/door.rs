@@ -47,6 +47,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("residual", "--align-residual"),
     ("spec", "--spec"),
     ("any_vocabulary", "--any-vocabulary"),
+    ("any_config", "--any-config"),
 ];
 
 /// Those of them that `align`, `apply` and their like have too, under the names that they have there.
@@ -56,6 +57,7 @@ const OF_COMMANDS: &[(&str, &str)] = &[
     ("spec", "--spec"),
     ("quantised", "--quantised"),
     ("any_vocabulary", "--any-vocabulary"),
+    ("any_config", "--any-config"),
     ("memory", "--memory"),
     ("threads", "--threads"),
     ("device", "--device"),

@@ -33,6 +33,7 @@
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
 //! - [`device`]: the same on a graphics processor, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
+//! - [`likeness`]: whether models mean the same by tokens, names and shapes.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
 //! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
@@ -60,6 +61,7 @@ pub mod error;
 pub mod journal;
 pub mod json;
 pub mod kernel;
+pub mod likeness;
 pub mod linalg;
 pub mod method;
 pub mod monitor;

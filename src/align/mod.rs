@@ -31,7 +31,6 @@ pub mod straight_through;
 mod symmetries;
 pub mod transform;
 pub mod view;
-pub mod vocabulary;
 pub mod weights;
 
 use std::sync::Arc;

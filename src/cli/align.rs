@@ -17,6 +17,7 @@ use crate::engine::align::many::{AlignMany, Crowd, align_many};
 use crate::engine::align::{Align, Pair, align};
 use crate::engine::{Options, Stop};
 use crate::error::{Error, Kind, Result};
+use crate::likeness::Waived;
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
 use crate::plan::Job;
@@ -95,6 +96,10 @@ pub struct AlignArgs {
     #[arg(long)]
     pub any_vocabulary: bool,
 
+    /// Align models by whose configs equal shapes mean different things, such as other numbers of heads
+    #[arg(long)]
+    pub any_config: bool,
+
     /// Print a line for every group, not only for every kind of group
     #[arg(short = 'v', long)]
     pub groups: bool,
@@ -169,7 +174,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let device = ready.for_products(&wish)?;
     let monitor = monitor(&progress);
-    tell(&ready, monitor.as_ref());
+    tell(&ready, &pair.warnings, monitor.as_ref());
     let (device_of, io) = (ready.opened().driver.clone(), merge::io(args.run.io));
     let options = Options { kernels, device: device_of, io, stop, monitor, ..Options::default() };
     let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).and_then(|by| {
@@ -203,7 +208,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
 fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
     let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
     let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
-    let pair = Pair::new(reference, model, spec, args.any_vocabulary)?;
+    let pair = Pair::new(reference, model, spec, allowed(args))?;
     match &args.residual {
         ResidualArg::Map(path) => pair.held_under(path),
         _ => pair.ready_for(matching(args).residual),
@@ -217,7 +222,7 @@ fn crowded(args: &AlignArgs, paths: &[&PathBuf], wish: &Wish, spec: Option<&Spec
         let opened: Vec<_> = models.iter().collect();
         models.push(job::open(path, &args.quantised, wish, &opened)?);
     }
-    Crowd::new(models, spec, args.any_vocabulary)
+    Crowd::new(models, spec, allowed(args))
 }
 
 /// Aligns many models with each other.
@@ -236,7 +241,7 @@ fn run_many(
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let monitor = monitor(&progress);
-    tell(&ready, monitor.as_ref());
+    tell(&ready, &crowd.warnings, monitor.as_ref());
     let outcome = align_many(AlignMany {
         crowd,
         many,
@@ -342,7 +347,8 @@ fn with_inputs(
 ) -> Result<Looked> {
     let Some(asked) = job.document.own.align.clone() else { return Ok(Looked::default()) };
     let spec = asked.spec.as_deref().map(symmetries::spec).transpose()?;
-    act(&AlignInputs { asked: &asked, spec: spec.as_ref(), target }, job)
+    let allowed = job.allowed();
+    act(&AlignInputs { asked: &asked, allowed, spec: spec.as_ref(), target }, job)
 }
 
 pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
@@ -352,8 +358,13 @@ pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
     }
 }
 
-/// Says why it is the processor although a device would have been taken.
-fn tell(ready: &Ready, monitor: &dyn Monitor) {
+fn allowed(args: &AlignArgs) -> Waived {
+    Waived { vocabulary: args.any_vocabulary, config: args.any_config }
+}
+
+/// Says how the models differ, and why it is the processor although a device would have been taken.
+fn tell(ready: &Ready, warnings: &[String], monitor: &dyn Monitor) {
+    warnings.iter().for_each(|warning| monitor.warn(warning));
     if let Some(warning) = device::instead(ready.opened()) {
         monitor.warn(&warning);
     }

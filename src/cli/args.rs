@@ -132,6 +132,14 @@ pub struct JobArgs {
     #[arg(long, value_name = "POLICY")]
     pub mismatch: Option<String>,
 
+    /// Go on although tokenizers number their tokens in other ways: rows of embeddings and heads are merged as they are
+    #[arg(long)]
+    pub any_vocabulary: bool,
+
+    /// Go on although equal shapes mean different things by the models' configs, such as other numbers of heads
+    #[arg(long)]
+    pub any_config: bool,
+
     /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1 stands for its first group;
     /// N:REGEX=TEMPLATE does so in the N-th model alone. May be given several times: the first rule that matches a name
     /// decides, those of one model come before those of all

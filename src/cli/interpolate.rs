@@ -18,6 +18,7 @@ use crate::data::DataSet;
 use crate::engine::align::Pair;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
+use crate::likeness::Waived;
 use crate::monitor::{Monitor, Phase};
 use crate::net::Network;
 use crate::output::{DiskStorage, Target, check_folder_ending};
@@ -66,6 +67,14 @@ pub struct InterpolateArgs {
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
+    /// Go on although the tokenizers of both number their tokens in other ways
+    #[arg(long)]
+    pub any_vocabulary: bool,
+
+    /// Go on although equal shapes mean different things by the configs of both
+    #[arg(long)]
+    pub any_config: bool,
+
     /// Policy for quantised weights.
     #[command(flatten)]
     pub quantised: QuantisedArgs,
@@ -110,10 +119,18 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose().map_err(Error::refused)?;
     let names = [&args.reference, &args.model].map(|path| path.display().to_string());
     let quantised = args.quantised.key();
-    let ends = Ends { names, paths, quantised, alignment: file.as_ref().map(|(alignment, _)| alignment.clone()) };
+    let ends = Ends {
+        names,
+        paths,
+        allowed: allowed(args),
+        quantised,
+        alignment: file.as_ref().map(|(alignment, _)| alignment.clone()),
+    };
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
+    let monitor = align::monitor(&progress);
+    pair.warnings.iter().for_each(|warning| monitor.warn(warning));
     let run = Run { args, wish, pair: &pair, ends: &ends, stop: &stop, progress: &progress };
     let outcome = match &args.data {
         Some(data) => run.measure(data, &lambdas),
@@ -137,8 +154,12 @@ fn paired(args: &InterpolateArgs, wish: &Wish) -> Result<([PathBuf; 2], Pair)> {
     // Where rows of embeddings belong to other tokens, a point between them means nothing.
     let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
     let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
-    let pair = Pair::new(reference, model, spec.as_ref(), false)?;
+    let pair = Pair::new(reference, model, spec.as_ref(), allowed(args))?;
     Ok((paths, pair))
+}
+
+fn allowed(args: &InterpolateArgs) -> Waived {
+    Waived { vocabulary: args.any_vocabulary, config: args.any_config }
 }
 
 /// The transform in `file`, and where it comes from.

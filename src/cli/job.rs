@@ -87,6 +87,10 @@ pub fn job(
     };
     let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
     let mut job = Job::new(document.clone(), inputs)?;
+    // What is let pass does not change what a recipe means.
+    let own = &mut job.document.own;
+    own.any_vocabulary = own.any_vocabulary.or(args.any_vocabulary.then_some(true));
+    own.any_config = own.any_config.or(args.any_config.then_some(true));
     job.dtype = args.dtype.or(job.dtype);
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
@@ -209,6 +213,8 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     if !args.rename.is_empty() {
         recipe.insert("rename".into(), renames(args, &paths)?);
     }
+    let allowed = [("any_vocabulary", args.any_vocabulary), ("any_config", args.any_config)];
+    recipe.extend(allowed.into_iter().filter(|(_, any)| *any).map(|(key, _)| (key.to_owned(), true.into())));
     if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
     }

@@ -21,6 +21,7 @@ use crate::dtype::Dtype;
 use crate::engine::merge_in_memory;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
+use crate::likeness::Waived;
 use crate::net::{Network, Parameters, evaluate};
 use crate::plan::memory::Wish;
 use crate::plan::{Job, Plan};
@@ -59,6 +60,8 @@ pub struct Ends {
     pub names: [String; 2],
     /// Where they are.
     pub paths: [PathBuf; 2],
+    /// Differences between them that are allowed.
+    pub allowed: Waived,
     /// How the second is aligned to the first.
     pub alignment: Option<Alignment>,
     /// Policy for quantised weights.
@@ -78,7 +81,10 @@ impl Ends {
             models.map(|(name, weight)| json!({ "model": name, "parameters": { "weight": weight } })).collect();
         let recipe = json!({ "merge_method": way.method(), "models": models });
         let recipe = Recipe::parse(&recipe.to_string(), "interpolation")?;
-        let mut job = Job::new(recipe.documents[0].clone(), self.paths.to_vec())?;
+        let mut document = recipe.documents[0].clone();
+        document.own.any_vocabulary = Some(self.allowed.vocabulary);
+        document.own.any_config = Some(self.allowed.config);
+        let mut job = Job::new(document, self.paths.to_vec())?;
         job.document.own.quantised = self.quantised;
         if aligned {
             job.alignments = vec![None, self.alignment.clone()];

@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::likeness::Waived;
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
 
 use super::memory::Wish;
@@ -166,6 +167,15 @@ impl Job {
         self.document.own.mismatch.unwrap_or_default()
     }
 
+    /// Differences between the inputs with which the merge goes on; what is aligned is merged too.
+    pub fn allowed(&self) -> Waived {
+        let (own, align) = (&self.document.own, self.document.own.align.as_ref());
+        Waived {
+            vocabulary: own.any_vocabulary == Some(true) || align.is_some_and(|align| align.any_vocabulary),
+            config: own.any_config == Some(true),
+        }
+    }
+
     /// What to do when a tensor is not in every input.
     pub fn missing(&self) -> Missing {
         self.document.own.missing.unwrap_or_default()
@@ -190,6 +200,8 @@ impl Job {
         document.own.out_shard_size = None;
         document.own.zstd = None;
         document.own.device = None;
+        document.own.any_vocabulary = None;
+        document.own.any_config = None;
         document.name = None;
         serde_json::to_value(&document).expect("a document is plain data")
     }

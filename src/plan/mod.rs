@@ -7,6 +7,7 @@
 //! ([`identity`]). The order in which blocks are read is [`schedule`].
 
 pub mod agree;
+mod alike;
 mod architecture;
 pub mod assign;
 mod choice;
@@ -121,6 +122,7 @@ impl Plan {
         warnings.extend(coverage::warnings(&inputs, &dropped));
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
+        warnings.extend(alike::check(job, &inputs, &tensors)?);
         let warnings = warnings.iter().map(|warning| job.door.words(warning).into_owned()).collect();
         Ok(Self {
             inputs,

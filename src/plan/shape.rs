@@ -94,7 +94,8 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
 /// What a user should know about tensors whose shapes differ and are brought together.
 pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
     let differ = |tensor: &&TensorPlan| {
-        let mut shapes = tensor.sources.iter().map(|source| &inputs[source.input].tensors()[&source.name].shape);
+        let stored = |source: &SourcePlan| Some(&inputs[source.input].tensors().get(&source.name)?.shape);
+        let mut shapes = tensor.sources.iter().filter_map(stored);
         let first = shapes.next();
         shapes.any(|shape| Some(shape) != first)
     };

@@ -33,6 +33,10 @@ pub struct OwnKeys {
     pub state_dict_key: Option<String>,
     /// Where to compute.
     pub device: Option<Choice>,
+    /// Whether models are merged whose tokenizers number their tokens in other ways.
+    pub any_vocabulary: Option<bool>,
+    /// Whether models are merged by whose configs equal shapes mean different things.
+    pub any_config: Option<bool>,
     /// How models are aligned before they are merged.
     pub align: Option<Align>,
     /// By which rules tensors are renamed as they are read, those of single models first.
@@ -52,6 +56,8 @@ impl OwnKeys {
         entry(map, "quantised", self.quantised)?;
         entry(map, "state_dict_key", self.state_dict_key.as_ref())?;
         entry(map, "device", self.device)?;
+        entry(map, "any_vocabulary", self.any_vocabulary)?;
+        entry(map, "any_config", self.any_config)?;
         entry(map, "align", self.align.as_ref())?;
         entry(map, "rename", Some(&self.rename).filter(|rules| !rules.is_empty()))
     }

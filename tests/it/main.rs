@@ -13,6 +13,7 @@ mod forward;
 mod hostile;
 mod karcher_script;
 mod kill;
+mod likeness;
 mod limits;
 mod memory;
 mod merge;

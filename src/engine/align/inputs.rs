@@ -12,6 +12,7 @@ use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, finger
 use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
+use crate::likeness::Waived;
 use crate::output::{Storage, Target, check_folder, check_target};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
@@ -31,6 +32,8 @@ const WHAT: &str = "cannot use transform";
 pub struct AlignInputs<'a> {
     /// What is asked for.
     pub asked: &'a Asked,
+    /// Differences between them that are allowed.
+    pub allowed: Waived,
     /// The symmetry spec that it names.
     pub spec: Option<&'a Spec>,
     /// Where the merge's output goes.
@@ -193,7 +196,7 @@ impl AlignInputs<'_> {
     }
 
     fn pair(&self, reference: Checkpoint, model: Checkpoint) -> Result<Pair> {
-        Pair::new(reference, model, self.spec, self.asked.any_vocabulary)
+        Pair::new(reference, model, self.spec, self.allowed)
     }
 
     /// The transforms that a run of the same merge has found.
@@ -235,7 +238,7 @@ impl AlignInputs<'_> {
     }
 
     fn crowd(&self, models: Vec<Checkpoint>) -> Result<Crowd> {
-        Crowd::new(models, self.spec, self.asked.any_vocabulary)
+        Crowd::new(models, self.spec, self.allowed)
     }
 
     /// What a transform beside the output is called in it.

@@ -20,6 +20,7 @@ use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
+use crate::likeness::Waived;
 use crate::output::{BegunSteps, Steps, Storage, Target, check_folder_ending};
 use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings, ManyReport};
@@ -37,6 +38,8 @@ pub struct Crowd {
     symmetries: Arc<Symmetries>,
     /// The symmetries' part of the identity, which is that of each pair.
     spec: Value,
+    /// What a user should know of their differences.
+    pub warnings: Vec<String>,
 }
 
 /// Everything that aligning many models needs.
@@ -66,14 +69,15 @@ impl Crowd {
     ///
     /// As [`Pair::new`]; [`Kind::Usage`] for fewer than two models, or two of one content, which need no alignment and
     /// could not be told apart by their transforms.
-    pub fn new(models: Vec<Checkpoint>, spec: Option<&Spec>, any_vocabulary: bool) -> Result<Self> {
+    pub fn new(models: Vec<Checkpoint>, spec: Option<&Spec>, allowed: Waived) -> Result<Self> {
         let [first, others @ ..] = models.as_slice() else {
             return Err(Error::new(Kind::Usage, "cannot align", "models", "wanted at least two, got none"));
         };
         let mut found: Option<(Arc<Symmetries>, Value)> = None;
         let mut prints = Vec::with_capacity(models.len());
+        let mut warnings = Vec::new();
         for other in others {
-            let pair = Pair::new(first.clone(), other.clone(), spec, any_vocabulary)?;
+            let pair = Pair::new(first.clone(), other.clone(), spec, allowed)?;
             if prints.is_empty() {
                 prints.push(pair.reference_print.clone());
             }
@@ -82,6 +86,7 @@ impl Crowd {
                 return Err(Error::new(Kind::Usage, "cannot align", other.root().display(), cause)
                     .with_hint("name each model once"));
             }
+            warnings.extend(pair.warnings);
             let spec = pair::spec_identity(&pair.symmetries);
             prints.push(pair.model_print);
             found.get_or_insert((pair.symmetries, spec));
@@ -89,7 +94,7 @@ impl Crowd {
         let Some((symmetries, spec)) = found else {
             return Err(Error::new(Kind::Usage, "cannot align", "models", "wanted at least two, got one"));
         };
-        Ok(Self { models, prints, symmetries, spec })
+        Ok(Self { models, prints, symmetries, spec, warnings })
     }
 
     /// What decides whether two runs look for the same.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::align::matching::{self, Residual};
-use crate::align::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint, vocabulary};
+use crate::align::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
+use crate::likeness::{Waived, meanings, vocabularies};
 
 /// Raised when the same models and options lead to another transform, so that no run goes on with another version's
 /// steps.
@@ -36,17 +37,19 @@ pub struct Pair {
     pub reference_print: String,
     /// The fingerprint of the model.
     pub model_print: String,
+    /// What a user should know of their differences.
+    pub warnings: Vec<String>,
 }
 
 impl Pair {
-    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for their kind. With
-    /// `any_vocabulary` their tokenizers are not compared.
+    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for their kind, and that both
+    /// mean the same by their tensors, but for what is `allowed`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or tensors, shapes, types or
-    /// tokens differ, each with the first that do.
-    pub fn new(reference: Checkpoint, model: Checkpoint, spec: Option<&Spec>, any_vocabulary: bool) -> Result<Self> {
+    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or tensors, shapes, types,
+    /// configs or tokens differ, each with the first that do.
+    pub fn new(reference: Checkpoint, model: Checkpoint, spec: Option<&Spec>, allowed: Waived) -> Result<Self> {
         refuse_same(&reference, &model)?;
         let symmetries = Symmetries::of(&reference, spec)?;
         same_shapes(&reference, &model)?;
@@ -61,15 +64,11 @@ impl Pair {
                 .with_hint("compare the numbers of heads, experts and dimensions in both"));
         }
         [&reference, &model].into_iter().try_for_each(|model| all_floats(model, &symmetries))?;
-        if !any_vocabulary && let Some(cause) = vocabulary::difference(&reference, &model)? {
-            return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause).with_hint(
-                "rows of embeddings and heads belong to tokens, which are never reordered: give models of one \
-                 tokenizer, or `any_vocabulary: true` if the rows agree all the same",
-            ));
-        }
+        let mut warnings = meanings(WHAT, &reference, &model, allowed)?;
+        warnings.extend(vocabularies(WHAT, &reference, &model, allowed)?);
         let (reference_print, model_print) = (fingerprint::of(&reference)?, fingerprint::of(&model)?);
         let symmetries = Arc::new(symmetries);
-        Ok(Self { symmetries, folded: None, map: None, reference, model, reference_print, model_print })
+        Ok(Self { symmetries, folded: None, map: None, reference, model, reference_print, model_print, warnings })
     }
 
     /// The pair as what is to be done to the residual stream wants it: norms folded where it is mapped.

@@ -39,7 +39,7 @@ fn mapping(field: Field<'_>) -> Result<Align> {
         (None, None) => return Err(field.error("needs one of `method`, `files`")),
     };
     let spec = fields.get("spec").map(|field| field.text().map(str::to_owned)).transpose()?;
-    let any_vocabulary = fields.get("any_vocabulary").map(switch).transpose()?.unwrap_or(false);
+    let any_vocabulary = fields.get("any_vocabulary").map(|field| field.switch()).transpose()?.unwrap_or(false);
     let together = fields.get("reference").map(|field| field.choice(REFERENCES)).transpose()?.unwrap_or(false);
     Ok(Align { from, spec, any_vocabulary, together })
 }
@@ -53,7 +53,7 @@ fn options(fields: &Fields<'_>) -> Result<Options> {
         options.residual = field.choice(RESIDUALS)?;
     }
     if let Some(field) = fields.get("signs") {
-        options.signs = switch(field)?;
+        options.signs = field.switch()?;
     }
     if let Some(field) = fields.get("seed") {
         options.seed = field.whole(0, i64::MAX.unsigned_abs())?;
@@ -62,13 +62,6 @@ fn options(fields: &Fields<'_>) -> Result<Options> {
         options.sweeps = field.whole_in(SWEEPS).and_then(|most| narrow(&field, most))?;
     }
     Ok(options)
-}
-
-fn switch(field: Field<'_>) -> Result<bool> {
-    match field.node.value {
-        Value::Bool(on) => Ok(on),
-        _ => Err(field.error(format!("must be true or false, found {}", field.found()))),
-    }
 }
 
 /// A file, a list of files, or a file for each of some models.

@@ -218,6 +218,14 @@ impl<'a> Field<'a> {
         Err(self.error(format!("must be one of {}, found `{text}`{near}", all.join(", "))))
     }
 
+    /// The value as true or false.
+    pub(super) fn switch(&self) -> Result<bool> {
+        match self.node.value {
+            Value::Bool(on) => Ok(on),
+            _ => Err(self.error(format!("must be true or false, found {}", self.found()))),
+        }
+    }
+
     /// The value as the name of a device.
     pub(super) fn device(&self) -> Result<Choice> {
         let text = self.text()?;

@@ -229,6 +229,8 @@ fn own(fields: &Fields<'_>) -> OwnKeys {
         quantised: fields.read("quantised", |field| field.choice(Quantised::CHOICES)),
         state_dict_key: fields.read("state_dict_key", |field| field.text().map(str::to_owned)),
         device: fields.read("device", |field| field.device()),
+        any_vocabulary: fields.read("any_vocabulary", |field| field.switch()),
+        any_config: fields.read("any_config", |field| field.switch()),
         align: fields.read("align", align::read),
         rename: Vec::new(),
     }

@@ -12,6 +12,7 @@ use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
 use thalweg::engine::align::many::{AlignMany, Crowd, align_many};
 use thalweg::error::Result;
+use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
 use thalweg::report::ManyReport;
 
@@ -229,7 +230,7 @@ fn aligned(inputs: &Path, storage: CrashStorage, root: &Path) -> (CrashStorage, 
     let storage = Arc::new(storage);
     let models = (0..3).map(|model| Checkpoint::open(&inputs.join(format!("m{model}"))).expect("opens"));
     let outcome = align_many(AlignMany {
-        crowd: Crowd::new(models.collect(), None, false).expect("a crowd"),
+        crowd: Crowd::new(models.collect(), None, Waived::default()).expect("a crowd"),
         many: ManyOptions::default(),
         memory: 256 << 20,
         threads: 1,

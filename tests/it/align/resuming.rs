@@ -12,6 +12,7 @@ use thalweg::align::matching::Options as Matching;
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
 use thalweg::engine::align::{Align, By, Pair, align};
+use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
 use thalweg::report::AlignmentReport;
 
@@ -33,7 +34,7 @@ fn aligned(inputs: &Path, storage: CrashStorage, root: &Path) -> (CrashStorage, 
     let storage = Arc::new(storage);
     let open = |name: &str| Checkpoint::open(&inputs.join(name)).expect("opens");
     let outcome = align(Align {
-        pair: Pair::new(open("model"), open("planted"), None, false).expect("a pair"),
+        pair: Pair::new(open("model"), open("planted"), None, Waived::default()).expect("a pair"),
         by: By::Weights,
         matching: Matching::default(),
         memory: 256 << 20,

@@ -15,6 +15,7 @@ use thalweg::engine::align::many::{AlignMany, Crowd, align_many};
 use thalweg::engine::align::{Align, Aligned, By, Pair, align};
 use thalweg::error::{Kind, Result};
 use thalweg::kernel::Kernels;
+use thalweg::likeness::Waived;
 use thalweg::linalg::Backend;
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::DeviceWish;
@@ -61,7 +62,7 @@ impl<'a> Run<'a> {
     fn carry_out(&self, stored: &Stored, other: &str, out: &Path) -> Result<Aligned> {
         let open = |name: &str| Checkpoint::open(&stored.dir.path().join(name)).expect("opens");
         align(Align {
-            pair: Pair::new(open("model"), open(other), None, false)?.ready_for(self.residual)?,
+            pair: Pair::new(open("model"), open(other), None, Waived::default())?.ready_for(self.residual)?,
             by: By::Weights,
             matching: Matching { residual: self.residual, sweeps: 6, ..Matching::default() },
             memory: 256 << 20,
@@ -210,7 +211,7 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
         let open = |name| Checkpoint::open(&stored.dir.path().join(name));
         let models = ["model", "planted", "noised"].into_iter().map(open).collect::<Result<_>>().expect("open");
         align_many(AlignMany {
-            crowd: Crowd::new(models, None, true).expect("a crowd"),
+            crowd: Crowd::new(models, None, Waived { vocabulary: true, config: true }).expect("a crowd"),
             many: Default::default(),
             memory: 256 << 20,
             threads: 2,

@@ -143,6 +143,8 @@ fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
         quantised: rest.0.1,
         state_dict_key: rest.2,
         device,
+        any_vocabulary: limits.2.map(|threads| threads % 2 == 0),
+        any_config: limits.2.map(|threads| threads % 3 == 0),
         align: None,
         rename: Vec::new(),
     })
