@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::adapter::{self, is_adapter_file};
+use super::component::is_pipeline;
 use super::index::Index;
 use super::nested;
 use super::parts::Parts;
@@ -30,7 +31,14 @@ const TORCH: &str = "PyTorch";
 /// The formats that are read; the first one that a folder has is taken.
 pub(super) const FORMATS: [&str; 2] = [SAFETENSORS, TORCH];
 /// What a whole model is called when it is one file.
-const SINGLE: [&str; 3] = ["model.safetensors", "model.safetensors.zst", "pytorch_model.bin"];
+const SINGLE: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.zst",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.zst",
+    "diffusion_pytorch_model.bin",
+];
 const PLAIN: &str = ".safetensors";
 /// What a training run leaves beside a model in PyTorch's format.
 const TRAINING_STATE: [&str; 9] = [
@@ -52,14 +60,16 @@ pub(super) fn is_training_state(name: &str) -> bool {
     TRAINING_STATE.iter().any(|start| name.starts_with(start))
 }
 
-/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted alone.
-pub(super) fn locate(path: &Path, shard_alone: bool) -> Result<Layout> {
+/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted alone. There are none
+/// in a folder that may be a `pipeline` and is one.
+pub(super) fn locate(path: &Path, shard_alone: bool, pipeline: bool) -> Result<Layout> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => bad(path, "no such file or folder"),
         _ => Error::io("cannot open checkpoint", path, error),
     })?;
     if metadata.is_dir() {
-        return nested::snapshot_of(path).map_or_else(|| in_folder(path), |snapshot| in_folder(&snapshot));
+        return nested::snapshot_of(path)
+            .map_or_else(|| in_folder(path, pipeline), |snapshot| in_folder(&snapshot, pipeline));
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(format) = index_format(&name).filter(|format| FORMATS.contains(format)) {
@@ -85,7 +95,7 @@ fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn in_folder(folder: &Path) -> Result<Layout> {
+fn in_folder(folder: &Path, pipeline: bool) -> Result<Layout> {
     let names = file_names(folder)?;
     for format in FORMATS {
         if let Some(layout) = in_format(folder, &names, format)? {
@@ -93,6 +103,9 @@ fn in_folder(folder: &Path) -> Result<Layout> {
             let rivals = rivals::warning(&names, &taken, layout.index.as_ref().and_then(Index::name));
             return Ok(Layout { rivals, ..layout });
         }
+    }
+    if pipeline && is_pipeline(folder)? {
+        return Ok(Layout { folder: Some(folder.to_owned()), files: Vec::new(), index: None, rivals: None });
     }
     Err(nothing_in(folder, &names))
 }
@@ -134,7 +147,12 @@ pub(super) fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>, format: &str) -> Result<Option<&'a str>> {
-    const USUAL: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
+    const USUAL: [&str; 4] = [
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.bin.index.json",
+    ];
     let is_index = |name: &&str| index_format(name) == Some(format) && !name.starts_with("adapter_");
     let indexes: Vec<_> = names.iter().map(String::as_str).filter(is_index).collect();
     if let Some(usual) = USUAL.into_iter().find(|usual| indexes.contains(usual)) {

@@ -8,6 +8,7 @@
 
 mod adapter;
 mod bus;
+mod component;
 mod file;
 mod folder;
 mod header;
@@ -94,6 +95,8 @@ pub struct OpenOptions {
     pub raw_codes: bool,
     /// One shard of several is opened as if it were a whole checkpoint.
     pub shard_alone: bool,
+    /// Whether a folder may be a pipeline: without weights of its own, but with components that a file of it lists.
+    pub pipeline: bool,
 }
 
 impl Checkpoint {
@@ -112,14 +115,14 @@ impl Checkpoint {
     /// it is all loose shards together. A folder of the hub's cache stands for its main snapshot. A folder without any safetensors is looked through for PyTorch files in the same way. Files are in
     /// the order of their names, tensors within a file in the order of their data, of a PyTorch file in that of the
     /// state dict. An output head that is stored a second time although the config ties it to the embeddings is left
-    /// out.
+    /// out. A pipeline, where it is allowed, is opened without its components; see [`Checkpoint::attach`].
     ///
     /// # Errors
     ///
     /// Nothing to read or not readable, an unknown format, missing shards, a header or an index that is damaged or does
     /// not fit the files, a tensor that is there twice; an adapter; quantised weights, unless they are wanted raw.
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let layout = folder::locate(path, options.shard_alone)?;
+        let layout = folder::locate(path, options.shard_alone, options.pipeline)?;
         let mut checkpoint = Self {
             root: path.to_owned(),
             folder: layout.folder,

@@ -80,18 +80,20 @@ pub struct Beside {
     pub left: Vec<String>,
 }
 
-/// What lies in `folder` beside weights; see [`Beside`].
+/// What lies in `folder` beside weights; see [`Beside`]. Sub-folders that hold weights stay, but for `components`, of
+/// which all but the weights goes along.
 ///
 /// # Errors
 ///
 /// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside of the folder.
-pub fn look(folder: &Path) -> Result<Beside> {
+pub fn look(folder: &Path, components: &[&str]) -> Result<Beside> {
     let root = folder.canonicalize().map_err(|error| Error::io("cannot list", folder, error))?;
     let top = Listing::of(folder)?;
     let mut beside = Beside { files: top.files.iter().map(PathBuf::from).collect(), left: top.left };
     for name in top.folders {
         let inner = if is_leftover_folder(&name) { Listing::default() } else { Listing::of(&folder.join(&name))? };
-        if inner.has_weights || is_leftover_folder(&name) {
+        let is_component = components.contains(&name.as_str());
+        if (inner.has_weights && !is_component) || is_leftover_folder(&name) {
             beside.left.push(format!("{name}/"));
             continue;
         }
@@ -113,7 +115,7 @@ pub fn look(folder: &Path) -> Result<Beside> {
 ///
 /// As [`look`].
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    look(folder).map(|beside| beside.files)
+    look(folder, &[]).map(|beside| beside.files)
 }
 
 /// One folder's entries, sorted out.

@@ -136,6 +136,7 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
         return Err(usage("--shard-size".into(), "a single file has no shards").with_hint("name a folder as --out"));
     }
     job.shard_bytes = u64::MAX;
+    job.weights_alone = true;
     job.beside_a_file = args.script.copy_extra_files;
     Ok(())
 }

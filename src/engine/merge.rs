@@ -58,7 +58,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
         Begun::Resumed(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?,
     };
     let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
-    let noted = noted(&manifest, &plan)?;
+    let noted = noted(&manifest)?;
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
     let report = report.with_left_beside(left);
@@ -98,8 +98,8 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
     }
 }
 
-fn noted<'a>(manifest: &'a Manifest, plan: &Plan) -> Result<Vec<Noted<'a>>> {
-    let odd = |error| Error::new(Kind::Damaged, "cannot read manifest", plan.layout.index_name(), error);
+fn noted(manifest: &Manifest) -> Result<Vec<Noted<'_>>> {
+    let odd = |error| Error::new(Kind::Damaged, "cannot read manifest", "thalweg.json", error);
     let read = |note: &Option<serde_json::Value>| match note {
         None => Ok(Found::default()),
         Some(note) => serde_json::from_value(note.clone()).map_err(odd),

@@ -213,12 +213,16 @@ impl Run {
         if !manifest.matches(&self.layout) {
             return Ok(Some("same request, but its shards are laid out in another way".into()));
         }
-        let Some(index) = self.layout.index_json() else { return Ok(None) };
-        let path = self.places.finished(&self.layout.index_name());
-        let most = u64::try_from(index.len()).expect("a length fits 64 bits");
-        let is_same = self.storage.len(&path)? == Some(most)
-            && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes();
-        Ok((!is_same).then(|| "same request, but its index was changed".into()))
+        for (name, index) in self.layout.indexes() {
+            let path = self.places.finished(&name);
+            let most = u64::try_from(index.len()).expect("a length fits 64 bits");
+            let is_same = self.storage.len(&path)? == Some(most)
+                && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes();
+            if !is_same {
+                return Ok(Some("same request, but its index was changed".into()));
+            }
+        }
+        Ok(None)
     }
 
     fn occupied(&self, cause: String, target: &Target) -> Error {

@@ -1,12 +1,13 @@
 //! Making things durable, in the one order that survives a crash.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::folder::Places;
 use super::packed::{Packers, pack};
-use super::storage::{Storage, StorageFile};
+use super::storage::{Storage, StorageFile, parent_of};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, claims_record};
 use crate::plan::layout::Layout;
@@ -97,13 +98,15 @@ impl Pending {
     fn seal(&self, shard: usize) -> Result<()> {
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let name = &self.layout.shards()[shard].name;
+        let to = places.finished(name);
+        storage.create_dir_all(parent_of(&to))?;
         let Some(level) = self.layout.zstd() else {
-            return storage.rename(&places.part(name), &places.finished(name));
+            return storage.rename(&places.part(name), &to);
         };
         pack_shard(storage, places, &self.layout, shard, level, &self.packers)?;
-        storage.rename(&places.packed(name), &places.finished(name))?;
+        storage.rename(&places.packed(name), &to)?;
         // IMPORTANT: the part is the only whole copy until the new name is durable.
-        sync_both(storage, places.folder(), &places.work())?;
+        sync_both(storage, parent_of(&to), &places.work())?;
         storage.remove(&places.part(name))
     }
 
@@ -122,7 +125,10 @@ impl Pending {
         for seal in &self.seals {
             self.seal(seal.shard)?;
         }
-        sync_both(self.storage.as_ref(), self.places.folder(), &self.places.work())?;
+        let folders = self.seals.iter().map(|seal| self.places.finished(&self.layout.shards()[seal.shard].name));
+        let folders: BTreeSet<_> = folders.map(|path| parent_of(&path).to_owned()).collect();
+        folders.iter().try_for_each(|folder| self.storage.sync_dir(folder))?;
+        self.storage.sync_dir(&self.places.work())?;
         let sealed: Vec<_> = self.seals.iter().map(|seal| Claim::Shard { shard: seal.id }).collect();
         ledger.append(&sealed)
     }

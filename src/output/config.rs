@@ -56,6 +56,7 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     let mut changed = config.clone();
     if let Some(name) = truth.dtype.map(stated).and_then(Dtype::torch_name)
         && !restate_dtype(&mut changed, name)
+        && !is_of_diffusers(config)
     {
         changed.as_object_mut()?.insert("torch_dtype".to_owned(), Value::from(name));
     }
@@ -118,6 +119,18 @@ fn drop_quantisation(fields: &mut Map<String, Value>) {
 fn states_ties(config: &Value) -> bool {
     let texts = TEXT_CONFIGS.iter().filter_map(|key| config.get(key));
     std::iter::once(config).chain(texts).any(|part| part.get(TIED_KEY) == Some(&Value::Bool(true)))
+}
+
+/// The config with every statement of the dtype made true; `None` when there is none that has to change.
+pub fn with_dtype(config: &Value, dtype: Dtype) -> Option<Value> {
+    let mut changed = config.clone();
+    restate_dtype(&mut changed, stated(dtype).torch_name()?);
+    (changed != *config).then_some(changed)
+}
+
+/// Configs of diffusers have no dtype, and its loaders warn of keys that they do not know.
+fn is_of_diffusers(config: &Value) -> bool {
+    config.get("_diffusers_version").is_some()
 }
 
 /// Sets every statement of the dtype; returns whether there was one.

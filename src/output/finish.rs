@@ -68,7 +68,7 @@ impl Output {
     ///
     /// When bytes of a tensor are missing, or when a file cannot be written; the run can then be resumed.
     pub fn finish(mut self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
-        self.open_only_shard()?;
+        self.open_only_shards()?;
         self.commit()?;
         self.finish_committed(side_files, run).map_err(Error::resumable)
     }
@@ -87,20 +87,36 @@ impl Output {
         let manifest = Manifest::describe(&self.layout, self.identity.clone(), found, &packed, normalised(run)?);
         self.put(&self.places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
         let storage = self.storage.as_ref();
-        // IMPORTANT: everything else is durable before the name appears that makes the folder a checkpoint.
-        if let Some(index) = self.layout.index_json() {
-            self.put(&self.places.finished(&self.layout.index_name()), &Contents::Bytes(index.into_bytes()))?;
-        } else if !self.is_sealed(0) {
-            let name = &self.layout.shards()[0].name;
-            let whole = if packed[0].is_some() { self.places.packed(name) } else { self.places.part(name) };
-            storage.rename(&whole, &self.places.finished(name))?;
-            sync_both(storage, self.places.folder(), &self.places.work())?;
+        // IMPORTANT: everything else is durable before the names appear that make the folders checkpoints; the output's own
+        // comes last.
+        for part in 0..self.layout.parts().len() {
+            if let Some((name, text)) = self.layout.index(part) {
+                self.put(&self.places.finished(&name), &Contents::Bytes(text.into_bytes()))?;
+            }
+            let shards = self.layout.shards().iter().enumerate();
+            if let Some((shard, _)) = shards.into_iter().find(|(_, shard)| shard.part == part && shard.is_only) {
+                self.name_only_shard(shard, packed[shard].is_some())?;
+            }
         }
         remove_work(storage, &self.places)?;
         Ok(manifest)
     }
 
-    /// The size on the disk of each compressed shard. The only shard of an output is compressed here.
+    /// Gives the only shard of a part its final name, unless it has it.
+    fn name_only_shard(&self, shard: usize, is_packed: bool) -> Result<()> {
+        if self.is_sealed(shard) {
+            return Ok(());
+        }
+        let (storage, places) = (self.storage.as_ref(), &self.places);
+        let name = &self.layout.shards()[shard].name;
+        let whole = if is_packed { places.packed(name) } else { places.part(name) };
+        let to = places.finished(name);
+        storage.create_dir_all(parent_of(&to))?;
+        storage.rename(&whole, &to)?;
+        sync_both(storage, parent_of(&to), &places.work())
+    }
+
+    /// The size on the disk of each compressed shard. The only shard of a part is compressed here.
     fn packed_sizes(&self) -> Result<Vec<Option<u64>>> {
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let size = |shard: usize| match self.layout.zstd() {

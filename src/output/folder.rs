@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
+use super::own::check_side;
 use super::storage::{Storage, parent_of};
 use crate::error::Result;
 
@@ -75,12 +76,17 @@ impl Places {
 
     /// A shard in the making, not compressed.
     pub(super) fn part(&self, shard: &str) -> PathBuf {
-        self.work().join(format!("{}.part", shard.strip_suffix(".zst").unwrap_or(shard)))
+        self.in_work(shard.strip_suffix(".zst").unwrap_or(shard))
     }
 
     /// A shard that is being compressed.
     pub(super) fn packed(&self, shard: &str) -> PathBuf {
-        self.work().join(format!("{shard}.part"))
+        self.in_work(shard)
+    }
+
+    /// The work folder has none below it for shards: a plus, which no name of theirs has, stands for the slash.
+    fn in_work(&self, shard: &str) -> PathBuf {
+        self.work().join(format!("{}.part", shard.replace('/', "+")))
     }
 
     /// Where inputs that cannot be read in place are expanded.
@@ -159,6 +165,7 @@ pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
         }
         return Ok(());
     }
+    sweep_components(storage, places)?;
     let entries = storage.list(places.out())?.unwrap_or_default();
     let matching = |wanted: fn(&str) -> bool| {
         let chosen = entries.iter().filter(move |entry| !entry.is_dir && wanted(&entry.name.to_string_lossy()));
@@ -169,6 +176,21 @@ pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
             storage.remove(&path)?;
         }
         storage.sync_dir(places.out())?;
+    }
+    Ok(())
+}
+
+/// Removes the weights and indexes in folders below the output that its manifest names.
+fn sweep_components(storage: &dyn Storage, places: &Places) -> Result<()> {
+    let Ok(Some(manifest)) = Manifest::load(storage, places) else { return Ok(()) };
+    let names = manifest.indexes().chain(manifest.shards.iter().map(|shard| &shard.name));
+    for name in names.filter(|name| name.contains('/')) {
+        check_side(places, Path::new(name))?;
+        let path = places.finished(name);
+        if storage.len(&path)?.is_some() {
+            storage.remove(&path)?;
+            storage.sync_dir(parent_of(&path))?;
+        }
     }
     Ok(())
 }
@@ -215,8 +237,16 @@ const LOADED_NAMES: [(&str, &str); 7] = [
 ];
 
 /// Side files that only a model has, and the model card, which is somebody's own text.
-const MODEL_FILES: [&str; 6] =
-    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", MANIFEST];
+const MODEL_FILES: [&str; 8] = [
+    "config.json",
+    "generation_config.json",
+    "model_index.json",
+    "modules.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "README.md",
+    MANIFEST,
+];
 
 fn belongs_to_a_checkpoint(name: &str) -> bool {
     MODEL_FILES.contains(&name)

@@ -38,6 +38,9 @@ pub struct Manifest {
     pub identity: Value,
     /// The index's file name; none where there is one shard.
     pub index: Option<String>,
+    /// The indexes of components in folders of their own, below the output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub component_indexes: Vec<String>,
     /// The shards, in order.
     pub shards: Vec<ManifestShard>,
     /// The tensors, in the order they were planned.
@@ -120,8 +123,10 @@ impl Manifest {
                 digest_of_hashes: Some(hex(&checksum::digest_of_hashes(&header, of_tensors))),
             }
         });
-        let index = layout.index_json().map(|_| layout.index_name());
-        Self { format: FORMAT, identity, index, shards: shards.collect(), tensors, run }
+        let names = layout.indexes().into_iter().map(|(name, _)| name);
+        let (component_indexes, mut own): (Vec<_>, Vec<_>) = names.partition(|name| name.contains('/'));
+        let index = own.pop();
+        Self { format: FORMAT, identity, index, component_indexes, shards: shards.collect(), tensors, run }
     }
 
     /// The file's contents.
@@ -153,11 +158,12 @@ impl Manifest {
             }
             other => return Err(refuse(format!("format version {other}, this program knows {UNSEALED} and {FORMAT}"))),
         }
-        let names = manifest.shards.iter().map(|shard| &shard.name).chain(&manifest.index);
-        match names.into_iter().find(|name| name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.')) {
-            Some(name) => Err(refuse(format!("{name:?} is not a plain file name"))),
-            None => Ok(Some(manifest)),
+        let mut names = manifest.shards.iter().map(|shard| &shard.name).chain(manifest.indexes());
+        if let Some(name) = names.find(|name| !is_below(name)) {
+            return Err(refuse(format!("{name:?} is not a plain file name")));
         }
+        drop(names);
+        Ok(Some(manifest))
     }
 
     /// Reads the manifest of a folder that is finished: everything the manifest names is there at its right size.
@@ -173,12 +179,17 @@ impl Manifest {
                 return Ok(None);
             }
         }
-        if let Some(index) = &manifest.index
-            && storage.len(&places.finished(index))?.is_none()
-        {
-            return Ok(None);
+        for index in manifest.indexes() {
+            if storage.len(&places.finished(index))?.is_none() {
+                return Ok(None);
+            }
         }
         Ok(Some(manifest))
+    }
+
+    /// The names of all indexes.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = &String> {
+        self.component_indexes.iter().chain(&self.index)
     }
 
     /// Whether this describes an output of that layout.
@@ -228,6 +239,12 @@ impl ManifestTensor {
         let fits = u64::try_from(values.len()) == Ok(blocks) && (blocks > 1 || self.blocks.is_empty());
         (fits && self.root()? == checksum::root(self.length, &values)).then_some(values)
     }
+}
+
+/// Whether a name is that of a file in the output's folder or in one below it, none of them hidden.
+pub(super) fn is_below(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
+    name.split('/').all(plain)
 }
 
 /// Reads a small file whole.

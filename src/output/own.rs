@@ -46,9 +46,15 @@ pub(super) fn check_work(places: &Places) -> Result<()> {
 ///
 /// [`Kind::Occupied`] with the first such thing.
 pub(super) fn check_finished(places: &Places, layout: &Layout) -> Result<()> {
-    let index = layout.index_json().map(|_| layout.index_name());
-    let names = layout.shards().iter().map(|shard| &shard.name).chain(&index);
-    names.map(|name| places.finished(name)).chain([places.manifest()]).try_for_each(|path| check_file(&path).map(drop))
+    let indexes: Vec<String> = layout.indexes().into_iter().map(|(name, _)| name).collect();
+    for name in layout.shards().iter().map(|shard| &shard.name).chain(&indexes) {
+        if name.contains('/') {
+            check_side(places, Path::new(name))?;
+        } else {
+            check_file(&places.finished(name))?;
+        }
+    }
+    check_file(&places.manifest()).map(drop)
 }
 
 /// Refuses a manifest that cannot be read as a file, before anything tries.

@@ -10,6 +10,7 @@ use super::identity::difference;
 use super::lock::Lock;
 use super::manifest::read_capped;
 use super::packed::PackedShard;
+use super::storage::parent_of;
 use super::verify::{PlainShard, ShardBytes};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
@@ -117,7 +118,7 @@ impl Run {
         let part = self.places.part(&self.layout.shards()[shard].name);
         if self.layout.zstd().is_some() && self.storage.len(&part)?.is_some() {
             // IMPORTANT: the final name may be there only as long as the power is.
-            self.storage.sync_dir(self.places.folder())?;
+            self.storage.sync_dir(parent_of(&self.places.finished(&self.layout.shards()[shard].name)))?;
             self.storage.remove(&part)?;
         }
         Ok(())

@@ -116,9 +116,9 @@ pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>
         let header = Header::read(&path, bytes.as_ref())?;
         shards.push((path, bytes, header));
     }
-    folder.check_weight_map(&shards)?;
+    folder.check_weight_maps(&shards)?;
     let data_bytes: u64 = shards.iter().map(|(_, bytes, header)| bytes.size() - header.data_start).sum();
-    folder.check_total_size(data_bytes)?;
+    folder.check_total_sizes(&shards)?;
     if let Some(manifest) = &folder.manifest {
         beside::check(manifest, &places)?;
         let tensors = check_headers(manifest, &shards)?;
@@ -150,9 +150,25 @@ type OpenedShard = (PathBuf, Box<dyn ShardBytes>, Header);
 struct Folder {
     dir: PathBuf,
     manifest: Option<Manifest>,
-    index: Option<(PathBuf, Index)>,
+    indexes: Vec<FolderIndex>,
     shards: Vec<String>,
     unnamed: Vec<String>,
+}
+
+/// The index of a folder, the output's own or one below it.
+struct FolderIndex {
+    path: PathBuf,
+    /// The folder below the output; empty for itself.
+    folder: String,
+    index: Index,
+}
+
+impl FolderIndex {
+    fn read(dir: &Path, name: &str) -> Result<Self> {
+        let path = dir.join(name);
+        let index = read_index(&path)?;
+        Ok(Self { path, folder: folder_of(name).to_owned(), index })
+    }
 }
 
 #[derive(Deserialize)]
@@ -184,24 +200,36 @@ impl Folder {
                 return Err(damaged(&dir.join(name), "the manifest knows of no such index"));
             }
             ([], _) => None,
-            ([name], _) => Some((dir.join(name), read_index(&dir.join(name))?)),
+            ([name], _) => Some(FolderIndex::read(dir, name)?),
             (several, _) => return Err(damaged(dir, format!("{} indexes, wanted at most one", several.len()))),
         };
+        let mut indexes: Vec<_> = index.into_iter().collect();
+        for name in manifest.iter().flat_map(|manifest| &manifest.component_indexes) {
+            if DiskStorage.len(&dir.join(name))?.is_none() {
+                return Err(damaged(&dir.join(name), "the index is missing"));
+            }
+            indexes.push(FolderIndex::read(dir, name)?);
+        }
         let present: BTreeSet<_> = names.iter().filter_map(|name| shard_name(name)).collect();
-        let shards = match (&manifest, &index) {
-            (Some(manifest), _) => manifest.shards.iter().map(|shard| shard.name.clone()).collect::<BTreeSet<_>>(),
-            (None, Some((_, index))) => index.weight_map.values().map(|name| named(name)).collect::<BTreeSet<_>>(),
+        let shards: Vec<String> = match (&manifest, indexes.first()) {
+            (Some(manifest), _) => manifest.shards.iter().map(|shard| shard.name.clone()).collect(),
+            (None, Some(FolderIndex { index, .. })) => {
+                index.weight_map.values().map(|name| named(name)).collect::<BTreeSet<_>>().into_iter().collect()
+            }
             (None, None) => present.iter().map(|name| (*name).to_owned()).collect(),
         };
-        if manifest.is_none() && index.is_none() && shards.len() != 1 {
+        if manifest.is_none() && indexes.is_empty() && shards.len() != 1 {
             return Err(damaged(dir, format!("no index and {} safetensors files, wanted one", shards.len())));
+        }
+        if shards.iter().collect::<BTreeSet<_>>().len() != shards.len() {
+            return Err(damaged(&dir.join(MANIFEST), "it names a shard twice"));
         }
         let plain: BTreeSet<_> = shards.iter().map(|name| named(name)).collect();
         let unnamed: Vec<_> =
             present.iter().filter(|name| !plain.contains(**name)).map(|name| (*name).into()).collect();
         match unnamed.first() {
             Some(name) if manifest.is_some() => Err(damaged(&dir.join(name), "the manifest knows of no such shard")),
-            _ => Ok(Self { dir: dir.to_owned(), manifest, index, shards: shards.into_iter().collect(), unnamed }),
+            _ => Ok(Self { dir: dir.to_owned(), manifest, indexes, shards, unnamed }),
         }
     }
 
@@ -220,14 +248,20 @@ impl Folder {
         if shards.len() != 1 {
             return Err(damaged(&places.manifest(), format!("{} shards, wanted one", shards.len())));
         }
-        Ok(Self { dir: file.to_owned(), manifest, index: None, shards, unnamed: vec![] })
+        Ok(Self { dir: file.to_owned(), manifest, indexes: vec![], shards, unnamed: vec![] })
     }
 
-    /// The index names every tensor of every shard, in the shard it is in, and nothing else.
-    fn check_weight_map(&self, shards: &[OpenedShard]) -> Result<()> {
-        let Some((path, index)) = &self.index else { return Ok(()) };
+    /// Each index names every tensor of every shard of its folder, in the shard it is in, and nothing else.
+    fn check_weight_maps(&self, shards: &[OpenedShard]) -> Result<()> {
+        self.indexes.iter().try_for_each(|index| self.check_weight_map(index, shards))
+    }
+
+    fn check_weight_map(&self, of: &FolderIndex, shards: &[OpenedShard]) -> Result<()> {
+        let FolderIndex { path, folder, index } = of;
         let mut held = BTreeMap::new();
-        for ((shard, _, header), name) in shards.iter().zip(&self.shards) {
+        for ((shard, _, header), name) in shards.iter().zip(&self.shards).filter(|(_, name)| folder_of(name) == folder)
+        {
+            let name = file_name_of(name);
             for tensor in header.tensors.keys() {
                 if let Some(other) = held.insert(tensor, name) {
                     return Err(damaged(shard, format!("tensor {tensor} is in {other} as well")));
@@ -247,8 +281,16 @@ impl Folder {
         }
     }
 
-    fn check_total_size(&self, data_bytes: u64) -> Result<()> {
-        let Some((path, index)) = &self.index else { return Ok(()) };
+    fn check_total_sizes(&self, shards: &[OpenedShard]) -> Result<()> {
+        for index in &self.indexes {
+            let inside = shards.iter().zip(&self.shards).filter(|(_, name)| folder_of(name) == index.folder);
+            self.check_total_size(index, inside.map(|((_, bytes, header), _)| bytes.size() - header.data_start).sum())?;
+        }
+        Ok(())
+    }
+
+    fn check_total_size(&self, of: &FolderIndex, data_bytes: u64) -> Result<()> {
+        let FolderIndex { path, index, .. } = of;
         let stated = &index.metadata["total_size"];
         // Some writers put a float there; an index without a total is old, yet complete.
         #[expect(clippy::cast_precision_loss, reason = "a float of the same value is what other writers state")]
@@ -260,6 +302,22 @@ impl Folder {
         }
         Err(damaged(path, format!("total_size is {stated}, wanted {data_bytes}; in {}", self.dir.display())))
     }
+}
+
+/// The folder of a shard or index below the output; empty for the output itself.
+fn folder_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn file_name_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(_, name)| name)
+}
+
+/// What the shard of a tensor calls it: without the folder that both are in.
+fn name_in_file(tensor: &ManifestTensor) -> &str {
+    let folder = folder_of(&tensor.shard);
+    let inside = tensor.name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
+    inside.filter(|_| !folder.is_empty()).unwrap_or(&tensor.name)
 }
 
 /// The shard that a file in the folder is, compressed or not.
@@ -300,7 +358,7 @@ fn check_headers<'a>(manifest: &'a Manifest, shards: &[OpenedShard]) -> Result<V
         let tensors = &mut by_shard[stored.name.as_str()];
         tensors.sort_by_key(|tensor| (tensor.offset, tensor.length));
         for tensor in tensors.iter() {
-            let found = header.tensors.get(&tensor.name).copied();
+            let found = header.tensors.get(name_in_file(tensor)).copied();
             let wanted = (tensor.offset, tensor.length);
             if found != Some(wanted) {
                 let cause = format!("tensor {} is at (offset, length) {found:?}, wanted {wanted:?}", tensor.name);

@@ -283,8 +283,7 @@ impl Output {
         for tensor in std::mem::take(&mut self.unclaimed) {
             self.claim(tensor, &mut claims, &mut reached)?;
         }
-        // The only shard of an output has no index behind it: its rename is what finishes the output.
-        let seals = if self.shards.len() > 1 { self.seal_whole_shards()? } else { vec![] };
+        let seals = self.seal_whole_shards()?;
         let mut files = vec![];
         for shard in std::mem::take(&mut self.unsynced) {
             files.extend(self.shards[shard].file.clone());
@@ -331,6 +330,10 @@ impl Output {
     fn seal_whole_shards(&mut self) -> Result<Vec<Seal>> {
         let mut seals = vec![];
         for shard in 0..self.shards.len() {
+            // The only shard of a part has no index behind it: its rename is what finishes the part.
+            if self.layout.shards()[shard].is_only {
+                continue;
+            }
             if !self.shards[shard].is_sealed && self.shards[shard].open_tensors == 0 {
                 // Opened if need be, so that a shard of empty tensors gets its header and its sync.
                 self.part(shard)?;
@@ -341,10 +344,12 @@ impl Output {
         Ok(seals)
     }
 
-    /// Writes the header of the only shard even if nothing else is in it.
-    pub(super) fn open_only_shard(&mut self) -> Result<()> {
-        if self.shards.len() == 1 && !self.shards[0].is_sealed {
-            self.part(0)?;
+    /// Writes the headers of only shards even if nothing else is in them.
+    pub(super) fn open_only_shards(&mut self) -> Result<()> {
+        for shard in 0..self.shards.len() {
+            if self.layout.shards()[shard].is_only && !self.shards[shard].is_sealed {
+                self.part(shard)?;
+            }
         }
         Ok(())
     }

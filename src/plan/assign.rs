@@ -42,7 +42,7 @@ pub struct Assignment {
 }
 
 /// What becomes of the inputs' tensors.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Assigned {
     /// The output tensors, in the order in which they are written: the donor's file order, what it lacks last.
     pub assignments: Vec<Assignment>,

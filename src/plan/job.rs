@@ -48,6 +48,8 @@ pub struct Job {
     pub door: Door,
     /// What a user should know of the recipe.
     pub warnings: Vec<String>,
+    /// The output is a single file of weights, which has no folders of components.
+    pub weights_alone: bool,
     /// The output is one model anew, not a merge: its own card goes along, and no recipe.
     pub rewritten: bool,
 }
@@ -92,6 +94,7 @@ impl Job {
             beside_a_file: false,
             door: Door::Recipe,
             warnings: Vec::new(),
+            weights_alone: false,
             rewritten: false,
             document,
         })
@@ -119,13 +122,19 @@ impl Job {
         let mut opened: Vec<Checkpoint> = Vec::with_capacity(self.inputs.len());
         for path in &self.inputs {
             let memory = wish.map(|wish| wish.left_for_headers(&opened.iter().collect::<Vec<_>>()));
-            let state_dict_key = self.document.own.state_dict_key.clone();
-            let raw_codes = self.document.own.quantised == Some(Quantised::Raw);
-            let options = OpenOptions { state_dict_key, memory, raw_codes, ..OpenOptions::default() };
+            let pipeline = wish.is_some() && !self.weights_alone;
+            let options = OpenOptions { pipeline, ..self.open_options(memory) };
             opened.push(Checkpoint::open_with(path, &options)?);
         }
         rename::rename(&self.document, &mut opened)?;
         Ok(opened)
+    }
+
+    /// How an input or one of its components is opened, whose headers may take `memory` bytes.
+    pub fn open_options(&self, memory: Option<u64>) -> OpenOptions {
+        let state_dict_key = self.document.own.state_dict_key.clone();
+        let raw_codes = self.document.own.quantised == Some(Quantised::Raw);
+        OpenOptions { state_dict_key, memory, raw_codes, ..OpenOptions::default() }
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.

@@ -11,15 +11,18 @@ mod alike;
 mod architecture;
 pub mod assign;
 mod choice;
+mod components;
 mod counters;
 mod coverage;
 pub mod identity;
 mod job;
 pub mod layout;
 pub mod memory;
+pub mod metadata;
 mod missing;
 mod model_span;
 mod names;
+mod parts;
 pub mod placement;
 mod rename;
 pub mod schedule;
@@ -38,6 +41,8 @@ use crate::error::Result;
 
 use agree::{Agreed, Partial};
 use assign::{Assigned, Span};
+pub use components::Component;
+use components::Components;
 pub use coverage::Dropped;
 pub use job::{AlignmentFile, DEFAULT_SHARD_BYTES, Job};
 use layout::{Layout, TensorSpec};
@@ -56,6 +61,8 @@ pub struct Plan {
     pub inputs: Vec<Checkpoint>,
     /// The output tensors in the order of [`Layout`]'s tensors.
     pub tensors: Vec<TensorPlan>,
+    /// The folders of the output with weights of their own, whose tensors come last.
+    pub components: Vec<Component>,
     /// Where each of them lies in which shard.
     pub layout: Layout,
     /// How the memory is shared out.
@@ -92,29 +99,42 @@ impl Plan {
     ///
     /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too small.
     pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
-        let inputs = job.open_inputs(Some(wish))?;
+        let mut inputs = job.open_inputs(Some(wish))?;
+        let options = job.open_options(Some(wish.left_for_headers(&inputs.iter().collect::<Vec<_>>())));
         job.is_folded()?;
+        let mut components = Components::find(job, &inputs, &options)?;
         let ties = Ties::of(job, &inputs)?;
         let given = Inputs { job, inputs: &inputs, ties: &ties };
-        let Assigned { assignments, mut dropped, partial } =
-            assign::assign(&given).map_err(|error| architecture::told_first(error, &inputs))?;
+        // A pipeline has components only.
+        let is_pipeline = !components.list.is_empty() && inputs.iter().all(|input| input.tensors().is_empty());
+        let assigned = if is_pipeline {
+            Assigned::default()
+        } else {
+            assign::assign(&given).map_err(|error| architecture::told_first(error, &inputs))?
+        };
+        let Assigned { assignments, mut dropped, partial } = assigned;
         let agreed = Agreed::of(&given, &assignments, &partial)?;
         let uneven = agree::warnings(&given, &partial);
         shape::refuse_mismatches(job, &inputs, &assignments)
             .map_err(|error| architecture::told_first(error, &inputs))?;
         let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
-        let tensors = assignments
+        let mut tensors = assignments
             .into_iter()
             .map(|assignment| TensorPlan::new(&inputs, assignment, job, vocabulary, &mut dropped))
             .collect::<Result<Vec<_>>>()?;
+        components.attach(&mut inputs)?;
+        tensors.extend(components.tensors(job, &inputs, &mut dropped)?);
         model_span::check(job, &tensors)?;
         let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
-        let mut layout = Layout::new(&specs, job.shard_bytes, "model")?;
+        let (parts, notes) = parts::of(job, &inputs, &tensors, &components.list);
+        let wanted = parts.clone();
+        let mut layout = Layout::of_parts(&specs, job.shard_bytes, parts)?;
         if let Some(level) = job.zstd {
             layout = layout.compressed(level);
         }
-        let aligned = job.alignments.iter().flatten().map(Alignment::bytes).sum();
-        let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, aligned)?;
+        let aligned: u64 = job.alignments.iter().flatten().map(Alignment::bytes).sum();
+        let held = layout.metadata_bytes() + aligned;
+        let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, held)?;
         let identity = identity::of(job, &inputs, &layout, &ties);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let mut warnings = job.warnings.clone();
@@ -123,10 +143,13 @@ impl Plan {
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
         warnings.extend(alike::check(job, &inputs, &tensors)?);
+        warnings.extend(components.warnings.into_iter().chain(notes).chain(parts::lost(&wanted, &layout)));
         let warnings = warnings.iter().map(|warning| job.door.words(warning).into_owned()).collect();
+        let components = components.list;
         Ok(Self {
             inputs,
             tensors,
+            components,
             layout,
             memory,
             dropped,
@@ -149,9 +172,15 @@ impl Plan {
         vocabulary::changed_rows(&self.inputs[self.job.donor], &self.tensors)
     }
 
-    /// The dtype that most of the merged bytes have.
+    /// The dtype that most of the merged bytes of the model have, its components not counted.
     pub fn main_dtype(&self) -> Option<Dtype> {
-        main_dtype(&self.tensors)
+        let inside = |tensor: &&TensorPlan| self.components.iter().any(|component| component.holds(&tensor.name));
+        main_dtype(self.tensors.iter().filter(|tensor| !inside(tensor)))
+    }
+
+    /// The dtype that most of the merged bytes of a component have.
+    pub fn dtype_of(&self, component: &Component) -> Option<Dtype> {
+        main_dtype(self.tensors.iter().filter(|tensor| component.holds(&tensor.name)))
     }
 
     /// Bytes that one full reading of all sources takes.
@@ -165,9 +194,9 @@ impl Plan {
     }
 }
 
-fn main_dtype(tensors: &[TensorPlan]) -> Option<Dtype> {
+fn main_dtype<'a>(tensors: impl Iterator<Item = &'a TensorPlan> + Clone) -> Option<Dtype> {
     let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+        let merged = tensors.clone().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
         merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
     };
     Dtype::MERGEABLE.into_iter().filter(|dtype| bytes_of(*dtype) > 0).max_by_key(|dtype| bytes_of(*dtype))
@@ -175,7 +204,7 @@ fn main_dtype(tensors: &[TensorPlan]) -> Option<Dtype> {
 
 /// What a user should know of a dtype that the config cannot name.
 fn unstated_dtype(tensors: &[TensorPlan]) -> Option<String> {
-    let dtype = main_dtype(tensors).filter(|dtype| !dtype.is_torch_default())?;
+    let dtype = main_dtype(tensors.iter()).filter(|dtype| !dtype.is_torch_default())?;
     let name = dtype.torch_name()?;
     Some(format!(
         "the weights are {name}, which torch cannot compute in by default: config.json says bfloat16, which holds them \

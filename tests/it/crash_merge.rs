@@ -176,6 +176,25 @@ fn a_merge_over_the_whole_model_survives_power_loss_at_every_operation() {
 }
 
 #[test]
+fn a_merge_of_components_survives_power_loss_at_every_operation() {
+    let case = Case::new(&small_shards(), SMALL_KEYS);
+    let sharded = [vec![spec("a", Dtype::BF16, &[300, 100])], vec![spec("b", Dtype::BF16, &[700, 130])]];
+    for (name, seed) in [("a", 5), ("b", 6)] {
+        write(&case.inputs().join(name).join("1_Large"), &sharded, seed);
+        write(&case.inputs().join(name).join("2_Dense"), &[vec![spec("weight", Dtype::F32, &[30, 30])]], seed);
+    }
+    let (wanted, operations) = case.undisturbed();
+    for name in ["1_Large/model.safetensors.index.json", "2_Dense/model.safetensors", "model.safetensors.index.json"] {
+        assert!(wanted.contains_key(Path::new(name)), "{name}: {:?}", wanted.keys());
+    }
+    for at in 1..=operations {
+        let image = Image::ALL[at % 4];
+        let after = case.crashed(at, image);
+        case.recovers(after.path(), &wanted, &format!("operation {at} of {operations}, {image:?}"));
+    }
+}
+
+#[test]
 fn a_solved_model_is_not_measured_again() {
     let mut case = Case::new(&small_shards(), &format!("{SMALL_KEYS}granularity: model\n"));
     // So large that nothing but the solution is committed on the way.

@@ -4,6 +4,7 @@ mod align;
 mod checkpoint;
 mod cli;
 mod columns;
+mod components;
 mod coverage;
 mod crash;
 mod crash_merge;

@@ -15,7 +15,7 @@ use rayon::ThreadPoolBuilder;
 use crate::checkpoint::{Checkpoint, Io, OpenOptions, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Kernels, Level};
-use crate::plan::Plan;
+use crate::plan::{Component, Plan};
 
 use super::work::Workbench;
 pub(super) use again::Merger;
@@ -24,6 +24,9 @@ use sample::choose;
 
 /// Elements of a block that is computed once more.
 const BLOCK: u64 = CHUNK as u64;
+
+/// How many characters of a text from a file a message shows.
+const SHOWN: usize = 80;
 
 /// What was found to be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +58,9 @@ pub fn recheck(
     scratch: Option<&Path>,
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rechecked> {
-    // Whether the inputs may be codes was judged with them.
-    let output = Checkpoint::open_with(dir, &OpenOptions { raw_codes: true, ..OpenOptions::default() })?;
+    let output = opened(plan, dir)?;
     same_tensors(plan, &output, dir)?;
+    same_metadata(plan, &output, dir)?;
     let counts: Vec<u64> = plan.tensors.iter().map(|tensor| tensor.elements.div_ceil(BLOCK)).collect();
     let all_blocks = counts.iter().sum();
     let chosen = choose(&counts, sample);
@@ -113,6 +116,38 @@ fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     let planned: std::collections::HashSet<_> = plan.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let extra = output.tensors().keys().find(|name| !planned.contains(name.as_str()));
     differs(format!("it has tensor `{}`, which the merge would not have", extra.map_or("", String::as_str)))
+}
+
+/// The checkpoint in `dir` with the components that the plan has.
+fn opened(plan: &Plan, dir: &Path) -> Result<Checkpoint> {
+    // Whether the inputs may be codes was judged with them.
+    let options = OpenOptions { pipeline: true, raw_codes: true, ..OpenOptions::default() };
+    let mut output = Checkpoint::open_with(dir, &options)?;
+    for Component { folder, .. } in &plan.components {
+        let component = output.open_component(folder, &options)?;
+        output.attach(folder, component)?;
+    }
+    Ok(output)
+}
+
+/// The headers say what the plan's would.
+fn same_metadata(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
+    for file in output.files() {
+        let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let Some(part) = plan.layout.parts().iter().find(|part| part.folder == folder) else { continue };
+        let there = |key: &&String| file.metadata.get(*key) != part.metadata.get(*key);
+        let Some(key) = part.metadata.keys().chain(file.metadata.keys()).find(there) else { continue };
+        let shown = |value: Option<&String>| match value {
+            Some(value) => format!("`{}`", value.chars().take(SHOWN).collect::<String>().escape_debug()),
+            None => "nothing".to_owned(),
+        };
+        let (wanted, got) = (shown(part.metadata.get(key)), shown(file.metadata.get(key)));
+        let key: String = key.chars().take(SHOWN).collect();
+        let cause = format!("metadata `{}` in its header: wanted {wanted}, got {got}", key.escape_debug());
+        return Err(Error::new(Kind::Mismatch, "cannot compare with a merge", dir.join(&file.name).display(), cause)
+            .with_hint("give the very inputs and options that the merge was given"));
+    }
+    Ok(())
 }
 
 struct Compared<'a> {

@@ -56,7 +56,10 @@ fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
 /// What a config calls `_name_or_path` is no proof: fine-tunes carry their base's.
 fn snapshot_of(plan: &Plan, model: &ModelRef) -> Option<Snapshot> {
     let input = input_of(plan, model)?;
-    Snapshot::of(input).or_else(|| Snapshot::of(&input.canonicalize().ok()?))
+    let position = plan.job.inputs.iter().position(|path| path == input);
+    // The folder of a repository in the hub's cache stands for one of its snapshots.
+    let folder = || Snapshot::of(plan.inputs.get(position?)?.folder()?);
+    Snapshot::of(input).or_else(folder).or_else(|| Snapshot::of(&input.canonicalize().ok()?))
 }
 
 /// The hub id of a model, or the name of its folder.

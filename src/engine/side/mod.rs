@@ -15,9 +15,9 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, look_beside, open_regular};
 use crate::error::{Error, Kind, Result};
 use crate::json;
-use crate::output::config::restated;
+use crate::output::config::{restated, with_dtype};
 use crate::output::{Contents, SideFile, yaml};
-use crate::plan::Plan;
+use crate::plan::{Component, Plan};
 use crate::recipe::Document;
 
 const CONFIG: &str = "config.json";
@@ -56,7 +56,8 @@ fn lent(plan: &Plan) -> Result<Files> {
     let mut files = Files::new();
     for (index, wants_tokenizer) in [(donor, donor == lender), (lender, true)] {
         let Some(folder) = folder_of(plan, index) else { continue };
-        for name in look_beside(folder)?.files {
+        let components = if index == donor { components_of(plan) } else { Vec::new() };
+        for name in look_beside(folder, &components)?.files {
             let is_wanted = if is_tokenizer_file(&name) { wants_tokenizer } else { index == donor };
             if !is_wanted || (is_read_me(&name) && !plan.job.rewritten) || files.iter().any(|(known, _)| *known == name)
             {
@@ -83,7 +84,7 @@ pub fn left_beside(plan: &Plan) -> Result<Vec<String>> {
         let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
         is_index || read.into_iter().any(|read| name == read || name.strip_suffix(".zst") == Some(read))
     };
-    Ok(look_beside(folder)?.left.into_iter().filter(|name| !own(name)).collect())
+    Ok(look_beside(folder, &components_of(plan))?.left.into_iter().filter(|name| !own(name)).collect())
 }
 
 /// The folder in which the files of an input lie. A single weight file lends what lies around it only to another single
@@ -99,6 +100,13 @@ fn parent_of(input: &Checkpoint) -> &Path {
 
 fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Contents> {
     let carried = Contents::CopyOf(folder.join(name));
+    let merged = |component: &&Component| !component.carried && name == Path::new(&component.folder).join(CONFIG);
+    if let Some(component) = plan.components.iter().find(merged) {
+        let Some(config) = plan.inputs[index].component_config(&component.folder)? else { return Ok(carried) };
+        let restated = plan.dtype_of(component).and_then(|dtype| with_dtype(&config, dtype));
+        let name = name.to_string_lossy();
+        return restated.map_or(Ok(carried), |changed| Ok(Contents::Bytes(rewritten(plan, index, &name, &changed)?)));
+    }
     if name != Path::new(CONFIG) {
         return Ok(carried);
     }
@@ -107,6 +115,10 @@ fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Con
         Some(changed) => Ok(Contents::Bytes(rewritten(plan, index, CONFIG, &changed)?)),
         None => Ok(carried),
     }
+}
+
+fn components_of(plan: &Plan) -> Vec<&str> {
+    plan.components.iter().map(|component| component.folder.as_str()).collect()
 }
 
 /// Whether a file is what somebody wrote about another model.

@@ -1,0 +1,172 @@
+//! The `__metadata__` of the output's headers: the base's entries that are true of the output too, and ours.
+//!
+//! Two vocabularies are known, Stability AI's ModelSpec (`modelspec.`) and that of kohya's trainers (`ss_`, `sshs_`); of
+//! both, what says how the weights are to be read stays, what tells of one training, one file or one author goes.
+//! Whatever else a base says is carried as it is.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::{Checkpoint, InputFile};
+use crate::recipe::Snapshot;
+
+use super::job::Job;
+
+/// Entries of a header, by key.
+pub type Entries = BTreeMap<String, String>;
+
+/// Who reads the tensors; loaders ask for it.
+const FORMAT: &str = "format";
+/// The method that made the weights.
+const METHOD: &str = "thalweg.method";
+/// How the entries of ModelSpec begin.
+const SPEC: &str = "modelspec.";
+/// What of a training's record describes the network rather than the training.
+const OF_NETWORK: [&str; 6] =
+    ["ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args"];
+
+/// What becomes of an entry of the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is true of the output.
+    Stays,
+    /// It is if all models say the same.
+    StaysIfShared,
+    /// It is not.
+    Goes,
+}
+
+/// The entries for the headers of the files of `donor` in `folder`, and what a user should know about them; `members` are
+/// the inputs that are merged.
+pub fn of(job: &Job, inputs: &[Checkpoint], members: &[usize], folder: &str) -> (Entries, Vec<String>) {
+    let donor = &inputs[job.donor];
+    let (mut entries, mut warnings) = (Entries::new(), Vec::new());
+    let (known, differing) = of_shards(donor, folder);
+    for key in differing {
+        let key = key.escape_debug();
+        warnings.push(format!("{}: its shards differ in the metadata `{key}`, left out", donor.root().display()));
+    }
+    let others: Vec<Entries> = members.iter().map(|member| of_shards(&inputs[*member], folder).0).collect();
+    for (key, value) in known {
+        let stays = match fate(&key) {
+            _ if job.rewritten => !is_sum(&key),
+            Fate::Stays => true,
+            Fate::StaysIfShared => others.iter().all(|other| other.get(&key) == Some(&value)),
+            Fate::Goes => false,
+        };
+        if stays {
+            entries.insert(key, value);
+        }
+    }
+    entries.entry(FORMAT.to_owned()).or_insert_with(|| "pt".to_owned());
+    if !job.rewritten {
+        entries.insert(METHOD.to_owned(), job.document.method.info().name.to_owned());
+        if entries.keys().any(|key| key.starts_with(SPEC)) {
+            let names: Vec<String> = members.iter().map(|member| title(&inputs[*member], folder)).collect();
+            entries.insert(format!("{SPEC}merged_from"), names.join(", "));
+            entries.insert(format!("{SPEC}title"), format!("Merge of {}", names.join(", ")));
+        }
+    }
+    (entries, warnings)
+}
+
+/// All entries of the files of `donor` in `folder`, which are written anew as they are, and those in which they differ.
+pub fn of_carried(donor: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
+    let (mut entries, _) = of_shards(donor, folder);
+    entries.entry(FORMAT.to_owned()).or_insert_with(|| "pt".to_owned());
+    (entries, Vec::new())
+}
+
+/// The entries that are in the header of every file.
+pub fn least() -> Entries {
+    Entries::from([(FORMAT.to_owned(), "pt".to_owned())])
+}
+
+/// What the files of a checkpoint in `folder` say together, and the keys in which they differ.
+fn of_shards(checkpoint: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
+    let (mut entries, mut differing) = (Entries::new(), Vec::new());
+    for file in checkpoint.files().iter().filter(|file| folder_of(file) == folder) {
+        for (key, value) in &file.metadata {
+            match entries.get(key) {
+                None if !differing.contains(key) => drop(entries.insert(key.clone(), value.clone())),
+                Some(known) if known != value => {
+                    entries.remove(key);
+                    differing.push(key.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+    (entries, differing)
+}
+
+/// The folder of a file below the checkpoint's own; empty for that one.
+fn folder_of(file: &InputFile) -> &str {
+    file.name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// What a model is called in a list: by its own title, its hub id or its file.
+fn title(input: &Checkpoint, folder: &str) -> String {
+    let own = of_shards(input, folder).0.remove(&format!("{SPEC}title")).filter(|title| !title.trim().is_empty());
+    let hub = || Snapshot::of(input.root()).map(|snapshot| snapshot.id);
+    let root = || input.root().canonicalize().ok();
+    let name = || {
+        let name = input.root().file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.or_else(|| Some(root()?.file_name()?.to_string_lossy().into_owned())).unwrap_or_default();
+        let plain = name.strip_suffix(".zst").unwrap_or(&name);
+        plain.strip_suffix(".safetensors").unwrap_or(plain).to_owned()
+    };
+    // Commas separate the models of the list.
+    own.or_else(hub).unwrap_or_else(name).replace(',', " ")
+}
+
+fn fate(key: &str) -> Fate {
+    if let Some(key) = key.strip_prefix(SPEC) {
+        return match key {
+            "title" | "description" | "date" | "thumbnail" | "merged_from" => Fate::Goes,
+            "license" | "author" | "usage_hint" | "trigger_phrase" | "category" | "tags" | "language"
+            | "data_format" => Fate::StaysIfShared,
+            _ if is_sum(key) => Fate::Goes,
+            _ => Fate::Stays,
+        };
+    }
+    let of_a_training = key.starts_with("ss_") && !OF_NETWORK.contains(&key);
+    let of_an_earlier_merge = key.starts_with("sd_merge_") || key.starts_with("thalweg.");
+    if of_a_training || of_an_earlier_merge || is_sum(key) { Fate::Goes } else { Fate::Stays }
+}
+
+/// Whether an entry is a checksum of the weights or the file.
+fn is_sum(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["hash", "sha256", "md5", "checksum"].iter().any(|word| key.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_describes_the_network_stays_and_what_describes_one_file_goes() {
+        for stays in [
+            "format",
+            "modelspec.architecture",
+            "modelspec.prediction_type",
+            "ss_network_dim",
+            "config",
+            "total_parameters",
+        ] {
+            assert_eq!(fate(stays), Fate::Stays, "{stays}");
+        }
+        for goes in [
+            "modelspec.hash_sha256",
+            "modelspec.date",
+            "sshs_model_hash",
+            "ss_learning_rate",
+            "sd_merge_recipe",
+            "thalweg.method",
+            "file_sha256",
+        ] {
+            assert_eq!(fate(goes), Fate::Goes, "{goes}");
+        }
+        assert_eq!(fate("modelspec.license"), Fate::StaysIfShared);
+    }
+}
