@@ -11,7 +11,7 @@ use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
-use crate::output::{DiskStorage, Target};
+use crate::output::{DiskStorage, Target, names_one_file};
 use crate::plan::{Job, Plan};
 
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
@@ -112,6 +112,7 @@ fn planned(args: &ApplyArgs) -> Result<Plan> {
     let mut job = Job::of_one(model, Some(alignment))?;
     job.document.own.quantised = args.quantised.key();
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
+    job.weights_alone = names_one_file(&args.out) && !args.out.is_dir();
     Plan::new(&job, &wish)
 }
 

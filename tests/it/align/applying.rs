@@ -56,6 +56,16 @@ fn doing_nothing_gives_every_bit_back() {
 }
 
 #[test]
+fn a_folder_of_other_weights_goes_along_bit_for_bit() {
+    let stored = odd(&mixtral(), Dtype::BF16);
+    let dense = Tensor::rounded(Dtype::F32, &[2, 3], &[1.0, f64::NAN, 3.0, 4.0, f64::INFINITY, -0.0]);
+    let dense = Model::from([("linear.weight".to_owned(), dense)]);
+    write_model(&stored.dir.path().join("model/2_Dense"), &dense, 1);
+    stored.apply("model", exact(&stored.symmetries, Transform::random(&stored.symmetries, 9)), "out", &PLENTY);
+    same_bytes(&stored, "model/2_Dense", "out/2_Dense");
+}
+
+#[test]
 fn a_transform_and_its_inverse_give_every_bit_back() {
     let families: [&dyn Family; 4] = [
         &mixtral(),
