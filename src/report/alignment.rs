@@ -185,7 +185,7 @@ impl AlignmentReport {
     pub fn headline(&self) -> String {
         let to = self.out.as_ref().map_or(String::new(), |out| format!(", in {out}"));
         let moved = match self.moved {
-            0 => "nothing moves".to_owned(),
+            0 => "nothing worth moving".to_owned(),
             moved => {
                 format!("{moved} of {} units move", self.findings.roots.iter().map(|root| root.units).sum::<usize>())
             }

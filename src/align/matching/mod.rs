@@ -97,8 +97,8 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
-    /// Leaving everything where it is was proved optimal, everything else held fixed: by the assignment of the products in
-    /// f32, and where groups lie within the root up to a ten-thousandth of the objective, for angles that are not worth
+    /// Leaving everything where it is was proved optimal, everything else held fixed, but for what rounding of the products in
+    /// f32 is worth: by their assignment, and where groups lie within the root up to a ten-thousandth of the objective, for angles that are not worth
     /// taking.
     Identity,
     /// The result was proved optimal within so much of the objective, everything else held fixed.

@@ -5,6 +5,7 @@ mod hostile;
 mod oracle;
 mod same;
 mod trees;
+mod worth;
 
 use std::sync::Arc;
 
