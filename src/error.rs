@@ -160,6 +160,11 @@ impl Error {
         &self.subject
     }
 
+    /// Why it failed.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
     /// What to do about it, if there is something to say.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::method::{
-    GeometricMedian, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, TaskArithmetic,
+    GeometricMedian, Gram, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, Statistics,
+    TaskArithmetic,
 };
-use crate::recipe::{BaseRule, Document, Granularity, MethodName, TensorPlace};
+use crate::recipe::{BaseRule, Document, Granularity, MethodName, Scope, TensorPlace};
 
 use super::assign::Span;
 
@@ -22,7 +23,12 @@ pub fn choose(document: &Document, place: &TensorPlace<'_>, members: &[usize]) -
     if members.len() == 1 && document.method != MethodName::Passthrough && document.method != MethodName::Linear {
         return Ok((Arc::new(Passthrough::new(1.0)?), Span::Tensor));
     }
-    Ok((choice.method()?, choice.span()?))
+    let method = choice.method().map_err(|error| choice.located(error))?;
+    if method.statistics() == Statistics::None {
+        // Nothing is left to be known: what cannot be solved is found before anything is read.
+        method.solve(&Gram::new(0)).map_err(|error| choice.located(error.with_kind(Kind::Recipe)))?;
+    }
+    Ok((method, choice.span()?))
 }
 
 /// Where the base is among `members`.
@@ -72,6 +78,31 @@ impl Choice<'_> {
             }
             MethodName::ModelStock => Arc::new(ModelStock::new(self.needed_base()?, self.members.len())?),
         })
+    }
+
+    /// `error` with the place of the parameter that it is about, if it is about one that a method refuses.
+    fn located(&self, error: Error) -> Error {
+        let document = self.document;
+        let subject = error.subject();
+        let name = match subject {
+            _ if subject.contains("weight") || subject.starts_with("coefficient") => "weight",
+            _ => subject,
+        };
+        let Some(info) = document.method.info().parameter(name).filter(|_| error.kind() == Kind::Recipe) else {
+            return error;
+        };
+        let mut values = String::new();
+        let mut first = None;
+        for &member in self.members.iter().filter(|_| info.scope == Scope::PerModel) {
+            if let (Ok(value), Some(input)) = (self.own(name, member), document.inputs(self.place.slice).get(member)) {
+                first = first.or(Some(member));
+                let comma = if values.is_empty() { " (" } else { ", " };
+                values.push_str(&format!("{comma}{value} for {}", input.model));
+            }
+        }
+        values.push_str(if values.is_empty() { "" } else { ")" });
+        let cause = format!("{subject}: {}{values}", error.cause());
+        document.parameter_error(name, first, self.place, cause, error.hint().unwrap_or_default())
     }
 
     fn span(&self) -> Result<Span> {
@@ -128,6 +159,6 @@ impl Choice<'_> {
         if f64::from(count) == value {
             return Ok(count);
         }
-        Err(Error::new(Kind::Recipe, "cannot use parameter", name, format!("wanted a whole number, got {value}")))
+        Err(self.document.parameter_error(name, None, self.place, format!("wanted a whole number, got {value}"), ""))
     }
 }

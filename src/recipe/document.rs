@@ -3,6 +3,7 @@
 use super::methods::{BaseRule, MethodName};
 use super::model_ref::ModelRef;
 use super::own::{Granularity, OwnKeys};
+use super::places::Places;
 use super::setting::Parameters;
 use crate::dtype::Dtype;
 
@@ -35,6 +36,8 @@ pub struct Document {
     pub pad_to_multiple_of: Option<u64>,
     /// What mergekit does not have.
     pub own: OwnKeys,
+    /// Where the parameters stand in the text.
+    pub places: Places,
 }
 
 /// What a document merges.

@@ -26,6 +26,7 @@ mod model_ref;
 mod node;
 mod origin;
 mod own;
+mod places;
 mod read;
 mod rename;
 mod resolve;
@@ -51,6 +52,7 @@ pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterIn
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;
 pub use own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
+pub use places::Places;
 pub use rename::{Pattern, Rename};
 pub use resolve::TensorPlace;
 pub use setting::{Condition, Parameters, Setting};

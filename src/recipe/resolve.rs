@@ -31,15 +31,15 @@ impl Document {
         if let Some(value) = self.setting(name, input, place) {
             return Ok(value);
         }
-        let fail = |cause: String| Error::new(Kind::Recipe, "cannot find parameter", name, cause);
         let Some(info) = self.method.info().parameter(name) else {
-            return Err(fail(format!("{} has no such parameter", self.method)));
+            let cause = format!("{} has no such parameter", self.method);
+            return Err(Error::new(Kind::Recipe, "cannot find parameter", name, cause));
         };
         info.default.ok_or_else(|| {
             let model = input.and_then(|input| self.inputs(place.slice).get(input).map(|input| input.model.clone()));
-            let of = model.map(|model| format!(" of the model {model}")).unwrap_or_default();
-            fail(format!("no condition fits the tensor {}{of}", place.name))
-                .with_hint("add a last condition without a filter: `- value: …`")
+            let of = model.map(|model| format!(" (model {model})")).unwrap_or_default();
+            let cause = format!("no condition fits it{of}");
+            self.parameter_error(name, input, place, cause, "add a last condition without a filter: `- value: …`")
         })
     }
 

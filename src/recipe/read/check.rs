@@ -108,6 +108,10 @@ fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs:
     let base = document.base_index(slice);
     let apart = base.is_some() && info.base != BaseRule::RequiredCounted;
     let count = inputs.len() - usize::from(apart);
+    // A base alone has no differences from itself: it is what it is, as in mergekit.
+    if base.is_some() && inputs.len() == 1 {
+        return None;
+    }
     if (info.fewest..=info.most).contains(&count) {
         return None;
     }

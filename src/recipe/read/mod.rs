@@ -16,6 +16,7 @@ use super::model_ref::ModelRef;
 use super::node::{Node, Value};
 use super::origin::Origin;
 use super::own::{Granularity, Mismatch, Missing, NanPolicy, OwnKeys, Quantised};
+use super::places::Places;
 use super::setting::Parameters;
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -45,6 +46,7 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
     };
     let (sources, module) = sources?;
     let mut document = optional.document(method?, sources, module, parameters?);
+    document.places = Places::of(origin, node);
     let info = document.method.info();
     if let Some(field) = fields.get("weights").filter(|_| origin.notes.fault_count() == before) {
         origin.keep(spread_weights(field, info, &mut document));
@@ -93,6 +95,7 @@ impl Optional {
             chat_template,
             pad_to_multiple_of,
             own,
+            places: Places::default(),
         }
     }
 }

@@ -204,6 +204,7 @@ pub fn document() -> impl Strategy<Value = Document> {
             chat_template: tail.0,
             pad_to_multiple_of: tail.1,
             own: tail.2,
+            places: thalweg::recipe::Places::default(),
         });
         plain.prop_flat_map(|document| {
             let models = document.models().into_iter().map(ToString::to_string).collect();
