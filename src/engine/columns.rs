@@ -13,16 +13,21 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels, pair_count};
 use crate::method::{Gram, Method, Solution, Statistics};
-use crate::plan::tensor::TensorPlan;
+use crate::plan::tensor::{Action, TensorPlan};
 use crate::recipe::NanPolicy;
 use crate::report::Found;
 
-use super::work::{Part, nonfinite, sums_to_one};
+use super::copied::sums_to_one;
+use super::propagate::{Factors, refuse_overflow};
+use super::tiny;
+use super::work::{Part, nonfinite};
 
 /// Columns that one thread works on at a time.
 const STRIPE: usize = 512;
 /// Bytes of an f64.
 const WIDE: usize = 8;
+/// No input, where columns count inputs in a byte; methods by columns take two and a base.
+const NONE: u8 = u8::MAX;
 
 /// The inner products of every column of a tensor that is being measured.
 pub struct ColumnSums {
@@ -37,6 +42,8 @@ pub struct ColumnSums {
 pub struct ColumnRule {
     inputs: usize,
     coefficients: Vec<f64>,
+    /// For each column the input from which differences are summed, or one beyond the last.
+    centers: Vec<u8>,
     _alive: Sender<()>,
 }
 
@@ -90,19 +97,23 @@ impl ColumnSums {
         let (inputs, columns) = (self.inputs, self.replaced.len());
         let pairs = pair_count(inputs);
         let mut coefficients = vec![0.0; columns * inputs];
+        let mut centers = vec![NONE; columns];
         let found = pool.install(|| {
             let sums = self.sums.par_chunks(STRIPE * pairs).zip(self.replaced.par_chunks(STRIPE));
-            let rules = coefficients.par_chunks_mut(STRIPE * inputs);
-            let stripes = sums.zip(rules).map(|((sums, replaced), coefficients)| {
+            let rules = coefficients.par_chunks_mut(STRIPE * inputs).zip(centers.par_chunks_mut(STRIPE));
+            let stripes = sums.zip(rules).map(|((sums, replaced), (coefficients, centers))| {
                 let mut found = Found::default();
                 for (at, sums) in sums.chunks_exact(pairs).enumerate() {
                     let solution = if replaced[at] {
                         base_instead(tensor)?
                     } else {
-                        method.solve(&Gram::from_sums(inputs, sums.iter().map(|[sum, lost]| sum + lost).collect()))?
+                        let gram = Gram::from_sums(inputs, sums.iter().map(|[sum, lost]| sum + lost).collect());
+                        tiny::refuse(tensor, method.statistics(), &gram)?;
+                        method.solve(&gram)?
                     };
                     found.add(Found::of(&solution.facts));
                     coefficients[at * inputs..][..inputs].copy_from_slice(&solution.coefficients);
+                    centers[at] = solution.center.map_or(NONE, |center| u8::try_from(center).expect("few inputs"));
                 }
                 Ok(found)
             });
@@ -113,7 +124,7 @@ impl ColumnSums {
             all.add(found?);
         }
         let (alive, gone) = bounded(0);
-        Ok((ColumnRule { inputs, coefficients, _alive: alive }, all, gone))
+        Ok((ColumnRule { inputs, coefficients, centers, _alive: alive }, all, gone))
     }
 }
 
@@ -132,7 +143,11 @@ pub fn base_instead(tensor: &TensorPlan) -> Result<Solution> {
 
 impl ColumnRule {
     /// Combines a block, column by column; returns how many finite values overflowed.
-    pub fn apply(&self, kernels: Kernels, part: &Part<'_>, output: &mut [u8]) -> u64 {
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NonFinite`] when they became NaN and that is not let through.
+    pub fn apply(&self, kernels: Kernels, part: &Part<'_>, output: &mut [u8]) -> Result<u64> {
         let tensor = part.tensor();
         let (columns, unit) = (count(tensor), tensor.dtype.bytes());
         let mut column = usize::try_from(part.block.start % tensor.columns()).expect("columns fit the memory");
@@ -144,14 +159,38 @@ impl ColumnRule {
             wide.load(kernels, part, &range);
             merged.clear();
             for at in 0..range.len() {
-                let coefficients = &self.coefficients[column * self.inputs..][..self.inputs];
-                merged.extend(wide.combine(at, coefficients).to_le_bytes());
+                merged.extend(self.combine(&wide, at, column, part).to_le_bytes());
                 column = if column + 1 == columns { 0 } else { column + 1 };
             }
             let values = Elements { dtype: Dtype::F64, bytes: &merged };
-            overflowed += kernels.convert(values, tensor.dtype, &mut output[range.start * unit..range.end * unit]);
+            let bytes = &mut output[range.start * unit..range.end * unit];
+            let count = kernels.convert(values, tensor.dtype, bytes);
+            if count > 0 {
+                refuse_overflow(kernels, part, &range, bytes)?;
+            }
+            overflowed += count;
         }
-        overflowed
+        Ok(overflowed)
+    }
+}
+
+impl ColumnRule {
+    /// The combination of element `at` of what is loaded, which is of this column.
+    fn combine(&self, wide: &Wide, at: usize, column: usize, part: &Part<'_>) -> f64 {
+        let coefficients = &self.coefficients[column * self.inputs..][..self.inputs];
+        let center = (self.centers[column] != NONE).then(|| usize::from(self.centers[column]));
+        if part.plan.job.nan == NanPolicy::Propagate
+            && (0..self.inputs).any(|input| !wide.get(input, at).is_finite())
+            && let Action::Merge(method) = &part.tensor().action
+            && let Some(factors) = Factors::new(&**method, coefficients, center)
+            && let Some(sum) = factors.sum(|input| wide.get(input, at))
+        {
+            return sum;
+        }
+        match center {
+            None => wide.combine(at, coefficients),
+            Some(center) => wide.combine_differences(at, coefficients, center),
+        }
     }
 }
 
@@ -213,7 +252,8 @@ impl Stripe<'_> {
         let mut sums = self.sums[column * pairs..][..pairs].iter_mut();
         for i in 0..inputs {
             for j in i..inputs {
-                let next = self.wide.get(i, at) * self.wide.get(j, at);
+                let [x, y] = [self.wide.get(i, at), self.wide.get(j, at)];
+                let next = if i == j && x != 0.0 && x * y == 0.0 { tiny::MARK } else { x * y };
                 let [sum, lost] = sums.next().expect("a sum for each pair");
                 // Neumaier 1974, as for the sums of chunks.
                 let total = *sum + next;
@@ -274,6 +314,19 @@ impl Wide {
             return value(first);
         }
         let sum = terms.fold(coefficients[first] * value(first), |sum, input| sum + coefficients[input] * value(input));
+        if sum.is_nan() { f64::NAN } else { sum }
+    }
+
+    /// The same of differences from input `center`, its own term last.
+    fn combine_differences(&self, at: usize, coefficients: &[f64], center: usize) -> f64 {
+        let base = self.get(center, at);
+        let terms = (0..self.inputs).filter(|input| coefficients[*input] != 0.0 && *input != center);
+        if coefficients[center] == 1.0 && terms.clone().all(|input| self.get(input, at).to_bits() == base.to_bits()) {
+            return base;
+        }
+        let differences = terms.map(|input| coefficients[input] * (self.get(input, at) - base));
+        let sum = differences.reduce(|sum, term| sum + term).unwrap_or(0.0);
+        let sum = if coefficients[center] == 0.0 { sum } else { sum + coefficients[center] * base };
         if sum.is_nan() { f64::NAN } else { sum }
     }
 }

@@ -81,6 +81,21 @@ enum Rule {
     Columns(Arc<ColumnRule>),
 }
 
+/// The rules that are known: the whole model's, which holds to the end, and that of the segment measured last, for tensors
+/// that are not merged over the whole model. One must not take the other's place.
+#[derive(Default)]
+struct Rules {
+    model: Option<Rule>,
+    segment: Option<Rule>,
+}
+
+impl Rules {
+    /// Where the rule of a tensor of this span is kept.
+    fn of(&mut self, span: Span) -> &mut Option<Rule> {
+        if span == Span::Model { &mut self.model } else { &mut self.segment }
+    }
+}
+
 /// Why a stage ended before its input did: the next stage is gone, and knows why.
 struct Gone;
 
@@ -92,26 +107,28 @@ impl Dispatch<'_> {
     /// The first failure in plan order: of measuring, or of solving.
     pub fn run(&self, blocks: &Receiver<Loaded>, solution: Option<Arc<Solution>>) -> Result<()> {
         let mut group = Group::default();
-        let mut rule = solution.map(Rule::Uniform);
+        let mut rules = Rules { model: solution.map(Rule::Uniform), segment: None };
         let mut columns_gone = None;
         for loaded in blocks {
+            let span = self.plan.tensors[loaded.block.tensor].span;
+            let rule = rules.of(span);
             let ended = match loaded.block.role {
                 Role::Whole | Role::Carry => self.piece(loaded, None),
-                Role::Measure { keep, last } if self.plan.tensors[loaded.block.tensor].span == Span::FirstAxis => {
+                Role::Measure { keep, last } if span == Span::FirstAxis => {
                     if group.columns.is_none() {
                         // Columns can take as much memory as is left, so those of the tensor before must be gone.
-                        rule = None;
+                        *rule = None;
                         let _ = columns_gone.take().map(|gone: Receiver<()>| gone.recv());
                     }
                     let block = loaded.block;
                     self.measure_columns(loaded, &mut group, keep)?;
-                    if last { self.close_columns(&block, &mut group, &mut rule, &mut columns_gone)? } else { Ok(()) }
+                    if last { self.close_columns(&block, &mut group, rule, &mut columns_gone)? } else { Ok(()) }
                 }
                 Role::Measure { keep, last } => {
                     let block = loaded.block;
                     self.measure(loaded, &mut group, keep);
                     group.fold(self.inputs_of(&block), last)?;
-                    if last { self.close(&block, &mut group, &mut rule)? } else { Ok(()) }
+                    if last { self.close(&block, &mut group, rule)? } else { Ok(()) }
                 }
                 Role::Apply => {
                     let known = rule.clone().expect("a group is measured before it is applied");
@@ -177,7 +194,7 @@ impl Dispatch<'_> {
         let tensor = &self.plan.tensors[block.tensor];
         let solved = Arc::new(work::solve(tensor, &*method_of(self.plan, block), &gram, replaced)?);
         *rule = Some(Rule::Uniform(Arc::clone(&solved)));
-        let order = if self.plan.is_over_model() {
+        let order = if tensor.span == Span::Model {
             Order::Solved(Box::new((*solved).clone()))
         } else {
             Order::Found(Box::new(Found::of(&solved.facts)))
@@ -245,7 +262,7 @@ fn make(plan: &Plan, bench: &Workbench, loaded: &Loaded, rule: Option<&Rule>, ou
     match (loaded.block.role, rule) {
         (Role::Carry, _) => Ok(work::carry(&part, output)),
         (_, Some(Rule::Uniform(solution))) => combined(work::apply(bench, &part, solution, output)?),
-        (_, Some(Rule::Columns(rule))) => combined(rule.apply(bench.kernels(), &part, output)),
+        (_, Some(Rule::Columns(rule))) => combined(rule.apply(bench.kernels(), &part, output)?),
         (_, None) => work::whole(bench, &part, &*method_of(plan, &loaded.block), output),
     }
 }

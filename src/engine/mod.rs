@@ -20,17 +20,20 @@
 
 pub mod align;
 mod columns;
+mod copied;
 mod dispatch;
 mod in_memory;
 mod merge;
 mod offload;
 mod pack;
 mod preflight;
+mod propagate;
 mod reader;
 mod recheck;
 mod separate;
 mod side;
 mod stop;
+mod tiny;
 mod work;
 mod writer;
 

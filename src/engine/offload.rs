@@ -8,13 +8,16 @@ use std::ops::Range;
 use crate::device::{LEAST_SEGMENT, Lanes, Mix, Resident, Taken};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{self, Kernels, pair_count};
+use crate::kernel::{self, Kernels, Scratch, pair_count};
 use crate::method::{Gram, Method, Solution, Statistics};
 use crate::plan::schedule::is_measured;
 use crate::plan::tensor::TensorPlan;
 use crate::recipe::NanPolicy;
 use crate::report::Found;
 
+use super::copied::only;
+use super::propagate::{let_through, refuse_overflow};
+use super::tiny;
 use super::work::{self, Measured, Part};
 
 /// Whether whole segments of `tensor` are worked on on a device.
@@ -153,8 +156,10 @@ impl Offload<'_> {
         method: &dyn Method,
         pieces: &[Range<usize>],
     ) -> Result<(Vec<f64>, Vec<bool>)> {
-        let Statistics::Gram { center } = method.statistics() else {
-            return Ok((vec![], self.scan_run(run, pieces)?));
+        let center = match method.statistics() {
+            Statistics::None => return Ok((vec![], self.scan_run(run, pieces)?)),
+            Statistics::Wide => return self.measure_here(pieces),
+            Statistics::Gram { center } => center,
         };
         let options = |skip_nonfinite| kernel::Gram { center, skip_nonfinite };
         let pairs = pair_count(self.part.windows.len());
@@ -164,8 +169,23 @@ impl Offload<'_> {
         let mut replaced = Vec::with_capacity(pieces.len());
         for ((piece, local), sums) in pieces.iter().zip(local).zip(sums.chunks_exact_mut(pairs)) {
             let again = |sums: &mut [f64]| run.resident.gram(&[local], options(true), sums);
-            replaced.push(work::settle(self.kernels, self.part, piece.clone(), sums, again)?);
+            let taken = work::settle(self.kernels, self.part, piece.clone(), sums, again)?;
+            if !taken {
+                tiny::mark(self.kernels, self.part, method.statistics(), piece, sums);
+            }
+            replaced.push(taken);
         }
+        Ok((sums, replaced))
+    }
+
+    /// Sums of twice the digits, on the processor: no kernel of the device has them.
+    fn measure_here(&self, pieces: &[Range<usize>]) -> Result<(Vec<f64>, Vec<bool>)> {
+        let width = Statistics::Wide.sums(self.part.windows.len());
+        let (mut sums, mut scratch) = (vec![0.0; pieces.len() * width], Scratch::default());
+        let measured = pieces.iter().zip(sums.chunks_exact_mut(width)).map(|(piece, sums)| {
+            work::measure_chunk(self.kernels, self.part, Statistics::Wide, piece.clone(), &mut scratch, sums)
+        });
+        let replaced = measured.collect::<Result<Vec<bool>>>()?;
         Ok((sums, replaced))
     }
 
@@ -190,15 +210,48 @@ impl Offload<'_> {
         pieces: impl Iterator<Item = (Range<usize>, &'s Solution)>,
         output: &mut [u8],
     ) -> Result<u64> {
-        let mix = |(piece, solution): (Range<usize>, &'s Solution)| {
-            let mix = match work::only(solution, &self.part.elements(&piece)) {
+        let pieces: Vec<_> = pieces.collect();
+        if pieces.iter().any(|(_, solution)| solution.center.is_some()) {
+            return self.combine_here(run, &pieces, output);
+        }
+        let mix = |(piece, solution): &(Range<usize>, &'s Solution)| {
+            let mix = match only(solution, &self.part.elements(piece)) {
                 Some(input) => Mix::Only(input),
                 None => Mix::Weights(&solution.coefficients, solution.divisor),
             };
-            (run.within(&piece), mix)
+            (run.within(piece), mix)
         };
-        let mixes: Vec<_> = pieces.map(mix).collect();
-        run.resident.combine(&mixes, output)
+        let mixes: Vec<_> = pieces.iter().map(mix).collect();
+        let overflowed = run.resident.combine(&mixes, output)?;
+        for (piece, solution) in &pieces {
+            let bytes = self.of_piece(run, piece, output);
+            let_through(self.kernels, self.part, solution, piece, bytes);
+            if overflowed > 0 {
+                refuse_overflow(self.kernels, self.part, piece, bytes)?;
+            }
+        }
+        Ok(overflowed)
+    }
+
+    /// As [`Offload::combine_run`], on the processor: sums of differences, which are rare, have no kernel of their own.
+    fn combine_here(&self, run: &Run<'_>, pieces: &[(Range<usize>, &Solution)], output: &mut [u8]) -> Result<u64> {
+        let mut scratch = Scratch::default();
+        let mut overflowed = 0;
+        for (piece, solution) in pieces {
+            let bytes = self.of_piece(run, piece, output);
+            let (count, _) = work::combine_chunk(self.kernels, self.part, solution, piece, bytes, &mut scratch);
+            if count > 0 {
+                refuse_overflow(self.kernels, self.part, piece, bytes)?;
+            }
+            overflowed += count;
+        }
+        Ok(overflowed)
+    }
+
+    /// The output of a piece in that of its run.
+    fn of_piece<'o>(&self, run: &Run<'_>, piece: &Range<usize>, output: &'o mut [u8]) -> &'o mut [u8] {
+        let (unit, range) = (self.part.tensor().dtype.bytes(), run.within(piece));
+        &mut output[range.start * unit..range.end * unit]
     }
 
     /// Runs of `range` that a lane holds, whole chunks but for the last one.

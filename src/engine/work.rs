@@ -15,7 +15,10 @@ use crate::recipe::NanPolicy;
 use crate::report::Found;
 
 use super::columns::base_instead;
+use super::copied::only;
 use super::offload::{Offload, is_worth_it};
+use super::propagate::{let_through, refuse_overflow};
+use super::tiny;
 
 /// What a block's work needs besides the block: the kernels, working memory for each thread, a device if there is one.
 pub struct Workbench {
@@ -113,22 +116,47 @@ fn measure_range(
     range: Range<usize>,
     scratch: &mut Scratch,
 ) -> Result<Measured> {
-    let Statistics::Gram { center } = method.statistics() else {
+    let statistics = method.statistics();
+    if statistics == Statistics::None {
         return scan(bench, part, range);
-    };
+    }
     let mut replaced = false;
-    let pairs = kernel::pair_count(part.windows.len());
-    let mut sums = vec![0.0; range.len().div_ceil(CHUNK) * pairs];
-    for (chunk, sums) in chunks(range).zip(sums.chunks_exact_mut(pairs)) {
-        let inputs = part.elements(&chunk);
-        let mut gram = |skip_nonfinite, sums: &mut [f64]| {
-            bench.kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite }, scratch, sums);
-            Ok(())
-        };
-        gram(false, sums)?;
-        replaced |= settle(bench.kernels, part, chunk, sums, |sums| gram(true, sums))?;
+    let width = statistics.sums(part.windows.len());
+    let mut sums = vec![0.0; range.len().div_ceil(CHUNK) * width];
+    for (chunk, sums) in chunks(range).zip(sums.chunks_exact_mut(width)) {
+        replaced |= measure_chunk(bench.kernels, part, statistics, chunk, scratch, sums)?;
     }
     Ok(Measured { sums, replaced })
+}
+
+/// Writes the sums of one chunk, and says whether the base is to be taken instead.
+///
+/// # Errors
+///
+/// [`Kind::NonFinite`] as in [`measure`].
+pub fn measure_chunk(
+    kernels: Kernels,
+    part: &Part<'_>,
+    statistics: Statistics,
+    chunk: Range<usize>,
+    scratch: &mut Scratch,
+    sums: &mut [f64],
+) -> Result<bool> {
+    let inputs = part.elements(&chunk);
+    let mut gram = |skip_nonfinite, sums: &mut [f64]| match statistics {
+        Statistics::Gram { center } => kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite }, scratch, sums),
+        Statistics::Wide => kernels.gram_wide(&inputs, skip_nonfinite, scratch, sums),
+        Statistics::None => {}
+    };
+    gram(false, sums);
+    let replaced = settle(kernels, part, chunk.clone(), sums, |sums| {
+        gram(true, sums);
+        Ok(())
+    })?;
+    if !replaced {
+        tiny::mark(kernels, part, statistics, &chunk, sums);
+    }
+    Ok(replaced)
 }
 
 /// Sees to the sums of a chunk in which something is not finite: they are measured `again` without it, unless the base
@@ -259,7 +287,10 @@ pub fn solve(tensor: &TensorPlan, method: &dyn Method, gram: &Gram, replaced: bo
     match method.statistics() {
         _ if replaced => base_instead(tensor),
         Statistics::None => method.solve(&Gram::new(0)),
-        Statistics::Gram { .. } => method.solve(gram),
+        statistics => {
+            tiny::refuse(tensor, statistics, gram)?;
+            method.solve(gram)
+        }
     }
 }
 
@@ -295,8 +326,11 @@ fn combine(
     let mut overflowed = 0;
     for chunk in chunks(range) {
         let bytes = &mut output[(chunk.start - first) * unit..(chunk.end - first) * unit];
-        let (count, finite) = combine_chunk(bench, part, solution, &chunk, bytes, scratch);
+        let (count, finite) = combine_chunk(bench.kernels, part, solution, &chunk, bytes, scratch);
         overflowed += count;
+        if count > 0 {
+            refuse_overflow(bench.kernels, part, &chunk, bytes)?;
+        }
         if !measured && !finite {
             is_replaced(bench.kernels, part, chunk)?;
         }
@@ -305,8 +339,8 @@ fn combine(
 }
 
 /// Combines a chunk; returns how many finite values overflowed, and whether all inputs are known by it to be finite.
-fn combine_chunk(
-    bench: &Workbench,
+pub fn combine_chunk(
+    kernels: Kernels,
     part: &Part<'_>,
     solution: &Solution,
     chunk: &Range<usize>,
@@ -315,32 +349,25 @@ fn combine_chunk(
 ) -> (u64, bool) {
     let (dtype, inputs) = (part.tensor().dtype, part.elements(chunk));
     if let Some(input) = only(solution, &inputs) {
-        return (bench.kernels.convert(inputs[input], dtype, output), false);
+        let overflows = kernels.convert(inputs[input], dtype, output);
+        let_through(kernels, part, solution, chunk, output);
+        return (overflows, false);
     }
     let count = inputs.len();
+    let others = |(input, weight): &(usize, f64)| *weight != 0.0 && Some(*input) != solution.center;
+    let weights = solution.coefficients.iter().copied().enumerate();
     let terms: Vec<(f64, Elements<'_>)> =
-        solution.coefficients.iter().copied().zip(inputs).filter(|(weight, _)| *weight != 0.0).collect();
-    let found = bench.kernels.combine(&terms, solution.divisor, dtype, scratch, output);
+        weights.filter(others).map(|(input, weight)| (weight, inputs[input])).collect();
+    let (found, taken) = match solution.center {
+        None => (kernels.combine(&terms, solution.divisor, dtype, scratch, output), terms.len()),
+        Some(center) => {
+            let base = (solution.coefficients[center], inputs[center]);
+            (kernels.combine_differences(base, &terms, dtype, scratch, output), terms.len() + 1)
+        }
+    };
+    let_through(kernels, part, solution, chunk, output);
     // What has no weight takes no part in the sums.
-    (found.overflows, found.finite && terms.len() == count)
-}
-
-/// Whether the weights sum to one but for the rounding of each.
-pub fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
-    let sum: f64 = weights.clone().sum();
-    #[expect(clippy::cast_precision_loss, reason = "a hundred inputs at most")]
-    let roundings = weights.count() as f64;
-    (sum - 1.0).abs() <= roundings * f64::EPSILON
-}
-
-/// The input that is converted instead of a weighted sum of them all: the only one with a weight, when that is one, or the
-/// first of several equal ones. Weights that sum to one need not give back an F64 value exactly; a copy does.
-pub fn only(solution: &Solution, inputs: &[Elements<'_>]) -> Option<usize> {
-    let mut terms = solution.coefficients.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
-    let weights = terms.clone().map(|(_, weight)| *weight / solution.divisor);
-    let (first, _) = terms.next()?;
-    let equal = |other: usize| inputs[other].dtype == inputs[first].dtype && inputs[other].bytes == inputs[first].bytes;
-    (sums_to_one(weights) && terms.all(|(other, _)| equal(other))).then_some(first)
+    (found.overflows, found.finite && taken == count)
 }
 
 /// Copies a carried block and reports which inputs hold other bytes.

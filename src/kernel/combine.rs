@@ -23,9 +23,9 @@ pub struct Combined {
 }
 
 impl Combined {
-    const PLAIN: Self = Self { overflows: 0, finite: true };
+    pub(super) const PLAIN: Self = Self { overflows: 0, finite: true };
 
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self { overflows: self.overflows + other.overflows, finite: self.finite && other.finite }
     }
 }
@@ -152,7 +152,7 @@ fn add<S: Simd, E: Element, const N: usize>(
 
 /// Rounds the sums to `out`.
 #[inline(always)]
-fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> Combined {
+pub(super) fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> Combined {
     with_element!(out, E => {
         let rounded = E::split_mut(dst);
         if S::narrow::<E>(sums, rounded) {

@@ -108,7 +108,7 @@ fn direct_of<S: Simd, E: Element>(inputs: &[Elements<'_>], lanes: &mut [Lanes]) 
 
 /// Widens `input` into `rows` and pads the last row with zeros, which add nothing to any sum.
 #[inline(always)]
-fn stage<S: Simd>(input: Elements<'_>, skip_nonfinite: bool, rows: &mut [Lanes]) {
+pub(super) fn stage<S: Simd>(input: Elements<'_>, skip_nonfinite: bool, rows: &mut [Lanes]) {
     let wide = flat(rows);
     with_element!(input.dtype, E => S::widen::<E>(E::split(input.bytes), wide));
     wide[input.len()..].fill(0.0);

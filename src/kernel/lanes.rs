@@ -53,7 +53,7 @@ pub struct Scratch {
 impl Scratch {
     /// Upper bound of the bytes that kernels on up to `inputs` inputs make a scratch hold.
     pub fn bytes(inputs: usize) -> usize {
-        Self::gram_rows(inputs.max(1)) * size_of::<Lanes>()
+        Self::wide_rows(inputs.max(1)).max(super::differences::ROWS) * size_of::<Lanes>()
     }
 
     /// The bytes that this scratch holds now.
@@ -61,9 +61,14 @@ impl Scratch {
         self.rows.capacity() * size_of::<Lanes>()
     }
 
-    /// Rows that the Gram sums of `inputs` inputs need: a tile each, and the accumulators of each pair.
+    /// Rows that the Gram sums of `inputs` inputs need, a tile each and the accumulators of each pair.
     pub(super) fn gram_rows(inputs: usize) -> usize {
         inputs * TILE_STRIDE + pair_count(inputs)
+    }
+
+    /// The same for sums of twice the digits.
+    pub(super) fn wide_rows(inputs: usize) -> usize {
+        inputs * TILE_STRIDE + 2 * pair_count(inputs)
     }
 
     /// The first `count` rows, their contents left from the last use.

@@ -14,11 +14,14 @@
 //! - `simd`, `native`, `x86`: what a level brings: registers, and loops that use its conversions.
 //! - `block`: products of a few inputs with a few others, accumulators in registers.
 //! - `gram`: the Gram sums of a chunk.
+//! - `wide`: the Gram sums of a chunk to twice the digits.
 //! - `combine`: weighted sums and conversions.
+//! - `differences`: weighted sums of differences from one input.
 //! - `product`: products of matrices in f64.
 
 mod block;
 mod combine;
+mod differences;
 mod element;
 mod gram;
 mod lanes;
@@ -29,6 +32,7 @@ mod product;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -124,6 +128,18 @@ impl Kernels {
         gram::gram(self.level, inputs, options, scratch, sums);
     }
 
+    /// Writes the sums of [`Kernels::gram`], without a centre, to twice the digits of f64: what f64 holds of each, then what
+    /// that has lost of each.
+    ///
+    /// A sum that is not finite is [`f64::NAN`].
+    ///
+    /// # Panics
+    ///
+    /// As there, `sums` holding twice [`pair_count`] numbers.
+    pub fn gram_wide(&self, inputs: &[Elements<'_>], skip_nonfinite: bool, scratch: &mut Scratch, sums: &mut [f64]) {
+        wide::gram(self.level, inputs, skip_nonfinite, scratch, sums);
+    }
+
     /// The index of the first NaN or infinity.
     ///
     /// # Panics
@@ -152,6 +168,25 @@ impl Kernels {
         dst: &mut [u8],
     ) -> Combined {
         combine::combine(self.level, terms, divisor, out, scratch, dst)
+    }
+
+    /// Writes `dst[k]` = Σ_i w_i·(x_i\[k\] - c\[k\]) + w·c\[k\] for the `center` (w, c), each difference and the sums in f64,
+    /// the centre's term added last, rounded once to `out`, nearest even.
+    ///
+    /// A centre of weight zero is subtracted only. Any length. A NaN is written as the quiet NaN of positive sign.
+    ///
+    /// # Panics
+    ///
+    /// When an input's length is not that of `dst`, or a dtype is not mergeable.
+    pub fn combine_differences(
+        &self,
+        center: (f64, Elements<'_>),
+        terms: &[(f64, Elements<'_>)],
+        out: Dtype,
+        scratch: &mut Scratch,
+        dst: &mut [u8],
+    ) -> Combined {
+        differences::combine(self.level, center, terms, out, scratch, dst)
     }
 
     /// Writes each element converted to `out` with one rounding, nearest even; returns how many finite elements became

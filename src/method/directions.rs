@@ -2,6 +2,9 @@
 
 use super::Gram;
 
+/// A square below this share of the squares that it is a difference of is rounding.
+const ROUNDING: f64 = 16.0 * f64::EPSILON;
+
 /// Norms of N inputs, and cosine and defect `1 - cos` of every pair of their directions.
 ///
 /// A zero input has no direction; its rows are those of a vector at right angles to all others and are never used,
@@ -9,6 +12,8 @@ use super::Gram;
 #[derive(Debug)]
 pub(super) struct Directions {
     norms: Vec<f64>,
+    /// Inputs whose norm and direction are lost in the rounding of a centre far larger than they are.
+    lost: Vec<bool>,
     cosines: Vec<f64>,
     defects: Vec<f64>,
 }
@@ -35,7 +40,7 @@ impl Directions {
     pub(super) fn new(gram: &Gram, center: Option<usize>) -> Self {
         let n = gram.n();
         let raw = center.map_or_else(|| gram.clone(), |b| gram.uncentered(b));
-        let norms: Vec<f64> = (0..n).map(|i| raw.norm(i)).collect();
+        let (norms, lost): (Vec<f64>, Vec<bool>) = (0..n).map(|i| raw_norm(gram, &raw, center, i)).unzip();
         let (mut cosines, mut defects) = (vec![0.0; n * n], vec![1.0; n * n]);
         for i in 0..n {
             for j in i..n {
@@ -54,7 +59,12 @@ impl Directions {
                 }
             }
         }
-        Self { norms, cosines, defects }
+        Self { norms, lost, cosines, defects }
+    }
+
+    /// Whether the direction of input `i` is more than rounding.
+    pub(super) fn is_known(&self, i: usize) -> bool {
+        !self.lost[i]
     }
 
     /// The norms of the raw inputs.
@@ -135,6 +145,20 @@ impl Directions {
     }
 }
 
+/// The norm of input `i`, and whether it is lost: `|b|² + 2 b·d + |d|²` of an input `b + d` far smaller than the centre `b`
+/// is what rounding has left of it, below zero as soon as above. It is then given as what a rounding of the centre is, so
+/// that it is no zero; an input that is zero is told by `d = -b`, to the bit.
+fn raw_norm(gram: &Gram, raw: &Gram, center: Option<usize>, i: usize) -> (f64, bool) {
+    let square = raw.get(i, i);
+    let Some(b) = center.filter(|b| *b != i) else { return (square.sqrt(), false) };
+    let (base, delta) = (gram.get(b, b), gram.get(i, i));
+    let rounding = (base + delta) * ROUNDING;
+    if base == delta && gram.get(b, i) == -base {
+        return (0.0, false);
+    }
+    if square > rounding { (square.min(f64::MAX).sqrt(), false) } else { (rounding.sqrt(), true) }
+}
+
 /// `1 - cos` of a pair, from a matrix that is not centred.
 fn raw_defect(gram: &Gram, norms: &[f64], i: usize, j: usize) -> f64 {
     let (first, second, product) = (gram.get(i, i), gram.get(j, j), gram.get(i, j));
@@ -177,8 +201,12 @@ mod tests {
     fn a_point_between_nearly_parallel_inputs_keeps_the_digits_of_its_angles() {
         // Directions at angles 0 and 1e-7: the middle is 5e-8 from both.
         let defect = 2.0 * (0.5e-7f64).sin().powi(2);
-        let directions =
-            Directions { norms: vec![1.0; 2], cosines: vec![1.0; 4], defects: vec![0.0, defect, defect, 0.0] };
+        let directions = Directions {
+            norms: vec![1.0; 2],
+            lost: vec![false; 2],
+            cosines: vec![1.0; 4],
+            defects: vec![0.0, defect, defect, 0.0],
+        };
         let point = directions.point(&[0.5, 0.5]);
         for defect in &point.defects {
             let angle = super::super::angle::theta(*defect);

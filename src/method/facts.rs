@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::directions::Directions;
-use super::{Flags, Gram};
+use super::{Flags, Gram, number};
 use crate::error::{Error, Kind, Result};
 
 /// Why a solver stopped.
@@ -25,15 +25,19 @@ pub enum Stop {
 /// Every number is finite, so the facts go through JSON and back without losing a bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The norms of the inputs; empty when no Gram matrix was taken.
+    /// The norms of the inputs; empty when no Gram matrix was taken. Where differences from a base were measured, the norm
+    /// of an input far smaller than the base is known to a rounding of the base's only.
+    #[serde(with = "number::list")]
     pub norms: Vec<f64>,
     /// The norm of the result; `None` when no Gram matrix was taken.
     pub merged_norm: Option<f64>,
-    /// The angle in radians between each input and the result; `None` where one of them is zero.
+    /// The angle in radians between each input and the result; `None` where one of them is zero, or so small beside the
+    /// base that differences from it do not tell its direction.
     pub angles: Vec<Option<f64>>,
     /// How many steps an iterative solver took.
     pub iterations: u32,
     /// What was left of the gradient at the end; 0 for a closed form.
+    #[serde(with = "number")]
     pub residual: f64,
     /// Why the solver stopped.
     pub stop: Stop,
@@ -41,14 +45,19 @@ pub struct Facts {
     pub flags: Flags,
 }
 
-/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs.
+/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs, or with a centre `p` it is
+/// `c_p x_p + Σ c_i (x_i - x_p)`, and `d` is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// One coefficient per input.
+    #[serde(with = "number::list")]
     pub coefficients: Vec<f64>,
     /// What the sum is divided by: one, or a whole number of which a mean's weights are exact shares.
     #[serde(default = "one")]
     pub divisor: f64,
+    /// The input that the others are subtracted from before they are weighted, where their own sum would cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center: Option<usize>,
     /// What was found on the way.
     pub facts: Facts,
 }
@@ -87,7 +96,7 @@ impl Solution {
         if gram.n() > 0 {
             facts.measure(&Directions::new(gram, center), &coefficients);
         }
-        Ok(Self { coefficients, divisor: 1.0, facts })
+        Ok(Self { coefficients, divisor: 1.0, center: None, facts })
     }
 
     /// The same solution, its coefficients written as `shares` of `divisor`, so that they need not be rounded.
@@ -108,7 +117,7 @@ impl Solution {
             stop: Stop::Exact,
             flags: Flags { nonfinite_base: true, ..Flags::default() },
         };
-        Self { coefficients, divisor: 1.0, facts }
+        Self { coefficients, divisor: 1.0, center: None, facts }
     }
 
     /// The same solution, found by an iteration.
@@ -132,7 +141,10 @@ impl Facts {
         let point = directions.point(&parts);
         self.merged_norm = Some(point.norm).filter(|norm| norm.is_finite());
         self.angles = (0..self.norms.len())
-            .map(|i| (point.norm > 0.0 && self.norms[i] > 0.0).then(|| super::angle::theta(point.defects[i])))
+            .map(|i| {
+                (point.norm > 0.0 && self.norms[i] > 0.0 && directions.is_known(i))
+                    .then(|| super::angle::theta(point.defects[i]))
+            })
             .map(|angle| angle.filter(|angle| angle.is_finite()))
             .collect();
     }

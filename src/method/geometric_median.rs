@@ -1,5 +1,6 @@
 //! The point with the smallest weighted sum of distances to the inputs.
 
+use super::centered::Centered;
 use super::{Flags, Gram, Method, Solution, Statistics, Stop, weights};
 use crate::error::Result;
 
@@ -9,7 +10,7 @@ const PATIENCE: u32 = 8;
 /// A residual above this is never a rounding floor.
 const FLOOR: f64 = 1e-6;
 
-/// An iterate at this share of the largest squared distance from an input is at that input.
+/// An iterate nearer to an input than this share of what its distance is summed from, squared, is at that input.
 const AT_INPUT: f64 = 1e-28;
 
 /// An input is the median when the others' pull on it is below its own weight by this share. Equality is left to the
@@ -19,17 +20,18 @@ const CLEARLY: f64 = 1e-12;
 /// The geometric median: minimises `Σ a_i |y - x_i|`.
 ///
 /// Weiszfeld's iteration `y <- Σ (a_i / |y - x_i|) x_i / Σ (a_i / |y - x_i|)` from the weighted mean, in coefficients
-/// `y = Σ c_i x_i` with `Σ c_i = 1`, so that with the squared distances `D`
+/// `y = Σ c_i x_i` with `Σ c_i = 1`, so that with the inner products `G` about one of the inputs
 ///
-/// - `|y - x_i|² = (Dc)_i - c'Dc / 2`
-/// - the gradient `Σ v_i x_i`, `Σ v_i = 0`, has the squared length `-v'Dv / 2`
+/// - `|y - x_i|² = c'Gc - 2 (Gc)_i + G_ii`
+/// - the gradient `Σ v_i x_i`, `Σ v_i = 0`, has the squared length `v'Gv`
 ///
 /// An input at which the pull of the others, `|Σ a_i (x_i - x_k) / |x_i - x_k||`, is less than its own weight is the
 /// median itself; that is found beforehand, as the iteration approaches such a point ever more slowly. An iterate that
 /// meets another input leaves it by the step of Vardi and Zhang (2000). The residual is the gradient's length with
 /// weights that sum to 1, a number without a unit.
 ///
-/// The matrix is centred on the first input: distances between fine-tunes are small differences.
+/// The matrix is measured to twice the digits, for that input is known only afterwards: one among the others, not one far
+/// away, beside which their distances would be lost. So the order of the inputs does not matter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeometricMedian {
     weights: Vec<f64>,
@@ -37,53 +39,11 @@ pub struct GeometricMedian {
     tol: f64,
 }
 
-/// Squared distances between the inputs.
-struct Distances {
-    n: usize,
-    squares: Vec<f64>,
-}
-
-impl Distances {
-    /// Of the inputs of a matrix centred on input 0.
-    fn new(gram: &Gram) -> Self {
-        let n = gram.n();
-        let delta = |i: usize, j: usize| if i == 0 || j == 0 { 0.0 } else { gram.get(i, j) };
-        let square = |i: usize, j: usize| (delta(i, i) - 2.0 * delta(i, j) + delta(j, j)).max(0.0);
-        Self { n, squares: (0..n * n).map(|at| square(at / n, at % n)).collect() }
-    }
-
-    fn get(&self, i: usize, j: usize) -> f64 {
-        self.squares[i * self.n + j]
-    }
-
-    /// `(Dv)_i` for every input.
-    fn times(&self, v: &[f64]) -> Vec<f64> {
-        self.squares.chunks(self.n).map(|row| row.iter().zip(v).map(|(d, v)| d * v).sum()).collect()
-    }
-
-    fn largest(&self) -> f64 {
-        self.squares.iter().copied().fold(0.0, f64::max)
-    }
-
-    /// Squared distances of the inputs to `Σ c_i x_i`, `Σ c_i = 1`.
-    fn to_point(&self, c: &[f64]) -> Vec<f64> {
-        let row = self.times(c);
-        let half: f64 = row.iter().zip(c).map(|(row, c)| row * c).sum::<f64>() / 2.0;
-        row.iter().map(|row| (row - half).max(0.0)).collect()
-    }
-
-    /// The length of `Σ v_i x_i`, `Σ v_i = 0`.
-    fn length(&self, v: &[f64]) -> f64 {
-        let square: f64 = self.times(v).iter().zip(v).map(|(row, v)| row * v).sum();
-        (-square / 2.0).max(0.0).sqrt()
-    }
-
-    /// The pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k) / |x_i - x_k|`.
-    fn pull(&self, a: &[f64], k: usize) -> f64 {
-        let mut v: Vec<f64> = (0..self.n).map(|i| share(a[i], self.get(i, k), 0.0)).collect();
-        v[k] -= v.iter().sum::<f64>();
-        self.length(&v)
-    }
+/// The pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k) / |x_i - x_k|`.
+fn pull(centered: &Centered, a: &[f64], k: usize) -> f64 {
+    let mut v: Vec<f64> = (0..a.len()).map(|i| share(a[i], centered.square(i, k), 0.0)).collect();
+    v[k] -= v.iter().sum::<f64>();
+    centered.length(&v)
 }
 
 /// `a / |distance|`, 0 for a distance that counts as none.
@@ -110,22 +70,24 @@ impl GeometricMedian {
     }
 
     /// The input that is the median, if there is one: the first of those at its place.
-    fn at_input(&self, distances: &Distances) -> Option<usize> {
+    fn at_input(&self, distances: &Centered) -> Option<usize> {
         let a = &self.weights;
         (0..a.len()).filter(|k| a[*k] > 0.0).find(|&k| {
-            let own: f64 = (0..a.len()).filter(|i| distances.get(*i, k) == 0.0).map(|i| a[i]).sum();
-            distances.pull(a, k) < own * (1.0 - CLEARLY)
+            let own: f64 = (0..a.len()).filter(|i| distances.square(*i, k) == 0.0).map(|i| a[i]).sum();
+            pull(distances, a, k) < own * (1.0 - CLEARLY)
         })
     }
 
     /// The gradient at `c` in coefficients, and Weiszfeld's total weight.
-    fn gradient(&self, distances: &Distances, c: &[f64]) -> (Vec<f64>, f64) {
-        let squares = distances.to_point(c);
-        let none = distances.largest() * AT_INPUT;
-        let shares: Vec<f64> = self.weights.iter().zip(&squares).map(|(a, square)| share(*a, *square, none)).collect();
+    fn gradient(&self, distances: &Centered, c: &[f64]) -> (Vec<f64>, f64) {
+        let squares: Vec<(f64, f64)> =
+            distances.to_point(c).into_iter().map(|(square, terms)| (square, terms * AT_INPUT)).collect();
+        let shares: Vec<f64> =
+            self.weights.iter().zip(&squares).map(|(a, (square, none))| share(*a, *square, *none)).collect();
         let total: f64 = shares.iter().sum();
         let mut gradient: Vec<f64> = shares.iter().zip(c).map(|(share, c)| total * c - share).collect();
-        let met: f64 = self.weights.iter().zip(&squares).filter(|(_, square)| **square <= none).map(|(a, _)| a).sum();
+        let at = |(a, (square, none)): (&f64, &(f64, f64))| if square <= none { *a } else { 0.0 };
+        let met: f64 = self.weights.iter().zip(&squares).map(at).sum();
         if met > 0.0 {
             // Vardi and Zhang: the input's own weight holds the iterate back, by less than the others pull.
             let pull = distances.length(&gradient);
@@ -135,7 +97,7 @@ impl GeometricMedian {
         (gradient, total)
     }
 
-    fn iterate(&self, distances: &Distances) -> (Vec<f64>, u32, f64, Stop) {
+    fn iterate(&self, distances: &Centered) -> (Vec<f64>, u32, f64, Stop) {
         let mut c = self.weights.clone();
         let mut best = (f64::INFINITY, 0, c.clone());
         let mut iterations = 0;
@@ -168,13 +130,17 @@ impl Method for GeometricMedian {
     }
 
     fn statistics(&self) -> Statistics {
-        Statistics::Gram { center: Some(0) }
+        Statistics::Wide
+    }
+
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&self.weights, None)
     }
 
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.weights.len())?;
-        let exact = |coefficients, flags| Solution::exact(self.name(), gram, Some(0), coefficients, flags);
-        let distances = Distances::new(gram);
+        let exact = |coefficients, flags| Solution::exact(self.name(), gram, None, coefficients, flags);
+        let distances = Centered::new(gram, &self.weights);
         if distances.largest() == 0.0 {
             return exact(self.weights.clone(), Flags { equal_inputs: gram.n() > 1, ..Flags::default() });
         }
@@ -188,12 +154,12 @@ impl Method for GeometricMedian {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_close, combine, gram_centered};
+    use super::super::testing::{assert_close, combine, gram};
     use super::*;
 
     fn solve(weights: &[f64], inputs: &[Vec<f64>]) -> (Vec<f64>, Solution) {
         let median = GeometricMedian::new(weights, GeometricMedian::MAX_ITER, GeometricMedian::TOL).expect("valid");
-        let solution = median.solve(&gram_centered(inputs, 0)).expect("finite");
+        let solution = median.solve(&gram(inputs)).expect("finite");
         (combine(&solution.coefficients, inputs), solution)
     }
 
@@ -266,7 +232,7 @@ mod tests {
     fn no_steps_give_the_weighted_mean() {
         let inputs = [vec![-1.0, 0.0], vec![1.0, 0.0], vec![0.0, 5.0]];
         let median = GeometricMedian::new(&[1.0; 3], 0, 1e-12).expect("valid");
-        let solution = median.solve(&gram_centered(&inputs, 0)).expect("finite");
+        let solution = median.solve(&gram(&inputs)).expect("finite");
         assert_close(&solution.coefficients, &[1.0 / 3.0; 3], 0.0);
         assert!(solution.facts.flags.not_converged);
     }

@@ -56,7 +56,14 @@ impl Gram {
         self.sums.iter().zip(&self.carries).map(|(sum, carry)| sum + carry).collect()
     }
 
-    /// Adds the sums of the next chunk.
+    /// The same as two numbers, the first what f64 holds of it and the second what that has lost.
+    pub(super) fn wide(&self, i: usize, j: usize) -> [f64; 2] {
+        let (low, high) = (i.min(j), i.max(j));
+        let at = low * (2 * self.n + 1 - low) / 2 + (high - low);
+        two_sum(self.sums[at], self.carries[at])
+    }
+
+    /// Adds the sums of the next chunk. Sums of twice the digits are added by halves, one after the other.
     ///
     /// # Panics
     ///
@@ -101,6 +108,13 @@ impl Gram {
         }
         Ok(())
     }
+}
+
+/// The sum of two numbers, and exactly what its rounding has lost (Knuth 1969).
+pub(super) fn two_sum(a: f64, b: f64) -> [f64; 2] {
+    let sum = a + b;
+    let part = sum - a;
+    [sum, (a - (sum - part)) + (b - part)]
 }
 
 #[cfg(test)]

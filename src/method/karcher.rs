@@ -181,6 +181,10 @@ impl Method for Karcher {
         Statistics::Gram { center: None }
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&self.weights, None)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.weights.len())?;
         let exact = |coefficients, flags| Solution::exact(self.name(), gram, None, coefficients, flags);
@@ -188,7 +192,8 @@ impl Method for Karcher {
         let a = self.participants(&norms);
         let taking = a.iter().filter(|a| **a > 0.0).count();
         if taking == 0 {
-            return exact(vec![0.0; gram.n()], Flags { all_zero: true, ..Flags::default() });
+            // Any coefficients give zero. These keep the sign that all zeros have.
+            return exact(self.weights.clone(), Flags { all_zero: true, ..Flags::default() });
         }
         if taking == 1 {
             // s / |x_i| = a_i |x_i| / |x_i|, without the rounding

@@ -1,6 +1,6 @@
 //! The weighted mean or sum.
 
-use super::{Flags, Gram, Method, Solution, Statistics, weights};
+use super::{Flags, Gram, Method, Solution, Statistics, cancelling, weights};
 use crate::error::Result;
 use crate::kernel::MOST_DIVISOR;
 
@@ -52,6 +52,10 @@ impl Method for Linear {
         Statistics::None
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&self.weights, None)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         if gram.n() > 0 {
             gram.check(self.name(), self.weights.len())?;
@@ -59,7 +63,10 @@ impl Method for Linear {
         let solution = Solution::exact(self.name(), gram, None, self.weights.clone(), Flags::default())?;
         Ok(match &self.shares {
             Some((shares, divisor)) => solution.in_shares(shares.clone(), *divisor),
-            None => solution,
+            None => {
+                let (pivot, sum) = (cancelling::largest(&self.weights), cancelling::sum(&self.weights));
+                solution.without_cancelling(pivot, sum)
+            }
         })
     }
 }

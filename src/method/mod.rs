@@ -9,6 +9,8 @@
 //! bits on every machine.
 
 mod angle;
+mod cancelling;
+mod centered;
 mod dependence;
 mod directions;
 mod facts;
@@ -19,6 +21,7 @@ mod karcher;
 mod linear;
 mod model_stock;
 mod multislerp;
+pub(crate) mod number;
 mod nuslerp;
 mod passthrough;
 mod slerp;
@@ -53,6 +56,20 @@ pub enum Statistics {
         /// multiplying keeps the digits of small differences, which subtracting the products afterwards would lose.
         center: Option<usize>,
     },
+    /// The Gram matrix of the inputs to twice the digits of f64: the sums, then what each has lost. Differences of its
+    /// entries are as exact as if the inputs' differences had been measured from any point.
+    Wide,
+}
+
+impl Statistics {
+    /// How many sums of `n` inputs a chunk has.
+    pub fn sums(self, n: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Gram { .. } => Gram::pairs(n),
+            Self::Wide => 2 * Gram::pairs(n),
+        }
+    }
 }
 
 /// A way of merging N tensors that is a linear combination of them.
@@ -67,6 +84,12 @@ pub trait Method: Send + Sync + Debug {
     fn measured_from(&self) -> Option<usize> {
         None
     }
+
+    /// The share that the recipe gives each input, before anything is measured; none for an input that takes no part.
+    ///
+    /// It stands for a coefficient that comes out as zero, so that NaN and infinity which are let through reach the
+    /// output: an input of which nothing else is left has no direction. `Some(0.0)` is a base, which has no share.
+    fn shares(&self) -> Vec<Option<f64>>;
 
     /// The coefficients of the inputs, in the inputs' order, and what was found on the way.
     ///

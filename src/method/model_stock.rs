@@ -63,6 +63,10 @@ impl Method for ModelStock {
         Some(self.base)
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&vec![1.0; self.inputs], Some(self.base))
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.inputs)?;
         let cosine = self.mean_cosine(gram);
@@ -73,7 +77,8 @@ impl Method for ModelStock {
         let mut coefficients = vec![t / others; self.inputs];
         coefficients[self.base] = 1.0 - t;
         let flags = Flags { base_kept, ..Flags::default() };
-        Solution::exact(self.name(), gram, Some(self.base), coefficients, flags)
+        let solution = Solution::exact(self.name(), gram, Some(self.base), coefficients, flags)?;
+        Ok(solution.without_cancelling(self.base, 1.0))
     }
 }
 

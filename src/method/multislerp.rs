@@ -88,6 +88,10 @@ impl Method for Multislerp {
         self.base
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&self.weights, self.base)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.weights.len())?;
         let mut flags = Flags::default();
@@ -95,7 +99,11 @@ impl Method for Multislerp {
         if let Some(base) = self.base {
             coefficients[base] = 1.0 - coefficients.iter().sum::<f64>();
         }
-        Solution::exact(self.name(), gram, self.base, coefficients, flags)
+        let solution = Solution::exact(self.name(), gram, self.base, coefficients, flags)?;
+        Ok(match self.base {
+            Some(base) => solution.without_cancelling(base, 1.0),
+            None => solution,
+        })
     }
 }
 

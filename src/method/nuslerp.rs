@@ -1,6 +1,6 @@
 //! Slerp by weights, of two inputs or of their differences from a base.
 
-use super::slerp::interpolate;
+use super::slerp::{Arc, interpolate};
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
@@ -61,19 +61,30 @@ impl Method for Nuslerp {
         self.base
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        let mut shares = vec![0.0; self.inputs()];
+        shares[self.ends[0]] = 1.0 - self.t;
+        shares[self.ends[1]] = self.t;
+        weights::shares(&shares, self.base)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.inputs())?;
         let [first, second] = self.ends;
         let pair = vec![gram.get(first, first), gram.get(first, second), gram.get(second, second)];
         let mut flags = Flags::default();
-        let (from, to) = interpolate(&Gram::from_sums(2, pair), self.t, 1.0 - OPPOSITE, &mut flags);
+        let Arc { from, to, sum } = interpolate(&Gram::from_sums(2, pair), self.t, 1.0 - OPPOSITE, &mut flags);
         let mut coefficients = vec![0.0; self.inputs()];
         coefficients[first] = from;
         coefficients[second] = to;
         if let Some(base) = self.base {
             coefficients[base] = 1.0 - from - to;
         }
-        Solution::exact(self.name(), gram, self.base, coefficients, flags)
+        let solution = Solution::exact(self.name(), gram, self.base, coefficients, flags)?;
+        Ok(match self.base {
+            Some(base) => solution.without_cancelling(base, 1.0),
+            None => solution.without_cancelling(first, sum),
+        })
     }
 }
 

@@ -30,6 +30,10 @@ impl Method for Passthrough {
         Statistics::None
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&[self.scale], None)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         if gram.n() > 0 {
             gram.check(self.name(), 1)?;

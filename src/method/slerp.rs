@@ -43,12 +43,18 @@ impl Method for Slerp {
         Statistics::Gram { center: None }
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        let mut shares = vec![self.t; 2];
+        shares[self.base] = 1.0 - self.t;
+        weights::shares(&shares, None)
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), 2)?;
         let mut flags = Flags { equal_inputs: are_equal(gram), ..Flags::default() };
-        let (from, to) = interpolate(gram, self.t, OPPOSITE, &mut flags);
+        let Arc { from, to, sum } = interpolate(gram, self.t, OPPOSITE, &mut flags);
         let coefficients = if self.base == 0 { vec![from, to] } else { vec![to, from] };
-        Solution::exact(self.name(), gram, None, coefficients, flags)
+        Ok(Solution::exact(self.name(), gram, None, coefficients, flags)?.without_cancelling(self.base, sum))
     }
 }
 
@@ -57,21 +63,30 @@ fn are_equal(gram: &Gram) -> bool {
     gram.get(0, 0) > 0.0 && gram.get(0, 0) == gram.get(0, 1) && gram.get(0, 0) == gram.get(1, 1)
 }
 
+/// The coefficients of both ends of an arc, and their sum, which they no longer tell far beyond the ends.
+pub(super) struct Arc {
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) sum: f64,
+}
+
 /// The coefficients of slerp between the two inputs of `gram`, linear and flagged where there is no arc: when one of
 /// them is zero, or their cosine is not above `-opposite`.
-pub(super) fn interpolate(gram: &Gram, t: f64, opposite: f64, flags: &mut Flags) -> (f64, f64) {
+pub(super) fn interpolate(gram: &Gram, t: f64, opposite: f64, flags: &mut Flags) -> Arc {
     let directions = Directions::new(gram, None);
     let defect = directions.defect(0, 1);
     let no_direction = directions.norms().contains(&0.0);
     flags.opposite |= !no_direction && defect >= 1.0 + opposite;
     if no_direction || flags.opposite {
         flags.linear_instead = true;
-        return (1.0 - t, t);
+        return Arc { from: 1.0 - t, to: t, sum: 1.0 };
     }
     // sin(pθ) / sin θ = p sinc(pθ) · θ / sin θ, which has its limit p at θ = 0.
     let (theta, stretch) = (angle::theta(defect), angle::theta_over_sin(defect));
     let part = |p: f64| if p == 1.0 { 1.0 } else { p * angle::sinc(p * theta) * stretch };
-    (part(1.0 - t), part(t))
+    // sin((1-t)θ) + sin(tθ) = 2 sin(θ/2) cos((t-1/2)θ)
+    let sum = angle::sin_cos((t - 0.5) * theta).1 / angle::sin_cos(0.5 * theta).1;
+    Arc { from: part(1.0 - t), to: part(t), sum }
 }
 
 #[cfg(test)]

@@ -47,11 +47,16 @@ impl Method for TaskArithmetic {
         Some(self.base)
     }
 
+    fn shares(&self) -> Vec<Option<f64>> {
+        weights::shares(&self.coefficients, Some(self.base))
+    }
+
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         if gram.n() > 0 {
             gram.check(self.name(), self.coefficients.len())?;
         }
-        Solution::exact(self.name(), gram, None, self.coefficients.clone(), Flags::default())
+        let solution = Solution::exact(self.name(), gram, None, self.coefficients.clone(), Flags::default())?;
+        Ok(solution.without_cancelling(self.base, 1.0))
     }
 }
 

@@ -36,6 +36,15 @@ pub(super) fn convex(weights: &[f64]) -> Result<Vec<f64>> {
     }
 }
 
+/// The share of each input that has a weight, and none of its own for a base.
+pub(super) fn shares(weights: &[f64], base: Option<usize>) -> Vec<Option<f64>> {
+    let share = |(input, weight): (usize, &f64)| match base {
+        Some(base) if base == input => Some(0.0),
+        _ => (*weight != 0.0).then_some(*weight),
+    };
+    weights.iter().enumerate().map(share).collect()
+}
+
 /// Checks that `value` of the parameter `key` is a finite number.
 pub(super) fn finite_parameter(key: &'static str, value: f64) -> Result<()> {
     if value.is_finite() { Ok(()) } else { Err(refuse(key.into(), format!("is {value}, not a finite number"))) }

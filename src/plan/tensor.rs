@@ -236,8 +236,8 @@ impl TensorPlan {
     /// Memory that the statistics and the coefficients of all columns take, when the tensor is merged by columns.
     pub fn column_bytes(&self) -> u64 {
         let inputs = self.sources.len() as u64;
-        // A sum and what it lost for each pair, a coefficient for each input, a mark.
-        let each = inputs * (inputs + 1) / 2 * 16 + inputs * 8 + 1;
+        // A sum and what it lost for each pair, a coefficient for each input, two marks.
+        let each = inputs * (inputs + 1) / 2 * 16 + inputs * 8 + 2;
         if self.span == Span::FirstAxis { self.columns() * each } else { 0 }
     }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Facts, Flags, Stop};
+use crate::method::{Facts, Flags, Stop, number};
 
 /// Angles are summed in billionths of a radian.
 const ANGLE_UNITS: f64 = 1e9;
@@ -15,6 +15,7 @@ pub struct Found {
     /// Segments that were solved.
     pub segments: u64,
     /// The largest angle between an input and the mean, in radians.
+    #[serde(with = "number")]
     pub largest_angle: f64,
     /// Sum of all angles between inputs and means, in billionths of a radian.
     pub angle_sum: u64,
@@ -23,6 +24,7 @@ pub struct Found {
     /// The most iterations that a segment took.
     pub iterations: u32,
     /// The largest residual tangent that a segment was left with.
+    #[serde(with = "number")]
     pub residual: f64,
     /// Segments that needed no iteration.
     pub exact: u64,

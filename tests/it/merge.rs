@@ -2,12 +2,16 @@
 
 mod accuracy;
 mod containers;
+mod exponents;
 mod findings;
 mod inputs;
+mod let_through;
 mod methods;
 mod nonfinite;
+mod numbers;
 mod odd;
 mod outputs;
+mod parameters;
 mod same_bytes;
 mod schedule;
 

@@ -14,7 +14,11 @@ fn views(inputs: &[Vec<f64>]) -> Vec<&[f64]> {
 
 /// The Gram matrix that `statistics` asks for, summed in chunks as the engine does.
 fn measure(statistics: Statistics, inputs: &[Vec<f64>]) -> Gram {
-    let Statistics::Gram { center } = statistics else { return Gram::new(0) };
+    let center = match statistics {
+        Statistics::None => return Gram::new(0),
+        Statistics::Gram { center } => center,
+        Statistics::Wide => None,
+    };
     let shifted = |i: usize, k: usize| match center {
         Some(b) if b != i => inputs[i][k] - inputs[b][k],
         _ => inputs[i][k],
@@ -25,9 +29,20 @@ fn measure(statistics: Statistics, inputs: &[Vec<f64>]) -> Gram {
         let to = length.min(from + 1000);
         let chunk: Vec<Vec<f64>> = (0..inputs.len()).map(|i| (from..to).map(|k| shifted(i, k)).collect()).collect();
         let sums = (0..chunk.len()).flat_map(|i| (i..chunk.len()).map(move |j| (i, j)));
-        gram.add(&sums.map(|(i, j)| dot(&chunk[i], &chunk[j])).collect::<Vec<_>>());
+        let pairs: Vec<(usize, usize)> = sums.collect();
+        gram.add(&pairs.iter().map(|(i, j)| dot(&chunk[*i], &chunk[*j])).collect::<Vec<_>>());
+        if statistics == Statistics::Wide {
+            gram.add(&pairs.iter().map(|(i, j)| lost(&chunk[*i], &chunk[*j])).collect::<Vec<_>>());
+        }
     }
     gram
+}
+
+/// What the inner product has lost to rounding.
+fn lost(a: &[f64], b: &[f64]) -> f64 {
+    let products = a.iter().zip(b).flat_map(|(a, b)| [a * b, a.mul_add(*b, -(a * b))]);
+    let terms: Vec<f64> = products.chain([-dot(a, b)]).collect();
+    dot(&terms, &vec![1.0; terms.len()])
 }
 
 fn solve(method: &dyn Method, inputs: &[Vec<f64>]) -> Solution {

@@ -102,7 +102,7 @@ impl Merger<'_> {
             match rule {
                 Rule::AtOnce => drop(self.at_once(&part, &mut made)?),
                 Rule::Model(solution) => drop(work::apply(self.bench, &part, solution, &mut made)?),
-                Rule::Columns(rule) => drop(rule.apply(self.bench.kernels(), &part, &mut made)),
+                Rule::Columns(rule) => drop(rule.apply(self.bench.kernels(), &part, &mut made)?),
                 Rule::Segment(known) => {
                     let solution = self.solution_of(index, segment, &of_segment, known)?;
                     work::apply(self.bench, &part, &solution, &mut made)?;

@@ -120,11 +120,12 @@ fn a_zero_input_has_no_direction_but_counts_for_the_norm() {
 #[test]
 fn zero_inputs_only_give_zero() {
     let solution = solve(&[1.0, 1.0], &[vec![0.0; 3], vec![0.0; 3]]);
-    assert_eq!(solution.coefficients, [0.0, 0.0]);
+    // The weights, so that zeros keep their signs.
+    assert_eq!(solution.coefficients, [0.5, 0.5]);
     assert!(solution.facts.flags.all_zero);
     assert_eq!(solution.facts.merged_norm, Some(0.0));
     let unweighted = solve(&[1.0, 0.0], &[vec![0.0], vec![3.0]]);
-    assert_eq!(unweighted.coefficients, [0.0, 0.0]);
+    assert_eq!(unweighted.coefficients, [1.0, 0.0]);
     assert!(unweighted.facts.flags.all_zero);
 }
 

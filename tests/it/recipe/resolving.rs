@@ -127,7 +127,10 @@ fn a_tensor_that_no_condition_fits_is_an_error_that_names_it() {
     let place = TensorPlace { name: "model.norm.weight", slice: 0, t: 0.0 };
     let error = document.parameter("weight", Some(0), &place).expect_err("no value");
     let words = error.to_string();
-    assert!(words.contains("r:3:") && words.contains("`model.norm.weight`: no condition fits it (model org/a)"), "{words}");
+    assert!(
+        words.contains("r:3:") && words.contains("`model.norm.weight`: no condition fits it (model org/a)"),
+        "{words}"
+    );
     let error = document.parameter("colour", None, &place).expect_err("no such parameter");
     assert!(error.to_string().contains("linear has no such parameter"), "{error}");
     assert_eq!(document.method, MethodName::Linear);

@@ -1,0 +1,85 @@
+//! Weighted sums of differences from one input: for weights so large that sums of the inputs themselves would cancel.
+
+use super::Elements;
+use super::combine::{Combined, narrow};
+use super::element::{Element, with_element};
+use super::lanes::{LANES, Scratch, TILE, flat};
+use super::level::{Level, Task};
+use super::simd::Simd;
+use crate::dtype::Dtype;
+
+/// The tiles that a sum needs: the sums, the centre's elements, a term's elements.
+const TILES: usize = 3;
+
+/// Rows of a scratch that hold the tiles.
+pub(super) const ROWS: usize = TILES * TILE / LANES;
+
+/// A weighted element and the input it is of.
+type Weighted<'a> = (f64, Elements<'a>);
+
+pub(super) fn combine(
+    level: Level,
+    center: Weighted<'_>,
+    terms: &[Weighted<'_>],
+    out: Dtype,
+    scratch: &mut Scratch,
+    dst: &mut [u8],
+) -> Combined {
+    let len = dst.len() / out.bytes();
+    assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
+    for (_, input) in terms.iter().chain([&center]) {
+        assert_eq!(input.len(), len, "an input's length is not the output's");
+    }
+    let rows = flat(scratch.rows(ROWS));
+    level.run(Differences { center, terms, out, rows, dst })
+}
+
+struct Differences<'a> {
+    center: Weighted<'a>,
+    terms: &'a [Weighted<'a>],
+    out: Dtype,
+    rows: &'a mut [f64],
+    dst: &'a mut [u8],
+}
+
+impl Task for Differences<'_> {
+    type Output = Combined;
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> Combined {
+        let size = self.out.bytes();
+        let (sums, rest) = self.rows.split_at_mut(TILE);
+        let (base, x) = rest.split_at_mut(TILE);
+        let mut found = Combined::PLAIN;
+        for (tile, dst) in self.dst.chunks_mut(TILE * size).enumerate() {
+            let range = tile * TILE..tile * TILE + dst.len() / size;
+            let sums = &mut sums[..range.len()];
+            widen::<S>(self.center.1.slice(range.clone()), base);
+            sums.fill(0.0);
+            for (term, (weight, input)) in self.terms.iter().enumerate() {
+                widen::<S>(input.slice(range.clone()), x);
+                add(*weight, x, base, term == 0, sums);
+            }
+            if self.center.0 != 0.0 {
+                // Last: the differences are summed to their own precision first.
+                sums.iter_mut().zip(&*base).for_each(|(sum, base)| *sum += self.center.0 * base);
+            }
+            found = found.and(narrow::<S>(self.out, sums, dst));
+        }
+        found
+    }
+}
+
+#[inline(always)]
+fn widen<S: Simd>(input: Elements<'_>, wide: &mut [f64]) {
+    with_element!(input.dtype, E => S::widen::<E>(E::split(input.bytes), wide));
+}
+
+/// Adds `weight`·(`x[k]` - `base[k]`) to `sums[k]`; `fresh` sums begin as that.
+#[inline(always)]
+fn add(weight: f64, x: &[f64], base: &[f64], fresh: bool, sums: &mut [f64]) {
+    for ((sum, x), base) in sums.iter_mut().zip(x).zip(base) {
+        let term = weight * (x - base);
+        *sum = if fresh { term } else { *sum + term };
+    }
+}
