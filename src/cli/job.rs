@@ -87,6 +87,8 @@ pub fn job(
     };
     let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
     let mut job = Job::new(document.clone(), inputs)?;
+    let models = document.models().into_iter().enumerate();
+    job.made = models.filter(|(_, model)| stage_folder(&model.path).is_some()).map(|(index, _)| index).collect();
     // What is let pass does not change what a recipe means.
     let own = &mut job.document.own;
     own.any_vocabulary = own.any_vocabulary.or(args.any_vocabulary.then_some(true));

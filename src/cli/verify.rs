@@ -102,13 +102,15 @@ fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
         "data_bytes": verified.data_bytes,
         "has_checksums": verified.has_checksums,
         "unnamed": verified.unnamed,
+        "side_files": verified.side_files,
+        "notes": verified.notes,
         "rechecked": rechecked,
     });
     format!("{value:#}")
 }
 
 fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
-    let Verified { shards, tensors, data_bytes, has_checksums, unnamed } = verified;
+    let Verified { shards, tensors, data_bytes, has_checksums, unnamed, side_files, notes } = verified;
     let what = if *has_checksums {
         "every block matches its checksum"
     } else {
@@ -121,6 +123,12 @@ fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
              every bit is the same",
             format_bytes(bytes)
         ));
+    }
+    if *side_files > 0 {
+        text.push_str(&format!("\nother files: {side_files} compared with what was recorded of them"));
+    }
+    for note in notes {
+        text.push_str(&format!("\nwarning: {note}"));
     }
     for name in unnamed {
         text.push_str(&format!("\nwarning: {name} is not part of this checkpoint"));

@@ -1,5 +1,6 @@
 //! A whole merge: begin or go on, run the pipeline, seal, report.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -7,13 +8,14 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
 use crate::monitor::Phase;
-use crate::output::{Begun, Manifest, Output, SideFile, Storage, Target, verify};
+use crate::output::{Begun, Manifest, Output, Restored, SideFile, Storage, Target, restore, tidy_transforms, verify};
 use crate::plan::Plan;
 use crate::report::{Found, Moved, Noted, Report};
 
 use super::Options;
 use super::pack::pack_in_parallel;
 use super::preflight::{Preflight, preflight};
+use super::side::side_files;
 
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
 const SOLUTION: &str = "solution";
@@ -50,18 +52,29 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
     let Preflight { sides, left, .. } = preflight(&plan, Arc::clone(&storage), &target)?;
     let mut check = checking(&options);
-    let begun = Output::begin(storage, &target, plan.layout.clone(), &plan.identity, &mut check);
+    let begun = Output::begin(Arc::clone(&storage), &target, plan.layout.clone(), &plan.identity, &mut check);
     let begun = begun.map_err(Error::refused)?;
+    let (mut looked_at, mut said) = (None, vec![]);
     let (manifest, moved, status) = match begun {
-        Begun::Complete(manifest) => (manifest, Moved::default(), COMPLETE),
+        Begun::Complete(manifest) => {
+            let restored = looked_after(&plan, storage.as_ref(), &target, &manifest)?;
+            looked_at = Some(restored.looked_at);
+            said = said_of(restored);
+            (manifest, Moved::default(), COMPLETE)
+        }
         Begun::Fresh(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "merged"))?,
-        Begun::Resumed(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?,
+        Begun::Resumed(output) => {
+            said = output.repairs().to_vec();
+            carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?
+        }
     };
+    tidy_transforms(storage.as_ref(), &target.dir)?;
     let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
-    let noted = noted(&manifest)?;
+    // What an earlier run has found is not this one's.
+    let noted = if status == COMPLETE { vec![] } else { noted(&manifest)? };
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
-    let report = report.with_left_beside(left);
+    let report = report.with_left_beside(left).with_looked_at(looked_at, said);
     Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
@@ -78,6 +91,33 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, sides: &[SideFile], options: 
     }
     let manifest = output.finish(sides, &run)?;
     Ok((manifest, moved))
+}
+
+/// Looks after the files beside finished weights: those that are missing are written again.
+fn looked_after(plan: &Plan, storage: &dyn Storage, target: &Target, manifest: &Manifest) -> Result<Restored> {
+    let sides = match (target.is_file(), plan.job.beside_a_file) {
+        (true, false) => vec![],
+        (true, true) => {
+            let recorded =
+                |side: &SideFile| manifest.side_files.iter().any(|known| Path::new(&known.name) == side.name());
+            side_files(plan)?.into_iter().filter(recorded).collect()
+        }
+        (false, _) => side_files(plan)?,
+    };
+    restore(storage, &target.dir, &plan.layout, manifest, &sides, target.overwrite)
+}
+
+/// What a user should know of files beside finished weights.
+fn said_of(restored: Restored) -> Vec<String> {
+    let written = restored.written.into_iter().map(|name| format!("{name} was not as it was written: written again"));
+    let changed = restored
+        .changed
+        .into_iter()
+        .map(|name| format!("{name} is not as it was written, and stays as it is; --overwrite writes it again"));
+    let missing = restored.missing.into_iter().map(|name| {
+        format!("{name} is missing, and the inputs have it no more; --restart --overwrite makes the output anew")
+    });
+    written.chain(changed).chain(missing).collect()
 }
 
 /// Tells the monitor how far a check is, and ends it when somebody asks to stop.

@@ -58,10 +58,17 @@ fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
     if !plan.job.beside_a_file {
         return Ok(vec![]);
     }
-    let mut sides = side_files(plan)?;
+    let sides = side_files(plan)?;
     let folder = target.dir.parent().unwrap_or(Path::new(""));
-    sides.retain(|side| target.overwrite || !folder.join(side.name()).exists());
-    Ok(sides)
+    let mut wanted = vec![];
+    for side in sides {
+        let path = folder.join(side.name());
+        // Those that an earlier attempt of this run has written are its own.
+        if target.overwrite || !path.exists() || side.is_at(&path)? {
+            wanted.push(side);
+        }
+    }
+    Ok(wanted)
 }
 
 /// A single file has a single header.

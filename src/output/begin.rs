@@ -10,15 +10,16 @@ use serde_json::{Value, json};
 use super::checksum::block_count;
 use super::commit::Ledger;
 use super::ending::check_ending;
-use super::folder::{Places, Standing, empty_work, remove_work, survey, sweep};
-use super::identity::{in_words, normalised};
+use super::folder::{Kept, Places, Standing, empty_work, remove_work, survey, sweep};
+use super::identity::{in_words, normalised, sealed, timed};
 use super::lock::Lock;
 use super::manifest::{Manifest, read_capped};
 use super::own::{check_finished, check_manifest, check_work};
 use super::place::check_writable;
+use super::repair::repair;
 use super::storage::{FREE_SOME_SPACE, RAISE_THE_LIMIT, Storage};
 use super::write::Output;
-use super::{Progress, resume};
+use super::{Progress, exchange, resume};
 use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{State, head_with_identity};
@@ -51,7 +52,8 @@ impl Target {
     pub fn check_place(&self) -> Result<()> {
         check_ending(&self.dir)?;
         let places = Places::new(&self.dir);
-        let there = places.folder().ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
+        let folder = places.folder();
+        let there = folder.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
         let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else { return Ok(()) };
         let cause = if at == self.dir { "it is a file".to_owned() } else { format!("{} is a file", at.display()) };
         Err(Error::new(Kind::Usage, "cannot write to folder", self.dir.display(), cause)
@@ -86,6 +88,8 @@ pub enum Outlook {
     GoOn,
     /// It has nothing to do: the same run was finished there.
     Complete,
+    /// The same run was finished there, and it would make again what is missing since.
+    Repair(Vec<String>),
 }
 
 impl std::fmt::Display for Outlook {
@@ -94,6 +98,7 @@ impl std::fmt::Display for Outlook {
             Self::Begin => f.write_str("a new run begins"),
             Self::GoOn => f.write_str("goes on with what an earlier run has left there"),
             Self::Complete => f.write_str("complete already: nothing is to be done"),
+            Self::Repair(faults) => write!(f, "finished before; made again: {}", faults.join(", ")),
         }
     }
 }
@@ -113,12 +118,14 @@ pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, iden
     }
     check_writable(&run.places)?;
     Lock::look(&run.places)?;
-    if matches!(standing, Standing::Begun) && !target.restart {
-        resume::can_resume(&run)?;
-        return Ok(Outlook::GoOn);
+    match standing {
+        Standing::Begun | Standing::Replacing { .. } if !target.restart => {
+            resume::can_resume(&run).map(|()| Outlook::GoOn)
+        }
+        Standing::Broken(manifest, faults) if run.is_repaired(target, &manifest)? => Ok(Outlook::Repair(faults)),
+        Standing::Free | Standing::Begun => run.check_space().map(|()| Outlook::Begin),
+        _ => run.staged().check_space().map(|()| Outlook::Begin),
     }
-    run.check_space()?;
-    Ok(Outlook::Begin)
 }
 
 /// Checks that nothing at the target keeps the run of this identity from beginning or going on; changes nothing.
@@ -131,7 +138,7 @@ pub fn check_target(storage: Arc<dyn Storage>, target: &Target, layout: &Layout,
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
     let run = Run { storage, places, layout, identity: normalised(identity)? };
     match run.look(target)? {
-        (None, Standing::Begun) if !target.restart => resume::can_resume(&run),
+        (None, Standing::Begun | Standing::Replacing { .. }) if !target.restart => resume::can_resume(&run),
         _ => Ok(()),
     }
 }
@@ -161,14 +168,28 @@ pub(super) fn begin(
     }
     match standing {
         Standing::Begun if !target.restart => return resume::resume(run, lock, progress).map(Begun::Resumed),
-        // IMPORTANT: the leftover journal of the finished run goes while its manifest still says that it finished.
-        Standing::Finished(_) => empty_work(storage, &run.places, true)?,
-        _ => {}
+        Standing::Begun => {
+            sweep(storage, &run.places)?;
+            return run.start(lock).map(Begun::Fresh);
+        }
+        Standing::Replacing { is_exchanging, .. } if !target.restart => {
+            resume::can_resume(&run)?;
+            if is_exchanging {
+                return exchange::go_on(storage, &run.places).map(Begun::Complete);
+            }
+            return resume::resume(run.staged(), lock, progress).map(Begun::Resumed);
+        }
+        Standing::Broken(manifest, _) if run.is_repaired(target, &manifest)? => {
+            return repair(run, lock, &manifest, progress).map(Begun::Resumed);
+        }
+        // IMPORTANT: the leftover journal of a finished run goes while its manifest still says that it finished.
+        _ => empty_work(storage, &run.places, Kept::Transforms)?,
     }
-    if !matches!(standing, Standing::Free) {
-        sweep(storage, &run.places)?;
+    let has_transforms = storage.list(&run.places.staged().alignment())?.is_some();
+    if matches!(standing, Standing::Free) && !has_transforms {
+        return run.start(lock).map(Begun::Fresh);
     }
-    run.start(lock).map(Begun::Fresh)
+    run.staged().start(lock).map(Begun::Fresh)
 }
 
 impl Run {
@@ -198,17 +219,56 @@ impl Run {
                     _ => Ok(None),
                 }
             }
+            Standing::Broken(manifest, faults) => match self.differs_from(manifest)? {
+                Some(cause) if !target.overwrite => {
+                    let faults = faults.join(", ");
+                    let cause = format!("another merge was finished there, of which {faults}: {cause}");
+                    Err(self.occupied(cause, target))
+                }
+                _ => Ok(None),
+            },
             Standing::Occupied(name) if !target.overwrite => {
                 Err(self.occupied(format!("it holds {name}, which this run did not write"), target))
             }
+            Standing::Replacing { is_exchanging, under } => self.judge_replacing(target, *is_exchanging, under),
             _ => Ok(None),
         }
     }
 
+    /// The same where a run was begun that is to replace what is there.
+    fn judge_replacing(&self, target: &Target, is_exchanging: bool, under: &Standing) -> Result<Option<Manifest>> {
+        let is_own = resume::can_resume(self).is_ok();
+        if target.restart || (is_own && !is_exchanging && matches!(under, Standing::Finished(_))) {
+            let judged = self.judge(target, under);
+            if target.restart || matches!(judged, Ok(Some(_))) {
+                return judged;
+            }
+        }
+        if is_own && !is_exchanging && !target.overwrite {
+            let cause = "a run was begun that replaces what is there, and this one may not";
+            return Err(self.occupied(cause.into(), target).with_hint(
+                "let --overwrite go on with it; what is there is whole until then, and --restart discards what was begun",
+            ));
+        }
+        Ok(None)
+    }
+
+    /// Whether what is missing of a finished output is made again, rather than all of it.
+    fn is_repaired(&self, target: &Target, manifest: &Manifest) -> Result<bool> {
+        Ok(!(target.restart && target.overwrite) && self.differs_from(manifest)?.is_none())
+    }
+
+    /// The same run whose finished files are put aside.
+    fn staged(self) -> Self {
+        Self { places: self.places.staged(), ..self }
+    }
+
     /// In which way a finished output is not this run's; none if it is.
     fn differs_from(&self, manifest: &Manifest) -> Result<Option<String>> {
-        if let Some(words) = in_words(&manifest.identity, &self.identity) {
-            return Ok(Some(words));
+        let is_same = |identity: &Value| manifest.identity == *identity;
+        if !is_same(&sealed(&self.identity)) && !is_same(&timed(&self.identity)) {
+            let words = in_words(&manifest.identity, &sealed(&self.identity));
+            return Ok(Some(words.unwrap_or_else(|| "it is of another run".into())));
         }
         if !manifest.matches(&self.layout) {
             return Ok(Some("same request, but its shards are laid out in another way".into()));
@@ -216,8 +276,11 @@ impl Run {
         for (name, index) in self.layout.indexes() {
             let path = self.places.finished(&name);
             let most = u64::try_from(index.len()).expect("a length fits 64 bits");
-            let is_same = self.storage.len(&path)? == Some(most)
-                && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes();
+            let is_same = match self.storage.len(&path)? {
+                // A missing one is written again.
+                None => true,
+                len => len == Some(most) && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes(),
+            };
             if !is_same {
                 return Ok(Some("same request, but its index was changed".into()));
             }
@@ -246,10 +309,13 @@ impl Run {
     /// Starts from nothing: an empty journal, and every shard reserved at its full size.
     fn start(self, lock: Lock) -> Result<Output> {
         let storage = self.storage.as_ref();
-        empty_work(storage, &self.places, false)?;
+        empty_work(storage, &self.places, Kept::Journal)?;
         if let Err(error) = self.check_space() {
             _ = remove_work(storage, &self.places);
             return Err(error);
+        }
+        if self.places.is_staged() {
+            storage.create_dir_all(&self.places.aside_dir())?;
         }
         let head = head_with_identity(&self.journal_identity().to_string())?;
         // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity,
@@ -285,10 +351,11 @@ impl Run {
             return Ok(());
         }
         let cause = format!(
-            "no space left: {} are still to be written and {} are free, so {} bytes are missing",
+            "no space left: {} are still to be written and {} are free, so {} bytes are missing{}",
             format_bytes(wanted),
             format_bytes(free),
-            wanted - free
+            wanted - free,
+            if self.places.is_staged() { "; what is there now stays until the new output is whole" } else { "" }
         );
         let subject = self.places.out().display();
         Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(FREE_SOME_SPACE))

@@ -5,10 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::commit::{pack_shard, sync_both};
+use super::exchange::exchange;
 use super::folder::{MANIFEST, Places, is_weight_index, is_weights, remove_work};
-use super::identity::normalised;
+use super::identity::{normalised, sealed};
 use super::manifest::Manifest;
 use super::own::check_side;
+use super::sides::ManifestSide;
 use super::storage::{Storage, parent_of};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
@@ -56,6 +58,11 @@ impl SideFile {
     pub fn name(&self) -> &Path {
         &self.name
     }
+
+    /// What it holds.
+    pub(super) fn contents(&self) -> &Contents {
+        &self.contents
+    }
 }
 
 impl Output {
@@ -79,12 +86,17 @@ impl Output {
 
     fn finish_committed(self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
         self.check_whole()?;
+        let mut sides = Vec::with_capacity(side_files.len());
         for file in side_files {
-            self.put(&self.places.side(&file.name), &file.contents)?;
+            let path = self.places.side(&file.name);
+            self.put(&path, &file.contents)?;
+            sides.push(ManifestSide::of(&file.name, &path)?);
         }
         let packed = self.packed_sizes()?;
         let found = self.tensors.iter().map(|state| (state.hasher.values(), state.note.as_ref()));
-        let manifest = Manifest::describe(&self.layout, self.identity.clone(), found, &packed, normalised(run)?);
+        let identity = sealed(&self.identity);
+        let manifest = Manifest::describe(&self.layout, identity, found, &packed, normalised(run)?);
+        let manifest = Manifest { side_files: sides, ..manifest };
         self.put(&self.places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
         let storage = self.storage.as_ref();
         // IMPORTANT: everything else is durable before the names appear that make the folders checkpoints; the output's own
@@ -98,7 +110,11 @@ impl Output {
                 self.name_only_shard(shard, packed[shard].is_some())?;
             }
         }
-        remove_work(storage, &self.places)?;
+        if self.places.is_staged() {
+            exchange(storage, &self.places)?
+        } else {
+            remove_work(storage, &self.places)?
+        }
         Ok(manifest)
     }
 

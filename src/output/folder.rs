@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::manifest::Manifest;
 use super::own::check_side;
+use super::resume::begun_identity;
 use super::storage::{Storage, parent_of};
 use crate::error::Result;
 
@@ -12,17 +13,37 @@ use crate::error::Result;
 pub(super) struct Places {
     out: PathBuf,
     is_file: bool,
+    /// What is finished is put aside in the work folder, since it is to replace what is there.
+    is_staged: bool,
 }
 
 /// The name of the manifest.
 pub(super) const MANIFEST: &str = crate::checkpoint::MANIFEST_NAME;
+
+/// The folder of transforms in an output folder.
+const ALIGNMENT: &str = "alignment";
 
 /// The name of the work folder.
 pub(super) const WORK: &str = ".thalweg";
 
 impl Places {
     pub(super) fn new(out: &Path) -> Self {
-        Self { out: out.to_owned(), is_file: names_one_file(out) && !out.is_dir() }
+        Self { out: out.to_owned(), is_file: names_one_file(out) && !out.is_dir(), is_staged: false }
+    }
+
+    /// The same output, whose finished files lie in the work folder until they are exchanged for what is there.
+    pub(super) fn staged(&self) -> Self {
+        Self { is_staged: true, ..self.clone() }
+    }
+
+    /// The same output with its finished files in their last places.
+    pub(super) fn unstaged(&self) -> Self {
+        Self { is_staged: false, ..self.clone() }
+    }
+
+    /// Whether finished files are put aside.
+    pub(super) fn is_staged(&self) -> bool {
+        self.is_staged
     }
 
     /// The output itself, a folder or a file.
@@ -36,14 +57,44 @@ impl Places {
     }
 
     /// The folder that finished files are put in.
-    pub(super) fn folder(&self) -> &Path {
-        if self.is_file { parent_of(&self.out) } else { &self.out }
+    pub(super) fn folder(&self) -> PathBuf {
+        match (self.is_staged, self.is_file) {
+            (true, _) => self.aside_dir(),
+            (false, true) => parent_of(&self.out).to_owned(),
+            (false, false) => self.out.clone(),
+        }
+    }
+
+    /// Where the finished files of a new output lie before they replace an old one.
+    pub(super) fn aside_dir(&self) -> PathBuf {
+        self.work().join("new")
+    }
+
+    /// A file that is there once all of a new output is whole and its files go to their places.
+    pub(super) fn exchange(&self) -> PathBuf {
+        self.work().join("exchange")
+    }
+
+    /// The folder of the transforms that were found for this output.
+    pub(super) fn alignment(&self) -> PathBuf {
+        match self.out.file_name().filter(|_| self.is_file) {
+            None => self.folder().join(ALIGNMENT),
+            Some(name) => {
+                let mut name = name.to_owned();
+                name.push(format!(".{ALIGNMENT}"));
+                self.folder().join(name)
+            }
+        }
     }
 
     /// A shard or index under its final name. The only shard of a single file has that file's name, whatever it is
     /// called in the layout.
     pub(super) fn finished(&self, name: &str) -> PathBuf {
-        if self.is_file { self.out.clone() } else { self.out.join(name) }
+        match self.out.file_name().filter(|_| self.is_file) {
+            Some(file) if self.is_staged => self.folder().join(file),
+            Some(_) => self.out.clone(),
+            None => self.folder().join(name),
+        }
     }
 
     /// A side file under its final name.
@@ -52,7 +103,15 @@ impl Places {
     }
 
     pub(super) fn manifest(&self) -> PathBuf {
-        if self.is_file { self.beside("", &format!(".{MANIFEST}")) } else { self.out.join(MANIFEST) }
+        match self.out.file_name().filter(|_| self.is_file) {
+            Some(file) if self.is_staged => {
+                let mut name = file.to_owned();
+                name.push(format!(".{MANIFEST}"));
+                self.folder().join(name)
+            }
+            Some(_) => self.beside("", &format!(".{MANIFEST}")),
+            None => self.folder().join(MANIFEST),
+        }
     }
 
     pub(super) fn work(&self) -> PathBuf {
@@ -97,12 +156,12 @@ impl Places {
     /// Whether a path in the work folder is that of a file that a run makes there.
     pub(super) fn is_work_file(&self, path: &Path) -> bool {
         let is_part = || path.extension().is_some_and(|end| end == "part");
-        [self.lock(), self.journal(), self.aside()].iter().any(|own| own == path) || is_part()
+        [self.lock(), self.journal(), self.aside(), self.exchange()].iter().any(|own| own == path) || is_part()
     }
 
     /// Whether a path in the work folder is that of a folder that a run makes there.
     pub(super) fn is_work_folder(&self, path: &Path) -> bool {
-        path == self.scratch()
+        path == self.scratch() || path == self.aside_dir()
     }
 
     /// A small file in the making, before its rename.
@@ -129,20 +188,46 @@ pub(super) enum Standing {
     Free,
     /// A run that can be taken up again.
     Begun,
+    /// A run that can be taken up again and is to replace what is there.
+    Replacing {
+        /// Whether all of it is whole, and its files are on the way to their places.
+        is_exchanging: bool,
+        /// What is there.
+        under: Box<Standing>,
+    },
     /// A checkpoint that this program finished.
     Finished(Box<Manifest>),
+    /// One of which something is missing or cut.
+    Broken(Box<Manifest>, Vec<String>),
     /// A file of another checkpoint, by name.
     Occupied(String),
 }
 
 /// Looks at an output folder and changes nothing.
 pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing> {
-    let Some(entries) = storage.list(places.folder())? else { return Ok(Standing::Free) };
-    if let Some(manifest) = Manifest::load_finished(storage, places)? {
-        return Ok(Standing::Finished(Box::new(manifest)));
+    let is_begun = storage.len(&places.journal())?.is_some();
+    if is_begun && let Some(entries) = storage.list(&places.aside_dir())? {
+        let under = survey_finished(storage, places)?;
+        let is_exchanging = storage.len(&places.exchange())?.is_some();
+        // What is left behind by a run whose last step was to take its work folder away.
+        let is_over = matches!(&under, Standing::Finished(manifest)
+            if entries.is_empty() && begun_identity(storage, places)?.as_ref() == Some(&manifest.identity));
+        return Ok(if is_over { under } else { Standing::Replacing { is_exchanging, under: Box::new(under) } });
     }
-    if storage.len(&places.journal())?.is_some() {
-        return Ok(Standing::Begun);
+    match survey_finished(storage, places)? {
+        finished @ Standing::Finished(_) => Ok(finished),
+        _ if is_begun => Ok(Standing::Begun),
+        standing => Ok(standing),
+    }
+}
+
+/// What is in an output folder, whatever lies in its work folder.
+fn survey_finished(storage: &dyn Storage, places: &Places) -> Result<Standing> {
+    let Some(entries) = storage.list(&places.folder())? else { return Ok(Standing::Free) };
+    match Manifest::load_with_faults(storage, places)? {
+        Some((manifest, faults)) if faults.is_empty() => return Ok(Standing::Finished(Box::new(manifest))),
+        Some((manifest, faults)) => return Ok(Standing::Broken(Box::new(manifest), faults)),
+        None => {}
     }
     if places.is_file() {
         let name = || places.out().file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -153,15 +238,15 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
     Ok(found.map_or(Standing::Free, |name| Standing::Occupied(name.into_owned())))
 }
 
-/// Removes the weights, indexes and manifest of another checkpoint: the index first and for good, so that no reader
-/// picks up a mixture. Side files stay; new ones replace them.
+/// Removes what a run that is discarded has finished: the index first and for good, so that no reader picks up a
+/// mixture. Side files stay; new ones replace them.
 pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
     if places.is_file() {
         for path in [places.out().to_owned(), places.manifest()] {
             if storage.len(&path)?.is_some() {
                 storage.remove(&path)?;
             }
-            storage.sync_dir(places.folder())?;
+            storage.sync_dir(&places.folder())?;
         }
         return Ok(());
     }
@@ -195,30 +280,59 @@ fn sweep_components(storage: &dyn Storage, places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// Empties the work folder of all but the lock, which is held; the journal goes last.
-pub(super) fn empty_work(storage: &dyn Storage, places: &Places, with_journal: bool) -> Result<()> {
+/// What of the work folder stays when it is emptied, beside the lock, which is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The journal, and the transforms that were found for a new output.
+    Journal,
+    /// Those transforms.
+    Transforms,
+    /// Nothing.
+    Nothing,
+}
+
+/// Empties the work folder; the journal goes last.
+pub(super) fn empty_work(storage: &dyn Storage, places: &Places, kept: Kept) -> Result<()> {
+    // IMPORTANT: without it nothing takes what is left of a new output for whole.
+    if storage.len(&places.exchange())?.is_some() {
+        storage.remove(&places.exchange())?;
+        storage.sync_dir(&places.work())?;
+    }
     for entry in storage.list(&places.work())?.unwrap_or_default() {
         let path = places.work().join(&entry.name);
         if !entry.is_dir && path != places.lock() && path != places.journal() {
             storage.remove(&path)?;
         }
     }
-    if let Some(expanded) = storage.list(&places.scratch())? {
-        expanded.iter().try_for_each(|entry| storage.remove(&places.scratch().join(&entry.name)))?;
-        storage.remove_dir_if_empty(&places.scratch())?;
-    }
-    if with_journal && storage.len(&places.journal())?.is_some() {
+    remove_below(storage, &places.scratch(), &|_| true)?;
+    let transforms = places.staged().alignment();
+    remove_below(storage, &places.aside_dir(), &|path| kept == Kept::Nothing || !path.starts_with(&transforms))?;
+    if kept != Kept::Journal && storage.len(&places.journal())?.is_some() {
         storage.remove(&places.journal())?;
     }
     storage.sync_dir(&places.work())
 }
 
+/// Removes the chosen files below a folder, and every folder that is empty then.
+pub(super) fn remove_below(storage: &dyn Storage, folder: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<()> {
+    let Some(entries) = storage.list(folder)? else { return Ok(()) };
+    for entry in entries {
+        let path = folder.join(entry.name);
+        if entry.is_dir {
+            remove_below(storage, &path, chosen)?;
+        } else if chosen(&path) {
+            storage.remove(&path)?;
+        }
+    }
+    storage.remove_dir_if_empty(folder)
+}
+
 /// Removes the work folder, the lock last, while it is held.
 pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> {
-    empty_work(storage, places, true)?;
+    empty_work(storage, places, Kept::Nothing)?;
     storage.remove(&places.lock())?;
     storage.remove_dir_if_empty(&places.work())?;
-    storage.sync_dir(places.folder())
+    storage.sync_dir(&places.unstaged().folder())
 }
 
 /// The extensions that weights come with.

@@ -16,6 +16,30 @@ pub(super) fn normalised(identity: &Value) -> Result<Value> {
     through_text.map_err(|error| Error::new(Kind::Resume, "cannot record", "the run's identity", error))
 }
 
+/// An identity without the times of files that are known by their contents: two runs that made the same files at other
+/// times are the same run.
+pub(super) fn sealed(identity: &Value) -> Value {
+    without("modified_ns", identity)
+}
+
+/// The same with times and without contents, as they were recorded before contents were known.
+pub(super) fn timed(identity: &Value) -> Value {
+    without("blake3", identity)
+}
+
+/// Leaves out `key` wherever a file has both time and contents.
+fn without(key: &str, value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(|item| without(key, item)).collect(),
+        Value::Object(fields) => {
+            let has_both = fields.contains_key("modified_ns") && fields.contains_key("blake3");
+            let kept = fields.iter().filter(|(name, _)| !(has_both && *name == key));
+            kept.map(|(name, value)| (name.clone(), without(key, value))).collect::<serde_json::Map<_, _>>().into()
+        }
+        plain => plain.clone(),
+    }
+}
+
 /// The first differences between what a file (`holder`, such as "journal") has and what this run is; none if equal.
 pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<String> {
     let mut found = vec![];

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::checksum;
 use super::folder::Places;
 use super::own_checksum::{with_own_checksum, wrong_own_checksum};
+use super::sides::ManifestSide;
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
 use crate::journal::Value as BlockValue;
@@ -45,6 +46,9 @@ pub struct Manifest {
     pub shards: Vec<ManifestShard>,
     /// The tensors, in the order they were planned.
     pub tensors: Vec<ManifestTensor>,
+    /// The files beside the weights, by name. Empty in an older manifest, which did not record them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub side_files: Vec<ManifestSide>,
     /// What else the run wants remembered.
     pub run: Value,
 }
@@ -126,7 +130,16 @@ impl Manifest {
         let names = layout.indexes().into_iter().map(|(name, _)| name);
         let (component_indexes, mut own): (Vec<_>, Vec<_>) = names.partition(|name| name.contains('/'));
         let index = own.pop();
-        Self { format: FORMAT, identity, index, component_indexes, shards: shards.collect(), tensors, run }
+        Self {
+            format: FORMAT,
+            identity,
+            index,
+            component_indexes,
+            shards: shards.collect(),
+            tensors,
+            side_files: vec![],
+            run,
+        }
     }
 
     /// The file's contents.
@@ -162,29 +175,36 @@ impl Manifest {
         if let Some(name) = names.find(|name| !is_below(name)) {
             return Err(refuse(format!("{name:?} is not a plain file name")));
         }
+        if let Some(side) = manifest.side_files.iter().find(|side| !side.is_plain()) {
+            return Err(refuse(format!("{:?} leads out of the folder", side.name)));
+        }
         drop(names);
         Ok(Some(manifest))
     }
 
-    /// Reads the manifest of a folder that is finished: everything the manifest names is there at its right size.
-    /// None when it is not finished, whatever the reason.
-    pub(super) fn load_finished(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
+    /// Reads the manifest of a folder, and says what is missing of what it names or has another size: nothing when the
+    /// output is finished. None without a manifest, or with one that is damaged.
+    pub(super) fn load_with_faults(storage: &dyn Storage, places: &Places) -> Result<Option<(Self, Vec<String>)>> {
         let manifest = match Self::load(storage, places) {
             Err(error) if error.kind() == Kind::Damaged => return Ok(None),
             loaded => loaded?,
         };
         let Some(manifest) = manifest else { return Ok(None) };
+        let mut faults = vec![];
         for shard in &manifest.shards {
-            if storage.len(&places.finished(&shard.name))? != Some(shard.stored_bytes()) {
-                return Ok(None);
+            let wanted = shard.stored_bytes();
+            match storage.len(&places.finished(&shard.name))? {
+                None => faults.push(format!("{} is missing", shard.name)),
+                Some(found) if found != wanted => faults.push(format!("{} has {found} bytes of {wanted}", shard.name)),
+                Some(_) => {}
             }
         }
         for index in manifest.indexes() {
             if storage.len(&places.finished(index))?.is_none() {
-                return Ok(None);
+                faults.push(format!("{index} is missing"));
             }
         }
-        Ok(Some(manifest))
+        Ok(Some((manifest, faults)))
     }
 
     /// The names of all indexes.

@@ -8,6 +8,7 @@
 //!  out/.thalweg/lock          held while a process works here
 //!  out/.thalweg/journal       what is durable; see `journal/`
 //!  out/.thalweg/X.part        a shard in the making, at its full size
+//!  out/.thalweg/new/…         finished files of an output that is to replace what is there
 //!  out/X                      a shard whose every byte is durable
 //!  out/config.json …          side files
 //!  out/thalweg.json           the manifest: identity, checksums, notes
@@ -31,6 +32,9 @@
 //! 3. At the end come side files and manifest (each written aside, synced, renamed), a sync of the folder, then the
 //!    index, or the only shard where there is no index, another sync, and the work folder goes.
 //!
+//! Where an output replaces another, its files go to `.thalweg/new` instead, and the old one stays as it is until all of
+//! the new one is there; how the two are exchanged is told in `exchange.rs`.
+//!
 //! A folder therefore is finished exactly when its manifest and every file that the manifest names are there. Until
 //! then the journal is, and the run can be taken up again.
 
@@ -42,6 +46,7 @@ mod commit;
 pub mod config;
 mod direct;
 mod ending;
+mod exchange;
 mod finish;
 mod folder;
 mod identity;
@@ -51,8 +56,10 @@ mod own;
 mod own_checksum;
 mod packed;
 mod place;
+mod repair;
 mod resume;
 mod shard_header;
+mod sides;
 mod steps;
 pub mod storage;
 pub mod template;
@@ -68,7 +75,8 @@ pub use folder::names_one_file;
 pub use manifest::{Manifest, ManifestShard, ManifestTensor};
 pub use own::{check_folder, check_sides};
 pub use packed::{GoOn, Packers, RunAll};
-pub use steps::{BegunSteps, Steps};
+pub use sides::{ManifestSide, Restored, restore};
+pub use steps::{BegunSteps, Steps, is_replacing, tidy_transforms, transform_folders};
 pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
 pub use write::{Output, Place};

@@ -18,7 +18,8 @@ const KERNEL_FILE_SYSTEMS: [(u64, &str); 5] =
 ///
 /// [`Kind::Io`] naming the output and why nothing can be written there.
 pub(super) fn check_writable(places: &Places) -> Result<()> {
-    let folder = nearest(places.folder())?;
+    let place = places.folder();
+    let folder = nearest(&place)?;
     if let Ok(found) = statfs(&folder)
         && let Some(kind) = kernel_file_system(found.f_type)
     {

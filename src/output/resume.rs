@@ -6,11 +6,12 @@ use super::Progress;
 use super::begin::Run;
 use super::checksum::{block_range, hash_block};
 use super::commit::Ledger;
-use super::identity::difference;
+use super::folder::Places;
+use super::identity::{difference, sealed};
 use super::lock::Lock;
 use super::manifest::read_capped;
 use super::packed::PackedShard;
-use super::storage::parent_of;
+use super::storage::{Storage, parent_of};
 use super::verify::{PlainShard, ShardBytes};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
@@ -21,13 +22,29 @@ pub(super) const JOURNAL_BYTES: u64 = 1 << 30;
 
 /// Goes on where the journal in the folder ends.
 pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {
+    go_on(run, lock, Claims::Unchecked, progress)
+}
+
+/// Whether what the journal claims was compared with what is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claims {
+    /// Just now.
+    Checked,
+    /// Not yet.
+    Unchecked,
+}
+
+/// The same, where the claims may have been checked already.
+pub(super) fn go_on(run: Run, lock: Lock, claims: Claims, progress: &mut Progress<'_>) -> Result<Output> {
     let path = run.places.journal();
     let bytes = journal_bytes(&run)?;
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
     drop(bytes);
     run.check_space().map_err(Error::resumable)?;
     let (state, files) = run.match_shards(state)?;
-    run.check_claims(&state, &files, progress)?;
+    if claims == Claims::Unchecked {
+        run.check_claims(&state, &files, progress)?;
+    }
     drop(files);
     let journal = run.storage.open(&path)?;
     if journal.len()? != len {
@@ -36,6 +53,18 @@ pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Resul
         journal.sync_data()?;
     }
     Output::assemble(run, lock, Ledger::new(journal, len), state)
+}
+
+/// The identity that the journal in the folder states; none when it cannot be read.
+///
+/// # Errors
+///
+/// When reading fails.
+pub(super) fn begun_identity(storage: &dyn Storage, places: &Places) -> Result<Option<Value>> {
+    let bytes = read_capped(storage, &places.journal(), JOURNAL_BYTES)?;
+    let Ok(journal) = Journal::parse(&bytes, &places.journal()) else { return Ok(None) };
+    let stored: Option<Value> = serde_json::from_str(journal.identity()).ok();
+    Ok(stored.and_then(|mut stored| stored.get_mut("identity").map(Value::take)).map(|identity| sealed(&identity)))
 }
 
 /// Whether the journal in the folder is that of this very run.

@@ -12,11 +12,11 @@ use serde_json::Value;
 use super::begin::Target;
 use super::commit::Ledger;
 use super::finish::{Contents, put};
-use super::folder::{Places, empty_work, remove_work};
+use super::folder::{Kept, Places, Standing, WORK, empty_work, remove_work, survey};
 use super::identity::{difference, normalised};
 use super::lock::Lock;
 use super::manifest::read_capped;
-use super::own::{check_file, check_work};
+use super::own::{check_file, check_folder, check_work};
 use super::resume::JOURNAL_BYTES;
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
@@ -128,6 +128,52 @@ impl Steps {
     }
 }
 
+/// Removes what runs towards transforms of the output `out` have left behind although those were found, or are not asked
+/// for any more. The folder goes too where nothing is in it then.
+///
+/// # Errors
+///
+/// When something there cannot be removed, or another process works on it.
+pub fn tidy_transforms(storage: &dyn Storage, out: &Path) -> Result<()> {
+    let folder = Places::new(out).alignment();
+    let Some(entries) = storage.list(&folder)? else { return Ok(()) };
+    if !check_folder(&folder)? {
+        return Ok(());
+    }
+    let transform = |name: &str| Some(name.strip_prefix('.')?.strip_suffix(WORK)?.to_owned());
+    let names = entries.iter().filter(|entry| entry.is_dir);
+    for name in names.filter_map(|entry| transform(&entry.name.to_string_lossy())) {
+        let places = Places::new(&folder.join(name));
+        check_work(&places)?;
+        let _lock = Lock::acquire(storage, &places)?;
+        remove_work(storage, &places)?;
+    }
+    storage.remove_dir_if_empty(&folder)
+}
+
+/// Where the transforms of an output lie: in their last place, and, while the output is to replace another one, in its
+/// work folder.
+pub fn transform_folders(out: &Path) -> [PathBuf; 2] {
+    let places = Places::new(out);
+    [places.alignment(), places.staged().alignment()]
+}
+
+/// Whether a run at this target puts its files aside until they replace what is there.
+///
+/// # Errors
+///
+/// When what is there cannot be read.
+pub fn is_replacing(storage: &dyn Storage, target: &Target) -> Result<bool> {
+    let places = Places::new(&target.dir);
+    check_work(&places)?;
+    let standing = survey(storage, &places)?;
+    Ok(match standing {
+        Standing::Replacing { .. } => true,
+        Standing::Free | Standing::Begun => false,
+        _ => target.overwrite,
+    })
+}
+
 /// Whether the file that is there is the result of this very run and stays; false when it may be replaced.
 fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> Result<bool> {
     let is_same = is_same(places.out());
@@ -143,7 +189,7 @@ fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> R
 }
 
 fn start(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<Ledger> {
-    empty_work(storage, places, false)?;
+    empty_work(storage, places, Kept::Journal)?;
     let head = head_with_identity(&identity.to_string())?;
     // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity.
     let file = storage.create(&places.aside())?;

@@ -9,12 +9,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checksum::{block_range, hash_block};
-use super::folder::{MANIFEST, Places, WORK, is_weight_index};
+use super::folder::{MANIFEST, Places, is_weight_index};
 use super::manifest::{Manifest, ManifestTensor, read_capped};
 use super::packed::PackedShard;
 use super::shard_header::Header;
-use super::storage::{DiskStorage, Storage, StorageFile};
-use super::{Progress, beside};
+use super::storage::{DiskStorage, Storage, StorageFile, parent_of};
+use super::{Progress, beside, sides};
 use crate::error::{Error, Kind, Result};
 
 /// The largest index that is read.
@@ -35,6 +35,11 @@ pub struct Verified {
     /// Weight files that neither index nor manifest names. Always empty where there is a manifest: then they are
     /// damage.
     pub unnamed: Vec<String>,
+    /// How many files beside the weights were compared with what was recorded of them.
+    pub side_files: usize,
+    /// What a user should know and is no damage: files for people that were edited since, a run that has begun to replace
+    /// all of this.
+    pub notes: Vec<String>,
 }
 
 /// A shard's bytes as the safetensors format has them, wherever they come from.
@@ -74,7 +79,12 @@ impl ShardBytes for PlainShard {
     }
 }
 
-/// Opens a shard, compressed or not; where a shard of that name is not there, one that was compressed since.
+/// Opens a shard, compressed or not; none when there is none of that name.
+pub(super) fn open_stored(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
+    if DiskStorage.len(path)?.is_some() { open_shard(path) } else { Ok(None) }
+}
+
+/// The same; where a shard of that name is not there, one that was compressed since.
 fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
     let packed = |path: &Path| match PackedShard::open(path) {
         Err(error) if error.kind() == Kind::Input => Err(error.with_kind(Kind::Damaged)),
@@ -119,8 +129,10 @@ pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>
     folder.check_weight_maps(&shards)?;
     let data_bytes: u64 = shards.iter().map(|(_, bytes, header)| bytes.size() - header.data_start).sum();
     folder.check_total_sizes(&shards)?;
+    let mut notes = folder.notes;
     if let Some(manifest) = &folder.manifest {
         beside::check(manifest, &places)?;
+        notes.extend(sides::check(manifest, &places)?);
         let tensors = check_headers(manifest, &shards)?;
         let mut checked = 0;
         for (((path, bytes, header), stored), tensors) in shards.iter().zip(&manifest.shards).zip(tensors) {
@@ -141,6 +153,8 @@ pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>
         data_bytes,
         has_checksums: folder.manifest.is_some(),
         unnamed: folder.unnamed,
+        side_files: folder.manifest.as_ref().map_or(0, |manifest| manifest.side_files.len()),
+        notes,
     })
 }
 
@@ -153,6 +167,7 @@ struct Folder {
     indexes: Vec<FolderIndex>,
     shards: Vec<String>,
     unnamed: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// The index of a folder, the output's own or one below it.
@@ -186,10 +201,7 @@ impl Folder {
         }
         let entries = DiskStorage.list(dir)?.ok_or_else(|| damaged(dir, "there is no such folder"))?;
         let names: Vec<_> = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect();
-        if names.iter().any(|name| name == WORK) {
-            return Err(damaged(dir, "the run that writes it is not finished")
-                .with_hint("run the same merge again: it goes on where it stopped"));
-        }
+        let notes = check_over(&Places::new(dir))?;
         let manifest = Manifest::load(&DiskStorage, &Places::new(dir))?;
         let indexes = names.iter().filter(|name| is_weight_index(name) && name.contains(".safetensors"));
         let index = match (indexes.collect::<Vec<_>>().as_slice(), &manifest) {
@@ -229,18 +241,18 @@ impl Folder {
             present.iter().filter(|name| !plain.contains(**name)).map(|name| (*name).into()).collect();
         match unnamed.first() {
             Some(name) if manifest.is_some() => Err(damaged(&dir.join(name), "the manifest knows of no such shard")),
-            _ => Ok(Self { dir: dir.to_owned(), manifest, indexes, shards, unnamed }),
+            _ => Ok(Self { dir: dir.to_owned(), manifest, indexes, shards, unnamed, notes }),
         }
     }
 
     /// A single file has no index, and nothing but its manifest and work folder belongs to it.
     fn of_file(places: &Places) -> Result<Self> {
         let file = places.out();
-        if DiskStorage.list(&places.work())?.is_some() {
-            return Err(damaged(file, "the run that writes it is not finished")
-                .with_hint("run the same merge again: it goes on where it stopped"));
-        }
-        let manifest = Manifest::load(&DiskStorage, places)?;
+        let mut notes = check_over(places)?;
+        let manifest = match Manifest::load(&DiskStorage, places)? {
+            Some(manifest) => Some(manifest),
+            None => of_folder(file, &mut notes)?,
+        };
         let shards = match &manifest {
             Some(manifest) => manifest.shards.iter().map(|shard| shard.name.clone()).collect::<Vec<_>>(),
             None => vec![file.file_name().unwrap_or_default().to_string_lossy().into_owned()],
@@ -248,7 +260,7 @@ impl Folder {
         if shards.len() != 1 {
             return Err(damaged(&places.manifest(), format!("{} shards, wanted one", shards.len())));
         }
-        Ok(Self { dir: file.to_owned(), manifest, indexes: vec![], shards, unnamed: vec![] })
+        Ok(Self { dir: file.to_owned(), manifest, indexes: vec![], shards, unnamed: vec![], notes })
     }
 
     /// Each index names every tensor of every shard of its folder, in the shard it is in, and nothing else.
@@ -318,6 +330,34 @@ fn name_in_file(tensor: &ManifestTensor) -> &str {
     let folder = folder_of(&tensor.shard);
     let inside = tensor.name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
     inside.filter(|_| !folder.is_empty()).unwrap_or(&tensor.name)
+}
+
+/// Refuses what the run that writes it has not finished; what a run is to replace is whole until its last moments.
+fn check_over(places: &Places) -> Result<Vec<String>> {
+    if DiskStorage.list(&places.work())?.is_none() {
+        return Ok(vec![]);
+    }
+    let is_replaced =
+        DiskStorage.list(&places.aside_dir())?.is_some() && DiskStorage.len(&places.exchange())?.is_none();
+    if is_replaced && Manifest::load(&DiskStorage, places)?.is_some() {
+        return Ok(vec!["a run that is to replace this has begun and is not finished".into()]);
+    }
+    Err(damaged(places.out(), "the run that writes it is not finished")
+        .with_hint("run the same merge again: it goes on where it stopped"))
+}
+
+/// What the manifest of a folder says of one of its shards; none where there is no manifest or it does not name it.
+fn of_folder(file: &Path, notes: &mut Vec<String>) -> Result<Option<Manifest>> {
+    let folder = parent_of(file);
+    let Some(manifest) = Manifest::load(&DiskStorage, &Places::new(folder))? else { return Ok(None) };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let Some(shard) = manifest.shards.iter().find(|shard| named(&shard.name) == named(&name)).cloned() else {
+        return Ok(None);
+    };
+    notes.push(format!("one shard of {}, by its manifest; the other files there were not looked at", folder.display()));
+    let tensors = manifest.tensors.into_iter().filter(|tensor| tensor.shard == shard.name).collect();
+    let run = Value::Null;
+    Ok(Some(Manifest { index: None, shards: vec![shard], tensors, side_files: vec![], run, ..manifest }))
 }
 
 /// The shard that a file in the folder is, compressed or not.

@@ -38,6 +38,8 @@ pub struct Output {
     ledger: Arc<Mutex<Ledger>>,
     prepared: u64,
     pub(super) packers: Packers,
+    /// What was wrong with shards of a finished output that are made again.
+    repairs: Vec<String>,
     /// Held until the very end, so it stands last.
     pub(super) _lock: Lock,
 }
@@ -87,7 +89,7 @@ impl Output {
     /// the disk at their full size, so a disk that is too small shows here. When a run is taken up again, every block
     /// that its journal claims is read and checked first, which `progress` is told of.
     ///
-    /// With [`Target::overwrite`] the weights of another checkpoint are removed here and now, its index first.
+    /// With [`Target::overwrite`] another checkpoint stays as it is until this one is whole, and then makes room.
     ///
     /// # Errors
     ///
@@ -141,8 +143,20 @@ impl Output {
             ledger,
             prepared,
             packers: Packers::serial(),
+            repairs: vec![],
             _lock,
         })
+    }
+
+    /// Keeps in mind what was wrong with what was finished here before.
+    pub(super) fn with_repairs(mut self, repairs: Vec<String>) -> Self {
+        self.repairs = repairs;
+        self
+    }
+
+    /// What was wrong with shards that an earlier run had finished and this one makes again, a sentence for each.
+    pub fn repairs(&self) -> &[String] {
+        &self.repairs
     }
 
     /// Lets `packers` compress shards from now on; without it they are compressed on the thread that commits.

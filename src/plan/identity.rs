@@ -1,7 +1,8 @@
 //! What makes two runs the same work, so that one may go on where the other stopped.
 //!
 //! Threads, memory and block size are left out: the output does not depend on them. File times and sizes stand for the
-//! files' contents, beside the hash of each header.
+//! files' contents, beside the hash of each header; where contents are known they stand there too, and only they are
+//! recorded with the result.
 
 use serde_json::{Value, json};
 
@@ -10,6 +11,7 @@ use crate::checkpoint::{Checkpoint, InputFile};
 
 use super::job::Job;
 use super::layout::Layout;
+use super::made::Made;
 use super::ties::Ties;
 
 /// Raised when the output bytes of the same job change, so that no run goes on with another version's half.
@@ -26,7 +28,7 @@ pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout, ties: &Ties) -> Val
         "zstd": job.zstd,
         "donor": job.donor,
         "layout": layout.fingerprint().to_hex().as_str(),
-        "inputs": inputs.iter().map(input).collect::<Vec<_>>(),
+        "inputs": inputs.iter().enumerate().map(|(index, of)| input(of, &made(job, index))).collect::<Vec<_>>(),
     });
     if job.alignments.iter().any(Option::is_some) {
         let aligned = |alignment: &Option<Alignment>| alignment.as_ref().map(Alignment::digest);
@@ -38,16 +40,28 @@ pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout, ties: &Ties) -> Val
     identity
 }
 
-fn input(checkpoint: &Checkpoint) -> Value {
-    let name = checkpoint.root().file_name().map(|name| name.to_string_lossy().into_owned());
-    json!({ "name": name, "files": checkpoint.files().iter().map(file).collect::<Vec<_>>() })
+/// What is known of an input that an earlier stage has made.
+fn made(job: &Job, input: usize) -> Made {
+    match job.inputs.get(input).filter(|_| job.made.contains(&input)) {
+        Some(folder) => Made::read(folder),
+        None => Made::default(),
+    }
 }
 
-fn file(file: &InputFile) -> Value {
-    json!({
+fn input(checkpoint: &Checkpoint, made: &Made) -> Value {
+    let name = checkpoint.root().file_name().map(|name| name.to_string_lossy().into_owned());
+    json!({ "name": name, "files": checkpoint.files().iter().map(|of| file(of, made)).collect::<Vec<_>>() })
+}
+
+fn file(file: &InputFile, made: &Made) -> Value {
+    let mut value = json!({
         "name": file.name,
         "bytes": file.len,
         "modified_ns": file.modified_ns.to_string(),
         "header": blake3::Hash::from_bytes(file.header_hash).to_hex().as_str(),
-    })
+    });
+    if let Some(digest) = made.digest(file) {
+        value["blake3"] = digest.into();
+    }
+    value
 }

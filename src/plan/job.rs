@@ -42,6 +42,8 @@ pub struct Job {
     pub alignment_files: Vec<AlignmentFile>,
     /// The recipe's text, which goes with the output; made from the document when `None`.
     pub recipe_text: Option<String>,
+    /// The inputs that an earlier stage of the same recipe has made.
+    pub made: Vec<usize>,
     /// The output is a single file, beside which the donor's files are put.
     pub beside_a_file: bool,
     /// How the user came in; messages speak accordingly.
@@ -91,6 +93,7 @@ impl Job {
             alignments: Vec::new(),
             alignment_files: Vec::new(),
             recipe_text: None,
+            made: Vec::new(),
             beside_a_file: false,
             door: Door::Recipe,
             warnings: Vec::new(),

@@ -17,6 +17,7 @@ mod coverage;
 pub mod identity;
 mod job;
 pub mod layout;
+mod made;
 pub mod memory;
 pub mod metadata;
 mod missing;

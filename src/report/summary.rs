@@ -64,6 +64,9 @@ pub struct Report {
     /// Tensors that were merged over fewer models than there are, and the models that lack them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partial: Vec<Partial>,
+    /// What was looked at of an output that was complete before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_at: Option<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -127,6 +130,7 @@ impl Report {
             partial: plan.partial.clone(),
             alignments: plan.job.alignment_files.clone(),
             left_beside: Vec::new(),
+            looked_at: None,
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
     }
@@ -142,6 +146,22 @@ impl Report {
     #[must_use]
     pub fn with_left_beside(mut self, names: Vec<String>) -> Self {
         self.left_beside = names;
+        self
+    }
+
+    /// The same summary of a merge that was complete before, of which so many files beside the weights were looked at;
+    /// and what is to be said of them.
+    #[must_use]
+    pub fn with_looked_at(mut self, looked_at: Option<usize>, said: Vec<String>) -> Self {
+        let shards = self.shards;
+        self.looked_at = looked_at.map(|sides| {
+            format!(
+                "the manifest, the index, the sizes of the shards ({shards}) and all of the other files ({sides}); \
+                 `thalweg verify {}` reads the weights too",
+                self.out
+            )
+        });
+        self.warnings.extend(said);
         self
     }
 
@@ -247,11 +267,14 @@ impl fmt::Display for Report {
             writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;
         }
         let Solved { exact, converged, floor, exhausted, most_iterations } = self.solved;
-        writeln!(
-            f,
-            "solved: {exact} in closed form, {converged} to the tolerance, {floor} to the rounding floor, \
-             {exhausted} to the iteration limit; at most {most_iterations} iterations"
-        )?;
+        match &self.looked_at {
+            Some(what) => writeln!(f, "looked at: {what}")?,
+            None => writeln!(
+                f,
+                "solved: {exact} in closed form, {converged} to the tolerance, {floor} to the rounding floor, \
+                 {exhausted} to the iteration limit; at most {most_iterations} iterations"
+            )?,
+        }
         if !self.left_beside.is_empty() {
             writeln!(f, "not taken along: {}", listed_files(&self.left_beside))?;
         }

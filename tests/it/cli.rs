@@ -105,7 +105,10 @@ fn json_has_the_documented_fields() {
             "warnings"
         ]
     );
-    assert_eq!(keys(&["verify", "out"]), ["shards", "tensors", "data_bytes", "has_checksums", "unnamed", "rechecked"]);
+    assert_eq!(
+        keys(&["verify", "out"]),
+        ["shards", "tensors", "data_bytes", "has_checksums", "unnamed", "side_files", "notes", "rechecked"]
+    );
 }
 
 #[test]

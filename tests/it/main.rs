@@ -33,6 +33,7 @@ mod readme;
 mod recheck;
 mod recipe;
 mod reference;
+mod replacing;
 mod resume;
 mod side;
 mod striped;

@@ -489,13 +489,52 @@ fn another_finished_output_is_not_overwritten_unless_asked() {
 }
 
 #[test]
-fn a_finished_output_whose_files_changed_size_is_occupied() {
+fn shards_that_are_missing_cut_or_damaged_since_are_made_again_and_no_others() {
+    let whole = Fixture::small();
+    whole.finish();
+    let wanted = files_below(&whole.dir());
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Fixture));
+    let damages: [Damage<'_>; 4] = [
+        ("is missing", &|fixture| fs::remove_file(fixture.shard(1)).expect("there")),
+        ("has 9 bytes of", &|fixture| {
+            fs::File::options().write(true).open(fixture.shard(1)).expect("there").set_len(9).expect("cut");
+        }),
+        ("is missing", &|fixture| {
+            fs::remove_file(fixture.shard(1)).expect("there");
+            flip(&fixture.shard(2), fixture.layout().shards()[2].len - 1);
+        }),
+        ("is missing", &|fixture| {
+            for shard in 0..3 {
+                fs::remove_file(fixture.shard(shard)).expect("there");
+            }
+        }),
+    ];
+    for (words, damage) in damages {
+        let mut fixture = Fixture::small();
+        fixture.finish();
+        let kept = fs::metadata(fixture.shard(0)).and_then(|shard| shard.modified()).expect("there");
+        damage(&fixture);
+        let is_kept = fixture.shard(0).exists();
+        let output = fixture.output();
+        let said = output.repairs().join("\n");
+        assert!(said.contains("model-00002-of-00003.safetensors") && said.contains(words), "{said}");
+        assert_eq!(output.durable_bytes(0) == 400, is_kept);
+        drop(output);
+        fixture.finish();
+        assert!(files_below(&fixture.dir()) == wanted, "{words}");
+        let now = fs::metadata(fixture.shard(0)).and_then(|shard| shard.modified()).expect("there");
+        assert_eq!(now == kept, is_kept, "{words}");
+        // Another run may not repair it, and says what it is.
+        damage(&fixture);
+        fixture.identity["weights"] = json!([1.0, 0.0]);
+        let error = fixture.refusal();
+        assert!(error.kind() == Kind::Occupied && error.to_string().contains("is missing") == (words == "is missing"));
+    }
     let fixture = Fixture::small();
     fixture.finish();
-    fs::File::options().write(true).open(fixture.shard(1)).expect("there").set_len(9).expect("cut");
-    assert_eq!(fixture.refusal().kind(), Kind::Occupied);
-    let fixture = Fixture::small();
+    fs::remove_file(fixture.dir().join("model.safetensors.index.json")).expect("there");
     fixture.finish();
+    assert!(files_below(&fixture.dir()) == wanted);
     flip(&fixture.dir().join("model.safetensors.index.json"), 5);
     assert!(fixture.refusal().to_string().contains("its index was changed"));
 }

@@ -25,10 +25,13 @@ struct Job {
     restart: bool,
     weight: f64,
     zstd: Option<i32>,
+    is_file: bool,
 }
 
-const THREE_SHARDS: Job = Job { shard_bytes: 700, overwrite: false, restart: false, weight: 0.5, zstd: None };
+const THREE_SHARDS: Job =
+    Job { shard_bytes: 700, overwrite: false, restart: false, weight: 0.5, zstd: None, is_file: false };
 const ONE_SHARD: Job = Job { shard_bytes: 1 << 20, ..THREE_SHARDS };
+const ONE_FILE: Job = Job { is_file: true, ..ONE_SHARD };
 const THREE_PACKED: Job = Job { zstd: Some(3), ..THREE_SHARDS };
 const ONE_PACKED: Job = Job { zstd: Some(3), ..ONE_SHARD };
 
@@ -68,7 +71,8 @@ impl Job {
 
     fn run_on(self, storage: Arc<dyn Storage>, dir: &Path) -> Result<Manifest> {
         let Self { overwrite, restart, .. } = self;
-        let target = Target { dir: dir.to_owned(), overwrite, restart };
+        let dir = if self.is_file { dir.join("x.safetensors") } else { dir.to_owned() };
+        let target = Target { dir, overwrite, restart };
         let identity = json!({ "weights": [self.weight] });
         let mut output = match Output::begin(storage, &target, self.layout(), &identity, &mut |_, _| Ok(()))? {
             Begun::Complete(manifest) => return Ok(manifest),
@@ -94,7 +98,11 @@ impl Job {
         }
         let config = Contents::Bytes(format!("{{\"weight\": {}}}\n", self.weight).into_bytes());
         let code = Contents::Bytes(b"print('hello')\n".to_vec());
-        let side = [SideFile::new("config.json", config)?, SideFile::new("code/model.py", code)?];
+        let mut side = vec![SideFile::new("config.json", config)?, SideFile::new("code/model.py", code)?];
+        if self.weight > 0.92 {
+            // Another run has a file that this one has not.
+            side.push(SideFile::new("theirs/old.txt", Contents::Bytes(b"old".to_vec()))?);
+        }
         output.finish(&side, &json!({ "flags": [] }))
     }
 
@@ -150,9 +158,10 @@ fn assert_nothing_half_done(after: &Path, wanted: &Files, before: &Files, case: 
     let found = files_below(&dir);
     for (name, bytes) in &found {
         let is_final = wanted.get(name) == Some(bytes) || before.get(name) == Some(bytes);
-        assert!(name.starts_with(".thalweg") || is_final, "{case}: {} is half done", name.display());
+        let is_work = [".thalweg", ".x.safetensors.thalweg"].iter().any(|work| name.starts_with(work));
+        assert!(is_work || is_final, "{case}: {} is half done", name.display());
     }
-    let is_checkpoint = ["model.safetensors.index.json", "model.safetensors", "model.safetensors.zst"]
+    let is_checkpoint = ["model.safetensors.index.json", "model.safetensors", "model.safetensors.zst", "x.safetensors"]
         .iter()
         .any(|name| found.contains_key(Path::new(name)));
     let holds_all = |files: &Files| files.iter().all(|(name, bytes)| found.get(name) == Some(bytes));
@@ -198,15 +207,66 @@ fn the_only_compressed_shard_survives_power_loss_at_every_operation() {
 
 #[test]
 fn replacing_plain_shards_by_compressed_ones_survives_power_loss_at_every_operation() {
-    let (old, _) = Job { weight: 0.9, ..THREE_SHARDS }.uninterrupted();
+    let (old, _) = Job { weight: 0.95, ..THREE_SHARDS }.uninterrupted();
     loses_power_everywhere(Job { overwrite: true, ..THREE_PACKED }, &old);
 }
 
 #[test]
 fn replacing_another_checkpoint_survives_power_loss_at_every_operation() {
-    let (old, _) = Job { weight: 0.9, ..THREE_SHARDS }.uninterrupted();
+    let (old, _) = Job { weight: 0.95, ..THREE_SHARDS }.uninterrupted();
     loses_power_everywhere(Job { overwrite: true, ..THREE_SHARDS }, &old);
     loses_power_everywhere(Job { overwrite: true, ..ONE_SHARD }, &old);
+}
+
+#[test]
+fn replacing_a_single_file_survives_power_loss_at_every_operation() {
+    loses_power_everywhere(ONE_FILE, &Files::new());
+    let (old, _) = Job { weight: 0.95, ..ONE_FILE }.uninterrupted();
+    assert!(old.contains_key(Path::new("theirs/old.txt")));
+    loses_power_everywhere(Job { overwrite: true, ..ONE_FILE }, &old);
+}
+
+#[test]
+fn what_is_replaced_is_whole_until_the_new_output_is() {
+    let (mut old, _) = Job { weight: 0.95, ..THREE_SHARDS }.uninterrupted();
+    old.insert("notes.txt".into(), b"never ours".to_vec());
+    let job = Job { overwrite: true, ..ONE_SHARD };
+    let (wanted, operations) = job.uninterrupted_over(&old);
+    assert_eq!(wanted.get(Path::new("notes.txt")), old.get(Path::new("notes.txt")));
+    assert!(!wanted.contains_key(Path::new("theirs/old.txt")) && wanted.contains_key(Path::new("config.json")));
+    let index = Path::new("model.safetensors.index.json");
+    let mut was_exchanging = false;
+    for at in 1..=operations {
+        let root = folder_with(&old);
+        let after = crashed(job, root.path(), at, Image::Kept);
+        let found = files_below(&after.path().join("out"));
+        was_exchanging |= found.contains_key(Path::new(".thalweg/exchange"));
+        if !was_exchanging {
+            assert!(old.iter().all(|(name, bytes)| found.get(name) == Some(bytes)), "operation {at} of {operations}");
+        }
+        // The index names shards that are all there, or there is none.
+        assert!(!found.contains_key(index) || found.contains_key(Path::new("model-00003-of-00003.safetensors")));
+    }
+    assert!(was_exchanging);
+}
+
+#[test]
+fn a_run_that_was_to_replace_another_is_gone_on_with_discarded_or_left() {
+    let (old, _) = Job { weight: 0.95, ..THREE_SHARDS }.uninterrupted();
+    let job = Job { overwrite: true, ..THREE_SHARDS };
+    let (wanted, operations) = job.uninterrupted_over(&old);
+    let begun = || crashed(job, folder_with(&old).path(), operations / 3, Image::Kept);
+    let run = |job: Job, after: &TempDir| job.run(CrashStorage::reliable(after.path()), &after.path().join("out")).1;
+    let after = begun();
+    let error = run(THREE_SHARDS, &after).expect_err("it may not replace");
+    assert!(error.hint().expect("a hint").contains("--overwrite"), "{error}");
+    // The old command alone: what it made is still whole, and the other run's work is not thrown away unasked.
+    let other = Job { weight: 0.95, ..THREE_SHARDS };
+    assert!(run(other, &after).expect_err("another was begun").hint().expect("a hint").contains("--restart"));
+    run(Job { restart: true, ..other }, &after).expect("it is complete");
+    assert!(files_below(&after.path().join("out")) == old);
+    assert_recovers(job, begun().path(), &wanted, "gone on with");
+    assert_recovers(Job { restart: true, ..job }, begun().path(), &wanted, "begun anew");
 }
 
 #[test]

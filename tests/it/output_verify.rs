@@ -276,3 +276,50 @@ fn shards_can_be_read_in_another_way() {
     let error = checked(&fixture.dir()).expect_err("compressed in one piece").to_string();
     assert!(error.contains("without a seek table"), "{error}");
 }
+
+#[test]
+fn files_beside_the_weights_are_checked_and_those_for_people_may_be_edited() {
+    let names = ["config.json", "tokenizer.json", "README.md", "code/model.py"];
+    let finished = || {
+        let fixture = Fixture::new(vec![spec("a", Dtype::F32, &[3])], 100);
+        let sides = names.map(|name| {
+            thalweg::output::SideFile::new(name, thalweg::output::Contents::Bytes(name.into())).expect("plain")
+        });
+        let Begun::Fresh(mut output) = fixture.begin().expect("may begin") else { panic!("not fresh") };
+        output.write(0, 0, &fixture.bytes(0)).expect("written");
+        output.finish(&sides, &Value::Null).expect("finished");
+        fixture
+    };
+    assert_eq!(checked(&finished().dir()).expect("sound").side_files, names.len());
+    for name in names {
+        for damage in [0, 1, 2] {
+            let fixture = finished();
+            let path = fixture.dir().join(name);
+            let words = match damage {
+                0 => fs::write(&path, "another").map(|()| "was changed"),
+                1 => fs::write(&path, name.to_uppercase()).map(|()| "was changed"),
+                _ => fs::remove_file(&path).map(|()| "is missing"),
+            };
+            let words = words.expect("damaged");
+            let found = checked(&fixture.dir());
+            if name == "README.md" {
+                let notes = found.expect("it is for people").notes;
+                assert!(notes.len() == 1 && notes[0].contains(name) && notes[0].contains(words), "{notes:?}");
+            } else {
+                let error = found.expect_err("damage");
+                assert!(error.subject().ends_with(name) && error.to_string().contains(words), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_shard_is_checked_by_the_manifest_of_its_folder() {
+    let fixture = finished(Fixture::small());
+    for shard in 0..3 {
+        let verified = checked(&fixture.shard(shard)).expect("sound");
+        assert!(verified.has_checksums && verified.shards == 1 && verified.notes[0].contains("one shard of"));
+        flip(&fixture.shard(shard), fixture.layout().shards()[shard].len - 1);
+        assert_eq!(checked(&fixture.shard(shard)).expect_err("damage").kind(), Kind::Damaged);
+    }
+}

@@ -13,17 +13,14 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
-use crate::output::{Storage, Target, check_folder, check_target};
+use crate::output::{Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
 use crate::report::AlignmentReport;
 
-use super::many::{AlignMany, Crowd, align_many};
+use super::many::{AlignMany, Crowd, align_many, path_of};
 use super::{Align, By, Pair, align, is_of, note};
-
-/// The folder of transforms in an output folder.
-const FOLDER: &str = "alignment";
 
 /// What a refusal cannot do.
 const WHAT: &str = "cannot use transform";
@@ -135,6 +132,7 @@ impl AlignInputs<'_> {
         let looked = self.look(job).map_err(Error::refused)?;
         let AlignFrom::Weights(options) = &self.asked.from else { return Ok(looked) };
         if looked.missing.is_empty() {
+            tidy_transforms(finder.storage.as_ref(), &self.target.dir)?;
             return Ok(looked);
         }
         self.check(job, finder).map_err(Error::refused)?;
@@ -146,7 +144,7 @@ impl AlignInputs<'_> {
             let models = job.open_inputs(None)?;
             let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
             drop(models);
-            let path = self.path(input);
+            let path = path_of(&self.folder(finder.storage.as_ref())?, input);
             let Target { overwrite, restart, .. } = *self.target;
             let found = align(Align {
                 pair,
@@ -164,10 +162,14 @@ impl AlignInputs<'_> {
         }
         let again = self.look(job)?;
         match again.missing.first() {
-            None => Ok(again),
+            None => {
+                tidy_transforms(finder.storage.as_ref(), &self.target.dir)?;
+                Ok(again)
+            }
             Some(input) => {
+                let path = path_of(&self.folder(finder.storage.as_ref())?, *input);
                 let cause = "it was written and is not what was written";
-                Err(Error::new(Kind::Damaged, WHAT, self.path(*input).display(), cause))
+                Err(Error::new(Kind::Damaged, WHAT, path.display(), cause))
             }
         }
     }
@@ -180,19 +182,20 @@ impl AlignInputs<'_> {
         check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)
     }
 
-    /// Where the transform of an input lies that is found for this merge.
-    pub fn path(&self, input: usize) -> PathBuf {
-        self.folder().join(format!("{}.safetensors", input + 1))
+    /// The transform of an input that was found for this merge before: beside the output's weights, or with a new
+    /// output that is to replace what is there.
+    fn found(&self, input: usize, is_of: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
+        let [last, aside] = transform_folders(&self.target.dir);
+        check_folder(&last)?;
+        let paths = [path_of(&last, input), path_of(&aside, input)];
+        Ok(paths.into_iter().find(|path| path.is_file() && is_of(path)))
     }
 
-    fn folder(&self) -> PathBuf {
-        if !self.target.is_file() {
-            return self.target.dir.join(FOLDER);
-        }
-        let mut name = self.target.dir.file_name().unwrap_or_default().to_owned();
-        name.push(".");
-        name.push(FOLDER);
-        self.target.dir.with_file_name(name)
+    /// The folder in which transforms are put that are found now.
+    fn folder(&self, storage: &dyn Storage) -> Result<PathBuf> {
+        let [last, aside] = transform_folders(&self.target.dir);
+        check_folder(&last)?;
+        Ok(if is_replacing(storage, self.target)? { aside } else { last })
     }
 
     fn pair(&self, reference: Checkpoint, model: Checkpoint) -> Result<Pair> {
@@ -201,7 +204,6 @@ impl AlignInputs<'_> {
 
     /// The transforms that a run of the same merge has found.
     fn look_beside(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
-        check_folder(&self.folder())?;
         if self.asked.together {
             return self.look_for_all(job, models, options);
         }
@@ -209,13 +211,13 @@ impl AlignInputs<'_> {
         let donor = job.donor;
         for input in (0..models.len()).filter(|input| *input != donor) {
             let pair = self.pair(models[donor].clone(), models[input].clone())?.ready_for(options.residual)?;
-            let path = self.path(input);
-            if !path.is_file() || !is_of(&path, &pair.identity(options)) {
+            let identity = pair.identity(options);
+            let Some(path) = self.found(input, &|path| is_of(path, &identity))? else {
                 looked.missing.push(input);
                 continue;
-            }
+            };
             let file = TransformFile::read(&path, &pair.symmetries)?;
-            take(job, input, &path, self.name(&path), file, pair.symmetries)?;
+            take(job, input, &path, name_of(&path), file, pair.symmetries)?;
         }
         Ok(looked)
     }
@@ -224,28 +226,22 @@ impl AlignInputs<'_> {
     fn look_for_all(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
         let crowd = self.crowd(models.to_vec())?;
         let identity = crowd.identity(&together(job, options));
-        let all = || (0..models.len()).map(|input| self.path(input));
+        let all = (0..models.len()).map(|input| self.found(input, &|path| is_of(path, &identity)));
+        let all: Option<Vec<PathBuf>> = all.collect::<Result<Vec<_>>>()?.into_iter().collect();
         let others = (0..models.len()).filter(|input| *input != job.donor);
-        if !all().all(|path| path.is_file() && is_of(&path, &identity)) {
+        let Some(all) = all else {
             return Ok(Looked { missing: others.collect(), ..Looked::default() });
-        }
+        };
         for input in others.collect::<Vec<_>>() {
-            let path = self.path(input);
-            let file = TransformFile::read(&path, crowd.symmetries())?;
-            take(job, input, &path, self.name(&path), file, Arc::clone(crowd.symmetries()))?;
+            let path = &all[input];
+            let file = TransformFile::read(path, crowd.symmetries())?;
+            take(job, input, path, name_of(path), file, Arc::clone(crowd.symmetries()))?;
         }
         Ok(Looked::default())
     }
 
     fn crowd(&self, models: Vec<Checkpoint>) -> Result<Crowd> {
         Crowd::new(models, self.spec, self.allowed)
-    }
-
-    /// What a transform beside the output is called in it.
-    fn name(&self, path: &Path) -> String {
-        let folder = self.folder();
-        let name = Path::new(folder.file_name().unwrap_or_default()).join(path.file_name().unwrap_or_default());
-        name.display().to_string()
     }
 
     /// Finds the transforms of all models together.
@@ -258,7 +254,11 @@ impl AlignInputs<'_> {
             threads: finder.wish.threads,
             device: finder.device,
             storage: Arc::clone(&finder.storage),
-            target: Some(Target { dir: self.folder(), overwrite: overwrite || restart, restart }),
+            target: Some(Target {
+                dir: self.folder(finder.storage.as_ref())?,
+                overwrite: overwrite || restart,
+                restart,
+            }),
             options: finder.options.clone(),
         })?;
         let others = report.models.iter().enumerate().filter(|(model, _)| *model != job.donor);
@@ -304,6 +304,12 @@ impl AlignInputs<'_> {
         }));
         Ok(looked)
     }
+}
+
+/// What a transform beside the output is called in it.
+fn name_of(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+    Path::new(folder).join(path.file_name().unwrap_or_default()).display().to_string()
 }
 
 /// How the inputs of a merge are brought together: the donor stays as it is.

@@ -288,3 +288,35 @@ fn a_merge_that_is_killed_while_it_aligns_or_later_aligns_nothing_twice() {
         assert!(one == other, "{name} differs");
     }
 }
+
+#[test]
+fn transforms_of_a_replaced_merge_go_with_it_and_nothing_is_left_of_runs_towards_them() {
+    let stored = small();
+    let dir = stored.dir.path();
+    let merge = ["merge", "model", "planted", "--out", "out", "--quiet"];
+    let aligned = [&merge[..], &["--align", "weights"]].concat();
+    run(dir, &aligned).ok();
+    let transform = dir.join("out/alignment/2.safetensors");
+    let old = fs::read(&transform).expect("written");
+    // Killed between the transform's last name and the end of its work folder.
+    let work = dir.join("out/alignment/.2.safetensors.thalweg");
+    let leave = || {
+        fs::create_dir(&work).expect("made");
+        fs::write(work.join("lock"), "1\n").expect("written");
+        fs::write(work.join("journal"), "").expect("written");
+    };
+    leave();
+    run(dir, &aligned).ok();
+    assert!(!work.exists(), "it was left for good");
+    // Another alignment in its place: until it is whole, the old one is.
+    let permuted = [&aligned[..], &["--align-residual", "permute", "--overwrite"]].concat();
+    run(dir, [&permuted[..], &["--verify"]].concat()).ok();
+    assert!(fs::read(&transform).expect("written") != old);
+    run(dir, ["verify", "out", "--quiet"]).ok();
+    run(dir, [&permuted[..], &["--align-reference", "mean"]].concat()).ok();
+    assert!(dir.join("out/alignment/1.safetensors").exists());
+    leave();
+    run(dir, [&merge[..], &["--overwrite"]].concat()).ok();
+    assert!(!dir.join("out/alignment").exists() && !dir.join("out/.thalweg").exists());
+    run(dir, ["verify", "out", "--quiet"]).ok();
+}
