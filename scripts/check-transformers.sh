@@ -22,9 +22,16 @@ rm -rf "$work"
     --base-seed 1 --seed 10 --noise 0.05 --models 2
 "$target/release/thalweg" merge "$work/tuned/model-1" "$work/tuned/model-2" --shard-size 100KB --quiet \
     --out "$work/merged"
+# Every type that can be written; those of 8 bits are widened when they are loaded.
+dtypes=(float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2)
+for dtype in "${dtypes[@]}"; do
+    "$target/release/thalweg" merge "$work/tuned/model-1" "$work/tuned/model-2" --quiet \
+        --dtype "$dtype" --out "$work/$dtype"
+done
 
-for folder in "$work/tuned/model-1" "$work/merged"; do
+for folder in "$work/tuned/model-1" "$work/merged" "${dtypes[@]/#/$work/}"; do
     HF_HUB_OFFLINE=1 "$python" - "$folder" <<'PYTHON'
+import os
 import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -33,7 +40,9 @@ folder = sys.argv[1]
 model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
 wrong = {key: value for key, value in info.items() if value}
 assert not wrong, f"loading complains: {wrong}"
-assert model.dtype == torch.bfloat16, model.dtype
+name = os.path.basename(folder)
+wanted = torch.bfloat16 if name.startswith("float8") else getattr(torch, name, torch.bfloat16)
+assert {parameter.dtype for parameter in model.parameters()} == {wanted}, (model.dtype, wanted)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 text = "The line of fastest flow, für immer."
 tokens = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
