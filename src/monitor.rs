@@ -46,6 +46,11 @@ pub trait Monitor: Send + Sync {
         let _ = bytes;
     }
 
+    /// The part of the whole that the phase is for, such as a round and a model; comes before the phase.
+    fn part(&self, name: &str) {
+        let _ = name;
+    }
+
     /// The tensor that is now being read.
     fn tensor(&self, name: &str) {
         let _ = name;

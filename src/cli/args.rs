@@ -204,15 +204,18 @@ pub struct JobArgs {
     pub mergekit: MergekitArgs,
 }
 
+/// The heading of its flags: given to each, since one that is given to all would stay for those of others.
+const SCRIPT: &str = "As the Karcher-merge script has it";
+
 /// The flags of the Karcher-merge script, whose users change one word.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "As the Karcher-merge script has it")]
 pub struct ScriptArgs {
     /// The checkpoints, separated by spaces. Shapes that differ are filled up with zeros, as there (--mismatch pad), unless
     /// --mismatch says otherwise. Its other flags are known too: --output is --out, --karcher-iter is --max-iter,
     /// --karcher-tol is --tol
     #[arg(
         long,
+        help_heading = SCRIPT,
         num_args = 1..,
         value_name = "MODEL",
         hide_short_help = true,
@@ -224,6 +227,7 @@ pub struct ScriptArgs {
     /// One weight for each model, separated by spaces
     #[arg(
         long,
+        help_heading = SCRIPT,
         num_args = 1..,
         value_name = "W",
         hide_short_help = true,
@@ -235,7 +239,7 @@ pub struct ScriptArgs {
 
     /// With a single file as output: copy config, tokenizer and other files of the base (else the first) model beside it.
     /// Existing files stay unless --overwrite is given. A folder always gets them
-    #[arg(long, hide_short_help = true)]
+    #[arg(long, help_heading = SCRIPT, hide_short_help = true)]
     pub copy_extra_files: bool,
 }
 

@@ -16,7 +16,8 @@ use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::{Action, TensorPlan};
 use crate::recipe::Recipe;
-use crate::report::listed_files;
+use crate::report::words::{counted, grouped};
+use crate::report::{Combined, listed_files};
 
 use super::args::PlanArgs;
 use super::device::Ready;
@@ -171,50 +172,59 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         table.add_row([
             format!("model {}", index + 1),
             format!(
-                "{} ({} tensors in {} files, {}{role})",
+                "{} ({} in {}, {}{role})",
                 input.root().display(),
-                input.tensors().len(),
-                input.files().len(),
+                counted(input.tensors().len() as u64, "tensor"),
+                counted(input.files().len() as u64, "file"),
                 format_bytes(bytes)
             ),
         ]);
     }
     let memory = &plan.memory;
+    let combined = Combined::of(plan);
     let enough = free_bytes(out).map_or(String::new(), |free| format!(", {} free", format_bytes(free)));
     let sides = ahead.sides();
+    let twice = match traffic.read_twice {
+        0 => String::new(),
+        bytes => format!(", of them {} a second time", format_bytes(bytes)),
+    };
     let rows = [
+        ("merge", format!("{}, into {}", combined.headline(), combined.dtypes())),
+        ("weights", combined.weights().unwrap_or_default()),
         (
             "output",
             format!(
-                "{} ({} tensors in {} shards, {})",
+                "{} ({} in {}, {})",
                 out.display(),
-                plan.tensors.len(),
-                plan.layout.shards().len(),
+                counted(plan.tensors.len() as u64, "tensor"),
+                counted(plan.layout.shards().len() as u64, "shard"),
                 format_bytes(traffic.written)
             ),
         ),
-        ("read", format!("{}, of them {} a second time", format_bytes(traffic.read), format_bytes(traffic.read_twice))),
-        ("blocks", format!("{} of at most {} elements", traffic.blocks, memory.block)),
+        ("there", ahead.outlook()),
+        ("read", format!("{}{twice}", format_bytes(traffic.read))),
+        ("blocks", format!("{}, each of {} at most", grouped(traffic.blocks), counted(memory.block, "element"))),
         (
             "memory",
             format!(
-                "at most {}: {} fixed, {} for inputs, {} for outputs, {} threads",
+                "at most {}: {} fixed, {} for inputs, {} for outputs; {}",
                 format_bytes(memory.limit),
                 format_bytes(memory.fixed),
                 format_bytes(memory.input),
                 format_bytes(memory.output),
-                memory.threads
+                counted(memory.threads as u64, "thread")
             ),
         ),
         ("device", device_of(plan, ahead)),
         ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
         ("files", if sides.is_empty() { "the weights alone".to_owned() } else { sides.join(", ") }),
-        ("there", ahead.outlook()),
     ];
+    let rows = rows.into_iter().filter(|(_, text)| !text.is_empty());
+    let notes = plan.notes().into_iter().map(|note| ("note", note));
     let alignments = alignments(plan, unaligned);
     let left = ahead.left();
     let left = (!left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(left))));
-    let rows = rows.into_iter().chain(left).chain(alignments.into_iter().map(|line| ("align", line)));
+    let rows = rows.chain(left).chain(notes).chain(alignments.into_iter().map(|line| ("align", line)));
     let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
     for (name, text) in rows.chain(warnings) {
         table.add_row([name.to_owned(), text]);
@@ -305,6 +315,8 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         "side_files": ahead.sides(),
         "left_beside": ahead.left(),
         "outlook": ahead.outlook(),
+        "combined": Combined::of(plan),
+        "notes": plan.notes(),
         "tensors": tensors.collect::<Vec<_>>(),
         "dropped": plan.dropped,
         "partial": plan.partial,

@@ -16,9 +16,10 @@ use crate::monitor::{Monitor, Phase};
 const LINE_SECONDS: u64 = 5;
 
 /// Where operations are counted, not bytes.
-const OPERATIONS: &str = "{prefix:>8} [{bar:20}] {done}/{all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
+const OPERATIONS: &str = "{prefix} [{bar:12}] {percent:>3}% of {all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
 
-const TEMPLATE: &str = "{prefix:>8} [{bar:20}] {bytes}/{total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
+/// Leaves room for the name of a tensor in 80 columns.
+const TEMPLATE: &str = "{prefix} [{bar:12}] {percent:>3}% of {total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
 /// Shows a run on standard error.
 pub struct Progress {
@@ -27,6 +28,7 @@ pub struct Progress {
     memory_limit: u64,
     memory: AtomicU64,
     counts_operations: AtomicBool,
+    part: Mutex<String>,
     tensor: Mutex<String>,
 }
 
@@ -36,9 +38,6 @@ fn style(phase: Phase) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
     // The bar's own line takes whatever is written to it.
     style
-        .with_key("done", |state: &ProgressState, line: &mut dyn fmt::Write| {
-            let _ = line.write_str(&giga(state.pos()));
-        })
         .with_key("all", |state: &ProgressState, line: &mut dyn fmt::Write| {
             let _ = line.write_str(&giga(state.len().unwrap_or(0)));
         })
@@ -77,6 +76,7 @@ impl Progress {
             memory_limit,
             memory: AtomicU64::new(0),
             counts_operations: AtomicBool::new(false),
+            part: Mutex::default(),
             tensor: Mutex::default(),
         }
     }
@@ -89,7 +89,10 @@ impl Progress {
     fn message(&self) -> String {
         let tensor = self.tensor.lock().unwrap_or_else(PoisonError::into_inner);
         let used = format_bytes(self.memory.load(Ordering::Relaxed));
-        format!("[{used} of {}] {tensor}", format_bytes(self.memory_limit))
+        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        let separate = if part.is_empty() || tensor.is_empty() { "" } else { ", " };
+        // What a narrow terminal cuts off comes last.
+        format!("{part}{separate}{tensor} [{used} of {}]", format_bytes(self.memory_limit))
     }
 
     fn line(&self, plain: &Plain) {
@@ -114,6 +117,13 @@ impl Progress {
             rate / 1e9,
             self.message()
         ));
+    }
+
+    /// Shows the message once a phase has begun; before, there is nothing that it would be a part of.
+    fn show(&self) {
+        if self.bar.length().is_some() {
+            self.bar.set_message(self.message());
+        }
     }
 
     fn print(&self, line: &str) {
@@ -145,14 +155,18 @@ impl Monitor for Progress {
         }
     }
 
+    fn part(&self, name: &str) {
+        *self.part.lock().unwrap_or_else(PoisonError::into_inner) = shown_name(name);
+    }
+
     fn tensor(&self, name: &str) {
         *self.tensor.lock().unwrap_or_else(PoisonError::into_inner) = shown_name(name);
-        self.bar.set_message(self.message());
+        self.show();
     }
 
     fn memory(&self, used: u64) {
         self.memory.store(used, Ordering::Relaxed);
-        self.bar.set_message(self.message());
+        self.show();
     }
 
     fn warn(&self, warning: &str) {

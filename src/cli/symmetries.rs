@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::align::spec::builtin;
-use crate::align::{Allowed, Group, Pairs, Spec, Symmetries};
+use crate::align::{Allowed, Group, Pairs, Spec, Symmetries, TensorSymmetry};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown_name};
 use crate::recipe::expand_home;
@@ -55,7 +55,29 @@ pub fn run(args: &SymmetriesArgs) -> Result<()> {
     ))?;
     print(&groups(&symmetries, &kinds))?;
     print("")?;
-    print(&tensors(&symmetries))
+    print(&tensors(&symmetries))?;
+    print(&format!("\n{LEGEND}"))
+}
+
+/// What stands in the column of axes.
+const LEGEND: &str = "axes: a group moves the units of that axis, with their signs and rotations; order(GROUP) only reorders them; \
+                      fixed stays; A * B: A's units each hold B's; A + B: A's units, then B's; nothing: an empty part; \
+                      name by GROUP: the number in the tensor's name is the unit's";
+
+/// The tensors in the order of their layers: numbers in names count as numbers.
+fn in_order(symmetries: &Symmetries) -> Vec<(&String, &TensorSymmetry)> {
+    let mut tensors: Vec<_> = symmetries.tensors.iter().collect();
+    tensors.sort_by_cached_key(|(name, _)| natural(name));
+    tensors
+}
+
+/// A key by which `layers.2` comes before `layers.10`.
+fn natural(name: &str) -> Vec<(u64, String)> {
+    let parts = name.split('.').map(|part| match part.parse() {
+        Ok(number) => (number, String::new()),
+        Err(_) => (u64::MAX, part.to_owned()),
+    });
+    parts.collect()
 }
 
 fn found(args: &SymmetriesArgs) -> Result<Symmetries> {
@@ -136,7 +158,7 @@ fn tensors(symmetries: &Symmetries) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["tensor", "shape", "axes"]);
-    for (name, tensor) in &symmetries.tensors {
+    for (name, tensor) in in_order(symmetries) {
         let mut axes: Vec<String> = tensor.axes.iter().map(|axis| symmetries.shown(axis)).collect();
         if let Some(index) = &tensor.index {
             axes.insert(0, format!("name by {}", symmetries.groups[index.group].name));
@@ -159,7 +181,7 @@ fn as_json(symmetries: &Symmetries) -> Value {
             "residual": group.residual,
         })
     });
-    let tensors = symmetries.tensors.iter().map(|(name, tensor)| {
+    let tensors = in_order(symmetries).into_iter().map(|(name, tensor)| {
         json!({
             "name": name,
             "shape": tensor.shape,
@@ -172,4 +194,16 @@ fn as_json(symmetries: &Symmetries) -> Value {
         "groups": groups.collect::<Vec<_>>(),
         "tensors": tensors.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_sorted_by_number() {
+        let mut names = ["layers.10.up", "layers.2.up", "norm", "layers.2.down", "embed"];
+        names.sort_by_key(|name| natural(name));
+        assert_eq!(names, ["embed", "layers.2.down", "layers.2.up", "layers.10.up", "norm"]);
+    }
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
 use crate::output::{Target, Verified, verify};
 use crate::plan::Plan;
+use crate::report::words::counted;
 
 use super::args::{MergeArgs, VerifyArgs};
 use super::progress::Progress;
@@ -97,6 +98,7 @@ fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
         })
     });
     let value = json!({
+        "status": "sound",
         "shards": verified.shards,
         "tensors": verified.tensors,
         "data_bytes": verified.data_bytes,
@@ -116,7 +118,12 @@ fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
     } else {
         "the structure is sound; there is no thalweg.json, so there are no checksums to compare with"
     };
-    let mut text = format!("verified: {tensors} tensors in {shards} shards, {}: {what}", format_bytes(*data_bytes));
+    let mut text = format!(
+        "verified: {} in {}, {}: {what}",
+        counted(*tensors as u64, "tensor"),
+        counted(*shards as u64, "shard"),
+        format_bytes(*data_bytes)
+    );
     if let Some(Rechecked { blocks, all_blocks, bytes, tensors }) = rechecked {
         text.push_str(&format!(
             "\nrechecked: {blocks} of {all_blocks} blocks ({}, in {tensors} tensors) computed once more from the inputs: \

@@ -62,7 +62,9 @@ pub fn merge(merge: Merge) -> Result<Report> {
             said = said_of(restored);
             (manifest, Moved::default(), COMPLETE)
         }
-        Begun::Fresh(output) => carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "merged"))?,
+        Begun::Fresh(output) => {
+            carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, done_as(&plan)))?
+        }
         Begun::Resumed(output) => {
             said = output.repairs().to_vec();
             carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?
@@ -76,6 +78,11 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
     let report = report.with_left_beside(left).with_looked_at(looked_at, said);
     Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
+}
+
+/// The word for what a run from the start has done.
+fn done_as(plan: &Plan) -> &'static str {
+    if plan.job.rewritten { "written" } else { "merged" }
 }
 
 fn carry_out(plan: &Arc<Plan>, mut output: Output, sides: &[SideFile], options: &Options) -> Result<(Manifest, Moved)> {

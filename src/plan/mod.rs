@@ -39,6 +39,7 @@ use crate::align::Alignment;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::recipe::MethodName;
 
 use agree::{Agreed, Partial};
 use assign::{Assigned, Span};
@@ -166,6 +167,14 @@ impl Plan {
     /// Whether one Gram matrix is taken over all merged tensors.
     pub fn is_over_model(&self) -> bool {
         self.tensors.iter().any(|tensor| tensor.span == Span::Model)
+    }
+
+    /// Says what is good to know about the merge and needs no action.
+    pub fn notes(&self) -> Vec<String> {
+        let alone =
+            self.inputs.len() == 1 && !self.job.rewritten && self.job.document.method != MethodName::Passthrough;
+        let note = "there is one model only: its weights are copied, in the dtype that was asked for";
+        alone.then(|| note.to_owned()).into_iter().collect()
     }
 
     /// The rows of the written input embeddings, which the config must name, when the donor's have another number.

@@ -11,7 +11,11 @@ use crate::plan::agree::Partial;
 use crate::plan::tensor::Action;
 use crate::plan::{AlignmentFile, Plan};
 
-use super::{Found, Noted};
+use super::words::{counted, grouped};
+use super::{Combined, Found, Noted};
+
+/// What a user of compressed shards has to know.
+const UNPACK: &str = "thalweg reads .zst shards as they are; for transformers unpack them with `zstd -d --rm *.zst`";
 
 /// How many tensors a flag names before it only counts.
 const NAMED: usize = 3;
@@ -21,10 +25,12 @@ const FILES_NAMED: usize = 8;
 /// What a merge did, for people (`Display`) and for programs (serde).
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// `merged`, `resumed` or `complete already`.
+    /// `merged`, `resumed`, `complete already`, or `written` for one model that is written anew.
     pub status: &'static str,
     /// The folder that was written.
     pub out: String,
+    /// How the inputs were combined.
+    pub combined: Combined,
     /// Where it was computed: `cpu`, or the device's name; `None` when there was nothing to do.
     pub device: Option<String>,
     /// Output tensors.
@@ -67,6 +73,9 @@ pub struct Report {
     /// What was looked at of an output that was complete before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub looked_at: Option<String>,
+    /// What is good to know and needs no action.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -106,6 +115,7 @@ impl Report {
         Self {
             status,
             out,
+            combined: Combined::of(plan),
             device: None,
             tensors: plan.tensors.len(),
             merged,
@@ -131,6 +141,7 @@ impl Report {
             alignments: plan.job.alignment_files.clone(),
             left_beside: Vec::new(),
             looked_at: None,
+            notes: plan.notes(),
             warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
         }
     }
@@ -233,51 +244,89 @@ fn named(tensors: &[&str]) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}: {} tensors ({} merged, {} carried) in {} shards, {} in {}",
-            self.status,
-            self.tensors,
-            self.merged,
-            self.tensors - self.merged,
-            self.shards,
-            format_bytes(self.output_bytes),
-            self.out
-        )?;
-        if let Some(device) = &self.device {
-            writeln!(f, "computed on: {device}")?;
+        writeln!(f, "{}", self.headline())?;
+        if let Some(weights) = self.combined.weights() {
+            writeln!(f, "weights: {weights}")?;
+        }
+        writeln!(f, "output: {}", self.output())?;
+        if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
+            writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;
+        }
+        if let Some(solved) = self.solved.in_words() {
+            writeln!(f, "solved: {solved}")?;
         }
         if self.seconds > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
             let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;
             let (read, written) = (format_bytes(self.read_bytes), format_bytes(self.written_bytes));
-            writeln!(f, "moved: {read} read, {written} written in {:.1} s, {rate:.2} GB/s", self.seconds)?;
+            writeln!(f, "moved: {read} read, {written} written, {rate:.2} GB/s")?;
         }
         if let Some(peak) = self.peak_resident_bytes {
             let limit = format_bytes(self.memory_limit_bytes);
             writeln!(f, "memory: at most {} resident of {limit} allowed", format_bytes(peak))?;
         }
+        if let Some(device) = &self.device {
+            writeln!(f, "computed on: {device}")?;
+        }
         if self.stored_bytes < self.output_bytes {
-            writeln!(f, "compressed: {} on the disk", format_bytes(self.stored_bytes))?;
+            writeln!(f, "compressed: {} on the disk; {UNPACK}", format_bytes(self.stored_bytes))?;
         }
         if let Some(bytes) = self.verified_bytes {
             writeln!(f, "verified: {} read back, every block matches its checksum", format_bytes(bytes))?;
         }
-        if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
-            writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;
-        }
-        let Solved { exact, converged, floor, exhausted, most_iterations } = self.solved;
-        match &self.looked_at {
-            Some(what) => writeln!(f, "looked at: {what}")?,
-            None => writeln!(
-                f,
-                "solved: {exact} in closed form, {converged} to the tolerance, {floor} to the rounding floor, \
-                 {exhausted} to the iteration limit; at most {most_iterations} iterations"
-            )?,
+        if let Some(what) = &self.looked_at {
+            writeln!(f, "looked at: {what}")?;
         }
         if !self.left_beside.is_empty() {
             writeln!(f, "not taken along: {}", listed_files(&self.left_beside))?;
         }
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+    }
+}
+
+impl Report {
+    /// Says what was made of what, where, and how long it took.
+    fn headline(&self) -> String {
+        let (what, out) = (self.combined.headline(), &self.out);
+        match self.status {
+            "complete already" => format!("complete already: {out} holds {what}"),
+            "resumed" => format!("merged {what} into {out}, going on with an earlier run, in {:.1} s", self.seconds),
+            status => format!("{status} {what} into {out} in {:.1} s", self.seconds),
+        }
+    }
+
+    /// Says what lies in the output.
+    fn output(&self) -> String {
+        let dtypes = self.combined.dtypes();
+        let carried = match (self.tensors - self.merged) as u64 {
+            0 => String::new(),
+            count => format!(", of them {} unchanged", grouped(count)),
+        };
+        format!(
+            "{}{carried}, {}{}{dtypes} in {}",
+            counted(self.tensors as u64, "tensor"),
+            format_bytes(self.output_bytes),
+            if dtypes.is_empty() { "" } else { " of " },
+            counted(self.shards as u64, "shard")
+        )
+    }
+}
+
+impl Solved {
+    /// Says how solutions ended, leaving out the ways in which none did; none where there were no solutions.
+    fn in_words(&self) -> Option<String> {
+        let Self { exact, converged, floor, exhausted, most_iterations } = *self;
+        let ways = [
+            (exact, "in closed form"),
+            (converged, "to the tolerance"),
+            (floor, "to the rounding floor"),
+            (exhausted, "to the iteration limit"),
+        ];
+        let ways = ways.into_iter().filter(|(count, _)| *count > 0);
+        let said: Vec<String> = ways.map(|(count, way)| format!("{} {way}", grouped(count))).collect();
+        let steps = counted(most_iterations.into(), "iteration");
+        let steps = if most_iterations > 0 { format!("; at most {steps}") } else { String::new() };
+        (!said.is_empty()).then(|| said.join(", ") + &steps)
     }
 }

@@ -3,6 +3,7 @@
 mod doors;
 mod judgement;
 mod refusals;
+mod sentences;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -35,11 +36,12 @@ const MERGE: [&str; 5] = ["merge", "a", "b", "--out", "out"];
 fn a_merge_prints_its_summary_and_nothing_else() {
     let root = two_models();
     let ended = run(root.path(), MERGE).ok();
-    assert!(ended.stdout.starts_with("merged: 8 tensors (6 merged, 2 carried) in 1 shards, "), "{ended:?}");
-    assert!(ended.stdout.contains("in out\n") && ended.stdout.contains("memory: at most "), "{ended:?}");
+    assert!(ended.stdout.starts_with("merged 2 models by karcher into out in "), "{ended:?}");
+    assert!(ended.stdout.contains("\noutput: 8 tensors, of them 2 unchanged, "), "{ended:?}");
+    assert!(ended.stdout.contains(" in 1 shard\n") && ended.stdout.contains("memory: at most "), "{ended:?}");
     assert_eq!(ended.stderr, "");
     let verified = run(root.path(), ["verify", "out"]).ok();
-    assert!(verified.stdout.starts_with("verified: 8 tensors in 1 shards, ") && verified.stderr.is_empty());
+    assert!(verified.stdout.starts_with("verified: 8 tensors in 1 shard, ") && verified.stderr.is_empty());
 }
 
 #[test]
@@ -75,6 +77,8 @@ fn json_has_the_documented_fields() {
             "side_files",
             "left_beside",
             "outlook",
+            "combined",
+            "notes",
             "tensors",
             "dropped",
             "partial",
@@ -87,6 +91,7 @@ fn json_has_the_documented_fields() {
         [
             "status",
             "out",
+            "combined",
             "device",
             "tensors",
             "merged",
@@ -107,7 +112,7 @@ fn json_has_the_documented_fields() {
     );
     assert_eq!(
         keys(&["verify", "out"]),
-        ["shards", "tensors", "data_bytes", "has_checksums", "unnamed", "side_files", "notes", "rechecked"]
+        ["status", "shards", "tensors", "data_bytes", "has_checksums", "unnamed", "side_files", "notes", "rechecked"]
     );
 }
 
@@ -195,7 +200,7 @@ fn progress_in_a_pipe_is_a_line_every_few_seconds() {
     for line in lines {
         assert!(line.starts_with("merging ") && line.contains("%), ") && line.contains(" GB/s, ["), "{line}");
     }
-    assert!(ended.stdout.starts_with("merged: "), "{ended:?}");
+    assert!(ended.stdout.starts_with("merged "), "{ended:?}");
 }
 
 /// The tensors of a 70B Llama, spread over 30 shards of header and hole.

@@ -95,7 +95,8 @@ impl Watch for Session<'_> {
 }
 
 impl ManyWatch for Session<'_, ManyStep> {
-    fn planned(&self, _: usize, _: usize, operations: u64) {
+    fn planned(&self, round: usize, model: usize, operations: u64) {
+        self.options.monitor.part(&format!("round {}, model {}", round + 1, model + 1));
         self.options.monitor.phase(Phase::Aligning, operations);
     }
 
