@@ -62,7 +62,7 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&st
     let input = Input::open(&path)?;
     let container = zst::detect(&input)?;
     if container == Container::Plain && pickled::is_pickled(&input, &name)? {
-        let inspected = pickled::inspect(&input, name, index, key)?;
+        let inspected = pickled::inspect(&input, name, index, key, memory)?;
         input.unchanged()?;
         return Ok(inspected);
     }

@@ -15,6 +15,7 @@ use super::side::weight_format;
 use super::source::{Input, Io, Source, SourceOptions, Window, within};
 use super::torch::{TorchFile, is_torch};
 use super::{TensorEntry, open_plain};
+use crate::budget::default_bytes;
 use crate::error::{Error, Kind, Result};
 
 /// Memory that a conversion takes at its peak, without the pickle.
@@ -37,8 +38,8 @@ pub(super) fn is_pickled(input: &Input, name: &str) -> Result<bool> {
 }
 
 /// Reads the index of a PyTorch file that will be number `index` of its checkpoint.
-pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&str>) -> Result<Inspected> {
-    let torch = TorchFile::open(&input.path, key)?;
+pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&str>, memory: u64) -> Result<Inspected> {
+    let torch = TorchFile::open_within(&input.path, key, memory.min(default_bytes()))?;
     let converted = torch.needs_conversion();
     let (tensors, data_len) = if converted {
         let header = Header::read(torch.header()?.as_slice(), None, &input.path, index, u64::MAX)?;

@@ -26,6 +26,7 @@ mod net;
 mod output;
 mod output_crash;
 mod output_verify;
+mod pickle_memory;
 mod places;
 mod program;
 mod quantised;

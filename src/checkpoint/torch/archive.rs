@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use zip::CompressionMethod;
 use zip::read::{ArchiveOffset, Config, ZipArchive, ZipReadOptions};
@@ -18,11 +19,53 @@ use super::pickle::MAX_BYTES;
 /// Deflate cannot shrink anything further than this; a member that claims more is lying.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
+/// What a member takes in memory: its entry, its name twice, fields beside it.
+const MEMBER_BYTES: u64 = 768;
+/// The end of a zip file's directory: its length without a comment, and the longest comment.
+const END_BYTES: u64 = 22;
+const MOST_COMMENT_BYTES: u64 = u16::MAX as u64;
+/// The smallest entry of a directory.
+const LEAST_ENTRY_BYTES: u64 = 46;
+
+/// How many members the directory of `file` may have: as many as fit behind the place where it says to begin.
+fn members(file: &File, file_bytes: u64) -> Parsed<u64> {
+    let len = file_bytes.min(END_BYTES + MOST_COMMENT_BYTES);
+    let mut tail = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut tail, file_bytes - len)?;
+    // The last one that could be the end; the reader of the directory looks for the same.
+    let Some(at) = tail.windows(4).rposition(|window| window == b"PK\x05\x06") else { return Ok(0) };
+    let word = |from: usize| {
+        tail.get(at + from..at + from + 4).map_or(0, |word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+    };
+    let (count, size) = (word(10) & 0xffff, word(12));
+    if count < 0xffff && size < u32::MAX {
+        return Ok(u64::from(count));
+    }
+    // Larger numbers stand in another record, which cannot name more than there is room for before it.
+    let start = u64::from(word(16));
+    let start = if start == u64::from(u32::MAX) { large_start(file, file_bytes - len + at as u64)? } else { start };
+    Ok(file_bytes.saturating_sub(start) / LEAST_ENTRY_BYTES)
+}
+
+/// Where the directory begins by the larger record, whose place is named just before the end at `end`.
+fn large_start(file: &File, end: u64) -> Parsed<u64> {
+    let (mut locator, mut record) = ([0; 20], [0; 56]);
+    let Some(at) = end.checked_sub(locator.len() as u64) else { return Ok(0) };
+    file.read_exact_at(&mut locator, at)?;
+    let place = u64::from_le_bytes(*locator[8..].first_chunk().expect("eight of twelve bytes"));
+    if file.read_exact_at(&mut record, place).is_err() {
+        return Ok(0);
+    }
+    Ok(u64::from_le_bytes(*record[48..].first_chunk().expect("the last eight bytes")))
+}
+
 /// An open archive whose directory was checked.
 pub(super) struct Archive<'a> {
     zip: ZipArchive<At<'a>>,
     root: String,
     file_bytes: u64,
+    /// Bytes of memory that its contents may take.
+    left: u64,
 }
 
 /// Where the bytes of a storage are.
@@ -45,9 +88,14 @@ impl Member {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the central directory of `file` and finds the one `data.pkl`.
-    pub(super) fn open(file: &'a File) -> Parsed<Self> {
+    /// Reads the central directory of `file` and finds the one `data.pkl`, for which `memory` bytes may be taken.
+    pub(super) fn open(file: &'a File, memory: u64) -> Parsed<Self> {
         let file_bytes = file.metadata()?.len();
+        let members = members(file, file_bytes)?;
+        let left = memory.checked_sub(members.saturating_mul(MEMBER_BYTES)).ok_or_else(|| {
+            Fault::new(format!("its zip directory of {members} members takes more memory than there is for it"))
+                .with_hint("give more --memory")
+        })?;
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(config, At::new(file, 0)?).map_err(damaged)?;
         if zip.has_duplicate_names() {
@@ -57,15 +105,21 @@ impl<'a> Archive<'a> {
             return Err(Fault::new("zip archive holds members that overlap"));
         }
         let root = root_of(&zip)?;
-        let mut archive = Self { zip, root, file_bytes };
+        let mut archive = Self { zip, root, file_bytes, left };
         archive.refuse_other_kinds()?;
         Ok(archive)
+    }
+
+    /// Bytes of memory that its contents may take.
+    pub(super) fn left(&self) -> u64 {
+        self.left
     }
 
     /// The bytes of `data.pkl`.
     pub(super) fn pickle(&mut self) -> Parsed<Vec<u8>> {
         let name = format!("{}data.pkl", self.root);
-        self.read_small(&name, MAX_BYTES)?.ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}")))
+        self.read_small(&name, MAX_BYTES.min(self.left))?
+            .ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}")))
     }
 
     /// The member that holds the storage `key`.

@@ -129,7 +129,7 @@ impl TorchFile {
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed)?;
         // Without a name it is gone with its last handle, also when this process is killed.
         fs::remove_file(&path).map_err(failed)?;
-        let mut archive = Archive::open(&self.file).map_err(|fault| fault.on(&self.path))?;
+        let mut archive = Archive::open(&self.file, u64::MAX).map_err(|fault| fault.on(&self.path))?;
         let written = archive.inflate(index, &mut file).map_err(|fault| fault.on(&self.path))?;
         if written != bytes {
             let cause = format!("a compressed storage claims {bytes} bytes and inflates to {written}");

@@ -18,6 +18,12 @@ const PICKLE_MAGIC: u8 = 0x80;
 /// Where a tar archive says `ustar`.
 const TAR_MAGIC: Range<usize> = 257..262;
 
+/// What a tensor takes beside its name and dimensions: the entry of the state dict, its place, what tells it from others,
+/// and its storage.
+const TENSOR_BYTES: u64 = 768;
+/// What each dimension takes, with its stride, in the tensor and in what tells it from others.
+const DIMENSION_BYTES: u64 = 32;
+
 pub(super) fn is_zip(head: &[u8]) -> bool {
     head.starts_with(ZIP_MAGIC)
 }
@@ -38,22 +44,26 @@ pub(super) struct Index {
     by_key: HashMap<String, usize>,
     first_of: HashMap<Identity, usize>,
     dims: u64,
+    /// Bytes of memory that may still be taken.
+    left: u64,
 }
 
 impl Index {
-    /// Reads the index of the state dict under `key` in `file`, of whichever format.
-    pub(super) fn read(file: &File, key: Option<&str>) -> Parsed<Self> {
+    /// Reads the index of the state dict under `key` in `file`, of whichever format, in at most `memory` bytes.
+    pub(super) fn read(file: &File, key: Option<&str>, memory: u64) -> Parsed<Self> {
         let mut index = Self::default();
         let mut head = Vec::new();
         At::new(file, 0)?.take(TAR_MAGIC.end as u64).read_to_end(&mut head)?;
         if is_zip(&head) {
-            let mut archive = Archive::open(file)?;
+            let mut archive = Archive::open(file, memory)?;
             let pickle = archive.pickle()?;
-            let (graph, root) = pickle::read(&mut Input::new(pickle.as_slice()))?;
+            // Room for twice as many bytes may have been made for it.
+            let left = archive.left().checked_sub(2 * pickle.len() as u64).ok_or_else(pickle::too_much)?;
+            let (graph, root) = pickle::read(&mut Input::new(pickle.as_slice(), left))?;
             drop(pickle);
             index.read_state(&graph, root, key, |key| archive.storage(key))?;
         } else if is_pickle(&head) {
-            let legacy::Stream { graph, root, mut storages } = legacy::read(file)?;
+            let legacy::Stream { graph, root, mut storages } = legacy::read(file, memory)?;
             index.read_state(&graph, root, key, |key| {
                 let range = storages.remove(key);
                 let range = range.ok_or_else(|| Fault::new(format!("storage {key:?} is not in the file")))?;
@@ -75,6 +85,7 @@ impl Index {
         key: Option<&str>,
         mut find: impl FnMut(&str) -> Parsed<Member>,
     ) -> Parsed<()> {
+        self.left = graph.left;
         for (name, id) in state_dict::entries(graph, root, key)? {
             if name.ends_with("_extra_state") {
                 self.skipped.push(name);
@@ -82,7 +93,7 @@ impl Index {
             }
             match rebuild::value(graph, id).map_err(|fault| fault.of(&name))? {
                 Value::Tensor(view) => {
-                    self.pay_for(&view, graph)?;
+                    self.pay_for(&name, &view, graph)?;
                     let added = self.add(name.clone(), *view, &mut find);
                     added.map_err(|fault| fault.of(&name))?;
                 }
@@ -101,8 +112,10 @@ impl Index {
     }
 
     /// Shapes can be shared in a pickle but not here; honest files spell out each one, in a byte or more a dimension.
-    fn pay_for(&mut self, view: &View<'_>, graph: &Graph) -> Parsed<()> {
+    fn pay_for(&mut self, name: &str, view: &View<'_>, graph: &Graph) -> Parsed<()> {
         self.dims += view.shape.len() as u64 * 2;
+        let bytes = TENSOR_BYTES + DIMENSION_BYTES * view.shape.len() as u64 + 3 * name.len() as u64;
+        self.left = self.left.checked_sub(bytes).ok_or_else(pickle::too_much)?;
         if self.dims > graph.pickle_bytes {
             return Err(Fault::new("the shapes of its tensors are out of all proportion to the file"));
         }

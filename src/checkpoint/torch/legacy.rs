@@ -23,6 +23,8 @@ use super::storage::Reference;
 /// Little-endian bytes of the magic number.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const PROTOCOL: i64 = 1001;
+/// What a storage takes beside its key.
+const STORAGE_BYTES: u64 = 128;
 
 /// What a legacy file holds.
 pub(super) struct Stream {
@@ -32,9 +34,9 @@ pub(super) struct Stream {
     pub(super) storages: HashMap<String, Range<u64>>,
 }
 
-/// Reads the pickles of a legacy `file` and finds its storages.
-pub(super) fn read(file: &File) -> Parsed<Stream> {
-    let mut input = Input::new(BufReader::new(At::new(file, 0)?));
+/// Reads the pickles of a legacy `file` and finds its storages, in at most `memory` bytes.
+pub(super) fn read(file: &File, memory: u64) -> Parsed<Stream> {
+    let mut input = Input::new(BufReader::new(At::new(file, 0)?), memory);
     let (graph, root) = pickle::read(&mut input)?;
     if !matches!(graph.node(root), Node::Long(bytes) if **bytes == MAGIC) {
         return Err(Fault::new("is a plain pickle: torch.save did not write it")
@@ -74,6 +76,7 @@ fn locate<'k>(
     let file_bytes = file.metadata()?.len();
     let element_bytes = element_bytes(graph);
     let mut storages = HashMap::new();
+    let mut left = graph.left;
     for key in keys {
         let key = key?;
         let element = element_bytes.get(key);
@@ -90,6 +93,7 @@ fn locate<'k>(
                  {file_bytes} bytes"
             ))
         })?;
+        left = left.checked_sub(STORAGE_BYTES + key.len() as u64).ok_or_else(pickle::too_much)?;
         if storages.insert(key.to_owned(), start..end).is_some() {
             return Err(Fault::new(format!("storage {key:?} comes twice")));
         }

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use archive::Member;
 use index::Index;
 
+use crate::budget::default_bytes;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
@@ -85,9 +86,19 @@ impl TorchFile {
     /// When the file cannot be read, is damaged or of another format, names code to run, holds no state dict or
     /// several without a `key`, or holds a tensor that is quantized, sparse, of an unknown class or outside its storage.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
+        Self::open_within(path, key, default_bytes())
+    }
+
+    /// As [`open`](Self::open), in at most `memory` bytes of memory.
+    ///
+    /// # Errors
+    ///
+    /// As there, and when what the file describes takes more.
+    pub fn open_within(path: &Path, key: Option<&str>, memory: u64) -> Result<Self> {
         let file = crate::checkpoint::open_regular(path)
             .map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
-        let Index { tensors, storages, skipped, .. } = Index::read(&file, key).map_err(|fault| fault.on(path))?;
+        let Index { tensors, storages, skipped, .. } =
+            Index::read(&file, key, memory).map_err(|fault| fault.on(path))?;
         Ok(Self { path: path.to_owned(), file, tensors, storages, skipped })
     }
 

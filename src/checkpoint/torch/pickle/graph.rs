@@ -49,11 +49,39 @@ pub(in crate::checkpoint::torch) struct Graph {
     nodes: Vec<Node>,
     /// The pickle's length in bytes: what the memory of its readers is measured against.
     pub(in crate::checkpoint::torch) pickle_bytes: u64,
+    /// Bytes of memory that its readers may take.
+    pub(in crate::checkpoint::torch) left: u64,
+}
+
+impl Node {
+    /// Bytes of memory that it takes in a graph, which may have room for twice as many.
+    pub(super) fn cost(&self) -> u64 {
+        let beside = match self {
+            Self::Long(bytes) => block(bytes.len()),
+            Self::Text(text) => block(text.len()),
+            Self::Tuple(items) => block(size_of_val::<[Id]>(items)),
+            Self::List(items) => block(items.capacity() * size_of::<Id>()),
+            Self::Dict(items) => block(items.capacity() * size_of::<(Id, Id)>()),
+            Self::Global(names) => {
+                block(size_of_val::<(Box<str>, Box<str>)>(names)) + block(names.0.len()) + block(names.1.len())
+            }
+            Self::Call(_) => block(size_of::<Call>()),
+            Self::None | Self::Bool(_) | Self::Int(_) | Self::Float | Self::Bytes | Self::Set | Self::Persistent(_) => {
+                0
+            }
+        };
+        2 * size_of::<Self>() as u64 + beside
+    }
+}
+
+/// What an allocator takes for so many bytes.
+fn block(bytes: usize) -> u64 {
+    if bytes == 0 { 0 } else { (bytes as u64 + 8).next_multiple_of(16).max(32) }
 }
 
 impl Graph {
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), pickle_bytes: 0 }
+        Self { nodes: Vec::new(), pickle_bytes: 0, left: 0 }
     }
 
     pub(super) fn add(&mut self, node: Node) -> Parsed<Id> {

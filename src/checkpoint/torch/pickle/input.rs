@@ -8,15 +8,35 @@ use crate::checkpoint::torch::fault::{Fault, Parsed};
 /// A line in a pickle holds a module or class name; longer ones are not names.
 const MAX_LINE: u64 = 4096;
 
+/// A pickle for which there is no memory.
+pub(in crate::checkpoint::torch) fn too_much() -> Fault {
+    Fault::new("what its pickle describes takes more memory than there is for it")
+        .with_hint("give more --memory, if the file is worth it; that of a usual model takes little")
+}
+
 /// A reader of opcodes and their arguments that knows how far it has come.
 pub(in crate::checkpoint::torch) struct Input<R> {
     reader: R,
     position: u64,
+    /// Bytes of memory that may still be taken for what the pickle holds.
+    left: u64,
 }
 
 impl<R: BufRead> Input<R> {
-    pub(in crate::checkpoint::torch) fn new(reader: R) -> Self {
-        Self { reader, position: 0 }
+    /// A pickle for which at most `memory` bytes of memory are taken.
+    pub(in crate::checkpoint::torch) fn new(reader: R, memory: u64) -> Self {
+        Self { reader, position: 0, left: memory }
+    }
+
+    /// Pays for memory that is about to be taken.
+    pub(super) fn pay(&mut self, bytes: u64) -> Parsed<()> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(too_much)?;
+        Ok(())
+    }
+
+    /// Bytes of memory that may still be taken.
+    pub(in crate::checkpoint::torch) fn left(&self) -> u64 {
+        self.left
     }
 
     /// Bytes consumed so far.
@@ -39,6 +59,10 @@ impl<R: BufRead> Input<R> {
     /// The next `length` bytes; memory grows only with what is really there.
     pub(super) fn bytes(&mut self, length: u64) -> Parsed<Vec<u8>> {
         self.reserve(length)?;
+        // Room for twice as many bytes may be made for them.
+        if length.saturating_mul(2) > self.left {
+            return Err(too_much());
+        }
         let mut bytes = Vec::new();
         self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {

@@ -9,6 +9,11 @@ use super::input::Input;
 use super::{MAX_NODES, MAX_STACK};
 use crate::checkpoint::torch::fault::{Fault, Parsed};
 
+/// What an entry of the memo takes while the table grows.
+const MEMO_BYTES: u64 = 32;
+/// What a value that is put into a list or a dict takes there, at most, while that grows.
+const FILLED_BYTES: usize = 8;
+
 /// Reads one pickle up to its stop mark; `input` stands behind the mark afterwards.
 ///
 /// # Errors
@@ -28,6 +33,7 @@ pub(in crate::checkpoint::torch) fn read(input: &mut Input<impl BufRead>) -> Par
     let root = machine.pop()?;
     let mut graph = machine.graph;
     graph.pickle_bytes = input.position() - start;
+    graph.left = input.left();
     Ok((graph, root))
 }
 
@@ -151,6 +157,7 @@ impl<R: BufRead> Machine<'_, R> {
             return Err(Fault::new(format!("pickle makes more than {MAX_NODES} memo entries")));
         }
         let top = self.top()?;
+        self.input.pay(MEMO_BYTES)?;
         self.memo.insert(key, top);
         Ok(())
     }
@@ -180,6 +187,7 @@ impl<R: BufRead> Machine<'_, R> {
             _ => self.pop_marked()?,
         };
         let target = self.top()?;
+        self.input.pay((values.len() * FILLED_BYTES) as u64)?;
         match (op, self.graph.node_mut(target)) {
             (b'a' | b'e', Node::List(items)) => items.extend(values),
             (b's' | b'u', Node::Dict(items)) => items.extend(pairs(&values)?),
@@ -244,11 +252,14 @@ impl<R: BufRead> Machine<'_, R> {
     }
 
     fn push_call(&mut self, callable: Id, args: Vec<Id>) -> Parsed<()> {
-        let args = self.graph.add(Node::Tuple(args.into_boxed_slice()))?;
+        let args = Node::Tuple(args.into_boxed_slice());
+        self.input.pay(args.cost())?;
+        let args = self.graph.add(args)?;
         self.push_node(Node::Call(Box::new(Call { callable, args, state: None, items: Vec::new() })))
     }
 
     fn push_node(&mut self, node: Node) -> Parsed<()> {
+        self.input.pay(node.cost())?;
         let id = self.graph.add(node)?;
         self.push(id)
     }

@@ -6,7 +6,8 @@
 //! know the few calls that make tensors and treat all others as opaque.
 //!
 //! Limits: [`MAX_BYTES`] of pickle, [`MAX_NODES`] nodes and memo entries, [`MAX_STACK`] values and marks on the stack.
-//! Memory stays proportional to the bytes read. Names that have no other use than running code are refused at once.
+//! Memory stays proportional to the bytes read, and within what [`Input`] was given: every value is paid for before it is
+//! made. Names that have no other use than running code are refused at once.
 //!
 //! The opcodes are those of CPython's `Lib/pickletools.py`.
 
@@ -18,7 +19,7 @@ mod machine;
 mod tests;
 
 pub(super) use graph::{Graph, Id, Node};
-pub(super) use input::Input;
+pub(super) use input::{Input, too_much};
 pub(super) use machine::read;
 
 /// The longest pickle that is read; a checkpoint of a million tensors needs half of it.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn parse(bytes: &[u8]) -> Result<(Graph, Id), String> {
-    read(&mut Input::new(bytes)).map_err(|fault| fault.cause().to_owned())
+    read(&mut Input::new(bytes, 1 << 30)).map_err(|fault| fault.cause().to_owned())
 }
 
 fn refusal(bytes: &[u8]) -> String {
