@@ -1,6 +1,6 @@
 //! What the machine has, and what this process has taken of it.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sysinfo::{MemoryRefreshKind, System};
 
 use super::{cgroup, format_bytes};
@@ -103,6 +103,16 @@ fn status_bytes(field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
+}
+
+/// Raises the limit on open files as far as this process may: a merge keeps the shards of all its inputs open.
+///
+/// Where the system does not allow it, the limit stays, and a file too many is an error by name.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
 }
 
 #[cfg(test)]

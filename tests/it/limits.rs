@@ -4,8 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use thalweg::dtype::Dtype;
+
 use crate::faults::{ended, inputs, skipped, small};
 use crate::program::{Ended, run};
+use crate::striped::{spec, write};
 
 /// The program under a limit in KiB that the shell sets.
 fn limited(root: &Path, limit: &str, args: &[&str]) -> Ended {
@@ -27,6 +30,21 @@ fn a_limit_below_the_budget_is_refused_and_no_limit_ends_in_an_abort() {
         assert!(matches!(ended.code, Some(0..=3)), "{kibibytes} KiB: {ended:?}");
         assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("allocation"), "{kibibytes}: {ended:?}");
     }
+}
+
+#[test]
+fn the_soft_limit_on_open_files_is_raised() {
+    let root = small();
+    let shards: Vec<_> = (0..30).map(|at| vec![spec(&format!("t{at:02}"), Dtype::F32, &[16])]).collect();
+    for (name, seed) in [("many", 1), ("more", 2)] {
+        write(&root.path().join(name), &shards, seed);
+    }
+    let merge = ["merge", "many", "more", "--out", "out", "--quiet"];
+    limited(root.path(), "-S -n 40", &merge).ok();
+    // Where the hard limit is as low, the file that is one too many is named.
+    let refused = limited(root.path(), "-n 40", &["merge", "many", "more", "--out", "other", "--quiet"]);
+    assert!(matches!(refused.code, Some(0..=3)) && !refused.stderr.contains("panicked"), "{refused:?}");
+    assert!(refused.code == Some(0) || refused.stderr.contains("model-000"), "{refused:?}");
 }
 
 /// A control group with a limit on its memory, gone when dropped.
