@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Loads a merged model in transformers and runs it: scripts/check-transformers.sh
+# Loads merged models in transformers and runs them: scripts/check-transformers.sh
 #
 # Makes a virtual environment with torch and transformers under target (some GB, once), or uses PYTHON=/path/to/python
 # that has them. Not a part of continuous integration, for the size of the download.
@@ -53,3 +53,6 @@ assert torch.isfinite(logits).all() and logits.std() > 0
 print(f"ok: {folder}: {sum(p.numel() for p in model.parameters())} parameters, logits {tuple(logits.shape)}")
 PYTHON
 done
+
+# Ties, names, layers and tokenizers that differ between the inputs.
+HF_HUB_OFFLINE=1 "$python" scripts/check-transformers.py "$target/release/thalweg" "$work/differing"

@@ -1,0 +1,84 @@
+"""The work of bench-tensors.sh: PROGRAM WORK MODELS BUDGET COUNT.."""
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+
+SHAPE, EXPERTS = [4, 4], 512
+
+
+def name(number):
+    layer, expert = divmod(number, EXPERTS)
+    return f"model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"
+
+
+def write(folder, count, seed):
+    os.makedirs(folder)
+    size = 2 * SHAPE[0] * SHAPE[1]
+    entry = {"dtype": "BF16", "shape": SHAPE}
+    header = {name(i): entry | {"data_offsets": [size * i, size * (i + 1)]} for i in range(count)}
+    header = json.dumps(header).encode()
+    header += b" " * (-len(header) % 8)
+    draw = random.Random(seed)
+    with open(f"{folder}/model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        low = draw.randbytes(size * count // 2)
+        sign = bytes(0x3D | (byte & 0x80) for byte in draw.randbytes(size * count // 2))
+        file.write(bytes(byte for pair in zip(low, sign) for byte in pair))
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump({"model_type": "llama", "hidden_size": 64}, file)
+
+
+def peak(command):
+    """The most resident bytes of a command, which must succeed; None when its memory was too small."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    words = child.stderr.read().decode()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode == 2 and "memory is too small" in words:
+        return None, words.strip().splitlines()[-1].strip()
+    if child.returncode:
+        sys.exit(f"{' '.join(command)}: {words}")
+    return usage.ru_maxrss * 1024, ""
+
+
+def main():
+    program, work, models, budget, *counts = sys.argv[1:]
+    limit = float(budget.rstrip("MiBG")) * (1 << (30 if "G" in budget else 20))
+    failed = False
+    print(f"{models} models, --memory {budget}; peak resident MiB")
+    print(f"{'tensors':>9} {'plan':>7} {'merge':>7} {'model':>7} {'verify':>7}")
+    for count in map(int, counts):
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            inputs = [f"{work}/{number}" for number in range(int(models))]
+            for number, folder in enumerate(inputs):
+                write(folder, count, number)
+            out = ["--out", f"{work}/out", "--memory", budget]
+            merge = [program, "merge", *inputs, *out, "--quiet"]
+            runs = [
+                [program, "plan", *inputs, *out],
+                merge,
+                [*merge, "--overwrite", "--granularity", "model"],
+                [program, "verify", f"{work}/out", "--quiet"],
+            ]
+            cells, said = [], []
+            for run in runs:
+                bytes_, words = peak(run)
+                said += [words] if words else []
+                failed |= bytes_ is not None and bytes_ > limit and run[1] != "verify"
+                cells.append(f"{bytes_ / (1 << 20):7.0f}" if bytes_ else "refused")
+                if bytes_ is None:
+                    break
+            print(f"{count:>9}", *cells, *said, flush=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    if failed:
+        sys.exit(f"bench-tensors: more resident than {budget}")
+
+
+main()
