@@ -2,8 +2,8 @@
 //! codes and a mean of scales are not the mean of what they stand for.
 //!
 //! What the tensors are called and which types they have decides; what a config says gives the layout its name, and
-//! decides where names alone would not. A config that calls plain floats quantised is stale. [`layouts`] lists what is
-//! known, [`claim`] reads the configs. Nothing is decoded here.
+//! decides where names alone would not. A config that calls plain floats quantised is stale. `layouts` lists what is
+//! known, `claim` reads the configs. Nothing is decoded here.
 
 mod claim;
 mod layouts;
