@@ -77,8 +77,8 @@ pub(super) fn pack(
             return Err(Error::new(
                 Kind::Interrupted,
                 "stopped on request",
-                to.display(),
-                "it is not compressed whole",
+                to.file_stem().unwrap_or_default().to_string_lossy(),
+                "it was being compressed; what was finished before stays",
             )
             .with_hint("run the same command again to go on from here")
             .resumable());
