@@ -17,5 +17,5 @@ budget=${1:-256MiB}
 shift || true
 target=${CARGO_TARGET_DIR:-target}
 cargo build --release --locked --bin thalweg
-exec python3 scripts/bench-tensors.py "$target/release/thalweg" "$target/tensors" "${MODELS:-3}" "$budget" "${@:-20000}" \
-    $([ $# -gt 0 ] || echo 50000 100000)
+[ $# -gt 0 ] || set -- 20000 50000 100000
+exec python3 scripts/bench-tensors.py "$target/release/thalweg" "$target/tensors" "${MODELS:-3}" "$budget" "$@"

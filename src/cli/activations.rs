@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::align::activations::{Recorded, Recording, record};
 use crate::align::network::{network, parameters};
 use crate::align::{Store, Symmetries, fingerprint};
-use crate::checkpoint::SourceOptions;
+use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
 use crate::engine::Stop;
 use crate::error::{Error, Kind, Result, shown_name};
@@ -79,11 +79,10 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     let kernels = Kernels::detect();
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let path = path_of(args)?;
-    let model = job::open(&args.model, &args.quantised, &wish, &[])?;
-    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
-    let symmetries = Symmetries::of(&model, spec.as_ref())?;
-    let data = DataSet::open(&args.data, kernels)?;
-    let network = network(&symmetries, model.config()?.as_ref(), data.shape())?;
+    let model = job::open(&args.model, &args.quantised, &wish, &[]).map_err(Error::refused)?;
+    let symmetries = found(args, &model).map_err(Error::refused)?;
+    let data = DataSet::open(&args.data, kernels).map_err(Error::refused)?;
+    let network = network(&symmetries, model.config()?.as_ref(), data.shape()).map_err(Error::refused)?;
     let store = Store::open(&model, &SourceOptions::default(), kernels)?;
     let parameters = parameters(&network, &store)?;
     let fixed = process_bytes(wish.threads, &[&model]) + parameters.bytes();
@@ -123,6 +122,11 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
         (false, false) => print(&as_text(&path, &recorded)),
         (false, true) => Ok(()),
     }
+}
+
+fn found(args: &ActivationsArgs, model: &Checkpoint) -> Result<Symmetries> {
+    let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
+    Symmetries::of(model, spec.as_ref())
 }
 
 fn stopped(path: &Path) -> Error {

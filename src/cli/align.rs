@@ -177,7 +177,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     tell(&ready, &pair.warnings, monitor.as_ref());
     let (device_of, io) = (ready.opened().driver.clone(), merge::io(args.run.io));
     let options = Options { kernels, device: device_of, io, stop, monitor, ..Options::default() };
-    let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).and_then(|by| {
+    let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).map_err(Error::refused).and_then(|by| {
         align(Align {
             pair,
             by,

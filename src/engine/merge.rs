@@ -52,8 +52,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
     let Preflight { sides, left, .. } = preflight(&plan, Arc::clone(&storage), &target)?;
     let mut check = checking(&options);
-    let begun = Output::begin(Arc::clone(&storage), &target, plan.layout.clone(), &plan.identity, &mut check);
-    let begun = begun.map_err(Error::refused)?;
+    let begun = Output::begin(Arc::clone(&storage), &target, plan.layout.clone(), &plan.identity, &mut check)?;
     let (mut looked_at, mut said) = (None, vec![]);
     let (manifest, moved, status) = match begun {
         Begun::Complete(manifest) => {

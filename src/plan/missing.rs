@@ -126,6 +126,7 @@ impl Inputs<'_> {
         let model = self.job.document.models()[*renamed].to_string();
         let rest = match left {
             0 => String::new(),
+            1 => "\n1 tensor is in one of the two only even then: `missing` says what becomes of it".to_owned(),
             left => {
                 format!("\n{left} tensors are in one of the two only even then: `missing` says what becomes of those")
             }

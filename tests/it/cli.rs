@@ -198,7 +198,8 @@ fn progress_in_a_pipe_is_a_line_every_few_seconds() {
     let lines: Vec<&str> = ended.stderr.lines().collect();
     assert!((1..4).contains(&lines.len()), "{ended:?}");
     for line in lines {
-        assert!(line.starts_with("merging ") && line.contains("%), ") && line.contains(" GB/s, ["), "{line}");
+        assert!(line.starts_with("merging ") && line.contains("%), ") && line.contains(" GB/s, "), "{line}");
+        assert!(line.ends_with(" of 256 MiB]"), "{line}");
     }
     assert!(ended.stdout.starts_with("merged "), "{ended:?}");
 }

@@ -35,7 +35,7 @@ fn a_limit_below_the_budget_is_refused_and_no_limit_ends_in_an_abort() {
 #[test]
 fn the_soft_limit_on_open_files_is_raised() {
     let root = small();
-    let shards: Vec<_> = (0..30).map(|at| vec![spec(&format!("t{at:02}"), Dtype::F32, &[16])]).collect();
+    let shards: Vec<_> = (0..30).map(|at| vec![spec(format!("t{at:02}"), Dtype::F32, &[16])]).collect();
     for (name, seed) in [("many", 1), ("more", 2)] {
         write(&root.path().join(name), &shards, seed);
     }

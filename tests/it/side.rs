@@ -78,7 +78,7 @@ fn what_python_writes_into_configs_is_accepted_and_keeps_its_bytes_where_somethi
     let without = tokenizer.replace("\n  \"chat_template\": \"x\",", "");
     assert_eq!(text(root.path(), "out/tokenizer_config.json"), without);
     put(root.path(), "a/config.json", "{\n  \"a\": Infinite\n}");
-    run(root.path(), ["merge", "a", "b", "--out", "bad"]).fails(1, &["a/config.json", "no value at line 2 column 8"]);
+    run(root.path(), ["merge", "a", "b", "--out", "bad"]).fails(2, &["a/config.json", "no value at line 2 column 8"]);
 }
 
 #[test]

@@ -94,9 +94,10 @@ pub fn align(align: Align) -> Result<Aligned> {
     check_limits(memory, threads)?;
     let pool = pool(threads)?;
     let on_device = backend::host_bytes(&options, device, memory)?;
-    matching.memory = left_for_matching(&pair, &by, &matching, (memory, on_device), &pool)?;
+    let left = left_for_matching(&pair, &by, &matching, (memory, on_device), &pool);
+    matching.memory = left.map_err(Error::refused)?;
     let mut identity = pair.identity(&matching);
-    by.add_to(&mut identity)?;
+    by.add_to(&mut identity).map_err(Error::refused)?;
     let run = Run {
         pair: &pair,
         by: &by,

@@ -124,7 +124,7 @@ fn a_torn_tail_is_cut_off_and_other_damage_refused() {
     // Another command's journal: other options, then another model.
     fs::write(dir.join(&journal), &bytes).expect("written");
     run(dir, ["align", "model", "planted", "--out", OUT, "--seed", "9"]).fails(
-        1,
+        2,
         &["cannot resume: .perms.safetensors.thalweg/journal: options.seed: journal has 0, this run 9", "--restart"],
     );
     run(dir, ["align", "planted", "model", "--out", OUT]).fails(2, &["reference: journal has", "--restart"]);

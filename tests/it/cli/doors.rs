@@ -331,7 +331,7 @@ fn another_finished_merge_is_told_apart_in_words() {
         ),
     ] {
         let args = ["merge"].into_iter().chain(typed.split(' ')).chain(["--out", "out"]);
-        let said = run(root.path(), args).fails(1, &["another merge is finished there", words, "--overwrite"]);
+        let said = run(root.path(), args).fails(2, &["another merge is finished there", words, "--overwrite"]);
         assert!(!said.stderr.contains("manifest") && !said.stderr.contains("recipe."), "{said:?}");
         assert_eq!(
             said.stderr.contains("--restart discards unfinished work only"),

@@ -26,7 +26,7 @@ fn assert_names(error: &Error, model: &str, tensor: &str, index: usize, about: &
     assert_eq!((error.kind(), error.exit_code()), (Kind::NonFinite, 1), "{about}: {text}");
     assert!(text.contains(&format!("/{model}: `{tensor}`")), "{about}: {text}");
     assert!(text.ends_with(&format!("flat index {index}")), "{about}: wanted {index}: {text}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("--nan")), "{about}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`nan: propagate`")), "{about}");
 }
 
 /// Four chunks to a block of F32.

@@ -1,7 +1,7 @@
 //! Numbers that are huge beside each other, tiny, or nearly alike, against the reference.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::reference::files::read_model;
 use crate::reference::{Model, Random, Rule, Tensor, distance, norm, round_to};
 
 /// With a base.
-fn based(run: Run, base: &PathBuf) -> Run {
+fn based(run: Run, base: &Path) -> Run {
     run.with("base_model", base.to_str().expect("text"))
 }
 
@@ -93,7 +93,7 @@ fn sums_of_inputs_whose_weights_cancel_are_rounded_once() {
     let mut random = Random::new(910);
     let first = random.gaussian(1000);
     let second: Vec<f64> = first.iter().zip(random.gaussian(1000)).map(|(x, noise)| x + 1e-4 * noise).collect();
-    let values = vec![first, second];
+    let values = [first, second];
     let models: Vec<Model> = values.iter().map(|values| only(vector(Dtype::F32, values))).collect();
     let paths = place.models(&models);
     for weights in [[0.1, -0.1], [1e5 + 0.25, -1e5], [-1e8 + 1.0, 1e8]] {

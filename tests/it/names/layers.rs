@@ -110,9 +110,9 @@ fn layers_that_no_config_can_count_are_refused() {
         let root = tempdir().expect("temporary folder");
         put(root.path(), "a", &deep("model.layers.", 2, &[]), &a_says);
         put(root.path(), "b", b, &b_says);
-        merge(root.path(), "a b --missing common").fails(1, &[words, "a/config.json", "--base N"]);
+        merge(root.path(), "a b --missing common").fails(2, &[words, "a/config.json", "--base N"]);
         // `plan` judges as `merge` does.
-        crate::program::run(root.path(), ["plan", "a", "b", "--missing", "common", "--out", "out"]).fails(1, &[words]);
+        crate::program::run(root.path(), ["plan", "a", "b", "--missing", "common", "--out", "out"]).fails(2, &[words]);
         assert!(!root.path().join("out").exists());
     }
 }
@@ -142,7 +142,7 @@ fn biases_that_no_switch_stands_for_are_refused_by_name() {
         put(root.path(), "a", &deep("model.layers.", 2, &[]), &config);
         put(root.path(), "b", &deep("model.layers.", 2, biases), &config);
         let words = ["the base has no model.layers.0.self_attn.", "a/config.json"];
-        merge(root.path(), "a b --missing common").fails(1, &words);
+        merge(root.path(), "a b --missing common").fails(2, &words);
         merge(root.path(), "a b --missing common --base 2").ok();
     }
 }

@@ -158,7 +158,7 @@ fn networks_and_data_that_do_not_go_together_are_refused() {
         assert!(!dir.join("acts").exists() || std::fs::read_dir(dir.join("acts")).expect("a folder").count() < 2);
     };
     random_data(&dir.join("data.safetensors"), 4, &[5]);
-    refused(1, &["layers.0.weight: takes 6 numbers, a sample has 5"]);
+    refused(2, &["layers.0.weight: takes 6 numbers, a sample has 5"]);
     let labels = ("labels", Dtype::U8, vec![2], vec![1, 4]);
     write_data(&dir.join("data.safetensors"), &[("inputs", Dtype::U8, vec![2, 6], vec![1; 12]), labels], &[]);
     refused(1, &["`labels`: sample 1 has label 4, the network has 4 classes"]);

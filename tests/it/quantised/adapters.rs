@@ -27,7 +27,7 @@ fn adapters_are_refused_at_every_door_with_what_to_do() {
     ];
     for door in doors {
         let words = ["an adapter, not a model", "mean of factors", "merge the adapter into its model first"];
-        run(root.path(), door).fails(1, &words);
+        run(root.path(), door).fails(2, &words);
     }
 }
 

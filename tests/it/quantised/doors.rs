@@ -49,7 +49,7 @@ fn every_door_refuses_quantised_weights() {
     for door in doors {
         let policy = if door.contains(&"recipe.yml") { "`quantised: raw`" } else { "`--quantised raw`" };
         let words = ["a", "quantised", "FP8 with scales", "`l.weight`", "dequantise", policy];
-        run(root.path(), door).fails(1, &words);
+        run(root.path(), door).fails(2, &words);
     }
     assert!(!root.path().join("out").exists());
 }
@@ -60,7 +60,7 @@ fn raw_codes_are_merged_as_they_are_stored_and_verified_against_their_inputs() {
     let merge = ["merge", "a", "b", "--out", "out", "--quantised", "raw", "--memory", "128MiB", "--json", "--quiet"];
     let report = run(root.path(), merge).ok().json();
     assert!(report["warnings"].to_string().contains("numbers that they are stored as"), "{report}");
-    run(root.path(), ["verify", "out", "--against", "a", "b"]).fails(1, &["quantised"]);
+    run(root.path(), ["verify", "out", "--against", "a", "b"]).fails(2, &["quantised"]);
     run(root.path(), ["verify", "out", "--against", "a", "b", "--quantised", "raw"]).ok();
     let recipe = "merge_method: karcher\nquantised: raw\nmodels: [{model: a}, {model: b}]\n";
     fs::write(root.path().join("recipe.yml"), recipe).expect("written");
