@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# Makes three tiny fine-tunes of one model, merges them with the release binary and verifies the result.
+# Makes three tiny fine-tunes of one model, merges them with the release binary and verifies the result: scripts/demo.sh
+#
 # Everything lies under target/demo afterwards, to look at.
-set -Eeuo pipefail
-cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
 
-target=${CARGO_TARGET_DIR:-target}
 demo=$target/demo
 
 trap 'printf "\nFAILED: the command above did not succeed\n" >&2' ERR
-say() { printf '\n== %s\n' "$*"; }
 run() {
     printf '$ %s\n' "$*"
     "$@"
 }
 
 say "Building thalweg (the first time takes two to three minutes)"
-cargo build --release --locked --workspace --bin thalweg --bin make-checkpoint
+build thalweg make-checkpoint
 
 rm -rf "$demo"
 say "Making three fine-tunes of one tiny Llama-shaped model"

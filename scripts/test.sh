@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# The whole gate: format, lints, tests, documentation. Continuous integration runs this and nothing weaker.
-set -Eeuo pipefail
-cd "$(dirname "$0")/.."
+# The whole gate: format, lints, tests, documentation: scripts/test.sh
+#
+# Continuous integration runs this and nothing weaker. A step whose tool is not installed says so.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
 
 step=none
 trap 'printf "\nFAILED in: %s\n" "$step" >&2' ERR
 begin() {
     step=$1
-    printf '\n== %s (%d s)\n' "$step" "$SECONDS"
+    say "$step ($SECONDS s)"
 }
 
 begin "format"
@@ -21,10 +23,16 @@ cargo clippy --locked --no-default-features --lib --bins -- -D warnings
 
 if command -v shellcheck >/dev/null; then
     begin "shell scripts"
-    shellcheck scripts/*.sh .ci/run
+    shellcheck scripts/*.sh scripts/*/*.sh .ci/run
 else
     printf '\nshellcheck is not installed: shell scripts not checked\n'
 fi
+
+begin "help of the scripts"
+for each in scripts/*.sh scripts/*/*.sh; do
+    # The common part is no program.
+    [ "$each" = scripts/lib.sh ] || "$each" --help | grep -q "$each" || die "$each --help does not say how to call it"
+done
 
 begin "tests"
 # Benchmarks are measurements, not tests; they are compiled by the lints above.

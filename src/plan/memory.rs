@@ -13,7 +13,7 @@ const PROGRAM_BYTES: u64 = 24 << 20;
 /// Stack and allocator arena that a worker thread touches.
 const THREAD_BYTES: u64 = 1 << 20;
 /// What a run keeps per output tensor and source: names, ranges, records of what was found, and the manifest's text at
-/// the end. `scripts/bench-tensors.sh` measures it.
+/// the end. `scripts/bench/tensors.sh` measures it.
 const RECORD_BYTES: u64 = 4352;
 /// A window is mapped in whole pages, and the kernel maps some around it.
 pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;

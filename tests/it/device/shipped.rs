@@ -9,7 +9,7 @@ fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Where `scripts/check-nvrtc.sh` keeps the compiler that makes what is shipped.
+/// Where `scripts/check/nvrtc.sh` keeps the compiler that makes what is shipped.
 fn compiler(root: &Path) -> Option<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let mut folders: Vec<PathBuf> = std::fs::read_dir(target.join("nvrtc")).ok()?.flatten().map(|e| e.path()).collect();
@@ -22,11 +22,11 @@ fn compiler(root: &Path) -> Option<PathBuf> {
 fn the_shipped_ptx_is_what_the_source_gives() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let Some(compiler) = compiler(root) else {
-        return skipped("NVRTC is not at hand; scripts/check-nvrtc.sh fetches it");
+        return skipped("NVRTC is not at hand; scripts/check/nvrtc.sh fetches it");
     };
     let made = tempfile::NamedTempFile::new().expect("a file");
     let output = Command::new("python3")
-        .arg(root.join("scripts/nvrtc.py"))
+        .arg(root.join("scripts/check/nvrtc.py"))
         .arg(compiler.join("libnvrtc.so.12"))
         .arg(root.join("src/kernel/cuda/kernels.cu"))
         .arg("compute_80")
@@ -37,5 +37,5 @@ fn the_shipped_ptx_is_what_the_source_gives() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shipped = std::fs::read(root.join("src/kernel/cuda/kernels.ptx")).expect("the shipped kernels");
     let made = std::fs::read(made.path()).expect("what was made");
-    assert!(made == shipped, "kernels.ptx is out of date: run scripts/check-nvrtc.sh --write");
+    assert!(made == shipped, "kernels.ptx is out of date: run scripts/check/nvrtc.sh --write");
 }

@@ -1,5 +1,5 @@
 //! How fast a CUDA device copies, measures, combines and multiplies, beside the processor's kernels; called by
-//! scripts/check-cuda.sh.
+//! scripts/check/cuda.sh.
 //!
 //! Usage: device-speed [DEVICE]. Speeds are of the inputs' bytes; copies run from and to pinned memory. The bytes and sums
 //! of both are compared, and a difference is a failure. Products of matrices are those of an alignment, copies and
