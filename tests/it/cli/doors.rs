@@ -34,9 +34,9 @@ fn flags_and_keys_share_their_bounds() {
 }
 
 #[test]
-fn help_reference_and_readme_state_the_bounds_and_defaults_that_hold() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a README");
-    let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+fn help_reference_and_guide_state_the_bounds_and_defaults_that_hold() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide.md")).expect("a guide");
+    let guide = guide.split_whitespace().collect::<Vec<_>>().join(" ");
     let (merge, align) = (said("merge --help"), said("align --help"));
     assert_eq!((Karcher::MAX_ITER, Karcher::TOL), (GeometricMedian::MAX_ITER, GeometricMedian::TOL));
     let threads = format!("{} to {}", THREADS.start(), THREADS.end());
@@ -47,14 +47,14 @@ fn help_reference_and_readme_state_the_bounds_and_defaults_that_hold() {
     for (text, words) in [
         (&merge, format!("threads, {threads} [default")),
         (&align, format!("threads, {threads} [default")),
-        (&readme, format!("threads, {threads};")),
+        (&guide, format!("threads, {threads};")),
         (&merge, format!("of this level ({levels})")),
-        (&readme, format!("level {levels} |")),
+        (&guide, format!("level {levels} |")),
         (&merge, format!("number of iterations [default: {steps}]")),
         (&merge, format!("shorter than this [default: {tol:e}]")),
-        (&readme, format!("after {steps} steps, or at a step of {tol:e} radians")),
+        (&guide, format!("after {steps} steps, or at a step of {tol:e} radians")),
         (&merge, "in one shard [default: 5GB]".to_owned()),
-        (&readme, "in one output shard; 5GB by default".to_owned()),
+        (&guide, "in one output shard; 5GB by default".to_owned()),
         (&align, format!("over all groups, {sweeps}")),
     ] {
         assert!(text.contains(&words), "wanted {words:?} in {text}");
