@@ -28,6 +28,13 @@ else
     printf '\nshellcheck is not installed: shell scripts not checked\n'
 fi
 
+if cargo deny --version >/dev/null 2>&1; then
+    begin "licences and origins of dependencies"
+    cargo deny --locked check --hide-inclusion-graph licenses bans sources
+else
+    printf '\ncargo-deny is not installed: licences and origins of dependencies not checked\n'
+fi
+
 begin "help of the scripts"
 for each in scripts/*.sh scripts/*/*.sh; do
     # The common part is no program.
