@@ -34,6 +34,7 @@ mod readme;
 mod recheck;
 mod recipe;
 mod reference;
+mod releases;
 mod replacing;
 mod resume;
 mod side;
