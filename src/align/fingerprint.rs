@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::checkpoint::{Checkpoint, SourceOptions, TensorEntry};
+use crate::checkpoint::{Checkpoint, Name, SourceOptions, TensorEntry};
 use crate::error::Result;
 
 /// Bytes of each tensor that are looked at.
@@ -18,7 +18,7 @@ const SAMPLE_BYTES: u64 = 256;
 /// When a file cannot be read.
 pub fn of(model: &Checkpoint) -> Result<String> {
     let options = SourceOptions::default();
-    let mut names: Vec<(&String, &TensorEntry)> = model.tensors().iter().collect();
+    let mut names: Vec<(&Name, &TensorEntry)> = model.tensors().iter().collect();
     // In the order of files, so that compressed ones are read from front to back.
     names.sort_by_key(|(_, entry)| (entry.file, entry.bytes.start));
     let mut open = None;

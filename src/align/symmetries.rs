@@ -148,7 +148,7 @@ impl Symmetries {
     pub fn of(model: &Checkpoint, spec: Option<&Spec>) -> Result<Self> {
         let config = model.config()?;
         let shapes: IndexMap<String, Vec<u64>> =
-            model.tensors().iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
+            model.tensors().iter().map(|(name, entry)| (name.to_string(), entry.shape.clone())).collect();
         let chosen;
         let spec = match spec {
             Some(spec) => spec,

@@ -80,10 +80,10 @@ impl Store {
     pub fn open(model: &Checkpoint, options: &SourceOptions, kernels: Kernels) -> Result<Self> {
         let sources =
             (0..model.files().len()).map(|file| model.open_file(file, options)).collect::<Result<Vec<_>>>()?;
-        let entry = |(name, entry): (&String, &crate::checkpoint::TensorEntry)| {
+        let entry = |(name, entry): (&crate::checkpoint::Name, &crate::checkpoint::TensorEntry)| {
             let source = Arc::clone(&sources[entry.file]);
             let (dtype, shape, offset) = (entry.dtype, entry.shape.clone(), entry.bytes.start);
-            (name.clone(), Entry { dtype, shape, offset, source })
+            (name.to_string(), Entry { dtype, shape, offset, source })
         };
         Ok(Self { tensors: model.tensors().iter().map(entry).collect(), kernels })
     }

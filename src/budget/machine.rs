@@ -88,6 +88,23 @@ fn resource_limits() -> impl Iterator<Item = (&'static str, u64)> {
     limits.into_iter().filter_map(|(name, resource)| Some((name, getrlimit(resource).current?)))
 }
 
+/// Asks the allocator to keep little of what is freed, in few places: what it keeps is resident, and no budget sees it.
+pub fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    for (what, value) in [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 1 << 20)]
+    {
+        // SAFETY: the function takes plain numbers; what it does not know or like it refuses.
+        let _ = unsafe { libc::mallopt(what, value) };
+    }
+}
+
+/// Gives memory that was freed back to the system.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the function may be called at any time, from any thread.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
 /// The largest resident size that this process has had, in bytes, as the kernel accounts it; `None` where it does not.
 pub fn peak_resident_bytes() -> Option<u64> {
     status_bytes("VmHWM:")
@@ -105,14 +122,22 @@ fn status_bytes(field: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// Raises the limit on open files as far as this process may: a merge keeps the shards of all its inputs open.
-///
-/// Where the system does not allow it, the limit stays, and a file too many is an error by name.
+/// With more open files there is nothing left to gain.
+const MOST_FILES: u64 = 4096;
+/// With fewer nothing can be merged.
+const FEWEST_FILES: u64 = 4;
+
+/// Raises the limit on open files as far as this process may. A refusal leaves it as it is.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     }
+}
+
+/// How many files the inputs may have open, and as many the shards in the making: each half of what the process may.
+pub fn most_open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.map_or(MOST_FILES, |limit| (limit / 2).clamp(FEWEST_FILES, MOST_FILES))
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ mod size;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use buffers::{Buffer, Buffers, PAGE};
-pub use machine::{check_limits, check_machine, default_bytes, peak_resident_bytes, raise_open_files, resident_bytes};
+pub use machine::{
+    check_limits, check_machine, default_bytes, give_back, keep_little, most_open_files, peak_resident_bytes,
+    raise_open_files, resident_bytes,
+};
 pub use size::{format_bytes, parse_bytes};
 
 /// A number of bytes that may be held at once.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::index::read_capped;
 use super::leftover::is_leftover_folder;
 use super::side::weight_format;
-use super::{Checkpoint, OpenOptions, folder, side};
+use super::{Checkpoint, Name, OpenOptions, folder, side};
 use crate::error::{Error, Kind, Result};
 
 /// Files that say which sub-folders a model consists of.
@@ -68,7 +68,7 @@ impl Checkpoint {
         }));
         let tensors = component.tensors.into_iter().map(|(tensor, mut entry)| {
             entry.file += first;
-            (format!("{before}{tensor}"), entry)
+            (Name::from(format!("{before}{tensor}")), entry)
         });
         self.tensors.extend(tensors);
         self.left_out.extend(component.left_out.into_iter().map(|(tensor, why)| (format!("{before}{tensor}"), why)));

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 
 use super::header::Header;
 use super::source::{Input, Source};
-use super::{TensorEntry, pickled, zst};
+use super::{Name, TensorEntry, pickled, zst};
 use crate::error::{Error, Kind, Result};
 
 /// How a file's bytes are wrapped.
@@ -50,7 +50,7 @@ pub struct InputFile {
 /// What is known of a file once its header was read.
 pub(super) struct Inspected {
     pub file: InputFile,
-    pub tensors: Vec<(String, TensorEntry)>,
+    pub tensors: Vec<(Name, TensorEntry)>,
     /// Tensors that share their bytes with an earlier one, and that one.
     pub ties: Vec<(String, String)>,
     pub warnings: Vec<String>,
@@ -68,7 +68,10 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&st
     }
     let identity = input.identity;
     let header = match container {
-        Container::Plain => Header::read(BufReader::new(&input.file), Some(identity.len), &path, index, memory)?,
+        Container::Plain => {
+            let file = input.file().map_err(|error| Error::io("cannot read", &path, error))?;
+            Header::read(BufReader::new(&*file), Some(identity.len), &path, index, memory)?
+        }
         Container::ZstdSeekable => {
             let source = zst::SeekableSource::new(Input::reopen(&path, identity)?)?;
             Header::read(plain(&input)?, Some(source.len()), &path, index, memory)?

@@ -16,8 +16,8 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-use super::TensorEntry;
 use super::strings::{OrNull, UniqueStrings};
+use super::{Name, TensorEntry};
 use crate::budget::format_bytes;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -45,7 +45,7 @@ const CHECKED_AT_ONCE: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Header {
     /// Tensors by offset, their ranges counted from the start of the file.
-    pub tensors: Vec<(String, TensorEntry)>,
+    pub tensors: Vec<(Name, TensorEntry)>,
     /// The `__metadata__` map, in the order of the file.
     pub metadata: IndexMap<String, String>,
     /// blake3 over the length prefix and the JSON.
@@ -117,7 +117,7 @@ impl Header {
         for some in raw_tensors.chunks(CHECKED_AT_ONCE) {
             agree_with_reference(some)?;
         }
-        let entry = |(name, tensor): (String, RawTensor)| (name, tensor.entry(start, file));
+        let entry = |(name, tensor): (String, RawTensor)| (Name::from(name), tensor.entry(start, file));
         Ok(Self {
             tensors: raw_tensors.into_iter().map(entry).collect(),
             metadata: raw.metadata,

@@ -14,7 +14,7 @@ use super::header::shown;
 use super::regular::open_regular;
 use super::side::weight_format;
 use super::strings::UniqueStrings;
-use super::{InputFile, TensorEntry};
+use super::{InputFile, Name, TensorEntry};
 use crate::error::{Error, Kind, Result};
 
 /// The longest index that is read.
@@ -57,10 +57,10 @@ impl Index {
     /// Checks that every tensor of the index is in the shard that it names.
     ///
     /// Tensors that the index does not name are fine: loaders read whole shards as well.
-    pub fn check(&self, tensors: &IndexMap<String, TensorEntry>, files: &[InputFile]) -> Result<()> {
+    pub fn check(&self, tensors: &IndexMap<Name, TensorEntry>, files: &[InputFile]) -> Result<()> {
         let bad = |cause: String| Err(Error::new(Kind::Input, "index does not fit", self.path.display(), cause));
         for (name, shard) in &self.weight_map {
-            let Some(tensor) = tensors.get(name) else {
+            let Some(tensor) = tensors.get(name.as_str()) else {
                 return bad(format!("tensor {} is not in {shard}, nor in any other shard", shown(name)));
             };
             let actual = &files[tensor.file].name;

@@ -55,10 +55,11 @@ impl MapSource {
 
     fn map(&self, range: &Range<u64>) -> io::Result<Mmap> {
         let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        let file = self.input.file()?;
         // SAFETY: the map is read-only. A file that changes under it can show other bytes or raise SIGBUS past a new
         // end, never an invalid value, for every byte is a valid u8; length and time are checked at every load, and
         // `guard_maps` is there for the rest.
-        let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&self.input.file) }?;
+        let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&*file) }?;
         // Without it a fault reads around its page, half of that behind; a refusal costs speed only.
         let _ = map.advise(Advice::Sequential);
         populate(&map)?;

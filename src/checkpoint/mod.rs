@@ -15,7 +15,9 @@ mod header;
 mod index;
 mod leftover;
 mod map;
+mod names;
 mod nested;
+mod opened;
 mod parts;
 mod pickled;
 mod positioned;
@@ -32,6 +34,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 
@@ -47,6 +50,7 @@ use crate::error::{Error, Kind, Result};
 pub use bus::guard_maps;
 pub use file::{Container, InputFile};
 pub use header::MAX_HEADER_BYTES;
+pub use names::Names;
 pub use regular::{create_anew, open_regular};
 pub use side::{Beside, MANIFEST_NAME, look as look_beside};
 pub use source::{Io, Source, SourceOptions, Window};
@@ -54,6 +58,9 @@ pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 
 /// What the names of output heads end in that models tie to their input embeddings.
 const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
+
+/// The name of a tensor: one text, shared by all that speak of the tensor.
+pub type Name = ArcStr;
 
 /// Where a tensor is and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +84,7 @@ pub struct Checkpoint {
     root: PathBuf,
     folder: Option<PathBuf>,
     files: Vec<InputFile>,
-    tensors: IndexMap<String, TensorEntry>,
+    tensors: IndexMap<Name, TensorEntry>,
     state_dict_key: Option<String>,
     left_out: Vec<(String, String)>,
     warnings: Vec<String>,
@@ -154,7 +161,7 @@ impl Checkpoint {
 
     /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are wanted raw.
     fn judge(&mut self, options: &OpenOptions) -> Result<()> {
-        if let Some(error) = adapter::refusal(&self.root, self.tensors.keys().map(String::as_str)) {
+        if let Some(error) = adapter::refusal(&self.root, self.tensors.keys().map(|name| name.as_str())) {
             return Err(error);
         }
         let shapes = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
@@ -191,7 +198,7 @@ impl Checkpoint {
             return Ok(());
         }
         for (head, embeddings) in pairs {
-            if self.tensors.shift_remove(&head).is_some() {
+            if self.tensors.shift_remove(head.as_str()).is_some() {
                 self.left_out.push((head, format!("it is {embeddings}, tied to it by the config")));
             }
         }
@@ -206,7 +213,7 @@ impl Checkpoint {
     pub fn rename(&mut self, mut new_name: impl FnMut(&str) -> Result<Option<String>>) -> Result<()> {
         let mut renamed = IndexMap::with_capacity(self.tensors.len());
         for (name, tensor) in std::mem::take(&mut self.tensors) {
-            let to = new_name(&name)?.unwrap_or_else(|| name.clone());
+            let to = new_name(&name)?.map_or_else(|| name.clone(), Name::from);
             let Some((first, _)) = renamed.insert(to.clone(), (name.clone(), tensor)) else { continue };
             let cause = format!("{} and {} would both be called {}", shown(&first), shown(&name), shown(&to));
             return Err(Error::new(Kind::Mismatch, "cannot rename tensors", self.root.display(), cause)
@@ -216,7 +223,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add(&mut self, tensors: Vec<(String, TensorEntry)>) -> Result<()> {
+    fn add(&mut self, tensors: Vec<(Name, TensorEntry)>) -> Result<()> {
         self.tensors.reserve(tensors.len());
         for (name, tensor) in tensors {
             match self.tensors.entry(name) {
@@ -250,7 +257,7 @@ impl Checkpoint {
     }
 
     /// All tensors by name, in the order in which they lie in the files.
-    pub fn tensors(&self) -> &IndexMap<String, TensorEntry> {
+    pub fn tensors(&self) -> &IndexMap<Name, TensorEntry> {
         &self.tensors
     }
 
@@ -335,9 +342,9 @@ impl Checkpoint {
 const BLOCK_BYTES: usize = 16;
 
 /// What a tensor takes among [`Checkpoint::tensors`].
-fn entry_bytes(name: &String, tensor: &TensorEntry) -> u64 {
-    let entry = size_of::<(String, TensorEntry)>() + 2 * size_of::<usize>();
-    (entry + name.capacity() + tensor.shape.capacity() * size_of::<u64>() + 3 * BLOCK_BYTES) as u64
+fn entry_bytes(name: &Name, tensor: &TensorEntry) -> u64 {
+    let entry = size_of::<(Name, TensorEntry)>() + 2 * size_of::<usize>();
+    (entry + name.len() + tensor.shape.capacity() * size_of::<u64>() + 3 * BLOCK_BYTES) as u64
 }
 
 /// A source over a file that holds its bytes as they are.

@@ -3,9 +3,8 @@
 //! Tensors that lie in the file in order are read from there. A file in which some do not is converted, whole and once,
 //! into the scratch folder; what the conversion will look like is known when the file is opened.
 
-use std::fs::OpenOptions;
+use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +13,7 @@ use super::header::{Header, check_name, shown};
 use super::side::weight_format;
 use super::source::{Input, Io, Source, SourceOptions, Window, within};
 use super::torch::{TorchFile, is_torch};
-use super::{TensorEntry, open_plain};
+use super::{Name, TensorEntry, open_plain};
 use crate::budget::default_bytes;
 use crate::error::{Error, Kind, Result};
 
@@ -26,7 +25,7 @@ const NAMED: usize = 3;
 /// Whether `input` must be read as a PyTorch file.
 pub(super) fn is_pickled(input: &Input, name: &str) -> Result<bool> {
     let mut head = [0; 9];
-    let read = input.file.read_at(&mut head, 0).map_err(|error| Error::io("cannot read", &input.path, error))?;
+    let read = input.read_at(&mut head, 0).map_err(|error| Error::io("cannot read", &input.path, error))?;
     // A safetensors header of suitable length begins like a pickle, and has its brace where no torch file has one.
     let is_json = read == head.len() && head[8] == b'{';
     Ok(match weight_format(name) {
@@ -62,12 +61,12 @@ pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&st
     Ok(Inspected { tensors, ties: ties.collect(), warnings: skipped(&torch, &file.name), file })
 }
 
-fn in_place(torch: &TorchFile, file: usize) -> Result<Vec<(String, TensorEntry)>> {
+fn in_place(torch: &TorchFile, file: usize) -> Result<Vec<(Name, TensorEntry)>> {
     let entry = |(tensor, bytes): (&super::torch::TorchTensor, Range<u64>)| {
         check_name(&tensor.name)
             .map_err(|cause| Error::new(Kind::Input, "cannot open checkpoint", torch.path().display(), cause))?;
         let entry = TensorEntry { dtype: tensor.dtype, shape: tensor.shape.clone(), file, bytes };
-        Ok((tensor.name.clone(), entry))
+        Ok((tensor.name.as_str().into(), entry))
     };
     torch.contiguous().map(entry).collect()
 }
@@ -128,16 +127,16 @@ impl ConvertedSource {
         let broken = |error| Error::io("cannot convert into", &held, error);
         // The scratch folder is made by whoever needs it first: most merges never do.
         if let Some(folder) = copy.parent() {
-            std::fs::create_dir_all(folder).map_err(broken)?;
+            fs::create_dir_all(folder).map_err(broken)?;
         }
         // Another source may be converting the same file.
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&held).map_err(broken)?;
+        let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&held).map_err(broken)?;
         lock.lock().map_err(broken)?;
         if let Ok(whole) = Input::open(copy) {
             if whole.identity.len == self.data_len {
                 return Ok(whole);
             }
-            std::fs::remove_file(copy).map_err(|error| Error::io("cannot replace", copy, error))?;
+            fs::remove_file(copy).map_err(|error| Error::io("cannot replace", copy, error))?;
         }
         self.input.unchanged()?;
         let torch = TorchFile::open(&self.input.path, self.key.as_deref())?;

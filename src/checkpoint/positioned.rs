@@ -1,7 +1,6 @@
 //! Plain files through positioned reads into owned buffers.
 
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::source::{Buffer, Input, Source, Window, within};
@@ -49,7 +48,7 @@ impl Source for PositionedSource {
 pub(super) fn read(input: &Input, range: &Range<u64>) -> Result<Window> {
     input.unchanged()?;
     let mut buffer = Buffer::zeroed(range, &input.path)?;
-    if let Err(error) = input.file.read_exact_at(&mut buffer, range.start) {
+    if let Err(error) = input.read_exact_at(&mut buffer, range.start) {
         input.unchanged()?;
         return Err(Error::io("cannot read", &input.path, error));
     }

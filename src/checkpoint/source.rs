@@ -1,16 +1,19 @@
 //! Where bytes come from: the [`Source`] trait, the [`Window`] it hands out, and what both promise about memory.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut, Range};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 use rustix::fs::{Advice, fadvise};
 
 use super::map::Mapped;
+use super::opened::Opened;
 use crate::error::{Error, Kind, Result};
 
 /// How plain files are read.
@@ -77,6 +80,9 @@ pub trait Source: Send + Sync {
 
     /// Memory that this source holds besides its windows, at its peak, in bytes.
     fn overhead_bytes(&self) -> u64;
+
+    /// Nothing is read from it for a while: gives back what it holds besides its windows, where that is much.
+    fn rest(&self) {}
 }
 
 /// Bytes of a [`Source`]; its memory is given back to the system when it is dropped.
@@ -204,12 +210,14 @@ impl DerefMut for Buffer {
     }
 }
 
-/// An open input and what it looked like when its header was read.
+/// An input and what it looked like when its header was read. It is open, or it was and will be opened again.
 #[derive(Debug)]
 pub(super) struct Input {
     pub path: PathBuf,
-    pub file: File,
     pub identity: Identity,
+    /// Device and number: what tells that the path still leads to the same file.
+    inode: (u64, u64),
+    opened: Opened,
 }
 
 /// Length and modification time: what tells that a file is still the one whose header was read.
@@ -222,14 +230,14 @@ pub(super) struct Identity {
 impl Input {
     /// Opens a regular file for reading; symbolic links are followed.
     pub fn open(path: &Path) -> Result<Self> {
+        let failed = |error| Error::io("cannot open", path, error);
         // NOTE: asked before opening, because opening a named pipe waits for a writer.
-        let metadata = std::fs::metadata(path).map_err(|error| Error::io("cannot open", path, error))?;
-        if !metadata.is_file() {
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return Err(Error::new(Kind::Input, "cannot open", path.display(), "not a regular file"));
         }
-        let file = super::regular::open_regular(path).map_err(|error| Error::io("cannot open", path, error))?;
-        let identity = Identity::of(&file).map_err(|error| Error::io("cannot open", path, error))?;
-        Ok(Self { path: path.to_owned(), file, identity })
+        let opened = Opened::default();
+        let metadata = opened.file(path, |_| Ok(())).and_then(|file| file.metadata()).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), identity: Identity::of(&metadata), inode: inode(&metadata), opened })
     }
 
     /// Opens a file that must still be the one that `identity` was taken of.
@@ -239,11 +247,29 @@ impl Input {
         Ok(input)
     }
 
+    /// The open file; where it had to be opened again, it is the one that it was.
+    pub fn file(&self) -> io::Result<Arc<File>> {
+        self.opened.file(&self.path, |file| match self.difference(&file.metadata()?) {
+            Some(difference) => Err(io::Error::other(difference)),
+            None => Ok(()),
+        })
+    }
+
+    /// Reads what there is from `at` on, at most as much as fits.
+    pub fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file()?.read_at(into, at)
+    }
+
+    /// Fills `into` from `at` on.
+    pub fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.file()?.read_exact_at(into, at)
+    }
+
     /// Fills `into` with the bytes of `range` by a positioned read.
     pub fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         within(&range, self.identity.len, &self.path)?;
         assert_eq!(range.end - range.start, into.len() as u64, "a buffer as long as the range");
-        if let Err(error) = self.file.read_exact_at(into, range.start) {
+        if let Err(error) = self.read_exact_at(into, range.start) {
             // A cut file is the usual reason, and the better message.
             self.unchanged()?;
             return Err(Error::io("cannot read", &self.path, error));
@@ -253,8 +279,10 @@ impl Input {
 
     /// Has the system start reading `range`; a refusal costs read-ahead only.
     pub fn prefetch(&self, range: &Range<u64>) {
-        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
-            let _ = fadvise(&self.file, range.start, Some(len), Advice::WillNeed);
+        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new)
+            && let Ok(file) = self.file()
+        {
+            let _ = fadvise(&*file, range.start, Some(len), Advice::WillNeed);
         }
     }
 
@@ -262,26 +290,38 @@ impl Input {
     ///
     /// The file was changed since its header was read.
     pub fn unchanged(&self) -> Result<()> {
-        let now = Identity::of(&self.file).map_err(|error| Error::io("cannot read", &self.path, error))?;
-        if now == self.identity {
-            return Ok(());
-        }
-        let cause = if now.len == self.identity.len {
-            "changed while it was read: its modification time moved".to_owned()
-        } else {
-            format!("changed while it was read: had {} bytes, has {}", self.identity.len, now.len)
+        let now = match self.opened.if_open() {
+            Some(file) => file.metadata(),
+            None => std::fs::metadata(&self.path),
         };
+        let now = now.map_err(|error| Error::io("cannot read", &self.path, error))?;
+        let Some(cause) = self.difference(&now) else { return Ok(()) };
         Err(Error::new(Kind::Input, "cannot read", self.path.display(), cause)
             .with_hint("let nothing write to the input checkpoints during a merge, then start again"))
+    }
+
+    /// In which way the file is not the one whose header was read.
+    fn difference(&self, now: &Metadata) -> Option<String> {
+        let Identity { len, modified_ns } = Identity::of(now);
+        if len != self.identity.len {
+            return Some(format!("changed while it was read: had {} bytes, has {len}", self.identity.len));
+        }
+        if modified_ns != self.identity.modified_ns {
+            return Some("changed while it was read: its modification time moved".to_owned());
+        }
+        (inode(now) != self.inode).then(|| "changed while it was read: its name is another file's now".to_owned())
     }
 }
 
 impl Identity {
-    pub fn of(file: &File) -> std::io::Result<Self> {
-        let metadata = file.metadata()?;
+    fn of(metadata: &Metadata) -> Self {
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Ok(Self { len: metadata.len(), modified_ns })
+        Self { len: metadata.len(), modified_ns }
     }
+}
+
+fn inode(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// # Errors

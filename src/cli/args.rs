@@ -342,6 +342,10 @@ pub struct VerifyArgs {
     #[arg(value_parser = path())]
     pub dir: PathBuf,
 
+    /// Maximum resident memory of the process [default: half of what is available]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory: Option<u64>,
+
     /// Also recompute blocks from the inputs, one after the other with the portable kernels, and compare every bit. Repeat
     /// after it the arguments that merge was given, without --out
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "MODEL|RECIPE|OPTION")]

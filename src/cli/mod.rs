@@ -26,7 +26,7 @@ use std::sync::Arc;
 use clap::Parser;
 use signal_hook::flag;
 
-use crate::budget::raise_open_files;
+use crate::budget::{keep_little, raise_open_files};
 use crate::checkpoint::guard_maps;
 use crate::door::Door;
 use crate::error::{Error, Kind, Result, shown, shown_json};
@@ -42,6 +42,7 @@ pub fn main() -> u8 {
         }
     };
     raise_open_files();
+    keep_little();
     let outcome = guard_maps().and_then(|()| outlive_file_limits()).and_then(|()| match cli.command {
         Command::Merge(mut args) => settle::settle(&mut args.job)
             .and_then(|()| merge::run(&args).map_err(|error| error.through(job::door(&args.job)))),

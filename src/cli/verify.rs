@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use clap::{Args, Command, FromArgMatches};
 use serde_json::json;
 
-use crate::budget::format_bytes;
+use crate::budget::{default_bytes, format_bytes, peak_resident_bytes};
 use crate::engine::{Rechecked, Sample, recheck};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::{Monitor, Phase};
-use crate::output::{Target, Verified, verify};
+use crate::output::{Target, Verified, verify_within};
 use crate::plan::Plan;
 use crate::report::words::counted;
 
@@ -28,7 +28,8 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     // What cannot be compared is said before minutes are spent on reading.
     let plan = if args.against.is_empty() { None } else { Some(plan(args).map_err(Error::refused)?) };
     let progress = (!args.quiet).then(|| Progress::new(0));
-    let outcome = verify(&args.dir, &mut shown(progress.as_ref())).and_then(|verified| {
+    let memory = args.memory.unwrap_or_else(default_bytes);
+    let outcome = verify_within(&args.dir, memory, &mut shown(progress.as_ref())).and_then(|verified| {
         let sample = Sample { blocks: args.sample, seed: args.seed };
         let check = |plan: &Plan| recheck(plan, &args.dir, sample, None, &mut shown(progress.as_ref()));
         Ok((verified, plan.as_ref().map(check).transpose()?))
@@ -38,7 +39,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     let (verified, rechecked) = outcome?;
     if args.json {
-        return print(&as_json(&verified, rechecked));
+        return print(&as_json(&verified, rechecked, memory));
     }
     if args.quiet { Ok(()) } else { print(&as_text(&verified, rechecked)) }
 }
@@ -62,6 +63,8 @@ fn shown(progress: Option<&Progress>) -> impl FnMut(u64, u64) -> Result<()> {
 fn plan(args: &VerifyArgs) -> Result<Plan> {
     let line = [OsString::from("--against")].into_iter().chain(args.against.iter().cloned());
     let line = line.chain([OsString::from("--out"), args.dir.clone().into()]);
+    let own = args.memory.map(|bytes| OsString::from(format!("--memory={bytes}")));
+    let line = line.chain(own.filter(|_| !gives_memory(&args.against)));
     let parsed = MergeArgs::augment_args(Command::new("merge")).try_get_matches_from(line);
     let mut merge = parsed.and_then(|matches| MergeArgs::from_arg_matches(&matches)).map_err(|error| {
         let text = error.to_string();
@@ -88,7 +91,13 @@ fn planned(args: &VerifyArgs, merge: &MergeArgs) -> Result<Plan> {
     Plan::new(&job, &job::wish(Some(last.document), &merge.job.memory, &merge.job.block)?)
 }
 
-fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
+/// Whether the arguments of the merge say how much memory it may take.
+fn gives_memory(against: &[OsString]) -> bool {
+    let text = |arg: &OsString| arg.to_string_lossy().into_owned();
+    against.iter().map(text).any(|arg| arg.starts_with("-m") || arg == "--memory" || arg.starts_with("--memory="))
+}
+
+fn as_json(verified: &Verified, rechecked: Option<Rechecked>, memory: u64) -> String {
     let rechecked = rechecked.map(|found| {
         json!({
             "blocks": found.blocks,
@@ -107,6 +116,8 @@ fn as_json(verified: &Verified, rechecked: Option<Rechecked>) -> String {
         "side_files": verified.side_files,
         "notes": verified.notes,
         "rechecked": rechecked,
+        "peak_resident_bytes": peak_resident_bytes(),
+        "memory_limit_bytes": memory,
     });
     format!("{value:#}")
 }

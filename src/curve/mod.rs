@@ -176,12 +176,12 @@ impl Measure<'_> {
     fn merged(&self, plan: &Plan) -> Result<Parameters> {
         let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
         merge_in_memory(plan, self.kernels, self.io, &mut |tensor, bytes| {
-            if self.network.parameters().contains_key(&tensor.name) {
+            if self.network.parameters().contains_key(tensor.name.as_str()) {
                 let mut numbers = vec![0.0_f32; bytes.len() / tensor.dtype.bytes()];
                 let elements = Elements { dtype: tensor.dtype, bytes };
                 self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(&mut numbers));
                 check_finite(&tensor.name, &numbers)?;
-                tensors.insert(tensor.name.clone(), numbers);
+                tensors.insert(tensor.name.to_string(), numbers);
             }
             Ok(())
         })?;

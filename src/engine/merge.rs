@@ -8,9 +8,12 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
 use crate::monitor::Phase;
-use crate::output::{Begun, Manifest, Output, Restored, SideFile, Storage, Target, restore, tidy_transforms, verify};
+use crate::output::{
+    Begun, Manifest, Output, Restored, SideFile, Storage, Target, read_manifest, restore, tidy_transforms,
+    verify_within,
+};
 use crate::plan::Plan;
-use crate::report::{Found, Moved, Noted, Report};
+use crate::report::{Found, Moved, Noticed, Report};
 
 use super::Options;
 use super::pack::pack_in_parallel;
@@ -52,7 +55,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let Merge { plan, storage, target, options, verify: again } = merge;
     let Preflight { sides, left, .. } = preflight(&plan, Arc::clone(&storage), &target)?;
     let mut check = checking(&options);
-    let begun = Output::begin(Arc::clone(&storage), &target, plan.layout.clone(), &plan.identity, &mut check)?;
+    let begun = Output::begin(Arc::clone(&storage), &target, Arc::clone(&plan.layout), &plan.identity, &mut check)?;
     let (mut looked_at, mut said) = (None, vec![]);
     let (manifest, moved, status) = match begun {
         Begun::Complete(manifest) => {
@@ -70,11 +73,14 @@ pub fn merge(merge: Merge) -> Result<Report> {
         }
     };
     tidy_transforms(storage.as_ref(), &target.dir)?;
-    let verified = again.then(|| verify(&target.dir, &mut checking(&options))).transpose()?;
+    let verified = again.then(|| verify_within(&target.dir, plan.memory.limit, &mut checking(&options))).transpose()?;
     // What an earlier run has found is not this one's.
-    let noted = if status == COMPLETE { vec![] } else { noted(&manifest)? };
+    let noticed = match status {
+        COMPLETE => Noticed::default(),
+        _ => noticed(storage.as_ref(), &target.dir, &manifest)?,
+    };
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
-    let report = Report::new(&plan, target.dir.display().to_string(), status, moved, &noted);
+    let report = Report::new(&plan, target.dir.display().to_string(), status, moved, noticed);
     let report = report.with_left_beside(left).with_looked_at(looked_at, said);
     Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
 }
@@ -144,17 +150,13 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
     }
 }
 
-fn noted(manifest: &Manifest) -> Result<Vec<Noted<'_>>> {
-    let odd = |error| Error::new(Kind::Damaged, "cannot read manifest", "thalweg.json", error);
-    let read = |note: &Option<serde_json::Value>| match note {
-        None => Ok(Found::default()),
-        Some(note) => serde_json::from_value(note.clone()).map_err(odd),
-    };
-    let tensors = manifest.tensors.iter().map(|tensor| Ok((tensor.name.as_str(), read(&tensor.note)?)));
-    let mut noted = tensors.collect::<Result<Vec<_>>>()?;
+/// What is noted in the finished output.
+fn noticed(storage: &dyn Storage, dir: &Path, manifest: &Manifest) -> Result<Noticed> {
+    let odd = |error: &dyn std::fmt::Display| Error::new(Kind::Damaged, "cannot read manifest", dir.display(), error);
+    let mut noticed: Noticed = read_manifest(storage, dir)?.ok_or_else(|| odd(&"it is gone"))?.tensors;
     if let Some(solution) = manifest.run.get(SOLUTION) {
-        let solution: Solution = serde_json::from_value(solution.clone()).map_err(odd)?;
-        noted.push((WHOLE_MODEL, Found::of(&solution.facts)));
+        let solution: Solution = serde_json::from_value(solution.clone()).map_err(|error| odd(&error))?;
+        noticed.add(WHOLE_MODEL, Found::of(&solution.facts));
     }
-    Ok(noted)
+    Ok(noticed)
 }

@@ -45,7 +45,7 @@ use std::time::Instant;
 use crossbeam::channel::bounded;
 use rayon::ThreadPoolBuilder;
 
-use crate::budget::{Budget, Buffers};
+use crate::budget::{Budget, Buffers, give_back};
 use crate::checkpoint::{Io, SourceOptions};
 use crate::device::{Choice, Driver, Lanes};
 use crate::error::{Error, Kind, Result};
@@ -117,6 +117,8 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
     let packed = if plan.layout.shards().len() > 1 { output.bytes_to_pack() } else { 0 };
     options.monitor.phase(Phase::Merging, moved.read + moved.written + packed);
     let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
+    // What planning has freed must not stand beside what the pipeline takes.
+    give_back();
     stages(plan, output, options, &sources, &durable, solution)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
 }

@@ -78,8 +78,10 @@ impl Reader<'_> {
         let mut shown = None;
         while let Some(block) = blocks.next() {
             let tensor = &self.plan.tensors[block.tensor];
-            if shown.replace(block.tensor) != Some(block.tensor) {
+            let before = shown.replace(block.tensor);
+            if before != Some(block.tensor) {
                 self.monitor.tensor(&tensor.name);
+                before.into_iter().for_each(|before| self.rest(&self.plan.tensors[before], tensor));
             }
             let cost = block.len * tensor.window_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
             let Some(reservation) = self.budget.reserve(cost) else {
@@ -99,6 +101,16 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lets the files rest that tensor `before` was read from and `now` is not.
+    fn rest(&self, before: &TensorPlan, now: &TensorPlan) {
+        for (at, source) in before.sources.iter().enumerate() {
+            let is_same = |other: &SourcePlan| (other.input, other.file) == (source.input, source.file);
+            if !now.sources.get(at).is_some_and(is_same) && !now.sources.iter().any(is_same) {
+                self.sources[&(source.input, source.file)].rest();
+            }
+        }
     }
 
     /// The windows of `block`, one a source.

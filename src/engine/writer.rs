@@ -7,6 +7,7 @@ use std::thread::ScopedJoinHandle;
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use crate::budget::Buffer;
+use crate::budget::most_open_files;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::output::{Output, Pending, Place};
@@ -18,6 +19,12 @@ use super::{no_thread, stage};
 
 /// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.
 const TASKS: usize = 4;
+
+/// What is found about tensors is held until a commit: at most so much of it.
+pub const CLAIMED_BYTES: usize = 1 << 20;
+/// Commits that are under way at once, one more is being gathered, and a shard is open twice: the part of all files that
+/// may be open which the shards of one of them may take.
+const SHARE_OF_FILES: u64 = 8;
 
 /// The writing stage.
 pub struct Writer<'a> {
@@ -67,7 +74,8 @@ impl Writer<'_> {
     fn hash_all(self, orders: &Receiver<Order>, tasks: &Sender<Task>) -> Result<()> {
         let Self { plan, output, durable, monitor, commit_bytes } = self;
         let found = Found::default();
-        let mut pieces = Pieces { plan, output, durable, monitor, commit_bytes, found, uncommitted: 0 };
+        let most_shards = usize::try_from(most_open_files() / SHARE_OF_FILES).unwrap_or(usize::MAX).max(1);
+        let mut pieces = Pieces { plan, output, durable, monitor, commit_bytes, found, uncommitted: 0, most_shards };
         let hashed = pieces.take(orders, tasks);
         let last = output.prepare_commit()?;
         let _ = tasks.send(Task::Commit(last));
@@ -103,6 +111,8 @@ struct Pieces<'a> {
     /// What was found so far about the tensor that is being written.
     found: Found,
     uncommitted: u64,
+    /// Shards of which a commit may have new bytes.
+    most_shards: usize,
 }
 
 impl Pieces<'_> {
@@ -126,7 +136,8 @@ impl Pieces<'_> {
                     }
                 }
             }
-            if self.uncommitted >= self.commit_bytes {
+            let full = self.output.unclaimed_bytes() >= CLAIMED_BYTES || self.output.open_shards() >= self.most_shards;
+            if full || self.uncommitted >= self.commit_bytes {
                 self.uncommitted = 0;
                 if tasks.send(Task::Commit(self.output.prepare_commit()?)).is_err() {
                     return Ok(());
@@ -142,7 +153,7 @@ impl Pieces<'_> {
         if end == self.plan.tensors[tensor].output_bytes() {
             // Before the last bytes, so that no commit can claim the tensor without what was found about it.
             let found = std::mem::take(&mut self.found);
-            self.output.set_note(tensor, serde_json::to_value(found).expect("findings are plain data"));
+            self.output.set_note(tensor, &serde_json::to_value(found).expect("findings are plain data"));
         }
         let done = self.durable[tensor].saturating_sub(offset);
         let fresh = usize::try_from(done).unwrap_or(usize::MAX).min(buffer.len())..buffer.len();

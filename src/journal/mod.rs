@@ -35,5 +35,5 @@
 mod record;
 mod replay;
 
-pub use record::{Claim, Value, claims_record, head_with_identity};
+pub use record::{Claim, NotePlace, Value, claims_record, head_with_identity, noting_record};
 pub use replay::{Journal, State};

@@ -80,11 +80,36 @@ pub fn head_with_identity(identity: &str) -> Result<Vec<u8>> {
 ///
 /// [`Kind::Resume`] when the claims take more than 4 GiB.
 pub fn claims_record(claims: &[Claim]) -> Result<Vec<u8>> {
-    let mut payload = vec![];
+    noting_record(claims).map(|(record, _)| record)
+}
+
+/// As [`claims_record`], and where in the record the notes about tensors are, each behind its tensor's index.
+///
+/// # Errors
+///
+/// As [`claims_record`].
+pub fn noting_record(claims: &[Claim]) -> Result<(Vec<u8>, NotePlaces)> {
+    let (mut payload, mut places) = (vec![], vec![]);
     for claim in claims {
         encode(claim, &mut payload)?;
+        if let Claim::Note { tensor, note } = claim {
+            let at = (PREFIX_BYTES + payload.len() - note.len()) as u64;
+            places.push((*tensor, NotePlace { at, len: length(note.len())? }));
+        }
     }
-    record(CLAIMS, &payload)
+    Ok((record(CLAIMS, &payload)?, places))
+}
+
+/// Numbers of tensors, each with the place of its note.
+pub type NotePlaces = Vec<(u32, NotePlace)>;
+
+/// Where the text of a note is: bytes of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotePlace {
+    /// The first byte.
+    pub at: u64,
+    /// How many there are.
+    pub len: u32,
 }
 
 fn encode(claim: &Claim, into: &mut Vec<u8>) -> Result<()> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{
-    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, PREFIX_BYTES, RUN_NOTE, SHARD, STEP, VERSION,
-    Value,
+    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, NotePlace, PREFIX_BYTES, RUN_NOTE, SHARD, STEP,
+    VERSION, Value,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -19,7 +19,8 @@ const SEARCH_EFFORT: usize = 16;
 pub struct Journal<'a> {
     path: PathBuf,
     identity: &'a str,
-    commits: Vec<&'a [u8]>,
+    /// Where each commit begins, and its claims.
+    commits: Vec<(usize, &'a [u8])>,
     valid_len: usize,
 }
 
@@ -28,8 +29,8 @@ pub struct Journal<'a> {
 pub struct State {
     /// The values of each tensor's durable check blocks, from its first block on.
     pub values: Vec<Vec<Value>>,
-    /// The note about each tensor, as JSON text.
-    pub notes: Vec<Option<String>>,
+    /// Where the note about each tensor is, JSON text.
+    pub notes: Vec<Option<NotePlace>>,
     /// The note about all tensors together, as JSON text.
     pub run_note: Option<String>,
     /// Whether each shard is durable under its final name.
@@ -80,7 +81,7 @@ impl<'a> Journal<'a> {
             if record.payload.is_empty() {
                 return Err(refuse(format!("an empty record at byte {}", journal.valid_len)));
             }
-            journal.commits.push(record.payload);
+            journal.commits.push((journal.valid_len + PREFIX_BYTES, record.payload));
             journal.valid_len = record.end;
         }
         match find_record_after(bytes, journal.valid_len) {
@@ -109,8 +110,8 @@ impl<'a> Journal<'a> {
     /// [`Kind::Resume`] when a record cannot be one of such an output.
     pub fn replay(&self, blocks: &[u64], shards: usize) -> Result<State> {
         let mut state = State::empty(blocks.len(), shards);
-        for (number, commit) in self.commits.iter().enumerate() {
-            let mut rest = Fields { bytes: commit };
+        for (number, (start, commit)) in self.commits.iter().enumerate() {
+            let mut rest = Fields { bytes: commit, end: start + commit.len() };
             while !rest.bytes.is_empty() {
                 let claim = state.apply(&mut rest, blocks);
                 claim.ok_or_else(|| {
@@ -140,8 +141,9 @@ impl State {
             }
             NOTE => {
                 let (tensor, len) = (rest.index()?, rest.index()?);
-                let note = std::str::from_utf8(rest.take(len)?).ok()?;
-                *self.notes.get_mut(tensor)? = Some(note.to_owned());
+                let at = u64::try_from(rest.position()).ok()?;
+                std::str::from_utf8(rest.take(len)?).ok()?;
+                *self.notes.get_mut(tensor)? = Some(NotePlace { at, len: u32::try_from(len).ok()? });
             }
             RUN_NOTE => {
                 let len = rest.index()?;
@@ -203,9 +205,16 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
 /// The rest of a commit's claims.
 struct Fields<'a> {
     bytes: &'a [u8],
+    /// Where they end in the journal.
+    end: usize,
 }
 
 impl<'a> Fields<'a> {
+    /// Where the next byte is in the journal.
+    fn position(&self) -> usize {
+        self.end - self.bytes.len()
+    }
+
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(len)?;
         self.bytes = rest;
@@ -223,7 +232,7 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Claim, claims_record, head_with_identity};
+    use super::super::record::{Claim, claims_record, head_with_identity, noting_record};
     use super::*;
 
     const BLOCKS_OF: [u64; 3] = [3, 1, 0];
@@ -270,7 +279,12 @@ mod tests {
         let (state, len) = replay(&bytes).expect("whole");
         assert_eq!(len, ends[3]);
         assert_eq!(state.values, [vec![[1; 32], [2; 32], [3; 32]], vec![[4; 32]], vec![]]);
-        assert_eq!(state.notes, [Some("{\"angle\":0.5}".to_owned()), None, None]);
+        let [Some(NotePlace { at, len }), None, None] = state.notes[..] else { panic!("{:?}", state.notes) };
+        let at = usize::try_from(at).expect("small");
+        assert_eq!(&bytes[at..at + len as usize], b"{\"angle\":0.5}");
+        let (record, places) = noting_record(&commits()[0]).expect("short");
+        assert_eq!(&bytes[ends[0]..ends[1]], record);
+        assert_eq!(places, [(0, NotePlace { at: (at - ends[0]) as u64, len })]);
         assert_eq!(state.shards, [true, true]);
         assert_eq!(state.steps, ["[1]", "[2]"]);
     }

@@ -13,7 +13,7 @@ use super::ending::check_ending;
 use super::folder::{Kept, Places, Standing, empty_work, remove_work, survey, sweep};
 use super::identity::{in_words, normalised, sealed, timed};
 use super::lock::Lock;
-use super::manifest::{Manifest, read_capped};
+use super::manifest::{Manifest, hash_of};
 use super::own::{check_finished, check_manifest, check_work};
 use super::place::check_writable;
 use super::repair::repair;
@@ -146,12 +146,12 @@ pub fn check_target(storage: Arc<dyn Storage>, target: &Target, layout: &Layout,
 pub(super) fn begin(
     storage: Arc<dyn Storage>,
     target: &Target,
-    layout: Layout,
+    layout: Arc<Layout>,
     identity: &Value,
     progress: &mut Progress<'_>,
 ) -> Result<Begun> {
     let places = Places::new(&target.dir);
-    let run = Run { storage, places, layout: Arc::new(layout), identity: normalised(identity)? };
+    let run = Run { storage, places, layout, identity: normalised(identity)? };
     let storage = run.storage.as_ref();
     check_work(&run.places)?;
     // Where there is no work folder, nothing is touched before it is known that the folder may be written to.
@@ -273,13 +273,16 @@ impl Run {
         if !manifest.matches(&self.layout) {
             return Ok(Some("same request, but its shards are laid out in another way".into()));
         }
-        for (name, index) in self.layout.indexes() {
+        for (part, name) in
+            (0..self.layout.parts().len()).filter_map(|part| Some((part, self.layout.index_name(part)?)))
+        {
             let path = self.places.finished(&name);
-            let most = u64::try_from(index.len()).expect("a length fits 64 bits");
+            let mut wanted = blake3::Hasher::new();
+            self.layout.write_index(part, &mut wanted).map_err(|error| Error::io("cannot make", &path, error))?;
             let is_same = match self.storage.len(&path)? {
                 // A missing one is written again.
                 None => true,
-                len => len == Some(most) && read_capped(self.storage.as_ref(), &path, most)? == index.as_bytes(),
+                len => len == Some(wanted.count()) && hash_of(self.storage.as_ref(), &path)? == wanted.finalize(),
             };
             if !is_same {
                 return Ok(Some("same request, but its index was changed".into()));

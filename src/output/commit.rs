@@ -9,7 +9,7 @@ use super::folder::Places;
 use super::packed::{Packers, pack};
 use super::storage::{Storage, StorageFile, parent_of};
 use crate::error::{Error, Kind, Result};
-use crate::journal::{Claim, claims_record};
+use crate::journal::{Claim, NotePlace, noting_record};
 use crate::plan::layout::Layout;
 
 /// The journal's file: where the next record goes and which commit may write it.
@@ -17,6 +17,8 @@ pub(super) struct Ledger {
     file: Arc<dyn StorageFile>,
     end: u64,
     next: u64,
+    /// Where the note about each tensor is; of no length where there is none.
+    notes: Vec<NotePlace>,
     /// Once a sync failed, the system may have dropped the data, so nothing further may be claimed.
     is_broken: bool,
 }
@@ -24,7 +26,23 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Appends to `file` from `end` on, which is where its last whole record ends.
     pub(super) fn new(file: Arc<dyn StorageFile>, end: u64) -> Self {
-        Self { file, end, next: 0, is_broken: false }
+        Self { file, end, next: 0, notes: vec![], is_broken: false }
+    }
+
+    /// Says where the note about `tensor` is.
+    pub(super) fn set_note(&mut self, tensor: usize, place: NotePlace) {
+        if self.notes.len() <= tensor {
+            self.notes.resize(tensor + 1, NotePlace { at: 0, len: 0 });
+        }
+        self.notes[tensor] = place;
+    }
+
+    /// The note about `tensor`, JSON text read back from the journal; none when there is none.
+    pub(super) fn note(&self, tensor: usize) -> Result<Option<Vec<u8>>> {
+        let Some(NotePlace { at, len }) = self.notes.get(tensor).filter(|place| place.len > 0) else { return Ok(None) };
+        let mut text = vec![0; usize::try_from(*len).expect("32 bits fit a usize")];
+        self.file.read_at(&mut text, *at)?;
+        Ok(Some(text))
     }
 
     /// Appends one record and waits until it is on the disk. Never called before the record ahead of it was synced.
@@ -32,9 +50,12 @@ impl Ledger {
         if claims.is_empty() {
             return Ok(());
         }
-        let record = claims_record(claims)?;
+        let (record, places) = noting_record(claims)?;
         self.file.write_at(&record, self.end)?;
         self.file.sync_data()?;
+        for (tensor, NotePlace { at, len }) in places {
+            self.set_note(usize::try_from(tensor).expect("32 bits fit a usize"), NotePlace { at: self.end + at, len });
+        }
         self.end += u64::try_from(record.len()).expect("a length fits 64 bits");
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The end of a run: side files, manifest, index, and the work folder goes.
 
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -8,10 +10,12 @@ use super::commit::{pack_shard, sync_both};
 use super::exchange::exchange;
 use super::folder::{MANIFEST, Places, is_weight_index, is_weights, remove_work};
 use super::identity::{normalised, sealed};
+use super::listed::Found;
 use super::manifest::Manifest;
 use super::own::check_side;
+use super::own_checksum::Text;
 use super::sides::ManifestSide;
-use super::storage::{Storage, parent_of};
+use super::storage::{Storage, StorageFile, parent_of};
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
 
@@ -93,18 +97,12 @@ impl Output {
             sides.push(ManifestSide::of(&file.name, &path)?);
         }
         let packed = self.packed_sizes()?;
-        let found = self.tensors.iter().map(|state| (state.hasher.values(), state.note.as_ref()));
-        let identity = sealed(&self.identity);
-        let manifest = Manifest::describe(&self.layout, identity, found, &packed, normalised(run)?);
-        let manifest = Manifest { side_files: sides, ..manifest };
-        self.put(&self.places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
+        let manifest = self.put_manifest(&packed, sides, normalised(run)?)?;
         let storage = self.storage.as_ref();
         // IMPORTANT: everything else is durable before the names appear that make the folders checkpoints; the output's own
         // comes last.
         for part in 0..self.layout.parts().len() {
-            if let Some((name, text)) = self.layout.index(part) {
-                self.put(&self.places.finished(&name), &Contents::Bytes(text.into_bytes()))?;
-            }
+            self.put_index(part)?;
             let shards = self.layout.shards().iter().enumerate();
             if let Some((shard, _)) = shards.into_iter().find(|(_, shard)| shard.part == part && shard.is_only) {
                 self.name_only_shard(shard, packed[shard].is_some())?;
@@ -143,6 +141,30 @@ impl Output {
         (0..self.layout.shards().len()).map(size).collect()
     }
 
+    /// Writes the manifest, tensor by tensor, each with its note from the journal.
+    fn put_manifest(&self, packed: &[Option<u64>], sides: Vec<ManifestSide>, run: Value) -> Result<Manifest> {
+        let values = |tensor: usize| self.tensors[tensor].hasher.values();
+        let note = |tensor: usize| self.note(tensor);
+        let found = Found { layout: &self.layout, values: &values };
+        let manifest = Manifest::describe(sealed(&self.identity), &found, packed, run);
+        let manifest = Manifest { side_files: sides, ..manifest };
+        put_made(self.storage.as_ref(), &self.places, &self.places.manifest(), &mut |file| {
+            manifest.write(&note, file)
+        })?;
+        Ok(manifest)
+    }
+
+    /// Writes the index of a part, if it needs one.
+    fn put_index(&self, part: usize) -> Result<()> {
+        let Some(name) = self.layout.index_name(part) else { return Ok(()) };
+        let path = self.places.finished(&name);
+        put_made(self.storage.as_ref(), &self.places, &path, &mut |file| {
+            let mut text = Text::new(file);
+            let written = self.layout.write_index(part, &mut text).and_then(|()| text.flush());
+            text.ended(written).map_err(|error| Error::io("cannot write", &path, error))?
+        })
+    }
+
     fn check_whole(&self) -> Result<()> {
         for (slot, state) in self.layout.tensors().iter().zip(&self.tensors) {
             if !state.hasher.is_whole() {
@@ -156,6 +178,32 @@ impl Output {
 
 /// Puts a file under its name, whole and durable or not at all.
 pub(super) fn put(storage: &dyn Storage, places: &Places, path: &Path, contents: &Contents) -> Result<()> {
+    match contents {
+        Contents::Bytes(bytes) => put_made(storage, places, path, &mut |file| file.write_at(bytes, 0)),
+        Contents::CopyOf(source) => put_from(storage, places, path, &mut |aside| storage.copy(source, aside)),
+    }
+}
+
+/// As [`put`], with what `write` makes of the file.
+pub(super) fn put_made(
+    storage: &dyn Storage,
+    places: &Places,
+    path: &Path,
+    write: &mut dyn FnMut(&dyn StorageFile) -> Result<()>,
+) -> Result<()> {
+    put_from(storage, places, path, &mut |aside| {
+        let file = storage.create(aside)?;
+        write(file.as_ref())?;
+        Ok(file)
+    })
+}
+
+fn put_from(
+    storage: &dyn Storage,
+    places: &Places,
+    path: &Path,
+    make: &mut dyn FnMut(&Path) -> Result<Arc<dyn StorageFile>>,
+) -> Result<()> {
     let aside = places.aside();
     if storage.len(&aside)?.is_some() {
         storage.remove(&aside)?;
@@ -163,15 +211,7 @@ pub(super) fn put(storage: &dyn Storage, places: &Places, path: &Path, contents:
     check_side(places, path.strip_prefix(places.folder()).unwrap_or(path))?;
     let folder = parent_of(path);
     storage.create_dir_all(folder)?;
-    let file = match contents {
-        Contents::CopyOf(source) => storage.copy(source, &aside)?,
-        Contents::Bytes(bytes) => {
-            let file = storage.create(&aside)?;
-            file.write_at(bytes, 0)?;
-            file
-        }
-    };
-    file.sync_data()?;
+    make(&aside)?.sync_data()?;
     storage.rename(&aside, path)?;
     sync_both(storage, folder, &places.work())
 }

@@ -267,7 +267,7 @@ pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
 
 /// Removes the weights and indexes in folders below the output that its manifest names.
 fn sweep_components(storage: &dyn Storage, places: &Places) -> Result<()> {
-    let Ok(Some(manifest)) = Manifest::load(storage, places) else { return Ok(()) };
+    let Ok(Some(manifest)): Result<Option<Manifest>> = Manifest::load(storage, places) else { return Ok(()) };
     let names = manifest.indexes().chain(manifest.shards.iter().map(|shard| &shard.name));
     for name in names.filter(|name| name.contains('/')) {
         check_side(places, Path::new(name))?;

@@ -9,14 +9,19 @@
 //!
 //! Versions of the format: 1 had neither that nor a checksum of the manifest itself, and is still read.
 
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::checksum;
 use super::folder::Places;
-use super::own_checksum::{with_own_checksum, wrong_own_checksum};
+use super::listed::{Found, Listed, ManifestTensor, Note, Tensors};
+use super::own_checksum::{Sealed, Sealing, Text};
 use super::sides::ManifestSide;
-use super::storage::Storage;
+use super::storage::{Storage, StorageFile};
 use crate::error::{Error, Kind, Result};
 use crate::journal::Value as BlockValue;
 use crate::plan::layout::Layout;
@@ -27,12 +32,12 @@ const FORMAT: u32 = 2;
 /// The older version, without a checksum of itself. No single flipped bit makes this of the other.
 const UNSEALED: u32 = 1;
 
-/// The largest manifest that is read.
-const MANIFEST_BYTES: u64 = 256 << 20;
+/// What is read and written at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
-/// What `thalweg.json` holds.
+/// What `thalweg.json` holds; `T` is what is made of its list of tensors, which is read and written one by one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct Manifest<T = Tensors> {
     /// The version of this format.
     pub format: u32,
     /// What the run was asked to do.
@@ -45,7 +50,7 @@ pub struct Manifest {
     /// The shards, in order.
     pub shards: Vec<ManifestShard>,
     /// The tensors, in the order they were planned.
-    pub tensors: Vec<ManifestTensor>,
+    pub tensors: T,
     /// The files beside the weights, by name. Empty in an older manifest, which did not record them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub side_files: Vec<ManifestSide>,
@@ -71,54 +76,15 @@ pub struct ManifestShard {
     pub digest_of_hashes: Option<String>,
 }
 
-/// One tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ManifestTensor {
-    /// Its name.
-    pub name: String,
-    /// The file name of the shard that holds it.
-    pub shard: String,
-    /// Absolute byte offset in that file.
-    pub offset: u64,
-    /// Length in bytes.
-    pub length: u64,
-    /// The BLAKE3 hash of its bytes, in hexadecimal.
-    pub blake3: String,
-    /// The values of its check blocks, in hexadecimal, where it has more than one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub blocks: Vec<String>,
-    /// What the run found about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<Value>,
-}
-
 impl Manifest {
     /// Describes an output that is written.
-    pub(super) fn describe<'a>(
-        layout: &Layout,
-        identity: Value,
-        found: impl Iterator<Item = (&'a [BlockValue], Option<&'a Value>)>,
-        packed: &[Option<u64>],
-        run: Value,
-    ) -> Self {
-        let mut roots = vec![];
-        let tensors = layout.tensors().iter().zip(found).map(|(slot, (values, note))| {
-            let root = checksum::root(slot.len, values);
-            roots.push(root);
-            ManifestTensor {
-                name: slot.name.clone(),
-                shard: layout.shards()[slot.shard].name.clone(),
-                offset: slot.offset,
-                length: slot.len,
-                blake3: hex(&root),
-                blocks: if values.len() > 1 { values.iter().map(hex).collect() } else { vec![] },
-                note: note.cloned(),
-            }
-        });
-        let tensors = tensors.collect();
+    pub(super) fn describe(identity: Value, found: &Found<'_>, packed: &[Option<u64>], run: Value) -> Self {
+        let layout = found.layout;
+        let tensors = found.tensors();
+        let root = |tensor: &usize| tensors[*tensor].blake3.expect("it was just computed");
         let shards = layout.shards().iter().zip(packed).map(|(shard, packed)| {
             let header = *blake3::hash(&shard.header).as_bytes();
-            let of_tensors = shard.tensors.iter().map(|tensor| roots[*tensor]);
+            let of_tensors = shard.tensors.iter().map(root);
             ManifestShard {
                 name: shard.name.clone(),
                 size: shard.len,
@@ -127,28 +93,44 @@ impl Manifest {
                 digest_of_hashes: Some(hex(&checksum::digest_of_hashes(&header, of_tensors))),
             }
         });
-        let names = layout.indexes().into_iter().map(|(name, _)| name);
-        let (component_indexes, mut own): (Vec<_>, Vec<_>) = names.partition(|name| name.contains('/'));
+        let shards = shards.collect();
+        let (component_indexes, mut own): (Vec<_>, Vec<_>) =
+            layout.index_names().into_iter().partition(|name| name.contains('/'));
         let index = own.pop();
-        Self {
-            format: FORMAT,
-            identity,
-            index,
-            component_indexes,
-            shards: shards.collect(),
-            tensors,
-            side_files: vec![],
-            run,
-        }
+        Self { format: FORMAT, identity, index, component_indexes, shards, tensors, side_files: vec![], run }
     }
 
-    /// The file's contents.
-    pub(super) fn to_json(&self) -> Result<Vec<u8>> {
-        let json = serde_json::to_string_pretty(self);
-        let json = json.map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?;
-        Ok(with_own_checksum(&json))
+    /// Writes the file's contents: this, with the note about each tensor.
+    pub(super) fn write(&self, note: &Note<'_>, file: &dyn StorageFile) -> Result<()> {
+        let listed = Manifest {
+            format: self.format,
+            identity: self.identity.clone(),
+            index: self.index.clone(),
+            component_indexes: self.component_indexes.clone(),
+            shards: self.shards.clone(),
+            tensors: Listed { note, tensors: &self.tensors },
+            side_files: self.side_files.clone(),
+            run: self.run.clone(),
+        };
+        let mut text = Text::new(file);
+        let mut sealing = Sealing::new(&mut text);
+        let mut pieces = BufWriter::with_capacity(PIECE_BYTES, &mut sealing);
+        let written = serde_json::to_writer_pretty(&mut pieces, &listed).map_err(std::io::Error::from);
+        let flushed = written.and_then(|()| pieces.flush());
+        drop(pieces);
+        let ended = flushed.and_then(|()| sealing.finish());
+        text.ended(ended).map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?
     }
+}
 
+impl<T> Manifest<T> {
+    /// The names of all indexes.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = &String> {
+        self.component_indexes.iter().chain(&self.index)
+    }
+}
+
+impl<T: DeserializeOwned> Manifest<T> {
     /// Reads a folder's manifest; none when there is none.
     ///
     /// # Errors
@@ -159,13 +141,15 @@ impl Manifest {
         if storage.len(&path)?.is_none() {
             return Ok(None);
         }
-        let bytes = read_capped(storage, &path, MANIFEST_BYTES)?;
+        let file = storage.open_read(&path)?;
+        let mut text = Sealed::new(file.as_ref())?;
         let refuse = |cause: String| Error::new(Kind::Damaged, "cannot read manifest", path.display(), cause);
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let read = serde_json::from_reader(BufReader::with_capacity(PIECE_BYTES, &mut text));
+        let manifest: Self = read.map_err(|error| refuse(error.to_string()))?;
         match manifest.format {
             UNSEALED => {}
             FORMAT => {
-                if let Some(cause) = wrong_own_checksum(&bytes) {
+                if let Some(cause) = text.wrong() {
                     return Err(refuse(cause));
                 }
             }
@@ -181,7 +165,9 @@ impl Manifest {
         drop(names);
         Ok(Some(manifest))
     }
+}
 
+impl Manifest {
     /// Reads the manifest of a folder, and says what is missing of what it names or has another size: nothing when the
     /// output is finished. None without a manifest, or with one that is damaged.
     pub(super) fn load_with_faults(storage: &dyn Storage, places: &Places) -> Result<Option<(Self, Vec<String>)>> {
@@ -207,11 +193,6 @@ impl Manifest {
         Ok(Some((manifest, faults)))
     }
 
-    /// The names of all indexes.
-    pub(super) fn indexes(&self) -> impl Iterator<Item = &String> {
-        self.component_indexes.iter().chain(&self.index)
-    }
-
     /// Whether this describes an output of that layout.
     pub(super) fn matches(&self, layout: &Layout) -> bool {
         let shards_match = self.shards.len() == layout.shards().len()
@@ -221,7 +202,7 @@ impl Manifest {
             });
         shards_match
             && self.tensors.len() == layout.tensors().len()
-            && layout.tensors().iter().zip(&self.tensors).all(|(slot, stored)| {
+            && layout.tensors().iter().zip(self.tensors.iter()).all(|(slot, stored)| {
                 (&slot.name, slot.offset, slot.len) == (&stored.name, stored.offset, stored.length)
             })
     }
@@ -232,7 +213,7 @@ impl ManifestShard {
     /// none.
     pub(super) fn binds(&self, header: &BlockValue, tensors: &[&ManifestTensor]) -> bool {
         let Some(digest) = &self.digest_of_hashes else { return true };
-        let roots: Option<Vec<_>> = tensors.iter().map(|tensor| tensor.root()).collect();
+        let roots: Option<Vec<_>> = tensors.iter().map(|tensor| tensor.blake3).collect();
         roots.is_some_and(|roots| *digest == hex(&checksum::digest_of_hashes(header, roots.into_iter())))
     }
 
@@ -242,23 +223,22 @@ impl ManifestShard {
     }
 }
 
-impl ManifestTensor {
-    /// The hash of its bytes; none when the text does not give one.
-    pub(super) fn root(&self) -> Option<BlockValue> {
-        unhex(&self.blake3)
-    }
+/// Reads the manifest of the finished output `dir`, a folder or a single file; none when there is none.
+///
+/// # Errors
+///
+/// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum says.
+pub fn read_manifest<T: DeserializeOwned>(storage: &dyn Storage, dir: &Path) -> Result<Option<Manifest<T>>> {
+    Manifest::load(storage, &Places::new(dir))
+}
 
-    /// The values of the tensor's check blocks, one for each; none when the text does not give them.
-    pub(super) fn values(&self) -> Option<Vec<BlockValue>> {
-        let blocks = checksum::block_count(self.length);
-        let values: Vec<BlockValue> = match blocks {
-            0 => vec![],
-            1 => vec![unhex(&self.blake3)?],
-            _ => self.blocks.iter().map(|text| unhex(text)).collect::<Option<_>>()?,
-        };
-        let fits = u64::try_from(values.len()) == Ok(blocks) && (blocks > 1 || self.blocks.is_empty());
-        (fits && self.root()? == checksum::root(self.length, &values)).then_some(values)
-    }
+/// The hash of all of a file.
+pub(super) fn hash_of(storage: &dyn Storage, path: &Path) -> Result<blake3::Hash> {
+    let file = storage.open_read(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let copied = std::io::copy(&mut Sealed::new(file.as_ref())?, &mut hasher);
+    copied.map_err(|error| Error::io("cannot read", path, error))?;
+    Ok(hasher.finalize())
 }
 
 /// Whether a name is that of a file in the output's folder or in one below it, none of them hidden.
@@ -279,10 +259,6 @@ pub(super) fn read_capped(storage: &dyn Storage, path: &std::path::Path, most: u
     Ok(bytes)
 }
 
-fn hex(value: &BlockValue) -> String {
+pub(super) fn hex(value: &BlockValue) -> String {
     blake3::Hash::from_bytes(*value).to_hex().to_string()
-}
-
-fn unhex(text: &str) -> Option<BlockValue> {
-    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
 }

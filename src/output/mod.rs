@@ -50,8 +50,10 @@ mod exchange;
 mod finish;
 mod folder;
 mod identity;
+mod listed;
 mod lock;
 mod manifest;
+mod notes;
 mod own;
 mod own_checksum;
 mod packed;
@@ -72,13 +74,14 @@ pub use commit::Pending;
 pub use ending::{check_ending, check_folder_ending};
 pub use finish::{Contents, SideFile};
 pub use folder::names_one_file;
-pub use manifest::{Manifest, ManifestShard, ManifestTensor};
+pub use listed::{ManifestTensor, Tensors};
+pub use manifest::{Manifest, ManifestShard, read_manifest};
 pub use own::{check_folder, check_sides};
 pub use packed::{GoOn, Packers, RunAll};
 pub use sides::{ManifestSide, Restored, restore};
 pub use steps::{BegunSteps, Steps, is_replacing, tidy_transforms, transform_folders};
 pub use storage::{DiskStorage, Storage, StorageFile};
-pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with};
+pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with, verify_within};
 pub use write::{Output, Place};
 
 /// Is told how many bytes of how many were checked; its failure stops the check.

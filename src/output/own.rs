@@ -46,7 +46,7 @@ pub(super) fn check_work(places: &Places) -> Result<()> {
 ///
 /// [`Kind::Occupied`] with the first such thing.
 pub(super) fn check_finished(places: &Places, layout: &Layout) -> Result<()> {
-    let indexes: Vec<String> = layout.indexes().into_iter().map(|(name, _)| name).collect();
+    let indexes = layout.index_names();
     for name in layout.shards().iter().map(|shard| &shard.name).chain(&indexes) {
         if name.contains('/') {
             check_side(places, Path::new(name))?;

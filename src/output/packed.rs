@@ -151,6 +151,10 @@ impl PackedShard {
 }
 
 impl ShardBytes for PackedShard {
+    fn working_bytes(&self) -> u64 {
+        self.source.overhead_bytes()
+    }
+
     fn size(&self) -> u64 {
         self.source.len()
     }

@@ -7,13 +7,19 @@ use super::Progress;
 use super::begin::Run;
 use super::checksum::{block_range, hash_block};
 use super::folder::{Kept, empty_work};
+use super::listed::ManifestTensor;
 use super::lock::Lock;
-use super::manifest::{Manifest, ManifestTensor};
+use super::manifest::Manifest;
+use super::notes::each_note;
 use super::resume::{Claims, go_on};
+use super::storage::StorageFile;
 use super::verify::open_stored;
 use super::write::Output;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, claims_record, head_with_identity};
+
+/// How many bytes of claims go into a record, about.
+const RECORD_BYTES: usize = 1 << 20;
 
 /// Goes on with what is sound of a finished output of this very run.
 ///
@@ -23,7 +29,7 @@ use crate::journal::{Claim, claims_record, head_with_identity};
 pub(super) fn repair(run: Run, lock: Lock, manifest: &Manifest, progress: &mut Progress<'_>) -> Result<Output> {
     let storage = run.storage.as_ref();
     empty_work(storage, &run.places, Kept::Nothing)?;
-    let mut claims = vec![];
+    let mut is_sound = vec![];
     let mut again = vec![];
     let total = run.layout.shards().iter().map(|shard| shard.len).sum();
     let mut checked = 0;
@@ -32,10 +38,8 @@ pub(super) fn repair(run: Run, lock: Lock, manifest: &Manifest, progress: &mut P
         let words = run.fault_of(shard, manifest)?;
         checked += run.layout.shards()[shard].len;
         progress(checked, total)?;
-        let Some(words) = words else {
-            run.claim_shard(shard, manifest, &mut claims)?;
-            continue;
-        };
+        is_sound.push(words.is_none());
+        let Some(words) = words else { continue };
         again.push(format!("{} {words}: made again", run.layout.shards()[shard].name));
         if storage.len(&path)?.is_some() {
             storage.remove(&path)?;
@@ -43,17 +47,42 @@ pub(super) fn repair(run: Run, lock: Lock, manifest: &Manifest, progress: &mut P
     }
     storage.sync_dir(&run.places.folder())?;
     run.check_space()?;
-    let mut journal = head_with_identity(&run.journal_identity().to_string())?;
-    if !claims.is_empty() {
-        journal.extend(claims_record(&claims)?);
-    }
-    let aside = storage.create(&run.places.aside())?;
-    aside.write_at(&journal, 0)?;
-    aside.sync_data()?;
-    storage.rename(&run.places.aside(), &run.places.journal())?;
-    storage.sync_dir(&run.places.work())?;
+    run.journal_sound(&is_sound, manifest)?;
     let output = go_on(run, lock, Claims::Checked, progress)?;
     Ok(output.with_repairs(again))
+}
+
+/// A journal that is written whole before it gets its name.
+struct Aside<'a> {
+    file: &'a dyn StorageFile,
+    at: u64,
+    claims: Vec<Claim>,
+    /// About how many bytes the claims take.
+    bytes: usize,
+}
+
+impl Aside<'_> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds a claim of about `bytes` bytes; they go to the file record by record.
+    fn claim(&mut self, claim: Claim, bytes: usize) -> Result<()> {
+        self.claims.push(claim);
+        self.bytes += bytes;
+        if self.bytes >= RECORD_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.claims.is_empty() {
+            return Ok(());
+        }
+        let record = claims_record(&self.claims)?;
+        (self.claims, self.bytes) = (vec![], 0);
+        self.append(&record)
+    }
 }
 
 impl Run {
@@ -102,20 +131,43 @@ impl Run {
         Ok(None)
     }
 
-    /// Claims all of a shard, as the run that finished it did.
-    fn claim_shard(&self, shard: usize, manifest: &Manifest, claims: &mut Vec<Claim>) -> Result<()> {
-        let number = |at: usize| u32::try_from(at).map_err(|error| Error::new(Kind::Io, "cannot journal", at, error));
-        for &tensor in &self.layout.shards()[shard].tensors {
-            let stored = manifest.tensors.get(tensor);
-            if let Some(note) = stored.and_then(|stored| stored.note.as_ref()) {
-                claims.push(Claim::Note { tensor: number(tensor)?, note: note.to_string() });
+    /// Writes the journal of a run that has finished the shards that are sound and nothing else.
+    fn journal_sound(&self, is_sound: &[bool], manifest: &Manifest) -> Result<()> {
+        let storage = self.storage.as_ref();
+        let file = storage.create(&self.places.aside())?;
+        let mut journal = Aside { file: file.as_ref(), at: 0, claims: vec![], bytes: 0 };
+        journal.append(&head_with_identity(&self.journal_identity().to_string())?)?;
+        each_note(storage, &self.places, &mut |tensor, note| {
+            let slot = self.layout.tensors().get(tensor);
+            if slot.is_none_or(|slot| !is_sound[slot.shard]) {
+                return Ok(());
             }
-            let values = stored.and_then(ManifestTensor::values).unwrap_or_default();
+            let note = note.to_string();
+            let bytes = note.len() + size_of::<Claim>();
+            journal.claim(Claim::Note { tensor: number(tensor)?, note }, bytes)
+        })?;
+        for shard in (0..is_sound.len()).filter(|shard| is_sound[*shard]) {
+            self.claim_shard(shard, manifest, &mut journal)?;
+        }
+        journal.flush()?;
+        file.sync_data()?;
+        storage.rename(&self.places.aside(), &self.places.journal())?;
+        storage.sync_dir(&self.places.work())
+    }
+
+    /// Claims all of a shard, as the run that finished it did.
+    fn claim_shard(&self, shard: usize, manifest: &Manifest, journal: &mut Aside<'_>) -> Result<()> {
+        for &tensor in &self.layout.shards()[shard].tensors {
+            let values = manifest.tensors.get(tensor).and_then(ManifestTensor::values).unwrap_or_default();
             if !values.is_empty() {
-                claims.push(Claim::Blocks { tensor: number(tensor)?, first: 0, values });
+                let bytes = values.as_flattened().len() + size_of::<Claim>();
+                journal.claim(Claim::Blocks { tensor: number(tensor)?, first: 0, values }, bytes)?;
             }
         }
-        claims.push(Claim::Shard { shard: number(shard)? });
-        Ok(())
+        journal.claim(Claim::Shard { shard: number(shard)? }, size_of::<Claim>())
     }
+}
+
+fn number(at: usize) -> Result<u32> {
+    u32::try_from(at).map_err(|error| Error::new(Kind::Io, "cannot journal", at, error))
 }

@@ -41,11 +41,10 @@ pub(super) fn go_on(run: Run, lock: Lock, claims: Claims, progress: &mut Progres
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
     drop(bytes);
     run.check_space().map_err(Error::resumable)?;
-    let (state, files) = run.match_shards(state)?;
+    let state = run.match_shards(state)?;
     if claims == Claims::Unchecked {
-        run.check_claims(&state, &files, progress)?;
+        run.check_claims(&state, progress)?;
     }
-    drop(files);
     let journal = run.storage.open(&path)?;
     if journal.len()? != len {
         // A torn record must be gone for good before another is appended in its place.
@@ -100,8 +99,7 @@ fn replayed(run: &Run, bytes: &[u8]) -> Result<(State, u64)> {
 impl Run {
     /// Finds each shard's file, under its final name or in the making, and makes those that are missing and of which
     /// nothing is claimed. On return the state says of each shard whether it has its final name.
-    fn match_shards(&self, mut state: State) -> Result<(State, Vec<Box<dyn ShardBytes>>)> {
-        let mut files = vec![];
+    fn match_shards(&self, mut state: State) -> Result<State> {
         for shard in 0..self.layout.shards().len() {
             let planned = &self.layout.shards()[shard];
             let is_finished = self.storage.len(&self.places.finished(&planned.name))?.is_some();
@@ -109,37 +107,46 @@ impl Run {
                 return Err(self.mismatch(shard, "it was finished, but is not there any more"));
             }
             let claimed = planned.tensors.iter().map(|tensor| state.values[*tensor].len()).sum();
-            let file: Box<dyn ShardBytes> =
-                if is_finished { self.finished(shard, &state)? } else { Box::new(self.part(shard, claimed)?) };
+            // Closed again: there may be more shards than files may be open.
+            if is_finished {
+                self.finished(shard, &state)?;
+            } else {
+                self.part(shard, claimed)?;
+            }
             state.shards[shard] = is_finished;
-            files.push(file);
         }
         self.storage.sync_dir(&self.places.work())?;
-        Ok((state, files))
+        Ok(state)
     }
 
     /// A shard that has its final name: whole by the journal, with the right size and header. A crash between the syncs
     /// of the two folders can leave it under its other name too, which goes with the work folder.
-    fn finished(&self, shard: usize, state: &State) -> Result<Box<dyn ShardBytes>> {
+    fn finished(&self, shard: usize, state: &State) -> Result<()> {
         let planned = &self.layout.shards()[shard];
         let counts = self.block_counts();
         let is_whole = |tensor: &usize| u64::try_from(state.values[*tensor].len()) == Ok(counts[*tensor]);
         if !planned.tensors.iter().all(is_whole) {
             return Err(self.mismatch(shard, "it has its final name, but the journal does not say that it is whole"));
         }
-        let path = self.places.finished(&planned.name);
-        let file: Box<dyn ShardBytes> = match self.layout.zstd() {
-            Some(_) => Box::new(PackedShard::open(&path).map_err(|error| self.unreadable(shard, error))?),
-            None => Box::new(PlainShard::new(self.storage.open_read(&path)?)?),
-        };
+        let file = self.opened(shard, true)?;
         self.check_len(shard, file.size())?;
         let mut header = vec![0; planned.header.len()];
         file.read_at(&mut header, 0).map_err(|error| self.unreadable(shard, error))?;
         if header != planned.header {
             return Err(self.mismatch(shard, "its header was changed"));
         }
-        self.remove_part(shard)?;
-        Ok(file)
+        self.remove_part(shard)
+    }
+
+    /// The bytes of a shard, under its final name or in the making.
+    fn opened(&self, shard: usize, is_finished: bool) -> Result<Box<dyn ShardBytes>> {
+        let name = &self.layout.shards()[shard].name;
+        let path = self.places.finished(name);
+        Ok(match self.layout.zstd().filter(|_| is_finished) {
+            Some(_) => Box::new(PackedShard::open(&path).map_err(|error| self.unreadable(shard, error))?),
+            None if is_finished => Box::new(PlainShard::new(self.storage.open_read(&path)?)?),
+            None => Box::new(PlainShard::new(self.storage.open_read(&self.places.part(name))?)?),
+        })
     }
 
     /// A shard that was compressed needs its part no more, which takes as much again on the disk.
@@ -154,7 +161,7 @@ impl Run {
     }
 
     /// A shard in the making, at its full size.
-    fn part(&self, shard: usize, claimed_blocks: usize) -> Result<PlainShard> {
+    fn part(&self, shard: usize, claimed_blocks: usize) -> Result<()> {
         let planned = &self.layout.shards()[shard];
         let path = self.places.part(&planned.name);
         let file = match self.storage.len(&path)? {
@@ -165,8 +172,7 @@ impl Run {
         if claimed_blocks > 0 {
             self.check_len(shard, file.len()?)?;
         }
-        file.preallocate(planned.len)?;
-        PlainShard::new(file)
+        file.preallocate(planned.len)
     }
 
     fn check_len(&self, shard: usize, found: u64) -> Result<()> {
@@ -178,7 +184,7 @@ impl Run {
     }
 
     /// Reads every claimed block and compares it with its journalled value.
-    fn check_claims(&self, state: &State, files: &[Box<dyn ShardBytes>], progress: &mut Progress<'_>) -> Result<()> {
+    fn check_claims(&self, state: &State, progress: &mut Progress<'_>) -> Result<()> {
         let durable = |tensor: usize| {
             let blocks = u64::try_from(state.values[tensor].len()).expect("a count fits 64 bits");
             block_range(self.layout.tensors()[tensor].len, blocks).start
@@ -186,10 +192,14 @@ impl Run {
         let total = (0..state.values.len()).map(durable).sum();
         let mut checked = 0;
         for (shard, planned) in self.layout.shards().iter().enumerate() {
+            if planned.tensors.iter().all(|tensor| state.values[*tensor].is_empty()) {
+                continue;
+            }
+            let file = self.opened(shard, state.shards[shard])?;
             for &tensor in &planned.tensors {
                 let slot = &self.layout.tensors()[tensor];
                 for (block, wanted) in (0..).zip(&state.values[tensor]) {
-                    let mut read = |buffer: &mut [u8], at| files[shard].read_at(buffer, slot.offset + at);
+                    let mut read = |buffer: &mut [u8], at| file.read_at(buffer, slot.offset + at);
                     let value =
                         hash_block(slot.len, block, &mut read).map_err(|error| self.unreadable(shard, error))?;
                     if value != *wanted {

@@ -18,7 +18,20 @@ pub(super) struct Header {
     pub(super) tensors: IndexMap<String, (u64, u64)>,
 }
 
+/// What reading a header takes for each byte of it: the text, what is parsed, and the places of the tensors.
+const PARSED_RATIO: u64 = 6;
+
 impl Header {
+    /// About how many bytes of memory reading it takes; nothing where it cannot be read.
+    pub(super) fn memory(bytes: &dyn ShardBytes) -> Result<u64> {
+        let mut length = [0; 8];
+        if bytes.size() < 8 {
+            return Ok(0);
+        }
+        bytes.read_at(&mut length, 0)?;
+        Ok(Some(u64::from_le_bytes(length)).filter(|len| *len <= HEADER_BYTES).map_or(0, |len| PARSED_RATIO * len))
+    }
+
     pub(super) fn read(path: &Path, bytes: &dyn ShardBytes) -> Result<Self> {
         let size = bytes.size();
         let mut length = [0; 8];

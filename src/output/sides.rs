@@ -4,15 +4,17 @@
 //! Some of them are for people, who write on in them: a model card, a licence. One that was edited is still the user's
 //! own, so it is mentioned and no damage; a config or a tokenizer that was changed makes another model of the weights.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::finish::{Contents, SideFile, put};
+use super::finish::{Contents, SideFile, put, put_made};
 use super::folder::Places;
 use super::lock::Lock;
 use super::manifest::Manifest;
+use super::notes::each_note;
 use super::storage::Storage;
 use super::{folder, own};
 use crate::checkpoint::open_regular;
@@ -199,10 +201,28 @@ pub fn restore(
     }
     if recorded != manifest.side_files {
         let manifest = Manifest { side_files: recorded, ..manifest.clone() };
-        put(storage, &places, &places.manifest(), &Contents::Bytes(manifest.to_json()?))?;
+        rewrite(storage, &places, &manifest)?;
     }
     folder::remove_work(storage, &places)?;
     Ok(restored)
+}
+
+/// Writes the manifest of a finished output again, with the notes about its tensors that it holds.
+fn rewrite(storage: &dyn Storage, places: &Places, manifest: &Manifest) -> Result<()> {
+    let mut notes = HashMap::new();
+    each_note(storage, places, &mut |tensor, note| {
+        notes.insert(tensor, note.to_string().into_boxed_str());
+        Ok(())
+    })?;
+    let note = |tensor: usize| {
+        let read = |text: &str| serde_json::from_str(text);
+        notes
+            .get(&tensor)
+            .map(|text| read(text))
+            .transpose()
+            .map_err(|error| Error::new(Kind::Damaged, "cannot read manifest", places.manifest().display(), error))
+    };
+    put_made(storage, places, &places.manifest(), &mut |file| manifest.write(&note, file))
 }
 
 /// What is to be said of recorded files that were edited; anything else that is not as it was written is damage.

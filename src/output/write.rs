@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -18,6 +18,9 @@ use super::{Progress, begin};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, State};
 use crate::plan::layout::Layout;
+
+/// What a commit takes for a tensor beside the text of its note.
+const CLAIM_BYTES: usize = 192;
 
 /// An output in the making, locked against other processes.
 ///
@@ -34,6 +37,8 @@ pub struct Output {
     /// Tensors with something to claim, and shards with something to sync.
     unclaimed: BTreeSet<usize>,
     unsynced: BTreeSet<usize>,
+    /// What is kept for the next commit, about.
+    unclaimed_bytes: usize,
     durable: Arc<[AtomicU64]>,
     ledger: Arc<Mutex<Ledger>>,
     prepared: u64,
@@ -70,8 +75,8 @@ pub(super) struct TensorState {
     pub(super) hasher: TensorHasher,
     /// How many blocks were handed to a commit.
     claimed: usize,
-    pub(super) note: Option<Value>,
-    note_is_claimed: bool,
+    /// What is noted about it, JSON text, until a commit takes it to the journal.
+    note: Option<Box<str>>,
 }
 
 /// What is known about a shard.
@@ -98,11 +103,11 @@ impl Output {
     pub fn begin(
         storage: Arc<dyn Storage>,
         target: &Target,
-        layout: Layout,
+        layout: impl Into<Arc<Layout>>,
         identity: &Value,
         progress: &mut Progress<'_>,
     ) -> Result<Begun> {
-        begin::begin(storage, target, layout, identity, progress)
+        begin::begin(storage, target, layout.into(), identity, progress)
     }
 
     pub(super) fn assemble(run: Run, lock: Lock, ledger: Ledger, state: State) -> Result<Self> {
@@ -115,15 +120,17 @@ impl Output {
             .collect();
         let mut tensors = Vec::with_capacity(layout.tensors().len());
         let mut durable = Vec::with_capacity(tensors.capacity());
-        for ((slot, values), note) in layout.tensors().iter().zip(state.values).zip(state.notes) {
+        for (slot, values) in layout.tensors().iter().zip(state.values) {
             let claimed = values.len();
             let hasher = TensorHasher::resume(slot.len, values);
             shards[slot.shard].open_tensors -= usize::from(hasher.is_whole());
-            let note = note.map(|text| read_note(&places, &slot.name, &text)).transpose()?;
             durable.push(AtomicU64::new(hasher.hashed()));
-            tensors.push(TensorState { hasher, claimed, note_is_claimed: note.is_some(), note });
+            tensors.push(TensorState { hasher, claimed, note: None });
         }
-        let run_note = state.run_note.map(|text| read_note(&places, "the run", &text)).transpose()?;
+        let mut ledger = ledger;
+        let notes = state.notes.into_iter().enumerate().filter_map(|(tensor, place)| Some((tensor, place?)));
+        notes.for_each(|(tensor, place)| ledger.set_note(tensor, place));
+        let run_note = state.run_note.map(|text| read_note(&places, "the run", text.as_bytes())).transpose()?;
         let ledger = Arc::new(Mutex::new(ledger));
         let (unclaimed, unsynced) = (BTreeSet::new(), BTreeSet::new());
         let durable = durable.into();
@@ -139,6 +146,7 @@ impl Output {
             run_note,
             unclaimed,
             unsynced,
+            unclaimed_bytes: 0,
             durable,
             ledger,
             prepared,
@@ -181,19 +189,36 @@ impl Output {
         self.durable[tensor].load(Ordering::Acquire)
     }
 
-    /// What is noted about a tensor, by this run or an earlier one.
-    pub fn note(&self, tensor: usize) -> Option<&Value> {
-        self.tensors[tensor].note.as_ref()
+    /// What is noted about a tensor, by this run or an earlier one; read back from the journal once a commit took it there.
+    ///
+    /// # Errors
+    ///
+    /// When the journal cannot be read, or what it holds is no JSON.
+    pub fn note(&self, tensor: usize) -> Result<Option<Value>> {
+        let name = &self.layout.tensors()[tensor].name;
+        if let Some(text) = &self.tensors[tensor].note {
+            return read_note(&self.places, name, text.as_bytes()).map(Some);
+        }
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.note(tensor)?.map(|text| read_note(&self.places, name, &text)).transpose()
+    }
+
+    /// About how many bytes of memory what the next commit claims takes.
+    pub fn unclaimed_bytes(&self) -> usize {
+        self.unclaimed_bytes
+    }
+
+    /// How many shards in the making are open.
+    pub fn open_shards(&self) -> usize {
+        self.unsynced.len()
     }
 
     /// Notes what was found about a tensor; the next commit journals it, the manifest keeps it.
-    pub fn set_note(&mut self, tensor: usize, note: Value) {
-        let state = &mut self.tensors[tensor];
-        if state.note.as_ref() != Some(&note) {
-            state.note = Some(note);
-            state.note_is_claimed = false;
-            self.unclaimed.insert(tensor);
-        }
+    pub fn set_note(&mut self, tensor: usize, note: &Value) {
+        let text = note.to_string().into_boxed_str();
+        self.unclaimed_bytes += text.len() + CLAIM_BYTES;
+        self.tensors[tensor].note = Some(text);
+        self.unclaimed.insert(tensor);
     }
 
     /// What is noted about the run as a whole, by this process or an earlier one.
@@ -290,6 +315,7 @@ impl Output {
     /// When a file cannot be opened or a number is too large for the journal.
     pub fn prepare_commit(&mut self) -> Result<Pending> {
         let (mut claims, mut reached) = (vec![], vec![]);
+        self.unclaimed_bytes = 0;
         if let Some(note) = self.run_note.as_ref().filter(|_| !self.run_note_is_claimed) {
             claims.push(Claim::RunNote { note: note.to_string() });
             self.run_note_is_claimed = true;
@@ -327,9 +353,8 @@ impl Output {
         let state = &mut self.tensors[tensor];
         let id = number(tensor)?;
         let values = &state.hasher.values()[state.claimed..];
-        if let Some(note) = state.note.as_ref().filter(|_| !state.note_is_claimed) {
-            claims.push(Claim::Note { tensor: id, note: note.to_string() });
-            state.note_is_claimed = true;
+        if let Some(note) = state.note.take() {
+            claims.push(Claim::Note { tensor: id, note: note.into_string() });
         }
         if !values.is_empty() {
             claims.push(Claim::Blocks { tensor: id, first: number(state.claimed)?, values: values.to_vec() });
@@ -374,8 +399,8 @@ impl Output {
     }
 }
 
-fn read_note(places: &Places, about: &str, text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|error| {
+fn read_note(places: &Places, about: &str, text: &[u8]) -> Result<Value> {
+    serde_json::from_slice(text).map_err(|error| {
         let cause = format!("the note about {about} is no JSON: {error}");
         Error::new(Kind::Resume, "cannot replay journal", places.journal().display(), cause)
     })

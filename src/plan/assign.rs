@@ -1,6 +1,6 @@
 //! Which output tensors there are and which tensors of which inputs go into each.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
@@ -76,7 +76,7 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     let mut assignments = Vec::with_capacity(wanted.len());
     for tensor in wanted {
         let there = |(input, name): &(usize, String)| {
-            inputs[*input].tensors().contains_key(name) || job.untied_head(*input) == Some(name.as_str())
+            inputs[*input].tensors().contains_key(name.as_str()) || job.untied_head(*input) == Some(name.as_str())
         };
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
@@ -96,7 +96,17 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     if assignments.is_empty() {
         return Err(Error::new(Kind::Mismatch, "nothing to merge", "inputs", "no tensor is left to be written"));
     }
+    share_methods(&mut assignments);
     Ok(Assigned { assignments, dropped, partial })
+}
+
+/// Lets tensors that are combined with the same parameters share their method, which shows all of them.
+fn share_methods(assignments: &mut [Assignment]) {
+    let mut known: HashMap<String, Arc<dyn Method>> = HashMap::new();
+    for assignment in assignments {
+        let own = Arc::clone(&assignment.method);
+        assignment.method = Arc::clone(known.entry(format!("{own:?}")).or_insert(own));
+    }
 }
 
 /// Every tensor of whole models.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::{Checkpoint, Name, OpenOptions};
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Layers, Missing, Sources, TensorPlace};
 
@@ -191,7 +191,7 @@ fn same_names(one: &Checkpoint, other: &Checkpoint) -> bool {
 }
 
 fn names_in<'a>(component: &'a Component, input: &'a Checkpoint) -> impl Iterator<Item = &'a str> {
-    input.tensors().keys().map(String::as_str).filter(|name| component.holds(name))
+    input.tensors().keys().map(|name| name.as_str()).filter(|name| component.holds(name))
 }
 
 /// What is made of what in a component that is merged; what is the donor's alone goes to `tensors`.
@@ -267,14 +267,14 @@ fn carried(job: &Job, inputs: &[Checkpoint], name: &str) -> TensorPlan {
         offset: entry.bytes.start,
         dtype: entry.dtype,
         held: entry.dtype,
-        name: name.to_owned(),
+        name: Name::from(name),
         placement: None,
         fill: None,
         view: None,
     };
     let elements = entry.bytes.end - entry.bytes.start;
     TensorPlan {
-        name: name.to_owned(),
+        name: Name::from(name),
         shape: entry.shape.clone(),
         dtype: entry.dtype,
         sources: vec![source],

@@ -42,8 +42,8 @@ pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: 
         let left_out = checkpoint.left_out().iter().cloned();
         dropped.extend(left_out.map(|(name, reason)| Dropped { input, name, reason }));
         for name in checkpoint.tensors().keys().filter(|name| !used.contains(&(input, name.as_str()))) {
-            let reason = reasons.get(&(input, name.clone())).map_or(default(input), String::as_str);
-            dropped.push(Dropped { input, name: name.clone(), reason: reason.to_owned() });
+            let reason = reasons.get(&(input, name.to_string())).map_or(default(input), String::as_str);
+            dropped.push(Dropped { input, name: name.to_string(), reason: reason.to_owned() });
         }
     }
     dropped

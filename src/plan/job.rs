@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::align::Alignment;
-use crate::checkpoint::{Checkpoint, OpenOptions};
+use crate::checkpoint::{Checkpoint, Names, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -130,6 +130,8 @@ impl Job {
             opened.push(Checkpoint::open_with(path, &options)?);
         }
         rename::rename(&self.document, &mut opened)?;
+        let mut names = Names::default();
+        opened.iter_mut().for_each(|input| names.share(input));
         Ok(opened)
     }
 

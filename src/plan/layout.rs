@@ -4,12 +4,13 @@
 //! again at any block. Nothing here touches a disk.
 
 mod header;
+mod index;
 mod part;
 
 use std::collections::HashSet;
+use std::io;
 
-use serde_json::{Map, Value, json};
-
+use crate::checkpoint::Name;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 
@@ -31,7 +32,7 @@ const TOTAL_BYTES: u64 = 1 << 60;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name, unique in the output.
-    pub name: String,
+    pub name: Name,
     /// The type of its elements.
     pub dtype: Dtype,
     /// Its dimensions; none for a scalar.
@@ -42,7 +43,7 @@ pub struct TensorSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// The tensor's name.
-    pub name: String,
+    pub name: Name,
     /// The type of its elements.
     pub dtype: Dtype,
     /// Index of the shard that holds it.
@@ -209,29 +210,24 @@ impl Layout {
         &self.parts
     }
 
-    /// The indexes of all parts that need one, which have several shards: name and text each, in the order of the parts.
-    pub fn indexes(&self) -> Vec<(String, String)> {
-        (0..self.parts.len()).filter_map(|part| self.index(part)).collect()
+    /// The names of the indexes of all parts that need one, which have several shards, in the order of the parts.
+    pub fn index_names(&self) -> Vec<String> {
+        (0..self.parts.len()).filter_map(|part| self.index_name(part)).collect()
     }
 
-    /// Name and text of the index of a part, if it needs one: total size and which shard holds each tensor, by name.
-    pub fn index(&self, part: usize) -> Option<(String, String)> {
-        let shards: Vec<&Shard> = self.shards.iter().filter(|shard| shard.part == part).collect();
-        if shards.len() < 2 {
-            return None;
-        }
-        let folder = &self.parts[part].folder;
-        let mut entries = Vec::new();
-        for shard in &shards {
-            let file = header::name_in(folder, &shard.name);
-            entries.extend(shard.tensors.iter().map(|tensor| (&self.tensors[*tensor], file)));
-        }
-        entries.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        let total: u64 = entries.iter().map(|(slot, _)| slot.len).sum();
-        let entry = |(slot, file): (&Slot, &str)| (header::name_in(folder, &slot.name).to_owned(), Value::from(file));
-        let weight_map: Map<_, _> = entries.into_iter().map(entry).collect();
-        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-        Some((self.parts[part].index_name(), format!("{index:#}\n")))
+    /// The name of the index of a part, if it needs one.
+    pub fn index_name(&self, part: usize) -> Option<String> {
+        let shards = self.shards.iter().filter(|shard| shard.part == part).take(2).count();
+        (shards > 1).then(|| self.parts[part].index_name())
+    }
+
+    /// Writes the index of a part, tensor by tensor: total size and which shard holds each tensor, by name.
+    ///
+    /// # Errors
+    ///
+    /// Those of `into`.
+    pub fn write_index(&self, part: usize, into: impl io::Write) -> io::Result<()> {
+        index::write(self, part, into)
     }
 
     /// Bytes that the metadata takes in all headers.

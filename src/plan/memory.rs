@@ -12,9 +12,13 @@ use super::tensor::TensorPlan;
 const PROGRAM_BYTES: u64 = 24 << 20;
 /// Stack and allocator arena that a worker thread touches.
 const THREAD_BYTES: u64 = 1 << 20;
-/// What a run keeps per output tensor and source: names, ranges, records of what was found, and the manifest's text at
-/// the end. `scripts/bench/tensors.sh` measures it.
-const RECORD_BYTES: u64 = 4352;
+/// What an output tensor takes from planning to the end, beside its sources: its plan, its place, its entry in a header,
+/// what is known of its bytes, and its line of the manifest.
+const TENSOR_BYTES: u64 = 900;
+/// What each of its sources takes.
+const SOURCE_BYTES: u64 = 112;
+/// What is found about tensors waits in so many bytes for a commit, and as much again on its way through one.
+const CLAIMS_BYTES: u64 = 8 << 20;
 /// A window is mapped in whole pages, and the kernel maps some around it.
 pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
 /// No input window of a block is larger: beyond this, bigger blocks buy nothing.
@@ -178,7 +182,10 @@ impl Costs {
         let most = |of: &dyn Fn(&TensorPlan) -> u64| tensors.iter().map(of).max().unwrap_or(1).max(1);
         let sources = most(&|tensor| tensor.sources.len() as u64);
         let widest = most(&|tensor| (0..tensor.sources.len()).map(|i| tensor.source_unit(i)).max().unwrap_or(1));
-        let records: u64 = tensors.iter().map(|tensor| RECORD_BYTES * (1 + tensor.sources.len() as u64)).sum();
+        let record = |tensor: &TensorPlan| {
+            TENSOR_BYTES + 3 * tensor.name.len() as u64 + SOURCE_BYTES * tensor.sources.len() as u64
+        };
+        let records = tensors.iter().map(record).sum::<u64>();
         let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
         let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
         let gathers = tensors.iter().map(TensorPlan::gather_bytes).max().unwrap_or(0);
@@ -194,6 +201,7 @@ impl Costs {
                 + STAGE_BYTES as u64
                 + threads
                 + records
+                + records.min(CLAIMS_BYTES)
                 + headers
                 + decoders
                 + columns

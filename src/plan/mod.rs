@@ -33,6 +33,8 @@ pub mod tensor;
 mod ties;
 mod vocabulary;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::align::Alignment;
@@ -66,7 +68,7 @@ pub struct Plan {
     /// The folders of the output with weights of their own, whose tensors come last.
     pub components: Vec<Component>,
     /// Where each of them lies in which shard.
-    pub layout: Layout,
+    pub layout: Arc<Layout>,
     /// How the memory is shared out.
     pub memory: Memory,
     /// Input tensors that go into none of the output's, each with the reason.
@@ -152,7 +154,7 @@ impl Plan {
             inputs,
             tensors,
             components,
-            layout,
+            layout: Arc::new(layout),
             memory,
             dropped,
             warnings,

@@ -54,8 +54,10 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
     let mut described = Vec::new();
     let mut fits = true;
     for assignment in assignments {
-        let found =
-            assignment.sources.iter().filter_map(|(input, name)| Some((*input, inputs[*input].tensors().get(name)?)));
+        let found = assignment
+            .sources
+            .iter()
+            .filter_map(|(input, name)| Some((*input, inputs[*input].tensors().get(name.as_str())?)));
         let found: Vec<_> = found.collect();
         let shapes: Vec<&[u64]> = found.iter().map(|(_, entry)| entry.shape.as_slice()).collect();
         // What is not averaged is taken from the base when something is to be done about shapes at all.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::align::View;
-use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::checkpoint::{Checkpoint, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::method::{Method, Passthrough};
@@ -34,7 +34,7 @@ pub struct SourcePlan {
     /// Type of the elements, as they come from there or from the view.
     pub held: Dtype,
     /// Name of the tensor there.
-    pub name: String,
+    pub name: Name,
     /// Where its elements go among the output's, when it has another shape.
     pub placement: Option<Placement>,
     /// The source whose elements stand where this one has none; zeros without it.
@@ -78,7 +78,7 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub struct TensorPlan {
     /// Its name in the output.
-    pub name: String,
+    pub name: Name,
     /// Its shape in the output.
     pub shape: Vec<u64>,
     /// Its dtype in the output.
@@ -138,7 +138,7 @@ impl TensorPlan {
         let first = entries[carried];
         let mut shape = common.clone();
         if let Some(vocabulary) = vocabulary.filter(|_| mergeable) {
-            let stored = inputs[job.donor].tensors().get(&name).unwrap_or(first);
+            let stored = inputs[job.donor].tensors().get(name.as_str()).unwrap_or(first);
             vocabulary.fill_up(&name, &stored.shape, &mut shape);
         }
         let elements = if mergeable { count(&name, &shape)? } else { first.bytes.end - first.bytes.start };
@@ -155,9 +155,9 @@ impl TensorPlan {
             base: sources.iter().position(|(input, _)| *input == job.donor),
             scanned: job.nan == NanPolicy::Base,
             action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
-            sources: filled(placed(&entries, sources, job, [&common, &shape])?, fill),
+            sources: filled(placed(inputs, &entries, sources, job, [&common, &shape])?, fill),
             shape,
-            name,
+            name: shared(&inputs[job.donor], &name),
         })
     }
 
@@ -261,8 +261,14 @@ fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str
     job.alignment(input).map_or(Ok(name.into()), |alignment| View::source_name(alignment, name).map(Cow::from))
 }
 
+/// `name` as the input has it, so that it is in memory once.
+fn shared(input: &Checkpoint, name: &str) -> Name {
+    input.tensors().get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone())
+}
+
 /// The sources of a tensor, of whose shape they fill what is common.
 fn placed(
+    inputs: &[Checkpoint],
     entries: &[&TensorEntry],
     sources: Vec<(usize, String)>,
     job: &Job,
@@ -277,7 +283,7 @@ fn placed(
             offset: entry.bytes.start,
             dtype: held,
             held,
-            name: stored_name(job, input, &name)?.into_owned(),
+            name: shared(&inputs[input], &stored_name(job, input, &name)?),
             placement: Placement::new(&entry.shape, common, shape),
             fill: None,
             view: view.map(Arc::new),

@@ -12,13 +12,11 @@ use crate::plan::tensor::Action;
 use crate::plan::{AlignmentFile, Plan};
 
 use super::words::{counted, grouped};
-use super::{Combined, Found, Noted};
+use super::{Combined, Met, Noticed, Oddity};
 
 /// What a user of compressed shards has to know.
 const UNPACK: &str = "thalweg reads .zst shards as they are; for transformers unpack them with `zstd -d --rm *.zst`";
 
-/// How many tensors a flag names before it only counts.
-const NAMED: usize = 3;
 /// How many files a line names before it only counts.
 const FILES_NAMED: usize = 8;
 
@@ -107,10 +105,9 @@ pub struct Moved {
 }
 
 impl Report {
-    /// The summary of a merge whose tensors were found to be as `noted`, in plan order.
-    pub fn new(plan: &Plan, out: String, status: &'static str, moved: Moved, noted: &[Noted<'_>]) -> Self {
-        let mut all = Found::default();
-        noted.iter().for_each(|(_, found)| all.add(found.clone()));
+    /// The summary of a merge of which all of this was `noticed`.
+    pub fn new(plan: &Plan, out: String, status: &'static str, moved: Moved, noticed: Noticed) -> Self {
+        let all = noticed.all.clone();
         let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_))).count();
         Self {
             status,
@@ -142,7 +139,7 @@ impl Report {
             left_beside: Vec::new(),
             looked_at: None,
             notes: plan.notes(),
-            warnings: plan.warnings.iter().cloned().chain(warnings(plan, noted)).collect(),
+            warnings: plan.warnings.iter().cloned().chain(warnings(plan, noticed)).collect(),
         }
     }
 
@@ -192,37 +189,28 @@ impl Report {
 }
 
 /// One line for everything unusual, each naming the tensors where it was met.
-fn warnings(plan: &Plan, noted: &[Noted<'_>]) -> Vec<String> {
-    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
-    let mut say = |line: String, tensor| match lines.iter_mut().find(|(known, _)| *known == line) {
-        Some((_, tensors)) => tensors.push(tensor),
-        None => lines.push((line, vec![tensor])),
+fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
+    let taken = |tensor: usize| match plan.tensors.get(tensor)?.action {
+        Action::Carry(taken) => {
+            Some(plan.tensors[tensor].sources[taken].input).filter(|input| *input != plan.job.donor)
+        }
+        Action::Merge(_) => None,
     };
-    for (index, (tensor, found)) in noted.iter().enumerate() {
-        for sentence in found.flags.sentences() {
-            say(sentence.to_owned(), *tensor);
-        }
-        if found.overflowed > 0 {
-            say("values became infinite or NaN when they were narrowed to the output's dtype".to_owned(), *tensor);
-        }
-        for input in &found.differing {
-            let model = plan.inputs[*input].root().display();
-            let from = carried_from(plan, index);
-            say(format!("carried unchanged from {from} although {model} holds other values"), *tensor);
-        }
-    }
-    lines.into_iter().map(|(line, tensors)| format!("{line}: {}", named(&tensors))).collect()
-}
-
-/// Whose a carried tensor is, in words.
-fn carried_from(plan: &Plan, tensor: usize) -> String {
-    let Some(tensor) = plan.tensors.get(tensor) else { return "the base".to_owned() };
-    match tensor.action {
-        Action::Carry(taken) if tensor.sources[taken].input != plan.job.donor => {
-            plan.inputs[tensor.sources[taken].input].root().display().to_string()
-        }
-        _ => "the base".to_owned(),
-    }
+    let model = |input: usize| plan.inputs[input].root().display();
+    let line = |met: Met| {
+        let line = match met.oddity {
+            Oddity::Flag(sentence) => sentence.to_owned(),
+            Oddity::Overflow => {
+                "values became infinite or NaN when they were narrowed to the output's dtype".to_owned()
+            }
+            Oddity::Differs { taken, input } => {
+                let from = taken.map_or_else(|| "the base".to_owned(), |taken| model(taken).to_string());
+                format!("carried unchanged from {from} although {} holds other values", model(input))
+            }
+        };
+        format!("{line}: {}", named(&met.first, met.count))
+    };
+    noticed.met(taken).into_iter().map(line).collect()
 }
 
 /// Names of files on one line, the first few of many.
@@ -234,11 +222,11 @@ pub fn listed_files(names: &[String]) -> String {
     }
 }
 
-fn named(tensors: &[&str]) -> String {
-    let first: Vec<String> = tensors.iter().take(NAMED).map(|name| shown_name(name)).collect();
-    match tensors.len().saturating_sub(NAMED) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more tensors", first.join(", ")),
+fn named(first: &[String], count: usize) -> String {
+    let shown: Vec<String> = first.iter().map(|name| shown_name(name)).collect();
+    match count.saturating_sub(first.len()) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more tensors", shown.join(", ")),
     }
 }
 

@@ -34,13 +34,13 @@ fn dropped(plan: &Plan) -> Vec<(usize, &str, &str)> {
 /// Requires that each input tensor is either a source or dropped, and not both.
 fn assert_all_told(plan: &Plan) {
     let sources = plan.tensors.iter().flat_map(|tensor| &tensor.sources);
-    let mut told: Vec<(usize, String)> = sources.map(|source| (source.input, source.name.clone())).collect();
+    let mut told: Vec<(usize, String)> = sources.map(|source| (source.input, source.name.to_string())).collect();
     told.sort();
     told.dedup();
-    told.extend(plan.dropped.iter().map(|dropped| (dropped.input, dropped.name.clone())));
+    told.extend(plan.dropped.iter().map(|dropped| (dropped.input, dropped.name.to_string())));
     told.sort();
     let names = |(index, input): (usize, &thalweg::checkpoint::Checkpoint)| {
-        input.tensors().keys().map(|name| (index, name.clone())).collect::<Vec<_>>()
+        input.tensors().keys().map(|name| (index, name.to_string())).collect::<Vec<_>>()
     };
     let mut all: Vec<(usize, String)> = plan.inputs.iter().enumerate().flat_map(names).collect();
     all.sort();

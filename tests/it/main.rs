@@ -23,6 +23,7 @@ mod mismatch;
 mod mutants;
 mod names;
 mod net;
+mod open_files;
 mod output;
 mod output_crash;
 mod output_verify;

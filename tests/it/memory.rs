@@ -100,6 +100,51 @@ fn thousands_of_tiny_tensors_fit() {
     fits(root.path(), 5, 128, &[]);
 }
 
+/// So many models of so many tensors of a few elements, as mixtures of many experts have them.
+fn of_many_tensors(models_: u64, tensors: u64) -> TempDir {
+    let name = |i: u64| format!("model.layers.{}.mlp.experts.{}.down_proj.weight", i / 512, i % 512);
+    let specs: Vec<Spec> = (0..tensors).map(|i| spec(name(i), Dtype::BF16, &[4, 4])).collect();
+    models(models_, &specs)
+}
+
+#[test]
+fn tens_of_thousands_of_tensors_fit_and_are_verified_in_less() {
+    let root = of_many_tensors(3, 30_000);
+    fits(root.path(), 3, 128, &[]);
+    for more in [&["--granularity", "model"][..], &["--verify", "--shard-size", "300KB"]] {
+        fits(root.path(), 3, 160, more);
+    }
+    let ended = start(root.path(), ["verify", "out", "--quiet", "--memory", "96MiB"]).end_watched().ok();
+    assert!(ended.peak <= 96 << 20, "{} bytes", ended.peak);
+    let planned = start(root.path(), ["plan", "0", "1", "2", "--out", "new", "--memory", "128MiB"]).end_watched().ok();
+    assert!(planned.peak <= 128 << 20, "{} bytes", planned.peak);
+}
+
+#[test]
+fn a_budget_too_small_for_so_many_tensors_is_refused_with_one_that_does() {
+    let root = of_many_tensors(2, 20_000);
+    let args =
+        |memory: &'static str| ["merge", "0", "1", "--out", "out", "--quiet", "--threads", "1", "--memory", memory];
+    let ended = start(root.path(), args("40MiB")).end_watched().fails(2, &["memory is too small", "give --memory"]);
+    let hint = ended.stderr.split("give --memory ").nth(1).expect("a hint");
+    let enough: u64 = hint.split("MiB").next().expect("a number").parse().expect("a number");
+    let enough: &'static str = format!("{enough}MiB").leak();
+    let ended = start(root.path(), args(enough)).end_watched().ok();
+    assert!(ended.peak <= enough.trim_end_matches("MiB").parse::<u64>().expect("a number") << 20, "{}", ended.peak);
+    let ended = start(root.path(), ["verify", "out", "--quiet", "--memory", "17MiB"]).end();
+    ended.fails(2, &["memory is too small", "thalweg.json needs at least", "give --memory"]);
+}
+
+#[test]
+fn many_compressed_shards_are_verified_one_at_a_time() {
+    let specs: Vec<Spec> = (0..150).map(|i| spec(format!("layers.{i}.weight"), Dtype::BF16, &[1000, 1000])).collect();
+    let root = models(1, &specs);
+    let args = ["merge", "0", "--method", "linear", "--out", "out", "--quiet", "--zstd", "1", "--shard-size", "2MB"];
+    start(root.path(), args).end().ok();
+    let ended = start(root.path(), ["verify", "out", "--quiet", "--memory", "48MiB"]).end_watched().ok();
+    assert!(ended.peak <= 48 << 20, "{} bytes", ended.peak);
+}
+
 #[test]
 fn many_small_shards_fit() {
     let specs: Vec<Spec> = (0..150).map(|i| spec(format!("layers.{i}.weight"), Dtype::BF16, &[1000, 1000])).collect();

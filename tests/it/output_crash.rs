@@ -42,7 +42,7 @@ impl Job {
             .iter()
             .enumerate()
             .map(|(number, shape)| TensorSpec {
-                name: format!("layers.{number}.weight"),
+                name: format!("layers.{number}.weight").into(),
                 dtype: if number == 2 { Dtype::BF16 } else { Dtype::F32 },
                 shape: shape.to_vec(),
             })
@@ -82,9 +82,9 @@ impl Job {
             let len = output.layout().tensors()[tensor].len;
             let bytes = self.bytes(tensor, len);
             let note = json!({ "angle": 0.1 * self.weight, "tensor": tensor });
-            match output.note(tensor) {
-                Some(earlier) => assert_eq!(*earlier, note, "notes come back as they were made"),
-                None => output.set_note(tensor, note),
+            match output.note(tensor)? {
+                Some(earlier) => assert_eq!(earlier, note, "notes come back as they were made"),
+                None => output.set_note(tensor, &note),
             }
             let mut at = usize::try_from(output.durable_bytes(tensor)).expect("small");
             while at < bytes.len() {

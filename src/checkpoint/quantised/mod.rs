@@ -13,7 +13,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use super::header::shown;
-use super::{InputFile, TensorEntry};
+use super::{InputFile, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind};
 pub use claim::CONFIG_KEYS;
@@ -21,7 +21,7 @@ use claim::Claim;
 pub use layouts::is_code;
 use layouts::{BESIDE_TENSOR, BESIDE_WEIGHT, COMPANIONS, LAYOUTS, Layout, MICROSCALING, SCALED_FP8, UNNAMED};
 
-type Tensors = IndexMap<String, TensorEntry>;
+type Tensors = IndexMap<Name, TensorEntry>;
 
 /// What is known of how a checkpoint's weights are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,9 +83,9 @@ fn codes(layout: String, known: &Layout, tensor: &str) -> Stored {
 fn by_mark(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
     let mut marks = LAYOUTS.iter().flat_map(|layout| layout.marks.iter().map(move |mark| (layout, mark)));
     marks.find_map(|(layout, mark)| {
-        let is_marked = |(name, entry): &(&String, &TensorEntry)| {
+        let is_marked = |(name, entry): &(&Name, &TensorEntry)| {
             let Some(stem) = name.strip_suffix(mark.code) else { return false };
-            let there = |with: &&str| tensors.contains_key(&format!("{stem}{with}"));
+            let there = |with: &&str| tensors.contains_key(format!("{stem}{with}").as_str());
             mark.holds.fits(entry.dtype) && (mark.with.is_empty() || mark.with.iter().any(there))
         };
         tensors.iter().find(is_marked).map(|(name, _)| (layout, name.as_str()))
@@ -117,7 +117,7 @@ fn has_scales(tensors: &Tensors, name: &str, entry: &TensorEntry) -> bool {
     // A tool that casts all tensors to eight bits casts an ordinary model's scales too.
     let is_scale = |name: String| {
         let fits = |scale: &TensorEntry| !layouts::is_fp8(scale.dtype) && count(&scale.shape) < count(&entry.shape);
-        tensors.get(&name).is_some_and(fits)
+        tensors.get(name.as_str()).is_some_and(fits)
     };
     let module = name.strip_suffix("weight").filter(|module| module.ends_with('.'));
     BESIDE_TENSOR.iter().any(|ending| is_scale(format!("{name}{ending}")))
@@ -128,7 +128,7 @@ fn has_scales(tensors: &Tensors, name: &str, entry: &TensorEntry) -> bool {
 fn by_claim(tensors: &Tensors) -> Option<&str> {
     /// Buffers of whole numbers that ordinary models have.
     const BUFFERS: [&str; 4] = ["ids", "index", "mask", ".bias"];
-    let agrees = |(name, entry): &(&String, &TensorEntry)| {
+    let agrees = |(name, entry): &(&Name, &TensorEntry)| {
         let is_buffer = BUFFERS.iter().any(|ending| name.ends_with(ending));
         (is_code(entry.dtype) && entry.shape.len() > 1 && !is_buffer)
             || COMPANIONS.iter().any(|ending| name.ends_with(ending))

@@ -11,7 +11,6 @@ mod stream;
 mod write;
 
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(super) use seekable::SeekableSource;
@@ -42,7 +41,7 @@ pub(super) fn detect(input: &Input) -> Result<Container> {
     let mut magic = [0; 4];
     let len = input.identity.len;
     let read = |bytes: &mut [u8; 4], at: u64| {
-        input.file.read_exact_at(bytes, at).map_err(|error| Error::io("cannot read", &input.path, error))
+        input.read_exact_at(bytes, at).map_err(|error| Error::io("cannot read", &input.path, error))
     };
     if len >= 4 {
         read(&mut magic, 0)?;
@@ -78,7 +77,7 @@ fn window_log(input: &Input) -> io::Result<u32> {
     let mut at = 0;
     for _ in 0..MAX_LEADING_SKIPPABLE {
         let mut head = [0; 14];
-        let read = input.file.read_at(&mut head, at)?;
+        let read = input.read_at(&mut head, at)?;
         let word = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
         if read < 8 || word(0) & !0xF != SKIPPABLE_MAGIC {
             let window = window_bytes(&head[4..read.max(4)]).unwrap_or(0);
@@ -121,7 +120,7 @@ struct FromStart<'a> {
 
 impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.file.read_at(buffer, self.at)?;
+        let read = self.input.read_at(buffer, self.at)?;
         self.at += read as u64;
         Ok(read)
     }

@@ -5,11 +5,9 @@
 
 use std::io::BufReader;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Advice, fadvise};
 use zeekstd::{SEEK_TABLE_INTEGRITY_SIZE, SEEKABLE_MAGIC_NUMBER, SeekTable};
 use zstd::bulk::Decompressor;
 
@@ -30,7 +28,8 @@ const CONTEXT_BYTES: u64 = 192 << 10;
 pub(in crate::checkpoint) struct SeekableSource {
     input: Input,
     table: SeekTable,
-    decoder: Mutex<Decoder>,
+    /// None until the first frame is decoded, and while it rests.
+    decoder: Mutex<Option<Decoder>>,
 }
 
 /// What one decoding thread at a time needs.
@@ -46,9 +45,7 @@ impl SeekableSource {
     /// Opens the file and checks its seek table against the file's length.
     pub fn new(input: Input) -> Result<Self> {
         let table = read_table(&input)?;
-        let context = Decompressor::new().map_err(|error| Error::io("cannot decompress", &input.path, error))?;
-        let decoder = Decoder { context, compressed: Vec::new(), kept: None, plain: Vec::new() };
-        Ok(Self { input, table, decoder: Mutex::new(decoder) })
+        Ok(Self { input, table, decoder: Mutex::default() })
     }
 
     /// The place of frame `index` in the compressed file and in the data.
@@ -85,13 +82,16 @@ impl SeekableSource {
 }
 
 impl Decoder {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { context: Decompressor::new()?, compressed: Vec::new(), kept: None, plain: Vec::new() })
+    }
+
     /// Decodes one frame, whose data must be exactly as long as `output`.
     fn decode(&mut self, input: &Input, index: u32, place: &Range<u64>, output: &mut [u8]) -> Result<()> {
         let bad = |cause: String| damaged(&input.path, format!("frame {index} at byte {}: {cause}", place.start));
         let len = usize::try_from(place.end - place.start).map_err(|error| bad(error.to_string()))?;
         self.compressed.resize(len, 0);
         input
-            .file
             .read_exact_at(&mut self.compressed, place.start)
             .map_err(|error| Error::io("cannot read", &input.path, error))?;
         let wanted = output.len();
@@ -117,8 +117,7 @@ impl Source for SeekableSource {
         let first = self.frame(self.table.frame_index_decomp(range.start));
         let last = self.frame(self.table.frame_index_decomp(range.end.saturating_sub(1)));
         if let (Ok((first, _)), Ok((last, _))) = (first, last) {
-            let len = last.end.checked_sub(first.start).and_then(std::num::NonZeroU64::new);
-            let _ = fadvise(&self.input.file, first.start, len, Advice::WillNeed);
+            self.input.prefetch(&(first.start..last.end));
         }
     }
 
@@ -126,11 +125,17 @@ impl Source for SeekableSource {
         within(&range, self.len(), &self.input.path)?;
         self.input.unchanged()?;
         let mut output = Buffer::zeroed(&range, &self.input.path)?;
-        let mut decoder = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.decoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let decoder = match &mut *held {
+            Some(decoder) => decoder,
+            none => {
+                none.insert(Decoder::new().map_err(|error| Error::io("cannot decompress", &self.input.path, error))?)
+            }
+        };
         let mut index = self.table.frame_index_decomp(range.start);
         let mut at = range.start;
         while at < range.end {
-            at = self.copy_frame(&mut decoder, index, &range, &mut output)?.max(at);
+            at = self.copy_frame(decoder, index, &range, &mut output)?.max(at);
             index += 1;
         }
         self.input.unchanged()?;
@@ -141,6 +146,10 @@ impl Source for SeekableSource {
         let frames = self.table.max_frame_size_comp() + self.table.max_frame_size_decomp();
         frames + u64::from(self.table.num_frames()) * TABLE_ENTRY_BYTES + CONTEXT_BYTES
     }
+
+    fn rest(&self) {
+        *self.decoder.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// Reads the seek table and refuses one that does not account for every byte of the file.
@@ -149,7 +158,7 @@ fn read_table(input: &Input) -> Result<SeekTable> {
     let len = input.identity.len;
     let mut footer = [0; SEEK_TABLE_INTEGRITY_SIZE];
     let footer_at = len.checked_sub(footer.len() as u64).ok_or_else(|| bad(format!("no seek table in {len} bytes")))?;
-    input.file.read_exact_at(&mut footer, footer_at).map_err(|error| Error::io("cannot read", &input.path, error))?;
+    input.read_exact_at(&mut footer, footer_at).map_err(|error| Error::io("cannot read", &input.path, error))?;
     let [a, b, c, d, descriptor, m0, m1, m2, m3] = footer;
     if u32::from_le_bytes([m0, m1, m2, m3]) != SEEKABLE_MAGIC_NUMBER {
         return Err(bad("no seek table at the end".into()));
@@ -161,8 +170,9 @@ fn read_table(input: &Input) -> Result<SeekTable> {
     if frames == 0 || frames > MAX_FRAMES || table_bytes > len {
         return Err(bad(format!("seek table of {frames} frames in a file of {len} bytes")));
     }
-    let table = SeekTable::from_seekable(&mut BufReader::new(&input.file))
-        .map_err(|error| bad(format!("seek table: {error}")))?;
+    let file = input.file().map_err(|error| Error::io("cannot read", &input.path, error))?;
+    let table =
+        SeekTable::from_seekable(&mut BufReader::new(&*file)).map_err(|error| bad(format!("seek table: {error}")))?;
     if table.size_comp() + table_bytes != len {
         let cause = format!("seek table accounts for {} bytes, file has {len}", table.size_comp() + table_bytes);
         return Err(bad(cause));

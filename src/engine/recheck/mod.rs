@@ -115,7 +115,7 @@ fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     }
     let planned: std::collections::HashSet<_> = plan.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     let extra = output.tensors().keys().find(|name| !planned.contains(name.as_str()));
-    differs(format!("it has tensor `{}`, which the merge would not have", extra.map_or("", String::as_str)))
+    differs(format!("it has tensor `{}`, which the merge would not have", extra.map_or("", |name| name.as_str())))
 }
 
 /// The checkpoint in `dir` with the components that the plan has.

@@ -77,7 +77,7 @@ fn configs(plan: &Plan) -> Result<Vec<Option<Value>>> {
 }
 
 fn layer_count(plan: &Plan, input: usize) -> usize {
-    let layers = Layers::find(plan.inputs[input].tensors().keys().map(String::as_str));
+    let layers = Layers::find(plan.inputs[input].tensors().keys().map(|name| name.as_str()));
     layers.stacks().next().map_or(0, |(_, count)| to_usize(count))
 }
 

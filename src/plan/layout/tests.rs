@@ -34,6 +34,12 @@ fn check(layout: &Layout, specs: &[TensorSpec]) {
     }
 }
 
+fn index_text(layout: &Layout, part: usize) -> Vec<u8> {
+    let mut text = vec![];
+    layout.write_index(part, &mut text).expect("memory");
+    text
+}
+
 #[test]
 fn one_shard_has_the_plain_name_and_no_index() {
     let specs = [spec("b", Dtype::F32, &[2, 3]), spec("a", Dtype::BF16, &[4])];
@@ -41,7 +47,7 @@ fn one_shard_has_the_plain_name_and_no_index() {
     check(&layout, &specs);
     assert_eq!(layout.shards()[0].name, "model.safetensors");
     assert_eq!(layout.shards()[0].tensors, [0, 1]);
-    assert_eq!(layout.indexes().pop(), None);
+    assert_eq!(layout.index_names(), [""; 0]);
     assert_eq!(layout.data_bytes(), 32);
 }
 
@@ -59,7 +65,7 @@ fn shards_are_cut_at_the_byte_and_a_bigger_tensor_stands_alone() {
     let groups: Vec<_> = layout.shards().iter().map(|shard| shard.tensors.clone()).collect();
     assert_eq!(groups, [vec![0, 1], vec![2], vec![3], vec![4]]);
     assert_eq!(layout.shards()[3].name, "model-00004-of-00004.safetensors");
-    let index: Value = serde_json::from_str(&layout.indexes().pop().expect("several shards").1).expect("valid");
+    let index: Value = serde_json::from_slice(&index_text(&layout, 0)).expect("valid");
     assert_eq!(index["metadata"]["total_size"], 50);
     assert_eq!(index["weight_map"]["big"], "model-00002-of-00004.safetensors");
     let keys: Vec<_> = index["weight_map"].as_object().expect("object").keys().cloned().collect();
@@ -141,10 +147,8 @@ fn every_part_has_its_own_shards_and_index_and_names_its_tensors_without_its_fol
     let only: Vec<_> = layout.shards().iter().map(|shard| shard.is_only).collect();
     assert_eq!(only, [false, false, true, true]);
     assert_eq!(read_back(&layout.shards()[0])[0].0, "b");
-    let indexes = layout.indexes();
-    assert_eq!(indexes.len(), 1);
-    assert_eq!(indexes[0].0, "unet/diffusion_pytorch_model.safetensors.index.json");
-    let index: Value = serde_json::from_str(&indexes[0].1).expect("valid");
+    assert_eq!(layout.index_names(), ["unet/diffusion_pytorch_model.safetensors.index.json"]);
+    let index: Value = serde_json::from_slice(&index_text(&layout, 0)).expect("valid");
     assert_eq!(index["metadata"]["total_size"], 16);
     assert_eq!(index["weight_map"]["a"], "diffusion_pytorch_model-00002-of-00002.safetensors");
     // Without tensors of its own the output itself has no file.

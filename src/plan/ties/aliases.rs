@@ -24,10 +24,10 @@ pub fn share(parts: &Parts<'_>, ties: &mut Ties) {
         let Some((canonical, both)) = canonical(name) else { continue };
         let group = groups.entry(canonical).or_default();
         group.both |= both;
-        group.names.insert(name.clone());
+        group.names.insert(name.to_string());
     }
     for (canonical, mut group) in groups {
-        if parts.members.iter().any(|input| parts.inputs[*input].tensors().contains_key(&canonical)) {
+        if parts.members.iter().any(|input| parts.inputs[*input].tensors().contains_key(canonical.as_str())) {
             group.names.insert(canonical.clone());
         }
         settle(parts, ties, &canonical, &group);

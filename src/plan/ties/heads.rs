@@ -24,7 +24,7 @@ enum State {
 /// When some inputs tie it, others do not, and the family makes a difference between the two beside the weights.
 pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
     let stored = parts.members.iter().flat_map(|input| parts.inputs[*input].tensors().keys());
-    let heads: BTreeSet<&str> = stored.filter(|name| head_of(name).is_some()).map(String::as_str).collect();
+    let heads: BTreeSet<&str> = stored.map(|name| name.as_str()).filter(|name| head_of(name).is_some()).collect();
     for name in heads {
         let folded = |input: &usize| parts.job.untied_head(*input) == Some(name);
         // Folding has made a tensor of its own of it.

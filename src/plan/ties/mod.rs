@@ -78,9 +78,9 @@ impl Ties {
     /// The names of all tensors that `input` gives: as they lie in its files, then those that it stores under other names.
     pub fn names<'a>(&'a self, inputs: &'a [Checkpoint], input: usize) -> impl Iterator<Item = &'a str> {
         let (given, tensors) = (&self.inputs[input], inputs[input].tensors());
-        let own = tensors.keys().filter(|name| !given.hidden.contains(*name) || given.aliases.contains_key(*name));
-        let other = given.aliases.keys().filter(|name| !tensors.contains_key(*name));
-        own.chain(other).map(String::as_str)
+        let own = tensors.keys().map(|name| name.as_str());
+        let own = own.filter(|name| !given.hidden.contains(*name) || given.aliases.contains_key(*name));
+        own.chain(given.aliases.keys().map(String::as_str).filter(|name| !tensors.contains_key(*name)))
     }
 
     /// What of this decides the output beside the names that are written; nothing when each input gives what it stores.

@@ -46,7 +46,7 @@ fn an_index_leads_to_its_shards_in_order_of_their_names() {
     let checkpoint = assert_both(folder.path());
     let names: Vec<_> = checkpoint.files().iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, [FIRST, SECOND]);
-    let tensors: Vec<_> = checkpoint.tensors().keys().map(String::as_str).collect();
+    let tensors: Vec<_> = checkpoint.tensors().keys().map(|name| name.as_str()).collect();
     assert_eq!(tensors, ["a.bias", "a.weight", "b.weight"]);
     assert_eq!(checkpoint.folder(), Some(folder.path()));
     assert!(checkpoint.metadata_bytes() > 300 && checkpoint.metadata_bytes() < 10_000);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use thalweg::checkpoint::Name;
 
 use super::{Kinship, Place, Run, assert_same, files_of, random_models, recipe};
 use crate::reference::files::{read_model, write_model};
@@ -183,7 +184,7 @@ fn tensors_come_in_the_order_of_the_first_models_files() {
     let second = place.model("second", &models[1]);
     let plan = Run::karcher(&[first.clone(), second]).plan().expect("a plan");
     let checkpoint = thalweg::checkpoint::Checkpoint::open(&first).expect("a checkpoint");
-    let names: Vec<&String> = plan.tensors.iter().map(|tensor| &tensor.name).collect();
+    let names: Vec<&Name> = plan.tensors.iter().map(|tensor| &tensor.name).collect();
     assert_eq!(names, checkpoint.tensors().keys().collect::<Vec<_>>());
 }
 

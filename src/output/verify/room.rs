@@ -1,0 +1,50 @@
+//! What a check may take: files that are read into memory are looked at for their size before.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use crate::budget::format_bytes;
+use crate::error::{Error, Kind, Result};
+use crate::output::storage::{DiskStorage, Storage};
+
+/// What the program itself takes, with the buffers that a check reads and hashes in.
+const PROGRAM_BYTES: u64 = 16 << 20;
+
+/// Bytes of memory for so many bytes of text, at most: the shortest entries take the most.
+pub(super) struct Ratio(u64, u64);
+
+/// Of a manifest.
+pub(super) const MANIFEST: Ratio = Ratio(2, 3);
+/// Of an index.
+pub(super) const INDEX: Ratio = Ratio(2, 1);
+
+/// The memory that a check may take, and how much of it is given away.
+pub(super) struct Room {
+    limit: u64,
+    held: Cell<u64>,
+}
+
+impl Room {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, held: Cell::new(PROGRAM_BYTES) }
+    }
+
+    /// Makes room for what the file at `path` says, for good; there is nothing to do where it is not there.
+    pub(super) fn admit(&self, path: &Path, ratio: &Ratio) -> Result<()> {
+        let bytes = DiskStorage.len(path)?.unwrap_or(0).saturating_mul(ratio.0) / ratio.1;
+        self.check(path, bytes)?;
+        self.held.set(self.held.get().saturating_add(bytes));
+        Ok(())
+    }
+
+    /// Refuses `bytes` that would be taken for a while because of the file at `path`, when there is no room for them.
+    pub(super) fn check(&self, path: &Path, bytes: u64) -> Result<()> {
+        let needed = self.held.get().saturating_add(bytes);
+        if needed <= self.limit {
+            return Ok(());
+        }
+        let cause = format!("checking {} needs at least {}", path.display(), format_bytes(needed));
+        Err(Error::new(Kind::Budget, "memory is too small", format_bytes(self.limit), cause)
+            .with_hint(format!("give --memory {}MiB or more", needed.div_ceil(1 << 20))))
+    }
+}
