@@ -181,6 +181,7 @@ fn from_base(
         input: *input,
         name: name.clone(),
         reason: reason.to_owned(),
+        is_tied: false,
     }));
     let Some(source) = base else {
         return Ok(None);

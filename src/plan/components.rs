@@ -223,7 +223,12 @@ fn assign(
                 }
                 let others = there.iter().map(|at| members[*at]).filter(|member| *member != job.donor);
                 let reason = "a model lacks it".to_owned();
-                dropped.extend(others.map(|input| Dropped { input, name: name.to_owned(), reason: reason.clone() }));
+                dropped.extend(others.map(|input| Dropped {
+                    input,
+                    name: name.to_owned(),
+                    reason: reason.clone(),
+                    is_tied: false,
+                }));
                 continue;
             }
             Missing::Common => {}

@@ -25,7 +25,7 @@ pub fn leave_floats_out(
         } else {
             let (input, name) = source;
             let reason = format!("its elements are {}, those that are carried unchanged are {taken}", entry.dtype);
-            dropped.push(Dropped { input, name, reason });
+            dropped.push(Dropped { input, name, reason, is_tied: false });
         }
     }
 }

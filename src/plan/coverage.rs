@@ -23,6 +23,9 @@ pub struct Dropped {
     pub name: String,
     /// Why.
     pub reason: String,
+    /// Its values are another tensor's, which is written: nothing is lost.
+    #[serde(skip)]
+    pub is_tied: bool,
 }
 
 /// Every input tensor that no output tensor is made of; `known` says why some are not.
@@ -30,8 +33,8 @@ pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: 
     let sources = || tensors.iter().flat_map(|tensor| &tensor.sources);
     let used: HashSet<(usize, &str)> = sources().map(|source| (source.input, source.name.as_str())).collect();
     let taking_part: HashSet<usize> = sources().map(|source| source.input).collect();
-    let reasons: HashMap<(usize, String), String> =
-        known.into_iter().map(|known| ((known.input, known.name), known.reason)).collect();
+    let reasons: HashMap<(usize, String), (String, bool)> =
+        known.into_iter().map(|known| ((known.input, known.name), (known.reason, known.is_tied))).collect();
     let default = |input: usize| match job.document.sources {
         _ if !taking_part.contains(&input) => "the model only lends what is not weights",
         Sources::Slices(_) => "no slice takes it",
@@ -40,10 +43,11 @@ pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: 
     let mut dropped = Vec::new();
     for (input, checkpoint) in inputs.iter().enumerate() {
         let left_out = checkpoint.left_out().iter().cloned();
-        dropped.extend(left_out.map(|(name, reason)| Dropped { input, name, reason }));
+        dropped.extend(left_out.map(|(name, reason)| Dropped { input, name, reason, is_tied: true }));
         for name in checkpoint.tensors().keys().filter(|name| !used.contains(&(input, name.as_str()))) {
-            let reason = reasons.get(&(input, name.to_string())).map_or(default(input), String::as_str);
-            dropped.push(Dropped { input, name: name.to_string(), reason: reason.to_owned() });
+            let known = reasons.get(&(input, name.to_string())).cloned();
+            let (reason, is_tied) = known.unwrap_or_else(|| (default(input).to_owned(), false));
+            dropped.push(Dropped { input, name: name.to_string(), reason, is_tied });
         }
     }
     dropped
@@ -51,18 +55,28 @@ pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: 
 
 /// What a user should know before the merge: what is odd about the files, and what is dropped, summarised.
 pub fn warnings(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
-    let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
-    for tensor in dropped {
-        groups.entry((tensor.input, &tensor.reason)).or_default().push(&tensor.name);
-    }
     let of_files = inputs.iter().flat_map(|input| {
         let root = input.root().display();
         input.warnings().iter().map(move |warning| format!("{root}: {warning}"))
     });
-    let of_tensors = groups.into_iter().map(|((input, reason), names)| {
+    of_files.chain(in_lines(inputs, dropped, false)).collect()
+}
+
+/// Says which tensors are not written because others have the same values.
+pub fn notes(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
+    in_lines(inputs, dropped, true)
+}
+
+/// One line for all tensors of an input with one reason, of those that are tied or of the others.
+fn in_lines(inputs: &[Checkpoint], dropped: &[Dropped], tied: bool) -> Vec<String> {
+    let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    for tensor in dropped.iter().filter(|tensor| tensor.is_tied == tied) {
+        groups.entry((tensor.input, &tensor.reason)).or_default().push(&tensor.name);
+    }
+    let line = |((input, reason), names): ((usize, &str), Vec<&str>)| {
         format!("{}: left out because {reason}: {}", inputs[input].root().display(), named(&names))
-    });
-    of_files.chain(of_tensors).collect()
+    };
+    groups.into_iter().map(line).collect()
 }
 
 /// The first of these names, and how many more there are.

@@ -142,7 +142,7 @@ impl Plan {
         let identity = identity::of(job, &inputs, &layout, &ties);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
         let mut warnings = job.warnings.clone();
-        warnings.extend(ties.notes.iter().cloned().chain(uneven));
+        warnings.extend(uneven);
         warnings.extend(coverage::warnings(&inputs, &dropped));
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
@@ -175,8 +175,10 @@ impl Plan {
     pub fn notes(&self) -> Vec<String> {
         let alone =
             self.inputs.len() == 1 && !self.job.rewritten && self.job.document.method != MethodName::Passthrough;
-        let note = "there is one model only: its weights are copied, in the dtype that was asked for";
-        alone.then(|| note.to_owned()).into_iter().collect()
+        let alone = alone.then_some("there is one model only: its weights are copied, in the dtype that was asked for");
+        let said = coverage::notes(&self.inputs, &self.dropped);
+        let tied = self.ties.notes.iter().chain(&said).map(|note| self.job.door.words(note).into_owned());
+        alone.map(str::to_owned).into_iter().chain(tied).collect()
     }
 
     /// The rows of the written input embeddings, which the config must name, when the donor's have another number.

@@ -131,7 +131,12 @@ impl TensorPlan {
             entries = vec![entries[carried]];
             let others = sources.split_off(carried + 1).into_iter().chain(sources.drain(..carried));
             let reason = "its shape differs from the base's, which is taken";
-            dropped.extend(others.map(|(input, name)| Dropped { input, name, reason: reason.to_owned() }));
+            dropped.extend(others.map(|(input, name)| Dropped {
+                input,
+                name,
+                reason: reason.to_owned(),
+                is_tied: false,
+            }));
             carried = 0;
             entries[0].shape.clone()
         });

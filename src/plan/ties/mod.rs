@@ -100,7 +100,7 @@ impl Ties {
     /// Leaves the stored tensor `name` of `input` out.
     fn hide(&mut self, input: usize, name: &str, reason: String) {
         if self.inputs[input].hidden.insert(name.to_owned()) {
-            self.dropped.push(Dropped { input, name: name.to_owned(), reason });
+            self.dropped.push(Dropped { input, name: name.to_owned(), reason, is_tied: true });
         }
     }
 }
