@@ -17,6 +17,7 @@
 //!
 //!                            journal/       data, fsync, record, fsync: what a killed run goes on from
 //!                            output/        shards, index, side files, manifest, renamed when whole
+//!                            sidecar/       config, tokenizer, chat template, model card, recipe
 //!                            report/        what ran: norms, angles, iterations, flags
 //! ```
 //!
@@ -42,8 +43,9 @@
 //! - [`plan`]: recipe and headers in, a pure value out.
 //! - [`journal`]: records of what is durably written, and their replay.
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
-//! - [`engine`]: the pipeline; threads and channels live here only.
+//! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
 //! - [`report`]: what ran, as a value.
+//! - [`engine`]: the pipeline; threads and channels live here only.
 //! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 
@@ -71,6 +73,7 @@ pub mod plan;
 pub mod random;
 pub mod recipe;
 pub mod report;
+pub mod sidecar;
 
 pub use door::Door;
 pub use error::{Error, Kind, Result};

@@ -12,8 +12,8 @@
 NOT_THERE=75
 NEW=12.9.86
 OLD=12.1.105
-source=src/kernel/cuda/kernels.cu
-shipped=src/kernel/cuda/kernels.ptx
+source=src/device/cuda/kernels.cu
+shipped=src/device/cuda/kernels.ptx
 home=$target/nvrtc
 
 case ${1-} in

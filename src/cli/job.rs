@@ -13,10 +13,11 @@ use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::output::{names_one_file, yaml};
+use crate::output::names_one_file;
 use crate::plan::Job;
 use crate::plan::memory::Wish;
 use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Reading, Recipe, Scope, THREADS, expand_home};
+use crate::sidecar::yaml;
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
 use super::quantised::QuantisedArgs;

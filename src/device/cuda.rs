@@ -13,7 +13,7 @@ use super::blas::Blas;
 use super::{Address, Argument, Choice, Driver, Kernel, Multiplication, Stream};
 
 /// The kernels for compute capability 8.0, which newer devices take too, as `scripts/check/nvrtc.sh` makes them.
-const PTX: &str = concat!(include_str!("../kernel/cuda/kernels.ptx"), "\0");
+const PTX: &str = concat!(include_str!("cuda/kernels.ptx"), "\0");
 /// The first version of the driver's interface that takes them: 1000 · major + 10 · minor.
 const LEAST_VERSION: i32 = 12010;
 /// The least compute capability that they are for.

@@ -4,7 +4,7 @@
 //! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few streams with memory of
 //! their own on both sides; whoever has a stretch of elements to work on takes one, brings the stretch over, has it
 //! measured, looked through or combined, and gives the lane back. With two lanes or more, one's copies overlap another's
-//! work. The kernels are CUDA C in `src/kernel/cuda`, which tests also compile for the host and hold against the portable
+//! work. The kernels are CUDA C in `src/device/cuda`, which tests also compile for the host and hold against the portable
 //! loops; they are shipped as PTX, so nothing but NVIDIA's driver is needed, and that is looked for when the program runs.
 //!
 //! - `choice`: what a user asks for, and opening it.
@@ -62,7 +62,7 @@ impl Address {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream(pub usize);
 
-/// A kernel of `src/kernel/cuda/kernels.cu`.
+/// A kernel of `src/device/cuda/kernels.cu`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// Inner products of every pair of inputs.

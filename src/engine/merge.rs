@@ -14,11 +14,11 @@ use crate::output::{
 };
 use crate::plan::Plan;
 use crate::report::{Found, Moved, Noticed, Report};
+use crate::sidecar::side_files;
 
 use super::Options;
 use super::pack::pack_in_parallel;
 use super::preflight::{Preflight, preflight};
-use super::side::side_files;
 
 /// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
 const SOLUTION: &str = "solution";

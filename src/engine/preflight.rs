@@ -7,9 +7,9 @@ use crate::budget::check_limits;
 use crate::error::{Error, Kind, Result};
 use crate::output::{Outlook, SideFile, Storage, Target, check_sides, outlook};
 use crate::plan::Plan;
+use crate::sidecar::{left_beside, side_files};
 
 use super::separate::refuse_inputs_folder;
-use super::side::{left_beside, side_files};
 
 /// What a merge is going to do at its target.
 #[derive(Debug)]

@@ -40,10 +40,8 @@
 
 mod begin;
 mod beside;
-pub mod card;
 pub mod checksum;
 mod commit;
-pub mod config;
 mod direct;
 mod ending;
 mod exchange;
@@ -64,10 +62,8 @@ mod shard_header;
 mod sides;
 mod steps;
 pub mod storage;
-pub mod template;
 mod verify;
 mod write;
-pub mod yaml;
 
 pub use begin::{Begun, Outlook, Target, check_target, outlook};
 pub use commit::Pending;

@@ -245,7 +245,7 @@ fn library() -> &'static Library {
     LIBRARY.get_or_init(|| {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let built = folder.path().join("kernels.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernel/cuda/host.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/cuda/host.c");
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
         let output = Command::new(compiler)
             .args(["-std=c99", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-o"])

@@ -28,14 +28,14 @@ fn the_shipped_ptx_is_what_the_source_gives() {
     let output = Command::new("python3")
         .arg(root.join("scripts/check/nvrtc.py"))
         .arg(compiler.join("libnvrtc.so.12"))
-        .arg(root.join("src/kernel/cuda/kernels.cu"))
+        .arg(root.join("src/device/cuda/kernels.cu"))
         .arg("compute_80")
         .arg(made.path())
         .env("LD_LIBRARY_PATH", &compiler)
         .output();
     let Ok(output) = output else { return skipped("python3 is not there") };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let shipped = std::fs::read(root.join("src/kernel/cuda/kernels.ptx")).expect("the shipped kernels");
+    let shipped = std::fs::read(root.join("src/device/cuda/kernels.ptx")).expect("the shipped kernels");
     let made = std::fs::read(made.path()).expect("what was made");
     assert!(made == shipped, "kernels.ptx is out of date: run scripts/check/nvrtc.sh --write");
 }

@@ -5,12 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::output::card::{Card, CardModel, license_of};
-use crate::output::yaml;
 use crate::plan::Plan;
 use crate::recipe::{Input, ModelRef, Parameters, Setting, Snapshot, expand_home};
 
-use super::{CARD, text_beside};
+use super::card::{Card, CardModel, license_of};
+use super::{CARD, text_beside, yaml};
 
 /// What the card of `plan` says.
 ///

@@ -5,7 +5,11 @@
 
 mod card;
 mod chat;
+mod config;
+mod describe;
+mod template;
 mod truth;
+pub mod yaml;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,10 +19,11 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, look_beside, open_regular};
 use crate::error::{Error, Kind, Result};
 use crate::json;
-use crate::output::config::{restated, with_dtype};
-use crate::output::{Contents, SideFile, yaml};
+use crate::output::{Contents, SideFile};
 use crate::plan::{Component, Plan};
 use crate::recipe::Document;
+
+use config::{restated, with_dtype};
 
 const CONFIG: &str = "config.json";
 const CARD: &str = "README.md";
@@ -38,7 +43,7 @@ pub fn side_files(plan: &Plan) -> Result<Vec<SideFile>> {
     let mut files =
         files.into_iter().map(|(name, contents)| SideFile::new(name, contents)).collect::<Result<Vec<_>>>()?;
     if !plan.job.beside_a_file && !plan.job.rewritten {
-        let own = [(CARD, card::of(plan)?.text()), (RECIPE, recipe_text(plan)?)];
+        let own = [(CARD, describe::of(plan)?.text()), (RECIPE, recipe_text(plan)?)];
         for (name, text) in own {
             files.retain(|file| file.name() != Path::new(name));
             files.push(SideFile::new(name, Contents::Bytes(text.into_bytes()))?);

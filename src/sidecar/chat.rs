@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::json;
 use crate::output::Contents;
-use crate::output::template::preset;
 use crate::plan::Plan;
 use crate::recipe::ChatTemplate;
 
+use super::template::preset;
 use super::{Files, rewritten, text_beside};
 
 const JINJA: &str = "chat_template.jinja";

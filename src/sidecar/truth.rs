@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use crate::checkpoint::quantised::{Stored, is_code};
 use crate::error::Result;
-use crate::output::config::{Restacked, Truth};
 use crate::plan::Plan;
 use crate::plan::agree::Deeper;
 use crate::recipe::{Layers, Sources};
+
+use super::config::{Restacked, Truth};
 
 /// What is true of the output of `plan`.
 ///
