@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use thalweg::align::{Spec, Transform};
 use thalweg::checkpoint::torch::TorchFile;
 use thalweg::checkpoint::{Checkpoint, Io, SourceOptions};
 use thalweg::journal::Journal;
 use thalweg::recipe::Recipe;
+use thalweg::symmetry::{Spec, Transform};
 use thalweg::{Error, Result};
 
 /// An entry: bytes, and a folder for the file that holds them.

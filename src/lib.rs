@@ -35,9 +35,11 @@
 //! - [`device`]: the same on a graphics processor, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`likeness`]: whether models mean the same by tokens, names and shapes.
+//! - [`symmetry`]: symmetries of networks, folds of norms, transforms.
+//! - [`view`]: tensors as a merge reads them, made of stored ones.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
-//! - [`align`]: symmetries of networks, views of transformed models, which unit goes with which.
+//! - [`align`]: which unit of one network goes with which of another.
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.
@@ -74,6 +76,8 @@ pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod sidecar;
+pub mod symmetry;
+pub mod view;
 
 pub use door::Door;
 pub use error::{Error, Kind, Result};

@@ -3,11 +3,11 @@
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use super::symmetries::{Node, Symmetries};
 use super::weights::{Store, Weights};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::net::{Network, Parameters, Units};
+use crate::symmetry::{Node, Symmetries};
 
 /// Numbers that are read at a time: a window on a file takes memory too.
 const PIECE: usize = 1 << 18;

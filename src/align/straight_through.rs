@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::matching::{self, Watch, match_weights};
 use super::network::{check_finite, parameters, store};
 use super::weights::{Numbers, Store, Transformed, Weights};
-use super::{Alignment, Symmetries, Transform};
 use crate::data::DataSet;
 use crate::error::Result;
 use crate::kernel::Kernels;
 use crate::net::{Adam, AdamOptions, Network, Parameters, evaluate, order};
+use crate::symmetry::{Alignment, Symmetries, Transform};
 
 /// Copies of the parameters that are held at once: A, T, π(B), the midpoint, its gradient, two moments, and what is
 /// matched with.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::view::Stored;
-use super::{Alignment, Gather, View};
 use crate::checkpoint::{Checkpoint, Source, SourceOptions, Window};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 use crate::linalg::Columns;
+use crate::symmetry::Alignment;
+use crate::view::Stored;
+use crate::view::{Gather, View};
 
 /// Elements that are converted at a time.
 const PIECE: u64 = 1 << 16;
@@ -320,7 +321,7 @@ fn index(count: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::align::{Symmetries, Transform, spec::builtin};
+    use crate::symmetry::{Symmetries, Transform, spec::builtin};
 
     #[test]
     fn memory_is_read_plain_and_transformed() {
@@ -340,7 +341,7 @@ mod tests {
         store.tensor("layers.0.weight").and_then(|mut it| it.read(4..9, &mut plain)).expect("is there");
         assert_eq!(plain, weight[4..9]);
         let element = &model.alignment().transform.elements()[0];
-        let group: &crate::align::Group = &symmetries.groups[0];
+        let group: &crate::symmetry::Group = &symmetries.groups[0];
         let mut rows = [0.0; 12];
         model.tensor("layers.0.weight").and_then(|mut it| it.read(0..12, &mut rows)).expect("is there");
         for row in 0..4 {

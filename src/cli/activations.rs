@@ -10,9 +10,9 @@ use indexmap::IndexMap;
 use rayon::ThreadPoolBuilder;
 use serde_json::json;
 
+use crate::align::Store;
 use crate::align::activations::{Recorded, Recording, record};
 use crate::align::network::{network, parameters};
-use crate::align::{Store, Symmetries, fingerprint};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
 use crate::engine::Stop;
@@ -21,6 +21,7 @@ use crate::kernel::Kernels;
 use crate::monitor::{Monitor, Phase};
 use crate::output::check_ending;
 use crate::plan::memory::process_bytes;
+use crate::symmetry::{Symmetries, fingerprint};
 
 use super::args::{self, BlockArgs, MemoryArgs};
 use super::progress::Progress;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::align::Spec;
 use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, Options as Matching, Residual};
 use crate::budget::parse_bytes;
@@ -23,6 +22,7 @@ use crate::output::{DiskStorage, Target};
 use crate::plan::Job;
 use crate::plan::memory::Wish;
 use crate::recipe::{AlignFrom, SWEEPS};
+use crate::symmetry::Spec;
 
 use super::align_by::ByArgs;
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};

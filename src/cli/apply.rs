@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use crate::align::{Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::output::{DiskStorage, Target, names_one_file};
 use crate::plan::{Job, Plan};
+use crate::symmetry::{Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint};
 
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::quantised::QuantisedArgs;

@@ -11,7 +11,6 @@ use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
 
 use crate::align::network::network;
-use crate::align::{Alignment, TransformFile};
 use crate::checkpoint::create_anew;
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
@@ -24,6 +23,7 @@ use crate::net::Network;
 use crate::output::{DiskStorage, Target, check_folder_ending};
 use crate::plan::memory::{Wish, process_bytes};
 use crate::plan::{AlignmentFile, Plan};
+use crate::symmetry::{Alignment, TransformFile};
 
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::progress::Progress;

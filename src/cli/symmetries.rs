@@ -6,11 +6,11 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::align::spec::builtin;
-use crate::align::{Allowed, Group, Pairs, Spec, Symmetries, TensorSymmetry};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown_name};
 use crate::recipe::expand_home;
+use crate::symmetry::spec::builtin;
+use crate::symmetry::{Allowed, Group, Pairs, Spec, Symmetries, TensorSymmetry};
 
 use super::quantised::QuantisedArgs;
 use super::{args, job, print};

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::align::Alignment;
 use crate::align::network::check_finite;
 use crate::checkpoint::Io;
 use crate::data::DataSet;
@@ -26,6 +25,7 @@ use crate::net::{Network, Parameters, evaluate};
 use crate::plan::memory::Wish;
 use crate::plan::{Job, Plan};
 use crate::recipe::{Quantised, Recipe};
+use crate::symmetry::Alignment;
 
 pub use csv::csv;
 pub use svg::svg;

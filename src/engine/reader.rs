@@ -8,8 +8,6 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use rayon::ThreadPool;
 
-use crate::align::Gather;
-use crate::align::view::Stored;
 use crate::budget::{Budget, Reservation};
 use crate::checkpoint::{Source, Window};
 use crate::error::Result;
@@ -20,6 +18,8 @@ use crate::plan::memory::WINDOW_EDGE_BYTES;
 use crate::plan::placement::Placement;
 use crate::plan::schedule::Block;
 use crate::plan::tensor::{SourcePlan, TensorPlan};
+use crate::view::Gather;
+use crate::view::Stored;
 
 use super::stop::Stop;
 

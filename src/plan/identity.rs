@@ -6,8 +6,8 @@
 
 use serde_json::{Value, json};
 
-use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, InputFile};
+use crate::symmetry::Alignment;
 
 use super::job::Job;
 use super::layout::Layout;

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::align::Alignment;
 use crate::checkpoint::{Checkpoint, Names, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
 use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
+use crate::symmetry::Alignment;
 
 use super::memory::Wish;
 use super::{MOST_INPUTS, rename};

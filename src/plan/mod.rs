@@ -37,11 +37,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::align::Alignment;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::recipe::MethodName;
+use crate::symmetry::Alignment;
 
 use agree::{Agreed, Partial};
 use assign::{Assigned, Span};

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::align::View;
 use crate::checkpoint::{Checkpoint, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::method::{Method, Passthrough};
 use crate::recipe::{Mismatch, NanPolicy};
+use crate::view::View;
 
 use super::assign::{Assignment, Span};
 use super::counters;

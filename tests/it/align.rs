@@ -18,11 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use thalweg::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
 use thalweg::report::Report;
+use thalweg::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
 use super::forward::Net;
 use super::whole::carry_out;

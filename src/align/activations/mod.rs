@@ -16,13 +16,14 @@ pub use record::{Recorded, Recording, record};
 
 use serde::{Deserialize, Serialize};
 
+use super::Weights;
 use super::assignment::{self, CostTiles, Costs, Sense, certified, dense, gain};
 use super::matching::{Matched, Proof, Step, Watch};
-use super::symmetries::{Group, Symmetries};
-use super::{Allowed, Element, Transform, Weights};
 use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::Backend;
+use crate::symmetry::{Allowed, Element, Transform};
+use crate::symmetry::{Group, Symmetries};
 
 use moments::{Moments, check_shapes};
 use products::{Products, ROWS};

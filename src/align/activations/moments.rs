@@ -2,9 +2,9 @@
 
 use super::Similarity;
 use crate::align::Weights;
-use crate::align::symmetries::Group;
 use crate::data::narrow;
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::Group;
 
 /// Rows that are read and multiplied together; never another number, so that sums have one shape.
 pub const BLOCK: u64 = 1024;

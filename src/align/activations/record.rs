@@ -6,11 +6,11 @@ use indexmap::IndexMap;
 
 use super::write::Writer;
 use crate::align::network::group_of;
-use crate::align::symmetries::Symmetries;
 use crate::budget::format_bytes;
 use crate::data::{Batch, DataSet};
 use crate::error::{Error, Kind, Result};
 use crate::net::{Network, Parameters};
+use crate::symmetry::Symmetries;
 
 /// What is recorded of.
 pub struct Recording<'a> {

@@ -1,6 +1,6 @@
 //! Whether going round from model to model leads back to where one began.
 
-use crate::align::{Element, Symmetries, Transform};
+use crate::symmetry::{Element, Symmetries, Transform};
 
 /// The share of units that do not come back to their places, over all triples of different models (a, b, c): brought
 /// from a to b, from b to c, and from c back to a. `pairs[to][from]` brings model `from` near to model `to`.

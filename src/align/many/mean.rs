@@ -7,8 +7,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::align::matching::Cost;
-use crate::align::{Alignment, Node, Numbers, Store, Symmetries, Transform, Transformed, View, Weights};
+use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::{Alignment, Node, Symmetries, Transform};
+use crate::view::View;
 
 /// Elements whose squares are summed at a time.
 const PIECE: u64 = 1 << 20;

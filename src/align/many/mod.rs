@@ -23,8 +23,9 @@ pub use cycle::{cycle_error, through_universe};
 
 use self::mean::{Mean, Scales};
 use super::matching::{self, Matched, Options, Residual, Step, match_weights};
-use super::{Store, Symmetries, Transform, angles};
+use super::{Store, angles};
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::{Symmetries, Transform};
 
 /// To what each model is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -213,7 +214,8 @@ fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Resul
 
 /// The model whose tensors have the largest cosines with those of all others.
 fn nearest(models: &[Arc<Store>], symmetries: &Symmetries, watch: &dyn ManyWatch) -> Result<usize> {
-    let acted = symmetries.tensors.iter().filter(|(_, tensor)| !tensor.axes.iter().all(super::Node::is_fixed));
+    let acted =
+        symmetries.tensors.iter().filter(|(_, tensor)| !tensor.axes.iter().all(crate::symmetry::Node::is_fixed));
     let names: Vec<&str> = acted.map(|(name, _)| name.as_str()).collect();
     let mut sums = vec![0.0; models.len()];
     for (one, model) in models.iter().enumerate() {

@@ -12,8 +12,9 @@ use super::panel::Panel;
 use super::problem::Problem;
 use super::solve::{Candidates, apply};
 use super::terms::{Part, Place, Term, Tree};
-use crate::align::{Allowed, Element, Transform, Weights};
+use crate::align::Weights;
 use crate::error::Result;
+use crate::symmetry::{Allowed, Element, Transform};
 
 /// Floating-point operations up to which all pairs of a layer's experts are solved.
 pub(super) const AFFORDED: u64 = 1 << 41;

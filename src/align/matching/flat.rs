@@ -11,10 +11,11 @@ use super::panel::Panel;
 use super::problem::{FEATURES, Problem};
 use super::solve::{Candidates, apply};
 use super::terms::{Term, Tree};
+use crate::align::Weights;
 use crate::align::assignment::{self, CostTiles, Costs, Sense};
-use crate::align::{Allowed, Element, Transform, Weights};
 use crate::error::{Error, Kind, Result};
 use crate::linalg;
+use crate::symmetry::{Allowed, Element, Transform};
 
 /// Up to this size the matrix is held and solved whole.
 const DENSE: usize = 1024;

@@ -24,9 +24,10 @@ use super::reach::bound;
 use super::solve::{Candidates, apply};
 use super::terms::{Part, Place, Term, Tree};
 use super::{Cost, flat};
-use crate::align::{Allowed, Element, Transform, Weights};
+use crate::align::Weights;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::{Allowed, Element, Transform};
 
 /// The share of the objective within which an upper bound proves a result: what single pairs could gain by angles of
 /// their own, which they share, is far below.

@@ -11,8 +11,8 @@
 use super::flat::order_of;
 use super::problem::narrow;
 use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
-use crate::align::{Allowed, Group};
 use crate::error::Result;
+use crate::symmetry::{Allowed, Group};
 
 /// Rounds over all inner groups; the objective grows in each, so that there are few.
 const ROUNDS: usize = 32;

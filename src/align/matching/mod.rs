@@ -38,9 +38,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Alignment, Element, Store, Symmetries, Transform, Transformed, Weights};
+use super::{Store, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
 use crate::linalg::Backend;
+use crate::symmetry::{Alignment, Element, Symmetries, Transform};
 
 use problem::Problem;
 
@@ -112,7 +113,7 @@ pub enum Proof {
 pub struct Step {
     /// The sweep, counted from 0.
     pub sweep: usize,
-    /// The place of the root in [`Symmetries::groups`](super::Symmetries::groups).
+    /// The place of the root in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
     pub root: usize,
     /// New elements of the root and of the groups within it, by their places; empty when what was there stays.
     pub elements: Vec<(usize, Element)>,
@@ -250,7 +251,7 @@ pub fn least_memory(
 
 fn check_shapes(symmetries: &Symmetries, model: &str, weights: &dyn Weights) -> Result<()> {
     for (name, tensor) in &symmetries.tensors {
-        if tensor.index.is_none() && tensor.axes.iter().all(super::Node::is_fixed) {
+        if tensor.index.is_none() && tensor.axes.iter().all(crate::symmetry::Node::is_fixed) {
             continue;
         }
         let shape = weights.shape(name);

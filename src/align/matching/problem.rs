@@ -10,10 +10,11 @@ use super::panel::Panel;
 use super::terms::{Place, Term};
 use super::{Cost, Options, Watch};
 use crate::align::assignment::{Gain, gain};
-use crate::align::{Alignment, Numbers, Store, Symmetries, Transform, Transformed, Weights};
+use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::{Columns, Sum};
+use crate::symmetry::{Alignment, Symmetries, Transform};
 
 /// Features that are read at a time; sums over features are cut where these blocks are, so this is no option.
 pub(super) const FEATURES: usize = 512;

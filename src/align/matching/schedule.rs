@@ -10,8 +10,8 @@ use super::problem::Problem;
 use super::solve::{least_bytes as least_of_root, solve};
 use super::terms::Tree;
 use super::{Matched, Residual, Step};
-use crate::align::{Symmetries, Transform};
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::{Symmetries, Transform};
 
 /// What moves the residual stream: first of all, and again whenever other roots have moved.
 pub(in crate::align) trait ResidualStep {
@@ -165,7 +165,7 @@ impl<'a, 'p> Run<'a, 'p> {
     /// The tensors on which the residual group acts; at `first` those on which nothing else does, if there are any.
     pub fn along(&self, residual: usize, first: bool) -> Vec<&'p str> {
         let symmetries: &'p Symmetries = self.problem.symmetries;
-        let acts = |node: &crate::align::Node| node.names(residual);
+        let acts = |node: &crate::symmetry::Node| node.names(residual);
         let all = symmetries.tensors.iter().filter(|(_, tensor)| tensor.axes.iter().any(acts));
         let all: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
         let others = |name: &str| self.trees.iter().any(|root| root.tensors.iter().any(|tensor| tensor == name));

@@ -4,8 +4,8 @@ use super::problem::Problem;
 use super::terms::Tree;
 use super::{Proof, Step};
 use super::{experts, flat, heads};
-use crate::align::{Element, Group, Transform};
 use crate::error::Result;
+use crate::symmetry::{Element, Group, Transform};
 
 /// What a root's problem may gain by.
 pub(super) struct Candidates {
@@ -78,7 +78,7 @@ pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) 
 
 /// Whether the root's units are numbers in the names of tensors, as experts are.
 fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
-    let index = |tensor: &crate::align::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
+    let index = |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
     problem.symmetries.tensors.values().any(|tensor| index(tensor) == Some(tree.root))
 }
 

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::panel::Block;
-use crate::align::symmetries::{Node, Symmetries};
-use crate::align::{Allowed, Group};
+use crate::symmetry::{Allowed, Group};
+use crate::symmetry::{Node, Symmetries};
 
 /// So many coordinates of a tensor, so many elements apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Tree {
 
     /// The tensors on which the tree acts.
     pub fn tensors<'a>(&'a self, symmetries: &'a Symmetries) -> impl Iterator<Item = &'a str> {
-        let acts = |tensor: &crate::align::TensorSymmetry| {
+        let acts = |tensor: &crate::symmetry::TensorSymmetry| {
             tensor.index.as_ref().is_some_and(|index| index.group == self.root)
                 || tensor.axes.iter().any(|axis| self.acts_on(axis))
         };

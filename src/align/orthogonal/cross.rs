@@ -1,10 +1,12 @@
 //! The cross products of two models along the residual stream.
 
+use crate::align::Weights;
 use crate::align::matching::problem::{Problem, narrow};
-use crate::align::symmetries::{Node, TensorSymmetry};
-use crate::align::{Alignment, View, Weights};
 use crate::error::Result;
 use crate::linalg::Matrix;
+use crate::symmetry::Alignment;
+use crate::symmetry::{Node, TensorSymmetry};
+use crate::view::View;
 
 /// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within such a panel, in f64
 /// over panels, so this is no option.

@@ -1,4 +1,4 @@
-//! Matching with a dense map of the residual stream: models whose norms are folded (see [`fold`](super::fold)).
+//! Matching with a dense map of the residual stream: models whose norms are folded (see [`fold`](crate::symmetry::fold)).
 //!
 //! Alternates two exact steps, which can only raise Σ_t w_t ⟨A_t, Q π(B)_t⟩: the orthogonal Q of a Procrustes problem, all
 //! other groups held fixed; and every other root by [`match_weights`](super::matching::match_weights)'s schedule, Q held.
@@ -15,13 +15,14 @@ mod procrustes;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::fold::Fold;
 use super::matching::problem::{Moving, Problem};
 use super::matching::schedule::{self, ResidualStep, Run};
 use super::matching::{Matched, Options, Proof, Residual, Step, Watch};
-use super::{Alignment, Element, OrthogonalMap, Store, Symmetries, Transform, Transformed, Weights, kept};
+use super::{Store, Transformed, Weights, kept};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::fold::Fold;
+use crate::symmetry::{Alignment, Element, OrthogonalMap, Symmetries, Transform};
 
 /// The share of the objective by which two solutions of Q in a row must differ for another sweep to be worth it.
 pub const TOLERANCE: f64 = 1e-5;

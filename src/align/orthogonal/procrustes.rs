@@ -7,8 +7,8 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::align::OrthogonalMap;
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::OrthogonalMap;
 
 /// Bytes that it takes for a stream of `size` units, besides M.
 pub(super) fn bytes(size: usize) -> u64 {

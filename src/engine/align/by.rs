@@ -9,13 +9,14 @@ use crate::align::activations::{self, match_activations};
 use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
 use crate::align::network::network;
 use crate::align::straight_through::{self, Losses, Problem, straight_through};
-use crate::align::{Group, Store, Symmetries, Transform, Weights, fingerprint};
+use crate::align::{Store, Weights};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::data::DataSet;
 use crate::engine::Options;
 use crate::error::Result;
 use crate::net::Network;
 use crate::report::Findings;
+use crate::symmetry::{Group, Symmetries, Transform, fingerprint};
 
 use super::Pair;
 

@@ -1,8 +1,8 @@
 //! From steps and a transform to what is reported of them.
 
 use crate::align::matching::{Options, Step};
-use crate::align::{Element, Group, Symmetries, Transform};
 use crate::report::{Cosines, Findings, RootFound};
+use crate::symmetry::{Element, Group, Symmetries, Transform};
 
 /// What the steps of a run have found, all of them in their order.
 pub fn of(
@@ -53,7 +53,7 @@ pub fn of(
 pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     let group = |group: &Group| {
         let angles = if group.pairs.is_some() { group.pair_count() } else { 0 };
-        let map = if group.may(crate::align::Allowed::Orthogonal) { 8 * group.units * group.units } else { 0 };
+        let map = if group.may(crate::symmetry::Allowed::Orthogonal) { 8 * group.units * group.units } else { 0 };
         size_of::<Element>() + map + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
     };
     symmetries.groups.iter().map(group).sum::<usize>() as u64

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::align::many::{Begin, ManyOptions};
-use crate::align::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint, matching};
+use crate::align::matching;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
@@ -18,6 +18,7 @@ use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
 use crate::report::AlignmentReport;
+use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
 use super::many::{AlignMany, Crowd, align_many, path_of};
 use super::{Align, By, Pair, align, is_of, note};

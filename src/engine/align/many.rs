@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::align::many::{ManyMatched, ManyOptions, ManyStep, match_many};
 use crate::align::matching::{self, least_memory};
-use crate::align::{Alignment, Spec, Store, Symmetries, Transform, TransformFile, Transformed, angles};
+use crate::align::{Store, Transformed, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::engine::Options;
@@ -24,6 +24,7 @@ use crate::likeness::Waived;
 use crate::output::{BegunSteps, Steps, Storage, Target, check_folder_ending};
 use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings, ManyReport};
+use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile};
 
 use super::session::Session;
 use super::{COMPLETE, Pair, backend, findings, findings_of, is_of, note, pair, parsed, pool};

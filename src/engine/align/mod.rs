@@ -20,7 +20,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 
 use crate::align::matching::{self, Step, Watch};
-use crate::align::{Alignment, Store, Transform, TransformFile, Transformed, Weights, angles};
+use crate::align::{Store, Transformed, Weights, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::error::{Error, Kind, Result};
@@ -29,6 +29,7 @@ use crate::monitor::Phase;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::report::{AlignmentReport, Findings};
+use crate::symmetry::{Alignment, Transform, TransformFile};
 
 use super::Options;
 use super::separate::refuse_inputs_folder;

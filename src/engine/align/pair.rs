@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::align::matching::{self, Residual};
-use crate::align::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::{Waived, meanings, vocabularies};
+use crate::symmetry::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint};
 
 /// Raised when the same models and options lead to another transform, so that no run goes on with another version's
 /// steps.
@@ -151,8 +151,8 @@ pub fn spec_identity(symmetries: &Symmetries) -> Value {
 
 /// The tensors on which some group acts.
 pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
-    let acts = |tensor: &crate::align::TensorSymmetry| {
-        tensor.index.is_some() || !tensor.axes.iter().all(crate::align::Node::is_fixed)
+    let acts = |tensor: &crate::symmetry::TensorSymmetry| {
+        tensor.index.is_some() || !tensor.axes.iter().all(crate::symmetry::Node::is_fixed)
     };
     symmetries.tensors.iter().filter(move |(_, tensor)| acts(tensor)).map(|(name, _)| name.as_str())
 }

@@ -4,13 +4,13 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::align::Symmetries;
 use crate::align::many::{ManyStep, ManyWatch};
 use crate::align::matching::{Step, Watch};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Phase;
 use crate::output::Steps;
+use crate::symmetry::Symmetries;
 
 /// Watches a run, and keeps its steps.
 pub struct Session<'a, S = Step> {

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use safetensors::Dtype;
-use thalweg::align::{Allowed, Element, Spec, Symmetries, Transform};
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
+use thalweg::symmetry::{Allowed, Element, Spec, Symmetries, Transform};
 
 use super::Stored;
 use crate::forward::{Experts, Family, Gpt2, Llama, Net, ResNet};

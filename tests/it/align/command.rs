@@ -1,6 +1,6 @@
 //! `thalweg symmetries` and `thalweg apply`.
 
-use thalweg::align::{Transform, TransformFile};
+use thalweg::symmetry::{Transform, TransformFile};
 
 use super::Stored;
 use crate::forward::{Family, Gpt2, Llama};

@@ -4,10 +4,10 @@ use std::fs;
 
 use safetensors::Dtype;
 use serde_json::json;
-use thalweg::align::{Element, OrthogonalMap, Spec, Transform, TransformFile};
 use thalweg::error::Kind;
 use thalweg::plan::memory::Wish;
 use thalweg::plan::{Job, Plan};
+use thalweg::symmetry::{Element, OrthogonalMap, Spec, Transform, TransformFile};
 
 use super::Stored;
 use super::function::distance;
@@ -27,7 +27,7 @@ fn llama() -> Llama {
 
 /// A transform that only maps the residual stream.
 fn only_map(stored: &Stored, seed: u64) -> Transform {
-    let keep = |(element, group): (&Element, &thalweg::align::Group)| Element {
+    let keep = |(element, group): (&Element, &thalweg::symmetry::Group)| Element {
         map: element.map.clone().filter(|_| group.residual),
         ..Element::default()
     };
@@ -147,7 +147,7 @@ fn models_whose_norms_cannot_be_folded_are_refused_with_the_reason() {
     assert!(refused(&gemma.random(1), None).contains("norms behind attention and MLP"));
     let mut net = llama().random(1);
     net.config = json!({ "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8 });
-    let spec = thalweg::align::spec::builtin::named("llama").expect("built in");
+    let spec = thalweg::symmetry::spec::builtin::named("llama").expect("built in");
     assert!(refused(&net, Some(&spec)).contains("config.json says ``"));
     let mut net = llama().random(1);
     net.tensors.remove("lm_head.weight");

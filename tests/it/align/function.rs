@@ -1,6 +1,6 @@
 //! Every built-in spec keeps the function of the networks that it is for, and what it leaves out would not.
 
-use thalweg::align::{Spec, Transform};
+use thalweg::symmetry::{Spec, Transform};
 
 use super::Stored;
 use crate::forward::{Bert, Chain, Experts, Family, Gpt2, Llama, Neox, Net, ResNet, Vgg, Vit};

@@ -6,9 +6,10 @@ use thalweg::align::many::{
     Begin, ManyMatched, ManyOptions, ManyStep, ManyWatch, Towards, cycle_error, match_many, through_universe,
 };
 use thalweg::align::matching::{Options, Residual, Unwatched, match_weights};
-use thalweg::align::{Alignment, Store, Symmetries, Transform, Transformed, Weights};
+use thalweg::align::{Store, Transformed, Weights};
 use thalweg::error::{Error, Kind, Result};
 use thalweg::kernel::Kernels;
+use thalweg::symmetry::{Alignment, Symmetries, Transform};
 
 use super::Stored;
 use crate::forward::{Chain, Experts, Family, Llama, Net, Random};
@@ -57,9 +58,10 @@ fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
             values.iter_mut().for_each(|value| *value += noise * square.sqrt() * random.signed());
         }
         let all = Transform::random(&symmetries, seed);
-        let element = |(group, element): (&thalweg::align::Group, &thalweg::align::Element)| match group.residual {
+        let element = |(group, element): (&thalweg::symmetry::Group, &thalweg::symmetry::Element)| match group.residual
+        {
             true => Default::default(),
-            false => thalweg::align::Element { angle: Vec::new(), ..element.clone() },
+            false => thalweg::symmetry::Element { angle: Vec::new(), ..element.clone() },
         };
         let elements = symmetries.groups.iter().zip(all.elements()).map(element).collect();
         let planted = Transform::new(&symmetries, elements).expect("fits");
@@ -200,7 +202,7 @@ fn cycles_are_consistent_by_way_of_a_universe_and_not_pair_by_pair() {
     // Two units of one hidden layer that change places on one of three ways: by hand.
     let mut pairs = vec![vec![Transform::identity(symmetries); 3]; 3];
     let units: Vec<u32> = [1, 0].into_iter().chain(2..9).collect();
-    let element = thalweg::align::Element { permutation: units, ..Default::default() };
+    let element = thalweg::symmetry::Element { permutation: units, ..Default::default() };
     pairs[1][0] = pairs[1][0].clone().with(symmetries, 0, element).expect("fits");
     // Three of the six cycles go that way; the layers have 9, 7 and 11 units.
     assert_eq!(cycle_error(symmetries, &pairs), 3.0 * 2.0 / (6.0 * 27.0));

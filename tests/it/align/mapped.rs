@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use thalweg::align::Transform;
 use thalweg::align::many::ManyOptions;
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
@@ -15,6 +14,7 @@ use thalweg::error::Result;
 use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
 use thalweg::report::ManyReport;
+use thalweg::symmetry::Transform;
 
 use super::Stored;
 use super::function::distance;

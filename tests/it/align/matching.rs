@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::Dtype;
+use thalweg::align::Store;
 use thalweg::align::matching::{Matched, Options, Proof, Residual, Unwatched, match_weights};
-use thalweg::align::{Element, Spec, Store, Transform};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
 use thalweg::plan::memory::Wish;
+use thalweg::symmetry::{Element, Spec, Transform};
 
 use super::Stored;
 use crate::forward::{Experts, Family, Gpt2, Llama, Net};
@@ -39,7 +40,7 @@ fn stored(net: &Net, dtype: Dtype, spec: Option<&Spec>) -> Stored {
 fn exact(stored: &Stored, seed: u64, residual: bool) -> Transform {
     let random = Transform::random(&stored.symmetries, seed);
     let groups = stored.symmetries.groups.iter().zip(random.elements());
-    let element = |(group, element): (&thalweg::align::Group, &Element)| match group.residual && !residual {
+    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| match group.residual && !residual {
         true => Element::default(),
         false => Element { angle: Vec::new(), ..element.clone() },
     };

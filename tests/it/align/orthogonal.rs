@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use thalweg::align::matching::{Matched, Options, Proof, Residual, Step, Unwatched, Watch, match_weights};
-use thalweg::align::{Alignment, Element, Store, Symmetries, Transform, Transformed, Weights};
+use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::error::{Error, Kind, Result};
 use thalweg::kernel::Kernels;
+use thalweg::symmetry::{Alignment, Element, Symmetries, Transform};
 
 use super::Stored;
 use super::function::distance;
@@ -95,7 +96,7 @@ fn options() -> Options {
 /// Random elements of these kinds of groups, nothing of the others.
 fn only(symmetries: &Symmetries, seed: u64, keys: &[&str]) -> Transform {
     let random = Transform::random(symmetries, seed);
-    let element = |(group, element): (&thalweg::align::Group, &Element)| {
+    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| {
         if keys.contains(&group.key.as_str()) { element.clone() } else { Element::default() }
     };
     let elements = symmetries.groups.iter().zip(random.elements()).map(element).collect();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::Value;
-use thalweg::align::{Element, Transform, fingerprint};
 use thalweg::checkpoint::Checkpoint;
+use thalweg::symmetry::{Element, Transform, fingerprint};
 
 use super::Stored;
 use super::applying::{exact, same_bytes};
@@ -22,7 +22,7 @@ pub fn planted(net: &Net, residual: bool) -> Stored {
     let stored = Stored::new(net, None);
     let random = exact(&stored.symmetries, Transform::random(&stored.symmetries, 3));
     let groups = stored.symmetries.groups.iter().zip(random.elements());
-    let element = |(group, element): (&thalweg::align::Group, &Element)| {
+    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| {
         if group.residual && !residual { Element::default() } else { element.clone() }
     };
     let moved = Transform::new(&stored.symmetries, groups.map(element).collect()).expect("still fits");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::Dtype;
-use thalweg::align::TransformFile;
+use thalweg::symmetry::TransformFile;
 
 use super::Stored;
 use super::planted::{llama, noised, planted};

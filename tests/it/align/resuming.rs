@@ -176,7 +176,7 @@ fn slow() -> TempDir {
     let root = scratch();
     net.write(&root.path().join("model"));
     let stored = Stored::new(&other, None);
-    let transform = thalweg::align::Transform::random(&stored.symmetries, 5);
+    let transform = thalweg::symmetry::Transform::random(&stored.symmetries, 5);
     stored.apply("model", transform, "planted", &crate::whole::PLENTY);
     let to = root.path().join("planted");
     fs::create_dir(&to).expect("made");

@@ -1,7 +1,7 @@
 //! Specs that do not fit their models, and what is said about them.
 
 use serde_json::json;
-use thalweg::align::{Spec, Symmetries};
+use thalweg::symmetry::{Spec, Symmetries};
 
 use super::{Stored, symmetries};
 use crate::forward::{Chain, Experts, Family, Llama, Net, Random, ResNet};

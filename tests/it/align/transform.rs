@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use thalweg::align::{Element, Transform, TransformFile, fingerprint};
 use thalweg::checkpoint::Checkpoint;
+use thalweg::symmetry::{Element, Transform, TransformFile, fingerprint};
 
 use super::Stored;
 use crate::forward::{Experts, Family, Gpt2, Llama};

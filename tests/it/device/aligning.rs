@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use thalweg::align::Store;
 use thalweg::align::activations::{self, match_activations};
 use thalweg::align::matching::{Options as Matching, Proof, Residual, Unwatched};
-use thalweg::align::{Allowed, Store};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::device::{Driver, Kernel, Products};
 use thalweg::engine::Options;
@@ -19,6 +19,7 @@ use thalweg::likeness::Waived;
 use thalweg::linalg::Backend;
 use thalweg::output::{DiskStorage, Target};
 use thalweg::plan::memory::DeviceWish;
+use thalweg::symmetry::Allowed;
 
 use super::fake::{Call, Fake};
 use crate::align::Stored;

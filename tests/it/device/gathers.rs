@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use safetensors::Dtype as Stored;
-use thalweg::align::view::Stored as Place;
-use thalweg::align::{Alignment, AxisMap, Element, Spec, Symmetries, Transform, View};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::device::{Kernel, Lanes, Taken};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{Elements, Kernels};
 use thalweg::linalg::Columns;
+use thalweg::symmetry::{Alignment, AxisMap, Element, Spec, Symmetries, Transform};
+use thalweg::view::Stored as Place;
+use thalweg::view::View;
 
 use super::kernels::{driver, split_mix};
 use crate::reference::files::write_model;

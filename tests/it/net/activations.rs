@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::Dtype;
+use thalweg::align::Store;
 use thalweg::align::activations::{Options, Similarity, match_activations};
 use thalweg::align::matching::{Proof, Unwatched};
-use thalweg::align::spec::builtin;
-use thalweg::align::{Store, Symmetries, Transform, TransformFile};
 use thalweg::kernel::Kernels;
+use thalweg::symmetry::spec::builtin;
+use thalweg::symmetry::{Symmetries, Transform, TransformFile};
 
 use super::write_data;
 use crate::align::Stored;

@@ -20,10 +20,11 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use thalweg::align::matching::{Options, Watch, match_weights};
-use thalweg::align::{Alignment, Element, Store, Symmetries, Transform, Transformed, Weights};
+use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
 use thalweg::linalg::{Matrix, add_product};
+use thalweg::symmetry::{Alignment, Element, Symmetries, Transform};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -131,7 +132,7 @@ fn reference(stream: u64, name: &str, values: &mut [f32]) -> Done {
 /// Orders and signs of all groups but the residual stream.
 fn plant(symmetries: &Symmetries, same: bool) -> thalweg::Result<Transform> {
     let random = Transform::random(symmetries, 7);
-    let element = |(group, element): (&thalweg::align::Group, &Element)| match same || group.residual {
+    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| match same || group.residual {
         true => Element::default(),
         false => Element { angle: Vec::new(), ..element.clone() },
     };

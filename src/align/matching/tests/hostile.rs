@@ -89,7 +89,7 @@ tensors:
   - { name: in, axes: [a * b * c, fixed] }
   - { name: out, axes: [fixed, a * b * c] }
 ";
-    let spec = crate::align::Spec::parse(text, "deep").expect("a spec");
+    let spec = crate::symmetry::Spec::parse(text, "deep").expect("a spec");
     let shapes: Vec<(String, Vec<u64>)> = vec![("in".into(), vec![8, 3]), ("out".into(), vec![3, 8])];
     let tensors = random(&shapes, 1);
     let symmetries = Arc::new(spec.resolve(&shapes.into_iter().collect(), None).expect("fits"));

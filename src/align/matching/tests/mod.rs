@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::terms::Tree;
 use super::*;
-use crate::align::spec::builtin;
-use crate::align::{Alignment, Transformed};
+use crate::align::Transformed;
 use crate::kernel::Kernels;
+use crate::symmetry::Alignment;
+use crate::symmetry::spec::builtin;
 
 type Tensors = IndexMap<String, (Vec<u64>, Vec<f32>)>;
 
@@ -82,7 +83,7 @@ fn applied(tensors: &Tensors, symmetries: &Arc<Symmetries>, transform: &Transfor
 fn planted(symmetries: &Symmetries, seed: u64, residual: bool, rotations: bool) -> Transform {
     let random = Transform::random(symmetries, seed);
     let groups = symmetries.groups.iter().zip(random.elements());
-    let element = |(group, element): (&crate::align::Group, &Element)| match group.residual && !residual {
+    let element = |(group, element): (&crate::symmetry::Group, &Element)| match group.residual && !residual {
         true => Element::default(),
         false => Element { angle: if rotations { element.angle.clone() } else { Vec::new() }, ..element.clone() },
     };
@@ -123,7 +124,7 @@ impl Recovered {
     fn lost(&self) -> usize {
         let both = self.planted.compose(&self.symmetries, &self.matched.transform);
         let groups = self.symmetries.groups.iter().zip(both.elements());
-        let lost = |(group, element): (&crate::align::Group, &Element)| {
+        let lost = |(group, element): (&crate::symmetry::Group, &Element)| {
             let moved = element.permutation.iter().enumerate().filter(|(at, unit)| at % group.units != **unit as usize);
             moved.count() + element.negative.iter().filter(|negative| **negative).count()
         };

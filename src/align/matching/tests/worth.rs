@@ -28,7 +28,7 @@ fn exchanged(share: f32) -> Matched {
     let (case, tensors) = in_pairs(share);
     let symmetries = symmetries(case.spec, &tensors, &case.config);
     let permutation: Vec<u32> = (0..).take(UNITS).map(|unit: u32| unit ^ 1).collect();
-    let element = |group: &crate::align::Group| match group.units == UNITS {
+    let element = |group: &crate::symmetry::Group| match group.units == UNITS {
         true => Element { permutation: permutation.clone(), ..Element::default() },
         false => Element::default(),
     };

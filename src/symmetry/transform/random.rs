@@ -1,9 +1,9 @@
 //! Random elements of every group: what tests and planted experiments start from.
 
 use super::{Element, OrthogonalMap, Transform, number};
-use crate::align::spec::Allowed;
-use crate::align::symmetries::{Group, Symmetries};
 use crate::random::SplitMix;
+use crate::symmetry::spec::Allowed;
+use crate::symmetry::{Group, Symmetries};
 
 impl Transform {
     /// A random element of every group, the same for the same seed and groups on every machine.

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use super::{Matched, Numbers, Rule};
-use crate::align::spec::Spec;
-use crate::align::spec::expression::{GroupReference, Which};
-use crate::align::spec::pattern::{Bindings, Pattern};
 use crate::error::Result;
+use crate::symmetry::spec::Spec;
+use crate::symmetry::spec::expression::{GroupReference, Which};
+use crate::symmetry::spec::pattern::{Bindings, Pattern};
 
 /// The instances that tensors name as their own, and those of chains that are read by others.
 pub(super) struct Instances {

@@ -23,10 +23,10 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::{Element, OrthogonalMap, Transform};
-use crate::align::symmetries::{Group, Symmetries};
 use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window, create_anew};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::{Group, Symmetries};
 
 /// `format` in the metadata.
 const FORMAT: &str = "thalweg-transform";

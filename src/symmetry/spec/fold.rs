@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::pattern::Pattern;
 use super::{FoldRule, Spec};
-use crate::align::fold::{FoldPlan, Folding};
-use crate::align::symmetries::{Node, Symmetries};
 use crate::error::Result;
+use crate::symmetry::fold::{FoldPlan, Folding};
+use crate::symmetry::{Node, Symmetries};
 
 /// The norms of a rule, as patterns: the weight, and what it goes into.
 struct Norms(Vec<(Pattern, Vec<Pattern>)>);

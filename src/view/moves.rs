@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::cells::{self, Side};
 use super::{BATCH_BYTES, Stored};
-use crate::align::AxisMap;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, Scratch};
+use crate::symmetry::AxisMap;
 
 /// Where each element comes from, worked out, with the memory that reading it takes.
 pub(super) struct Moves {

@@ -86,7 +86,7 @@ impl OrthogonalMap {
     }
 
     /// Whether this is a copy of the other, which is known without comparing.
-    pub(in crate::align) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.elements, &other.elements)
     }
 

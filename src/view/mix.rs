@@ -13,10 +13,10 @@ use rayon::prelude::*;
 
 use super::Stored;
 use super::moves::Moves;
-use crate::align::OrthogonalMap;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, Right, Wide};
+use crate::symmetry::OrthogonalMap;
 
 /// Bytes of f64 of the rows that are read together.
 const ROW_BYTES: u64 = 4 << 20;

@@ -12,9 +12,9 @@ use self::instances::Instances;
 use super::expression::{AxisExpression, GroupReference};
 use super::pattern::{Bindings, Pattern};
 use super::{Allowed, Axes, GroupRule, Spec, TensorRule};
-use crate::align::fold::Folding;
-use crate::align::symmetries::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::fold::Folding;
+use crate::symmetry::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 
 /// How many tensors an error lists before it only counts.
 const LISTED: usize = 5;

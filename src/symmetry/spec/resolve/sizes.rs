@@ -3,10 +3,10 @@
 use indexmap::IndexMap;
 
 use super::{MOST_UNITS, Resolver, listed};
-use crate::align::spec::Size;
-use crate::align::spec::expression::{SizeExpression, config_number};
-use crate::align::symmetries::{Node, TensorSymmetry};
 use crate::error::{Error, Kind, Result};
+use crate::symmetry::spec::Size;
+use crate::symmetry::spec::expression::{SizeExpression, config_number};
+use crate::symmetry::{Node, TensorSymmetry};
 
 /// What of an axis is not known yet, and may be worked out from its length.
 #[derive(Clone, Copy, PartialEq, Eq)]

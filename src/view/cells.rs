@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::align::AxisMap;
+use crate::symmetry::AxisMap;
 
 /// Which places a gather takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,14 +14,13 @@ use rayon::ThreadPool;
 
 use self::mix::{Axis, Making, Mix, Size};
 use self::moves::Moves;
-use super::fold::Folded;
-use super::symmetries::{Node, TensorSymmetry};
-use super::{Alignment, AxisMap};
 use crate::checkpoint::Source;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::linalg::Columns;
+use crate::symmetry::fold::Folded;
+use crate::symmetry::{Alignment, AxisMap, Node, TensorSymmetry};
 
 /// Runs of fewer bytes than this are gathered from memory, not read one by one.
 const RUN_BYTES: u64 = 256;
