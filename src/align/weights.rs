@@ -13,8 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 use crate::linalg::Columns;
 use crate::symmetry::Alignment;
-use crate::view::Stored;
-use crate::view::{Gather, View};
+use crate::view::{Aligned, Below, Gather, Readable, Stored};
 
 /// Elements that are converted at a time.
 const PIECE: u64 = 1 << 16;
@@ -70,6 +69,12 @@ struct Entry {
     shape: Vec<u64>,
     offset: u64,
     source: Arc<dyn Source>,
+}
+
+impl Entry {
+    fn stored(&self) -> Stored<'_> {
+        Stored { source: self.source.as_ref(), offset: self.offset, unit: self.dtype.bytes() as u64 }
+    }
 }
 
 impl Store {
@@ -173,18 +178,18 @@ impl Weights for Transformed {
     }
 
     fn apart(&self, tensor: &str) -> Result<Option<(Box<dyn Numbers + '_>, Columns)>> {
-        let from = View::source_name(&self.alignment, tensor)?;
+        let from = Aligned::source_name(&self.alignment, tensor)?;
         let entry = mergeable(&from, self.store.entry(&from)?)?;
-        let Some(view) = View::new(&self.alignment, tensor, entry.dtype)? else { return Ok(None) };
+        let Some(view) = Aligned::new(&self.alignment, tensor, entry.dtype)? else { return Ok(None) };
         let Some((gather, columns)) = view.apart() else { return Ok(None) };
         let (kernels, dtype) = (self.store.kernels, view.dtype());
         Ok(Some((Box::new(Viewed { entry, kernels, dtype, gather, bytes: Vec::new() }), columns)))
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
-        let from = View::source_name(&self.alignment, tensor)?;
+        let from = Aligned::source_name(&self.alignment, tensor)?;
         let entry = mergeable(&from, self.store.entry(&from)?)?;
-        Ok(match View::new(&self.alignment, tensor, entry.dtype)? {
+        Ok(match Aligned::new(&self.alignment, tensor, entry.dtype)? {
             None => Box::new(Plain::new(entry, self.store.kernels)),
             Some(view) => Box::new(Viewed {
                 entry,
@@ -244,16 +249,10 @@ struct Viewed<'a> {
     bytes: Vec<u8>,
 }
 
-impl Viewed<'_> {
-    fn stored(&self) -> Stored<'_> {
-        Stored { source: self.entry.source.as_ref(), offset: self.entry.offset, kernels: self.kernels, pool: None }
-    }
-}
-
 impl Numbers for Viewed<'_> {
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
-        let entry = self.entry;
-        let from = Stored { source: entry.source.as_ref(), offset: entry.offset, kernels: self.kernels, pool: None };
+        let stored = self.entry.stored();
+        let from = Below { tensors: &[&stored as &dyn Readable], kernels: self.kernels, pool: None };
         let mut rest = into;
         let mut at = range.start;
         while at < range.end {
@@ -269,7 +268,9 @@ impl Numbers for Viewed<'_> {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        self.gather.prefetch(self.stored(), range);
+        let stored = self.entry.stored();
+        let from = Below { tensors: &[&stored as &dyn Readable], kernels: self.kernels, pool: None };
+        self.gather.prefetch(from, range);
     }
 }
 

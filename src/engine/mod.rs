@@ -55,12 +55,13 @@ use crate::output::Output;
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
+use crate::view::{Place, Stack};
 
 use dispatch::Dispatch;
 pub use in_memory::merge_in_memory;
 pub use merge::{Merge, merge};
 pub use preflight::{Preflight, preflight};
-use reader::{Gathers, Reader, Sources};
+use reader::{OpenedStacks, Reader, Sources};
 pub use recheck::{Rechecked, Sample, recheck};
 pub use stop::Stop;
 use work::Workbench;
@@ -155,7 +156,7 @@ fn stages(
             plan,
             sources,
             kernels: options.kernels,
-            gathers: Gathers::default(),
+            opened: OpenedStacks::default(),
             pool: Some(&pool),
             budget: &input,
             monitor: &*options.monitor,
@@ -244,9 +245,11 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
 fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> {
     let options = SourceOptions { io, scratch: scratch.map(Path::to_owned) };
     let mut sources = Sources::new();
-    for source in plan.tensors.iter().flat_map(|tensor| &tensor.sources) {
-        if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((source.input, source.file)) {
-            vacant.insert(plan.inputs[source.input].open_file(source.file, &options)?);
+    let stacks = plan.tensors.iter().flat_map(|tensor| &tensor.sources).map(|source| &source.stack);
+    for place in stacks.flat_map(Stack::places) {
+        let Place::File { input, file, .. } = place else { continue };
+        if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((input, file)) {
+            vacant.insert(plan.inputs[input].open_file(file, &options)?);
         }
     }
     Ok(sources)

@@ -1,8 +1,8 @@
 //! The reading stage: walks the schedule, waits for memory, does the disk's work, hands windows on.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
-use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
@@ -15,11 +15,9 @@ use crate::kernel::{Elements, Kernels};
 use crate::monitor::Monitor;
 use crate::plan::Plan;
 use crate::plan::memory::WINDOW_EDGE_BYTES;
-use crate::plan::placement::Placement;
 use crate::plan::schedule::Block;
-use crate::plan::tensor::{SourcePlan, TensorPlan};
-use crate::view::Gather;
-use crate::view::Stored;
+use crate::plan::tensor::TensorPlan;
+use crate::view::{Below, InMemory, Opened, Place, Readable, Stack, Stored, is_sparse};
 
 use super::stop::Stop;
 
@@ -53,11 +51,11 @@ pub struct Reader<'a> {
     pub plan: &'a Plan,
     /// Where from.
     pub sources: &'a Sources,
-    /// What turns pairs of units of aligned models.
+    /// The kernels of views.
     pub kernels: Kernels,
-    /// Where the elements of aligned models come from.
-    pub gathers: Gathers,
-    /// Who multiplies where aligned models are mapped.
+    /// The opened views.
+    pub opened: OpenedStacks,
+    /// The threads of views that multiply.
     pub pool: Option<&'a ThreadPool>,
     /// What pays for the windows.
     pub budget: &'a Arc<Budget>,
@@ -105,10 +103,10 @@ impl Reader<'_> {
 
     /// Lets the files rest that tensor `before` was read from and `now` is not.
     fn rest(&self, before: &TensorPlan, now: &TensorPlan) {
-        for (at, source) in before.sources.iter().enumerate() {
-            let is_same = |other: &SourcePlan| (other.input, other.file) == (source.input, source.file);
-            if !now.sources.get(at).is_some_and(is_same) && !now.sources.iter().any(is_same) {
-                self.sources[&(source.input, source.file)].rest();
+        let [before, now] = [before, now].map(TensorPlan::files);
+        for (at, file) in before.iter().enumerate() {
+            if now.get(at) != Some(file) && !now.contains(file) {
+                self.sources[file].rest();
             }
         }
     }
@@ -120,112 +118,122 @@ impl Reader<'_> {
     /// When a source cannot be read or has changed.
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
-        // The source that fills others up comes first.
-        let first = tensor.sources.iter().find_map(|source| source.fill);
+        // The source whose window others are made of comes first.
+        let first = tensor.sources.iter().find_map(|source| source.stack.window());
         let mut windows: Vec<Option<Window>> = tensor.sources.iter().map(|_| None).collect();
         let others = (0..windows.len()).filter(|index| Some(*index) != first);
         for index in first.into_iter().chain(others) {
-            let filling = tensor.sources[index].fill.and_then(|fill| windows[fill].as_ref());
-            windows[index] = Some(self.window(block, index, filling)?);
+            windows[index] = Some(self.window(block, index, &windows)?);
         }
         Ok(windows.into_iter().flatten().collect())
     }
 
-    /// The window of one source, which the elements of `filling` fill up where it has none.
-    fn window(&self, block: &Block, index: usize, filling: Option<&Window>) -> Result<Window> {
+    /// The window of source `index`, which may be made of `windows` that are loaded already.
+    fn window(&self, block: &Block, index: usize, windows: &[Option<Window>]) -> Result<Window> {
         let tensor = &self.plan.tensors[block.tensor];
-        let (plan, source) = (&tensor.sources[index], self.source(&tensor.sources[index]));
-        let len = block.len * tensor.source_unit(index);
-        match &plan.placement {
-            Some(placement) => Window::filled(len, source.path(), |window| {
-                if let (Some(filling), Some(fill)) = (filling, plan.fill) {
-                    let elements = Elements { dtype: tensor.sources[fill].dtype, bytes: filling };
-                    self.kernels.convert(elements, plan.dtype, window);
-                }
-                self.place(placement, block, index, window)
-            }),
-            None if plan.view.is_none() => source.load(tensor.bytes_of(index, block.start..block.start + block.len)),
-            None => Window::filled(len, source.path(), |window| {
-                self.read(block.tensor, index, block.start..block.start + block.len, window)
-            }),
+        let stack = &tensor.sources[index].stack;
+        let range = block.start..block.start + block.len;
+        let lowest = self.stored(stack.place());
+        if let Some(stored) = lowest.filter(|_| stack.is_plain()) {
+            return stored.load(range);
         }
-    }
-
-    /// Puts the elements of source `index` that belong to `block` into their places in its window.
-    fn place(&self, placement: &Placement, block: &Block, index: usize, window: &mut [u8]) -> Result<()> {
-        let plan = &self.plan.tensors[block.tensor].sources[index];
-        let (held, unit) = (plan.held.bytes(), plan.dtype.bytes());
-        let bytes = |range: Range<usize>, unit: usize| range.start * unit..range.end * unit;
-        let mut read = Vec::new();
-        placement.pieces(block.start, block.len, held, &mut |piece| {
-            let stored = piece.stored();
-            if let Some(place) = piece.alone().filter(|_| !plan.is_widened()) {
-                return self.read(block.tensor, index, stored, &mut window[bytes(place, unit)]);
-            }
-            read.resize(usize::try_from(stored.end - stored.start).expect("a block fits the memory") * held, 0);
-            self.read(block.tensor, index, stored, &mut read)?;
-            piece.runs(&mut |from, to| {
-                let elements = Elements { dtype: plan.held, bytes: &read[bytes(from, held)] };
-                self.kernels.convert(elements, plan.dtype, &mut window[bytes(to, unit)]);
-            });
-            Ok(())
+        let path = lowest.map_or(Path::new(&*tensor.name), |stored| stored.source.path());
+        let tensors = self.tensors(block, index, windows);
+        let tensors: Vec<&dyn Readable> = tensors.iter().map(|tensor| &**tensor).collect();
+        Window::filled(block.len * tensor.source_unit(index), path, |window| {
+            let mut opened = self.opened.of(block.tensor, index, stack);
+            opened.read(stack, self.below(&tensors), range, window)
         })
     }
 
-    /// Fills `into` with `units` of source `index`, which are its own.
-    fn read(&self, tensor: usize, index: usize, units: Range<u64>, into: &mut [u8]) -> Result<()> {
-        let plan = &self.plan.tensors[tensor];
-        let source = self.source(&plan.sources[index]);
-        if plan.sources[index].view.is_none() {
-            return source.read_into(plan.bytes_of(index, units), into);
-        }
-        let stored = self.stored(source, plan.sources[index].offset);
-        self.gathers.with(plan, tensor, index, |gather| gather.read(stored, units, into))
-    }
-
+    /// Says what `block` will read.
     fn prefetch(&self, block: &Block) {
-        let tensor = &self.plan.tensors[block.tensor];
-        for (index, plan) in tensor.sources.iter().enumerate() {
-            let (source, units) = (self.source(plan), plan.units(block.start, block.len));
-            // What is mostly left out is not worth reading ahead.
-            if units.end - units.start > 4 * block.len {
-                continue;
-            }
-            if plan.view.is_none() {
-                source.prefetch(tensor.bytes_of(index, units));
-            } else if self.gathers.is_for(block.tensor) {
-                let stored = self.stored(source, plan.offset);
-                self.gathers.with(tensor, block.tensor, index, |gather| gather.prefetch(stored, units));
+        let range = block.start..block.start + block.len;
+        for (index, source) in self.plan.tensors[block.tensor].sources.iter().enumerate() {
+            let stack = &source.stack;
+            match stack.span(range.clone()) {
+                Some(span) if is_sparse(&span, &range) => {}
+                Some(span) => {
+                    if let Some(stored) = self.stored(stack.place()) {
+                        stored.prefetch(span);
+                    }
+                }
+                // Views are not opened for a block that comes after this tensor.
+                None if self.opened.is_for(block.tensor) => {
+                    let tensors = self.tensors(block, index, &[]);
+                    let tensors: Vec<&dyn Readable> = tensors.iter().map(|tensor| &**tensor).collect();
+                    let mut opened = self.opened.of(block.tensor, index, stack);
+                    opened.prefetch(stack, self.below(&tensors), range.clone());
+                }
+                None => {}
             }
         }
     }
 
-    fn source(&self, plan: &SourcePlan) -> &dyn Source {
-        &*self.sources[&(plan.input, plan.file)]
+    /// The tensors in all places of the stack of source `index`. Nothing can be read of a window that is not loaded yet.
+    fn tensors<'b>(
+        &'b self,
+        block: &Block,
+        index: usize,
+        windows: &'b [Option<Window>],
+    ) -> Vec<Box<dyn Readable + 'b>> {
+        let sources = &self.plan.tensors[block.tensor].sources;
+        let tensor = |place: Place| -> Box<dyn Readable + 'b> {
+            match place {
+                Place::File { input, file, offset, unit } => {
+                    Box::new(Stored { source: &*self.sources[&(input, file)], offset, unit })
+                }
+                Place::Window { source, dtype } => {
+                    let window = windows.get(source).and_then(Option::as_ref);
+                    let bytes = window.map_or(&[][..], |window| window);
+                    let elements = Elements { dtype: sources[source].dtype, bytes };
+                    Box::new(InMemory { elements, start: block.start, dtype, kernels: self.kernels })
+                }
+            }
+        };
+        sources[index].stack.places().map(tensor).collect()
     }
 
-    fn stored<'b>(&'b self, source: &'b dyn Source, offset: u64) -> Stored<'b> {
-        Stored { source, offset, kernels: self.kernels, pool: self.pool }
+    fn stored(&self, place: Place) -> Option<Stored<'_>> {
+        match place {
+            Place::File { input, file, offset, unit } => {
+                Some(Stored { source: &*self.sources[&(input, file)], offset, unit })
+            }
+            Place::Window { .. } => None,
+        }
+    }
+
+    fn below<'b>(&self, tensors: &'b [&'b dyn Readable]) -> Below<'b>
+    where
+        Self: 'b,
+    {
+        Below { tensors, kernels: self.kernels, pool: self.pool }
     }
 }
 
-/// Where the elements of the tensor that is being read come from, worked out once for each of its sources.
+/// The opened views of the tensor that is being read, by its sources.
 #[derive(Default)]
-pub struct Gathers(RefCell<(usize, HashMap<usize, Gather>)>);
+pub struct OpenedStacks(RefCell<OpenedTensor>);
 
-impl Gathers {
-    /// Whether this is the tensor that is being read; for another one everything would have to be worked out again.
+#[derive(Default)]
+struct OpenedTensor {
+    tensor: usize,
+    stacks: HashMap<usize, Opened>,
+}
+
+impl OpenedStacks {
+    /// Returns true for the tensor that is being read; for another one everything would have to be worked out again.
     fn is_for(&self, tensor: usize) -> bool {
-        self.0.borrow().0 == tensor
+        self.0.borrow().tensor == tensor
     }
 
-    fn with<T>(&self, plan: &TensorPlan, tensor: usize, source: usize, work: impl FnOnce(&mut Gather) -> T) -> T {
-        let (current, gathers) = &mut *self.0.borrow_mut();
-        if *current != tensor {
-            gathers.clear();
-            *current = tensor;
-        }
-        let view = plan.sources[source].view.as_ref().expect("only transformed sources are gathered");
-        work(gathers.entry(source).or_insert_with(|| view.gather()))
+    /// The opened views of a source.
+    fn of(&self, tensor: usize, source: usize, stack: &Stack) -> RefMut<'_, Opened> {
+        RefMut::map(self.0.borrow_mut(), |opened| {
+            if opened.tensor != tensor {
+                *opened = OpenedTensor { tensor, stacks: HashMap::new() };
+            }
+            opened.stacks.entry(source).or_insert_with(|| stack.open())
+        })
     }
 }

@@ -16,6 +16,7 @@ use super::coverage::Dropped;
 use super::job::Job;
 use super::shape;
 use super::tensor::{Action, SourcePlan, TensorPlan};
+use crate::view::{Place, Stack};
 
 /// How many names a message lists before it only counts.
 const LISTED: usize = 5;
@@ -268,14 +269,10 @@ fn carried(job: &Job, inputs: &[Checkpoint], name: &str) -> TensorPlan {
     let entry = &inputs[job.donor].tensors()[name];
     let source = SourcePlan {
         input: job.donor,
-        file: entry.file,
-        offset: entry.bytes.start,
         dtype: entry.dtype,
         held: entry.dtype,
         name: Name::from(name),
-        placement: None,
-        fill: None,
-        view: None,
+        stack: Stack::new(Place::File { input: job.donor, file: entry.file, offset: entry.bytes.start, unit: 1 }),
     };
     let elements = entry.bytes.end - entry.bytes.start;
     TensorPlan {

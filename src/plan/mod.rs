@@ -24,7 +24,6 @@ mod missing;
 mod model_span;
 mod names;
 mod parts;
-pub mod placement;
 mod rename;
 pub mod schedule;
 pub mod shape;

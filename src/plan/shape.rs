@@ -7,7 +7,6 @@ use crate::recipe::Mismatch;
 use super::assign::Assignment;
 use super::coverage::named;
 use super::job::Job;
-use super::placement::Placement;
 use super::tensor::{SourcePlan, TensorPlan};
 
 /// How many tensors an error lists before it only counts.
@@ -115,10 +114,11 @@ pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec
 
 /// What is done about the shapes of a tensor, in words.
 fn sentences(job: &Job, tensor: &TensorPlan) -> Vec<&'static str> {
-    let lacking = |source: &SourcePlan| source.placement.as_ref().is_some_and(Placement::lacks_some);
-    let filled = |source: &&SourcePlan| lacking(source) && source.fill.is_some();
+    let lacking = |source: &SourcePlan| source.stack.lacks_some();
+    let filled = |source: &&SourcePlan| lacking(source) && source.stack.window().is_some();
     let base = tensor.measured_from();
-    let zeros = |(at, source): (usize, &SourcePlan)| lacking(source) && source.fill.is_none() && Some(at) != base;
+    let zeros =
+        |(at, source): (usize, &SourcePlan)| lacking(source) && source.stack.window().is_none() && Some(at) != base;
     let crop = job.mismatch() == Mismatch::Crop;
     [
         (crop, "shapes differ, and larger tensors are cut to what all have"),

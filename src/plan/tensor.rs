@@ -1,7 +1,6 @@
 //! One output tensor: what it is made of and how.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Name, TensorEntry};
@@ -9,14 +8,13 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::method::{Method, Passthrough};
 use crate::recipe::{Mismatch, NanPolicy};
-use crate::view::View;
+use crate::view::{Aligned, Place, Placed, Placement, Stack};
 
 use super::assign::{Assignment, Span};
 use super::counters;
 use super::coverage::Dropped;
 use super::job::Job;
 use super::layout::TensorSpec;
-use super::placement::{PIECE_BYTES, Placement};
 use super::shape;
 use super::vocabulary::Vocabulary;
 
@@ -25,44 +23,14 @@ use super::vocabulary::Vocabulary;
 pub struct SourcePlan {
     /// Index of the input.
     pub input: usize,
-    /// Index of the file among the input's files.
-    pub file: usize,
-    /// Byte offset of the first element in that file.
-    pub offset: u64,
     /// Type of the elements, as they are worked on.
     pub dtype: Dtype,
-    /// Type of the elements, as they come from there or from the view.
+    /// Type of the elements, as they are in their own shape.
     pub held: Dtype,
     /// Name of the tensor there.
     pub name: Name,
-    /// Where its elements go among the output's, when it has another shape.
-    pub placement: Option<Placement>,
-    /// The source whose elements stand where this one has none; zeros without it.
-    pub fill: Option<usize>,
-    /// How they are reordered, flipped and turned on the way, when the model is aligned.
-    pub view: Option<Arc<View>>,
-}
-
-impl SourcePlan {
-    /// From the first to the last of its own units that belong to the `len` units of the output from `start` on.
-    pub fn units(&self, start: u64, len: u64) -> Range<u64> {
-        self.placement.as_ref().map_or(start..start + len, |placement| placement.range(start, len))
-    }
-
-    /// How many of its own units belong to the `len` units of the output from `start` on.
-    fn count(&self, start: u64, len: u64) -> u64 {
-        self.placement.as_ref().map_or(len, |placement| placement.count(start, len))
-    }
-
-    /// Whether its elements are widened on the way, so that they and those that fill it up are exact.
-    pub fn is_widened(&self) -> bool {
-        self.dtype != self.held
-    }
-
-    /// Bytes of one element as it is stored.
-    fn stored_unit(&self) -> u64 {
-        self.view.as_ref().map_or(self.held, |view| view.stored()).bytes() as u64
-    }
+    /// Where it is stored, and the views over it. A unit is an element; of a carried tensor, a byte.
+    pub stack: Stack,
 }
 
 /// What becomes of a tensor.
@@ -160,7 +128,7 @@ impl TensorPlan {
             base: sources.iter().position(|(input, _)| *input == job.donor),
             scanned: job.nan == NanPolicy::Base,
             action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
-            sources: filled(placed(inputs, &entries, sources, job, [&common, &shape])?, fill),
+            sources: placed(inputs, &entries, sources, job, Shapes { common: &common, output: &shape, fill })?,
             shape,
             name: shared(&inputs[job.donor], &name),
         })
@@ -194,13 +162,12 @@ impl TensorPlan {
 
     /// Bytes of memory that one unit of work of all sources together takes. What is widened is there twice for a moment.
     pub fn window_units(&self) -> u64 {
-        let narrow = |source: &SourcePlan| if source.is_widened() { source.held.bytes() as u64 } else { 0 };
-        self.source_units() + self.sources.iter().map(narrow).sum::<u64>()
+        self.source_units() + self.sources.iter().map(|source| source.stack.scratch_unit()).sum::<u64>()
     }
 
     /// Bytes that the work on `len` units from `start` on reads from the sources.
     pub fn read_bytes(&self, start: u64, len: u64) -> u64 {
-        (0..self.sources.len()).map(|index| self.sources[index].count(start, len) * self.stored_unit(index)).sum()
+        self.sources.iter().map(|source| source.stack.read_bytes(start..start + len)).sum()
     }
 
     /// The source from which the method measures the others.
@@ -211,26 +178,16 @@ impl TensorPlan {
         }
     }
 
-    /// Bytes of one unit of work of source `index` in its file.
-    fn stored_unit(&self, index: usize) -> u64 {
-        match self.action {
-            Action::Merge(_) => self.sources[index].stored_unit(),
-            Action::Carry(_) => 1,
-        }
-    }
-
-    /// Where source `index` has the elements of `units`, which are its own: bytes of its file.
-    pub fn bytes_of(&self, index: usize, units: Range<u64>) -> Range<u64> {
-        let (offset, unit) = (self.sources[index].offset, self.stored_unit(index));
-        offset + units.start * unit..offset + units.end * unit
-    }
-
-    /// Memory that reading an aligned model's part of this tensor, or parts of another shape, takes besides the windows.
+    /// Memory that the views of the sources take besides the windows: opened, all of them; for a read, the largest.
     pub fn gather_bytes(&self) -> u64 {
-        let views: u64 =
-            self.sources.iter().filter_map(|source| source.view.as_ref()).map(|view| view.gather_bytes()).sum();
-        let placed = self.sources.iter().any(|source| source.placement.is_some());
-        views + if placed { PIECE_BYTES } else { 0 }
+        let stacks = self.sources.iter().map(|source| &source.stack);
+        let opened: u64 = stacks.clone().map(Stack::bytes).sum();
+        opened + stacks.map(Stack::scratch_bytes).max().unwrap_or(0)
+    }
+
+    /// The files from which the tensor is read, source by source, each by its input and its place there.
+    pub fn files(&self) -> Vec<(usize, usize)> {
+        self.sources.iter().flat_map(|source| source.stack.places()).filter_map(|place| place.file()).collect()
     }
 
     /// Vectors along the first axis.
@@ -263,7 +220,7 @@ fn entries_of<'a>(inputs: &'a [Checkpoint], sources: &[(usize, String)], job: &J
 
 /// The name of what becomes tensor `name` of an input that may be aligned: experts change their names.
 fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str>> {
-    job.alignment(input).map_or(Ok(name.into()), |alignment| View::source_name(alignment, name).map(Cow::from))
+    job.alignment(input).map_or(Ok(name.into()), |alignment| Aligned::source_name(alignment, name).map(Cow::from))
 }
 
 /// `name` as the input has it, so that it is in memory once.
@@ -271,46 +228,72 @@ fn shared(input: &Checkpoint, name: &str) -> Name {
     input.tensors().get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone())
 }
 
-/// The sources of a tensor, of whose shape they fill what is common.
+/// How sources of other shapes become one.
+struct Shapes<'a> {
+    /// The shape that is kept of all.
+    common: &'a [u64],
+    /// The output's shape.
+    output: &'a [u64],
+    /// The source whose elements stand where others have none; zeros without it.
+    fill: Option<usize>,
+}
+
+/// The sources of a tensor, each with its views.
 fn placed(
     inputs: &[Checkpoint],
     entries: &[&TensorEntry],
     sources: Vec<(usize, String)>,
     job: &Job,
-    [common, shape]: [&[u64]; 2],
+    shapes: Shapes<'_>,
 ) -> Result<Vec<SourcePlan>> {
-    let source = |(entry, (input, name)): (&&TensorEntry, (usize, String))| {
-        let view = job.alignment(input).map_or(Ok(None), |alignment| View::new(alignment, &name, entry.dtype))?;
-        let held = view.as_ref().map_or(entry.dtype, View::dtype);
-        Ok(SourcePlan {
-            input,
-            file: entry.file,
-            offset: entry.bytes.start,
-            dtype: held,
-            held,
-            name: shared(&inputs[input], &stored_name(job, input, &name)?),
-            placement: Placement::new(&entry.shape, common, shape),
-            fill: None,
-            view: view.map(Arc::new),
-        })
-    };
-    entries.iter().zip(sources).map(source).collect()
+    let mut plans = Vec::with_capacity(sources.len());
+    for (entry, (input, name)) in entries.iter().zip(sources) {
+        plans.push(aligned(inputs, entry, input, &name, job)?);
+    }
+    let filler = shapes.fill.and_then(|fill| Some((fill, plans.get(fill)?.held)));
+    for (at, (entry, plan)) in entries.iter().zip(&mut plans).enumerate() {
+        let Some(placement) = Placement::new(&entry.shape, shapes.common, shapes.output) else { continue };
+        match filler.filter(|(fill, _)| *fill != at && placement.lacks_some()) {
+            Some((source, other)) => {
+                // What fills it up must stay exact.
+                plan.dtype = wider(plan.held, other);
+                let place = Place::Window { source, dtype: plan.dtype };
+                plan.stack.push(Placed::new(placement, plan.held, plan.dtype, true), vec![place]);
+            }
+            None => plan.stack.push(Placed::new(placement, plan.held, plan.held, false), Vec::new()),
+        }
+    }
+    Ok(plans)
 }
 
-/// The same sources, those that lack elements filled up with those of source `base`, which must stay exact.
-fn filled(mut sources: Vec<SourcePlan>, base: Option<usize>) -> Vec<SourcePlan> {
-    let Some((base, dtype)) = base.and_then(|base| Some((base, sources.get(base)?.dtype))) else { return sources };
-    let lacks = |source: &SourcePlan| source.placement.as_ref().is_some_and(Placement::lacks_some);
-    for (_, source) in sources.iter_mut().enumerate().filter(|(at, source)| *at != base && lacks(source)) {
-        source.fill = Some(base);
-        source.dtype = match (source.held, dtype) {
-            (own, other) if own == other => own,
-            (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
-            // Holds all narrower types exactly.
-            _ => Dtype::F32,
-        };
+/// The tensor of an input in its own shape, transformed where the input is aligned.
+fn aligned(
+    inputs: &[Checkpoint],
+    entry: &TensorEntry,
+    input: usize,
+    name: &str,
+    job: &Job,
+) -> Result<SourcePlan> {
+    // What is carried is counted in bytes.
+    let unit = if entry.dtype.is_mergeable() { entry.dtype.bytes() as u64 } else { 1 };
+    let mut stack = Stack::new(Place::File { input, file: entry.file, offset: entry.bytes.start, unit });
+    let mut held = entry.dtype;
+    if let Some(view) = job.alignment(input).map_or(Ok(None), |alignment| Aligned::new(alignment, name, entry.dtype))? {
+        held = view.dtype();
+        stack.push(view, Vec::new());
     }
-    sources
+    let name = shared(&inputs[input], &stored_name(job, input, name)?);
+    Ok(SourcePlan { input, dtype: held, held, name, stack })
+}
+
+/// The type that holds the elements of both exactly.
+fn wider(one: Dtype, other: Dtype) -> Dtype {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
+        // Holds all narrower types exactly.
+        _ => Dtype::F32,
+    }
 }
 
 /// Elements of a shape that no file vouches for.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Stored;
 use super::moves::Moves;
+use super::{Below, index};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, Right, Wide};
@@ -98,7 +98,7 @@ impl Mix {
     /// # Errors
     ///
     /// When the original cannot be read.
-    pub fn read(&mut self, moves: &mut Moves, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    pub fn read(&mut self, moves: &mut Moves, from: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         if let Making::Constant(number) = self.making {
             into.as_chunks_mut().0.fill(number.to_le_bytes());
             return Ok(());
@@ -120,7 +120,7 @@ impl Mix {
     }
 
     /// Makes a batch of rows from `first` on.
-    fn make(&mut self, moves: &mut Moves, from: Stored<'_>, first: u64) -> Result<()> {
+    fn make(&mut self, moves: &mut Moves, from: Below<'_>, first: u64) -> Result<()> {
         let last = self.size.rows.min(first + self.making.rows_made(self.size));
         // A batch of which the making fails is none.
         self.batch = 0..0;
@@ -149,7 +149,7 @@ impl Mix {
     fn sum_rows(
         &mut self,
         moves: &mut Moves,
-        from: Stored<'_>,
+        from: Below<'_>,
         scale: Option<Arc<Vec<f64>>>,
         map: &OrthogonalMap,
         made: Range<u64>,
@@ -174,7 +174,7 @@ impl Mix {
     fn load(
         &mut self,
         moves: &mut Moves,
-        from: Stored<'_>,
+        from: Below<'_>,
         axis: Axis,
         scale: Option<&Vec<f64>>,
         rows: Range<u64>,
@@ -198,7 +198,7 @@ impl Mix {
 }
 
 /// Adds the product to `result`, on the pool that is given, or on the one that this thread is of.
-fn multiply(from: Stored<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
+fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
     let Some(width) = result.len().checked_div(left.rows()).filter(|width| *width > 0) else { return };
     let threads = match from.pool {
         Some(pool) => pool.current_num_threads(),
@@ -215,8 +215,4 @@ fn multiply(from: Stored<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f6
         Some(pool) => pool.install(|| result.par_chunks_mut(part * width).enumerate().for_each(work)),
         None => result.par_chunks_mut(part * width).enumerate().for_each(work),
     }
-}
-
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("a row fits the memory")
 }

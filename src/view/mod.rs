@@ -1,261 +1,197 @@
-//! A tensor of the transformed model, read from the files of the original: any range of its elements at any time.
+//! Tensors as a merge reads them, made of stored ones: any range of their elements at any time.
 //!
-//! Reordered rows are copied as runs of bytes, neighbours that stay neighbours with one read; reordered columns are
-//! gathered from whole rows. A sign flips the sign bit and nothing else. Where pairs are turned the elements are given as
-//! f64, so that whoever uses them rounds once. Nothing larger than a few rows is held.
+//! ```text
+//!  file ──Stored──► view ──► view ──► window        one [`Stack`] for each source of a plan
+//!  file ──Stored───┘          │
+//!  window ──InMemory──────────┘
+//! ```
+//!
+//! A [`View`] is plain data: element types, memory, and which elements below belong to which above. Opened, it is a
+//! [`Reading`], with everything worked out that reading takes. It reads from one tensor or several, each [`Readable`]:
+//! the first is what lies below it in its stack, the others are its own. Whoever plans pushes views, whoever reads walks
+//! the stack; neither readers nor views know which views there are besides.
+//!
+//! - [`Aligned`]: the model is transformed; units are moved, flipped, turned, mapped.
+//! - [`Placed`]: a tensor of another shape is padded or cropped.
 
+mod aligned;
 mod cells;
 mod mix;
 mod moves;
+mod placed;
+mod placement;
+mod stack;
 
+use std::fmt::Debug;
 use std::ops::Range;
 
 use rayon::ThreadPool;
 
-use self::mix::{Axis, Making, Mix, Size};
-use self::moves::Moves;
-use crate::checkpoint::Source;
+use crate::checkpoint::{Source, Window};
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
-use crate::kernel::Kernels;
-use crate::linalg::Columns;
-use crate::symmetry::fold::Folded;
-use crate::symmetry::{Alignment, AxisMap, Node, TensorSymmetry};
+use crate::error::Result;
+use crate::kernel::{Elements, Kernels};
 
-/// Runs of fewer bytes than this are gathered from memory, not read one by one.
-const RUN_BYTES: u64 = 256;
-/// Rows that lie behind one another are read together up to this size.
-const BATCH_BYTES: u64 = 1 << 20;
+pub use aligned::{Aligned, Gather};
+pub use placed::Placed;
+pub use placement::{PIECE_BYTES, Piece, Placement};
+pub use stack::{Opened, Place, Stack};
 
-/// How a tensor's elements come out of another's.
-#[derive(Debug, Clone)]
-pub struct View {
-    alignment: Alignment,
-    name: String,
-    stored: Dtype,
-    turned: bool,
-    making: Option<Making>,
+/// Times as many elements as are wanted, beyond which most of a span is left out.
+const SPARSE: u64 = 4;
+
+/// A tensor made of others.
+pub trait View: Debug + Send + Sync {
+    /// Number of tensors that the view reads from: the one below it, and further ones of its own.
+    fn sources(&self) -> usize {
+        1
+    }
+
+    /// Type of the elements that the view gives.
+    fn dtype(&self) -> Dtype;
+
+    /// Bytes that an opened view holds at its peak.
+    fn bytes(&self) -> u64;
+
+    /// Bytes that a single read takes and gives back, besides those for each element.
+    fn scratch_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Bytes that a single read takes for each element and gives back, besides the window that it fills.
+    fn scratch_unit(&self) -> u64 {
+        0
+    }
+
+    /// Number of elements of source `source` that reading `range` takes.
+    fn count(&self, source: usize, range: Range<u64>) -> u64 {
+        let _ = source;
+        range.end - range.start
+    }
+
+    /// From the first to the last element below that belongs to `range`; `None` when only an opened view knows.
+    fn span(&self, range: Range<u64>) -> Option<Range<u64>>;
+
+    /// Returns true when some elements are made of nothing below.
+    fn lacks_some(&self) -> bool {
+        false
+    }
+
+    /// Works out what reading takes.
+    fn open(&self) -> Box<dyn Reading>;
 }
 
-/// Where each element of a transformed tensor comes from, worked out, with the memory that reading it takes.
-pub struct Gather {
-    moves: Moves,
-    mix: Option<Mix>,
-}
-
-/// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it flattened to rows.
-struct Rows {
-    /// How many axes make up the rows.
-    axes: usize,
-    /// Whether the axis behind them is one of cells that are gathered.
-    gathered: bool,
-    /// Cells of a row.
-    cells: u64,
-    /// Elements of a cell.
-    run: u64,
-}
-
-impl View {
-    /// The view of tensor `name` of the transformed model, whose elements are stored as `stored`; `None` when they come
-    /// as they are from the tensor that [`View::source_name`] gives.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or it is not known.
-    pub fn new(alignment: &Alignment, name: &str, stored: Dtype) -> Result<Option<Self>> {
-        let tensor = tensor_of(alignment, name)?;
-        let making = making(alignment, name, tensor);
-        if making.is_none() && !tensor.axes.iter().any(|axis| is_active(alignment, axis)) {
-            return Ok(None);
-        }
-        if !stored.is_mergeable() {
-            let cause = format!("{stored} elements can be neither reordered nor turned");
-            return Err(Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
-                .with_hint("transform the model before it is quantised"));
-        }
-        let turned = tensor.axes.iter().any(|axis| is_turned(alignment, axis));
-        Ok(Some(Self { alignment: alignment.clone(), name: name.to_owned(), stored, turned, making }))
-    }
-
-    /// The tensor of the original model from which tensor `name` of the transformed one is made.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Mismatch`] when the tensor is not known.
-    pub fn source_name(alignment: &Alignment, name: &str) -> Result<String> {
-        let tensor = tensor_of(alignment, name)?;
-        let Some(index) = &tensor.index else {
-            let made_of = alignment.symmetries.fold.as_ref().and_then(|fold| fold.source(name));
-            return Ok(made_of.unwrap_or(name).to_owned());
-        };
-        let group = &alignment.symmetries.groups[index.group];
-        let position = usize::try_from(index.position).unwrap_or(usize::MAX);
-        Ok(index.name_of(alignment.transform.elements()[index.group].unit(group, 0, position) as u64))
-    }
-
-    /// The type of the elements as the view gives them.
-    pub fn dtype(&self) -> Dtype {
-        if self.turned || self.making.is_some() { Dtype::F64 } else { self.stored }
-    }
-
-    /// The type of the elements as they are stored.
-    pub fn stored(&self) -> Dtype {
-        self.stored
-    }
-
-    /// Memory that a [`Gather`] of this view takes at its peak, besides what it fills, in bytes.
-    pub fn gather_bytes(&self) -> u64 {
-        let tensor = self.tensor();
-        let per_place = if self.turned { 64 } else { 5 };
-        let active = tensor.axes.iter().zip(&tensor.shape).filter(|(axis, _)| is_active(&self.alignment, axis));
-        // Twice: cells on their way to becoming a map.
-        let maps: u64 = active.map(|(_, len)| len * (per_place + 48)).sum();
-        let rows = Rows::of(&self.alignment, tensor, self.stored);
-        let row = rows.cells * rows.run * self.stored.bytes() as u64;
-        // Rows that are gathered from, twice where pairs are turned; then both rows as they are stored, and one as f64.
-        let batches = if rows.gathered { row.max(BATCH_BYTES) * (1 + u64::from(self.turned)) } else { 0 };
-        let turned = if self.turned { 2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64 } else { 0 };
-        let unit = if self.turned { Dtype::F64.bytes() } else { self.stored.bytes() } as u64;
-        let made = self.making.as_ref().map_or(0, |making| making.bytes(self.size(making), unit));
-        maps + batches + turned + made
-    }
-
-    /// Works out where everything comes from.
-    pub fn gather(&self) -> Gather {
-        let tensor = self.tensor();
-        let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
-        let rows = Rows::of(&self.alignment, tensor, self.stored);
-        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
-        let columns = if rows.gathered { map(rows.axes) } else { None };
-        let moves = Moves::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned);
-        let mix = self.making.as_ref().map(|making| Mix::new(making.clone(), self.size(making)));
-        Gather { moves, mix }
-    }
-
-    /// The same but for the order of columns, and that; `None` where more than that is done inside rows, or nothing.
-    pub fn apart(&self) -> Option<(Gather, Columns)> {
-        let tensor = self.tensor();
-        let rows = Rows::of(&self.alignment, tensor, self.stored);
-        let is_last = rows.gathered && rows.axes + 1 == tensor.axes.len();
-        if !is_last || self.turned || self.making.is_some() {
-            return None;
-        }
-        let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
-        let columns = map(rows.axes)?;
-        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
-        let moves = Moves::new(outer, None, rows.cells, 1, self.stored, false);
-        Some((Gather { moves, mix: None }, Columns::new(&columns.source, &columns.negative)))
-    }
-
-    /// The tensor as a matrix, one of whose axes is the residual stream.
-    fn size(&self, making: &Making) -> Size {
-        let shape = &self.tensor().shape;
-        let all: u64 = shape.iter().product();
-        let last = matches!(making, Making::Mixed { axis: Axis::Last, .. });
-        let rows =
-            if last { all / shape.last().copied().unwrap_or(1).max(1) } else { shape.first().copied().unwrap_or(1) };
-        Size { rows, row: all / rows.max(1) }
-    }
-
-    fn tensor(&self) -> &TensorSymmetry {
-        &self.alignment.symmetries.tensors[&self.name]
-    }
-}
-
-impl Gather {
+/// An opened view.
+pub trait Reading: Send {
     /// Fills `into` with the elements of `range`, of the type that the view gives.
     ///
     /// # Errors
     ///
-    /// When the original cannot be read.
-    pub fn read(&mut self, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
-        match &mut self.mix {
-            None => self.moves.read(from, range, into),
-            Some(mix) => mix.read(&mut self.moves, from, range, into),
-        }
-    }
+    /// When a tensor of `below` cannot be read.
+    fn read(&mut self, below: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()>;
 
     /// Says that `range` will be read soon.
-    pub fn prefetch(&self, from: Stored<'_>, range: Range<u64>) {
-        // Of what is mapped the rows of another range may be wanted; those of this one are a start.
-        self.moves.prefetch(from, range);
-    }
+    fn prefetch(&self, below: Below<'_>, range: Range<u64>);
 }
 
-/// What is made of a tensor besides moving its units: where norms are folded, and the residual stream is mapped.
-fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<Making> {
-    let fold = alignment.symmetries.fold.as_ref()?;
-    let scale = match fold.get(name) {
-        Some(Folded::Constant(number)) => return Some(Making::Constant(*number)),
-        Some(Folded::Scaled(scale)) => Some(std::sync::Arc::clone(scale)),
-        None => None,
-    };
-    let element_of = |node: &Node| match node {
-        Node::Group { group, .. } if alignment.symmetries.groups[*group].residual => {
-            Some(&alignment.transform.elements()[*group])
-        }
-        _ => None,
-    };
-    let (at, element) = tensor.axes.iter().enumerate().find_map(|(at, node)| Some((at, element_of(node)?)))?;
-    let map = element.map.clone();
-    // A vector that is added to the stream has it on its first axis, and one column.
-    let axis = if at == 0 { Axis::First } else { Axis::Last };
-    (scale.is_some() || map.is_some()).then_some(Making::Mixed { axis, scale, map })
+/// A tensor whose elements can be read by range.
+pub trait Readable {
+    /// Fills `into` with the elements of `range`.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    fn read(&self, range: Range<u64>, into: &mut [u8]) -> Result<()>;
+
+    /// Says that `range` will be read soon.
+    fn prefetch(&self, range: Range<u64>);
 }
 
-impl Rows {
-    fn of(alignment: &Alignment, tensor: &TensorSymmetry, stored: Dtype) -> Self {
-        let last = tensor.axes.iter().rposition(|axis| is_active(alignment, axis)).map_or(0, |last| last + 1);
-        let run: u64 = tensor.shape[last..].iter().product();
-        if last > 0 && run * (stored.bytes() as u64) < RUN_BYTES {
-            return Self { axes: last - 1, gathered: true, cells: tensor.shape[last - 1], run };
-        }
-        Self { axes: last, gathered: false, cells: 1, run }
-    }
-}
-
-fn tensor_of<'a>(alignment: &'a Alignment, name: &str) -> Result<&'a TensorSymmetry> {
-    alignment.symmetries.tensors.get(name).ok_or_else(|| {
-        let cause = "the model whose symmetries these are does not have it";
-        Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
-    })
-}
-
-/// Whether a group that does something acts on a part of this.
-fn is_active(alignment: &Alignment, node: &Node) -> bool {
-    match node {
-        Node::Fixed(_) => false,
-        Node::Group { group, .. } => {
-            let units = alignment.symmetries.groups[*group].units;
-            !alignment.transform.elements()[*group].is_in_place(units)
-        }
-        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_active(alignment, part)),
-    }
-}
-
-fn is_turned(alignment: &Alignment, node: &Node) -> bool {
-    match node {
-        Node::Fixed(_) | Node::Group { signed: false, .. } => false,
-        Node::Group { group, .. } => alignment.transform.elements()[*group].angle.iter().any(|angle| *angle != 0.0),
-        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_turned(alignment, part)),
-    }
-}
-
-/// Where a tensor's bytes are, and with what they are worked on.
+/// The tensors from which a view reads, and what works on their elements.
 #[derive(Clone, Copy)]
-pub struct Stored<'a> {
-    /// The file.
-    pub source: &'a dyn Source,
-    /// Byte offset of the tensor's first element.
-    pub offset: u64,
+pub struct Below<'a> {
+    /// The tensors, as many as the view has sources.
+    pub tensors: &'a [&'a dyn Readable],
     /// The kernels.
     pub kernels: Kernels,
     /// The threads that multiply; those of the pool that the reading thread is of, or itself alone, when `None`.
     pub pool: Option<&'a ThreadPool>,
 }
 
-impl Stored<'_> {
-    fn read(&self, bytes: Range<u64>, into: &mut [u8]) -> Result<()> {
-        self.source.read_into(self.offset + bytes.start..self.offset + bytes.end, into)
+impl<'a> Below<'a> {
+    /// The tensor right below.
+    fn first(&self) -> &'a dyn Readable {
+        self.tensors[0]
     }
+}
+
+/// A tensor in a file.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// The file.
+    pub source: &'a dyn Source,
+    /// Byte offset of the tensor's first element.
+    pub offset: u64,
+    /// Bytes of an element.
+    pub unit: u64,
+}
+
+impl Stored<'_> {
+    /// The elements of `range` as they lie in the file.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub fn load(&self, range: Range<u64>) -> Result<Window> {
+        self.source.load(self.bytes(&range))
+    }
+
+    fn bytes(&self, range: &Range<u64>) -> Range<u64> {
+        self.offset + range.start * self.unit..self.offset + range.end * self.unit
+    }
+}
+
+impl Readable for Stored<'_> {
+    fn read(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        self.source.read_into(self.bytes(&range), into)
+    }
+
+    fn prefetch(&self, range: Range<u64>) {
+        self.source.prefetch(self.bytes(&range));
+    }
+}
+
+/// A part of a tensor in memory.
+#[derive(Clone, Copy)]
+pub struct InMemory<'a> {
+    /// The elements.
+    pub elements: Elements<'a>,
+    /// The place of the first of them in the tensor.
+    pub start: u64,
+    /// The type in which they are given.
+    pub dtype: Dtype,
+    /// The kernels that convert them.
+    pub kernels: Kernels,
+}
+
+impl Readable for InMemory<'_> {
+    fn read(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+        let Elements { dtype, bytes } = self.elements;
+        let bytes =
+            &bytes[index(range.start - self.start) * dtype.bytes()..index(range.end - self.start) * dtype.bytes()];
+        self.kernels.convert(Elements { dtype, bytes }, self.dtype, into);
+        Ok(())
+    }
+
+    fn prefetch(&self, _: Range<u64>) {}
+}
+
+/// Returns true when elements `span` hold so many more than those of `range` that reading them ahead is not worth it.
+pub fn is_sparse(span: &Range<u64>, range: &Range<u64>) -> bool {
+    span.end - span.start > SPARSE * (range.end - range.start)
+}
+
+/// An offset into memory that holds it.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("what is in memory fits")
 }

@@ -3,11 +3,14 @@
 use std::ops::Range;
 
 use super::cells::{self, Side};
-use super::{BATCH_BYTES, Stored};
+use super::{Below, index};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, Scratch};
 use crate::symmetry::AxisMap;
+
+/// Rows that lie behind one another are read together up to this size.
+pub(super) const BATCH_BYTES: u64 = 1 << 20;
 
 /// Where each element comes from, worked out, with the memory that reading it takes.
 pub(super) struct Moves {
@@ -78,7 +81,7 @@ impl Moves {
     /// # Errors
     ///
     /// When the original cannot be read.
-    pub fn read(&mut self, from: Stored<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    pub fn read(&mut self, from: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         let unit = self.dtype().bytes();
         let mut rest = into;
         let mut at = range.start;
@@ -93,21 +96,20 @@ impl Moves {
     }
 
     /// Says that `range` will be read soon.
-    pub fn prefetch(&self, from: Stored<'_>, range: Range<u64>) {
-        let unit = self.stored.bytes() as u64;
+    pub fn prefetch(&self, from: Below<'_>, range: Range<u64>) {
         let mut run = 0..0;
         for row in range.start / self.row.max(1)..range.end.div_ceil(self.row.max(1)) {
             let origin = self.origin(row);
             for source in std::iter::once(origin.row).chain(origin.turn.map(|(partner, _, _)| partner)) {
-                let bytes = from.offset + source * self.row * unit..from.offset + (source + 1) * self.row * unit;
-                if bytes.start == run.end {
-                    run.end = bytes.end;
+                let elements = source * self.row..(source + 1) * self.row;
+                if elements.start == run.end {
+                    run.end = elements.end;
                 } else {
-                    from.source.prefetch(std::mem::replace(&mut run, bytes));
+                    from.first().prefetch(std::mem::replace(&mut run, elements));
                 }
             }
         }
-        from.source.prefetch(run);
+        from.first().prefetch(run);
     }
 
     /// Where a piece that begins at `at` in `row` ends: with the row, or where rows are copied with the last row that
@@ -150,7 +152,7 @@ impl Moves {
     }
 
     /// Fills `into` with the elements `range`, counted from the start of `row`.
-    fn piece(&mut self, from: Stored<'_>, row: u64, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    fn piece(&mut self, from: Below<'_>, row: u64, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         let origin = self.origin(row);
         if self.turned {
             self.turned_piece(from, row, origin, &range, into)?;
@@ -173,7 +175,7 @@ impl Moves {
     #[expect(clippy::too_many_arguments, reason = "a row, where it is, and the memory for it")]
     fn stored_piece(
         &self,
-        from: Stored<'_>,
+        from: Below<'_>,
         row: u64,
         source: u64,
         side: Side,
@@ -184,7 +186,7 @@ impl Moves {
         let unit = self.stored.bytes();
         let Some(map) = &self.columns else {
             let start = source * self.row;
-            return from.read((start + range.start) * unit as u64..(start + range.end) * unit as u64, into);
+            return from.first().read(start + range.start..start + range.end, into);
         };
         let bytes = index(self.row) * unit;
         if !batch.rows.contains(&source) {
@@ -193,8 +195,8 @@ impl Moves {
             let ahead = (1..most).take_while(|n| row + n < all && self.origin(row + n).row == source + n).count();
             batch.rows = source..source + 1 + ahead as u64;
             batch.bytes.resize((1 + ahead) * bytes, 0);
-            let range = batch.rows.start * bytes as u64..batch.rows.end * bytes as u64;
-            if let Err(error) = from.read(range, &mut batch.bytes) {
+            let range = batch.rows.start * self.row..batch.rows.end * self.row;
+            if let Err(error) = from.first().read(range, &mut batch.bytes) {
                 batch.rows = 0..0;
                 return Err(error);
             }
@@ -207,7 +209,7 @@ impl Moves {
     /// The elements as f64, pairs turned.
     fn turned_piece(
         &mut self,
-        from: Stored<'_>,
+        from: Below<'_>,
         row: u64,
         origin: Origin,
         range: &Range<u64>,
@@ -263,9 +265,4 @@ impl Moves {
             }
         }
     }
-}
-
-/// An offset into memory that holds it.
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).expect("a row fits the memory")
 }

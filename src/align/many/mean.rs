@@ -10,7 +10,7 @@ use crate::align::matching::Cost;
 use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Alignment, Node, Symmetries, Transform};
-use crate::view::View;
+use crate::view::Aligned;
 
 /// Elements whose squares are summed at a time.
 const PIECE: u64 = 1 << 20;
@@ -102,7 +102,7 @@ impl Weights for Mean<'_> {
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
         let term = |member: &'_ Member<'_>| {
             // An expert's norm goes with it under its old name.
-            let source = View::source_name(member.model.alignment(), tensor)?;
+            let source = Aligned::source_name(member.model.alignment(), tensor)?;
             let scale = member.scales.0.get(&source).copied().unwrap_or(1.0);
             Ok(member.weight * scale)
         };

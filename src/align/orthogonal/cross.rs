@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::linalg::Matrix;
 use crate::symmetry::Alignment;
 use crate::symmetry::{Node, TensorSymmetry};
-use crate::view::View;
+use crate::view::Aligned;
 
 /// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within such a panel, in f64
 /// over panels, so this is no option.
@@ -74,7 +74,7 @@ pub(super) fn cross(
 /// The tensor that gives the norm of what becomes `tensor`: experts change their names.
 fn name_in_moving(alignment: &Alignment, tensor: &str) -> Result<String> {
     match &alignment.symmetries.tensors[tensor].index {
-        Some(_) => View::source_name(alignment, tensor),
+        Some(_) => Aligned::source_name(alignment, tensor),
         None => Ok(tensor.to_owned()),
     }
 }

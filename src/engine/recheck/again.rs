@@ -8,7 +8,7 @@ use rayon::ThreadPool;
 use crate::budget::Budget;
 use crate::checkpoint::Window;
 use crate::engine::columns::{ColumnRule, ColumnSums};
-use crate::engine::reader::{Gathers, Reader, Sources};
+use crate::engine::reader::{OpenedStacks, Reader, Sources};
 use crate::engine::stop::Stop;
 use crate::engine::work::{self, Part, Workbench};
 use crate::error::Result;
@@ -176,7 +176,7 @@ impl Merger<'_> {
             plan: self.plan,
             sources: self.sources,
             kernels: self.bench.kernels(),
-            gathers: Gathers::default(),
+            opened: OpenedStacks::default(),
             pool: None,
             budget: &budget,
             monitor: &Silent,

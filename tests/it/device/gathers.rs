@@ -10,8 +10,7 @@ use thalweg::dtype::Dtype;
 use thalweg::kernel::{Elements, Kernels};
 use thalweg::linalg::Columns;
 use thalweg::symmetry::{Alignment, AxisMap, Element, Spec, Symmetries, Transform};
-use thalweg::view::Stored as Place;
-use thalweg::view::View;
+use thalweg::view::{Aligned, Below, Readable, Stored as Place};
 
 use super::kernels::{driver, split_mix};
 use crate::reference::files::write_model;
@@ -54,15 +53,16 @@ fn compare(stored: Stored, dtype: Dtype, rows: usize, columns: usize, signs: boo
     let entry = &opened.tensors()["out"];
     let options = SourceOptions { io: Default::default(), scratch: None };
     let source = opened.open_file(entry.file, &options).expect("opens");
-    let place = Place { source: source.as_ref(), offset: entry.bytes.start, kernels: Kernels::detect(), pool: None };
+    let place = Place { source: source.as_ref(), offset: entry.bytes.start, unit: dtype.bytes() as u64 };
+    let below = Below { tensors: &[&place as &dyn Readable], kernels: Kernels::detect(), pool: None };
     let bytes = &model["out"].bytes;
     let map = AxisMap::new(&alignment, &symmetries.tensors["out"], 1);
-    let Some(view) = View::new(&alignment, "out", dtype).expect("floats") else {
+    let Some(view) = Aligned::new(&alignment, "out", dtype).expect("floats") else {
         // One column or two may happen to stay as they are.
         return assert!(columns < 3 && map.is_none());
     };
     let mut wanted = vec![0; bytes.len()];
-    view.gather().read(place, 0..(rows * columns) as u64, &mut wanted).expect("read");
+    view.gather().read(below, 0..(rows * columns) as u64, &mut wanted).expect("read");
 
     let map = map.expect("a view moves something");
     let places = Columns::new(&map.source, &map.negative);
@@ -75,7 +75,7 @@ fn compare(stored: Stored, dtype: Dtype, rows: usize, columns: usize, signs: boo
     let (mut gather, apart) = view.apart().expect("columns alone are moved");
     assert_eq!(apart, places);
     let mut plain = vec![0; bytes.len()];
-    gather.read(place, 0..(rows * columns) as u64, &mut plain).expect("read");
+    gather.read(below, 0..(rows * columns) as u64, &mut plain).expect("read");
     assert!(plain == *bytes, "the rows of {rows} x {columns} are not as they are stored");
 }
 
