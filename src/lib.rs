@@ -37,9 +37,6 @@
 //! - [`likeness`]: whether models mean the same by tokens, names and shapes.
 //! - [`symmetry`]: symmetries of networks, folds of norms, transforms.
 //! - [`view`]: tensors as a merge reads them, made of stored ones.
-//! - [`data`]: labelled samples in files.
-//! - [`net`]: forward and backward passes of small families of networks.
-//! - [`align`]: which unit of one network goes with which of another.
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: what the user asks for.
 //! - [`plan`]: recipe and headers in, a pure value out.
@@ -48,6 +45,9 @@
 //! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
 //! - [`report`]: what ran, as a value.
 //! - [`engine`]: the pipeline; threads and channels live here only.
+//! - [`data`]: labelled samples in files.
+//! - [`net`]: forward and backward passes of small families of networks.
+//! - [`align`]: which unit of one network goes with which of another; a run that finds, keeps and reports it.
 //! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 

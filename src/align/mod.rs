@@ -8,6 +8,7 @@
 //! many/              of many models
 //! activations/       by what units do on data
 //! straight_through   by the loss of the midpoint
+//! run/               a whole alignment: steps journalled, transforms written, a report
 //! ```
 //!
 //! Each gives a [`Transform`](crate::symmetry::Transform), an element of the [`symmetry`](crate::symmetry) of one model.
@@ -20,6 +21,7 @@ pub mod many;
 pub mod matching;
 pub mod network;
 pub mod orthogonal;
+pub mod run;
 pub mod straight_through;
 pub mod weights;
 

@@ -11,9 +11,9 @@ use crate::align::matching::{Cost, Options as Matching, Residual};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::device::Choice;
-use crate::engine::align::inputs::{AlignInputs, Finder, Looked};
-use crate::engine::align::many::{AlignMany, Crowd, align_many};
-use crate::engine::align::{Align, Pair, align};
+use crate::align::run::inputs::{AlignInputs, Finder, Looked};
+use crate::align::run::many::{AlignMany, Crowd, align_many};
+use crate::align::run::{Align, Pair, align};
 use crate::engine::{Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
@@ -315,7 +315,7 @@ pub fn align_inputs(
         monitor: monitor(&progress),
         ..Options::default()
     };
-    let told = |report: &crate::report::AlignmentReport| {
+    let told = |report: &crate::align::run::AlignmentReport| {
         if let Some(progress) = &progress {
             progress.clear();
         }

@@ -14,7 +14,7 @@ use crate::align::network::network;
 use crate::checkpoint::create_anew;
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
-use crate::engine::align::Pair;
+use crate::align::run::Pair;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;

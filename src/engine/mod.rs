@@ -18,7 +18,6 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
-pub mod align;
 mod columns;
 mod copied;
 mod dispatch;
@@ -30,7 +29,7 @@ mod preflight;
 mod propagate;
 mod reader;
 mod recheck;
-mod separate;
+pub(crate) mod separate;
 mod stop;
 mod tiny;
 mod work;

@@ -3,7 +3,6 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::write::entry;
-use crate::align::matching::{Cost, Options, Residual};
 
 /// How models are aligned before they are merged.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,11 +17,54 @@ pub struct Align {
     pub together: bool,
 }
 
+/// Weight of each tensor in the objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cost {
+    /// The same for all.
+    #[default]
+    Normalised,
+    /// Its norm.
+    Raw,
+}
+
+/// Treatment of the units of the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residual {
+    /// They stay in place.
+    #[default]
+    Fixed,
+    /// They are reordered.
+    Permute,
+    /// They are mapped by an orthogonal matrix.
+    Orthogonal,
+}
+
+/// Settings of matching by weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightMatching {
+    /// Weight of each tensor.
+    pub cost: Cost,
+    /// Treatment of the residual stream.
+    pub residual: Residual,
+    /// Signs and rotations are looked for.
+    pub signs: bool,
+    /// Seed for the order in which groups are solved.
+    pub seed: u64,
+    /// Maximum number of sweeps over all groups.
+    pub sweeps: usize,
+}
+
+impl Default for WeightMatching {
+    fn default() -> Self {
+        Self { cost: Cost::Normalised, residual: Residual::Fixed, signs: true, seed: 0, sweeps: 100 }
+    }
+}
+
 /// Where the transforms of a merge come from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AlignFrom {
     /// All models are matched to the base, or to the first one, by their weights.
-    Weights(Options),
+    Weights(WeightMatching),
     /// From these files, each for the model that it was made for.
     Files(Vec<String>),
     /// From these files, each for the model that is named so in the document.
@@ -32,7 +74,7 @@ pub enum AlignFrom {
 impl Align {
     /// By weights, in the usual way.
     pub fn weights() -> Self {
-        Self { from: AlignFrom::Weights(Options::default()), spec: None, any_vocabulary: false, together: false }
+        Self { from: AlignFrom::Weights(WeightMatching::default()), spec: None, any_vocabulary: false, together: false }
     }
 
     /// By these files.
@@ -50,6 +92,11 @@ pub(super) const RESIDUALS: &[(&str, Residual)] =
 /// The names of what models are matched to, and whether that is the mean of all.
 pub(super) const REFERENCES: &[(&str, bool)] = &[("base", false), ("mean", true)];
 
+/// The name of a choice.
+fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], choice: T) -> &'static str {
+    names.iter().find(|(_, known)| *known == choice).map_or("", |(name, _)| name)
+}
+
 /// In full, so that it reads back as it is.
 impl Serialize for Align {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -57,8 +104,8 @@ impl Serialize for Align {
         match &self.from {
             AlignFrom::Weights(options) => {
                 map.serialize_entry("method", "weights")?;
-                map.serialize_entry("cost", &options.cost)?;
-                map.serialize_entry("residual", &options.residual)?;
+                map.serialize_entry("cost", name_of(COSTS, options.cost))?;
+                map.serialize_entry("residual", name_of(RESIDUALS, options.residual))?;
                 map.serialize_entry("signs", &options.signs)?;
                 map.serialize_entry("seed", &options.seed)?;
                 map.serialize_entry("max_sweeps", &options.sweeps)?;

@@ -39,7 +39,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-pub use align::{Align, AlignFrom};
+pub use align::{Align, AlignFrom, Cost, Residual, WeightMatching};
 pub use document::{
     CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice, SliceSource, Sources,
     Tokenizer,

@@ -1,12 +1,11 @@
 //! The key `align`.
 
-use super::super::align::{Align, AlignFrom, COSTS, REFERENCES, RESIDUALS};
+use super::super::align::{Align, AlignFrom, COSTS, REFERENCES, RESIDUALS, WeightMatching};
 use super::super::keys::Place;
 use super::super::limits::SWEEPS;
 use super::super::node::{Key, Node, Value};
 use super::fields::{Field, Fields};
 use super::models::narrow;
-use crate::align::matching::Options;
 use crate::error::Result;
 
 /// `weights`, a file, a list of files, or all of it in a mapping.
@@ -44,8 +43,8 @@ fn mapping(field: Field<'_>) -> Result<Align> {
     Ok(Align { from, spec, any_vocabulary, together })
 }
 
-fn options(fields: &Fields<'_>) -> Result<Options> {
-    let mut options = Options::default();
+fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
+    let mut options = WeightMatching::default();
     if let Some(field) = fields.get("cost") {
         options.cost = field.choice(COSTS)?;
     }

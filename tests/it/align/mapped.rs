@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use thalweg::align::many::ManyOptions;
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
-use thalweg::engine::align::many::{AlignMany, Crowd, align_many};
+use thalweg::align::run::many::{AlignMany, Crowd, align_many};
 use thalweg::error::Result;
 use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
-use thalweg::report::ManyReport;
+use thalweg::align::run::ManyReport;
 use thalweg::symmetry::Transform;
 
 use super::Stored;

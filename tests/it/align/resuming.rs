@@ -11,10 +11,10 @@ use thalweg::Result;
 use thalweg::align::matching::Options as Matching;
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
-use thalweg::engine::align::{Align, By, Pair, align};
+use thalweg::align::run::{Align, By, Pair, align};
 use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
-use thalweg::report::AlignmentReport;
+use thalweg::align::run::AlignmentReport;
 
 use super::Stored;
 use super::planted::planted;

@@ -11,8 +11,8 @@ use thalweg::align::matching::{Options as Matching, Proof, Residual, Unwatched};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::device::{Driver, Kernel, Products};
 use thalweg::engine::Options;
-use thalweg::engine::align::many::{AlignMany, Crowd, align_many};
-use thalweg::engine::align::{Align, Aligned, By, Pair, align};
+use thalweg::align::run::many::{AlignMany, Crowd, align_many};
+use thalweg::align::run::{Align, Aligned, By, Pair, align};
 use thalweg::error::{Kind, Result};
 use thalweg::kernel::Kernels;
 use thalweg::likeness::Waived;
@@ -230,7 +230,7 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
     // From the second round on units that were moved are read where they are stored.
     assert!(fake.calls().iter().any(|call| matches!(call, Call::Launch(_, Kernel::Gather))));
     assert!(found.to_string().contains("computed on: fake:0 (the host), products by its own kernel"), "{found}");
-    let moved = |report: &thalweg::report::ManyReport| {
+    let moved = |report: &thalweg::align::run::ManyReport| {
         report.models.iter().map(|model| (model.moved, model.objective)).collect::<Vec<_>>()
     };
     assert_eq!(moved(&found), moved(&wanted));

@@ -3,13 +3,12 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
-use thalweg::align::matching::{Cost, Options, Residual};
 use thalweg::device::Choice;
 use thalweg::dtype::Dtype;
 use thalweg::recipe::{
-    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Document, Domain, Granularity, LayerRange,
+    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain, Granularity, LayerRange,
     METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys, Parameters,
-    Quantised, Recipe, Scope, Setting, Slice, SliceSource, Sources, Tokenizer,
+    Quantised, Recipe, Residual, Scope, Setting, Slice, SliceSource, Sources, Tokenizer, WeightMatching,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
@@ -160,7 +159,7 @@ fn align(models: Vec<String>) -> BoxedStrategy<Option<Align>> {
         (any::<[bool; 2]>(), 0_usize..3, 0u64..1 << 62, 1usize..1000).prop_map(|([raw, signs], way, seed, sweeps)| {
             let cost = if raw { Cost::Raw } else { Cost::Normalised };
             let residual = [Residual::Fixed, Residual::Permute, Residual::Orthogonal][way];
-            AlignFrom::Weights(Options { cost, residual, signs, seed, sweeps, ..Options::default() })
+            AlignFrom::Weights(WeightMatching { cost, residual, signs, seed, sweeps })
         });
     let from = prop_oneof![
         options,

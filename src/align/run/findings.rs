@@ -1,8 +1,9 @@
 //! From steps and a transform to what is reported of them.
 
 use crate::align::matching::{Options, Step};
-use crate::report::{Cosines, Findings, RootFound};
 use crate::symmetry::{Element, Group, Symmetries, Transform};
+
+use super::{Cosines, Findings, RootFound};
 
 /// What the steps of a run have found, all of them in their order.
 pub fn of(

@@ -11,17 +11,17 @@ use crate::align::many::{Begin, ManyOptions};
 use crate::align::matching;
 use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
+use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
 use crate::output::{Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{Align as Asked, AlignFrom, expand_home};
-use crate::report::AlignmentReport;
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
 use super::many::{AlignMany, Crowd, align_many, path_of};
-use super::{Align, By, Pair, align, is_of, note};
+use super::{Align, AlignmentReport, By, Pair, align, is_of, note};
 
 /// What a refusal cannot do.
 const WHAT: &str = "cannot use transform";
@@ -179,7 +179,7 @@ impl AlignInputs<'_> {
     fn check(&self, job: &Job, finder: &Finder<'_>) -> Result<()> {
         let bare = Job { alignments: Vec::new(), alignment_files: Vec::new(), ..job.clone() };
         let plan = Plan::new(&bare, finder.wish)?;
-        super::refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
+        refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
         check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)
     }
 

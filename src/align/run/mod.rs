@@ -1,6 +1,6 @@
 //! A whole alignment: begin or go on, match the weights, write the transform, report.
 //!
-//! Merging aligned models is [`merge`](super::merge())'s; which transform goes with which input of a merge is found in
+//! Merging aligned models is [`merge`](crate::engine::merge())'s; which transform goes with which input of a merge is found in
 //! [`inputs`].
 
 mod backend;
@@ -9,6 +9,7 @@ mod findings;
 pub mod inputs;
 pub mod many;
 mod pair;
+mod report;
 mod session;
 
 use std::path::Path;
@@ -23,19 +24,19 @@ use crate::align::matching::{self, Step, Watch};
 use crate::align::{Store, Transformed, Weights, angles};
 use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
+use crate::engine::Options;
+use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::monitor::Phase;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::{DeviceWish, process_bytes};
-use crate::report::{AlignmentReport, Findings};
 use crate::symmetry::{Alignment, Transform, TransformFile};
 
-use super::Options;
-use super::separate::refuse_inputs_folder;
 pub use by::By;
 use by::{Models, Solved};
 pub use pair::Pair;
+pub use report::{AlignmentReport, Cosines, Findings, ManyReport, RootFound};
 use session::Session;
 
 /// The keys of a transform file's notes.

@@ -15,10 +15,9 @@ use crate::data::DataSet;
 use crate::engine::Options;
 use crate::error::Result;
 use crate::net::Network;
-use crate::report::Findings;
 use crate::symmetry::{Group, Symmetries, Transform, fingerprint};
 
-use super::Pair;
+use super::{Findings, Pair};
 
 /// What decides which unit goes with which.
 pub enum By {

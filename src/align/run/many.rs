@@ -23,11 +23,10 @@ use crate::kernel::Kernels;
 use crate::likeness::Waived;
 use crate::output::{BegunSteps, Steps, Storage, Target, check_folder_ending};
 use crate::plan::memory::{DeviceWish, process_bytes};
-use crate::report::{AlignmentReport, Findings, ManyReport};
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile};
 
 use super::session::Session;
-use super::{COMPLETE, Pair, backend, findings, findings_of, is_of, note, pair, parsed, pool};
+use super::{AlignmentReport, COMPLETE, Findings, ManyReport, Pair, backend, findings, findings_of, is_of, note, pair, parsed, pool};
 
 /// Bytes that a thread takes to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
