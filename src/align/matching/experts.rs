@@ -6,11 +6,11 @@
 //! reference's expert has with any unit of the other's. Those that come near the best, and each expert with its own
 //! counterpart, are solved; the others are not candidates, and the result is not proved.
 
-use super::flat::{self, Order, Weighted};
+use super::flat::{self, Weighted};
 use super::heads::unmatchable;
+use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::Problem;
-use super::solve::{Candidates, apply};
 use super::terms::{Part, Place, Term, Tree};
 use crate::align::Weights;
 use crate::error::Result;
@@ -62,7 +62,7 @@ pub(super) fn candidates(
     let order = outer_order(&found, experts)?;
     let exact = wanted.iter().all(|wanted| *wanted) || !root.may(Allowed::Permutation);
     // Signs of whole experts are not looked for.
-    let exact = exact && !flat::is_signed(problem, tree.root);
+    let exact = exact && !is_signed(problem, tree.root);
     let own = |one: usize| found[one * experts + one].as_ref().map(|found| found.order.columns.clone());
     let stay: Vec<Vec<u32>> = (0..experts).filter_map(own).collect();
     let within: f64 = found.iter().flatten().map(|found| found.order.optimal_within).sum();
@@ -99,7 +99,7 @@ fn outer_order(found: &[Option<Found>], experts: usize) -> Result<Vec<u32>> {
     let unsolved = -2.0 * most * (experts + 1) as f64;
     let score = |found: &Option<Found>| super::problem::narrow(found.as_ref().map_or(unsolved, |found| found.score));
     let entries: Vec<f32> = found.iter().map(score).collect();
-    Ok(flat::order_of(&entries, experts)?.columns)
+    Ok(order_of(&entries, experts)?.columns)
 }
 
 struct Experts<'a, 'p> {
@@ -221,7 +221,7 @@ impl Experts<'_, '_> {
     fn term(&self, part: &Part, expert: usize, other: usize) -> Term {
         let is_inner = |group: usize| self.tree.inner.contains(&group);
         let signed = part.factors.iter().any(|factor| {
-            factor.acts.is_some_and(|(group, signed)| is_inner(group) && signed && flat::is_signed(self.problem, group))
+            factor.acts.is_some_and(|(group, signed)| is_inner(group) && signed && is_signed(self.problem, group))
         });
         let mut place = part.start;
         let mut cut = part.clone();
@@ -243,7 +243,7 @@ impl Experts<'_, '_> {
             elements.push((inner, Element { permutation: orders.concat(), ..Element::default() }));
         }
         let ordered = apply(self.problem, current, elements)?;
-        let Some(inner) = inner.filter(|inner| flat::is_signed(self.problem, *inner)) else { return Ok(ordered) };
+        let Some(inner) = inner.filter(|inner| is_signed(self.problem, *inner)) else { return Ok(ordered) };
         let moved = self.problem.moved(&ordered);
         let mut negative = Vec::new();
         for expert in 0..order.len() {

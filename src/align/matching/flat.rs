@@ -7,12 +7,12 @@
 
 use std::ops::Range;
 
+use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{FEATURES, Problem};
-use super::solve::{Candidates, apply};
 use super::terms::{Term, Tree};
 use crate::align::Weights;
-use crate::align::assignment::{self, CostTiles, Costs, Sense};
+use crate::align::assignment::{self, CostTiles, Sense};
 use crate::error::{Error, Kind, Result};
 use crate::linalg;
 use crate::symmetry::{Allowed, Element, Transform};
@@ -31,26 +31,6 @@ const ASKED_ROWS: usize = 128;
 /// Terms and by how much each counts; those of weight nothing are left out.
 pub(super) type Weighted = Vec<(Term, f64)>;
 
-/// An order of units, what is known of it, and whether it is the one that leaves all where they are.
-#[derive(Debug)]
-pub(super) struct Order {
-    pub columns: Vec<u32>,
-    /// What it is worth by the f32 matrix.
-    pub value: f64,
-    /// No order is better by more than this, in the f32 matrix.
-    pub optimal_within: f64,
-}
-
-impl Order {
-    pub fn identity(units: usize) -> Self {
-        Self { columns: (0..).take(units).collect(), value: 0.0, optimal_within: 0.0 }
-    }
-
-    pub fn is_identity(&self) -> bool {
-        self.columns.iter().zip(0..).all(|(column, unit)| *column == unit)
-    }
-}
-
 /// The terms of a group of which no group lies within; where it acts on several axes of a tensor, there is one for each,
 /// the others being held as they are.
 pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec<Term> {
@@ -64,11 +44,6 @@ pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec
         }
     }
     terms
-}
-
-/// Whether signs of a group's units are looked for.
-pub(super) fn is_signed(problem: &Problem<'_>, group: usize) -> bool {
-    problem.options.signs && problem.symmetries.groups[group].may(Allowed::Sign)
 }
 
 /// The terms with their weights.
@@ -107,20 +82,6 @@ pub(super) fn order(
     tiles.rows(0..units, &mut entries)?;
     drop(tiles);
     order_of(&entries, units)
-}
-
-/// The best order by a matrix in memory. Of equal choices the units stay where they are.
-pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
-    let value = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
-    let mut rows = entries.chunks_exact(units.max(1)).enumerate();
-    if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
-        return Ok(Order { value, ..Order::identity(units) });
-    }
-    let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
-    if found.objective <= value {
-        return Ok(Order { value, ..Order::identity(units) });
-    }
-    Ok(Order { columns: found.columns, value: found.objective, optimal_within: 0.0 })
 }
 
 /// For each unit the products with its own counterpart: of what signs do not act on, and of what they do.

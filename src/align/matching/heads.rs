@@ -16,12 +16,11 @@
 
 use rayon::prelude::*;
 
-use super::flat::order_of;
-use super::inner::{Inner, Joint, Leaf, Moves, Products, best_turn};
+use super::inner::{Joint, best_turn};
+use super::moves::{Candidates, Inner, Leaf, Moves, Products, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
 use super::reach::bound;
-use super::solve::{Candidates, apply};
 use super::terms::{Part, Place, Term, Tree};
 use super::{Cost, flat};
 use crate::align::Weights;
@@ -77,7 +76,7 @@ pub(super) fn candidates(
     transforms.retain(|transform| transform != current);
     let gap = (heads.bound - heads.score).max(0.0) + dropped;
     // Signs of whole units of the root are not looked for.
-    let proven = gap <= PROVEN * heads.bound.abs() && !flat::is_signed(problem, tree.root);
+    let proven = gap <= PROVEN * heads.bound.abs() && !is_signed(problem, tree.root);
     Ok(Candidates { transforms, optimal_within: if proven { gap } else { f64::INFINITY } })
 }
 

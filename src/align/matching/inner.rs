@@ -8,11 +8,10 @@
 //! bound of what can come of it, until the bound is below what was found. With the few queries that share a key head all
 //! orders are tried or ruled out so, which makes the result exact; of many queries the most promising orders are tried.
 
-use super::flat::order_of;
+use super::moves::{Inner, Leaf, Moves, Products, order_of};
 use super::problem::narrow;
 use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
 use crate::error::Result;
-use crate::symmetry::{Allowed, Group};
 
 /// Rounds over all inner groups; the objective grows in each, so that there are few.
 const ROUNDS: usize = 32;
@@ -22,47 +21,6 @@ const RANKED: usize = 7;
 const TRIED: usize = 24;
 /// The share of a sum of f32 products that is taken for rounding.
 const NOISE: f64 = 1e-6;
-
-/// A group as it may be moved.
-#[derive(Debug)]
-pub(super) struct Inner<'a> {
-    pub group: &'a Group,
-    /// Whether its units, or pairs, may be flipped.
-    pub sign: bool,
-    /// Whether its pairs may be turned.
-    pub turn: bool,
-}
-
-/// One factor of the cells of a term.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Leaf {
-    /// Its place among the inner groups.
-    pub inner: usize,
-    pub size: usize,
-    /// Cells from one unit to the next.
-    pub stride: usize,
-    pub signed: bool,
-}
-
-/// The products of a term's cells: a row for each cell of one unit of the reference, a column for each of every unit of
-/// the other model.
-#[derive(Debug)]
-pub(super) struct Products {
-    pub leaves: Vec<Leaf>,
-    pub cells: usize,
-    pub units: usize,
-    pub entries: Vec<f32>,
-}
-
-/// What is done with the units of one group.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Moves {
-    pub order: Vec<u32>,
-    /// Of units or pairs.
-    pub negative: Vec<bool>,
-    /// Of pairs.
-    pub angle: Vec<f64>,
-}
 
 /// What was found for a pair of units.
 #[derive(Debug, Clone)]
@@ -77,64 +35,6 @@ pub(super) struct Joint<'a> {
     pub products: &'a [Products],
     /// The other model's unit.
     pub unit: usize,
-}
-
-impl<'a> Inner<'a> {
-    pub fn new(group: &'a Group, signs: bool) -> Self {
-        let turn = signs && group.pairs.is_some() && group.may(Allowed::Rotation);
-        Self { group, sign: signs && group.may(Allowed::Sign), turn }
-    }
-
-    pub fn is_paired(&self) -> bool {
-        self.group.pairs.is_some()
-    }
-
-    /// Whether units may be reordered. Those of pairs stay: each pair has a frequency of its own.
-    pub fn is_ordered(&self) -> bool {
-        !self.is_paired() && self.group.may(Allowed::Permutation) && self.group.units > 1
-    }
-
-    pub fn is_free(&self) -> bool {
-        self.is_ordered() || self.sign || self.turn
-    }
-
-    /// The units of a pair, the first one first.
-    pub fn pair(&self, pair: usize) -> (usize, usize) {
-        let of = |unit: usize| self.group.place_in_pairs(unit) == Some((pair, true));
-        let first = [pair, 2 * pair].into_iter().find(|unit| of(*unit)).unwrap_or(pair);
-        (first, self.group.partner(first).unwrap_or(first))
-    }
-
-    pub fn stay(&self) -> Moves {
-        Moves {
-            order: (0..).take(self.group.units).collect(),
-            negative: vec![false; self.group.sign_count()],
-            angle: vec![0.0; if self.is_paired() { self.group.pair_count() } else { 0 }],
-        }
-    }
-
-    /// The old units that make up a new one, with their factors.
-    fn image(&self, moves: &Moves, signed: bool, unit: usize) -> [(usize, f64); 2] {
-        let own = moves.order[unit] as usize;
-        if !signed {
-            return [(own, 1.0), (own, 0.0)];
-        }
-        let sign = |at: usize| if moves.negative[at] { -1.0 } else { 1.0 };
-        match self.group.place_in_pairs(unit) {
-            None => [(own, sign(unit)), (own, 0.0)],
-            Some((pair, first)) => {
-                let (sin, cos) = moves.angle[pair].sin_cos();
-                let sin = if first { -sin } else { sin };
-                [(own, sign(pair) * cos), (self.group.partner(unit).unwrap_or(own), sign(pair) * sin)]
-            }
-        }
-    }
-}
-
-impl Products {
-    pub fn entry(&self, unit: usize, cell: usize, other: usize) -> f64 {
-        f64::from(self.entries[cell * self.units * self.cells + unit * self.cells + other])
-    }
 }
 
 impl Joint<'_> {

@@ -12,6 +12,7 @@
 //!   heads    a group with groups within it on the same axes: an assignment whose entries are joint problems
 //!     inner, reach     one such problem, and upper bounds of it
 //!   experts  a group that reorders names: an assignment whose entries are assignments
+//! moves      orders, signs and turns, and the candidates made of them
 //! problem    both models, weights of tensors, objective, streamed products
 //!   terms    tensors as strided blocks of cells and features
 //!   panel    a block in memory
@@ -25,6 +26,7 @@ mod experts;
 mod flat;
 mod heads;
 mod inner;
+mod moves;
 mod panel;
 pub(super) mod problem;
 mod reach;

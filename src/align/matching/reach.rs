@@ -1,7 +1,6 @@
 //! What cells can have in common at most, whatever is done with the groups that act on them.
 
-use super::flat::order_of;
-use super::inner::{Inner, Leaf, Products};
+use super::moves::{Inner, Leaf, Products, order_of};
 use super::problem::narrow;
 use crate::error::Result;
 

@@ -1,19 +1,12 @@
 //! Solving one root: what could be gained, and whether it is.
 
+use super::moves::{Candidates, is_signed};
 use super::problem::Problem;
 use super::terms::Tree;
 use super::{Proof, Step};
 use super::{experts, flat, heads};
 use crate::error::Result;
 use crate::symmetry::{Element, Group, Transform};
-
-/// What a root's problem may gain by.
-pub(super) struct Candidates {
-    /// From the one that should gain most to the one that should gain least; none when everything should stay.
-    pub transforms: Vec<Transform>,
-    /// No other can be better than the first, or than staying, by more than this; infinite when nothing is known.
-    pub optimal_within: f64,
-}
 
 /// Solves the root of `tree` on `tensors`, everything else held as `current` has it.
 pub(super) fn solve(
@@ -68,8 +61,7 @@ pub(super) fn solve(
 
 /// The least memory in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
-    let flat =
-        |group: usize| flat::least_bytes(problem.symmetries.groups[group].units, flat::is_signed(problem, group));
+    let flat = |group: usize| flat::least_bytes(problem.symmetries.groups[group].units, is_signed(problem, group));
     if names_tensors(problem, tree) || tree.inner.is_empty() {
         return tree.groups().map(flat).max().unwrap_or(0);
     }
@@ -80,26 +72,6 @@ pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) 
 fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
     let index = |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
     problem.symmetries.tensors.values().any(|tensor| index(tensor) == Some(tree.root))
-}
-
-/// `current`, then `elements` of some groups; what does nothing is left out of them.
-pub(super) fn apply(problem: &Problem<'_>, current: &Transform, elements: Vec<(usize, Element)>) -> Result<Transform> {
-    let symmetries = problem.symmetries;
-    let mut then = Transform::identity(symmetries);
-    for (group, mut element) in elements {
-        let units = symmetries.groups[group].units.max(1);
-        if element.permutation.iter().enumerate().all(|(at, unit)| at % units == *unit as usize) {
-            element.permutation.clear();
-        }
-        if !element.negative.contains(&true) {
-            element.negative.clear();
-        }
-        if element.angle.iter().all(|angle| *angle == 0.0) {
-            element.angle.clear();
-        }
-        then = then.with(symmetries, group, element)?;
-    }
-    Ok(current.compose(symmetries, &then))
 }
 
 /// Units of a group that an element moves, flips or turns.

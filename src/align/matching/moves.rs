@@ -1,0 +1,172 @@
+//! Orders, signs and turns of units: what one root may gain by, and the parts of joint problems.
+
+use super::problem::Problem;
+use crate::align::assignment::{self, Costs, Sense};
+use crate::error::Result;
+use crate::symmetry::{Allowed, Element, Group, Transform};
+
+/// What a root's problem may gain by.
+pub(super) struct Candidates {
+    /// From the one that should gain most to the one that should gain least; none when everything should stay.
+    pub transforms: Vec<Transform>,
+    /// No other can be better than the first, or than staying, by more than this; infinite when nothing is known.
+    pub optimal_within: f64,
+}
+
+/// An order of units, what is known of it, and whether it is the one that leaves all where they are.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub columns: Vec<u32>,
+    /// What it is worth by the f32 matrix.
+    pub value: f64,
+    /// No order is better by more than this, in the f32 matrix.
+    pub optimal_within: f64,
+}
+
+impl Order {
+    pub fn identity(units: usize) -> Self {
+        Self { columns: (0..).take(units).collect(), value: 0.0, optimal_within: 0.0 }
+    }
+
+    pub fn is_identity(&self) -> bool {
+        self.columns.iter().zip(0..).all(|(column, unit)| *column == unit)
+    }
+}
+
+/// A group as it may be moved.
+#[derive(Debug)]
+pub(super) struct Inner<'a> {
+    pub group: &'a Group,
+    /// Whether its units, or pairs, may be flipped.
+    pub sign: bool,
+    /// Whether its pairs may be turned.
+    pub turn: bool,
+}
+
+/// One factor of the cells of a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leaf {
+    /// Its place among the inner groups.
+    pub inner: usize,
+    pub size: usize,
+    /// Cells from one unit to the next.
+    pub stride: usize,
+    pub signed: bool,
+}
+
+/// The products of a term's cells: a row for each cell of one unit of the reference, a column for each of every unit of
+/// the other model.
+#[derive(Debug)]
+pub(super) struct Products {
+    pub leaves: Vec<Leaf>,
+    pub cells: usize,
+    pub units: usize,
+    pub entries: Vec<f32>,
+}
+
+/// What is done with the units of one group.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Moves {
+    pub order: Vec<u32>,
+    /// Of units or pairs.
+    pub negative: Vec<bool>,
+    /// Of pairs.
+    pub angle: Vec<f64>,
+}
+
+impl<'a> Inner<'a> {
+    pub fn new(group: &'a Group, signs: bool) -> Self {
+        let turn = signs && group.pairs.is_some() && group.may(Allowed::Rotation);
+        Self { group, sign: signs && group.may(Allowed::Sign), turn }
+    }
+
+    pub fn is_paired(&self) -> bool {
+        self.group.pairs.is_some()
+    }
+
+    /// Whether units may be reordered. Those of pairs stay: each pair has a frequency of its own.
+    pub fn is_ordered(&self) -> bool {
+        !self.is_paired() && self.group.may(Allowed::Permutation) && self.group.units > 1
+    }
+
+    pub fn is_free(&self) -> bool {
+        self.is_ordered() || self.sign || self.turn
+    }
+
+    /// The units of a pair, the first one first.
+    pub fn pair(&self, pair: usize) -> (usize, usize) {
+        let of = |unit: usize| self.group.place_in_pairs(unit) == Some((pair, true));
+        let first = [pair, 2 * pair].into_iter().find(|unit| of(*unit)).unwrap_or(pair);
+        (first, self.group.partner(first).unwrap_or(first))
+    }
+
+    pub fn stay(&self) -> Moves {
+        Moves {
+            order: (0..).take(self.group.units).collect(),
+            negative: vec![false; self.group.sign_count()],
+            angle: vec![0.0; if self.is_paired() { self.group.pair_count() } else { 0 }],
+        }
+    }
+
+    /// The old units that make up a new one, with their factors.
+    pub fn image(&self, moves: &Moves, signed: bool, unit: usize) -> [(usize, f64); 2] {
+        let own = moves.order[unit] as usize;
+        if !signed {
+            return [(own, 1.0), (own, 0.0)];
+        }
+        let sign = |at: usize| if moves.negative[at] { -1.0 } else { 1.0 };
+        match self.group.place_in_pairs(unit) {
+            None => [(own, sign(unit)), (own, 0.0)],
+            Some((pair, first)) => {
+                let (sin, cos) = moves.angle[pair].sin_cos();
+                let sin = if first { -sin } else { sin };
+                [(own, sign(pair) * cos), (self.group.partner(unit).unwrap_or(own), sign(pair) * sin)]
+            }
+        }
+    }
+}
+
+impl Products {
+    pub fn entry(&self, unit: usize, cell: usize, other: usize) -> f64 {
+        f64::from(self.entries[cell * self.units * self.cells + unit * self.cells + other])
+    }
+}
+
+/// Whether signs of a group's units are looked for.
+pub(super) fn is_signed(problem: &Problem<'_>, group: usize) -> bool {
+    problem.options.signs && problem.symmetries.groups[group].may(Allowed::Sign)
+}
+
+/// The best order by a matrix in memory. Of equal choices the units stay where they are.
+pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
+    let value = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
+    let mut rows = entries.chunks_exact(units.max(1)).enumerate();
+    if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
+        return Ok(Order { value, ..Order::identity(units) });
+    }
+    let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
+    if found.objective <= value {
+        return Ok(Order { value, ..Order::identity(units) });
+    }
+    Ok(Order { columns: found.columns, value: found.objective, optimal_within: 0.0 })
+}
+
+/// `current`, then `elements` of some groups; what does nothing is left out of them.
+pub(super) fn apply(problem: &Problem<'_>, current: &Transform, elements: Vec<(usize, Element)>) -> Result<Transform> {
+    let symmetries = problem.symmetries;
+    let mut then = Transform::identity(symmetries);
+    for (group, mut element) in elements {
+        let units = symmetries.groups[group].units.max(1);
+        if element.permutation.iter().enumerate().all(|(at, unit)| at % units == *unit as usize) {
+            element.permutation.clear();
+        }
+        if !element.negative.contains(&true) {
+            element.negative.clear();
+        }
+        if element.angle.iter().all(|angle| *angle == 0.0) {
+            element.angle.clear();
+        }
+        then = then.with(symmetries, group, element)?;
+    }
+    Ok(current.compose(symmetries, &then))
+}
