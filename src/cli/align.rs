@@ -4,18 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, Options as Matching, Residual};
+use crate::align::run::inputs::{AlignInputs, Finder, Looked};
+use crate::align::run::{Align, AlignmentReport, Crowd, CrowdTask, Pair, PairTask, Task, align};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::device::Choice;
-use crate::align::run::inputs::{AlignInputs, Finder, Looked};
-use crate::align::run::many::{AlignMany, Crowd, align_many};
-use crate::align::run::{Align, Pair, align};
 use crate::engine::{Options, Stop};
 use crate::error::{Error, Kind, Result};
+use crate::kernel::Kernels;
 use crate::likeness::Waived;
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
@@ -164,43 +165,91 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let target = target(args)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let spec = args.spec.as_deref().map(symmetries::spec).transpose().map_err(Error::refused)?;
-    let mut ready = Ready::open(args.device, args.device_memory, true)?;
-    if !args.others.is_empty() || args.to.is_some() || args.merge_many {
-        return run_many(args, &wish, spec.as_ref(), target, ready);
+    let ready = Ready::open(args.device, args.device_memory, true)?;
+    let run = Run { args, kernels, wish, target, ready };
+    if args.others.is_empty() && args.to.is_none() && !args.merge_many {
+        return run.pair(spec.as_ref());
     }
-    let pair = paired(args, &wish, spec.as_ref()).map_err(Error::refused)?;
-    let stop = Stop::default();
-    merge::watch_signals(&stop)?;
-    let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let device = ready.for_products(&wish)?;
-    let monitor = monitor(&progress);
-    tell(&ready, &pair.warnings, monitor.as_ref());
-    let (device_of, io) = (ready.opened().driver.clone(), merge::io(args.run.io));
-    let options = Options { kernels, device: device_of, io, stop, monitor, ..Options::default() };
-    let outcome = args.by.by(&pair, args.seed, !args.no_signs, &options).map_err(Error::refused).and_then(|by| {
-        align(Align {
-            pair,
-            by,
-            matching: matching(args),
-            memory: wish.memory,
-            threads: wish.threads,
-            device,
-            storage: Arc::new(DiskStorage),
-            target,
-            options,
-        })
-    });
-    if let Some(progress) = progress {
-        progress.clear();
+    run.many(spec.as_ref())
+}
+
+/// What runs of two models and of many share.
+struct Run<'a> {
+    args: &'a AlignArgs,
+    kernels: Kernels,
+    wish: Wish,
+    target: Option<Target>,
+    ready: Ready,
+}
+
+impl Run<'_> {
+    /// Aligns a model with another one.
+    fn pair(self, spec: Option<&Spec>) -> Result<()> {
+        let args = self.args;
+        let pair = paired(args, &self.wish, spec).map_err(Error::refused)?;
+        let warnings = pair.warnings.clone();
+        let aligned = self.carry_out(&warnings, |options| {
+            let by = args.by.by(&pair, args.seed, !args.no_signs, options).map_err(Error::refused)?;
+            Ok(PairTask { pair, by, matching: matching(args) })
+        });
+        let report = aligned?.report;
+        shown(args, &report)?;
+        let rows = args.groups && !args.run.json && !args.run.quiet;
+        if rows { print(&format!("\n{}", report.roots())) } else { Ok(()) }
     }
-    let report = outcome?.report;
+
+    /// Aligns many models with each other.
+    fn many(self, spec: Option<&Spec>) -> Result<()> {
+        let args = self.args;
+        let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
+        let crowd = crowded(args, &paths, &self.wish, spec).map_err(Error::refused)?;
+        let many = many(args, &paths)?;
+        let warnings = crowd.warnings.clone();
+        let report = self.carry_out(&warnings, |_| Ok(CrowdTask { crowd, many }))?;
+        shown(args, &report)
+    }
+
+    /// Carries out the task that `make` gives; says what a user should know before.
+    fn carry_out<T: Task>(mut self, warnings: &[String], make: impl FnOnce(&Options) -> Result<T>) -> Result<T::Found> {
+        let stop = Stop::default();
+        merge::watch_signals(&stop)?;
+        let device = self.ready.for_products(&self.wish)?;
+        let progress = (!self.args.run.quiet).then(|| Arc::new(Progress::new(self.wish.memory)));
+        let monitor = monitor(&progress);
+        tell(&self.ready, warnings, monitor.as_ref());
+        let options = Options {
+            kernels: self.kernels,
+            device: self.ready.opened().driver.clone(),
+            io: merge::io(self.args.run.io),
+            stop,
+            monitor,
+            ..Options::default()
+        };
+        let outcome = make(&options).and_then(|task| {
+            align(Align {
+                task,
+                memory: self.wish.memory,
+                held: 0,
+                threads: self.wish.threads,
+                device,
+                storage: Arc::new(DiskStorage),
+                target: self.target,
+                options,
+            })
+        });
+        if let Some(progress) = progress {
+            progress.clear();
+        }
+        outcome
+    }
+}
+
+/// Prints a report as JSON or for people.
+fn shown(args: &AlignArgs, report: &(impl Serialize + ToString)) -> Result<()> {
     match (args.run.json, args.run.quiet) {
         (true, _) => print(&format!("{:#}", json!(report))),
         (false, true) => Ok(()),
-        (false, false) => {
-            print(&report.to_string())?;
-            if args.groups { print(&format!("\n{}", report.roots())) } else { Ok(()) }
-        }
+        (false, false) => print(&report.to_string()),
     }
 }
 
@@ -223,51 +272,6 @@ fn crowded(args: &AlignArgs, paths: &[&PathBuf], wish: &Wish, spec: Option<&Spec
         models.push(job::open(path, &args.quantised, wish, &opened)?);
     }
     Crowd::new(models, spec, allowed(args))
-}
-
-/// Aligns many models with each other.
-fn run_many(
-    args: &AlignArgs,
-    wish: &Wish,
-    spec: Option<&Spec>,
-    target: Option<Target>,
-    mut ready: Ready,
-) -> Result<()> {
-    let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
-    let crowd = crowded(args, &paths, wish, spec).map_err(Error::refused)?;
-    let many = many(args, &paths)?;
-    let device = ready.for_products(wish)?;
-    let stop = Stop::default();
-    merge::watch_signals(&stop)?;
-    let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let monitor = monitor(&progress);
-    tell(&ready, &crowd.warnings, monitor.as_ref());
-    let outcome = align_many(AlignMany {
-        crowd,
-        many,
-        memory: wish.memory,
-        threads: wish.threads,
-        device,
-        storage: Arc::new(DiskStorage),
-        target,
-        options: Options {
-            kernels: merge::kernels(args.run.simd)?,
-            device: ready.opened().driver.clone(),
-            io: merge::io(args.run.io),
-            stop,
-            monitor,
-            ..Options::default()
-        },
-    });
-    if let Some(progress) = progress {
-        progress.clear();
-    }
-    let report = outcome?;
-    match (args.run.json, args.run.quiet) {
-        (true, _) => print(&format!("{:#}", json!(report))),
-        (false, true) => Ok(()),
-        (false, false) => print(&report.to_string()),
-    }
 }
 
 /// How many models are brought together.
@@ -315,7 +319,7 @@ pub fn align_inputs(
         monitor: monitor(&progress),
         ..Options::default()
     };
-    let told = |report: &crate::align::run::AlignmentReport| {
+    let told = |report: &AlignmentReport| {
         if let Some(progress) = &progress {
             progress.clear();
         }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::align::activations::{Options as Activations, Similarity};
+use crate::align::run::{By, Pair};
 use crate::align::straight_through::Options as StraightThrough;
 use crate::engine::Options;
-use crate::align::run::{By, Pair};
 use crate::error::Result;
 
 use super::args;

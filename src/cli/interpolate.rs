@@ -11,10 +11,10 @@ use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
 
 use crate::align::network::network;
+use crate::align::run::Pair;
 use crate::checkpoint::create_anew;
 use crate::curve::{Curve, Ends, Measure, Way, csv, lambdas, svg};
 use crate::data::DataSet;
-use crate::align::run::Pair;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;

@@ -7,6 +7,7 @@ mod function;
 mod many;
 mod mapped;
 mod matching;
+mod opening;
 mod orthogonal;
 pub mod planted;
 mod refusals;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use cycle::{cycle_error, through_universe};
 
 use self::mean::{Mean, Scales};
-use super::matching::{self, Matched, Options, Residual, Step, match_weights};
+use super::matching::{Matched, Options, Residual, Step, Watch, match_weights};
 use super::{Store, angles};
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Symmetries, Transform};
@@ -81,40 +81,6 @@ pub struct ManyStep {
     pub step: Step,
 }
 
-/// Who watches, keeps the steps and may end it; see [`matching::Watch`].
-pub trait ManyWatch: Sync {
-    /// Model `model` is matched in round `round`; so many floating-point operations are left to do in this sweep.
-    fn planned(&self, round: usize, model: usize, operations: u64) {
-        let _ = (round, model, operations);
-    }
-
-    /// So many of them are done.
-    fn advanced(&self, operations: u64) {
-        let _ = operations;
-    }
-
-    /// A step was taken; not called for those that are replayed.
-    ///
-    /// # Errors
-    ///
-    /// Those that end the run.
-    fn taken(&self, step: &ManyStep) -> Result<()> {
-        let _ = step;
-        Ok(())
-    }
-
-    /// Asked often, also amid a step.
-    ///
-    /// # Errors
-    ///
-    /// When the run is to end.
-    fn go_on(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl ManyWatch for matching::Unwatched {}
-
 /// What a run has found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ManyMatched {
@@ -147,7 +113,7 @@ pub fn match_many(
     symmetries: &Arc<Symmetries>,
     replay: &[ManyStep],
     options: &ManyOptions,
-    watch: &dyn ManyWatch,
+    watch: &dyn Watch<ManyStep>,
 ) -> Result<ManyMatched> {
     check(models, weights, options)?;
     let weights = if weights.is_empty() { vec![1.0; models.len()] } else { weights.to_vec() };
@@ -213,7 +179,7 @@ fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Resul
 }
 
 /// The model whose tensors have the largest cosines with those of all others.
-fn nearest(models: &[Arc<Store>], symmetries: &Symmetries, watch: &dyn ManyWatch) -> Result<usize> {
+fn nearest(models: &[Arc<Store>], symmetries: &Symmetries, watch: &dyn Watch<ManyStep>) -> Result<usize> {
     let acted =
         symmetries.tensors.iter().filter(|(_, tensor)| !tensor.axes.iter().all(crate::symmetry::Node::is_fixed));
     let names: Vec<&str> = acted.map(|(name, _)| name.as_str()).collect();
@@ -239,7 +205,7 @@ struct Run<'a> {
     scales: Vec<Scales>,
     symmetries: &'a Arc<Symmetries>,
     options: &'a ManyOptions,
-    watch: &'a dyn ManyWatch,
+    watch: &'a dyn Watch<ManyStep>,
     replay: &'a [ManyStep],
     current: Vec<Transform>,
     steps: Vec<Vec<Step>>,
@@ -303,14 +269,15 @@ impl Run<'_> {
 
 /// Watches the matching of one model.
 struct One<'a> {
-    watch: &'a dyn ManyWatch,
+    watch: &'a dyn Watch<ManyStep>,
     round: usize,
     model: usize,
 }
 
-impl matching::Watch for One<'_> {
+impl Watch for One<'_> {
     fn planned(&self, operations: u64) {
-        self.watch.planned(self.round, self.model, operations);
+        self.watch.begun(self.round, self.model);
+        self.watch.planned(operations);
     }
 
     fn advanced(&self, operations: u64) {

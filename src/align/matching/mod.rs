@@ -134,7 +134,12 @@ pub struct Step {
 }
 
 /// Who watches a run, keeps its steps and may end it.
-pub trait Watch: Sync {
+pub trait Watch<S = Step>: Sync {
+    /// Model `model` is matched in round `round`, both counted from 0; told by runs of many models.
+    fn begun(&self, round: usize, model: usize) {
+        let _ = (round, model);
+    }
+
     /// So many floating-point operations are left to do in this sweep, at most.
     fn planned(&self, operations: u64) {
         let _ = operations;
@@ -150,7 +155,7 @@ pub trait Watch: Sync {
     /// # Errors
     ///
     /// Those that end the run.
-    fn taken(&self, step: &Step) -> Result<()> {
+    fn taken(&self, step: &S) -> Result<()> {
         let _ = step;
         Ok(())
     }
@@ -169,7 +174,7 @@ pub trait Watch: Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 
-impl Watch for Unwatched {}
+impl<S> Watch<S> for Unwatched {}
 
 /// What a run has found.
 #[derive(Debug, Clone, PartialEq)]

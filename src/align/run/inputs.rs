@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::align::many::{Begin, ManyOptions};
-use crate::align::matching;
+use crate::align::matching::{self, Cost, Residual};
 use crate::checkpoint::Checkpoint;
 use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
@@ -17,11 +17,11 @@ use crate::likeness::Waived;
 use crate::output::{Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
-use crate::recipe::{Align as Asked, AlignFrom, expand_home};
+use crate::recipe::{self, Align as Asked, AlignFrom, WeightMatching, expand_home};
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
-use super::many::{AlignMany, Crowd, align_many, path_of};
-use super::{Align, AlignmentReport, By, Pair, align, is_of, note};
+use super::crowd_task::path_of;
+use super::{Align, AlignmentReport, By, Crowd, CrowdTask, Pair, PairTask, align, is_of, note};
 
 /// What a refusal cannot do.
 const WHAT: &str = "cannot use transform";
@@ -70,16 +70,21 @@ impl AlignInputs<'_> {
     /// being aligned with each other.
     pub fn look(&self, job: &mut Job) -> Result<Looked> {
         let models = job.open_inputs(None)?;
+        self.look_among(job, &models)
+    }
+
+    /// The same for inputs that are opened already.
+    fn look_among(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
         job.alignments = vec![None; models.len()];
         job.alignment_files.clear();
-        let looked = self.look_for(job, &models)?;
-        self.fold_all(job, &models)?;
+        let looked = self.look_for(job, models)?;
+        self.fold_all(job, models)?;
         Ok(looked)
     }
 
     fn look_for(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
         match &self.asked.from {
-            AlignFrom::Weights(options) => self.look_beside(job, models, options),
+            AlignFrom::Weights(asked) => self.look_beside(job, models, &matching_options(asked)),
             AlignFrom::Files(files) => {
                 let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
                 let files = files.iter().map(|file| expand_home(file)).collect::<Vec<_>>();
@@ -130,48 +135,66 @@ impl AlignInputs<'_> {
     ///
     /// As [`AlignInputs::look`] and [`align`], and when the output may not be written.
     pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<Looked> {
-        let looked = self.look(job).map_err(Error::refused)?;
-        let AlignFrom::Weights(options) = &self.asked.from else { return Ok(looked) };
+        // Opened once for all that follows.
+        let models = job.open_inputs(None).map_err(Error::refused)?;
+        let looked = self.look_among(job, &models).map_err(Error::refused)?;
+        let AlignFrom::Weights(asked) = &self.asked.from else { return Ok(looked) };
+        let storage = finder.storage.as_ref();
         if looked.missing.is_empty() {
-            tidy_transforms(finder.storage.as_ref(), &self.target.dir)?;
+            tidy_transforms(storage, &self.target.dir)?;
             return Ok(looked);
         }
         self.check(job, finder).map_err(Error::refused)?;
-        if self.asked.together {
-            self.find_all(job, options, finder)?;
+        let options = matching_options(asked);
+        match self.asked.together {
+            true => self.find_all(job, &models, &options, finder)?,
+            false => {
+                looked.missing.iter().try_for_each(|input| self.find_one(job, &models, *input, &options, finder))?
+            }
         }
-        let one_by_one = if self.asked.together { Vec::new() } else { looked.missing };
-        for input in one_by_one {
-            let models = job.open_inputs(None)?;
-            let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
-            drop(models);
-            let path = path_of(&self.folder(finder.storage.as_ref())?, input);
-            let Target { overwrite, restart, .. } = *self.target;
-            let found = align(Align {
-                pair,
-                by: By::Weights,
-                matching: options.clone(),
-                memory: finder.wish.memory,
-                threads: finder.wish.threads,
-                device: finder.device,
-                storage: Arc::clone(&finder.storage),
-                // An output that may be begun anew may lose the transforms of another run.
-                target: Some(Target { dir: path, overwrite: overwrite || restart, restart }),
-                options: finder.options.clone(),
-            })?;
-            (finder.told)(&found.report)?;
-        }
-        let again = self.look(job)?;
+        let again = self.look_among(job, &models)?;
         match again.missing.first() {
             None => {
-                tidy_transforms(finder.storage.as_ref(), &self.target.dir)?;
+                tidy_transforms(storage, &self.target.dir)?;
                 Ok(again)
             }
             Some(input) => {
-                let path = path_of(&self.folder(finder.storage.as_ref())?, *input);
+                let path = path_of(&self.folder(storage)?, *input);
                 let cause = "it was written and is not what was written";
                 Err(Error::new(Kind::Damaged, WHAT, path.display(), cause))
             }
+        }
+    }
+
+    /// Finds the transform of `input`, which is brought near to the donor.
+    fn find_one(
+        &self,
+        job: &Job,
+        models: &[Checkpoint],
+        input: usize,
+        options: &matching::Options,
+        finder: &Finder<'_>,
+    ) -> Result<()> {
+        let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
+        let task = PairTask { pair, by: By::Weights, matching: options.clone() };
+        let path = path_of(&self.folder(finder.storage.as_ref())?, input);
+        let found = align(self.run(task, path, models, finder))?;
+        (finder.told)(&found.report)
+    }
+
+    /// The run of `task` that writes to `path`, while the headers of `models` are held.
+    fn run<T>(&self, task: T, path: PathBuf, models: &[Checkpoint], finder: &Finder<'_>) -> Align<T> {
+        let Target { overwrite, restart, .. } = *self.target;
+        Align {
+            task,
+            memory: finder.wish.memory,
+            held: models.iter().map(Checkpoint::metadata_bytes).sum(),
+            threads: finder.wish.threads,
+            device: finder.device,
+            storage: Arc::clone(&finder.storage),
+            // An output that may be begun anew may lose the transforms of another run.
+            target: Some(Target { dir: path, overwrite: overwrite || restart, restart }),
+            options: finder.options.clone(),
         }
     }
 
@@ -246,22 +269,16 @@ impl AlignInputs<'_> {
     }
 
     /// Finds the transforms of all models together.
-    fn find_all(&self, job: &Job, options: &matching::Options, finder: &Finder<'_>) -> Result<()> {
-        let Target { overwrite, restart, .. } = *self.target;
-        let report = align_many(AlignMany {
-            crowd: self.crowd(job.open_inputs(None)?)?,
-            many: together(job, options),
-            memory: finder.wish.memory,
-            threads: finder.wish.threads,
-            device: finder.device,
-            storage: Arc::clone(&finder.storage),
-            target: Some(Target {
-                dir: self.folder(finder.storage.as_ref())?,
-                overwrite: overwrite || restart,
-                restart,
-            }),
-            options: finder.options.clone(),
-        })?;
+    fn find_all(
+        &self,
+        job: &Job,
+        models: &[Checkpoint],
+        options: &matching::Options,
+        finder: &Finder<'_>,
+    ) -> Result<()> {
+        let task = CrowdTask { crowd: self.crowd(models.to_vec())?, many: together(job, options) };
+        let folder = self.folder(finder.storage.as_ref())?;
+        let report = align(self.run(task, folder, models, finder))?;
         let others = report.models.iter().enumerate().filter(|(model, _)| *model != job.donor);
         others.map(|(_, report)| report).try_for_each(finder.told)
     }
@@ -304,6 +321,25 @@ impl AlignInputs<'_> {
             format!("{} was found against a model that is none of the inputs which stay as they are", path.display())
         }));
         Ok(looked)
+    }
+}
+
+/// The matcher's options for what a recipe asks for.
+fn matching_options(asked: &WeightMatching) -> matching::Options {
+    matching::Options {
+        cost: match asked.cost {
+            recipe::Cost::Normalised => Cost::Normalised,
+            recipe::Cost::Raw => Cost::Raw,
+        },
+        residual: match asked.residual {
+            recipe::Residual::Fixed => Residual::Fixed,
+            recipe::Residual::Permute => Residual::Permute,
+            recipe::Residual::Orthogonal => Residual::Orthogonal,
+        },
+        signs: asked.signs,
+        seed: asked.seed,
+        sweeps: asked.sweeps,
+        ..matching::Options::default()
     }
 }
 

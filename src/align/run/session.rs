@@ -3,8 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::align::many::{ManyStep, ManyWatch};
+use crate::align::many::ManyStep;
 use crate::align::matching::{Step, Watch};
 use crate::engine::Options;
 use crate::error::{Error, Kind, Result};
@@ -12,8 +13,26 @@ use crate::monitor::Phase;
 use crate::output::Steps;
 use crate::symmetry::Symmetries;
 
+/// A step that can be journalled.
+pub trait TaskStep: Serialize + DeserializeOwned + Clone + Send + Sync {
+    /// The root that was solved, by its place in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
+    fn root(&self) -> usize;
+}
+
+impl TaskStep for Step {
+    fn root(&self) -> usize {
+        self.root
+    }
+}
+
+impl TaskStep for ManyStep {
+    fn root(&self) -> usize {
+        self.step.root
+    }
+}
+
 /// Watches a run, and keeps its steps.
-pub struct Session<'a, S = Step> {
+pub struct Session<'a, S> {
     symmetries: &'a Symmetries,
     options: &'a Options,
     kept: Mutex<Kept<S>>,
@@ -24,16 +43,20 @@ struct Kept<S> {
     steps: Vec<S>,
 }
 
-impl<'a, S> Session<'a, S> {
+impl<'a, S: TaskStep> Session<'a, S> {
     /// A run whose earlier steps are these; without a journal an interrupted run is lost.
     pub fn new(symmetries: &'a Symmetries, options: &'a Options, journal: Option<Steps>, earlier: Vec<S>) -> Self {
         Self { symmetries, options, kept: Mutex::new(Kept { journal, steps: earlier }) }
     }
 
-    /// All steps, those of earlier runs first, and the journal.
-    pub fn end(self) -> (Vec<S>, Option<Steps>) {
-        let Kept { journal, steps } = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (steps, journal)
+    /// Lets `act` see all steps, those of earlier runs first.
+    pub fn with_steps<T>(&self, act: impl FnOnce(&[S]) -> T) -> T {
+        act(&self.kept().steps)
+    }
+
+    /// The journal.
+    pub fn end(self) -> Option<Steps> {
+        self.kept.into_inner().unwrap_or_else(PoisonError::into_inner).journal
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept<S>> {
@@ -52,31 +75,13 @@ impl<'a, S> Session<'a, S> {
             None => stopped(self.symmetries.spec.clone()).with_hint("with --out what was found is kept"),
         }
     }
-
-    /// Journals a step and keeps it; `root` is what was solved.
-    fn keep(&self, step: &S, root: usize) -> Result<()>
-    where
-        S: Serialize + Clone,
-    {
-        let mut kept = self.kept();
-        if let Some(journal) = &mut kept.journal {
-            let text = serde_json::to_string(step)
-                .map_err(|error| Error::new(Kind::Io, "cannot journal", journal.out().display(), error))?;
-            journal.append(text)?;
-        }
-        kept.steps.push(step.clone());
-        if let Some(root) = self.symmetries.groups.get(root) {
-            self.options.monitor.tensor(&root.name);
-        }
-        Ok(())
-    }
-
-    fn ask(&self) -> Result<()> {
-        if self.options.stop.asked() { Err(self.interrupted()) } else { Ok(()) }
-    }
 }
 
-impl Watch for Session<'_> {
+impl<S: TaskStep> Watch<S> for Session<'_, S> {
+    fn begun(&self, round: usize, model: usize) {
+        self.options.monitor.part(&format!("round {}, model {}", round + 1, model + 1));
+    }
+
     fn planned(&self, operations: u64) {
         self.options.monitor.phase(Phase::Aligning, operations);
     }
@@ -85,30 +90,21 @@ impl Watch for Session<'_> {
         self.options.monitor.advance(operations);
     }
 
-    fn taken(&self, step: &Step) -> Result<()> {
-        self.keep(step, step.root)
+    fn taken(&self, step: &S) -> Result<()> {
+        let mut kept = self.kept();
+        if let Some(journal) = &mut kept.journal {
+            let text = serde_json::to_string(step)
+                .map_err(|error| Error::new(Kind::Io, "cannot journal", journal.out().display(), error))?;
+            journal.append(text)?;
+        }
+        kept.steps.push(step.clone());
+        if let Some(root) = self.symmetries.groups.get(step.root()) {
+            self.options.monitor.tensor(&root.name);
+        }
+        Ok(())
     }
 
     fn go_on(&self) -> Result<()> {
-        self.ask()
-    }
-}
-
-impl ManyWatch for Session<'_, ManyStep> {
-    fn planned(&self, round: usize, model: usize, operations: u64) {
-        self.options.monitor.part(&format!("round {}, model {}", round + 1, model + 1));
-        self.options.monitor.phase(Phase::Aligning, operations);
-    }
-
-    fn advanced(&self, operations: u64) {
-        self.options.monitor.advance(operations);
-    }
-
-    fn taken(&self, step: &ManyStep) -> Result<()> {
-        self.keep(step, step.step.root)
-    }
-
-    fn go_on(&self) -> Result<()> {
-        self.ask()
+        if self.options.stop.asked() { Err(self.interrupted()) } else { Ok(()) }
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use thalweg::align::many::{
-    Begin, ManyMatched, ManyOptions, ManyStep, ManyWatch, Towards, cycle_error, match_many, through_universe,
+    Begin, ManyMatched, ManyOptions, ManyStep, Towards, cycle_error, match_many, through_universe,
 };
-use thalweg::align::matching::{Options, Residual, Unwatched, match_weights};
+use thalweg::align::matching::{Options, Residual, Unwatched, Watch, match_weights};
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::error::{Error, Kind, Result};
 use thalweg::kernel::Kernels;
@@ -77,7 +77,7 @@ fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
 }
 
 impl Crowd {
-    fn matched(&self, options: &ManyOptions, replay: &[ManyStep], watch: &dyn ManyWatch) -> Result<ManyMatched> {
+    fn matched(&self, options: &ManyOptions, replay: &[ManyStep], watch: &dyn Watch<ManyStep>) -> Result<ManyMatched> {
         match_many(&self.models, &[], &self.symmetries, replay, options, watch)
     }
 
@@ -223,7 +223,7 @@ fn heads_and_experts_are_brought_together_too() {
 #[derive(Default)]
 struct Taken(Mutex<Vec<ManyStep>>, Option<usize>);
 
-impl ManyWatch for Taken {
+impl Watch<ManyStep> for Taken {
     fn taken(&self, step: &ManyStep) -> Result<()> {
         let mut steps = self.0.lock().expect("no panic");
         let text = serde_json::to_string(step).expect("plain data");

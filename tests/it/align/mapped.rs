@@ -7,13 +7,12 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use thalweg::align::many::ManyOptions;
+use thalweg::align::run::{Align, Crowd, CrowdTask, ManyReport, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
-use thalweg::align::run::many::{AlignMany, Crowd, align_many};
 use thalweg::error::Result;
 use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
-use thalweg::align::run::ManyReport;
 use thalweg::symmetry::Transform;
 
 use super::Stored;
@@ -142,7 +141,7 @@ fn what_cannot_be_mapped_is_refused_in_words() {
 }
 
 /// Noisy copies of a network, each with its hidden units in another order, in folders `m0`, `m1` and so on.
-fn crowd(count: usize) -> Stored {
+pub fn crowd(count: usize) -> Stored {
     let net = Chain { norms: false, flax: false }.random(4);
     let stored = Stored::new(&net, None);
     for model in 0..count {
@@ -229,10 +228,13 @@ fn many_models_that_do_not_fit_are_refused() {
 fn aligned(inputs: &Path, storage: CrashStorage, root: &Path) -> (CrashStorage, Result<ManyReport>) {
     let storage = Arc::new(storage);
     let models = (0..3).map(|model| Checkpoint::open(&inputs.join(format!("m{model}"))).expect("opens"));
-    let outcome = align_many(AlignMany {
-        crowd: Crowd::new(models.collect(), None, Waived::default()).expect("a crowd"),
-        many: ManyOptions::default(),
+    let outcome = align(Align {
+        task: CrowdTask {
+            crowd: Crowd::new(models.collect(), None, Waived::default()).expect("a crowd"),
+            many: ManyOptions::default(),
+        },
         memory: 256 << 20,
+        held: 0,
         threads: 1,
         device: None,
         storage: Arc::clone(&storage) as Arc<dyn Storage>,

@@ -9,12 +9,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use thalweg::Result;
 use thalweg::align::matching::Options as Matching;
+use thalweg::align::run::{Align, AlignmentReport, By, Pair, PairTask, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
-use thalweg::align::run::{Align, By, Pair, align};
 use thalweg::likeness::Waived;
 use thalweg::output::{Storage, Target};
-use thalweg::align::run::AlignmentReport;
 
 use super::Stored;
 use super::planted::planted;
@@ -34,10 +33,13 @@ fn aligned(inputs: &Path, storage: CrashStorage, root: &Path) -> (CrashStorage, 
     let storage = Arc::new(storage);
     let open = |name: &str| Checkpoint::open(&inputs.join(name)).expect("opens");
     let outcome = align(Align {
-        pair: Pair::new(open("model"), open("planted"), None, Waived::default()).expect("a pair"),
-        by: By::Weights,
-        matching: Matching::default(),
+        task: PairTask {
+            pair: Pair::new(open("model"), open("planted"), None, Waived::default()).expect("a pair"),
+            by: By::Weights,
+            matching: Matching::default(),
+        },
         memory: 256 << 20,
+        held: 0,
         threads: 1,
         device: None,
         storage: Arc::clone(&storage) as Arc<dyn Storage>,

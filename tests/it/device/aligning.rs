@@ -8,11 +8,10 @@ use std::sync::Arc;
 use thalweg::align::Store;
 use thalweg::align::activations::{self, match_activations};
 use thalweg::align::matching::{Options as Matching, Proof, Residual, Unwatched};
+use thalweg::align::run::{Align, Aligned, By, Crowd, CrowdTask, Pair, PairTask, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::device::{Driver, Kernel, Products};
 use thalweg::engine::Options;
-use thalweg::align::run::many::{AlignMany, Crowd, align_many};
-use thalweg::align::run::{Align, Aligned, By, Pair, align};
 use thalweg::error::{Kind, Result};
 use thalweg::kernel::Kernels;
 use thalweg::likeness::Waived;
@@ -63,10 +62,13 @@ impl<'a> Run<'a> {
     fn carry_out(&self, stored: &Stored, other: &str, out: &Path) -> Result<Aligned> {
         let open = |name: &str| Checkpoint::open(&stored.dir.path().join(name)).expect("opens");
         align(Align {
-            pair: Pair::new(open("model"), open(other), None, Waived::default())?.ready_for(self.residual)?,
-            by: By::Weights,
-            matching: Matching { residual: self.residual, sweeps: 6, ..Matching::default() },
+            task: PairTask {
+                pair: Pair::new(open("model"), open(other), None, Waived::default())?.ready_for(self.residual)?,
+                by: By::Weights,
+                matching: Matching { residual: self.residual, sweeps: 6, ..Matching::default() },
+            },
             memory: 256 << 20,
+            held: 0,
             threads: self.threads,
             device: self.wish(),
             storage: Arc::new(DiskStorage),
@@ -211,10 +213,13 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
     let many = |run: &Run<'_>, out: &Path| {
         let open = |name| Checkpoint::open(&stored.dir.path().join(name));
         let models = ["model", "planted", "noised"].into_iter().map(open).collect::<Result<_>>().expect("open");
-        align_many(AlignMany {
-            crowd: Crowd::new(models, None, Waived { vocabulary: true, config: true }).expect("a crowd"),
-            many: Default::default(),
+        align(Align {
+            task: CrowdTask {
+                crowd: Crowd::new(models, None, Waived { vocabulary: true, config: true }).expect("a crowd"),
+                many: Default::default(),
+            },
             memory: 256 << 20,
+            held: 0,
             threads: 2,
             device: run.wish(),
             storage: Arc::new(DiskStorage),
