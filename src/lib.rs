@@ -22,6 +22,7 @@
 //! ```
 //!
 //! The order of modules is the order of the data; a module uses only those above it.
+//! Threads begin in `engine`, `align/run`, `cli/activations` and `cli/interpolate`; all else works on those of its caller.
 //!
 //! - [`door`]: settings in the words of the door that a user came in by: recipe or flags.
 //! - [`error`]: one error type: kind, subject, cause, what to do.
@@ -44,7 +45,7 @@
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
 //! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
 //! - [`report`]: what ran, as a value.
-//! - [`engine`]: the pipeline; threads and channels live here only.
+//! - [`engine`]: the pipeline: reader, dispatch, writer.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
 //! - [`align`]: which unit of one network goes with which of another; a run that finds, keeps and reports it.

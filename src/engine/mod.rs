@@ -1,4 +1,4 @@
-//! The pipeline. Threads and channels live here and nowhere else.
+//! The pipeline, with its threads and channels.
 //!
 //! ```text
 //!  reader ──Loaded──► dispatch ──Order──► writer ──Pending──► syncer

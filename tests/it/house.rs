@@ -7,15 +7,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where a module may start threads; everything else is handed a pool or runs in a plain loop.
-const THREADS: [&str; 5] = ["engine", "align/run", "cli/activations", "cli/interpolate", "device"];
+const THREADS: [&str; 4] = ["engine", "align/run", "cli/activations", "cli/interpolate"];
 
 /// What starts threads.
 const STARTS: [&str; 4] = ["ThreadPoolBuilder", "thread::spawn", "thread::scope", "thread::Builder"];
 
-/// Files that use each other in a circle and may: a facade and the types that its children name do not count.
-const CIRCLES: [&[&str]; 0] = [];
+/// Files that use each other in a circle and may: a folder, then names in it. A facade and the types that its children name do
+/// not count. A circle that was opened leaves this list; a new one does not come into it without a reason.
+const CIRCLES: [&str; 16] = [
+    "align/matching: panel terms",
+    "checkpoint: component folder nested parts rivals",
+    "checkpoint: file index pickled side zst zst/stream",
+    "checkpoint: header strings",
+    "checkpoint: map positioned source",
+    "cli: activations align align_by apply args device interpolate job merge settle symmetries typed",
+    "device: choice cuda",
+    "device: lanes multiplication resident",
+    "engine: columns offload propagate tiny work",
+    "kernel: block combine differences gram lanes level native simd x86",
+    "net: families families/mlp families/resnet families/vgg graph",
+    "output: begin beside commit direct ending exchange finish folder listed lock manifest notes own own_checksum packed \
+     place repair resume shard_header sides storage verify verify/folder verify/index verify/room verify/stored write",
+    "plan: agree assign choice counters coverage job memory missing shape staging tensor ties vocabulary",
+    "recipe: align document own places rename resolve write",
+    "recipe: hub model_ref",
+    "symmetry: fold symmetries",
+];
 
-/// The source of one file, without comments, texts and tests.
+/// The source of one file, without comments and tests.
 struct File {
     /// Its path below `src/` without the ending, as modules are written: `plan/mod` is `plan`.
     module: String,
@@ -66,9 +85,14 @@ fn threads_begin_where_the_list_says() {
 
 #[test]
 fn files_use_each_other_in_a_circle_only_where_that_is_known() {
-    let known: BTreeSet<BTreeSet<String>> =
-        CIRCLES.iter().map(|circle| circle.iter().map(|file| (*file).to_owned()).collect()).collect();
-    assert_eq!(circles(&arrows(&files())), known);
+    for circle in circles(&arrows(&files())) {
+        let is_known = CIRCLES.iter().any(|known| {
+            let (folder, names) = known.split_once(": ").expect("a folder, then names");
+            let known: Vec<String> = names.split_whitespace().map(|name| format!("{folder}/{name}")).collect();
+            circle.iter().all(|file| known.contains(file))
+        });
+        assert!(is_known, "these files use each other in a circle: {circle:?}");
+    }
 }
 
 fn root() -> PathBuf {

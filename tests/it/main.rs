@@ -12,6 +12,7 @@ mod device;
 mod faults;
 mod forward;
 mod hostile;
+mod house;
 mod karcher_script;
 mod kill;
 mod likeness;

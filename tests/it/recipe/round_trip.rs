@@ -6,9 +6,9 @@ use serde_json::Value;
 use thalweg::device::Choice;
 use thalweg::dtype::Dtype;
 use thalweg::recipe::{
-    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain, Granularity, LayerRange,
-    METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys, Parameters,
-    Quantised, Recipe, Residual, Scope, Setting, Slice, SliceSource, Sources, Tokenizer, WeightMatching,
+    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain, Granularity,
+    LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys,
+    Parameters, Quantised, Recipe, Residual, Scope, Setting, Slice, SliceSource, Sources, Tokenizer, WeightMatching,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
