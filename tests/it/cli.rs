@@ -112,7 +112,19 @@ fn json_has_the_documented_fields() {
     );
     assert_eq!(
         keys(&["verify", "out"]),
-        ["status", "shards", "tensors", "data_bytes", "has_checksums", "unnamed", "side_files", "notes", "rechecked"]
+        [
+            "status",
+            "shards",
+            "tensors",
+            "data_bytes",
+            "has_checksums",
+            "unnamed",
+            "side_files",
+            "notes",
+            "rechecked",
+            "peak_resident_bytes",
+            "memory_limit_bytes"
+        ]
     );
 }
 
