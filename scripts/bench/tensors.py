@@ -1,5 +1,6 @@
-"""The work of bench-tensors.sh: PROGRAM WORK MODELS BUDGET COUNT.."""
+"""Measures the memory that many small tensors take; called by tensors.sh."""
 
+import argparse
 import json
 import os
 import random
@@ -7,6 +8,9 @@ import shutil
 import struct
 import subprocess
 import sys
+
+import figures
+from machine import bytes_of
 
 SHAPE, EXPERTS = [4, 4], 512
 
@@ -46,16 +50,27 @@ def peak(command):
     return usage.ru_maxrss * 1024, ""
 
 
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    figures.add_option(parser)
+    parser.add_argument("program", help="the release binary")
+    parser.add_argument("work", help="folder for models and outputs")
+    parser.add_argument("models", type=int)
+    parser.add_argument("budget", help="such as 256MiB")
+    parser.add_argument("counts", type=int, nargs="+", help="tensors of each model")
+    return parser.parse_args()
+
+
 def main():
-    program, work, models, budget, *counts = sys.argv[1:]
-    limit = float(budget.rstrip("MiBG")) * (1 << (30 if "G" in budget else 20))
-    failed = False
-    print(f"{models} models, --memory {budget}; peak resident MiB")
-    print(f"{'tensors':>9} {'plan':>7} {'merge':>7} {'model':>7} {'verify':>7}")
-    for count in map(int, counts):
+    options = arguments()
+    program, work, budget = options.program, options.work, options.budget
+    limit, failed, notes = bytes_of(budget), False, []
+    figures.describe(options.markdown, f"job: {options.models} models, --memory {budget}; peak resident MiB")
+    table = figures.Table(["tensors", "plan", "merge", "model", "verify"], options.markdown)
+    for count in options.counts:
         shutil.rmtree(work, ignore_errors=True)
         try:
-            inputs = [f"{work}/{number}" for number in range(int(models))]
+            inputs = [f"{work}/{number}" for number in range(options.models)]
             for number, folder in enumerate(inputs):
                 write(folder, count, number)
             out = ["--out", f"{work}/out", "--memory", budget]
@@ -71,14 +86,19 @@ def main():
                 bytes_, words = peak(run)
                 said += [words] if words else []
                 failed |= bytes_ is not None and bytes_ > limit
-                cells.append(f"{bytes_ / (1 << 20):7.0f}" if bytes_ else "refused")
+                cells.append(f"{bytes_ / (1 << 20):.0f}" if bytes_ else "refused")
                 if bytes_ is None:
                     break
-            print(f"{count:>9}", *cells, *said, flush=True)
+            cells += [""] * (len(runs) - len(cells))
+            table.row(f"{count}", *cells)
+            notes += [f"{count} tensors: {words}" for words in said]
         finally:
             shutil.rmtree(work, ignore_errors=True)
+    for note in notes:
+        print(note)
     if failed:
-        sys.exit(f"bench-tensors: more resident than {budget}")
+        sys.exit(f"tensors: more resident than {budget}")
 
 
-main()
+if __name__ == "__main__":
+    main()
