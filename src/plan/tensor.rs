@@ -267,13 +267,7 @@ fn placed(
 }
 
 /// The tensor of an input in its own shape, transformed where the input is aligned.
-fn aligned(
-    inputs: &[Checkpoint],
-    entry: &TensorEntry,
-    input: usize,
-    name: &str,
-    job: &Job,
-) -> Result<SourcePlan> {
+fn aligned(inputs: &[Checkpoint], entry: &TensorEntry, input: usize, name: &str, job: &Job) -> Result<SourcePlan> {
     // What is carried is counted in bytes.
     let unit = if entry.dtype.is_mergeable() { entry.dtype.bytes() as u64 } else { 1 };
     let mut stack = Stack::new(Place::File { input, file: entry.file, offset: entry.bytes.start, unit });
