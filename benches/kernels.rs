@@ -5,7 +5,7 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use thalweg::dtype::Dtype;
-use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Level, Scratch, pair_count};
+use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Level, Scratch, pair_count};
 
 /// Chunks of each input: beyond the caches, where a merge works.
 const CHUNKS: usize = 512;
@@ -61,7 +61,7 @@ fn gram(bencher: Bencher, level: Level, dtype: Dtype, count: usize) {
     bencher.counter(bytes).bench_local(|| {
         for index in 0..CHUNKS {
             let inputs: Vec<_> = data.iter().map(|data| chunk(data, dtype, index)).collect();
-            kernels.gram(&inputs, Gram::default(), &mut scratch, &mut sums);
+            kernels.gram(&inputs, GramOptions::default(), &mut scratch, &mut sums);
             black_box(&mut sums);
         }
     });

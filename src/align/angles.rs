@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::Weights;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
+use crate::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 
 /// Elements that are asked for ahead.
 const AHEAD: u64 = 1 << 20;
@@ -58,7 +58,12 @@ fn cosine(
         ours.read(range.clone(), &mut one[..len])?;
         theirs.read(range, &mut other[..len])?;
         let elements = |numbers| Elements { dtype: Dtype::F32, bytes: bytemuck::cast_slice::<f32, u8>(numbers) };
-        kernels.gram(&[elements(&one[..len]), elements(&other[..len])], Gram::default(), &mut scratch, &mut sums);
+        kernels.gram(
+            &[elements(&one[..len]), elements(&other[..len])],
+            GramOptions::default(),
+            &mut scratch,
+            &mut sums,
+        );
         total.iter_mut().zip(&sums).for_each(|(total, sum)| *total += sum);
         passed(len as u64)?;
     }

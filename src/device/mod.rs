@@ -66,7 +66,7 @@ pub struct Stream(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// Inner products of every pair of inputs.
-    Gram,
+    GramSums,
     /// The first element that is not finite.
     Scan,
     /// Weighted sums, rounded once.
@@ -79,7 +79,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 5] = [Self::Gram, Self::Scan, Self::Combine, Self::Product, Self::Gather];
+    pub const ALL: [Self; 5] = [Self::GramSums, Self::Scan, Self::Combine, Self::Product, Self::Gather];
 
     /// Threads of a block, in every kernel.
     pub const BLOCK: u32 = 256;
@@ -87,7 +87,7 @@ impl Kernel {
     /// The name of its function.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Gram => "thalweg_gram",
+            Self::GramSums => "thalweg_gram",
             Self::Scan => "thalweg_scan",
             Self::Combine => "thalweg_combine",
             Self::Product => "thalweg_product",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{Gram, pair_count};
+use crate::kernel::{GramOptions, pair_count};
 
 use super::lanes::Lane;
 use super::layout::{Layout, NONE, RECORD, code};
@@ -46,7 +46,7 @@ impl Resident<'_> {
     /// # Panics
     ///
     /// When `sums` does not hold one number for each piece and pair.
-    pub fn gram(&mut self, pieces: &[Range<usize>], options: Gram, sums: &mut [f64]) -> Result<()> {
+    pub fn gram(&mut self, pieces: &[Range<usize>], options: GramOptions, sums: &mut [f64]) -> Result<()> {
         let count = self.dtypes.len();
         let pairs = pair_count(count);
         assert_eq!(sums.len(), pieces.len() * pairs, "sums are not one for each piece and pair");
@@ -66,7 +66,7 @@ impl Resident<'_> {
             Argument::Word(u32::from(exact)),
             self.address(self.layout.sums.start),
         ];
-        self.lane.launch(Kernel::Gram, [pieces.len(), pair_count(tiles)], &arguments)?;
+        self.lane.launch(Kernel::GramSums, [pieces.len(), pair_count(tiles)], &arguments)?;
         let part = self.layout.sums.start..self.layout.sums.start + size_of_val(sums);
         for (sum, bytes) in sums.iter_mut().zip(self.fetch(part)?.as_chunks().0) {
             *sum = f64::from_le_bytes(*bytes);

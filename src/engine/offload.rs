@@ -161,7 +161,7 @@ impl Offload<'_> {
             Statistics::Wide => return self.measure_here(pieces),
             Statistics::Gram { center } => center,
         };
-        let options = |skip_nonfinite| kernel::Gram { center, skip_nonfinite };
+        let options = |skip_nonfinite| kernel::GramOptions { center, skip_nonfinite };
         let pairs = pair_count(self.part.windows.len());
         let mut sums = vec![0.0; pieces.len() * pairs];
         let local: Vec<_> = pieces.iter().map(|piece| run.within(piece)).collect();

@@ -144,7 +144,9 @@ pub fn measure_chunk(
 ) -> Result<bool> {
     let inputs = part.elements(&chunk);
     let mut gram = |skip_nonfinite, sums: &mut [f64]| match statistics {
-        Statistics::Gram { center } => kernels.gram(&inputs, kernel::Gram { center, skip_nonfinite }, scratch, sums),
+        Statistics::Gram { center } => {
+            kernels.gram(&inputs, kernel::GramOptions { center, skip_nonfinite }, scratch, sums)
+        }
         Statistics::Wide => kernels.gram_wide(&inputs, skip_nonfinite, scratch, sums),
         Statistics::None => {}
     };

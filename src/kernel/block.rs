@@ -1,6 +1,7 @@
 //! Products of a few inputs with a few others: the innermost loops of the Gram sums, accumulators in registers.
 
 use super::lanes::{LANES, Lanes, TILE_STRIDE};
+use super::pairs::pair_index;
 use super::simd::Simd;
 
 /// The most inputs on the left side of a block.
@@ -23,7 +24,7 @@ impl<'a> Tiles<'a> {
     /// The place of (i, j), i ≤ j, in the upper triangle row by row.
     #[inline(always)]
     fn pair(self, i: usize, j: usize) -> usize {
-        i * self.inputs - i * (i + 1) / 2 + j
+        pair_index(self.inputs, i, j)
     }
 }
 

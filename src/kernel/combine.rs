@@ -5,6 +5,7 @@ use super::element::{Element, plain, with_element};
 use super::lanes::{LANES, Scratch, TILE, flat};
 use super::level::{Level, Task};
 use super::simd::Simd;
+use super::tiles::{check_output, tile_range};
 use crate::dtype::Dtype;
 
 /// Terms that are added in one sweep over the sums.
@@ -38,11 +39,7 @@ pub(super) fn combine(
     scratch: &mut Scratch,
     dst: &mut [u8],
 ) -> Combined {
-    let len = dst.len() / out.bytes();
-    assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
-    for (_, input) in terms {
-        assert_eq!(input.len(), len, "an input's length is not the output's");
-    }
+    check_output(terms.iter().map(|(_, input)| *input), out, dst);
     assert!((1.0..=MOST_DIVISOR).contains(&divisor) && divisor.fract() == 0.0, "{divisor} is no divisor");
     if terms.is_empty() {
         dst.fill(0);
@@ -74,16 +71,15 @@ impl Task for Combine<'_> {
         let size = self.out.bytes();
         let mut found = Combined::PLAIN;
         for (tile, dst) in self.dst.chunks_mut(TILE * size).enumerate() {
-            let count = dst.len() / size;
-            let start = tile * TILE;
-            let sums = &mut self.sums[..count];
+            let range = tile_range(tile, dst, size);
+            let sums = &mut self.sums[..range.len()];
             let mut rest = self.terms;
             while !rest.is_empty() {
                 let dtype = rest[0].1.dtype;
                 let same = rest.iter().take(GROUP).take_while(|(_, input)| input.dtype == dtype).count();
                 let (group, after) = rest.split_at(same);
                 let fresh = rest.len() == self.terms.len();
-                add_group::<S>(group, start, fresh, sums);
+                add_group::<S>(group, range.start, fresh, sums);
                 rest = after;
             }
             plain::divide(sums, self.divisor);

@@ -6,6 +6,7 @@ use super::element::{Element, with_element};
 use super::lanes::{LANES, Scratch, TILE, flat};
 use super::level::{Level, Task};
 use super::simd::Simd;
+use super::tiles::{check_output, tile_range};
 use crate::dtype::Dtype;
 
 /// The tiles that a sum needs: the sums, the centre's elements, a term's elements.
@@ -25,11 +26,7 @@ pub(super) fn combine(
     scratch: &mut Scratch,
     dst: &mut [u8],
 ) -> Combined {
-    let len = dst.len() / out.bytes();
-    assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
-    for (_, input) in terms.iter().chain([&center]) {
-        assert_eq!(input.len(), len, "an input's length is not the output's");
-    }
+    check_output(terms.iter().chain([&center]).map(|(_, input)| *input), out, dst);
     let rows = flat(scratch.rows(ROWS));
     level.run(Differences { center, terms, out, rows, dst })
 }
@@ -52,7 +49,7 @@ impl Task for Differences<'_> {
         let (base, x) = rest.split_at_mut(TILE);
         let mut found = Combined::PLAIN;
         for (tile, dst) in self.dst.chunks_mut(TILE * size).enumerate() {
-            let range = tile * TILE..tile * TILE + dst.len() / size;
+            let range = tile_range(tile, dst, size);
             let sums = &mut sums[..range.len()];
             widen::<S>(self.center.1.slice(range.clone()), base);
             sums.fill(0.0);

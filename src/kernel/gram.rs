@@ -4,35 +4,33 @@
 //! multiplied in small blocks of inputs. The lanes of each pair stay in memory between tiles and are added up at the
 //! chunk's end.
 
+use super::Elements;
 use super::block::{ROWS, Tiles, block};
-use super::element::{BF16, Element, F16, F32, with_element};
-use super::lanes::{LANES, Lanes, Scratch, TILE, TILE_STRIDE, flat};
+use super::element::{BF16, Element, F16, F32};
+use super::lanes::{Lanes, Scratch, TILE, TILE_STRIDE, flat};
 use super::level::{Level, Task};
+use super::pairs::pair_count;
 use super::simd::Simd;
-use super::{CHUNK, Elements};
+use super::tiles::{chunk_len, stage_tile};
 use crate::dtype::Dtype;
 
 /// What is done to the elements before they are multiplied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Gram {
+pub struct GramOptions {
     /// An input that is subtracted, in f64, from every other one; it takes part itself as it is.
     pub center: Option<usize>,
     /// Whether a NaN or infinite element counts as zero, before the centre is subtracted.
     pub skip_nonfinite: bool,
 }
 
-/// The number of pairs i ≤ j among `n` inputs.
-pub fn pair_count(n: usize) -> usize {
-    n * (n + 1) / 2
-}
-
-pub(super) fn gram(level: Level, inputs: &[Elements<'_>], options: Gram, scratch: &mut Scratch, sums: &mut [f64]) {
-    let len = inputs.first().map_or(0, Elements::len);
-    assert!(len <= CHUNK, "{len} elements are more than a chunk of {CHUNK}");
-    for input in inputs {
-        assert!(input.dtype.is_mergeable(), "{} elements are not averaged", input.dtype);
-        assert_eq!(input.len(), len, "inputs differ in length");
-    }
+pub(super) fn gram(
+    level: Level,
+    inputs: &[Elements<'_>],
+    options: GramOptions,
+    scratch: &mut Scratch,
+    sums: &mut [f64],
+) {
+    let len = chunk_len(inputs);
     assert!(options.center.is_none_or(|center| center < inputs.len()), "the centre is no input");
     assert_eq!(sums.len(), pair_count(inputs.len()), "sums are not one for each pair");
     let rows = scratch.rows(Scratch::gram_rows(inputs.len()));
@@ -48,7 +46,7 @@ pub(super) fn gram(level: Level, inputs: &[Elements<'_>], options: Gram, scratch
 
 struct GramTask<'a> {
     inputs: &'a [Elements<'a>],
-    options: Gram,
+    options: GramOptions,
     len: usize,
     tiles: &'a mut [Lanes],
     lanes: &'a mut [Lanes],
@@ -63,11 +61,7 @@ impl Task for GramTask<'_> {
             S::FUSES && self.options.center.is_none() && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
         let done = if exact && !self.options.skip_nonfinite { direct::<S>(self.inputs, self.lanes) } else { 0 };
         for start in (done..self.len).step_by(TILE) {
-            let end = self.len.min(start + TILE);
-            let steps = (end - start).div_ceil(LANES);
-            for (input, tile) in self.inputs.iter().zip(self.tiles.chunks_exact_mut(TILE_STRIDE)) {
-                stage::<S>(input.slice(start..end), self.options.skip_nonfinite, &mut tile[..steps]);
-            }
+            let steps = stage_tile::<S>(self.inputs, start, self.options.skip_nonfinite, self.tiles);
             if let Some(center) = self.options.center {
                 subtract(self.tiles, center, steps);
             }
@@ -103,19 +97,6 @@ fn direct_of<S: Simd, E: Element>(inputs: &[Elements<'_>], lanes: &mut [Lanes]) 
         [a, b, c] => S::gram::<E, 3>([a, b, c].map(|input| E::split(input.bytes)), lanes),
         [a, b, c, d] => S::gram::<E, 4>([a, b, c, d].map(|input| E::split(input.bytes)), lanes),
         _ => 0,
-    }
-}
-
-/// Widens `input` into `rows` and pads the last row with zeros, which add nothing to any sum.
-#[inline(always)]
-pub(super) fn stage<S: Simd>(input: Elements<'_>, skip_nonfinite: bool, rows: &mut [Lanes]) {
-    let wide = flat(rows);
-    with_element!(input.dtype, E => S::widen::<E>(E::split(input.bytes), wide));
-    wide[input.len()..].fill(0.0);
-    if skip_nonfinite {
-        for x in wide {
-            *x = if x.is_finite() { *x } else { 0.0 };
-        }
     }
 }
 

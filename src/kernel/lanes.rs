@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::gram::pair_count;
+use super::pairs::pair_count;
 
 /// Lanes of every sum; element `k` of a chunk goes to lane `k mod LANES`.
 pub(super) const LANES: usize = 16;

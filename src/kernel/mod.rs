@@ -10,8 +10,10 @@
 //!
 //! - `level`: which instruction sets there are, and running a task compiled for one of them.
 //! - `element`: one element: widening to f64 and the single rounding back; the plain loops.
+//! - `pairs`: the order of inner products; `exact`: sums whose rounding is kept.
 //! - `lanes`: the sixteen lanes and the working memory made of them.
 //! - `simd`, `native`, `x86`: what a level brings: registers, and loops that use its conversions.
+//! - `tiles`: how elements are cut into tiles.
 //! - `block`: products of a few inputs with a few others, accumulators in registers.
 //! - `gram`: the Gram sums of a chunk.
 //! - `wide`: the Gram sums of a chunk to twice the digits.
@@ -23,15 +25,18 @@ mod block;
 mod combine;
 mod differences;
 mod element;
+mod exact;
 mod gram;
 mod lanes;
 mod level;
 #[cfg(target_arch = "x86_64")]
 mod native;
+mod pairs;
 mod product;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -41,9 +46,12 @@ use std::ops::Range;
 use crate::dtype::Dtype;
 
 pub use combine::{Combined, MOST_DIVISOR};
-pub use gram::{Gram, pair_count};
+pub(crate) use exact::{add_compensated, two_sum};
+pub use gram::GramOptions;
 pub use lanes::Scratch;
 pub use level::Level;
+pub use pairs::pair_count;
+pub(crate) use pairs::pair_index;
 pub use product::{Right, Wide};
 
 /// Elements of one chunk: the unit of every sum. Chunk sums are added in chunk order, so no result depends on how
@@ -124,7 +132,7 @@ impl Kernels {
     ///
     /// When the inputs differ in length or are longer than [`CHUNK`], a dtype is not mergeable, `options.center` is no
     /// input, or `sums` does not hold [`pair_count`] numbers.
-    pub fn gram(&self, inputs: &[Elements<'_>], options: Gram, scratch: &mut Scratch, sums: &mut [f64]) {
+    pub fn gram(&self, inputs: &[Elements<'_>], options: GramOptions, scratch: &mut Scratch, sums: &mut [f64]) {
         gram::gram(self.level, inputs, options, scratch, sums);
     }
 

@@ -4,11 +4,13 @@
 //! product*, 2005, Dot2). The lanes are those of the plain sums, and nothing is fused that rounds, so the bits are the same
 //! at every level.
 
-use super::gram::{pair_count, stage};
-use super::lanes::{LANES, Lanes, Scratch, TILE, TILE_STRIDE};
+use super::Elements;
+use super::exact::two_sum;
+use super::lanes::{Lanes, Scratch, TILE, TILE_STRIDE};
 use super::level::{Level, Task};
+use super::pairs::pair_count;
 use super::simd::Simd;
-use super::{CHUNK, Elements};
+use super::tiles::{chunk_len, stage_tile};
 use crate::dtype::Dtype;
 
 pub(super) fn gram(
@@ -18,12 +20,7 @@ pub(super) fn gram(
     scratch: &mut Scratch,
     sums: &mut [f64],
 ) {
-    let len = inputs.first().map_or(0, Elements::len);
-    assert!(len <= CHUNK, "{len} elements are more than a chunk of {CHUNK}");
-    for input in inputs {
-        assert!(input.dtype.is_mergeable(), "{} elements are not averaged", input.dtype);
-        assert_eq!(input.len(), len, "inputs differ in length");
-    }
+    let len = chunk_len(inputs);
     let pairs = pair_count(inputs.len());
     assert_eq!(sums.len(), 2 * pairs, "sums are not two for each pair");
     let rows = scratch.rows(Scratch::wide_rows(inputs.len()));
@@ -43,19 +40,11 @@ fn total(sums: &Lanes, lost: &Lanes) -> (f64, f64) {
     let (mut sums, mut lost) = (sums.0, lost.0);
     for half in [8, 4, 2, 1] {
         for l in 0..half {
-            let (sum, rest) = two_sum(sums[l], sums[l + half]);
+            let [sum, rest] = two_sum(sums[l], sums[l + half]);
             (sums[l], lost[l]) = (sum, lost[l] + lost[l + half] + rest);
         }
     }
     (sums[0], lost[0])
-}
-
-/// The sum, and exactly what its rounding has lost (Knuth 1969).
-#[inline(always)]
-fn two_sum(a: f64, b: f64) -> (f64, f64) {
-    let sum = a + b;
-    let part = sum - a;
-    (sum, (a - (sum - part)) + (b - part))
 }
 
 struct WideGram<'a> {
@@ -74,11 +63,7 @@ impl Task for WideGram<'_> {
     fn run<S: Simd>(self) {
         let exact = self.inputs.iter().all(|input| input.dtype != Dtype::F64);
         for start in (0..self.len).step_by(TILE) {
-            let end = self.len.min(start + TILE);
-            let steps = (end - start).div_ceil(LANES);
-            for (input, tile) in self.inputs.iter().zip(self.tiles.chunks_exact_mut(TILE_STRIDE)) {
-                stage::<S>(input.slice(start..end), self.skip_nonfinite, &mut tile[..steps]);
-            }
+            let steps = stage_tile::<S>(self.inputs, start, self.skip_nonfinite, self.tiles);
             let mut pairs = self.lanes.chunks_exact_mut(2);
             for i in 0..self.inputs.len() {
                 for j in i..self.inputs.len() {
@@ -103,7 +88,7 @@ fn add<const EXACT: bool>(x: &[Lanes], y: &[Lanes], lanes: &mut [Lanes]) {
         for (((sum, lost), x), y) in sums.iter_mut().zip(&mut lost).zip(&x.0).zip(&y.0) {
             let product = x * y;
             let rounded = if EXACT { 0.0 } else { x.mul_add(*y, -product) };
-            let (total, rest) = two_sum(*sum, product);
+            let [total, rest] = two_sum(*sum, product);
             *sum = total;
             *lost += rest + rounded;
         }

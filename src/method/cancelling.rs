@@ -1,6 +1,7 @@
 //! Combinations whose terms are far larger than their sum.
 
 use super::Solution;
+use crate::kernel::add_compensated;
 
 /// Coefficients whose absolute values sum to more than so many times their own sum cancel. A sum of the inputs is then off
 /// by as many roundings of f64, and the last coefficient, `1 - Σ c` of a base, has lost as many digits.
@@ -30,13 +31,11 @@ pub(super) fn largest(coefficients: &[f64]) -> usize {
     (0..coefficients.len()).fold(0, larger)
 }
 
-/// The sum of a few numbers that cancel, rounded once (Neumaier 1974).
+/// The sum of a few numbers that cancel, rounded once.
 pub(super) fn sum(numbers: &[f64]) -> f64 {
     let (mut total, mut lost) = (0.0_f64, 0.0);
     for &number in numbers {
-        let next = total + number;
-        lost += if total.abs() >= number.abs() { (total - next) + number } else { (number - next) + total };
-        total = next;
+        add_compensated(&mut total, &mut lost, number);
     }
     total + lost
 }

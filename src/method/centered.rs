@@ -1,7 +1,7 @@
 //! Inputs as seen from one of them, known by their inner products to twice the digits of f64.
 
 use super::Gram;
-use super::gram::two_sum;
+use crate::kernel::two_sum;
 
 /// Where the two forms of a squared distance cancel to below this share of their terms, the exact one is taken.
 const CANCELLED: f64 = 1e-4;

@@ -1,37 +1,38 @@
 //! The inner products of N tensors.
 
+use serde::{Deserialize, Serialize};
+
+use super::number;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::{add_compensated, pair_count, pair_index, two_sum};
 
 /// Inner products of N tensors in f64, symmetric, kept as the upper triangle in rows: `(0,0) (0,1) … (1,1) (1,2) …`.
 ///
 /// Chunk sums are folded in with [`Gram::add`] strictly in the order of the calls. The fold is compensated, so its
 /// error does not grow with the number of chunks: a whole model is as exact as one chunk.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gram {
     n: usize,
+    #[serde(with = "number::list")]
     sums: Vec<f64>,
+    #[serde(with = "number::list")]
     carries: Vec<f64>,
 }
 
 impl Gram {
     /// The matrix of N tensors without elements: all zero.
     pub fn new(n: usize) -> Self {
-        Self { n, sums: vec![0.0; Self::pairs(n)], carries: vec![0.0; Self::pairs(n)] }
+        Self { n, sums: vec![0.0; pair_count(n)], carries: vec![0.0; pair_count(n)] }
     }
 
     /// The matrix with these sums.
     ///
     /// # Panics
     ///
-    /// When there are not [`Gram::pairs`]`(n)` of them.
+    /// When there are not [`pair_count`]`(n)` of them.
     pub fn from_sums(n: usize, sums: Vec<f64>) -> Self {
-        assert_eq!(sums.len(), Self::pairs(n), "a Gram matrix of {n} inputs has n(n+1)/2 sums");
+        assert_eq!(sums.len(), pair_count(n), "a Gram matrix of {n} inputs has n(n+1)/2 sums");
         Self { n, carries: vec![0.0; sums.len()], sums }
-    }
-
-    /// How many sums a matrix of `n` inputs has.
-    pub fn pairs(n: usize) -> usize {
-        n * (n + 1) / 2
     }
 
     /// How many inputs there are.
@@ -41,8 +42,7 @@ impl Gram {
 
     /// The inner product of inputs `i` and `j`.
     pub fn get(&self, i: usize, j: usize) -> f64 {
-        let (low, high) = (i.min(j), i.max(j));
-        let at = low * (2 * self.n + 1 - low) / 2 + (high - low);
+        let at = pair_index(self.n, i.min(j), i.max(j));
         self.sums[at] + self.carries[at]
     }
 
@@ -58,8 +58,7 @@ impl Gram {
 
     /// The same as two numbers, the first what f64 holds of it and the second what that has lost.
     pub(super) fn wide(&self, i: usize, j: usize) -> [f64; 2] {
-        let (low, high) = (i.min(j), i.max(j));
-        let at = low * (2 * self.n + 1 - low) / 2 + (high - low);
+        let at = pair_index(self.n, i.min(j), i.max(j));
         two_sum(self.sums[at], self.carries[at])
     }
 
@@ -67,14 +66,11 @@ impl Gram {
     ///
     /// # Panics
     ///
-    /// When there are not [`Gram::pairs`]`(n)` of them.
+    /// When there are not [`pair_count`]`(n)` of them.
     pub fn add(&mut self, sums: &[f64]) {
         assert_eq!(sums.len(), self.sums.len(), "chunk sums are of as many inputs as the matrix");
         for ((sum, carry), &next) in self.sums.iter_mut().zip(&mut self.carries).zip(sums) {
-            // Neumaier 1974: what the addition rounds away is exactly the smaller term's lost part.
-            let total = *sum + next;
-            *carry += if sum.abs() >= next.abs() { (*sum - total) + next } else { (next - total) + *sum };
-            *sum = total;
+            add_compensated(sum, carry, next);
         }
     }
 
@@ -108,13 +104,6 @@ impl Gram {
         }
         Ok(())
     }
-}
-
-/// The sum of two numbers, and exactly what its rounding has lost (Knuth 1969).
-pub(super) fn two_sum(a: f64, b: f64) -> [f64; 2] {
-    let sum = a + b;
-    let part = sum - a;
-    [sum, (a - (sum - part)) + (b - part)]
 }
 
 #[cfg(test)]

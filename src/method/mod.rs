@@ -31,6 +31,7 @@ mod weights;
 use std::fmt::Debug;
 
 use crate::error::Result;
+use crate::kernel::pair_count;
 
 pub use facts::{Facts, Solution, Stop};
 pub use flags::Flags;
@@ -66,8 +67,8 @@ impl Statistics {
     pub fn sums(self, n: usize) -> usize {
         match self {
             Self::None => 0,
-            Self::Gram { .. } => Gram::pairs(n),
-            Self::Wide => 2 * Gram::pairs(n),
+            Self::Gram { .. } => pair_count(n),
+            Self::Wide => 2 * pair_count(n),
         }
     }
 }

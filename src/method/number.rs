@@ -98,6 +98,36 @@ pub mod list {
     }
 }
 
+/// The same for a list of pairs of numbers, which are written one after the other.
+pub mod pairs {
+    use serde::de::{Deserializer, Error};
+    use serde::ser::Serializer;
+
+    use super::list;
+
+    /// Writes pairs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(pairs: &[[f64; 2]], serializer: S) -> Result<S::Ok, S::Error> {
+        list::serialize(pairs.as_flattened(), serializer)
+    }
+
+    /// Reads pairs.
+    ///
+    /// # Errors
+    ///
+    /// When there is something else, or an odd number of numbers.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[f64; 2]>, D::Error> {
+        let numbers = list::deserialize(deserializer)?;
+        match numbers.as_chunks() {
+            (pairs, []) => Ok(pairs.to_vec()),
+            _ => Err(D::Error::custom(format!("wanted pairs, got {} numbers", numbers.len()))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde::{Deserialize, Serialize};

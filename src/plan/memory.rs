@@ -3,7 +3,7 @@
 use crate::budget::format_bytes;
 use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
 use crate::error::{Error, Kind, Result};
-use crate::kernel::{CHUNK, Scratch};
+use crate::kernel::{CHUNK, Scratch, pair_count};
 
 use super::staging;
 use super::tensor::TensorPlan;
@@ -212,7 +212,8 @@ impl Costs {
 
     /// Bytes of one block in flight: its windows and its output.
     fn block(&self, elements: u64) -> u64 {
-        let sums = elements.div_ceil(CHUNK as u64) * self.sources * (self.sources + 1) / 2 * 8;
+        let pairs = pair_count(usize::try_from(self.sources).expect("sources are counted in memory")) as u64;
+        let sums = elements.div_ceil(CHUNK as u64) * pairs * 8;
         elements * (self.input + self.output) + self.sources * WINDOW_EDGE_BYTES + sums
     }
 

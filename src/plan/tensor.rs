@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
+use crate::kernel::pair_count;
 use crate::method::{Method, Passthrough};
 use crate::recipe::{Mismatch, NanPolicy};
 use crate::view::{Aligned, Place, Placed, Placement, Stack};
@@ -197,9 +198,9 @@ impl TensorPlan {
 
     /// Memory that the statistics and the coefficients of all columns take, when the tensor is merged by columns.
     pub fn column_bytes(&self) -> u64 {
-        let inputs = self.sources.len() as u64;
+        let (inputs, pairs) = (self.sources.len() as u64, pair_count(self.sources.len()) as u64);
         // A sum and what it lost for each pair, a coefficient for each input, two marks.
-        let each = inputs * (inputs + 1) / 2 * 16 + inputs * 8 + 2;
+        let each = pairs * 16 + inputs * 8 + 2;
         if self.span == Span::FirstAxis { self.columns() * each } else { 0 }
     }
 

@@ -5,24 +5,24 @@ use proptest::prelude::*;
 use super::{Input, combine, portable, vector_levels};
 use crate::dtype::Dtype;
 use crate::kernel::lanes::TILE;
-use crate::kernel::{CHUNK, Gram, Kernels, Scratch, pair_count};
+use crate::kernel::{CHUNK, GramOptions, Kernels, Scratch, pair_count};
 
 /// Zero, one, and one either side of each internal boundary.
 const LENGTHS: [usize; 19] =
     [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 251, TILE - 1, TILE, TILE + 1, 2 * TILE + 17, CHUNK - 1, CHUNK];
 
-fn gram_bits(kernels: Kernels, inputs: &[Input], options: Gram, scratch: &mut Scratch) -> Vec<u64> {
+fn gram_bits(kernels: Kernels, inputs: &[Input], options: GramOptions, scratch: &mut Scratch) -> Vec<u64> {
     let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
     let mut sums = vec![-1.0; pair_count(inputs.len())];
     kernels.gram(&elements, options, scratch, &mut sums);
     sums.into_iter().map(f64::to_bits).collect()
 }
 
-fn assert_levels_agree(inputs: &[Input], options: Gram, what: &str) {
+fn assert_levels_agree(inputs: &[Input], options: GramOptions, what: &str) {
     let want = gram_bits(portable(), inputs, options, &mut Scratch::default());
     // A scratch that held other sums before must make no difference.
     let mut scratch = Scratch::default();
-    gram_bits(portable(), &[Input::noise(Dtype::F64, 2000, 99)], Gram::default(), &mut scratch);
+    gram_bits(portable(), &[Input::noise(Dtype::F64, 2000, 99)], GramOptions::default(), &mut scratch);
     for kernels in vector_levels() {
         assert_eq!(gram_bits(kernels, inputs, options, &mut scratch), want, "{}: {what}", kernels.name());
     }
@@ -34,7 +34,7 @@ fn gram_sums_agree_at_every_boundary_length() {
         for dtype in Dtype::MERGEABLE {
             for count in [1, 2, 3, 4, 5] {
                 let inputs: Vec<_> = (0..count).map(|i| Input::periodic(dtype, len, i * 31)).collect();
-                assert_levels_agree(&inputs, Gram::default(), &format!("{count} {dtype} of {len}"));
+                assert_levels_agree(&inputs, GramOptions::default(), &format!("{count} {dtype} of {len}"));
             }
         }
     }
@@ -55,7 +55,7 @@ fn gram_sums_agree_for_every_pair_of_dtypes_and_option() {
                 (&noise, None, true),
                 (&noise, Some(1), true),
             ] {
-                let options = Gram { center, skip_nonfinite };
+                let options = GramOptions { center, skip_nonfinite };
                 assert_levels_agree(inputs, options, &format!("{a} {b} {options:?}"));
             }
         }
@@ -69,8 +69,8 @@ fn gram_sums_agree_for_many_mixed_inputs() {
             // Without F64 the vector levels fuse.
             let dtype = |i: usize| Dtype::MERGEABLE[if exact { 1 + i % 5 } else { i % 6 }];
             let inputs: Vec<_> = (0..count).map(|i| Input::periodic(dtype(i), 531, i * 13)).collect();
-            assert_levels_agree(&inputs, Gram::default(), &format!("{count} inputs"));
-            assert_levels_agree(&inputs, Gram { center: Some(count / 2), skip_nonfinite: true }, "centred");
+            assert_levels_agree(&inputs, GramOptions::default(), &format!("{count} inputs"));
+            assert_levels_agree(&inputs, GramOptions { center: Some(count / 2), skip_nonfinite: true }, "centred");
         }
     }
 }
@@ -121,7 +121,7 @@ proptest! {
             .map(|(i, dtype)| Input::noise(Dtype::MERGEABLE[*dtype], len, seed.wrapping_add(i as u64)))
             .collect();
         let center = center.then_some(count / 2);
-        assert_levels_agree(&inputs, Gram { center, skip_nonfinite }, "random");
+        assert_levels_agree(&inputs, GramOptions { center, skip_nonfinite }, "random");
         let terms: Vec<_> = inputs.iter().map(|input| (0.4, input)).collect();
         for out in Dtype::MERGEABLE {
             let want = combine(portable(), &terms, out, len);

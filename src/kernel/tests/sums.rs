@@ -2,9 +2,9 @@
 
 use super::{Input, combine, oracle, portable};
 use crate::dtype::Dtype;
-use crate::kernel::{CHUNK, Gram, Scratch, pair_count};
+use crate::kernel::{CHUNK, GramOptions, Scratch, pair_count};
 
-fn gram(inputs: &[Input], options: Gram) -> Vec<f64> {
+fn gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
     let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
     let mut sums = vec![f64::NAN; pair_count(inputs.len())];
     portable().gram(&elements, options, &mut Scratch::default(), &mut sums);
@@ -12,7 +12,7 @@ fn gram(inputs: &[Input], options: Gram) -> Vec<f64> {
 }
 
 /// The sums with the fixed shape written out: sixteen lanes, then halves onto each other.
-fn shaped_gram(inputs: &[Input], options: Gram) -> Vec<f64> {
+fn shaped_gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
     let mut values: Vec<Vec<f64>> = inputs.iter().map(Input::values).collect();
     if options.skip_nonfinite {
         values.iter_mut().flatten().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
@@ -48,14 +48,14 @@ fn bits(sums: &[f64]) -> Vec<u64> {
 fn pairs_are_the_upper_triangle_row_by_row() {
     assert_eq!([0, 1, 2, 3, 100].map(pair_count), [0, 1, 3, 6, 5050]);
     let inputs: Vec<Input> = [2.0f32, 3.0, 5.0].iter().map(|x| Input::new(Dtype::F32, &x.to_le_bytes())).collect();
-    assert_eq!(gram(&inputs, Gram::default()), [4.0, 6.0, 10.0, 9.0, 15.0, 25.0]);
+    assert_eq!(gram(&inputs, GramOptions::default()), [4.0, 6.0, 10.0, 9.0, 15.0, 25.0]);
 }
 
 #[test]
 fn no_inputs_and_no_elements_sum_to_nothing() {
-    assert!(gram(&[], Gram::default()).is_empty());
+    assert!(gram(&[], GramOptions::default()).is_empty());
     let empty = [Input::new(Dtype::BF16, &[]), Input::new(Dtype::F8E4M3, &[])];
-    assert_eq!(gram(&empty, Gram::default()), [0.0; 3]);
+    assert_eq!(gram(&empty, GramOptions::default()), [0.0; 3]);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn gram_sums_have_the_documented_shape_at_every_input_count() {
         let input = |i: usize| Input::periodic(Dtype::MERGEABLE[i * 5 % 6], 1100, i * 7);
         let inputs: Vec<Input> = (0..count).map(input).collect();
         for center in [None, Some(0), Some(count - 1)] {
-            let options = Gram { center, skip_nonfinite: false };
+            let options = GramOptions { center, skip_nonfinite: false };
             assert_eq!(bits(&gram(&inputs, options)), bits(&shaped_gram(&inputs, options)), "{count} {center:?}");
         }
     }
@@ -76,7 +76,7 @@ fn gram_sums_are_near_the_exact_ones() {
     let (a, b) = (inputs[0].values(), inputs[1].values());
     // The summands in units of 2^-60, exactly in integers up to the truncation of each, 2^-60.
     let exact: i128 = a.iter().zip(&b).map(|(a, b)| fixed(a * b)).sum();
-    let got = gram(&inputs, Gram::default())[1];
+    let got = gram(&inputs, GramOptions::default())[1];
     // 2048 additions a lane, each off by half an ulp of a sum of at most 2^13: about 2^-30, mostly cancelling.
     assert!((got - exact as f64 / 2f64.powi(60)).abs() < 2f64.powi(-30), "{got}");
 }
@@ -90,11 +90,11 @@ fn fixed(value: f64) -> i128 {
 fn skipped_elements_count_as_zero_before_the_centre_is_subtracted() {
     let input = |values: [f32; 3]| Input::new(Dtype::F32, &values.map(f32::to_le_bytes).concat());
     let inputs = [input([1.0, f32::NAN, 2.0]), input([f32::INFINITY, 5.0, 3.0])];
-    let skip = Gram { center: None, skip_nonfinite: true };
+    let skip = GramOptions { center: None, skip_nonfinite: true };
     assert_eq!(gram(&inputs, skip), [5.0, 6.0, 34.0]);
     // (0, 5, 3) - (1, 0, 2) = (-1, 5, 1)
-    assert_eq!(gram(&inputs, Gram { center: Some(0), ..skip }), [5.0, 1.0, 27.0]);
-    let kept = gram(&inputs, Gram::default());
+    assert_eq!(gram(&inputs, GramOptions { center: Some(0), ..skip }), [5.0, 1.0, 27.0]);
+    let kept = gram(&inputs, GramOptions::default());
     assert_eq!(bits(&kept), bits(&[f64::NAN, f64::NAN, f64::INFINITY]));
 }
 
@@ -102,7 +102,7 @@ fn skipped_elements_count_as_zero_before_the_centre_is_subtracted() {
 fn noise_with_nan_and_infinity_sums_as_the_shaped_oracle() {
     for dtype in Dtype::MERGEABLE {
         for skip_nonfinite in [false, true] {
-            let options = Gram { center: None, skip_nonfinite };
+            let options = GramOptions { center: None, skip_nonfinite };
             for len in [5, 40, 600] {
                 let inputs: Vec<Input> = (0..3).map(|seed| Input::noise(dtype, len, seed)).collect();
                 assert_eq!(bits(&gram(&inputs, options)), bits(&shaped_gram(&inputs, options)), "{dtype} {len}");
@@ -158,7 +158,7 @@ fn a_scratch_never_outgrows_its_bound() {
         let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
         let terms: Vec<_> = elements.iter().map(|elements| (0.5, *elements)).collect();
         let mut scratch = Scratch::default();
-        portable().gram(&elements, Gram::default(), &mut scratch, &mut vec![0.0; pair_count(count)]);
+        portable().gram(&elements, GramOptions::default(), &mut scratch, &mut vec![0.0; pair_count(count)]);
         portable().combine(&terms, 1.0, Dtype::F16, &mut scratch, &mut [0; 200]);
         assert!(scratch.held_bytes() <= Scratch::bytes(count), "{count} inputs");
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use thalweg::device::{Choice, Driver, Kernel, LEAST_SEGMENT, Lanes, Layout, Mix, open};
 use thalweg::dtype::Dtype;
-use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Level, Scratch, pair_count};
+use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Level, Scratch, pair_count};
 
 use super::fake::Fake;
 
@@ -92,7 +92,7 @@ fn slice<'a>(inputs: &[Elements<'a>], range: &Range<usize>) -> Vec<Elements<'a>>
 }
 
 /// Gram sums of `pieces` on both sides; every bit must agree.
-fn compare_gram(dtypes: &[Dtype], bytes: &[Vec<u8>], pieces: &[Range<usize>], options: Gram, about: &str) {
+fn compare_gram(dtypes: &[Dtype], bytes: &[Vec<u8>], pieces: &[Range<usize>], options: GramOptions, about: &str) {
     let inputs = elements(dtypes, bytes);
     let pairs = pair_count(dtypes.len());
     let wanted: Vec<u64> = pieces
@@ -121,9 +121,9 @@ fn gram_sums_agree_at_every_boundary_for_every_type() {
             };
             let (tame, noise) = (of(tame), of(noise));
             for center in [None, Some(1)] {
-                compare_gram(&dtypes, &tame, &whole, Gram { center, skip_nonfinite: false }, "tame");
+                compare_gram(&dtypes, &tame, &whole, GramOptions { center, skip_nonfinite: false }, "tame");
                 for skip_nonfinite in [false, true] {
-                    compare_gram(&dtypes, &noise, &whole, Gram { center, skip_nonfinite }, "noise");
+                    compare_gram(&dtypes, &noise, &whole, GramOptions { center, skip_nonfinite }, "noise");
                 }
             }
         }
@@ -141,7 +141,7 @@ fn gram_sums_agree_for_any_number_of_inputs() {
                 &dtypes,
                 &bytes,
                 &[Range { start: 0, end: 700 }],
-                Gram { center, skip_nonfinite: false },
+                GramOptions { center, skip_nonfinite: false },
                 "many inputs",
             );
         }
@@ -154,11 +154,11 @@ fn pieces_are_measured_wherever_they_lie() {
     let len = 2 * CHUNK + 17;
     let bytes: Vec<_> = (0..).zip(dtypes).map(|(seed, dtype)| tame(dtype, len, seed)).collect();
     let chunks = [0..CHUNK, CHUNK..2 * CHUNK, 2 * CHUNK..len];
-    compare_gram(&dtypes, &bytes, &chunks, Gram::default(), "chunks");
+    compare_gram(&dtypes, &bytes, &chunks, GramOptions::default(), "chunks");
     let segment = LEAST_SEGMENT + 1;
     let segments: Vec<_> = (0..len).step_by(segment).map(|start| start..len.min(start + segment)).collect();
-    compare_gram(&dtypes, &bytes, &segments, Gram::default(), "segments");
-    compare_gram(&dtypes, &bytes, &[len - 1..len, 3..3, 1..CHUNK], Gram::default(), "odd pieces");
+    compare_gram(&dtypes, &bytes, &segments, GramOptions::default(), "segments");
+    compare_gram(&dtypes, &bytes, &[len - 1..len, 3..3, 1..CHUNK], GramOptions::default(), "odd pieces");
 }
 
 /// One combination on both sides; every bit and the count of overflows must agree.

@@ -121,7 +121,7 @@ fn every_granularity_gives_the_processors_bytes() {
     let run = Run::weighted(&models(&place), &[0.5, 0.2, 0.3]);
     for granularity in ["tensor", "row", "model"] {
         let calls = same_bytes(&place, &run.clone().with("granularity", granularity), granularity);
-        assert!(launches(&calls, Kernel::Gram) > 0 && launches(&calls, Kernel::Combine) > 0, "{granularity}");
+        assert!(launches(&calls, Kernel::GramSums) > 0 && launches(&calls, Kernel::Combine) > 0, "{granularity}");
         assert_eq!(launches(&calls, Kernel::Scan), 0, "{granularity}: sums tell whether all is finite");
     }
 }
@@ -135,7 +135,7 @@ fn methods_that_centre_or_measure_nothing_give_the_processors_bytes() {
     {
         let recipe = recipe(method, &paths, weights.then_some(&[0.5, 0.2, 0.3]));
         let calls = same_bytes(&place, &Run::new(recipe).with("base_model", base), method);
-        assert_eq!(launches(&calls, Kernel::Scan) > 0, launches(&calls, Kernel::Gram) == 0, "{method}");
+        assert_eq!(launches(&calls, Kernel::Scan) > 0, launches(&calls, Kernel::GramSums) == 0, "{method}");
         assert!(launches(&calls, Kernel::Combine) > 0, "{method}");
     }
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use comfy_table::{CellAlignment, Table, presets};
 use thalweg::device::{Choice, Driver, Lanes, Layout, Mix, Opened, Products, open};
 use thalweg::dtype::Dtype;
-use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
+use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 use thalweg::linalg::{Backend, Matrix};
 
 /// Chunks that are worked on at once.
@@ -157,12 +157,12 @@ fn measured(lanes: &Lanes, inputs: &[Elements<'_>]) -> Result<[f64; 2], Box<dyn 
     let pieces: Vec<_> = chunks().collect();
     let mut lane = lanes.take()?;
     let mut resident = lane.load(inputs, inputs[0].dtype)?;
-    let device = rate(total(inputs), || Ok(resident.gram(&pieces, Gram::default(), &mut got)?))?;
+    let device = rate(total(inputs), || Ok(resident.gram(&pieces, GramOptions::default(), &mut got)?))?;
     let (kernels, mut scratch) = (Kernels::detect(), Scratch::default());
     let core = rate(total(inputs), || {
         for (chunk, sums) in chunks().zip(wanted.chunks_exact_mut(pairs)) {
             let inputs: Vec<_> = inputs.iter().map(|input| input.slice(chunk.clone())).collect();
-            kernels.gram(&inputs, Gram::default(), &mut scratch, sums);
+            kernels.gram(&inputs, GramOptions::default(), &mut scratch, sums);
         }
         Ok(())
     })?;

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use thalweg::dtype::Dtype;
-use thalweg::kernel::{CHUNK, Elements, Gram, Kernels, Scratch, pair_count};
+use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 
 struct Setup {
     kernels: Kernels,
@@ -74,7 +74,7 @@ impl Setup {
                         .iter()
                         .map(|bytes| Elements { dtype, bytes: &bytes[chunk * size..(chunk + 1) * size] })
                         .collect();
-                    self.kernels.gram(&inputs, Gram::default(), &mut scratch, &mut sums);
+                    self.kernels.gram(&inputs, GramOptions::default(), &mut scratch, &mut sums);
                     total.iter_mut().zip(&sums).for_each(|(total, sum)| *total += sum);
                     (scratch, sums, total)
                 },
