@@ -27,7 +27,7 @@ use crate::symmetry::Spec;
 
 use super::align_by::ByArgs;
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
-use super::device::{self, Ready};
+use super::device::Ready;
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
@@ -369,7 +369,7 @@ fn allowed(args: &AlignArgs) -> Waived {
 /// Says how the models differ, and why it is the processor although a device would have been taken.
 fn tell(ready: &Ready, warnings: &[String], monitor: &dyn Monitor) {
     warnings.iter().for_each(|warning| monitor.warn(warning));
-    if let Some(warning) = device::instead(ready.opened()) {
+    if let Some(warning) = ready.opened().instead_notice() {
         monitor.warn(&warning);
     }
 }

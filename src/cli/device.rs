@@ -109,11 +109,6 @@ impl Ready {
     }
 }
 
-/// What a user is told when it is the processor although a device would have been taken.
-pub fn instead(opened: &Opened) -> Option<String> {
-    opened.instead.as_ref().map(|reason| format!("computed on the cpu: {reason}"))
-}
-
 /// How much of the device's memory is used.
 fn memory(driver: &dyn Driver, wanted: Option<u64>) -> Result<u64> {
     let free = driver.free_bytes()?;

@@ -19,7 +19,7 @@ use crate::recipe::Recipe;
 use crate::report::Report;
 
 use super::args::{IoArg, MergeArgs, RunArgs, SimdArg};
-use super::device::{self, Ready};
+use super::device::Ready;
 use super::progress::Progress;
 use super::stages::{Stage, folder_named, stages};
 use super::{align, job, print};
@@ -70,7 +70,7 @@ impl Run<'_> {
         let (mut plan, opened) = ready.planned(&job, &wish).map_err(|error| refused_if(first, error))?;
         plan.warnings.extend(warnings);
         let (progress, monitor) = watched(run, plan.memory.limit);
-        let instead = device::instead(&opened);
+        let instead = opened.instead_notice();
         if let Some(warning) = &instead {
             monitor.warn(warning);
         }

@@ -105,7 +105,7 @@ impl Ahead {
             preflight => preflight,
         };
         let mut warnings = plan.warnings.clone();
-        warnings.extend(opened.instead.map(|reason| format!("computed on the cpu: {reason}")));
+        warnings.extend(opened.instead_notice());
         let device = opened.driver.map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
         let carried = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Carry(_)));
         match carried.filter(|tensor| tensor.sources.len() > 1).count() {

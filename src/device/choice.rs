@@ -63,6 +63,11 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// The sentence for a user when the processor computes although a device would have been taken.
+    pub fn instead_notice(&self) -> Option<String> {
+        self.instead.as_ref().map(|reason| format!("computed on the cpu: {reason}"))
+    }
+
     /// The processor, because of what is wrong with the device that would have been taken.
     pub fn instead_for(error: &Error) -> Self {
         Self { driver: None, instead: Some(error.to_string()) }
