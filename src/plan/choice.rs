@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
-use crate::method::{
-    GeometricMedian, Gram, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, Statistics,
-    TaskArithmetic,
-};
-use crate::recipe::{BaseRule, Document, Granularity, MethodName, Scope, TensorPlace};
+use crate::method::{Gram, Method, Passthrough, Statistics};
+use crate::recipe::{BaseRule, Document, Given, Granularity, MethodName, Scope, TensorPlace};
 
 use super::assign::Span;
 
@@ -23,7 +20,7 @@ pub fn choose(document: &Document, place: &TensorPlace<'_>, members: &[usize]) -
     if members.len() == 1 && document.method != MethodName::Passthrough && document.method != MethodName::Linear {
         return Ok((Arc::new(Passthrough::new(1.0)?), Span::Tensor));
     }
-    let method = choice.method().map_err(|error| choice.located(error))?;
+    let method = document.method.make(&choice).map_err(|error| choice.located(error))?;
     if method.statistics() == Statistics::None {
         // Nothing is left to be known: what cannot be solved is found before anything is read.
         method.solve(&Gram::new(0)).map_err(|error| choice.located(error.with_kind(Kind::Recipe)))?;
@@ -55,31 +52,6 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    fn method(&self) -> Result<Arc<dyn Method>> {
-        let weights = || self.weights();
-        Ok(match self.document.method {
-            MethodName::Linear => Arc::new(Linear::new(&weights()?, self.switch("normalize")?)?),
-            MethodName::Passthrough => Arc::new(Passthrough::new(self.own("scale", 0)?)?),
-            MethodName::TaskArithmetic => {
-                let (normalize, lambda) = (self.switch("normalize")?, self.shared("lambda")?);
-                Arc::new(TaskArithmetic::new(self.needed_base()?, &weights()?, normalize, lambda)?)
-            }
-            MethodName::Slerp => Arc::new(Slerp::new(self.needed_base()?, self.shared("t")?)?),
-            MethodName::NuSlerp => Arc::new(Nuslerp::new(&weights()?, self.base)?),
-            MethodName::MultiSlerp => {
-                let normalize = self.switch("normalize_weights")?;
-                Arc::new(Multislerp::new(&weights()?, normalize, self.shared("eps")?, self.base)?)
-            }
-            MethodName::Karcher | MethodName::Frechet => {
-                Arc::new(Karcher::new(&weights()?, self.count("max_iter")?, self.shared("tol")?)?)
-            }
-            MethodName::GeometricMedian => {
-                Arc::new(GeometricMedian::new(&weights()?, self.count("max_iter")?, self.shared("tol")?)?)
-            }
-            MethodName::ModelStock => Arc::new(ModelStock::new(self.needed_base()?, self.members.len())?),
-        })
-    }
-
     /// `error` with the place of the parameter that it is about, if it is about one that a method refuses.
     fn located(&self, error: Error) -> Error {
         let document = self.document;
@@ -94,7 +66,9 @@ impl Choice<'_> {
         let mut values = String::new();
         let mut first = None;
         for &member in self.members.iter().filter(|_| info.scope == Scope::PerModel) {
-            if let (Ok(value), Some(input)) = (self.own(name, member), document.inputs(self.place.slice).get(member)) {
+            if let (Ok(value), Some(input)) =
+                (self.of_input(name, member), document.inputs(self.place.slice).get(member))
+            {
                 first = first.or(Some(member));
                 let comma = if values.is_empty() { " (" } else { ", " };
                 values.push_str(&format!("{comma}{value} for {}", input.model));
@@ -122,6 +96,16 @@ impl Choice<'_> {
             }),
         }
     }
+}
+
+impl Given for Choice<'_> {
+    fn inputs(&self) -> usize {
+        self.members.len()
+    }
+
+    fn base(&self) -> Option<usize> {
+        self.base
+    }
 
     fn needed_base(&self) -> Result<usize> {
         self.base.ok_or_else(|| {
@@ -130,26 +114,21 @@ impl Choice<'_> {
         })
     }
 
-    /// One weight a member; a base from which the others are measured has none of its own.
     fn weights(&self) -> Result<Vec<f64>> {
         let measured_from = !matches!(self.document.method.info().base, BaseRule::Counted);
         let weight = |(at, member): (usize, &usize)| match self.base {
             Some(base) if base == at && measured_from => Ok(0.0),
-            _ => self.own("weight", *member),
+            _ => self.of_input("weight", *member),
         };
         self.members.iter().enumerate().map(weight).collect()
     }
 
-    fn own(&self, name: &str, input: usize) -> Result<f64> {
+    fn of_input(&self, name: &str, input: usize) -> Result<f64> {
         self.document.parameter(name, Some(input), self.place)
     }
 
     fn shared(&self, name: &str) -> Result<f64> {
         self.document.parameter(name, None, self.place)
-    }
-
-    fn switch(&self, name: &str) -> Result<bool> {
-        Ok(self.shared(name)? != 0.0)
     }
 
     fn count(&self, name: &str) -> Result<u32> {

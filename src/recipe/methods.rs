@@ -4,10 +4,16 @@
 //! against this table, so what a method does not know is an error here, where mergekit ignores it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::method::{GeometricMedian, Karcher, Multislerp};
+use crate::error::Result;
+use crate::method::{
+    GeometricMedian, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, TaskArithmetic,
+};
+
+use super::Given;
 
 /// A merge method that thalweg has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -255,6 +261,35 @@ impl MethodName {
     /// What the method asks of a recipe.
     pub fn info(self) -> &'static MethodInfo {
         METHODS.iter().find(|info| info.method == self).expect("METHODS has a row for every variant")
+    }
+
+    /// Makes the method with the parameters of one tensor.
+    ///
+    /// # Errors
+    ///
+    /// When a parameter has no value for the tensor, or the method refuses it.
+    pub fn make(self, given: &dyn Given) -> Result<Arc<dyn Method>> {
+        Ok(match self {
+            Self::Linear => Arc::new(Linear::new(&given.weights()?, given.switch("normalize")?)?),
+            Self::Passthrough => Arc::new(Passthrough::new(given.of_input("scale", 0)?)?),
+            Self::TaskArithmetic => {
+                let (normalize, lambda) = (given.switch("normalize")?, given.shared("lambda")?);
+                Arc::new(TaskArithmetic::new(given.needed_base()?, &given.weights()?, normalize, lambda)?)
+            }
+            Self::Slerp => Arc::new(Slerp::new(given.needed_base()?, given.shared("t")?)?),
+            Self::NuSlerp => Arc::new(Nuslerp::new(&given.weights()?, given.base())?),
+            Self::MultiSlerp => {
+                let (normalize, eps) = (given.switch("normalize_weights")?, given.shared("eps")?);
+                Arc::new(Multislerp::new(&given.weights()?, normalize, eps, given.base())?)
+            }
+            Self::Karcher | Self::Frechet => {
+                Arc::new(Karcher::new(&given.weights()?, given.count("max_iter")?, given.shared("tol")?)?)
+            }
+            Self::GeometricMedian => {
+                Arc::new(GeometricMedian::new(&given.weights()?, given.count("max_iter")?, given.shared("tol")?)?)
+            }
+            Self::ModelStock => Arc::new(ModelStock::new(given.needed_base()?, given.inputs())?),
+        })
     }
 }
 

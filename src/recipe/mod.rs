@@ -17,6 +17,7 @@
 mod align;
 mod document;
 mod foreign;
+mod given;
 mod hub;
 mod keys;
 mod layers;
@@ -44,6 +45,7 @@ pub use document::{
     CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice, SliceSource, Sources,
     Tokenizer,
 };
+pub use given::Given;
 pub use hub::{HubCache, Snapshot};
 pub use keys::{KEYS, KeyInfo, Place, keys_of};
 pub use layers::{LayerName, Layers, layer_of};

@@ -1,0 +1,35 @@
+//! The parameters of one tensor's method, as the method's row of the registry asks for them.
+
+use crate::error::Result;
+
+/// The values that a recipe gives to the parameters of one tensor's method.
+///
+/// All of them fail with [`Kind::Recipe`](crate::error::Kind::Recipe) when a parameter has no value for the tensor.
+#[expect(clippy::missing_errors_doc, reason = "all fail where there is no value, as said above")]
+pub trait Given {
+    /// The number of inputs that have the tensor.
+    fn inputs(&self) -> usize;
+
+    /// The place of the base among them.
+    fn base(&self) -> Option<usize>;
+
+    /// The same for a method that cannot do without.
+    fn needed_base(&self) -> Result<usize>;
+
+    /// One weight for each input; a base from which the others are measured has none of its own.
+    fn weights(&self) -> Result<Vec<f64>>;
+
+    /// Parameter `name` of input `input` of the document.
+    fn of_input(&self, name: &str, input: usize) -> Result<f64>;
+
+    /// Parameter `name`, which all inputs share.
+    fn shared(&self, name: &str) -> Result<f64>;
+
+    /// The same as a whole number; another number is an error.
+    fn count(&self, name: &str) -> Result<u32>;
+
+    /// The same as true or false.
+    fn switch(&self, name: &str) -> Result<bool> {
+        Ok(self.shared(name)? != 0.0)
+    }
+}
