@@ -11,8 +11,8 @@
 //!
 //!   ┌─────────────────────────────── engine/ ───────────────────────────────┐
 //!   │ reader ──► measure ──► solve ──► (read again) ──► apply ──► writer    │
-//!   │ Source     kernel/     method/                    kernel/   output/   │
-//!   │            Gram matrix coefficients               one rounding        │
+//!   │ Source     pass/       method/                    pass/     output/   │
+//!   │            Statistic   Rule                       one rounding        │
 //!   └──────── windows and buffers in flight are paid for in budget ─────────┘
 //!
 //!                            journal/       data, fsync, record, fsync: what a killed run goes on from
@@ -44,6 +44,7 @@
 //! - [`journal`]: records of what is durably written, and their replay.
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
 //! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
+//! - [`pass`]: statistic, rule, group: the two passes over the elements, written once.
 //! - [`report`]: what ran, as a value.
 //! - [`engine`]: the pipeline: reader, dispatch, writer.
 //! - [`data`]: labelled samples in files.
@@ -72,6 +73,7 @@ pub mod method;
 pub mod monitor;
 pub mod net;
 pub mod output;
+pub mod pass;
 pub mod plan;
 pub mod random;
 pub mod recipe;

@@ -1,5 +1,5 @@
-//! The middle of the pipeline: takes loaded blocks in order, has them worked on in the pool, folds what was measured, solves,
-//! and hands the writer a promise for every piece of output, in order.
+//! The middle of the pipeline: takes loaded blocks in order, has them worked on in the pool, folds the measurements,
+//! solves, and hands the writer a promise for every piece of output, in order.
 //!
 //! This stage takes output buffers itself, in the order in which the writer will give them back. Were they taken inside
 //! the pool, tasks for later pieces could hold all of them while the writer waits for an earlier one.
@@ -8,26 +8,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use rayon::ThreadPool;
 
-use crate::budget::{Buffer, Buffers};
+use crate::budget::{Budget, Buffer, Buffers};
 use crate::error::{Error, Kind, Result};
-use crate::kernel::pair_count;
-use crate::method::{Gram, Method, Solution};
+use crate::pass::{Bench, Found, Group, Measured, Solved, Work};
 use crate::plan::Plan;
 use crate::plan::assign::Span;
-use crate::plan::schedule::{Block, Role};
-use crate::plan::tensor::Action;
-use crate::report::Found;
+use crate::plan::schedule::Role;
+use crate::plan::tensor::TensorPlan;
 
-use super::columns::{ColumnRule, ColumnSums};
 use super::reader::Loaded;
-use super::work::{self, Part, Workbench};
 
-/// What a task will answer, once.
+/// The answer of a task, given once.
 type Promise<T> = Receiver<Result<T>>;
 
-/// What the writer is told, in order.
+/// A message to the writer, in order.
 pub enum Order {
     /// A piece of output is being made.
     Piece {
@@ -41,244 +36,233 @@ pub enum Order {
     /// A group of the tensor was solved.
     Found(Box<Found>),
     /// The whole model was solved.
-    Solved(Box<Solution>),
+    Solved(Arc<Solved>),
+}
+
+/// The memory that this stage takes.
+pub struct Memory {
+    /// Output buffers.
+    buffers: Arc<Buffers>,
+    /// Statistics and rules that grow with a tensor.
+    columns: Arc<Budget>,
+}
+
+impl Memory {
+    /// The memory that `plan` has set aside.
+    pub fn of(plan: &Plan) -> Self {
+        let columns = plan.tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
+        Self { buffers: Buffers::new(Budget::new(plan.memory.output)), columns: Budget::new(columns) }
+    }
+
+    /// Ends all waiting for memory.
+    pub fn close(&self) {
+        self.buffers.budget().close();
+        self.columns.close();
+    }
 }
 
 /// The dispatching stage.
 pub struct Dispatch<'a> {
-    /// What is merged.
+    /// The plan that is carried out.
     pub plan: &'a Arc<Plan>,
-    /// Kernels and working memory.
-    pub bench: &'a Arc<Workbench>,
     /// Where work is done.
-    pub pool: &'a ThreadPool,
-    /// Where output buffers come from.
-    pub buffers: &'a Arc<Buffers>,
+    pub bench: &'a Arc<dyn Bench>,
+    /// Where output buffers come from, and what pays for statistics.
+    pub memory: &'a Memory,
     /// The writing stage.
     pub writer: &'a Sender<Order>,
 }
 
 /// A group that is being measured.
-#[derive(Default)]
-struct Group {
-    measured: VecDeque<Promise<Measured>>,
+struct Open {
+    group: Group,
+    /// Blocks that are being measured or were and are not folded yet, in order.
+    measured: VecDeque<Promise<(Measured, Option<Loaded>)>>,
+    /// Windows that stay until the group is solved.
     kept: Vec<Loaded>,
-    gram: Option<Gram>,
-    /// An input is not finite, so that the base has to be taken instead.
-    replaced: bool,
-    columns: Option<ColumnSums>,
-}
-
-/// One measured block, and its windows when they are kept.
-type Measured = (work::Measured, Option<Loaded>);
-
-/// How a block is combined.
-#[derive(Clone)]
-enum Rule {
-    /// With these coefficients.
-    Uniform(Arc<Solution>),
-    /// Each column with its own.
-    Columns(Arc<ColumnRule>),
 }
 
 /// The rules that are known: the whole model's, which holds to the end, and that of the segment measured last, for tensors
 /// that are not merged over the whole model. One must not take the other's place.
 #[derive(Default)]
 struct Rules {
-    model: Option<Rule>,
-    segment: Option<Rule>,
+    model: Option<Arc<Solved>>,
+    segment: Option<Arc<Solved>>,
 }
 
 impl Rules {
     /// Where the rule of a tensor of this span is kept.
-    fn of(&mut self, span: Span) -> &mut Option<Rule> {
+    fn of(&mut self, span: Span) -> &mut Option<Arc<Solved>> {
         if span == Span::Model { &mut self.model } else { &mut self.segment }
     }
 }
 
-/// Why a stage ended before its input did: the next stage is gone, and knows why.
-struct Gone;
+/// The reason why a stage ends before its input does.
+enum Ended {
+    /// The next stage is gone, and knows why.
+    Gone,
+    /// This stage has failed.
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What a step of this stage comes to.
+type Step<T = ()> = std::result::Result<T, Ended>;
 
 impl Dispatch<'_> {
-    /// Works on all of `blocks`; `solution` is that of the whole model when an earlier run found it.
+    /// Works on all of `blocks`; `known` is the rule of the whole model when an earlier run found it.
     ///
     /// # Errors
     ///
     /// The first failure in plan order: of measuring, or of solving.
-    pub fn run(&self, blocks: &Receiver<Loaded>, solution: Option<Arc<Solution>>) -> Result<()> {
-        let mut group = Group::default();
-        let mut rules = Rules { model: solution.map(Rule::Uniform), segment: None };
-        let mut columns_gone = None;
-        for loaded in blocks {
-            let span = self.plan.tensors[loaded.block.tensor].span;
-            let rule = rules.of(span);
-            let ended = match loaded.block.role {
-                Role::Whole | Role::Carry => self.piece(loaded, None),
-                Role::Measure { keep, last } if span == Span::FirstAxis => {
-                    if group.columns.is_none() {
-                        // Columns can take as much memory as is left, so those of the tensor before must be gone.
+    pub fn run(&self, blocks: &Receiver<Loaded>, known: Option<Solved>) -> Result<()> {
+        let mut open = None;
+        let mut rules = Rules { model: known.map(Arc::new), segment: None };
+        let all = blocks.into_iter().try_for_each(|loaded| self.block(loaded, &mut open, &mut rules));
+        match all {
+            Ok(()) | Err(Ended::Gone) => Ok(()),
+            Err(Ended::Failed(error)) => Err(error),
+        }
+    }
+
+    fn block(&self, loaded: Loaded, open: &mut Option<Open>, rules: &mut Rules) -> Step {
+        let tensor = &self.plan.tensors[loaded.block.tensor];
+        let rule = rules.of(tensor.span);
+        match loaded.block.role {
+            Role::Whole | Role::Carry => self.piece(loaded, None),
+            Role::Measure { keep, last } => {
+                let mut group = match open.take() {
+                    Some(group) => group,
+                    None => {
+                        // A rule can take as much memory as the next group, so it must be gone first.
                         *rule = None;
-                        let _ = columns_gone.take().map(|gone: Receiver<()>| gone.recv());
+                        self.open(tensor)?
                     }
-                    let block = loaded.block;
-                    self.measure_columns(loaded, &mut group, keep)?;
-                    if last { self.close_columns(&block, &mut group, rule, &mut columns_gone)? } else { Ok(()) }
+                };
+                self.measure(loaded, &mut group, keep)?;
+                match last {
+                    true => self.close(tensor, group, rule)?,
+                    false => *open = Some(group),
                 }
-                Role::Measure { keep, last } => {
-                    let block = loaded.block;
-                    self.measure(loaded, &mut group, keep);
-                    group.fold(self.inputs_of(&block), last)?;
-                    if last { self.close(&block, &mut group, rule)? } else { Ok(()) }
-                }
-                Role::Apply => {
-                    let known = rule.clone().expect("a group is measured before it is applied");
-                    self.piece(loaded, Some(known))
-                }
-            };
-            if let Err(Gone) = ended {
-                return Ok(());
+                Ok(())
+            }
+            Role::Apply => {
+                let known = rule.clone().expect("a group is measured before it is applied");
+                self.piece(loaded, Some(known))
             }
         }
-        Ok(())
     }
 
-    fn measure(&self, loaded: Loaded, group: &mut Group, keep: bool) {
+    /// Begins a group, waiting until the memory of the one before is free.
+    fn open(&self, tensor: &TensorPlan) -> Step<Open> {
+        let group = Group::within(&self.memory.columns, tensor).ok_or(Ended::Gone)?;
+        Ok(Open { group, measured: VecDeque::new(), kept: vec![] })
+    }
+
+    /// Measures a block, in the pool if the group allows.
+    fn measure(&self, loaded: Loaded, open: &mut Open, keep: bool) -> Step {
+        if open.group.is_sequential() {
+            let added = work(self.bench, self.plan, &loaded).add_to(&mut open.group);
+            loaded.intact().and(added)?;
+            open.kept.extend(keep.then_some(loaded));
+            return Ok(());
+        }
         let (answer, promise) = bounded(1);
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
-        self.pool.spawn(move || {
-            let method = method_of(&plan, &loaded.block);
-            let sums = work::measure(&bench, &part(&plan, &loaded), &*method);
-            let sums = loaded.intact().and(sums);
+        self.bench.pool().spawn(move || {
+            let measured = work(&bench, &plan, &loaded).measure();
+            let measured = loaded.intact().and(measured);
             // Unless they are kept, the windows are given back here, not when somebody asks for the sums.
             let kept = keep.then_some(loaded);
-            let _ = answer.send(sums.map(|sums| (sums, kept)));
+            let _ = answer.send(measured.map(|measured| (measured, kept)));
         });
-        group.measured.push_back(promise);
+        open.measured.push_back(promise);
+        open.fold_ready().map_err(Ended::from)
     }
 
-    /// Adds a block to the sums of its columns, here and now: their order is that of the rows.
-    fn measure_columns(&self, loaded: Loaded, group: &mut Group, keep: bool) -> Result<()> {
-        let method = method_of(self.plan, &loaded.block);
-        let tensor = &self.plan.tensors[loaded.block.tensor];
-        let sums = group.columns.get_or_insert_with(|| ColumnSums::new(tensor));
-        let added = sums.add(self.pool, self.bench.kernels(), &part(self.plan, &loaded), &*method);
-        loaded.intact().and(added)?;
-        group.kept.extend(keep.then_some(loaded));
-        Ok(())
+    /// Solves a group that ends with a block of `tensor`, and applies the rule to the windows that were kept.
+    fn close(&self, tensor: &TensorPlan, mut open: Open, rule: &mut Option<Arc<Solved>>) -> Step {
+        open.fold_all()?;
+        let solved = Arc::new(open.group.solve(&**self.bench, tensor)?);
+        *rule = Some(Arc::clone(&solved));
+        self.send(match tensor.span {
+            Span::Model => Order::Solved(Arc::clone(&solved)),
+            _ => Order::Found(Box::new(solved.found())),
+        })?;
+        open.kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))))
     }
 
-    /// Solves the columns of the tensor whose last block was `block`, and applies the windows that were kept.
-    fn close_columns(
-        &self,
-        block: &Block,
-        group: &mut Group,
-        rule: &mut Option<Rule>,
-        gone: &mut Option<Receiver<()>>,
-    ) -> Result<Result<(), Gone>> {
-        let Group { kept, columns, .. } = std::mem::take(group);
-        let sums = columns.expect("columns are solved after they were measured");
-        let tensor = &self.plan.tensors[block.tensor];
-        let (solved, found, let_go) = sums.solve(self.pool, tensor, &*method_of(self.plan, block))?;
-        let solved = Rule::Columns(Arc::new(solved));
-        (*rule, *gone) = (Some(solved.clone()), Some(let_go));
-        if self.writer.send(Order::Found(Box::new(found))).is_err() {
-            return Ok(Err(Gone));
-        }
-        Ok(kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(solved.clone()))))
-    }
-
-    /// Solves a group whose last block was `block`, and applies the windows that were kept.
-    fn close(&self, block: &Block, group: &mut Group, rule: &mut Option<Rule>) -> Result<Result<(), Gone>> {
-        let Group { kept, gram, replaced, .. } = std::mem::take(group);
-        let gram = gram.unwrap_or_else(|| Gram::new(self.inputs_of(block)));
-        let tensor = &self.plan.tensors[block.tensor];
-        let solved = Arc::new(work::solve(tensor, &*method_of(self.plan, block), &gram, replaced)?);
-        *rule = Some(Rule::Uniform(Arc::clone(&solved)));
-        let order = if tensor.span == Span::Model {
-            Order::Solved(Box::new((*solved).clone()))
-        } else {
-            Order::Found(Box::new(Found::of(&solved.facts)))
-        };
-        if self.writer.send(order).is_err() {
-            return Ok(Err(Gone));
-        }
-        let applied =
-            kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(Rule::Uniform(Arc::clone(&solved)))));
-        Ok(applied)
-    }
-
-    fn inputs_of(&self, block: &Block) -> usize {
-        self.plan.tensors[block.tensor].sources.len()
-    }
-
-    /// Has a piece of output made and tells the writer to wait for it.
-    fn piece(&self, loaded: Loaded, rule: Option<Rule>) -> Result<(), Gone> {
+    /// Has a piece of output made, by `rule` unless it is solved by itself, and tells the writer to wait for it.
+    fn piece(&self, loaded: Loaded, rule: Option<Arc<Solved>>) -> Step {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let place = self.plan.layout.tensors()[block.tensor].offset + block.start * unit;
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
         let (answer, made) = bounded(1);
         let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
-        let mut buffer = match self.buffers.take(len, place) {
-            Ok(buffer) => buffer.ok_or(Gone)?,
+        let mut buffer = match self.memory.buffers.take(len, place) {
+            Ok(buffer) => buffer.ok_or(Ended::Gone)?,
             // The writer hears of it in its turn, after what was made before.
             Err(error) => {
                 let _ = answer.send(Err(error.resumable()));
-                return self.writer.send(order).map_err(|_| Gone);
+                return self.send(order);
             }
         };
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
-        self.pool.spawn(move || {
-            let found = make(&plan, &bench, &loaded, rule.as_ref(), &mut buffer);
+        self.bench.pool().spawn(move || {
+            let work = work(&bench, &plan, &loaded);
+            let found = match &rule {
+                Some(rule) => work.apply(rule, &mut buffer),
+                None => work.whole(&mut buffer),
+            };
             let found = loaded.intact().and(found);
             drop((loaded, rule));
             let _ = answer.send(found.map(|found| (buffer, found)));
         });
-        self.writer.send(order).map_err(|_| Gone)
+        self.send(order)
+    }
+
+    fn send(&self, order: Order) -> Step {
+        self.writer.send(order).map_err(|_| Ended::Gone)
     }
 }
 
-impl Group {
-    /// Folds in order what has been measured: all of it when the group `ends`, otherwise what is there already.
-    fn fold(&mut self, inputs: usize, ends: bool) -> Result<()> {
-        while let Some(promise) = self.measured.front() {
-            if !ends && promise.is_empty() {
-                return Ok(());
-            }
-            let (measured, loaded) = answer_of(promise)?;
-            self.measured.pop_front();
-            let gram = self.gram.get_or_insert_with(|| Gram::new(inputs));
-            self.replaced |= measured.replaced;
-            measured.sums.chunks_exact(pair_count(inputs)).for_each(|chunk| gram.add(chunk));
-            self.kept.extend(loaded);
+impl Open {
+    /// Folds the blocks at the front that have been measured.
+    fn fold_ready(&mut self) -> Result<()> {
+        while self.measured.front().is_some_and(|promise| !promise.is_empty()) {
+            self.fold_next()?;
         }
+        Ok(())
+    }
+
+    /// Folds all blocks, waiting for those that are still being measured.
+    fn fold_all(&mut self) -> Result<()> {
+        while !self.measured.is_empty() {
+            self.fold_next()?;
+        }
+        Ok(())
+    }
+
+    fn fold_next(&mut self) -> Result<()> {
+        let Some(promise) = self.measured.pop_front() else { return Ok(()) };
+        let (measured, loaded) = answer_of(&promise)?;
+        self.group.fold(&measured);
+        self.kept.extend(loaded);
         Ok(())
     }
 }
 
-fn make(plan: &Plan, bench: &Workbench, loaded: &Loaded, rule: Option<&Rule>, output: &mut [u8]) -> Result<Found> {
-    let part = part(plan, loaded);
-    let combined = |overflowed| Ok(Found { overflowed, ..Found::default() });
-    match (loaded.block.role, rule) {
-        (Role::Carry, _) => Ok(work::carry(&part, output)),
-        (_, Some(Rule::Uniform(solution))) => combined(work::apply(bench, &part, solution, output)?),
-        (_, Some(Rule::Columns(rule))) => combined(rule.apply(bench.kernels(), &part, output)?),
-        (_, None) => work::whole(bench, &part, &*method_of(plan, &loaded.block), output),
-    }
+fn work<'a>(bench: &'a Arc<dyn Bench>, plan: &'a Plan, loaded: &'a Loaded) -> Work<'a> {
+    Work::new(&**bench, plan, &loaded.block, &loaded.windows)
 }
 
-fn part<'a>(plan: &'a Plan, loaded: &'a Loaded) -> Part<'a> {
-    Part { plan, block: loaded.block, windows: &loaded.windows }
-}
-
-fn method_of(plan: &Plan, block: &Block) -> Arc<dyn Method> {
-    match &plan.tensors[block.tensor].action {
-        Action::Merge(method) => Arc::clone(method),
-        Action::Carry(_) => unreachable!("carried tensors are never measured"),
-    }
-}
-
-/// What a task answered.
+/// The answer of a task.
 ///
 /// # Errors
 ///

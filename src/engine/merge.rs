@@ -6,14 +6,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::method::Solution;
 use crate::monitor::Phase;
 use crate::output::{
     Begun, Manifest, Output, Restored, SideFile, Storage, Target, read_manifest, restore, tidy_transforms,
     verify_within,
 };
+use crate::pass::Rule;
 use crate::plan::Plan;
-use crate::report::{Found, Moved, Noticed, Report};
+use crate::report::{Moved, Noticed, Report};
 use crate::sidecar::side_files;
 
 use super::Options;
@@ -155,8 +155,8 @@ fn noticed(storage: &dyn Storage, dir: &Path, manifest: &Manifest) -> Result<Not
     let odd = |error: &dyn std::fmt::Display| Error::new(Kind::Damaged, "cannot read manifest", dir.display(), error);
     let mut noticed: Noticed = read_manifest(storage, dir)?.ok_or_else(|| odd(&"it is gone"))?.tensors;
     if let Some(solution) = manifest.run.get(SOLUTION) {
-        let solution: Solution = serde_json::from_value(solution.clone()).map_err(|error| odd(&error))?;
-        noticed.add(WHOLE_MODEL, Found::of(&solution.facts));
+        let rule = Rule::restore(solution).map_err(|error| odd(&error))?;
+        noticed.add(WHOLE_MODEL, rule.found());
     }
     Ok(noticed)
 }

@@ -18,21 +18,15 @@
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
 //! whatever was written by then is committed, so that the next run goes on from there.
 
-mod columns;
-mod copied;
 mod dispatch;
 mod in_memory;
 mod merge;
-mod offload;
 mod pack;
 mod preflight;
-mod propagate;
 mod reader;
 mod recheck;
 pub(crate) mod separate;
 mod stop;
-mod tiny;
-mod work;
 mod writer;
 
 use std::path::Path;
@@ -43,27 +37,26 @@ use std::time::Instant;
 use crossbeam::channel::bounded;
 use rayon::ThreadPoolBuilder;
 
-use crate::budget::{Budget, Buffers, give_back};
+use crate::budget::{Budget, give_back};
 use crate::checkpoint::{Io, SourceOptions};
 use crate::device::{Choice, Driver, Lanes};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
-use crate::method::Solution;
 use crate::monitor::{Monitor, Phase, Silent};
 use crate::output::Output;
+use crate::pass::{Bench, Device, Processor, Rule, Solved};
 use crate::plan::Plan;
 use crate::plan::schedule::{Block, Role};
 use crate::report::Moved;
 use crate::view::{Place, Stack};
 
-use dispatch::Dispatch;
+use dispatch::{Dispatch, Memory};
 pub use in_memory::merge_in_memory;
 pub use merge::{Merge, merge};
 pub use preflight::{Preflight, preflight};
 use reader::{OpenedStacks, Reader, Sources};
 pub use recheck::{Rechecked, Sample, recheck};
 pub use stop::Stop;
-use work::Workbench;
 use writer::Writer;
 
 /// How a run is carried out; none of it changes the output.
@@ -109,15 +102,15 @@ impl Default for Options {
 pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<Moved> {
     let begun = Instant::now();
     let durable: Vec<u64> = (0..plan.tensors.len()).map(|tensor| output.durable_bytes(tensor)).collect();
-    let solution = known_solution(plan, output)?;
-    let moved = expected(plan, &durable, solution.is_some());
+    let known = known_rule(plan, output)?;
+    let moved = expected(plan, &durable, known.is_some());
     // An only shard is compressed when everything else is done, others as soon as they are whole.
     let packed = if plan.layout.shards().len() > 1 { output.bytes_to_pack() } else { 0 };
     options.monitor.phase(Phase::Merging, moved.read + moved.written + packed);
     let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     // What planning has freed must not stand beside what the pipeline takes.
     give_back();
-    stages(plan, output, options, &sources, &durable, solution)?;
+    stages(plan, output, options, &sources, &durable, known)?;
     Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
 }
 
@@ -127,25 +120,18 @@ fn stages(
     options: &Options,
     sources: &Sources,
     durable: &[u64],
-    solution: Option<Arc<Solution>>,
+    known: Option<Rule>,
 ) -> Result<()> {
     let threads = plan.memory.threads;
     let input = Budget::new(plan.memory.input);
-    let buffers = Buffers::new(Budget::new(plan.memory.output));
-    let bench = Arc::new(Workbench::new(options.kernels, threads).with_lanes(lanes(plan, options)?));
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("thalweg-{index}"))
-        // The promise of a task that panicked is broken, which its waiter reports.
-        .panic_handler(|_| {})
-        .build()
-        .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
+    let memory = Memory::of(plan);
+    let bench = bench(plan, options)?;
     let stop = &options.stop;
     let end = |outcome: Result<()>| {
         if let Err(error) = outcome {
             stop.fail(error);
             input.close();
-            buffers.budget().close();
+            memory.close();
         }
     };
     std::thread::scope(|scope| {
@@ -156,20 +142,20 @@ fn stages(
             sources,
             kernels: options.kernels,
             opened: OpenedStacks::default(),
-            pool: Some(&pool),
+            pool: Some(bench.pool()),
             budget: &input,
             monitor: &*options.monitor,
             stop,
         };
-        let blocks = plan.schedule(durable, solution.is_some());
+        let blocks = plan.schedule(durable, known.is_some());
         let end = &end;
-        let (bench, pool, buffers) = (&bench, &pool, &buffers);
+        let (bench, memory) = (&bench, &memory);
         // Where no thread can be made, the stage's ends of the channels go with its closure, and the others wind down.
         let spawned = stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
         end(spawned.map(drop).map_err(no_thread));
         let spawned = stage("dispatch").spawn_scoped(scope, move || {
-            let stage = Dispatch { plan, bench, pool, buffers, writer: &orders_to };
-            end(stage.run(&loaded, solution));
+            let stage = Dispatch { plan, bench, memory, writer: &orders_to };
+            end(stage.run(&loaded, known.map(Solved::from)));
         });
         end(spawned.map(drop).map_err(no_thread));
         let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
@@ -186,12 +172,22 @@ fn stages(
     }
 }
 
-/// The lanes of the device, if there is one and the plan has set memory aside for it.
-fn lanes(plan: &Plan, options: &Options) -> Result<Option<Lanes>> {
-    let (Some(driver), Some(staging)) = (&options.device, plan.memory.staging) else { return Ok(None) };
+/// The device and the processor, or the processor alone where the plan has set no memory aside for a device.
+fn bench(plan: &Plan, options: &Options) -> Result<Arc<dyn Bench>> {
+    let threads = plan.memory.threads;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("thalweg-{index}"))
+        // The promise of a task that panicked is broken, which its waiter reports.
+        .panic_handler(|_| {})
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
+    let processor = Processor::new(options.kernels, pool);
+    let (Some(driver), Some(staging)) = (&options.device, plan.memory.staging) else { return Ok(Arc::new(processor)) };
     let lanes = Lanes::new(Arc::clone(driver), staging.lanes, staging.lane_bytes);
     // What an earlier run has done stays, and the next one may compute elsewhere.
-    lanes.map(Some).map_err(Error::resumable)
+    let lanes = lanes.map_err(Error::resumable)?;
+    Ok(Arc::new(Device::new(lanes, processor)))
 }
 
 /// What a report calls the device that [`run`] computes on.
@@ -217,14 +213,12 @@ fn interrupted(output: &Output) -> Error {
         .resumable()
 }
 
-/// The coefficients of a merge over the whole model, when an earlier run has journalled them.
-fn known_solution(plan: &Plan, output: &Output) -> Result<Option<Arc<Solution>>> {
-    let Some(note) = output.run_note().filter(|_| plan.is_over_model()) else {
-        return Ok(None);
-    };
-    let solution: Solution = serde_json::from_value(note.clone())
-        .map_err(|error| Error::new(Kind::Resume, "journal is odd", output.dir().display(), error))?;
-    Ok(Some(Arc::new(solution)))
+/// The rule of a merge over the whole model, when an earlier run has journalled it.
+fn known_rule(plan: &Plan, output: &Output) -> Result<Option<Rule>> {
+    let note = output.run_note().filter(|_| plan.is_over_model());
+    note.map(Rule::restore)
+        .transpose()
+        .map_err(|error| Error::new(Kind::Resume, "journal is odd", output.dir().display(), error))
 }
 
 /// What the schedule will move.

@@ -11,8 +11,8 @@ use crate::budget::most_open_files;
 use crate::error::Result;
 use crate::monitor::Monitor;
 use crate::output::{Output, Pending, Place};
+use crate::pass::Found;
 use crate::plan::Plan;
-use crate::report::Found;
 
 use super::dispatch::{Order, answer_of};
 use super::{no_thread, stage};
@@ -120,9 +120,8 @@ impl Pieces<'_> {
         for order in orders {
             match order {
                 Order::Found(found) => self.found.add(*found),
-                Order::Solved(solution) => {
-                    let value = serde_json::to_value(&*solution).expect("a solution is plain data");
-                    self.output.set_run_note(value);
+                Order::Solved(rule) => {
+                    self.output.set_run_note(rule.save());
                     // It stands for a reading of the whole model: no kill shall cost that again.
                     self.uncommitted = self.commit_bytes;
                 }

@@ -1,173 +1,135 @@
 //! Computing blocks of an output once more, one after the other, without any part of the pipeline.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
-
-use rayon::ThreadPool;
 
 use crate::budget::Budget;
 use crate::checkpoint::Window;
-use crate::engine::columns::{ColumnRule, ColumnSums};
 use crate::engine::reader::{OpenedStacks, Reader, Sources};
 use crate::engine::stop::Stop;
-use crate::engine::work::{self, Part, Workbench};
 use crate::error::Result;
-use crate::kernel::pair_count;
-use crate::method::{Gram, Method, Solution};
 use crate::monitor::Silent;
+use crate::pass::{Bench, Group, Solved, Work};
 use crate::plan::Plan;
 use crate::plan::assign::Span;
 use crate::plan::schedule::{Block, Role, is_measured};
-use crate::plan::tensor::{Action, TensorPlan};
+use crate::plan::tensor::TensorPlan;
 
 /// How a tensor's elements are made.
-pub(in crate::engine) enum Rule {
+pub(in crate::engine) enum Making {
     /// Copied, or solved by small segments and combined at once.
     AtOnce,
-    /// By one solution; the number of the segment that it is for.
-    Segment(Option<(u64, Arc<Solution>)>),
-    /// By the solution of the whole model.
-    Model(Arc<Solution>),
-    /// By one solution a column.
-    Columns(ColumnRule),
+    /// By one rule for all of them.
+    Known(Arc<Solved>),
+    /// Segment by segment; the number and the rule of the one that was solved last.
+    Segment(Option<(u64, Arc<Solved>)>),
 }
 
 /// What is needed to compute any block of the output once more.
 pub(in crate::engine) struct Merger<'a> {
     pub(in crate::engine) plan: &'a Plan,
-    pub(in crate::engine) bench: &'a Workbench,
+    pub(in crate::engine) bench: &'a dyn Bench,
     pub(in crate::engine) sources: &'a Sources,
-    /// One thread, where something wants a pool.
-    pub(in crate::engine) alone: &'a ThreadPool,
 }
 
 impl Merger<'_> {
-    /// The solution of the whole model, if some chosen tensor needs it.
-    pub(in crate::engine) fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solution>>> {
-        let over_model = |tensor: &TensorPlan| tensor.span == Span::Model && is_measured(tensor);
-        let Some(any) = chosen.keys().copied().find(|tensor| over_model(&self.plan.tensors[*tensor])) else {
+    /// The rule of the whole model, if some chosen tensor needs it.
+    pub(in crate::engine) fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solved>>> {
+        if !chosen.keys().any(|index| is_over_model(&self.plan.tensors[*index])) {
             return Ok(None);
-        };
-        let mut measured = Group::new(self.plan.tensors[any].sources.len());
-        for (index, tensor) in self.plan.tensors.iter().enumerate().filter(|(_, tensor)| over_model(tensor)) {
-            self.measure(index, 0..tensor.elements, &mut measured)?;
+        }
+        let of_model = self.plan.tensors.iter().enumerate().filter(|(_, tensor)| is_over_model(tensor));
+        let mut measured: Option<(Group, &TensorPlan)> = None;
+        for (index, tensor) in of_model {
+            let mut group = measured.map_or_else(|| Group::new(tensor), |(group, _)| group);
+            self.measure(index, 0..tensor.elements, &mut group)?;
+            measured = Some((group, tensor));
         }
         // What decides over the whole model is decided for the last tensor that is measured.
-        let last = self.plan.tensors.iter().rfind(|tensor| over_model(tensor)).expect("one was found");
-        Ok(Some(Arc::new(work::solve(last, self.method(any), &measured.gram, measured.replaced)?)))
+        measured.map(|(group, last)| group.solve(self.bench, last).map(Arc::new)).transpose()
     }
 
-    pub(in crate::engine) fn rule_of(&self, index: usize, whole: &Option<Arc<Solution>>) -> Result<Rule> {
+    /// How the elements of a tensor are made, with the rule of the `whole` model where that is needed.
+    pub(in crate::engine) fn making_of(&self, index: usize, whole: Option<&Arc<Solved>>) -> Result<Making> {
         let tensor = &self.plan.tensors[index];
         if !is_measured(tensor) || tensor.segment == 0 {
-            return Ok(Rule::AtOnce);
+            return Ok(Making::AtOnce);
         }
         match tensor.span {
-            Span::Model => Ok(Rule::Model(Arc::clone(whole.as_ref().expect("a chosen tensor had it solved")))),
-            Span::FirstAxis => {
-                let mut sums = ColumnSums::new(tensor);
-                for block in self.blocks(index, 0..tensor.elements) {
-                    let windows = self.load(&block)?;
-                    sums.add(self.alone, self.bench.kernels(), &self.part(block, &windows), self.method(index))?;
-                }
-                let (rule, _, _) = sums.solve(self.alone, tensor, self.method(index))?;
-                Ok(Rule::Columns(rule))
-            }
-            _ if tensor.segment <= self.plan.memory.block => Ok(Rule::AtOnce),
-            _ => Ok(Rule::Segment(None)),
+            Span::Model => Ok(Making::Known(Arc::clone(whole.expect("a chosen tensor had it solved")))),
+            Span::FirstAxis => Ok(Making::Known(self.solved(index, 0..tensor.elements)?)),
+            _ if tensor.segment <= self.plan.memory.block => Ok(Making::AtOnce),
+            _ => Ok(Making::Segment(None)),
         }
     }
 
     /// The output's bytes for `len` elements from `start` on.
-    pub(in crate::engine) fn merged(&self, index: usize, start: u64, len: u64, rule: &mut Rule) -> Result<Vec<u8>> {
+    pub(in crate::engine) fn merged(&self, index: usize, start: u64, len: u64, making: &mut Making) -> Result<Vec<u8>> {
         let tensor = &self.plan.tensors[index];
         let unit = usize::try_from(tensor.output_unit()).expect("an element is a few bytes");
         let size = |len: u64| usize::try_from(len).expect("a block fits the memory") * unit;
         let mut bytes = Vec::with_capacity(size(len));
-        let at_once = matches!(rule, Rule::AtOnce) && is_measured(tensor);
+        let at_once = matches!(making, Making::AtOnce) && is_measured(tensor);
         let mut at = start;
         while at < start + len {
+            let segment = segment_at(tensor, at);
+            let end = segment.end.min(start + len);
             // Segments are taken one by one; where they are solved and combined at once, whole.
-            let segment = if is_measured(tensor) { at / tensor.segment } else { 0 };
-            let of_segment = match is_measured(tensor) && tensor.span != Span::FirstAxis {
-                true => segment * tensor.segment..((segment + 1) * tensor.segment).min(tensor.elements),
-                false => 0..tensor.elements,
-            };
-            let end = of_segment.end.min(start + len);
-            let range = if at_once { of_segment.clone() } else { at..end };
+            let range = if at_once { segment.clone() } else { at..end };
             let block = Block { tensor: index, start: range.start, len: range.end - range.start, role: Role::Whole };
             let windows = self.load(&block)?;
-            let part = self.part(block, &windows);
+            let work = Work::new(self.bench, self.plan, &block, &windows);
             let mut made = vec![0; size(block.len)];
-            match rule {
-                Rule::AtOnce => drop(self.at_once(&part, &mut made)?),
-                Rule::Model(solution) => drop(work::apply(self.bench, &part, solution, &mut made)?),
-                Rule::Columns(rule) => drop(rule.apply(self.bench.kernels(), &part, &mut made)?),
-                Rule::Segment(known) => {
-                    let solution = self.solution_of(index, segment, &of_segment, known)?;
-                    work::apply(self.bench, &part, &solution, &mut made)?;
-                }
-            }
+            match making {
+                Making::AtOnce => work.whole(&mut made)?,
+                Making::Known(rule) => work.apply(rule, &mut made)?,
+                Making::Segment(known) => work.apply(&*self.rule_of(index, &segment, known)?, &mut made)?,
+            };
             bytes.extend_from_slice(&made[size(at - range.start)..size(end - range.start)]);
             at = end;
         }
         Ok(bytes)
     }
 
-    fn at_once(&self, part: &Part<'_>, made: &mut [u8]) -> Result<()> {
-        match part.tensor().action {
-            Action::Carry(_) => drop(work::carry(part, made)),
-            Action::Merge(_) => drop(work::whole(self.bench, part, self.method(part.block.tensor), made)?),
-        }
-        Ok(())
-    }
-
-    fn solution_of(
+    /// The rule of a segment, solved unless it is `known`.
+    fn rule_of(
         &self,
         index: usize,
-        segment: u64,
-        range: &std::ops::Range<u64>,
-        known: &mut Option<(u64, Arc<Solution>)>,
-    ) -> Result<Arc<Solution>> {
-        if let Some((of, solution)) = known
-            && *of == segment
-        {
-            return Ok(Arc::clone(solution));
+        segment: &Range<u64>,
+        known: &mut Option<(u64, Arc<Solved>)>,
+    ) -> Result<Arc<Solved>> {
+        match known {
+            Some((start, rule)) if *start == segment.start => Ok(Arc::clone(rule)),
+            _ => {
+                let rule = self.solved(index, segment.clone())?;
+                *known = Some((segment.start, Arc::clone(&rule)));
+                Ok(rule)
+            }
         }
-        let tensor = &self.plan.tensors[index];
-        let mut measured = Group::new(tensor.sources.len());
-        self.measure(index, range.clone(), &mut measured)?;
-        let solution = Arc::new(work::solve(tensor, self.method(index), &measured.gram, measured.replaced)?);
-        *known = Some((segment, Arc::clone(&solution)));
-        Ok(solution)
     }
 
-    fn measure(&self, index: usize, range: std::ops::Range<u64>, group: &mut Group) -> Result<()> {
+    /// The rule of the group that `range` of a tensor is.
+    fn solved(&self, index: usize, range: Range<u64>) -> Result<Arc<Solved>> {
+        let tensor = &self.plan.tensors[index];
+        let mut group = Group::new(tensor);
+        self.measure(index, range, &mut group)?;
+        group.solve(self.bench, tensor).map(Arc::new)
+    }
+
+    fn measure(&self, index: usize, range: Range<u64>, group: &mut Group) -> Result<()> {
         for block in self.blocks(index, range) {
             let windows = self.load(&block)?;
-            let measured = work::measure(self.bench, &self.part(block, &windows), self.method(index))?;
-            group.replaced |= measured.replaced;
-            measured.sums.chunks_exact(pair_count(windows.len())).for_each(|chunk| group.gram.add(chunk));
+            Work::new(self.bench, self.plan, &block, &windows).add_to(group)?;
         }
         Ok(())
     }
 
     /// Blocks that fit the memory and begin at whole chunks of the range.
-    fn blocks(&self, tensor: usize, range: std::ops::Range<u64>) -> impl Iterator<Item = Block> + use<> {
+    fn blocks(&self, tensor: usize, range: Range<u64>) -> impl Iterator<Item = Block> + use<> {
         let most = self.plan.memory.block;
         let starts = (range.start..range.end).step_by(usize::try_from(most).expect("a block fits the memory"));
         starts.map(move |start| Block { tensor, start, len: most.min(range.end - start), role: Role::Whole })
-    }
-
-    fn method(&self, index: usize) -> &dyn Method {
-        match &self.plan.tensors[index].action {
-            Action::Merge(method) => &**method,
-            Action::Carry(_) => unreachable!("carried tensors are not measured"),
-        }
-    }
-
-    fn part<'b>(&'b self, block: Block, windows: &'b [Window]) -> Part<'b> {
-        Part { plan: self.plan, block, windows }
     }
 
     fn load(&self, block: &Block) -> Result<Vec<Window>> {
@@ -186,14 +148,15 @@ impl Merger<'_> {
     }
 }
 
-/// What was measured of one group.
-struct Group {
-    gram: Gram,
-    replaced: bool,
+fn is_over_model(tensor: &TensorPlan) -> bool {
+    tensor.span == Span::Model && is_measured(tensor)
 }
 
-impl Group {
-    fn new(inputs: usize) -> Self {
-        Self { gram: Gram::new(inputs), replaced: false }
+/// The segment that element `at` of a tensor lies in; all of it where elements are not measured by segments.
+fn segment_at(tensor: &TensorPlan, at: u64) -> Range<u64> {
+    if !is_measured(tensor) || tensor.span == Span::FirstAxis {
+        return 0..tensor.elements;
     }
+    let start = at / tensor.segment * tensor.segment;
+    start..(start + tensor.segment).min(tensor.elements)
 }

@@ -15,9 +15,9 @@ use rayon::ThreadPoolBuilder;
 use crate::checkpoint::{Checkpoint, Io, OpenOptions, Source, SourceOptions};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Kernels, Level};
+use crate::pass::Processor;
 use crate::plan::{Component, Plan};
 
-use super::work::Workbench;
 pub(super) use again::Merger;
 pub use sample::Sample;
 use sample::choose;
@@ -64,23 +64,23 @@ pub fn recheck(
     let counts: Vec<u64> = plan.tensors.iter().map(|tensor| tensor.elements.div_ceil(BLOCK)).collect();
     let all_blocks = counts.iter().sum();
     let chosen = choose(&counts, sample);
-    let bench = Workbench::new(Kernels::at(Level::Portable).expect("every machine has it"), 1);
-    let sources = super::open_sources(plan, scratch, Io::Positioned)?;
     let alone = ThreadPoolBuilder::new()
         .num_threads(1)
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot begin", dir.display(), error))?;
-    let merger = Merger { plan, bench: &bench, sources: &sources, alone: &alone };
+    let bench = Processor::new(Kernels::at(Level::Portable).expect("every machine has it"), alone);
+    let sources = super::open_sources(plan, scratch, Io::Positioned)?;
+    let merger = Merger { plan, bench: &bench, sources: &sources };
     let compared = Compared { plan, output: &output, dir };
     let whole = merger.whole_model(&chosen)?;
     let total = chosen.values().map(|blocks| blocks.len() as u64).sum();
     let mut found = Rechecked { blocks: 0, all_blocks, bytes: 0, tensors: chosen.len() };
     for (tensor, blocks) in chosen {
-        let mut rule = merger.rule_of(tensor, &whole)?;
+        let mut making = merger.making_of(tensor, whole.as_ref())?;
         for block in blocks {
             let start = block * BLOCK;
             let len = BLOCK.min(plan.tensors[tensor].elements - start);
-            let wanted = merger.merged(tensor, start, len, &mut rule)?;
+            let wanted = merger.merged(tensor, start, len, &mut making)?;
             compared.compare(tensor, start, &wanted)?;
             found.blocks += 1;
             found.bytes += wanted.len() as u64;

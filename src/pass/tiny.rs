@@ -7,37 +7,38 @@ use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::kernel::{Elements, Kernels};
+use crate::kernel::{Elements, Kernels, pair_index};
 use crate::method::{Gram, Statistics};
 use crate::plan::tensor::TensorPlan;
 
-use super::work::Part;
+use super::stretch::cut;
+use super::tile::{TILE, Tile};
 
 /// A sum of squares below this has lost digits: 2^36 of the smallest normal numbers, each off by half of the smallest
 /// number, come to less than a rounding of it.
 const LEAST: f64 = f64::from_bits((1023 - 980) << 52);
 
 /// The smallest number.
-pub const MARK: f64 = f64::from_bits(1);
-
-/// Elements that are looked at at a time.
-const TILE: usize = 512;
-/// Bytes of an f64.
-const WIDE: usize = 8;
+pub(super) const MARK: f64 = f64::from_bits(1);
 
 /// Marks the squares in the `sums` of a chunk that are zero although the input, or its difference from the centre, is not.
-pub fn mark(kernels: Kernels, part: &Part<'_>, statistics: Statistics, chunk: &Range<usize>, sums: &mut [f64]) {
-    let inputs = part.elements(chunk);
+pub(super) fn mark(
+    kernels: Kernels,
+    inputs: &[Elements<'_>],
+    chunk: &Range<usize>,
+    statistics: Statistics,
+    sums: &mut [f64],
+) {
     if inputs.iter().all(|input| input.dtype != Dtype::F64) {
         return;
     }
     let center = center_of(statistics);
-    let mut at = 0;
     for (i, input) in inputs.iter().enumerate() {
-        if sums[at] == 0.0 && differs(kernels, *input, center.filter(|b| *b != i).map(|b| inputs[b])) {
-            sums[at] = MARK;
+        let from = center.filter(|center| *center != i).map(|center| inputs[center].slice(chunk.clone()));
+        let square = &mut sums[pair_index(inputs.len(), i, i)];
+        if *square == 0.0 && differs(kernels, input.slice(chunk.clone()), from) {
+            *square = MARK;
         }
-        at += inputs.len() - i;
     }
 }
 
@@ -48,26 +49,18 @@ fn center_of(statistics: Statistics) -> Option<usize> {
     }
 }
 
-/// Whether an input differs from another one, or from zero, in a finite element.
+/// Tells if an input differs from another one, or from zero, in a finite element.
 fn differs(kernels: Kernels, input: Elements<'_>, from: Option<Elements<'_>>) -> bool {
-    let mut wide = [[[0; WIDE]; TILE]; 2];
-    for start in (0..input.len()).step_by(TILE) {
-        let range = start..input.len().min(start + TILE);
-        let [own, other] = &mut wide;
-        kernels.convert(input.slice(range.clone()), Dtype::F64, own[..range.len()].as_flattened_mut());
-        if let Some(from) = from {
-            kernels.convert(from.slice(range.clone()), Dtype::F64, other[..range.len()].as_flattened_mut());
-        }
-        let value = |bytes: &[u8; WIDE]| Some(f64::from_le_bytes(*bytes)).filter(|value| value.is_finite());
-        let pairs = own.iter().zip(&*other).take(range.len());
-        if pairs
-            .map(|(own, other)| (value(own), value(other)))
-            .any(|(own, other)| own.unwrap_or(0.0) != other.unwrap_or(0.0))
-        {
-            return true;
-        }
-    }
-    false
+    let mut tile = Tile::new(2);
+    cut(&(0..input.len()), TILE).any(|range| {
+        let pair = [Some(input), from].into_iter().flatten().map(|elements| elements.slice(range.clone()));
+        tile.load(kernels, pair);
+        (0..range.len()).any(|at| finite_or_zero(tile.get(0, at)) != finite_or_zero(tile.get(1, at)))
+    })
+}
+
+fn finite_or_zero(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
 }
 
 /// Refuses a sum of squares that has lost digits.
@@ -75,7 +68,7 @@ fn differs(kernels: Kernels, input: Elements<'_>, from: Option<Elements<'_>>) ->
 /// # Errors
 ///
 /// [`Kind::NonFinite`] with the tensor and the input.
-pub fn refuse(tensor: &TensorPlan, statistics: Statistics, gram: &Gram) -> Result<()> {
+pub(super) fn refuse(tensor: &TensorPlan, statistics: Statistics, gram: &Gram) -> Result<()> {
     let center = center_of(statistics);
     let lost = |i: &usize| Some(*i) != center && gram.get(*i, *i) > 0.0 && gram.get(*i, *i) < LEAST;
     let Some(input) = (0..gram.n()).find(lost) else { return Ok(()) };
