@@ -3,17 +3,11 @@
 use super::Elements;
 use super::combine::{Combined, narrow};
 use super::element::{Element, with_element};
-use super::lanes::{LANES, Scratch, TILE, flat};
+use super::lanes::{DIFFERENCE_ROWS, Scratch, TILE, flat};
 use super::level::{Level, Task};
 use super::simd::Simd;
 use super::tiles::{check_output, tile_range};
 use crate::dtype::Dtype;
-
-/// The tiles that a sum needs: the sums, the centre's elements, a term's elements.
-const TILES: usize = 3;
-
-/// Rows of a scratch that hold the tiles.
-pub(super) const ROWS: usize = TILES * TILE / LANES;
 
 /// A weighted element and the input it is of.
 type Weighted<'a> = (f64, Elements<'a>);
@@ -27,7 +21,7 @@ pub(super) fn combine(
     dst: &mut [u8],
 ) -> Combined {
     check_output(terms.iter().chain([&center]).map(|(_, input)| *input), out, dst);
-    let rows = flat(scratch.rows(ROWS));
+    let rows = flat(scratch.rows(DIFFERENCE_ROWS));
     level.run(Differences { center, terms, out, rows, dst })
 }
 

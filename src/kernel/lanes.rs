@@ -14,6 +14,9 @@ pub(super) const TILE: usize = 512;
 /// where they would all compete for the same few cache sets.
 pub(super) const TILE_STRIDE: usize = TILE / LANES + 1;
 
+/// Rows that a sum of differences needs: a tile each of the sums, the centre's elements and a term's.
+pub(super) const DIFFERENCE_ROWS: usize = 3 * TILE / LANES;
+
 /// One f64 for each lane.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -53,7 +56,7 @@ pub struct Scratch {
 impl Scratch {
     /// Upper bound of the bytes that kernels on up to `inputs` inputs make a scratch hold.
     pub fn bytes(inputs: usize) -> usize {
-        Self::wide_rows(inputs.max(1)).max(super::differences::ROWS) * size_of::<Lanes>()
+        Self::wide_rows(inputs.max(1)).max(DIFFERENCE_ROWS) * size_of::<Lanes>()
     }
 
     /// The bytes that this scratch holds now.
