@@ -147,6 +147,15 @@ impl Dtype {
 
     /// The mergeable type that a user means: a torch name (with or without `torch.`), a safetensors name in any case,
     /// or one of the usual short forms (`bf16`, `fp16`, `half`, `fp32`, `float`, `fp64`, `double`, `fp8`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use thalweg::Dtype;
+    ///
+    /// assert_eq!(Dtype::parse("bfloat16"), Some(Dtype::BF16));
+    /// assert_eq!(Dtype::parse("bfloat17"), None);
+    /// ```
     pub fn parse(text: &str) -> Option<Self> {
         let lower = text.trim().to_ascii_lowercase();
         let lower = lower.strip_prefix("torch.").unwrap_or(&lower);

@@ -48,7 +48,18 @@ pub enum Kind {
 /// A failure: `what: subject: cause`, and a hint that says what to do.
 ///
 /// `Display` gives one line without the hint; [`Error::hint`] gives the rest. Names in it come from inputs, so it is
-/// escaped and cut there, as [`shown`] does.
+/// escaped and cut there, as `shown` does.
+///
+/// # Examples
+///
+/// ```
+/// use thalweg::{Error, Kind, Plan, Recipe};
+///
+/// let text = "merge_method: karcher\nmodels: [{model: ./nowhere}, {model: ./b}]";
+/// let error: Error = Recipe::parse(text, "recipe.yml").and_then(|recipe| Plan::of(&recipe)).map(drop).unwrap_err();
+/// assert!(error.to_string().contains("nowhere"));
+/// assert_ne!(error.kind(), Kind::Interrupted);
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,

@@ -1,5 +1,29 @@
 //! Merges huge sharded model checkpoints out of core.
 //!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = models()?;
+//! # std::fs::write(folder.path().join("recipe.yml"), recipe(folder.path()))?;
+//! # std::env::set_current_dir(folder.path())?;
+//! use std::path::Path;
+//! use thalweg::{Options, Plan, Recipe, Target, merge, verify};
+//!
+//! let recipe = Recipe::read(Path::new("recipe.yml"))?;
+//! let plan = Plan::of(&recipe)?; // reads headers only
+//! println!("{} tensors in {} shards", plan.tensors.len(), plan.layout.shards().len());
+//! let report = merge(plan, Target::new("merged"), Options::default())?;
+//! println!("{report}");
+//! verify(Path::new("merged"), &mut |_, _| Ok(()))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Job`] and [`Wish`] say what a recipe leaves open, [`Options`] who watches and who may stop a run, and every failure is
+//! an [`Error`]. `examples/` has whole programs.
+//!
+//! # How it works
+//!
 //! A checkpoint is never held in memory. Every tensor is streamed from its shard in blocks, measured, solved for a
 //! handful of coefficients, streamed once more, combined with one rounding and written at an offset that was known
 //! before the first byte was read.
@@ -53,34 +77,101 @@
 //! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 
+#[doc(hidden)]
 pub mod align;
+#[doc(hidden)]
 pub mod budget;
+#[doc(hidden)]
 pub mod checkpoint;
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod curve;
+#[doc(hidden)]
 pub mod data;
+#[doc(hidden)]
 pub mod device;
+#[doc(hidden)]
 pub mod door;
+#[doc(hidden)]
 pub mod dtype;
+#[doc(hidden)]
 pub mod engine;
+#[doc(hidden)]
 pub mod error;
+#[doc(hidden)]
 pub mod journal;
+#[doc(hidden)]
 pub mod json;
+#[doc(hidden)]
 pub mod kernel;
+#[doc(hidden)]
 pub mod likeness;
+#[doc(hidden)]
 pub mod linalg;
+#[doc(hidden)]
 pub mod method;
+#[doc(hidden)]
 pub mod monitor;
+#[doc(hidden)]
 pub mod net;
+#[doc(hidden)]
 pub mod output;
+#[doc(hidden)]
 pub mod pass;
+#[doc(hidden)]
 pub mod plan;
+#[doc(hidden)]
 pub mod random;
+#[doc(hidden)]
 pub mod recipe;
+#[doc(hidden)]
 pub mod report;
+#[doc(hidden)]
 pub mod sidecar;
+#[doc(hidden)]
 pub mod symmetry;
+#[doc(hidden)]
 pub mod view;
 
+pub use budget::{format_bytes, parse_bytes};
+pub use checkpoint::{Checkpoint, OpenOptions, TensorEntry};
 pub use door::Door;
+pub use dtype::Dtype;
+pub use engine::{Options, Stop};
 pub use error::{Error, Kind, Result};
+pub use monitor::{Monitor, Phase, Silent};
+pub use output::{Target, Verified, verify, verify_within};
+pub use plan::memory::Wish;
+pub use plan::{Job, Plan};
+pub use recipe::{Document, ModelRef, Reading, Recipe};
+pub use report::Report;
+
+/// Merges what `plan` describes into the folder or file of `target`, or goes on with what an earlier run of the same plan
+/// has left there.
+///
+/// # Errors
+///
+/// Whatever keeps the checkpoint from being finished. What was written by then stays for the next run.
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let recipe = thalweg::Recipe::parse(&recipe(folder.path()), "recipe.yml")?;
+/// use thalweg::{Options, Plan, Target, merge};
+///
+/// let out = folder.path().join("merged");
+/// merge(Plan::of(&recipe)?, Target::new(&out), Options::default())?;
+/// assert!(out.join("model.safetensors").exists());
+/// let again = merge(Plan::of(&recipe)?, Target::new(&out), Options::default())?;
+/// assert_eq!(again.status, "complete already");
+/// # Ok(())
+/// # }
+/// ```
+pub fn merge(plan: Plan, target: Target, options: Options) -> Result<Report> {
+    let storage = std::sync::Arc::new(output::DiskStorage);
+    engine::merge(engine::Merge { plan: std::sync::Arc::new(plan), storage, target, options, verify: false })
+}

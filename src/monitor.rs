@@ -34,6 +34,35 @@ impl fmt::Display for Phase {
 }
 
 /// Receives what a run has to say. All methods may be called from any thread and must return quickly.
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let text = recipe(folder.path());
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use thalweg::{Monitor, Options, Plan, Recipe, Target, merge};
+///
+/// #[derive(Default)]
+/// struct Bytes(AtomicU64);
+///
+/// impl Monitor for Bytes {
+///     fn advance(&self, bytes: u64) {
+///         self.0.fetch_add(bytes, Ordering::Relaxed);
+///     }
+/// }
+///
+/// let plan = Plan::of(&Recipe::parse(&text, "recipe.yml")?)?;
+/// let counted = Arc::new(Bytes::default());
+/// let options = Options { monitor: Arc::clone(&counted) as Arc<dyn Monitor>, ..Options::default() };
+/// let report = merge(plan, Target::new(folder.path().join("merged")), options)?;
+/// assert_eq!(counted.0.load(Ordering::Relaxed), report.read_bytes + report.written_bytes);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Monitor: Send + Sync {
     /// A phase begins that will move `bytes` in all; [`Phase::Aligning`] says how many operations instead.
     fn phase(&self, phase: Phase, bytes: u64) {

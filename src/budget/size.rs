@@ -25,6 +25,16 @@ const UNITS: [(&str, u64); 14] = [
 /// # Errors
 ///
 /// A sentence that says what is accepted, when the text is not a positive count of bytes that fits 63 bits.
+///
+/// # Examples
+///
+/// ```
+/// use thalweg::{format_bytes, parse_bytes};
+///
+/// assert_eq!(parse_bytes("256MiB"), Ok(256 << 20));
+/// assert_eq!(parse_bytes("5GB"), Ok(5_000_000_000));
+/// assert_eq!(format_bytes(3 << 29), "1.50 GiB");
+/// ```
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size; write it as 256MiB, 1.5GiB, 5GB or a number of bytes");
     let lower = text.trim().to_ascii_lowercase();

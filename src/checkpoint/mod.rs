@@ -112,6 +112,21 @@ impl Checkpoint {
     /// # Errors
     ///
     /// As [`open_with`](Self::open_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = models()?;
+    /// # let text = recipe(folder.path());
+    /// # let model = folder.path().join("a");
+    /// let checkpoint = thalweg::Checkpoint::open(&model)?;
+    /// let tensor = &checkpoint.tensors()["layers.0.weight"];
+    /// assert_eq!((tensor.dtype, tensor.shape.as_slice()), (thalweg::Dtype::F32, &[4, 8][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_with(path, &OpenOptions::default())
     }

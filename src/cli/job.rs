@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::output::names_one_file;
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, ModelRef, OwnKeys, Reading, Recipe, Scope, THREADS, expand_home};
+use crate::recipe::{Document, HubCache, METHODS, ModelRef, Reading, Recipe, Scope, THREADS, expand_home};
 use crate::sidecar::yaml;
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
@@ -86,8 +86,7 @@ pub fn job(
         Some(folder) => Ok(folder),
         None => model.locate(&hub),
     };
-    let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
-    let mut job = Job::new(document.clone(), inputs)?;
+    let mut job = Job::found(recipe, document, find)?;
     let models = document.models().into_iter().enumerate();
     job.made = models.filter(|(_, model)| stage_folder(&model.path).is_some()).map(|(index, _)| index).collect();
     // What is let pass does not change what a recipe means.
@@ -97,9 +96,6 @@ pub fn job(
     job.dtype = args.dtype.or(job.dtype);
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
-    job.door = recipe.door;
-    job.warnings = recipe.warnings_of(document).to_vec();
-    job.recipe_text = Some(recipe.text.clone());
     // A stage before the last is a folder like any other.
     if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document) {
         for_one_file(&mut job, args)?;
@@ -150,14 +146,11 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
 ///
 /// [`Kind::Usage`] for an impossible number of threads.
 pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs) -> Result<Wish> {
-    let own = |get: fn(&OwnKeys) -> Option<u64>| document.and_then(|document| get(&document.own));
-    let own_threads = own(|own| own.threads.map(u64::from)).and_then(|threads| usize::try_from(threads).ok());
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let own = document.map_or_else(Wish::default, |document| Wish::of(&document.own));
     let most = usize::try_from(*THREADS.end()).unwrap_or(usize::MAX);
-    let threads = memory.threads.or(own_threads).unwrap_or_else(cores).min(most);
-    let bytes = memory.memory.or_else(|| own(|own| own.memory)).unwrap_or_else(budget::default_bytes);
+    let bytes = memory.memory.unwrap_or(own.memory);
     budget::check_machine(bytes)?;
-    Ok(Wish { memory: bytes, threads, block_bytes: block.block_size })
+    Ok(Wish { memory: bytes, threads: memory.threads.unwrap_or(own.threads).min(most), block_bytes: block.block_size })
 }
 
 /// A recipe says these itself.

@@ -108,7 +108,6 @@ pub enum Argument {
 /// What a device can do. All methods may be called from any thread.
 ///
 /// Every error is of kind [`Kind::Device`](crate::error::Kind::Device).
-#[expect(clippy::missing_errors_doc, reason = "all fail when the device does, as said above")]
 pub trait Driver: Send + Sync {
     /// What a report calls it, such as `cuda:0 (NVIDIA A100)`.
     fn name(&self) -> String;

@@ -60,6 +60,17 @@ pub use stop::Stop;
 use writer::Writer;
 
 /// How a run is carried out; none of it changes the output.
+///
+/// # Examples
+///
+/// ```
+/// use thalweg::{Options, Stop};
+///
+/// let stop = Stop::default();
+/// let options = Options { stop: stop.clone(), ..Options::default() };
+/// stop.ask();
+/// assert!(options.stop.asked());
+/// ```
 #[derive(Clone)]
 pub struct Options {
     /// The instruction set.

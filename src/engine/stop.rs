@@ -6,6 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::Error;
 
 /// A request to stop that a signal handler, a user interface or a failing stage can make. Clones are one request.
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let text = recipe(folder.path());
+/// use thalweg::{Kind, Options, Plan, Recipe, Stop, Target, merge};
+///
+/// let plan = Plan::of(&Recipe::parse(&text, "recipe.yml")?)?;
+/// let stop = Stop::default();
+/// stop.ask(); // such as from a signal handler, on another thread
+/// let options = Options { stop, ..Options::default() };
+/// let ended = merge(plan, Target::new(folder.path().join("merged")), options).expect_err("it was asked to stop");
+/// assert_eq!(ended.kind(), Kind::Interrupted); // the same merge goes on where this one has ended
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,

@@ -38,6 +38,20 @@ pub struct Target {
 }
 
 impl Target {
+    /// A place where nothing is yet, or an earlier run of the same merge, which is gone on with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use thalweg::Target;
+    ///
+    /// let folder = Target { overwrite: true, ..Target::new("merged") };
+    /// assert!(!folder.is_file() && Target::new("merged.safetensors").is_file());
+    /// ```
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), overwrite: false, restart: false }
+    }
+
     /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
     pub fn is_file(&self) -> bool {
         Places::new(&self.dir).is_file()

@@ -37,7 +37,6 @@ pub struct Entry {
 }
 
 /// A place that files are written to. Every failure names its path.
-#[expect(clippy::missing_errors_doc, reason = "each fails as the operating system does")]
 pub trait Storage: Send + Sync {
     /// Makes a folder and those above it, durably: no further sync is needed.
     fn create_dir_all(&self, dir: &Path) -> Result<()>;
@@ -91,7 +90,6 @@ pub trait Storage: Send + Sync {
 }
 
 /// An open file, used from any thread.
-#[expect(clippy::missing_errors_doc, reason = "each fails as the operating system does")]
 #[expect(clippy::len_without_is_empty, reason = "a file's size is asked for, never whether it is empty")]
 pub trait StorageFile: Send + Sync {
     /// Fills all of `buffer` from `offset` on.

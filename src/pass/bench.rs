@@ -53,7 +53,6 @@ pub trait Seat {
 /// Elements that are being worked on. Chunks are ranges of them.
 ///
 /// Every operation fails with [`Kind::Device`](crate::error::Kind::Device) when the device does.
-#[expect(clippy::missing_errors_doc, reason = "all fail when the device does, as said above")]
 pub trait Run {
     /// The elements on the host, and the processor's means to work on them.
     fn host(&mut self) -> Host<'_>;

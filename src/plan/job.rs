@@ -10,7 +10,9 @@ use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
-use crate::recipe::{Document, Granularity, Mismatch, Missing, NanPolicy, Quantised, Recipe, Tokenizer};
+use crate::recipe::{
+    Document, Granularity, HubCache, Mismatch, Missing, ModelRef, NanPolicy, Quantised, Recipe, Tokenizer,
+};
 use crate::symmetry::Alignment;
 
 use super::memory::Wish;
@@ -100,6 +102,60 @@ impl Job {
             weights_alone: false,
             rewritten: false,
             document,
+        })
+    }
+
+    /// The job that a recipe of one merge describes, its models found in folders here or in the hub's cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] when the recipe holds several merges or wants its models aligned first, which
+    /// the command `thalweg merge` does; [`Kind::Input`] when a model cannot be found.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = models()?;
+    /// # let text = recipe(folder.path());
+    /// let recipe = thalweg::Recipe::parse(&text, "recipe.yml")?;
+    /// let job = thalweg::Job { shard_bytes: 2_000_000_000, ..thalweg::Job::of(&recipe)? };
+    /// assert_eq!(job.inputs.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of(recipe: &Recipe) -> Result<Self> {
+        let refused = |cause: String, hint: &'static str| {
+            Err(Error::new(Kind::Usage, "cannot plan recipe", &recipe.name, cause).with_hint(hint))
+        };
+        let [document] = recipe.documents.as_slice() else {
+            let cause =
+                format!("it holds {} merges, each of which may take what another has made", recipe.documents.len());
+            return refused(cause, "merge it with `thalweg merge`, or plan each of its documents");
+        };
+        if document.own.align.is_some() {
+            return refused(
+                "its models are to be aligned first".into(),
+                "merge it with `thalweg merge`, or align them",
+            );
+        }
+        let hub = HubCache::from_variables(|name| std::env::var_os(name));
+        Self::found(recipe, document, |model| model.locate(&hub))
+    }
+
+    /// The job that one document of a recipe describes, each of its models where `find` finds it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `find`, and as [`new`](Self::new).
+    pub fn found(recipe: &Recipe, document: &Document, find: impl FnMut(&ModelRef) -> Result<PathBuf>) -> Result<Self> {
+        let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            door: recipe.door,
+            warnings: recipe.warnings_of(document).to_vec(),
+            recipe_text: Some(recipe.text.clone()),
+            ..Self::new(document.clone(), inputs)?
         })
     }
 

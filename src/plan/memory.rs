@@ -1,9 +1,10 @@
 //! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
 
-use crate::budget::format_bytes;
+use crate::budget::{self, format_bytes};
 use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{CHUNK, Scratch, pair_count};
+use crate::recipe::OwnKeys;
 
 use super::staging;
 use super::tensor::TensorPlan;
@@ -39,6 +40,36 @@ pub struct Wish {
     pub threads: usize,
     /// Bytes of one input's part of a block; chosen by the plan when `None`.
     pub block_bytes: Option<u64>,
+}
+
+impl Default for Wish {
+    /// The share of the machine's free memory that [`budget::default_bytes`] takes, a thread for each core.
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { memory: budget::default_bytes(), threads, block_bytes: None }
+    }
+}
+
+impl Wish {
+    /// Reads the keys `memory` and `threads` of a recipe; the defaults where it has none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use thalweg::{Recipe, Wish};
+    /// # fn main() -> thalweg::Result<()> {
+    /// let text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nmemory: 4GiB\n";
+    /// let recipe = Recipe::parse(text, "recipe.yml")?;
+    /// let wish = Wish { threads: 2, ..Wish::of(&recipe.documents[0].own) };
+    /// assert_eq!(wish.memory, 4 << 30);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of(own: &OwnKeys) -> Self {
+        let default = Self::default();
+        let threads = own.threads.and_then(|threads| usize::try_from(threads).ok());
+        Self { memory: own.memory.unwrap_or(default.memory), threads: threads.unwrap_or(default.threads), ..default }
+    }
 }
 
 /// What a device brings and takes.

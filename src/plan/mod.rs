@@ -39,7 +39,7 @@ use serde_json::Value;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::recipe::MethodName;
+use crate::recipe::{MethodName, Recipe};
 use crate::symmetry::Alignment;
 
 use agree::{Agreed, Partial};
@@ -87,11 +87,57 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Plans the merge that a recipe describes, in the memory and threads that it names or the machine has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::of`] and [`Plan::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = models()?;
+    /// # let text = recipe(folder.path());
+    /// let recipe = thalweg::Recipe::parse(&text, "recipe.yml")?;
+    /// let plan = thalweg::Plan::of(&recipe)?;
+    /// for (tensor, slot) in plan.tensors.iter().zip(plan.layout.tensors()) {
+    ///     println!("{}: {} bytes in {}", tensor.name, slot.len, plan.layout.shards()[slot.shard].name);
+    /// }
+    /// # assert_eq!(plan.tensors.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of(recipe: &Recipe) -> Result<Self> {
+        let job = Job::of(recipe)?;
+        Self::new(&job, &Wish::of(&job.document.own))
+    }
+
     /// Plans `job` under the memory and threads of `wish`.
     ///
     /// # Errors
     ///
     /// When an input cannot be opened, the inputs do not fit each other, or the memory is too small.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = models()?;
+    /// # let text = recipe(folder.path());
+    /// use thalweg::{Job, Kind, Plan, Recipe, Wish};
+    ///
+    /// let job = Job::of(&Recipe::parse(&text, "recipe.yml")?)?;
+    /// let wish = Wish { memory: 256 << 20, threads: 2, block_bytes: None };
+    /// let plan = Plan::new(&job, &wish)?;
+    /// assert_eq!(plan.source_bytes(), 2 * plan.output_bytes());
+    /// let Err(error) = Plan::new(&job, &Wish { memory: 1 << 20, ..wish }) else { panic!("one megabyte is too little") };
+    /// assert_eq!(error.kind(), Kind::Budget);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(job: &Job, wish: &Wish) -> Result<Self> {
         Self::with_device(job, wish, None)
     }

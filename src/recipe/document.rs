@@ -202,6 +202,15 @@ impl Document {
     }
 
     /// Every model that the document names, each once, in order of appearance; a base comes last.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let recipe = thalweg::Recipe::parse("merge_method: karcher\nmodels: [{model: a}, {model: b}]", "recipe.yml")?;
+    /// let names: Vec<&str> = recipe.documents[0].models().iter().map(|model| model.path.as_str()).collect();
+    /// assert_eq!(names, ["a", "b"]);
+    /// # Ok::<(), thalweg::Error>(())
+    /// ```
     pub fn models(&self) -> Vec<&ModelRef> {
         let mut models = Vec::new();
         let inputs = (0..self.slice_count()).flat_map(|slice| self.inputs(slice)).map(|input| input.model);

@@ -5,7 +5,6 @@ use crate::error::Result;
 /// The values that a recipe gives to the parameters of one tensor's method.
 ///
 /// All of them fail with [`Kind::Recipe`](crate::error::Kind::Recipe) when a parameter has no value for the tensor.
-#[expect(clippy::missing_errors_doc, reason = "all fail where there is no value, as said above")]
 pub trait Given {
     /// The number of inputs that have the tensor.
     fn inputs(&self) -> usize;

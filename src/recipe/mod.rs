@@ -98,6 +98,17 @@ impl Recipe {
     ///
     /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint; [`Error::others`] has the faults
     /// beside the first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use thalweg::{Kind, Recipe};
+    ///
+    /// let recipe = Recipe::parse("merge_method: slerp\nt: 0.3\nmodels: [{model: a}, {model: b}]", "recipe.yml");
+    /// assert_eq!(recipe.expect_err("t is a parameter").kind(), Kind::Recipe);
+    /// let text = "merge_method: slerp\nparameters: {t: 0.3}\nbase_model: a\nmodels: [{model: a}, {model: b}]";
+    /// assert_eq!(Recipe::parse(text, "recipe.yml").expect("now it is one").documents.len(), 1);
+    /// ```
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         Self::parse_as(text, name, Reading::Strict)
     }
@@ -159,11 +170,36 @@ impl Recipe {
     /// # Errors
     ///
     /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = models()?;
+    /// # let text = recipe(folder.path());
+    /// # let file = folder.path().join("recipe.yml");
+    /// # std::fs::write(&file, text)?;
+    /// let recipe = thalweg::Recipe::read(&file)?;
+    /// assert!(recipe.name.ends_with("recipe.yml"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_as(path, Reading::Strict)
     }
 
     /// What a user should know of `document`, one of this recipe's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use thalweg::{Reading, Recipe};
+    ///
+    /// let text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\ncolour: red\n";
+    /// let recipe = Recipe::parse_as(text, "recipe.yml", Reading::Lenient).expect("a recipe with one key too many");
+    /// assert!(recipe.warnings_of(&recipe.documents[0])[0].contains("colour"));
+    /// ```
     pub fn warnings_of(&self, document: &Document) -> &[String] {
         let index = self.documents.iter().position(|other| other == document);
         index.and_then(|index| self.warnings.get(index)).map_or(&[], Vec::as_slice)

@@ -27,6 +27,13 @@ impl ModelRef {
     /// # Errors
     ///
     /// A sentence, for an empty name and for `base+lora`, which cannot be merged yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let model = thalweg::ModelRef::parse("org/name@main", |_| false).expect("an id of the hub");
+    /// assert_eq!((model.path.as_str(), model.revision.as_deref()), ("org/name", Some("main")));
+    /// ```
     pub fn parse(text: &str, exists: impl Fn(&Path) -> bool) -> Result<Self, String> {
         check_name(text)?;
         if !text.contains(['@', '+']) || exists(&expand_home(text)) {

@@ -21,6 +21,24 @@ const UNPACK: &str = "thalweg reads .zst shards as they are; for transformers un
 const FILES_NAMED: usize = 8;
 
 /// What a merge did, for people (`Display`) and for programs (serde).
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let text = recipe(folder.path());
+/// # use thalweg::{Options, Plan, Recipe, Target, merge};
+/// # let plan = Plan::of(&Recipe::parse(&text, "recipe.yml")?)?;
+/// let report = merge(plan, Target::new(folder.path().join("merged")), Options::default())?;
+/// println!("{report}"); // for people
+/// let json = serde_json::to_value(&report)?; // for programs
+/// assert_eq!(json["status"], "merged");
+/// assert_eq!(json["tensors"], 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// `merged`, `resumed`, `complete already`, or `written` for one model that is written anew.

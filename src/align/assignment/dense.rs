@@ -16,7 +16,7 @@ const ROUNDS: usize = 8;
 ///
 /// Column reduction, augmenting row reduction, then one shortest augmenting path for each row that is still free
 /// (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment problems", 1987),
-/// with duals in f64. A large matrix begins instead with the prices that a few rounds of [`super::certified`] find, and
+/// with duals in f64. A large matrix begins instead with the prices that a few rounds of `certified` find, and
 /// keeps what they matched as far as the whole row agrees. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the entries only,
 /// and among equal choices the lowest index is taken.
 ///

@@ -2,13 +2,13 @@
 //!
 //! Two solvers with one result type:
 //!
-//! - [`dense`] works on a matrix in memory, by shortest augmenting paths.
-//! - [`certified`] never holds the matrix. Rows stream by in tiles, a few candidates of each row and column are kept and
+//! - `dense` works on a matrix in memory, by shortest augmenting paths.
+//! - `certified` never holds the matrix. Rows stream by in tiles, a few candidates of each row and column are kept and
 //!   solved, and the duals of that small problem are checked against the whole matrix in further passes; entries that
 //!   they miss become candidates. When none is left the duals prove that the small problem's optimum is the whole one's.
 //!
 //! With signed units the caller puts `unsigned + |signed|` into the entries; a permutation is all that is found here.
-//! [`gain`] decides if a permutation is worth taking.
+//! `gain` decides if a permutation is worth taking.
 
 mod certified;
 mod costs;

@@ -113,6 +113,23 @@ fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
 ///
 /// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written, [`Kind::Usage`] for a file
 /// that is not named like weights.
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let text = recipe(folder.path());
+/// # use thalweg::{Options, Plan, Recipe, Target, merge};
+/// # let out = folder.path().join("merged");
+/// # merge(Plan::of(&Recipe::parse(&text, "recipe.yml")?)?, Target::new(&out), Options::default())?;
+/// let verified = thalweg::verify(&out, &mut |_checked, _total| Ok(()))?;
+/// assert!(verified.has_checksums);
+/// assert_eq!(verified.tensors, 2);
+/// # Ok(())
+/// # }
+/// ```
 pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
     verify_within(dir, u64::MAX, progress)
 }
@@ -122,6 +139,23 @@ pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
 /// # Errors
 ///
 /// As [`verify()`], and [`Kind::Budget`] with the smallest memory that would do when this one does not.
+///
+/// # Examples
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/support/mod.rs"));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = models()?;
+/// # let text = recipe(folder.path());
+/// # use thalweg::{Options, Plan, Recipe, Target, merge};
+/// # let out = folder.path().join("merged");
+/// # merge(Plan::of(&Recipe::parse(&text, "recipe.yml")?)?, Target::new(&out), Options::default())?;
+/// let refused = thalweg::verify_within(&out, 1 << 20, &mut |_, _| Ok(())).expect_err("too little");
+/// assert_eq!(refused.kind(), thalweg::Kind::Budget);
+/// thalweg::verify_within(&out, 64 << 20, &mut |_, _| Ok(()))?;
+/// # Ok(())
+/// # }
+/// ```
 pub fn verify_within(dir: &Path, memory: u64, progress: &mut Progress<'_>) -> Result<Verified> {
     let open = |path: &Path| open_shard(path);
     Check { places: Places::new(dir), open: &open, room: Room::new(memory) }.run(dir, progress)
