@@ -25,8 +25,8 @@ use thalweg::plan::{Job, Plan};
 use thalweg::report::Report;
 use thalweg::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
-use super::forward::Net;
-use super::whole::carry_out;
+use crate::support::forward::Net;
+use crate::support::whole::carry_out;
 
 /// A network on disk, and its symmetries.
 pub struct Stored {

@@ -14,12 +14,12 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use thalweg::dtype::Dtype;
 
-use crate::crash::{files_below, scratch};
 use crate::crash_merge::small_shards;
-use crate::kill::{slow_inputs, slow_merge};
-use crate::output::flip;
-use crate::program::{program, run, start};
-use crate::striped::{Spec, spec, write, write_headers};
+use crate::support::files::flip;
+use crate::support::files::{files_below, scratch};
+use crate::support::program::{program, run, start};
+use crate::support::slow::{slow_inputs, slow_merge};
+use crate::support::striped::{Spec, spec, write, write_headers};
 
 /// A folder with the models `a` and `b`.
 fn two_models() -> TempDir {

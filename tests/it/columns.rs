@@ -9,8 +9,8 @@ use thalweg::Kind;
 use thalweg::plan::memory::Wish;
 use thalweg::plan::schedule::Role;
 
-use crate::reference::{Model, Random, Rule, Tensor, distance, files, norm};
-use crate::whole::{PLENTY, carry_out, least_memory, plan, recipe, run};
+use crate::support::reference::{Model, Random, Rule, Tensor, distance, files, norm};
+use crate::support::whole::{PLENTY, carry_out, least_memory, plan, recipe, run};
 
 const BY_COLUMNS: &str = "parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}";
 

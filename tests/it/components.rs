@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thalweg::dtype::Dtype;
 
-use crate::crash::{files_below, scratch};
-use crate::program::run;
-use crate::striped::{Spec, spec, write};
+use crate::support::files::{files_below, scratch};
+use crate::support::program::run;
+use crate::support::striped::{Spec, spec, write};
 
 /// The header of a safetensors file.
 fn header(path: &Path) -> Value {
@@ -124,7 +124,7 @@ fn a_sub_folder_that_all_inputs_have_is_merged_by_the_same_recipe() {
     assert_eq!(found["rechecked"]["tensors"], 2, "{found}");
     let again = run(root.path(), ["merge", "a", "b", "--out", "out", "--json"]).ok().json();
     assert_eq!(again["status"], "complete already");
-    crate::output::flip(&root.path().join("out/2_Dense/model.safetensors"), 300);
+    crate::support::files::flip(&root.path().join("out/2_Dense/model.safetensors"), 300);
     run(root.path(), ["verify", "out"]).fails(1, &["2_Dense/model.safetensors"]);
     let card = fs::read_to_string(root.path().join("out/README.md")).expect("a card");
     assert!(card.contains("library_name: sentence-transformers"), "{card}");

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use thalweg::Kind;
 use thalweg::plan::Plan;
 
-use crate::reference::{Model, Random, Tensor, files};
-use crate::whole::{PLENTY, carry_out, plan, recipe};
+use crate::support::reference::{Model, Random, Tensor, files};
+use crate::support::whole::{PLENTY, carry_out, plan, recipe};
 
 fn model(seed: u64, names: &[&str]) -> Model {
     let mut random = Random::new(seed);

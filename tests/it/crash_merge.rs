@@ -20,8 +20,9 @@ use thalweg::plan::{Job, Plan};
 use thalweg::recipe::Recipe;
 use thalweg::report::Report;
 
-use crate::crash::{CrashStorage, Image, files_below, scratch};
-use crate::striped::{Spec, spec, write};
+use crate::support::crash::{CrashStorage, Image};
+use crate::support::files::{files_below, scratch};
+use crate::support::striped::{Spec, spec, write};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 

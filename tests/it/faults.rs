@@ -13,31 +13,10 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use thalweg::checkpoint::{Checkpoint, Io, SourceOptions, guard_maps};
-use thalweg::dtype::Dtype;
 
-use crate::kill::{hashes, relative_hashes, slow_inputs, slow_merge};
-use crate::program::{Ended, program, run, start};
-use crate::striped::{spec, write};
-
-/// Two small models.
-pub fn inputs(root: &Path, rows: u64) {
-    let shards = [vec![spec("a", Dtype::BF16, &[rows, 1024]), spec("b", Dtype::BF16, &[rows, 1024])]];
-    for (name, seed) in [("one", 1), ("two", 2)] {
-        write(&root.join(name), &shards, seed);
-    }
-}
-
-pub fn small() -> TempDir {
-    let root = tempfile::tempdir().expect("temporary folder");
-    inputs(root.path(), 64);
-    root
-}
-
-pub fn ended(mut command: Command) -> Ended {
-    let output = command.output().expect("the program starts");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
-}
+use crate::support::program::{Ended, program, run, start};
+use crate::support::slow::{hashes, relative_hashes, slow_inputs, slow_merge};
+use crate::support::small::{ended, inputs, skipped, small};
 
 /// Whether what needs root can be tested; `what` is said when not.
 fn is_root(what: &str) -> bool {
@@ -45,12 +24,6 @@ fn is_root(what: &str) -> bool {
     let required = std::env::var_os("THALWEG_REQUIRE_ROOT").is_some();
     assert!(root || !required, "{what} needs root, and THALWEG_REQUIRE_ROOT is set");
     root || skipped(what)
-}
-
-#[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]
-pub fn skipped(what: &str) -> bool {
-    eprintln!("SKIPPED, it needs root: {what}");
-    false
 }
 
 /// A file system that is mounted until dropped.

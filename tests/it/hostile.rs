@@ -11,8 +11,8 @@ use thalweg::checkpoint::compress_frame;
 use thalweg::dtype::Dtype;
 
 use crate::output_verify::unsealed;
-use crate::program::{Ended, run, start};
-use crate::striped::{spec, write};
+use crate::support::program::{Ended, run, start};
+use crate::support::striped::{spec, write};
 
 /// What every run here may use.
 const MEMORY: u64 = 256 << 20;
@@ -296,7 +296,7 @@ fn nothing_that_an_input_says_steers_the_terminal_or_fills_it() {
         let name = serde_json::to_string(name).expect("text");
         header(format!("{{{name}:{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}}}"))
     };
-    let quiet = |ended: &crate::program::Ended| {
+    let quiet = |ended: &crate::support::program::Ended| {
         for text in [&ended.stdout, &ended.stderr] {
             assert!(text.len() < 20_000, "{} bytes", text.len());
             assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");

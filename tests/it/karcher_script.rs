@@ -6,8 +6,8 @@ use std::path::Path;
 use tempfile::{TempDir, tempdir};
 use thalweg::dtype::Dtype;
 
-use crate::program::run;
-use crate::striped::{spec, write};
+use crate::support::program::run;
+use crate::support::striped::{spec, write};
 
 fn models() -> TempDir {
     let root = tempdir().expect("temporary folder");

@@ -9,8 +9,8 @@ use tempfile::{TempDir, tempdir};
 use thalweg::dtype::Dtype;
 
 use crate::align::planted::{llama, planted};
-use crate::program::run;
-use crate::striped::{spec, write};
+use crate::support::program::run;
+use crate::support::striped::{spec, write};
 
 /// Models `a` and `b` with rows for four tokens, or as many as are wanted.
 fn models(rows: [u64; 2]) -> TempDir {

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use thalweg::dtype::Dtype;
 
-use crate::faults::{ended, inputs, skipped, small};
-use crate::program::{Ended, run};
-use crate::striped::{spec, write};
+use crate::support::program::{Ended, run};
+use crate::support::small::{ended, inputs, skipped, small};
+use crate::support::striped::{spec, write};
 
 /// The program under a limit in KiB that the shell sets.
 fn limited(root: &Path, limit: &str, args: &[&str]) -> Ended {

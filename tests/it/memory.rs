@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use thalweg::checkpoint::compress_seekable;
 use thalweg::dtype::Dtype;
 
-use crate::crash::scratch;
-use crate::program::start;
-use crate::striped::{Spec, spec, write};
+use crate::support::files::scratch;
+use crate::support::program::start;
+use crate::support::striped::{Spec, spec, write};
 
 /// So many models `0`, `1`, … of these tensors.
 fn models(count: u64, specs: &[Spec]) -> TempDir {

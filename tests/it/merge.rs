@@ -34,8 +34,8 @@ use thalweg::plan::{Job, Plan};
 use thalweg::recipe::{HubCache, Recipe};
 use thalweg::report::Report;
 
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Random, Tensor, distance, float::ulp_distance, norm, round_to};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Random, Tensor, distance, float::ulp_distance, norm, round_to};
 
 /// A folder with models in it, gone when dropped.
 pub struct Place(TempDir);

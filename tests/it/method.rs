@@ -6,7 +6,7 @@ use thalweg::method::{
     Statistics, Stop, TaskArithmetic,
 };
 
-use crate::reference::{Random, Rule, combine, distance, dot, karcher_gradient, norm};
+use crate::support::reference::{Random, Rule, combine, distance, dot, karcher_gradient, norm};
 
 fn views(inputs: &[Vec<f64>]) -> Vec<&[f64]> {
     inputs.iter().map(Vec::as_slice).collect()

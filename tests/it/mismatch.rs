@@ -9,8 +9,8 @@ use thalweg::Kind;
 use thalweg::plan::memory::Wish;
 use thalweg::plan::schedule::Role;
 
-use crate::reference::{self, Granularity, Model, Random, Rule, Tensor, distance, files, norm};
-use crate::whole::{PLENTY, carry_out, least_memory, plan, recipe, run};
+use crate::support::reference::{self, Granularity, Model, Random, Rule, Tensor, distance, files, norm};
+use crate::support::whole::{PLENTY, carry_out, least_memory, plan, recipe, run};
 
 /// The iteration ends below a step of 1e-12 radians, and what is then left of it is of that size.
 const TOLERANCE: f64 = 3e-12;

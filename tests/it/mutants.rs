@@ -7,9 +7,9 @@ use serde_json::json;
 use thalweg::checkpoint::compress_seekable;
 use thalweg::journal::{Claim, claims_record, head_with_identity};
 
-use crate::crash::scratch;
 use crate::output_verify::unsealed;
-use crate::reference::Random;
+use crate::support::files::scratch;
+use crate::support::reference::Random;
 
 #[path = "../../fuzz/entries.rs"]
 mod entries;
@@ -185,7 +185,7 @@ fn write_seeds() {
     let model = scratch();
     fs::write(model.path().join("m.safetensors"), safetensors(two, 16)).expect("written");
     let args = ["merge", "m.safetensors", "m.safetensors", "--out", "out", "--memory", "256MiB", "--quiet"];
-    crate::program::run(model.path(), args).ok();
+    crate::support::program::run(model.path(), args).ok();
     let manifest = fs::read_to_string(model.path().join("out/thalweg.json")).expect("a manifest");
     write("manifest", "sealed", manifest.as_bytes());
     // A mutation of one with a checksum gets no further than that.

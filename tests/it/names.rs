@@ -10,9 +10,9 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use crate::program::{Ended, run};
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Random, Tensor};
+use crate::support::program::{Ended, run};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Random, Tensor};
 
 /// Writes the model folder `name`: a tensor of random numbers for each name and shape, and this config.
 fn model(root: &Path, name: &str, tensors: &[(&str, &[usize])], config: &Value) -> Model {

@@ -7,10 +7,10 @@ use std::process::Command;
 use thalweg::checkpoint::compress_seekable;
 use thalweg::dtype::Dtype;
 
-use crate::crash::{files_below, scratch};
-use crate::faults::ended;
-use crate::program::Ended;
-use crate::striped::{Spec, spec, write};
+use crate::support::files::{files_below, scratch};
+use crate::support::program::Ended;
+use crate::support::small::ended;
+use crate::support::striped::{Spec, spec, write};
 
 const MODELS: u64 = 15;
 const SHARDS: usize = 11;

@@ -1,7 +1,7 @@
 //! Outputs on the real disk: what they hold, who may write where, what a resume accepts.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use thalweg::output::{Begun, Contents, Manifest, Output, SideFile, Target};
 use thalweg::plan::layout::{Layout, TensorSpec};
 use thalweg::{Error, Kind, Result};
 
-use crate::crash::{CrashStorage, files_below, scratch};
+use crate::support::crash::CrashStorage;
+use crate::support::files::{files_below, flip, scratch};
 
 /// A folder to write to, with what to write there.
 pub struct Fixture {
@@ -128,13 +129,6 @@ impl Fixture {
     pub fn shard(&self, shard: usize) -> PathBuf {
         self.dir().join(&self.layout().shards()[shard].name)
     }
-}
-
-pub fn flip(path: &Path, at: u64) {
-    let file = fs::File::options().read(true).write(true).open(path).expect("there");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).expect("long enough");
-    file.write_all_at(&[byte[0] ^ 0x10], at).expect("writable");
 }
 
 #[test]

@@ -13,7 +13,8 @@ use thalweg::output::storage::Storage;
 use thalweg::output::{Begun, Contents, Manifest, Output, SideFile, Target};
 use thalweg::plan::layout::{Layout, TensorSpec};
 
-use crate::crash::{CrashStorage, Image, files_below, scratch};
+use crate::support::crash::{CrashStorage, Image};
+use crate::support::files::{files_below, scratch};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 

@@ -9,7 +9,8 @@ use thalweg::dtype::Dtype;
 use thalweg::output::{Begun, OpenShard, ShardBytes, Verified, verify, verify_with};
 use thalweg::{Kind, Result};
 
-use crate::output::{Fixture, flip, spec};
+use crate::output::{Fixture, spec};
+use crate::support::files::flip;
 
 fn checked(dir: &Path) -> Result<Verified> {
     verify(dir, &mut |_, _| Ok(()))

@@ -7,8 +7,8 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::crash::scratch;
-use crate::program::start;
+use crate::support::files::scratch;
+use crate::support::program::start;
 
 const LIMIT: u64 = 64 << 20;
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::faults::small;
-use crate::program::run;
+use crate::support::program::run;
+use crate::support::small::small;
 
 const MERGE: [&str; 6] = ["merge", "one", "two", "--out", "out", "--quiet"];
 
@@ -18,7 +18,7 @@ fn elsewhere(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     for name in ["precious", "journal", "aside.tmp", "model.safetensors.part", "deep/2.safetensors"] {
         fs::write(folder.join(name), "precious").expect("written");
     }
-    crate::crash::files_below(&folder)
+    crate::support::files::files_below(&folder)
 }
 
 fn pipe(path: &Path) {
@@ -35,7 +35,7 @@ fn is_refused(place: &str, put: impl Fn(&Path), args: &[&str]) {
     let kind = fs::symlink_metadata(&path).expect("there").file_type();
     for more in [&[][..], &["--overwrite"], &["--overwrite", "--restart"]] {
         run(root.path(), [args, more].concat()).fails(2, &["cannot write to", place, "nothing was touched"]);
-        assert_eq!(crate::crash::files_below(&root.path().join("elsewhere")), before, "{place}");
+        assert_eq!(crate::support::files::files_below(&root.path().join("elsewhere")), before, "{place}");
         assert_eq!(fs::symlink_metadata(&path).expect("still there").file_type(), kind, "{place}");
     }
 }
@@ -98,7 +98,7 @@ fn transforms_and_stages_are_not_written_through_links_either() {
     run(root.path(), merge).fails(2, &["cannot write to: out-stages/first", "a link"]);
     fs::remove_file(root.path().join("out-stages/first")).expect("removed");
     run(root.path(), merge).ok();
-    assert_eq!(crate::crash::files_below(&root.path().join("elsewhere")), before);
+    assert_eq!(crate::support::files::files_below(&root.path().join("elsewhere")), before);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::path::Path;
 use tempfile::TempDir;
 use thalweg::dtype::Dtype;
 
-use crate::crash::scratch;
-use crate::program::run;
-use crate::striped::{spec, write};
+use crate::support::files::scratch;
+use crate::support::program::run;
+use crate::support::striped::{spec, write};
 
 fn inputs() -> TempDir {
     let root = scratch();

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use crate::crash::{files_below, scratch};
-use crate::program::{Ended, run};
+use crate::support::files::{files_below, scratch};
+use crate::support::program::{Ended, run};
 
 /// Every released version whose outputs are kept.
 const RELEASES: [&str; 1] = ["0.1.0"];

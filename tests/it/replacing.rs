@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::crash::files_below;
-use crate::faults::small;
-use crate::program::run;
+use crate::support::files::files_below;
+use crate::support::program::run;
+use crate::support::small::small;
 
 const MERGE: [&str; 6] = ["merge", "one", "two", "--out", "out", "--quiet"];
 

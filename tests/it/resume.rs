@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use crate::crash::{Image, files_below, scratch};
 use crate::crash_merge::{Case, SMALL_KEYS, small_shards};
-use crate::output::flip;
-use crate::program::{Ended, run};
+use crate::support::crash::Image;
+use crate::support::files::flip;
+use crate::support::files::{files_below, scratch};
+use crate::support::program::{Ended, run};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use thalweg::dtype::Dtype;
 
-use crate::crash::files_below;
-use crate::program::run;
-use crate::striped::{spec, write};
+use crate::support::files::files_below;
+use crate::support::program::run;
+use crate::support::striped::{spec, write};
 
 /// Models `a`, `b` and `c` of four layers.
 fn models() -> TempDir {
@@ -305,7 +305,7 @@ fn a_single_file_stands_alone_and_is_resumed_verified_and_replaced_like_a_folder
     run(root.path(), ["merge", "a", "c", "--out", "x.safetensors", "--overwrite"]).ok();
     assert!(bytes != fs::read(root.path().join("x.safetensors")).expect("it"));
     run(root.path(), ["verify", "x.safetensors"]).ok();
-    crate::output::flip(&root.path().join("x.safetensors"), 700);
+    crate::support::files::flip(&root.path().join("x.safetensors"), 700);
     run(root.path(), ["verify", "x.safetensors"]).fails(1, &["x.safetensors"]);
     put(root.path(), "y.safetensors", "somebody's own");
     run(root.path(), ["merge", "a", "b", "--out", "y.safetensors"]).fails(2, &["which this run did not write"]);

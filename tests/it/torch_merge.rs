@@ -13,8 +13,8 @@ use thalweg::checkpoint::{Checkpoint, Container, Io, OpenOptions, SourceOptions}
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::reference::{Model, Random, Tensor, files};
-use crate::whole::{PLENTY, plan, recipe, run};
+use crate::support::reference::{Model, Random, Tensor, files};
+use crate::support::whole::{PLENTY, plan, recipe, run};
 
 /// One entry of a state dict.
 enum Entry<'a> {

@@ -7,11 +7,12 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 use thalweg::dtype::Dtype;
 
-use crate::crash::{CrashStorage, Image, files_below};
 use crate::crash_merge::{Case, SMALL_KEYS, small_shards};
-use crate::output::flip;
-use crate::program::run;
-use crate::striped::{spec, write};
+use crate::support::crash::{CrashStorage, Image};
+use crate::support::files::files_below;
+use crate::support::files::flip;
+use crate::support::program::run;
+use crate::support::striped::{spec, write};
 
 /// Two models in two shards, the first of which takes several frames.
 fn inputs() -> TempDir {

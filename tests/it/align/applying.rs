@@ -7,10 +7,10 @@ use thalweg::plan::{Job, Plan};
 use thalweg::symmetry::{Allowed, Element, Spec, Symmetries, Transform};
 
 use super::Stored;
-use crate::forward::{Experts, Family, Gpt2, Llama, Net, ResNet};
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Tensor};
-use crate::whole::{PLENTY, carry_out};
+use crate::support::forward::{Experts, Family, Gpt2, Llama, Net, ResNet};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Tensor};
+use crate::support::whole::{PLENTY, carry_out};
 
 /// The same transform without rotations, which round.
 pub fn exact(symmetries: &Symmetries, transform: Transform) -> Transform {
@@ -129,7 +129,7 @@ fn a_merge_with_an_aligned_copy_of_itself_gives_the_model_back() {
     let back = planted.inverse(&stored.symmetries);
     stored.apply("model", planted, "planted", &PLENTY);
     let [model, other] = ["model", "planted"].map(|name| stored.dir.path().join(name));
-    let text = crate::whole::recipe("karcher", &[&model, &other], "");
+    let text = crate::support::whole::recipe("karcher", &[&model, &other], "");
     let document = thalweg::recipe::Recipe::parse(&text, "test").expect("a recipe").documents.swap_remove(0);
     let mut job = Job::new(document, vec![model, other]).expect("a job");
     job.alignments = vec![None, Some(stored.alignment(back))];
@@ -168,7 +168,7 @@ tensors:
 ";
     let spec = Spec::parse(spec, "two").expect("a spec");
     let (rows, columns) = (310, 257);
-    let mut random = crate::forward::Random::new(4);
+    let mut random = crate::support::forward::Random::new(4);
     let mut net = Net::new(serde_json::json!({}));
     for (name, shape) in [("a", vec![rows, columns]), ("b", vec![columns, 3, rows]), ("c", vec![rows, 1000])] {
         net.add(&mut random, name, &shape);

@@ -3,9 +3,9 @@
 use thalweg::symmetry::{Transform, TransformFile};
 
 use super::Stored;
-use crate::forward::{Family, Gpt2, Llama};
-use crate::program::run;
-use crate::reference::files::read_model;
+use crate::support::forward::{Family, Gpt2, Llama};
+use crate::support::program::run;
+use crate::support::reference::files::read_model;
 
 fn stored() -> Stored {
     let stored = Stored::new(&Llama { model_type: "llama", ..Llama::default() }.random(2), None);
@@ -47,7 +47,7 @@ fn apply_writes_what_the_library_writes_and_undoes_it_again() {
     let stored = stored();
     std::fs::write(stored.dir.path().join("model/README.md"), "# Mine").expect("written");
     let transform = Transform::random(&stored.symmetries, 7);
-    stored.apply("model", transform, "wanted", &crate::whole::PLENTY);
+    stored.apply("model", transform, "wanted", &crate::support::whole::PLENTY);
     let args = ["apply", "model", "perms.safetensors", "--out", "out", "--memory", "64MiB", "-j", "2"];
     run(stored.dir.path(), args).ok();
     let [model, wanted, out] = ["model", "wanted", "out"].map(|name| read_model(&stored.dir.path().join(name)));

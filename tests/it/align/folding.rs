@@ -11,10 +11,10 @@ use thalweg::symmetry::{Element, OrthogonalMap, Spec, Transform, TransformFile};
 
 use super::Stored;
 use super::function::distance;
-use crate::forward::{Bert, Experts, Family, Gpt2, Llama, Neox, Net, Random, Vit};
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Tensor};
-use crate::whole::PLENTY;
+use crate::support::forward::{Bert, Experts, Family, Gpt2, Llama, Neox, Net, Random, Vit};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Tensor};
+use crate::support::whole::PLENTY;
 
 /// Outputs may differ by so much of the largest: sums of a few dozen products in another order, a few layers deep.
 const SAME: f64 = 1e-10;
@@ -319,7 +319,7 @@ fn folded_models_are_merged_with_folded_models_only() {
     llama().random(2).write(&one.dir.path().join("other"));
     let other = one.dir.path().join("other");
     let one = one.folded().expect("norms that may be folded");
-    let text = crate::whole::recipe("linear", &[&path, &other], "");
+    let text = crate::support::whole::recipe("linear", &[&path, &other], "");
     let document = thalweg::recipe::Recipe::parse(&text, "test").expect("a recipe").documents.swap_remove(0);
     let mut job = Job::new(document, vec![path, other]).expect("a job");
     job.alignments = vec![Some(one.alignment(Transform::identity(&one.symmetries))), None];
@@ -338,13 +338,13 @@ fn a_merge_with_a_mapped_copy_of_itself_gives_the_folded_model() {
     stored.apply("model", planted, "planted", &PLENTY);
     let other = Stored::new(&net.read(&stored.dir.path().join("planted")), None).folded().expect("norms of ones");
     let [model, planted] = [stored.dir.path().join("model"), stored.dir.path().join("planted")];
-    let text = crate::whole::recipe("linear", &[&model, &planted], "");
+    let text = crate::support::whole::recipe("linear", &[&model, &planted], "");
     let document = thalweg::recipe::Recipe::parse(&text, "test").expect("a recipe").documents.swap_remove(0);
     let mut job = Job::new(document, vec![model, planted]).expect("a job");
     let identity = Transform::identity(&stored.symmetries);
     job.alignments = vec![Some(stored.alignment(identity)), Some(other.alignment(back))];
     let out = stored.dir.path().join("merged");
-    crate::whole::carry_out(Plan::new(&job, &PLENTY).expect("a plan"), &out).expect("merged");
+    crate::support::whole::carry_out(Plan::new(&job, &PLENTY).expect("a plan"), &out).expect("merged");
     let distance = distance(&family, &net, &net.read(&out));
     assert!(distance < SAME, "{distance:e}");
 }

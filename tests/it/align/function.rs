@@ -3,8 +3,8 @@
 use thalweg::symmetry::{Spec, Transform};
 
 use super::Stored;
-use crate::forward::{Bert, Chain, Experts, Family, Gpt2, Llama, Neox, Net, ResNet, Vgg, Vit};
-use crate::whole::PLENTY;
+use crate::support::forward::{Bert, Chain, Experts, Family, Gpt2, Llama, Neox, Net, ResNet, Vgg, Vit};
+use crate::support::whole::PLENTY;
 
 /// Outputs may differ by so much of the largest: sums of a few dozen terms in another order, a few layers deep, and
 /// for turned pairs sines and cosines of f64.

@@ -12,7 +12,7 @@ use thalweg::kernel::Kernels;
 use thalweg::symmetry::{Alignment, Symmetries, Transform};
 
 use super::Stored;
-use crate::forward::{Chain, Experts, Family, Llama, Net, Random};
+use crate::support::forward::{Chain, Experts, Family, Llama, Net, Random};
 
 /// Models in memory, the transforms that were planted in them, and their symmetries.
 struct Crowd {

@@ -17,12 +17,13 @@ use thalweg::symmetry::Transform;
 
 use super::Stored;
 use super::function::distance;
-use crate::crash::{CrashStorage, Image, scratch};
-use crate::forward::{Chain, Family, Gpt2, Llama, Net};
-use crate::program::run;
-use crate::reference::Tensor;
-use crate::reference::files::{read_model, write_model};
-use crate::whole::PLENTY;
+use crate::support::crash::{CrashStorage, Image};
+use crate::support::files::scratch;
+use crate::support::forward::{Chain, Family, Gpt2, Llama, Net};
+use crate::support::program::run;
+use crate::support::reference::Tensor;
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::whole::PLENTY;
 
 /// Outputs may differ by so much of the largest where a map was found from sums in f32.
 const FOUND: f64 = 1e-4;
@@ -146,7 +147,7 @@ pub fn crowd(count: usize) -> Stored {
     let stored = Stored::new(&net, None);
     for model in 0..count {
         let mut noisy = net.clone();
-        let mut random = crate::forward::Random::new(100 + model as u64);
+        let mut random = crate::support::forward::Random::new(100 + model as u64);
         for (_, values) in noisy.tensors.values_mut() {
             values.iter_mut().for_each(|value| *value += 0.02 * random.signed());
         }

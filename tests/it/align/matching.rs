@@ -12,10 +12,10 @@ use thalweg::plan::memory::Wish;
 use thalweg::symmetry::{Element, Spec, Transform};
 
 use super::Stored;
-use crate::forward::{Experts, Family, Gpt2, Llama, Net};
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Tensor};
-use crate::whole::PLENTY;
+use crate::support::forward::{Experts, Family, Gpt2, Llama, Net};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Tensor};
+use crate::support::whole::PLENTY;
 
 fn mixtral() -> Llama {
     Llama { model_type: "mixtral", experts: Experts::Mixtral, ..Llama::default() }

@@ -8,7 +8,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::mapped::crowd;
-use crate::program::run;
+use crate::support::program::run;
 
 /// Openings of one file, counted by the system.
 struct Openings(OwnedFd);

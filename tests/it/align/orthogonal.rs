@@ -12,8 +12,8 @@ use thalweg::symmetry::{Alignment, Element, Symmetries, Transform};
 
 use super::Stored;
 use super::function::distance;
-use crate::forward::{Family, Gpt2, Llama, Net, Random};
-use crate::whole::PLENTY;
+use crate::support::forward::{Family, Gpt2, Llama, Net, Random};
+use crate::support::whole::PLENTY;
 
 fn llama() -> Llama {
     Llama { model_type: "llama", ..Llama::default() }

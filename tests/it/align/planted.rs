@@ -10,11 +10,11 @@ use thalweg::symmetry::{Element, Transform, fingerprint};
 
 use super::Stored;
 use super::applying::{exact, same_bytes};
-use crate::forward::{Chain, Experts, Family, Llama, Net, Random};
-use crate::program::run;
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Tensor};
-use crate::whole::PLENTY;
+use crate::support::forward::{Chain, Experts, Family, Llama, Net, Random};
+use crate::support::program::run;
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Tensor};
+use crate::support::whole::PLENTY;
 
 /// `net` in the folder `model`, and in `planted` the same with its units moved: not those of the residual stream, unless
 /// that is said, and without rotations, which round.
@@ -179,7 +179,7 @@ fn a_merge_aligns_first_and_keeps_what_it_found() {
     let against = ["verify", "other", "--against", "model", "planted", "--align", "out/alignment/2.safetensors"];
     run(dir, against).ok();
 
-    crate::output::flip(&dir.join("out/alignment/2.safetensors"), bytes.len() as u64 - 1);
+    crate::support::files::flip(&dir.join("out/alignment/2.safetensors"), bytes.len() as u64 - 1);
     run(dir, ["verify", "out"]).fails(1, &["out/alignment/2.safetensors: the transform was changed"]);
     fs::remove_dir_all(dir.join("out/alignment")).expect("removed");
     run(dir, ["verify", "out"]).fails(1, &["out/alignment/2.safetensors: the transform is missing"]);

@@ -9,10 +9,10 @@ use thalweg::symmetry::TransformFile;
 
 use super::Stored;
 use super::planted::{llama, noised, planted};
-use crate::forward::{Family, Gpt2, Llama};
-use crate::program::run;
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Tensor};
+use crate::support::forward::{Family, Gpt2, Llama};
+use crate::support::program::run;
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Tensor};
 
 fn config(to: &Path, from: &Path) {
     fs::copy(from.join("config.json"), to.join("config.json")).expect("copied");
@@ -125,7 +125,7 @@ const CASES: &[&str] = &[
 fn pairs_and_files_that_do_not_fit_are_refused_in_these_words() {
     let stored = pairs();
     let dir = stored.dir.path();
-    let before = crate::kill::relative_hashes(dir);
+    let before = crate::support::slow::relative_hashes(dir);
     let mut said = String::new();
     for case in CASES {
         let ended = run(dir, case.split_whitespace());
@@ -135,7 +135,7 @@ fn pairs_and_files_that_do_not_fit_are_refused_in_these_words() {
         assert_eq!(ended.stdout, "", "{case}");
         assert!(!ended.stderr.contains("panicked"), "{case}: {ended:?}");
     }
-    assert_eq!(crate::kill::relative_hashes(dir), before, "something was written");
+    assert_eq!(crate::support::slow::relative_hashes(dir), before, "something was written");
     insta::assert_snapshot!("unfit_pairs", said);
 }
 

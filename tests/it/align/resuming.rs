@@ -17,9 +17,10 @@ use thalweg::output::{Storage, Target};
 
 use super::Stored;
 use super::planted::planted;
-use crate::crash::{CrashStorage, Image, scratch};
-use crate::forward::{Chain, Family, Net, Random};
-use crate::program::{run, start};
+use crate::support::crash::{CrashStorage, Image};
+use crate::support::files::scratch;
+use crate::support::forward::{Chain, Family, Net, Random};
+use crate::support::program::{run, start};
 
 /// Where an alignment of the crash tests lies.
 const OUT: &str = "perms.safetensors";
@@ -179,7 +180,7 @@ fn slow() -> TempDir {
     net.write(&root.path().join("model"));
     let stored = Stored::new(&other, None);
     let transform = thalweg::symmetry::Transform::random(&stored.symmetries, 5);
-    stored.apply("model", transform, "planted", &crate::whole::PLENTY);
+    stored.apply("model", transform, "planted", &crate::support::whole::PLENTY);
     let to = root.path().join("planted");
     fs::create_dir(&to).expect("made");
     for entry in fs::read_dir(stored.dir.path().join("planted")).expect("a folder") {

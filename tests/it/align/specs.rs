@@ -4,7 +4,7 @@ use serde_json::json;
 use thalweg::symmetry::{Spec, Symmetries};
 
 use super::{Stored, symmetries};
-use crate::forward::{Chain, Experts, Family, Llama, Net, Random, ResNet};
+use crate::support::forward::{Chain, Experts, Family, Llama, Net, Random, ResNet};
 
 fn refused(net: &Net, spec: Option<&str>) -> String {
     let dir = tempfile::TempDir::new().expect("a folder");

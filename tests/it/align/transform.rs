@@ -6,7 +6,7 @@ use thalweg::checkpoint::Checkpoint;
 use thalweg::symmetry::{Element, Transform, TransformFile, fingerprint};
 
 use super::Stored;
-use crate::forward::{Experts, Family, Gpt2, Llama};
+use crate::support::forward::{Experts, Family, Gpt2, Llama};
 
 fn stored() -> Stored {
     let family = Llama { model_type: "mixtral", experts: Experts::Mixtral, ..Llama::default() };
@@ -88,8 +88,8 @@ fn a_fingerprint_knows_the_model_and_not_its_files() {
     let dir = tempfile::TempDir::new().expect("a folder");
     let of = |name: &str| fingerprint::of(&Checkpoint::open(&dir.path().join(name)).expect("opens")).expect("read");
     net.write(&dir.path().join("one"));
-    let model = crate::reference::files::read_model(&dir.path().join("one"));
-    crate::reference::files::write_model(&dir.path().join("sharded"), &model, 3);
+    let model = crate::support::reference::files::read_model(&dir.path().join("one"));
+    crate::support::reference::files::write_model(&dir.path().join("sharded"), &model, 3);
     assert_eq!(of("one"), of("sharded"));
     let mut other = net.clone();
     let values = &mut other.tensors.get_mut("transformer.h.1.mlp.c_fc.weight").expect("there").1;

@@ -9,8 +9,8 @@ use thalweg::recipe::{KEYS, Recipe, SWEEPS, THREADS, ZSTD_LEVELS};
 
 use super::two_models;
 use crate::crash_merge::small_shards;
-use crate::program::run;
-use crate::striped::write;
+use crate::support::program::run;
+use crate::support::striped::write;
 
 /// What the program says at exit code 0.
 fn said(args: &str) -> String {
@@ -308,7 +308,7 @@ fn mergekit_s_command_line_is_understood() {
 #[test]
 fn a_tilde_that_the_shell_has_left_is_the_home_folder() {
     let root = two_models();
-    let mut command = crate::program::program(root.path(), ["merge", "~/a", "~/b", "--out=~/merged"]);
+    let mut command = crate::support::program::program(root.path(), ["merge", "~/a", "~/b", "--out=~/merged"]);
     let output = command.env("HOME", root.path()).output().expect("the program starts");
     assert!(output.status.success(), "{output:?}");
     assert!(root.path().join("merged/thalweg.json").exists() && !root.path().join("~").exists());

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::two_models;
-use crate::program::{Ended, run};
+use crate::support::program::{Ended, run};
 
 /// What both commands say about the same arguments, after checking that they say the same.
 #[track_caller]

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use super::two_models;
-use crate::program::run;
-use crate::striped::write;
+use crate::support::program::run;
+use crate::support::striped::write;
 
 /// Files that are no models, or no longer.
 fn spoil(root: &Path) {

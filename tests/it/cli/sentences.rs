@@ -1,7 +1,7 @@
 //! What summaries, plans and help say first, and in which words.
 
 use super::two_models;
-use crate::program::run;
+use crate::support::program::run;
 
 #[test]
 fn a_summary_says_what_was_merged_how_and_into_which_type() {

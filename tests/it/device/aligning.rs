@@ -24,9 +24,9 @@ use super::fake::{Call, Fake};
 use crate::align::Stored;
 use crate::align::applying::same_bytes;
 use crate::align::planted::{llama, noised, planted};
-use crate::crash::scratch;
-use crate::forward::{Chain, Experts, Family, Llama, Random};
-use crate::whole;
+use crate::support::files::scratch;
+use crate::support::forward::{Chain, Experts, Family, Llama, Random};
+use crate::support::whole;
 
 const PLENTY: u64 = 1 << 30;
 /// Enough for products and not for the sums of wide groups.
@@ -96,7 +96,7 @@ fn proofs(found: &Aligned) -> Vec<(String, usize, &'static str)> {
 
 /// An MLP with a group of more units than are solved for at once.
 fn wide() -> Stored {
-    let mut net = crate::forward::Net::new(serde_json::json!({}));
+    let mut net = crate::support::forward::Net::new(serde_json::json!({}));
     let mut random = Random::new(1);
     let sizes = [9, 1100, 40, 3];
     for (layer, pair) in sizes.windows(2).enumerate() {

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::align::applying::same_bytes;
 use crate::align::planted::{llama, planted};
 use crate::merge::{Kinship, Place, random_models};
-use crate::program::run;
-use crate::reference::Random;
+use crate::support::program::run;
+use crate::support::reference::Random;
 use safetensors::Dtype;
 
 /// A device number that no machine has: the driver is missing, or there is no such device.

@@ -13,8 +13,8 @@ use thalweg::symmetry::{Alignment, AxisMap, Element, Spec, Symmetries, Transform
 use thalweg::view::{Aligned, Below, Readable, Stored as Place};
 
 use super::kernels::{driver, split_mix};
-use crate::reference::files::write_model;
-use crate::reference::{Model, Tensor};
+use crate::support::reference::files::write_model;
+use crate::support::reference::{Model, Tensor};
 
 const BLOCK: usize = Kernel::BLOCK as usize;
 const SPEC: &str = "

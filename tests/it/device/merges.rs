@@ -19,7 +19,7 @@ use thalweg::report::Report;
 
 use super::fake::{Call, Fake};
 use crate::merge::{Kinship, Place, Run, files_of, random_models, recipe};
-use crate::reference::{Random, Tensor};
+use crate::support::reference::{Random, Tensor};
 
 const PLENTY: u64 = 1 << 30;
 

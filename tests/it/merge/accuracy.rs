@@ -4,7 +4,7 @@ use safetensors::Dtype;
 use thalweg::kernel::CHUNK;
 
 use super::{Kinship, Place, Run, assert_rounded, random_models};
-use crate::reference::{Granularity, Random, Rule, merge};
+use crate::support::reference::{Granularity, Random, Rule, merge};
 
 const DTYPES: [Dtype; 6] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8_E4M3, Dtype::F8_E5M2];
 
@@ -35,7 +35,7 @@ fn karcher(weights: &[f64]) -> Rule {
     Rule::Karcher { weights: weights.to_vec(), max_iter: 60 }
 }
 
-fn check(run: &Run, place: &Place, models: &[crate::reference::Model], weights: &[f64], about: &str) {
+fn check(run: &Run, place: &Place, models: &[crate::support::reference::Model], weights: &[f64], about: &str) {
     for granularity in ["tensor", "row", "model"] {
         let by = match granularity {
             "tensor" => Granularity::Tensor,

@@ -10,8 +10,8 @@ use thalweg::checkpoint::{Io, compress_seekable};
 use thalweg::kernel::CHUNK;
 
 use super::{Kinship, Place, Run, assert_same, files_of, random_models};
-use crate::reference::files::write_model;
-use crate::reference::{Model, Random, Tensor};
+use crate::support::reference::files::write_model;
+use crate::support::reference::{Model, Random, Tensor};
 
 fn models() -> Vec<Model> {
     let shapes: [&[usize]; 5] = [&[], &[0], &[700], &[3, 90], &[3 * CHUNK + 5]];

@@ -6,8 +6,8 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::{Place, Run, only, recipe, vector};
-use crate::reference::files::read_model;
-use crate::reference::{Model, Random, Rule, distance, norm};
+use crate::support::reference::files::read_model;
+use crate::support::reference::{Model, Random, Rule, distance, norm};
 
 /// Elements of a vector.
 const LEN: usize = 24;

@@ -13,7 +13,7 @@ use thalweg::report::{Found, Report};
 
 use super::same_bytes::least_memory;
 use super::{Kinship, Place, Run, random_models};
-use crate::reference::{Granularity, Model, Random, Rule, dot, merge, norm};
+use crate::support::reference::{Granularity, Model, Random, Rule, dot, merge, norm};
 
 const SHAPES: [&[usize]; 4] = [&[400], &[8, 50], &[3, 4, 20], &[CHUNK + 100]];
 
@@ -130,8 +130,8 @@ fn a_mean_over_the_model_is_noted_once() {
     assert_facts(&facts, &inputs, &mean, "the whole model");
     let coefficients: Vec<f64> = serde_json::from_value(solution["coefficients"].clone()).expect("coefficients");
     let views: Vec<&[f64]> = inputs.iter().map(Vec::as_slice).collect();
-    let combined = crate::reference::combine(&coefficients, &views);
-    assert!(crate::reference::distance(&combined, &mean) < 1e-12 * norm(&mean));
+    let combined = crate::support::reference::combine(&coefficients, &views);
+    assert!(crate::support::reference::distance(&combined, &mean) < 1e-12 * norm(&mean));
     assert_eq!((merged.report.solved.converged, merged.report.solved.most_iterations), (1, facts.iterations));
     assert!((merged.report.largest_angle.expect("angles") - angle(&inputs[2], &mean)).abs() < 1e-11);
     let bytes: u64 = merged.models[0].values().map(|tensor| tensor.bytes.len() as u64).sum();
@@ -147,7 +147,7 @@ fn fine_tunes_have_their_small_angles() {
     let report = Run::karcher(&place.models(&models)).merge_to(&out).expect("a merge that succeeds");
     let (a, b) = (&models[0]["t[5000]"].values, &models[1]["t[5000]"].values);
     let unit = |x: &[f64]| -> Vec<f64> { x.iter().map(|value| value / norm(x)).collect() };
-    let half = (crate::reference::distance(&unit(a), &unit(b)) / 2.0).asin();
+    let half = (crate::support::reference::distance(&unit(a), &unit(b)) / 2.0).asin();
     let got = report.largest_angle.expect("angles");
     // The cosine of 7e-5 is rounded at 1e-16, which is 2e-8 of the angle.
     assert!((got / half - 1.0).abs() < 1e-7, "wanted {half:e}, got {got:e}");

@@ -5,8 +5,8 @@ use thalweg::error::Kind;
 use thalweg::kernel::CHUNK;
 
 use super::{Kinship, Place, Run, assert_rounded, assert_same, only, random_models, recipe, vector};
-use crate::reference::files::read_model;
-use crate::reference::{Granularity, Model, Random, Rule, Tensor, merge};
+use crate::support::reference::files::read_model;
+use crate::support::reference::{Granularity, Model, Random, Rule, Tensor, merge};
 
 /// A tensor of bytes that count up from `first`.
 fn counting(dtype: Dtype, shape: &[usize], bytes: usize, first: u8) -> Tensor {

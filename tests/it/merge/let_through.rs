@@ -6,7 +6,7 @@ use thalweg::engine::{Sample, recheck};
 use thalweg::kernel::Kernels;
 
 use super::{Place, Run, only, recipe, vector};
-use crate::reference::{Model, Tensor};
+use crate::support::reference::{Model, Tensor};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -21,7 +21,7 @@ fn assert_odd(run: &Run, place: &Place, wanted: &[f64], about: &str) {
                 let out = tempfile::tempdir_in(place.path("")).expect("a folder");
                 let out = out.path().join("out");
                 run.merge_to(&out).expect("a merge that succeeds");
-                let got = crate::reference::files::read_model(&out)["w"].values.clone();
+                let got = crate::support::reference::files::read_model(&out)["w"].values.clone();
                 for (k, (got, wanted)) in got.iter().zip(wanted).enumerate() {
                     let same =
                         (got.is_nan() && wanted.is_nan()) || (got == wanted) || (wanted.is_finite() && got.is_finite());

@@ -4,7 +4,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::{Kinship, Place, Run, random_models, recipe};
-use crate::reference::{Granularity, Model, Random, Rule, distance, merge, norm};
+use crate::support::reference::{Granularity, Model, Random, Rule, distance, merge, norm};
 
 const SHAPES: [&[usize]; 4] = [&[300], &[12, 30], &[4, 5, 20], &[33_000]];
 

@@ -7,7 +7,7 @@ use thalweg::kernel::{CHUNK, Kernels};
 
 use super::same_bytes::least_memory;
 use super::{Kinship, Place, Run, assert_same, only, random_models, recipe, vector};
-use crate::reference::{Model, Random, Tensor};
+use crate::support::reference::{Model, Random, Tensor};
 
 /// Bytes of the F32 pattern of a NaN with a payload, a signalling one.
 const PAYLOAD: u32 = 0xffa1_2345;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use thalweg::kernel::CHUNK;
 
 use super::{Kinship, Place, Run, assert_same, files_of, only, random_models, recipe, vector};
-use crate::reference::files::read_model;
-use crate::reference::{Model, Random, Rule, Tensor, distance, norm, round_to};
+use crate::support::reference::files::read_model;
+use crate::support::reference::{Model, Random, Rule, Tensor, distance, norm, round_to};
 
 /// With a base.
 fn based(run: Run, base: &Path) -> Run {
@@ -34,7 +34,7 @@ fn assert_vectors(place: &Place, run: &Run, dtype: Dtype, values: &[Vec<f64>], r
 }
 
 fn bytes(dtype: Dtype) -> usize {
-    crate::reference::Format::of(dtype).expect("a floating point type").bytes()
+    crate::support::reference::Format::of(dtype).expect("a floating point type").bytes()
 }
 
 #[test]

@@ -7,8 +7,8 @@ use thalweg::kernel::CHUNK;
 use thalweg::report::Report;
 
 use super::{Kinship, Place, Run, assert_rounded, assert_same, only, random_models, recipe, vector};
-use crate::reference::files::read_model;
-use crate::reference::{Granularity, Model, Random, Rule, Tensor, merge};
+use crate::support::reference::files::read_model;
+use crate::support::reference::{Granularity, Model, Random, Rule, Tensor, merge};
 
 /// The result and the report of a merge.
 fn reported(place: &Place, run: &Run) -> (Model, Report) {

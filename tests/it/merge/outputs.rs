@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use thalweg::checkpoint::Name;
 
 use super::{Kinship, Place, Run, assert_same, files_of, random_models, recipe};
-use crate::reference::files::{read_model, write_model};
-use crate::reference::{Model, Random, Tensor};
+use crate::support::reference::files::{read_model, write_model};
+use crate::support::reference::{Model, Random, Tensor};
 
 fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).expect("a readable file")).expect("JSON")

@@ -10,8 +10,8 @@ use thalweg::plan::{Job, Plan};
 use thalweg::recipe::Recipe;
 
 use super::{Kinship, Place, Run, assert_same, random_models, recipe};
-use crate::program;
-use crate::reference::{Model, Random};
+use crate::support::program;
+use crate::support::reference::{Model, Random};
 
 /// Two models of three layers.
 fn layered(place: &Place) -> [String; 2] {

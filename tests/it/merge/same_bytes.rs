@@ -10,7 +10,7 @@ use thalweg::kernel::{CHUNK, Kernels};
 use thalweg::plan::schedule::Role;
 
 use super::{Kinship, Place, Run, files_of, random_models};
-use crate::reference::{Random, Tensor};
+use crate::support::reference::{Random, Tensor};
 
 /// The least memory that a run can be planned with.
 pub fn least_memory(run: &Run) -> u64 {

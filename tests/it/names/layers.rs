@@ -25,7 +25,7 @@ fn put(
     name: &str,
     tensors: &[(String, &'static [usize])],
     config: &Value,
-) -> crate::reference::Model {
+) -> crate::support::reference::Model {
     let tensors: Vec<(&str, &[usize])> = tensors.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
     model(root, name, &tensors, config)
 }
@@ -112,7 +112,8 @@ fn layers_that_no_config_can_count_are_refused() {
         put(root.path(), "b", b, &b_says);
         merge(root.path(), "a b --missing common").fails(2, &[words, "a/config.json", "--base N"]);
         // `plan` judges as `merge` does.
-        crate::program::run(root.path(), ["plan", "a", "b", "--missing", "common", "--out", "out"]).fails(2, &[words]);
+        crate::support::program::run(root.path(), ["plan", "a", "b", "--missing", "common", "--out", "out"])
+            .fails(2, &[words]);
         assert!(!root.path().join("out").exists());
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 use super::{assert_mean, merge, model, written};
-use crate::program::run;
+use crate::support::program::run;
 
 type Tensors = Vec<(String, &'static [usize])>;
 
@@ -24,7 +24,7 @@ fn named(prefix: &str) -> Tensors {
     rests.iter().map(|rest| (format!("{prefix}{rest}"), shape)).collect()
 }
 
-fn put(root: &std::path::Path, name: &str, tensors: &Tensors) -> crate::reference::Model {
+fn put(root: &std::path::Path, name: &str, tensors: &Tensors) -> crate::support::reference::Model {
     let tensors: Vec<(&str, &[usize])> = tensors.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
     model(root, name, &tensors, &Value::Null)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use super::{assert_mean, config, merge, model, written};
-use crate::program::run;
+use crate::support::program::run;
 
 const EMBEDDINGS: (&str, &[usize]) = ("model.embed_tokens.weight", &[6, 4]);
 const HEAD: (&str, &[usize]) = ("lm_head.weight", &[6, 4]);

@@ -14,11 +14,11 @@ use thalweg::symmetry::{Symmetries, Transform, TransformFile};
 
 use super::write_data;
 use crate::align::Stored;
-use crate::forward::{Chain, Family, Net, Random, ResNet, Vgg};
-use crate::program::{run, start};
-use crate::reference::Tensor;
-use crate::reference::files::read_model;
-use crate::whole::PLENTY;
+use crate::support::forward::{Chain, Family, Net, Random, ResNet, Vgg};
+use crate::support::program::{run, start};
+use crate::support::reference::Tensor;
+use crate::support::reference::files::read_model;
+use crate::support::whole::PLENTY;
 
 /// A data set of random samples of this shape.
 fn random_data(path: &Path, samples: usize, shape: &[usize]) -> Vec<f64> {
@@ -163,7 +163,8 @@ fn networks_and_data_that_do_not_go_together_are_refused() {
     let labels = ("labels", Dtype::U8, vec![2], vec![1, 4]);
     write_data(&dir.join("data.safetensors"), &[("inputs", Dtype::U8, vec![2, 6], vec![1; 12]), labels], &[]);
     refused(1, &["`labels`: sample 1 has label 4, the network has 4 classes"]);
-    let llama = Stored::new(&crate::forward::Llama { model_type: "llama", ..Default::default() }.random(1), None);
+    let llama =
+        Stored::new(&crate::support::forward::Llama { model_type: "llama", ..Default::default() }.random(1), None);
     std::fs::copy(dir.join("data.safetensors"), llama.dir.path().join("data.safetensors")).expect("copied");
     run(llama.dir.path(), ["activations", "model", "--data", "data.safetensors", "--out", "acts"])
         .fails(2, &["spec `llama`: there are forward passes for mlp"]);

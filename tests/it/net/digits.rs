@@ -9,8 +9,8 @@ use thalweg::data::DataSet;
 use thalweg::kernel::Kernels;
 use thalweg::net::{AdamOptions, Parameters, Training, mlp, train};
 
-use crate::program::run;
-use crate::reference::files::read_model;
+use crate::support::program::run;
+use crate::support::reference::files::read_model;
 
 /// A file of scikit-learn's digits.
 pub fn digits(part: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use thalweg::error::Kind;
 use thalweg::net::{Network, Parameters};
 
 use super::narrow;
-use crate::forward::{Chain, Family, Net, Random, ResNet, Vgg};
+use crate::support::forward::{Chain, Family, Net, Random, ResNet, Vgg};
 
 fn shapes(net: &Net) -> IndexMap<String, Vec<u64>> {
     net.tensors

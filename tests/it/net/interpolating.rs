@@ -3,9 +3,9 @@
 use std::fs;
 
 use crate::align::Stored;
-use crate::forward::{Chain, Family, Llama};
-use crate::program::run;
-use crate::reference::files::read_model;
+use crate::support::forward::{Chain, Family, Llama};
+use crate::support::program::run;
+use crate::support::reference::files::read_model;
 
 /// Two MLPs in `model` and `other`, and a transform of the second.
 fn two() -> Stored {

@@ -5,7 +5,7 @@ use tempfile::tempdir;
 use thalweg::checkpoint::Checkpoint;
 
 use super::{Tensor, file, model};
-use crate::program::run;
+use crate::support::program::run;
 
 const PEFT: &[Tensor<'static>] =
     &[("base_model.model.l.lora_A.weight", "F32", &[4, 16]), ("base_model.model.l.lora_B.weight", "F32", &[16, 4])];

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use super::{Tensor, model};
-use crate::program::run;
+use crate::support::program::run;
 
 const FP8: &[Tensor<'static>] = &[("l.weight", "F8_E4M3", &[16, 16]), ("l.weight_scale", "F32", &[16, 1])];
 const INT8: &[Tensor<'static>] = &[("l.weight", "I8", &[16, 16]), ("l.weight_scale", "F32", &[16, 1])];

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use thalweg::dtype::Dtype;
 
-use crate::reference::Random;
+use crate::support::reference::Random;
 
 const STRIDE: u64 = 1 << 20;
 const STRIPE: u64 = 32 << 10;
