@@ -15,10 +15,14 @@ fn main() {
 fn bells(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut even = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         f32::from(u16::try_from(state >> 48).expect("sixteen bits are left")) / 32768.0 - 1.0
     };
-    (0..count).map(|_| (0..8).map(|_| even()).sum::<f32>() * 0.61).collect()
+    (0..count)
+        .map(|_| (0..8).map(|_| even()).sum::<f32>() * 0.61)
+        .collect()
 }
 
 /// Rows of two matrices whose inner products are the gains of pairing units.
@@ -31,12 +35,16 @@ fn units(kind: &str, size: usize) -> (Vec<f32>, Vec<f32>) {
         for k in 0..WIDTH {
             let (x, y) = (row * WIDTH + k, other * WIDTH + k);
             let part = |share: &[f32], unit: usize| -> f32 {
-                (0..8).map(|r| 0.5 * share[unit * 8 + r] * shared[r * WIDTH + k]).sum()
+                (0..8)
+                    .map(|r| 0.5 * share[unit * 8 + r] * shared[r * WIDTH + k])
+                    .sum()
             };
             match kind {
                 "planted" => b[y] = a[x] + 3.0 * b[y],
                 "hard" => {
-                    b[y] = strength * a[x] + (1.0 - strength * strength).sqrt() * b[y] + part(&there, other);
+                    b[y] = strength * a[x]
+                        + (1.0 - strength * strength).sqrt() * b[y]
+                        + part(&there, other);
                     a[x] += part(&here, row);
                 }
                 _ => {}
@@ -56,11 +64,15 @@ fn matrix(kind: &str, size: usize) -> Vec<f32> {
         }
         lanes.iter().sum()
     };
-    a.chunks(WIDTH).flat_map(|x| b.chunks(WIDTH).map(move |y| dot(x, y))).collect()
+    a.chunks(WIDTH)
+        .flat_map(|x| b.chunks(WIDTH).map(move |y| dot(x, y)))
+        .collect()
 }
 
 fn cases() -> impl Iterator<Item = String> {
-    SIZES.into_iter().flat_map(|size| KINDS.into_iter().map(move |kind| format!("{kind} {size}")))
+    SIZES
+        .into_iter()
+        .flat_map(|size| KINDS.into_iter().map(move |kind| format!("{kind} {size}")))
 }
 
 fn case(name: &str) -> (usize, Vec<f32>) {
@@ -72,7 +84,12 @@ fn case(name: &str) -> (usize, Vec<f32>) {
 #[divan::bench(args = cases(), sample_count = 3, sample_size = 1)]
 fn dense_in_memory(bencher: Bencher, name: &str) {
     let (size, entries) = case(name);
-    bencher.bench_local(|| dense(&Costs::new(size, black_box(&entries)).expect("square"), Sense::Minimise));
+    bencher.bench_local(|| {
+        dense(
+            &Costs::new(size, black_box(&entries)).expect("square"),
+            Sense::Minimise,
+        )
+    });
 }
 
 #[divan::bench(args = cases(), sample_count = 3, sample_size = 1)]

@@ -1,8 +1,13 @@
-//! Merges what a recipe describes, with progress: `cargo run --release --example merge -- recipe.yml merged`.
+//! Merges what a recipe describes, with progress: `cargo run --release --example merge --
+//! recipe.yml merged`.
 //!
 //! Without arguments it makes two tiny models and merges them into a temporary folder.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program says what it does")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program says what it does"
+)]
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -41,14 +46,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = models()?;
     let (recipe, out) = match arguments.as_slice() {
         [file, out] => (Recipe::read(file)?, out.clone()),
-        [] => (Recipe::parse(&recipe(folder.path()), "example.yml")?, folder.path().join("merged")),
+        [] => (
+            Recipe::parse(&recipe(folder.path()), "example.yml")?,
+            folder.path().join("merged"),
+        ),
         _ => return Err("wanted a recipe and an output folder".into()),
     };
     let plan = Plan::of(&recipe)?;
-    let options = Options { monitor: Arc::new(Dots::default()), ..Options::default() };
+    let options = Options {
+        monitor: Arc::new(Dots::default()),
+        ..Options::default()
+    };
     let report = merge(plan, Target::new(&out), options)?;
     println!("{report}");
     let verified = verify(&out, &mut |_, _| Ok(()))?;
-    println!("read back: {} tensors, {} bytes", verified.tensors, verified.data_bytes);
+    println!(
+        "read back: {} tensors, {} bytes",
+        verified.tensors, verified.data_bytes
+    );
     Ok(())
 }

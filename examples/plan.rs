@@ -23,10 +23,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}: {} bytes", shard.name, shard.len);
         for &number in &shard.tensors {
             let tensor = &plan.tensors[number];
-            println!("  {} {:?} {}, of {} inputs", tensor.name, tensor.shape, tensor.dtype, tensor.sources.len());
+            println!(
+                "  {} {:?} {}, of {} inputs",
+                tensor.name,
+                tensor.shape,
+                tensor.dtype,
+                tensor.sources.len()
+            );
         }
     }
-    println!("reads {} bytes, in at most {} bytes of memory", plan.source_bytes(), plan.memory.limit);
+    println!(
+        "reads {} bytes, in at most {} bytes of memory",
+        plan.source_bytes(),
+        plan.memory.limit
+    );
     for note in plan.notes().iter().chain(&plan.warnings) {
         println!("{note}");
     }

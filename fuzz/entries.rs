@@ -1,7 +1,8 @@
 //! Where untrusted bytes come in: one function for each format, through the library's public door.
 //!
-//! Shared by the fuzz targets and by `tests/it/mutants.rs`, which replays the seeds and mutations of them. Whatever the
-//! bytes are, each function returns: with values that are used, or with an error that can be shown.
+//! Shared by the fuzz targets and by `tests/it/mutants.rs`, which replays the seeds and mutations
+//! of them. Whatever the bytes are, each function returns: with values that are used, or with an
+//! error that can be shown.
 
 use std::fs;
 use std::path::Path;
@@ -56,8 +57,13 @@ pub fn torch(data: &[u8], folder: &Path) {
     let path = folder.join("model.pt");
     fs::write(&path, data).expect("written");
     let file = used(TorchFile::open(&path, None));
-    if let Some(file) = file.filter(|file| file.tensors().iter().map(|tensor| tensor.bytes()).sum::<u64>() < READ_BYTES)
-    {
+    if let Some(file) = file.filter(|file| {
+        file.tensors()
+            .iter()
+            .map(|tensor| tensor.bytes())
+            .sum::<u64>()
+            < READ_BYTES
+    }) {
         let converted = folder.join("converted.safetensors");
         let _ = fs::remove_file(&converted);
         used(file.convert(&converted));
@@ -67,15 +73,23 @@ pub fn torch(data: &[u8], folder: &Path) {
 
 /// A pickle, put into the archive that torch keeps it in.
 pub fn pickle(data: &[u8], folder: &Path) {
-    torch(&zip_of(&[(b"x/data.pkl", data), (b"x/data/0", &[1; 256])]), folder);
+    torch(
+        &zip_of(&[(b"x/data.pkl", data), (b"x/data/0", &[1; 256])]),
+        folder,
+    );
 }
 
 /// A recipe.
 pub fn recipe(data: &[u8], _folder: &Path) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     if let Some(recipe) = used(Recipe::parse(text, "recipe.yml")) {
         for document in &recipe.documents {
-            assert!(!document.models().is_empty(), "a merge of nothing was accepted");
+            assert!(
+                !document.models().is_empty(),
+                "a merge of nothing was accepted"
+            );
         }
     }
 }
@@ -83,7 +97,10 @@ pub fn recipe(data: &[u8], _folder: &Path) {
 /// The journal of an interrupted run.
 pub fn journal(data: &[u8], _folder: &Path) {
     if let Some(journal) = used(Journal::parse(data, Path::new("journal"))) {
-        assert!(journal.valid_len() <= data.len(), "bytes that are not there were called valid");
+        assert!(
+            journal.valid_len() <= data.len(),
+            "bytes that are not there were called valid"
+        );
         used(journal.replay(&[3, 0, 1, 40_000], 2));
     }
 }
@@ -106,13 +123,18 @@ pub fn spec(data: &[u8], _folder: &Path) {
 
 /// Whether a spec fits one of the models.
 pub fn resolves(text: &str) -> bool {
-    let Some(spec) = used(Spec::parse(text, "spec.yml")) else { return false };
+    let Some(spec) = used(Spec::parse(text, "spec.yml")) else {
+        return false;
+    };
     let mut fits = false;
     let config = json!({
         "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 6,
     });
     for shapes in [LLAMA, MLP] {
-        let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect();
+        let shapes = shapes
+            .iter()
+            .map(|(name, shape)| ((*name).to_owned(), shape.to_vec()))
+            .collect();
         if let Some(symmetries) = used(spec.resolve(&shapes, Some(&config))) {
             let transform = Transform::random(&symmetries, 1);
             let undone = transform.compose(&symmetries, &transform.inverse(&symmetries));
@@ -138,20 +160,42 @@ const LLAMA: &[(&str, &[u64])] = &[
     ("lm_head.weight", &[5, 8]),
 ];
 
-const MLP: &[(&str, &[u64])] =
-    &[("fc1.weight", &[6, 4]), ("fc1.bias", &[6]), ("fc2.weight", &[3, 6]), ("fc2.bias", &[3])];
+const MLP: &[(&str, &[u64])] = &[
+    ("fc1.weight", &[6, 4]),
+    ("fc1.bias", &[6]),
+    ("fc2.weight", &[3, 6]),
+    ("fc2.bias", &[3]),
+];
 
 fn checkpoint(data: &[u8], path: &Path) {
     fs::write(path, data).expect("written");
-    let Some(opened) = used(Checkpoint::open(path)) else { return };
+    let Some(opened) = used(Checkpoint::open(path)) else {
+        return;
+    };
     let sources: Vec<_> = (0..opened.files().len())
-        .filter_map(|file| used(opened.open_file(file, &SourceOptions { io: Io::Positioned, scratch: None })))
+        .filter_map(|file| {
+            used(opened.open_file(
+                file,
+                &SourceOptions {
+                    io: Io::Positioned,
+                    scratch: None,
+                },
+            ))
+        })
         .collect();
-    for tensor in opened.tensors().values().filter(|tensor| tensor.bytes.end - tensor.bytes.start < READ_BYTES) {
+    for tensor in opened
+        .tensors()
+        .values()
+        .filter(|tensor| tensor.bytes.end - tensor.bytes.start < READ_BYTES)
+    {
         if let Some(source) = sources.get(tensor.file)
             && let Some(window) = used(source.load(tensor.bytes.clone()))
         {
-            assert_eq!(window.len() as u64, tensor.bytes.end - tensor.bytes.start, "a window of another length");
+            assert_eq!(
+                window.len() as u64,
+                tensor.bytes.end - tensor.bytes.start,
+                "a window of another length"
+            );
         }
     }
 }
@@ -160,7 +204,10 @@ fn checkpoint(data: &[u8], path: &Path) {
 fn used<T>(result: Result<T>) -> Option<T> {
     let shown = |error: Error| {
         let line = error.to_string();
-        assert!(!line.is_empty() && !error.subject().contains('\0'), "an error that cannot be shown: {line:?}");
+        assert!(
+            !line.is_empty() && !error.subject().contains('\0'),
+            "an error that cannot be shown: {line:?}"
+        );
     };
     result.map_err(shown).ok()
 }
@@ -172,14 +219,33 @@ fn zip_of(members: &[(&[u8], &[u8])]) -> Vec<u8> {
         let at = u32::try_from(file.len()).expect("small").to_le_bytes();
         let size = u32::try_from(content.len()).expect("small").to_le_bytes();
         let length = u16::try_from(name.len()).expect("small").to_le_bytes();
-        // Version, flags, method, time and date, checksum, both sizes, lengths of name and extra field.
-        let common = [&[10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &size, &size, &length, &[0, 0]].concat();
+        // Version, flags, method, time and date, checksum, both sizes, lengths of name and extra
+        // field.
+        let common = [
+            &[10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &size,
+            &size,
+            &length,
+            &[0, 0],
+        ]
+        .concat();
         directory.extend([b"PK\x01\x02\x0a\x00", &common[..], &[0; 10], &at, name].concat());
         file.extend([b"PK\x03\x04", &common[..], name, content].concat());
     }
     let count = u16::try_from(members.len()).expect("few").to_le_bytes();
     let size = u32::try_from(directory.len()).expect("small").to_le_bytes();
     let start = u32::try_from(file.len()).expect("small").to_le_bytes();
-    file.extend([&directory[..], b"PK\x05\x06\0\0\0\0", &count, &count, &size, &start, &[0, 0]].concat());
+    file.extend(
+        [
+            &directory[..],
+            b"PK\x05\x06\0\0\0\0",
+            &count,
+            &count,
+            &size,
+            &start,
+            &[0, 0],
+        ]
+        .concat(),
+    );
     file
 }

@@ -1,9 +1,10 @@
-//! The two doors to a merge: messages name settings in the words of the door that the user came in by.
+//! The two doors to a merge: messages name settings in the words of the door that the user came in
+//! by.
 //!
-//! Texts of the library name a setting as a recipe does, between backticks: `` `missing: common` `` with a value,
-//! `` `base_model:` `` without one. [`Door::words`] turns these into the flags of a command line where the user typed
-//! flags. Settings that have one name at both doors (`--memory`, `--restart`) are named by their flags, as they may stand
-//! beside a recipe too.
+//! Texts of the library name a setting as a recipe does, between backticks: `` `missing: common` ``
+//! with a value, `` `base_model:` `` without one. [`Door::words`] turns these into the flags of a
+//! command line where the user typed flags. Settings that have one name at both doors (`--memory`,
+//! `--restart`) are named by their flags, as they may stand beside a recipe too.
 
 use std::borrow::Cow;
 
@@ -50,7 +51,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("any_config", "--any-config"),
 ];
 
-/// Those of them that `align`, `apply` and their like have too, under the names that they have there.
+/// Those of them that `align`, `apply` and their like have too, under the names that they have
+/// there.
 const OF_COMMANDS: &[(&str, &str)] = &[
     ("residual", "--residual"),
     ("reference", "--reference"),
@@ -65,7 +67,10 @@ const OF_COMMANDS: &[(&str, &str)] = &[
 
 /// The flag of `merge` that means the same as the recipe's key `key`.
 pub fn flag_of(key: &str) -> Option<&'static str> {
-    FLAGS.iter().find(|(known, _)| *known == key).map(|(_, flag)| *flag)
+    FLAGS
+        .iter()
+        .find(|(known, _)| *known == key)
+        .map(|(_, flag)| *flag)
 }
 
 impl Door {
@@ -108,7 +113,10 @@ impl Door {
             _ if key == "base_model" => format!("{flag} 1"),
             // Parameters are a mapping in a recipe, and NAME=VALUE here.
             _ if key == "parameters" => {
-                format!("{flag} {}", value.trim_matches(['{', '}']).trim().replacen(": ", "=", 1))
+                format!(
+                    "{flag} {}",
+                    value.trim_matches(['{', '}']).trim().replacen(": ", "=", 1)
+                )
             }
             _ => format!("{flag} {value}"),
         })
@@ -125,15 +133,32 @@ mod tests {
         assert_eq!(Door::Recipe.words(text), text);
         let flags = "the tensor `nan` lacks `--base`; say `--missing common`, `skip` or `--parameter t=0.5`";
         assert_eq!(Door::Flags.words(text), flags);
-        assert_eq!(Door::Command.words("say `state_dict_key: a.b`"), "say `merge --state-dict-key a.b`");
-        assert_eq!(Door::Command.words("`residual: fixed`"), "`--residual fixed`");
-        assert_eq!(Door::Command.words("`any_vocabulary: true`"), "`--any-vocabulary`");
+        assert_eq!(
+            Door::Command.words("say `state_dict_key: a.b`"),
+            "say `merge --state-dict-key a.b`"
+        );
+        assert_eq!(
+            Door::Command.words("`residual: fixed`"),
+            "`--residual fixed`"
+        );
+        assert_eq!(
+            Door::Command.words("`any_vocabulary: true`"),
+            "`--any-vocabulary`"
+        );
         assert_eq!(Door::Flags.words("`base_model: org/a`"), "`--base 1`");
     }
 
     #[test]
     fn whatever_else_stands_between_backticks_is_left_alone() {
-        for text in ["", "`", "a ` b", "`a` `", "`org: x` and `a::b`", "no `tensor.weight` at `0`", "``"] {
+        for text in [
+            "",
+            "`",
+            "a ` b",
+            "`a` `",
+            "`org: x` and `a::b`",
+            "no `tensor.weight` at `0`",
+            "``",
+        ] {
             assert_eq!(Door::Flags.words(text), text);
         }
     }

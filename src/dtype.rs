@@ -4,7 +4,10 @@ use std::fmt;
 
 /// The type of a tensor's elements, by its safetensors name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each variant is the safetensors dtype of the same name")]
+#[expect(
+    missing_docs,
+    reason = "each variant is the safetensors dtype of the same name"
+)]
 pub enum Dtype {
     F64,
     F32,
@@ -58,7 +61,14 @@ impl Dtype {
     ];
 
     /// The dtypes whose elements can be averaged; all others are carried unchanged.
-    pub const MERGEABLE: [Self; 6] = [Self::F64, Self::F32, Self::F16, Self::BF16, Self::F8E4M3, Self::F8E5M2];
+    pub const MERGEABLE: [Self; 6] = [
+        Self::F64,
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::F8E4M3,
+        Self::F8E5M2,
+    ];
 
     /// Whether a merge averages elements of this type.
     pub fn is_mergeable(self) -> bool {
@@ -121,7 +131,8 @@ impl Dtype {
         }
     }
 
-    /// The name in a Hugging Face `config.json` and in torch, such as `bfloat16`; only for the mergeable types.
+    /// The name in a Hugging Face `config.json` and in torch, such as `bfloat16`; only for the
+    /// mergeable types.
     pub fn torch_name(self) -> Option<&'static str> {
         Some(match self {
             Self::F64 => "float64",
@@ -134,8 +145,8 @@ impl Dtype {
         })
     }
 
-    /// Whether torch computes in this type by default where a config names it. In types of 8 bits it cannot: weights of
-    /// such a type are widened when they are loaded.
+    /// Whether torch computes in this type by default where a config names it. In types of 8 bits
+    /// it cannot: weights of such a type are widened when they are loaded.
     pub fn is_torch_default(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
@@ -145,8 +156,9 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// The mergeable type that a user means: a torch name (with or without `torch.`), a safetensors name in any case,
-    /// or one of the usual short forms (`bf16`, `fp16`, `half`, `fp32`, `float`, `fp64`, `double`, `fp8`).
+    /// The mergeable type that a user means: a torch name (with or without `torch.`), a safetensors
+    /// name in any case, or one of the usual short forms (`bf16`, `fp16`, `half`, `fp32`, `float`,
+    /// `fp64`, `double`, `fp8`).
     ///
     /// # Examples
     ///
@@ -168,9 +180,9 @@ impl Dtype {
             _ => None,
         };
         short.or_else(|| {
-            Self::MERGEABLE
-                .into_iter()
-                .find(|dtype| dtype.torch_name() == Some(lower) || dtype.name().eq_ignore_ascii_case(lower))
+            Self::MERGEABLE.into_iter().find(|dtype| {
+                dtype.torch_name() == Some(lower) || dtype.name().eq_ignore_ascii_case(lower)
+            })
         })
     }
 }

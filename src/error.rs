@@ -47,8 +47,8 @@ pub enum Kind {
 
 /// A failure: `what: subject: cause`, and a hint that says what to do.
 ///
-/// `Display` gives one line without the hint; [`Error::hint`] gives the rest. Names in it come from inputs, so it is
-/// escaped and cut there, as `shown` does.
+/// `Display` gives one line without the hint; [`Error::hint`] gives the rest. Names in it come from
+/// inputs, so it is escaped and cut there, as `shown` does.
 ///
 /// # Examples
 ///
@@ -109,8 +109,8 @@ impl Error {
         self
     }
 
-    /// Returns the failure that stands for all of `failures`: the first, with the [others](Self::others); `None` when
-    /// there is none.
+    /// Returns the failure that stands for all of `failures`: the first, with the
+    /// [others](Self::others); `None` when there is none.
     pub fn all(failures: Vec<Self>) -> Option<Self> {
         let mut failures = failures.into_iter();
         let mut first = failures.next()?;
@@ -131,7 +131,11 @@ impl Error {
         self.what = Cow::Owned(door.words(&self.what).into_owned());
         self.cause = door.words(&self.cause).into();
         self.hint = self.hint.map(|hint| door.words(&hint).into());
-        self.others = self.others.into_iter().map(|other| other.through(door)).collect();
+        self.others = self
+            .others
+            .into_iter()
+            .map(|other| other.through(door))
+            .collect();
         self
     }
 
@@ -154,7 +158,8 @@ impl Error {
         self
     }
 
-    /// Marks that nothing was started: no file was written and the same command may be corrected and run again.
+    /// Marks that nothing was started: no file was written and the same command may be corrected
+    /// and run again.
     #[must_use]
     pub fn refused(mut self) -> Self {
         self.refused = true;
@@ -181,8 +186,8 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// Returns the exit code of a process that ends with this error: 1 failed, 2 refused before anything was started,
-    /// 3 stopped but resumable.
+    /// Returns the exit code of a process that ends with this error: 1 failed, 2 refused before
+    /// anything was started, 3 stopped but resumable.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             _ if self.resumable => 3,
@@ -197,7 +202,13 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.what, shown(&self.subject), shown(&self.cause))
+        write!(
+            f,
+            "{}: {}: {}",
+            self.what,
+            shown(&self.subject),
+            shown(&self.cause)
+        )
     }
 }
 
@@ -213,18 +224,32 @@ mod tests {
 
     #[test]
     fn one_line_says_what_on_what_and_why() {
-        let error = Error::new(Kind::Input, "cannot read header", "a.safetensors", "file is empty");
-        assert_eq!(error.to_string(), "cannot read header: a.safetensors: file is empty");
+        let error = Error::new(
+            Kind::Input,
+            "cannot read header",
+            "a.safetensors",
+            "file is empty",
+        );
+        assert_eq!(
+            error.to_string(),
+            "cannot read header: a.safetensors: file is empty"
+        );
         assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
     fn one_failure_stands_for_several_and_speaks_in_the_words_of_the_door() {
-        let one = |cause: &str| Error::new(Kind::Recipe, "cannot merge", "x", cause).with_hint("say `nan: base`");
-        let error = Error::all(vec![one("`missing: error`"), one("second")]).expect("there are some");
+        let one = |cause: &str| {
+            Error::new(Kind::Recipe, "cannot merge", "x", cause).with_hint("say `nan: base`")
+        };
+        let error =
+            Error::all(vec![one("`missing: error`"), one("second")]).expect("there are some");
         assert!(Error::all(Vec::new()).is_none());
         let error = error.through(Door::Flags);
-        assert_eq!((&*error.cause, error.hint()), ("`--missing error`", Some("say `--nan base`")));
+        assert_eq!(
+            (&*error.cause, error.hint()),
+            ("`--missing error`", Some("say `--nan base`"))
+        );
         assert_eq!(error.others()[0].hint(), Some("say `--nan base`"));
     }
 
@@ -236,7 +261,16 @@ mod tests {
         assert_eq!(code(Kind::Occupied), 2);
         assert_eq!(code(Kind::Io), 1);
         assert_eq!(Error::new(Kind::Io, "w", "s", "c").refused().exit_code(), 2);
-        assert_eq!(Error::new(Kind::Io, "w", "s", "c").refused().resumable().exit_code(), 3);
-        assert_eq!(Error::new(Kind::Io, "w", "s", "c").resumable().exit_code(), 3);
+        assert_eq!(
+            Error::new(Kind::Io, "w", "s", "c")
+                .refused()
+                .resumable()
+                .exit_code(),
+            3
+        );
+        assert_eq!(
+            Error::new(Kind::Io, "w", "s", "c").resumable().exit_code(),
+            3
+        );
     }
 }

@@ -19,14 +19,14 @@
 //! # }
 //! ```
 //!
-//! [`Job`] and [`Wish`] say what a recipe leaves open, [`Options`] who watches and who may stop a run, and every failure is
-//! an [`Error`]. `examples/` has whole programs.
+//! [`Job`] and [`Wish`] say what a recipe leaves open, [`Options`] who watches and who may stop a
+//! run, and every failure is an [`Error`]. `examples/` has whole programs.
 //!
 //! # How it works
 //!
-//! A checkpoint is never held in memory. Every tensor is streamed from its shard in blocks, measured, solved for a
-//! handful of coefficients, streamed once more, combined with one rounding and written at an offset that was known
-//! before the first byte was read.
+//! A checkpoint is never held in memory. Every tensor is streamed from its shard in blocks,
+//! measured, solved for a handful of coefficients, streamed once more, combined with one rounding
+//! and written at an offset that was known before the first byte was read.
 //!
 //! ```text
 //!  command line / recipe ──► Job            recipe/      what is asked for, validated whole
@@ -45,8 +45,9 @@
 //!                            report/        what ran: norms, angles, iterations, flags
 //! ```
 //!
-//! The order of modules is the order of the data; a module uses only those above it.
-//! Threads begin in `engine`, `align/run`, `cli/activations` and `cli/interpolate`; all else works on those of its caller.
+//! The order of modules is the order of the data; a module uses only those above it. Threads begin
+//! in `engine`, `align/run`, `cli/activations` and `cli/interpolate`; all else works on those of
+//! its caller.
 //!
 //! - [`door`]: settings in the words of the door that a user came in by: recipe or flags.
 //! - [`error`]: one error type: kind, subject, cause, what to do.
@@ -56,7 +57,8 @@
 //! - [`monitor`]: what a run tells an observer; nothing here prints.
 //! - [`random`]: random numbers that are the same on every machine.
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
-//! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and SIMD, the same bits.
+//! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and
+//!   SIMD, the same bits.
 //! - [`device`]: the same on a graphics processor, the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
 //! - [`likeness`]: whether models mean the same by tokens, names and shapes.
@@ -73,7 +75,8 @@
 //! - [`engine`]: the pipeline: reader, dispatch, writer.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
-//! - [`align`]: which unit of one network goes with which of another; a run that finds, keeps and reports it.
+//! - [`align`]: which unit of one network goes with which of another; a run that finds, keeps and
+//!   reports it.
 //! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 
@@ -147,12 +150,13 @@ pub use plan::{Job, Plan};
 pub use recipe::{Document, ModelRef, Reading, Recipe};
 pub use report::Report;
 
-/// Merges what `plan` describes into the folder or file of `target`, or goes on with what an earlier run of the same plan
-/// has left there.
+/// Merges what `plan` describes into the folder or file of `target`, or goes on with what an
+/// earlier run of the same plan has left there.
 ///
 /// # Errors
 ///
-/// Whatever keeps the checkpoint from being finished. What was written by then stays for the next run.
+/// Whatever keeps the checkpoint from being finished. What was written by then stays for the next
+/// run.
 ///
 /// # Examples
 ///
@@ -173,5 +177,11 @@ pub use report::Report;
 /// ```
 pub fn merge(plan: Plan, target: Target, options: Options) -> Result<Report> {
     let storage = std::sync::Arc::new(output::DiskStorage);
-    engine::merge(engine::Merge { plan: std::sync::Arc::new(plan), storage, target, options, verify: false })
+    engine::merge(engine::Merge {
+        plan: std::sync::Arc::new(plan),
+        storage,
+        target,
+        options,
+        verify: false,
+    })
 }

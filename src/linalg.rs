@@ -1,9 +1,11 @@
-//! Products of matrices in f32, added up in an order that depends on the sizes of the factors alone.
+//! Products of matrices in f32, added up in an order that depends on the sizes of the factors
+//! alone.
 //!
-//! The product is computed on a fixed grid: [`ROWS`] × [`COLUMNS`] entries of the result at a time, [`DEPTH`] terms of
-//! their sums at a time. So an entry has the same bits for every number of threads, and for every cut of the left
-//! factor into runs of rows that begin at multiples of [`ROWS`]. A [`Sum`] is the same on a [`Backend`]: elsewhere than
-//! on the processor the order of sums is that backend's own.
+//! The product is computed on a fixed grid: [`ROWS`] × [`COLUMNS`] entries of the result at a time,
+//! [`DEPTH`] terms of their sums at a time. So an entry has the same bits for every number of
+//! threads, and for every cut of the left factor into runs of rows that begin at multiples of
+//! [`ROWS`]. A [`Sum`] is the same on a [`Backend`]: elsewhere than on the processor the order of
+//! sums is that backend's own.
 
 mod columns;
 mod sum;
@@ -38,14 +40,28 @@ impl<'a> Matrix<'a> {
     ///
     /// When there are not `rows` · `columns` elements.
     pub fn new(elements: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(elements.len(), rows * columns, "a matrix of {rows} x {columns}");
-        Self { elements, rows, columns, transposed: false }
+        assert_eq!(
+            elements.len(),
+            rows * columns,
+            "a matrix of {rows} x {columns}"
+        );
+        Self {
+            elements,
+            rows,
+            columns,
+            transposed: false,
+        }
     }
 
     /// The transposed matrix.
     #[must_use]
     pub fn transposed(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            transposed: !self.transposed,
+            ..self
+        }
     }
 
     /// Rows.
@@ -58,7 +74,8 @@ impl<'a> Matrix<'a> {
         self.columns
     }
 
-    /// The elements as they lie in memory: row by row, or column by column where [`Matrix::is_transposed`].
+    /// The elements as they lie in memory: row by row, or column by column where
+    /// [`Matrix::is_transposed`].
     pub fn elements(&self) -> &'a [f32] {
         self.elements
     }
@@ -93,7 +110,11 @@ pub fn add_product(left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
 /// When the sizes do not go together.
 pub fn add_scaled_product(scale: f32, left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
     assert_eq!(left.columns, right.rows, "the inner sizes of a product");
-    assert_eq!(result.len(), left.rows * right.columns, "the result of a product");
+    assert_eq!(
+        result.len(),
+        left.rows * right.columns,
+        "the result of a product"
+    );
     if result.is_empty() {
         return;
     }
@@ -114,8 +135,10 @@ pub fn add_scaled_product(scale: f32, left: Matrix<'_>, right: Matrix<'_>, resul
         let (rows, columns) = (block.nrows(), block.ncols());
         for depth in (0..depths).step_by(DEPTH) {
             let terms = DEPTH.min(depths - depth);
-            let (left, right) =
-                (left.submatrix(row, depth, rows, terms), right.submatrix(depth, column, terms, columns));
+            let (left, right) = (
+                left.submatrix(row, depth, rows, terms),
+                right.submatrix(depth, column, terms, columns),
+            );
             matmul(block.as_mut(), Accum::Add, left, right, scale, Par::Seq);
         }
     });
@@ -139,27 +162,51 @@ mod tests {
         let (rows, depth, columns) = (517, 301, 1100);
         let (left, right) = (noise(rows * depth, 1), noise(depth * columns, 2));
         let mut whole = vec![1.0; rows * columns];
-        add_product(Matrix::new(&left, rows, depth), Matrix::new(&right, depth, columns), &mut whole);
+        add_product(
+            Matrix::new(&left, rows, depth),
+            Matrix::new(&right, depth, columns),
+            &mut whole,
+        );
         for (row, column) in [(0, 0), (516, 1099), (255, 1024), (256, 1023)] {
-            let term = |at: usize| f64::from(left[row * depth + at]) * f64::from(right[at * columns + column]);
+            let term = |at: usize| {
+                f64::from(left[row * depth + at]) * f64::from(right[at * columns + column])
+            };
             let exact = 1.0 + (0..depth).map(term).sum::<f64>();
             assert!((f64::from(whole[row * columns + column]) - exact).abs() < 1e-4);
         }
-        let turned: Vec<f32> = (0..columns * depth).map(|at| right[(at % depth) * columns + at / depth]).collect();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+        let turned: Vec<f32> = (0..columns * depth)
+            .map(|at| right[(at % depth) * columns + at / depth])
+            .collect();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(3)
+            .build()
+            .expect("a pool");
         let mut cut = vec![1.0; rows * columns];
         pool.install(|| {
             for first in [0, 256, 512] {
                 let end = rows.min(first + 256);
                 let panel = Matrix::new(&left[first * depth..end * depth], end - first, depth);
                 let out = &mut cut[first * columns..end * columns];
-                add_product(panel, Matrix::new(&turned, columns, depth).transposed(), out);
+                add_product(
+                    panel,
+                    Matrix::new(&turned, columns, depth).transposed(),
+                    out,
+                );
             }
         });
         let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
         assert!(whole.iter().zip(&cut).all(close));
         let mut again = vec![1.0; rows * columns];
-        add_product(Matrix::new(&left, rows, depth), Matrix::new(&turned, columns, depth).transposed(), &mut again);
-        assert!(again.iter().zip(&cut).all(|(a, b)| a.to_bits() == b.to_bits()));
+        add_product(
+            Matrix::new(&left, rows, depth),
+            Matrix::new(&turned, columns, depth).transposed(),
+            &mut again,
+        );
+        assert!(
+            again
+                .iter()
+                .zip(&cut)
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What a run tells an observer. The library reports here and prints nothing; the command line draws bars from it, tests
-//! count with it.
+//! What a run tells an observer. The library reports here and prints nothing; the command line
+//! draws bars from it, tests count with it.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use std::fmt;
 pub enum Phase {
     /// Blocks that an earlier run wrote are read back and checked.
     Checking,
-    /// Units of two models are matched. This phase is measured in floating-point operations, not in bytes.
+    /// Units of two models are matched. This phase is measured in floating-point operations, not in
+    /// bytes.
     Aligning,
     /// Angles between the tensors of two models are taken.
     Measuring,
@@ -33,7 +34,8 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Receives what a run has to say. All methods may be called from any thread and must return quickly.
+/// Receives what a run has to say. All methods may be called from any thread and must return
+/// quickly.
 ///
 /// # Examples
 ///
@@ -64,18 +66,20 @@ impl fmt::Display for Phase {
 /// # }
 /// ```
 pub trait Monitor: Send + Sync {
-    /// A phase begins that will move `bytes` in all; [`Phase::Aligning`] says how many operations instead.
+    /// A phase begins that will move `bytes` in all; [`Phase::Aligning`] says how many operations
+    /// instead.
     fn phase(&self, phase: Phase, bytes: u64) {
         let _ = (phase, bytes);
     }
 
-    /// `bytes` more of the phase are done; in [`Phase::Merging`] these are input bytes read, output bytes
-    /// written, and bytes compressed.
+    /// `bytes` more of the phase are done; in [`Phase::Merging`] these are input bytes read, output
+    /// bytes written, and bytes compressed.
     fn advance(&self, bytes: u64) {
         let _ = bytes;
     }
 
-    /// The part of the whole that the phase is for, such as a round and a model; comes before the phase.
+    /// The part of the whole that the phase is for, such as a round and a model; comes before the
+    /// phase.
     fn part(&self, name: &str) {
         let _ = name;
     }

@@ -1,6 +1,7 @@
 //! Random numbers that are the same on every machine.
 
-/// A `SplitMix64` stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+/// A `SplitMix64` stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+/// 2014).
 #[derive(Debug, Clone)]
 pub struct SplitMix(u64);
 
@@ -59,7 +60,14 @@ mod tests {
     fn the_numbers_are_those_of_the_published_generator() {
         let mut random = SplitMix::from_state(1_234_567);
         let first: Vec<u64> = (0..3).map(|_| random.next_bits()).collect();
-        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            first,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
+        );
     }
 
     #[test]

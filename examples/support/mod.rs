@@ -1,6 +1,8 @@
-// Two tiny models and a recipe over them, for examples that run anywhere. Included as text by documentation tests too.
+// Two tiny models and a recipe over them, for examples that run anywhere. Included as text by
+// documentation tests too.
 
-/// Writes two models of two tensors each, `a` and `b`, into a temporary folder that goes with the value.
+/// Writes two models of two tensors each, `a` and `b`, into a temporary folder that goes with the
+/// value.
 fn models() -> std::io::Result<tempfile::TempDir> {
     use safetensors::tensor::{Dtype, TensorView};
 

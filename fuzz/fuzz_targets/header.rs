@@ -6,4 +6,6 @@ mod entries;
 #[path = "../folder.rs"]
 mod folder;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| folder::with_folder(|folder| entries::header(data, folder)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| folder::with_folder(|folder| entries::header(
+    data, folder
+)));

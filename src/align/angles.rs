@@ -1,4 +1,5 @@
-//! Angles between the tensors of two models: a diagnostic of how far apart they lie, no measure of how well they merge.
+//! Angles between the tensors of two models: a diagnostic of how far apart they lie, no measure of
+//! how well they merge.
 
 use rayon::prelude::*;
 
@@ -10,8 +11,9 @@ use crate::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 /// Elements that are asked for ahead.
 const AHEAD: u64 = 1 << 20;
 
-/// The cosine between tensor `name` of two models, each taken as one vector, for every name; `None` where one of the two
-/// is zero or not finite. Runs on the current thread pool; the sums are the same for every number of threads.
+/// The cosine between tensor `name` of two models, each taken as one vector, for every name; `None`
+/// where one of the two is zero or not finite. Runs on the current thread pool; the sums are the
+/// same for every number of threads.
 ///
 /// `passed` is told of every chunk, by its elements, and may end the work.
 ///
@@ -25,7 +27,10 @@ pub fn cosines(
     kernels: Kernels,
     passed: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<Vec<Option<f64>>> {
-    names.par_iter().map(|name| cosine(reference, model, name, kernels, passed)).collect()
+    names
+        .par_iter()
+        .map(|name| cosine(reference, model, name, kernels, passed))
+        .collect()
 }
 
 /// The angle that has this cosine, in radians.
@@ -57,21 +62,29 @@ fn cosine(
         let [one, other] = &mut numbers;
         ours.read(range.clone(), &mut one[..len])?;
         theirs.read(range, &mut other[..len])?;
-        let elements = |numbers| Elements { dtype: Dtype::F32, bytes: bytemuck::cast_slice::<f32, u8>(numbers) };
+        let elements = |numbers| Elements {
+            dtype: Dtype::F32,
+            bytes: bytemuck::cast_slice::<f32, u8>(numbers),
+        };
         kernels.gram(
             &[elements(&one[..len]), elements(&other[..len])],
             GramOptions::default(),
             &mut scratch,
             &mut sums,
         );
-        total.iter_mut().zip(&sums).for_each(|(total, sum)| *total += sum);
+        total
+            .iter_mut()
+            .zip(&sums)
+            .for_each(|(total, sum)| *total += sum);
         passed(len as u64)?;
     }
     let [one, product, other] = total;
     Ok(match one * other {
         // Equal tensors have exactly this cosine, whatever the square roots round to.
         _ if one == product && product == other && one > 0.0 && one.is_finite() => Some(1.0),
-        norms if norms > 0.0 => Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite()),
+        norms if norms > 0.0 => {
+            Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite())
+        }
         _ => None,
     })
 }
@@ -84,10 +97,15 @@ mod tests {
     #[test]
     fn cosines_are_those_of_plain_sums() {
         let count = CHUNK + 100;
-        let wave =
-            |phase: f64| (0..count).map(move |i| (f64::from(u32::try_from(i).expect("small")) * 0.37 + phase).sin());
+        let wave = |phase: f64| {
+            (0..count)
+                .map(move |i| (f64::from(u32::try_from(i).expect("small")) * 0.37 + phase).sin())
+        };
         let store = |phase: f64, zero: f32| {
-            #[expect(clippy::cast_possible_truncation, reason = "the test's numbers are f32")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the test's numbers are f32"
+            )]
             let wave = wave(phase).map(|x| x as f32).collect();
             let tensors = [
                 ("wave".to_owned(), vec![count as u64], wave),
@@ -97,13 +115,24 @@ mod tests {
             Store::in_memory(tensors, Kernels::detect())
         };
         let (one, other) = (store(0.0, 0.0), store(1.0, 1.0));
-        let found = cosines(&one, &other, &["wave", "zero", "odd"], Kernels::detect(), &|_| Ok(())).expect("in memory");
+        let found = cosines(
+            &one,
+            &other,
+            &["wave", "zero", "odd"],
+            Kernels::detect(),
+            &|_| Ok(()),
+        )
+        .expect("in memory");
         let product = |a: f64, b: f64| wave(a).zip(wave(b)).map(|(x, y)| x * y).sum::<f64>();
         let wanted = product(0.0, 1.0) / (product(0.0, 0.0) * product(1.0, 1.0)).sqrt();
         // Rounding to f32 moves each element by 6e-8 of itself at most.
-        assert!((found[0].expect("an angle") - wanted).abs() < 1e-7, "{found:?} {wanted}");
+        assert!(
+            (found[0].expect("an angle") - wanted).abs() < 1e-7,
+            "{found:?} {wanted}"
+        );
         assert_eq!(found[1..], [None, None]);
-        let same = cosines(&one, &one, &["wave"], Kernels::detect(), &|_| Ok(())).expect("in memory");
+        let same =
+            cosines(&one, &one, &["wave"], Kernels::detect(), &|_| Ok(())).expect("in memory");
         assert_eq!(same, [Some(1.0)]);
         assert_eq!(angle(1.0), 0.0);
     }

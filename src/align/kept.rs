@@ -1,5 +1,5 @@
-//! Tensors of a transformed model, made once and kept in memory: for those whose every element is a sum over a row or a
-//! column, which nobody would want to make again for each piece that is read.
+//! Tensors of a transformed model, made once and kept in memory: for those whose every element is a
+//! sum over a row or a column, which nobody would want to make again for each piece that is read.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub(super) fn bytes(model: &dyn Weights, tensors: &[&str]) -> u64 {
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] when they take more than `most` bytes; when the model cannot be read, and what `go_on` returns.
+/// [`Kind::Budget`] when they take more than `most` bytes; when the model cannot be read, and what
+/// `go_on` returns.
 pub(super) fn keep(
     model: &Transformed,
     tensors: &[&str],
@@ -34,15 +35,19 @@ pub(super) fn keep(
     let wanted = bytes(model, tensors);
     if wanted > most {
         let first = tensors.first().copied().unwrap_or_default();
-        let cause =
-            format!("the mapped tensors around `{}` take {wanted} bytes, {most} are left", first.escape_debug());
+        let cause = format!(
+            "the mapped tensors around `{}` take {wanted} bytes, {most} are left",
+            first.escape_debug()
+        );
         return Err(
-            Error::new(Kind::Budget, "cannot match weights", "memory budget", cause).with_hint("give more --memory")
+            Error::new(Kind::Budget, "cannot match weights", "memory budget", cause)
+                .with_hint("give more --memory"),
         );
     }
     let mut kept: Vec<(String, Vec<u64>, Arc<dyn Source>)> = Vec::with_capacity(tensors.len());
     for &tensor in tensors {
-        let mut elements = vec![0.0_f32; usize::try_from(count(model, tensor)).expect("what fits the budget")];
+        let mut elements =
+            vec![0.0_f32; usize::try_from(count(model, tensor)).expect("what fits the budget")];
         let mut numbers = model.tensor(tensor)?;
         let mut at = 0;
         for piece in elements.chunks_mut(usize::try_from(PIECE).expect("a piece fits the memory")) {
@@ -52,7 +57,14 @@ pub(super) fn keep(
             at = end;
         }
         let shape = model.shape(tensor).unwrap_or_default().to_vec();
-        kept.push((tensor.to_owned(), shape, Arc::new(Kept { path: PathBuf::from(tensor), elements })));
+        kept.push((
+            tensor.to_owned(),
+            shape,
+            Arc::new(Kept {
+                path: PathBuf::from(tensor),
+                elements,
+            }),
+        ));
     }
     Ok(Store::of_sources(kept, Dtype::F32, kernels))
 }
@@ -86,7 +98,9 @@ impl Source for Kept {
 
     fn load(&self, range: Range<u64>) -> Result<Window> {
         let bytes = self.bytes(range);
-        Window::assembled(bytes.len() as u64, &self.path, |into| into.copy_from_slice(bytes))
+        Window::assembled(bytes.len() as u64, &self.path, |into| {
+            into.copy_from_slice(bytes)
+        })
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {

@@ -11,7 +11,8 @@
 //! run/               a whole alignment: steps journalled, transforms written, a report
 //! ```
 //!
-//! Each gives a [`Transform`](crate::symmetry::Transform), an element of the [`symmetry`](crate::symmetry) of one model.
+//! Each gives a [`Transform`](crate::symmetry::Transform), an element of the
+//! [`symmetry`](crate::symmetry) of one model.
 
 pub mod activations;
 pub mod angles;

@@ -17,9 +17,16 @@ const PIECE: usize = 1 << 18;
 /// # Errors
 ///
 /// As [`Network::new`].
-pub fn network(symmetries: &Symmetries, config: Option<&Value>, sample: &[usize]) -> Result<Network> {
-    let shapes: IndexMap<String, Vec<u64>> =
-        symmetries.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+pub fn network(
+    symmetries: &Symmetries,
+    config: Option<&Value>,
+    sample: &[usize],
+) -> Result<Network> {
+    let shapes: IndexMap<String, Vec<u64>> = symmetries
+        .tensors
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.shape.clone()))
+        .collect();
     Network::new(&symmetries.spec, &shapes, config, sample)
 }
 
@@ -27,15 +34,24 @@ pub fn network(symmetries: &Symmetries, config: Option<&Value>, sample: &[usize]
 ///
 /// # Errors
 ///
-/// When a tensor cannot be read or has another shape; [`Kind::NonFinite`] when it holds NaN or infinity.
+/// When a tensor cannot be read or has another shape; [`Kind::NonFinite`] when it holds NaN or
+/// infinity.
 pub fn parameters(network: &Network, weights: &dyn Weights) -> Result<Parameters> {
     Parameters::read(network, |name, into| {
         let wanted = &network.parameters()[name];
         let shape = weights.shape(name).unwrap_or_default();
-        let same = shape.iter().copied().eq(wanted.iter().map(|size| *size as u64));
+        let same = shape
+            .iter()
+            .copied()
+            .eq(wanted.iter().map(|size| *size as u64));
         if weights.shape(name).is_some() && !same {
             let cause = format!("wanted shape {wanted:?}, got {shape:?}");
-            return Err(Error::new(Kind::Mismatch, "cannot read weights", name.escape_debug(), cause));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot read weights",
+                name.escape_debug(),
+                cause,
+            ));
         }
         let mut numbers = weights.tensor(name)?;
         let mut first = 0;
@@ -50,22 +66,38 @@ pub fn parameters(network: &Network, weights: &dyn Weights) -> Result<Parameters
 
 /// Refuses NaN and infinity.
 pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
-    let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let Some(at) = values.iter().position(|value| !value.is_finite()) else {
+        return Ok(());
+    };
     let cause = format!("element {at} is {}", values[at]);
-    Err(Error::new(Kind::NonFinite, "cannot compute the network", name.escape_debug(), cause))
+    Err(Error::new(
+        Kind::NonFinite,
+        "cannot compute the network",
+        name.escape_debug(),
+        cause,
+    ))
 }
 
 /// The same numbers as weights in memory.
 pub fn store(parameters: &Parameters, kernels: Kernels) -> Store {
     let tensor = |(name, shape, numbers): (&str, &[usize], &[f32])| {
-        (name.to_owned(), shape.iter().map(|size| *size as u64).collect(), numbers.to_vec())
+        (
+            name.to_owned(),
+            shape.iter().map(|size| *size as u64).collect(),
+            numbers.to_vec(),
+        )
     };
     Store::in_memory(parameters.iter().map(tensor), kernels)
 }
 
 /// The group to whose units activations belong.
 pub fn group_of(symmetries: &Symmetries, units: &Units) -> Option<usize> {
-    match symmetries.tensors.get(&units.weight)?.axes.get(units.axis)? {
+    match symmetries
+        .tensors
+        .get(&units.weight)?
+        .axes
+        .get(units.axis)?
+    {
         Node::Group { group, .. } => Some(*group),
         _ => None,
     }

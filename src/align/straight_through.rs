@@ -1,13 +1,16 @@
-//! The straight-through estimator: the transform for which the midpoint of two networks has a small loss on data.
+//! The straight-through estimator: the transform for which the midpoint of two networks has a small
+//! loss on data.
 //!
-//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 2, min_T L((A + π_T(B)) / 2): π_T is what
-//! weight matching brings B nearest to T with. Forward, the midpoint is taken with π_T(B); backward, as if T stood in
-//! its place, so that the gradient by T is half of that by the midpoint. T begins at A. The matching of each step begins
-//! with the last one's transform.
+//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 2, min_T L((A +
+//! π_T(B)) / 2): π_T is what weight matching brings B nearest to T with. Forward, the midpoint is
+//! taken with π_T(B); backward, as if T stood in its place, so that the gradient by T is half of
+//! that by the midpoint. T begins at A. The matching of each step begins with the last one's
+//! transform.
 //!
-//! The paper keeps the transform whose minibatch had the smallest loss. Losses of different minibatches cannot be compared
-//! well, so here the best of each epoch and its last are evaluated on all samples, and the best of these is kept. What
-//! weight matching finds by itself is evaluated too: nothing worse than it is ever returned.
+//! The paper keeps the transform whose minibatch had the smallest loss. Losses of different
+//! minibatches cannot be compared well, so here the best of each epoch and its last are evaluated
+//! on all samples, and the best of these is kept. What weight matching finds by itself is evaluated
+//! too: nothing worse than it is ever returned.
 
 use std::sync::Arc;
 
@@ -22,8 +25,8 @@ use crate::kernel::Kernels;
 use crate::net::{Adam, AdamOptions, Network, Parameters, evaluate, order};
 use crate::symmetry::{Alignment, Symmetries, Transform};
 
-/// Copies of the parameters that are held at once: A, T, π(B), the midpoint, its gradient, two moments, and what is
-/// matched with.
+/// Copies of the parameters that are held at once: A, T, π(B), the midpoint, its gradient, two
+/// moments, and what is matched with.
 const COPIES: u64 = 9;
 
 /// How T descends.
@@ -41,7 +44,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { epochs: 20, batch: 100, rate: 1e-2, seed: 0 }
+        Self {
+            epochs: 20,
+            batch: 100,
+            rate: 1e-2,
+            seed: 0,
+        }
     }
 }
 
@@ -90,13 +98,15 @@ pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
     COPIES * Parameters::zeros(network).bytes() + pass.max(evaluation)
 }
 
-/// Looks for a transform on the threads of the current pool; the same one for every number of threads.
+/// Looks for a transform on the threads of the current pool; the same one for every number of
+/// threads.
 ///
 /// `matching` is how T is matched; its memory is for that alone.
 ///
 /// # Errors
 ///
-/// Those of reading models and data, of weight matching, and of `watch`, which is told of every step's operations.
+/// Those of reading models and data, of weight matching, and of `watch`, which is told of every
+/// step's operations.
 pub fn straight_through(
     problem: &Problem<'_>,
     options: &Options,
@@ -112,9 +122,20 @@ pub fn straight_through(
     let naive = run.loss(&identity)?;
     let start = run.matched(problem.reference, &identity)?;
     let weights = run.loss(&start)?;
-    let mut best = if weights < naive { (weights, start.clone()) } else { (naive, identity) };
+    let mut best = if weights < naive {
+        (weights, start.clone())
+    } else {
+        (naive, identity)
+    };
     let mut target = run.reference.clone();
-    let mut adam = Adam::new(problem.network, AdamOptions { rate: options.rate, decay: 0.0, ..Default::default() });
+    let mut adam = Adam::new(
+        problem.network,
+        AdamOptions {
+            rate: options.rate,
+            decay: 0.0,
+            ..Default::default()
+        },
+    );
     let mut current = start;
     for epoch in 0..options.epochs {
         let mut of_epoch: Option<(f64, Transform)> = None;
@@ -128,14 +149,25 @@ pub fn straight_through(
             adam.step(&mut target, &gradients);
             watch.advanced(per_step);
         }
-        for candidate in of_epoch.map(|(_, transform)| transform).into_iter().chain([current.clone()]) {
+        for candidate in of_epoch
+            .map(|(_, transform)| transform)
+            .into_iter()
+            .chain([current.clone()])
+        {
             let loss = run.loss(&candidate)?;
             if loss < best.0 {
                 best = (loss, candidate);
             }
         }
     }
-    Ok(Learned { losses: Losses { naive, weights, found: best.0 }, transform: best.1 })
+    Ok(Learned {
+        losses: Losses {
+            naive,
+            weights,
+            found: best.0,
+        },
+        transform: best.1,
+    })
 }
 
 struct Run<'a> {
@@ -148,32 +180,64 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(problem: &'a Problem<'a>, matching: &'a matching::Options, watch: &'a dyn Watch) -> Result<Self> {
+    fn new(
+        problem: &'a Problem<'a>,
+        matching: &'a matching::Options,
+        watch: &'a dyn Watch,
+    ) -> Result<Self> {
         let reference = parameters(problem.network, problem.reference)?;
-        Ok(Self { problem, matching, watch, reference, evaluated: Vec::new() })
+        Ok(Self {
+            problem,
+            matching,
+            watch,
+            reference,
+            evaluated: Vec::new(),
+        })
     }
 
-    /// Multiplications and additions of a step: two for each number of each sample forward, four backward, where every
-    /// number is used once. Of convolutions that is a fraction; it is for a progress bar.
+    /// Multiplications and additions of a step: two for each number of each sample forward, four
+    /// backward, where every number is used once. Of convolutions that is a fraction; it is for a
+    /// progress bar.
     fn operations(&self, batch: usize) -> u64 {
         6 * batch as u64 * self.reference.bytes() / size_of::<f32>() as u64
     }
 
     /// What weight matching finds from `start` on.
     fn matched(&self, reference: &dyn Weights, start: &Transform) -> Result<Transform> {
-        let Problem { moving, symmetries, .. } = self.problem;
-        let found = match_weights(reference, moving, symmetries, start, &[], self.matching, &Inner(self.watch))?;
+        let Problem {
+            moving, symmetries, ..
+        } = self.problem;
+        let found = match_weights(
+            reference,
+            moving,
+            symmetries,
+            start,
+            &[],
+            self.matching,
+            &Inner(self.watch),
+        )?;
         Ok(found.transform)
     }
 
     /// Where T has no tensor, since the network does not compute with it, the reference's is taken.
     fn over_reference(&self, target: &Parameters) -> Over<'a> {
-        Over { over: store(target, self.problem.kernels), under: self.problem.reference }
+        Over {
+            over: store(target, self.problem.kernels),
+            under: self.problem.reference,
+        }
     }
 
     fn midpoint(&self, transform: &Transform) -> Result<Parameters> {
-        let Problem { moving, symmetries, network, .. } = self.problem;
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        let Problem {
+            moving,
+            symmetries,
+            network,
+            ..
+        } = self.problem;
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(transform.clone()),
+        };
         let moved = parameters(network, &Transformed::new(Arc::clone(moving), alignment))?;
         Ok(self.reference.combine(0.5, &moved, 0.5))
     }
@@ -183,7 +247,9 @@ impl<'a> Run<'a> {
         let Problem { network, data, .. } = self.problem;
         let midpoint = self.midpoint(transform)?;
         let (loss, gradients) = network.gradients(&midpoint, network.gathered(data, samples)?);
-        gradients.iter().try_for_each(|(name, _, slopes)| check_finite(name, slopes))?;
+        gradients
+            .iter()
+            .try_for_each(|(name, _, slopes)| check_finite(name, slopes))?;
         Ok((loss, gradients.combine(0.5, &gradients, 0.0)))
     }
 
@@ -215,7 +281,11 @@ impl Weights for Over<'_> {
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
-        if self.over.shape(tensor).is_some() { self.over.tensor(tensor) } else { self.under.tensor(tensor) }
+        if self.over.shape(tensor).is_some() {
+            self.over.tensor(tensor)
+        } else {
+            self.under.tensor(tensor)
+        }
     }
 }
 

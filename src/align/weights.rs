@@ -1,5 +1,5 @@
-//! The weights of a model as f32 numbers, any range of a tensor at any time: from files or from memory, as they are or
-//! transformed.
+//! The weights of a model as f32 numbers, any range of a tensor at any time: from files or from
+//! memory, as they are or transformed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,8 @@ pub trait Weights: Send + Sync {
     /// The dimensions of a tensor, outermost first; `None` when there is no such tensor.
     fn shape(&self, tensor: &str) -> Option<&[u64]>;
 
-    /// Opens a tensor for reading, with the columns of its rows where they are stored and how they are to be reordered,
-    /// where that is all that is done inside rows.
+    /// Opens a tensor for reading, with the columns of its rows where they are stored and how they
+    /// are to be reordered, where that is all that is done inside rows.
     ///
     /// # Errors
     ///
@@ -47,7 +47,8 @@ pub trait Weights: Send + Sync {
 
 /// One tensor's elements in row-major order.
 pub trait Numbers: Send {
-    /// Fills `into` with the elements of `range`, as many as it has, rounded to f32 where they are wider.
+    /// Fills `into` with the elements of `range`, as many as it has, rounded to f32 where they are
+    /// wider.
     ///
     /// # Errors
     ///
@@ -73,7 +74,11 @@ struct Entry {
 
 impl Entry {
     fn stored(&self) -> Stored<'_> {
-        Stored { source: self.source.as_ref(), offset: self.offset, unit: self.dtype.bytes() as u64 }
+        Stored {
+            source: self.source.as_ref(),
+            offset: self.offset,
+            unit: self.dtype.bytes() as u64,
+        }
     }
 }
 
@@ -84,14 +89,26 @@ impl Store {
     ///
     /// When a file cannot be opened.
     pub fn open(model: &Checkpoint, options: &SourceOptions, kernels: Kernels) -> Result<Self> {
-        let sources =
-            (0..model.files().len()).map(|file| model.open_file(file, options)).collect::<Result<Vec<_>>>()?;
+        let sources = (0..model.files().len())
+            .map(|file| model.open_file(file, options))
+            .collect::<Result<Vec<_>>>()?;
         let entry = |(name, entry): (&crate::checkpoint::Name, &crate::checkpoint::TensorEntry)| {
             let source = Arc::clone(&sources[entry.file]);
             let (dtype, shape, offset) = (entry.dtype, entry.shape.clone(), entry.bytes.start);
-            (name.to_string(), Entry { dtype, shape, offset, source })
+            (
+                name.to_string(),
+                Entry {
+                    dtype,
+                    shape,
+                    offset,
+                    source,
+                },
+            )
         };
-        Ok(Self { tensors: model.tensors().iter().map(entry).collect(), kernels })
+        Ok(Self {
+            tensors: model.tensors().iter().map(entry).collect(),
+            kernels,
+        })
     }
 
     /// Tensors of these shapes and row-major elements.
@@ -99,14 +116,34 @@ impl Store {
     /// # Panics
     ///
     /// When a tensor has another number of elements than its shape says.
-    pub fn in_memory(tensors: impl IntoIterator<Item = (String, Vec<u64>, Vec<f32>)>, kernels: Kernels) -> Self {
+    pub fn in_memory(
+        tensors: impl IntoIterator<Item = (String, Vec<u64>, Vec<f32>)>,
+        kernels: Kernels,
+    ) -> Self {
         let entry = |(name, shape, elements): (String, Vec<u64>, Vec<f32>)| {
-            assert_eq!(elements.len() as u64, shape.iter().product::<u64>(), "`{name}` has another shape");
-            let source =
-                Arc::new(Memory { path: PathBuf::from(&name), bytes: bytemuck::cast_slice(&elements).to_vec() });
-            (name, Entry { dtype: Dtype::F32, shape, offset: 0, source })
+            assert_eq!(
+                elements.len() as u64,
+                shape.iter().product::<u64>(),
+                "`{name}` has another shape"
+            );
+            let source = Arc::new(Memory {
+                path: PathBuf::from(&name),
+                bytes: bytemuck::cast_slice(&elements).to_vec(),
+            });
+            (
+                name,
+                Entry {
+                    dtype: Dtype::F32,
+                    shape,
+                    offset: 0,
+                    source,
+                },
+            )
         };
-        Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
+        Self {
+            tensors: tensors.into_iter().map(entry).collect(),
+            kernels,
+        }
     }
 
     /// Tensors of these shapes, each from the start of its source on.
@@ -115,8 +152,21 @@ impl Store {
         dtype: Dtype,
         kernels: Kernels,
     ) -> Self {
-        let entry = |(name, shape, source)| (name, Entry { dtype, shape, offset: 0, source });
-        Self { tensors: tensors.into_iter().map(entry).collect(), kernels }
+        let entry = |(name, shape, source)| {
+            (
+                name,
+                Entry {
+                    dtype,
+                    shape,
+                    offset: 0,
+                    source,
+                },
+            )
+        };
+        Self {
+            tensors: tensors.into_iter().map(entry).collect(),
+            kernels,
+        }
     }
 
     /// What reads and converts the elements.
@@ -126,7 +176,9 @@ impl Store {
 
     /// The dimensions of all tensors.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
-        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
+        self.tensors
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
     /// The type in which a tensor's elements are stored.
@@ -136,7 +188,12 @@ impl Store {
 
     fn entry(&self, tensor: &str) -> Result<&Entry> {
         self.tensors.get(tensor).ok_or_else(|| {
-            Error::new(Kind::Mismatch, "cannot read weights", tensor.escape_debug(), "the model does not have it")
+            Error::new(
+                Kind::Mismatch,
+                "cannot read weights",
+                tensor.escape_debug(),
+                "the model does not have it",
+            )
         })
     }
 }
@@ -147,7 +204,10 @@ impl Weights for Store {
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
-        Ok(Box::new(Plain::new(mergeable(tensor, self.entry(tensor)?)?, self.kernels)))
+        Ok(Box::new(Plain::new(
+            mergeable(tensor, self.entry(tensor)?)?,
+            self.kernels,
+        )))
     }
 }
 
@@ -173,17 +233,39 @@ impl Transformed {
 impl Weights for Transformed {
     fn shape(&self, tensor: &str) -> Option<&[u64]> {
         // A folded model may have a tensor more than the stored one.
-        let made = || Some(self.alignment.symmetries.tensors.get(tensor)?.shape.as_slice());
+        let made = || {
+            Some(
+                self.alignment
+                    .symmetries
+                    .tensors
+                    .get(tensor)?
+                    .shape
+                    .as_slice(),
+            )
+        };
         self.store.shape(tensor).or_else(made)
     }
 
     fn apart(&self, tensor: &str) -> Result<Option<(Box<dyn Numbers + '_>, Columns)>> {
         let from = Aligned::source_name(&self.alignment, tensor)?;
         let entry = mergeable(&from, self.store.entry(&from)?)?;
-        let Some(view) = Aligned::new(&self.alignment, tensor, entry.dtype)? else { return Ok(None) };
-        let Some((gather, columns)) = view.apart() else { return Ok(None) };
+        let Some(view) = Aligned::new(&self.alignment, tensor, entry.dtype)? else {
+            return Ok(None);
+        };
+        let Some((gather, columns)) = view.apart() else {
+            return Ok(None);
+        };
         let (kernels, dtype) = (self.store.kernels, view.dtype());
-        Ok(Some((Box::new(Viewed { entry, kernels, dtype, gather, bytes: Vec::new() }), columns)))
+        Ok(Some((
+            Box::new(Viewed {
+                entry,
+                kernels,
+                dtype,
+                gather,
+                bytes: Vec::new(),
+            }),
+            columns,
+        )))
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
@@ -210,7 +292,11 @@ struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     fn new(entry: &'a Entry, kernels: Kernels) -> Self {
-        Self { entry, kernels, small: Vec::new() }
+        Self {
+            entry,
+            kernels,
+            small: Vec::new(),
+        }
     }
 
     fn bytes(&self, range: Range<u64>) -> Range<u64> {
@@ -225,13 +311,21 @@ impl Numbers for Plain<'_> {
         if bytes.end - bytes.start < WINDOW_BYTES {
             self.small.resize(index(bytes.end - bytes.start), 0);
             self.entry.source.read_into(bytes, &mut self.small)?;
-            let elements = Elements { dtype: self.entry.dtype, bytes: &self.small };
-            self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
+            let elements = Elements {
+                dtype: self.entry.dtype,
+                bytes: &self.small,
+            };
+            self.kernels
+                .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
             return Ok(());
         }
         let window = self.entry.source.load(bytes)?;
-        let elements = Elements { dtype: self.entry.dtype, bytes: &window };
-        self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
+        let elements = Elements {
+            dtype: self.entry.dtype,
+            bytes: &window,
+        };
+        self.kernels
+            .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(into));
         window.intact()
     }
 
@@ -252,7 +346,11 @@ struct Viewed<'a> {
 impl Numbers for Viewed<'_> {
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()> {
         let stored = self.entry.stored();
-        let from = Below { tensors: &[&stored as &dyn Readable], kernels: self.kernels, pool: None };
+        let from = Below {
+            tensors: &[&stored as &dyn Readable],
+            kernels: self.kernels,
+            pool: None,
+        };
         let mut rest = into;
         let mut at = range.start;
         while at < range.end {
@@ -260,8 +358,12 @@ impl Numbers for Viewed<'_> {
             let (piece, after) = rest.split_at_mut(index(count));
             self.bytes.resize(piece.len() * self.dtype.bytes(), 0);
             self.gather.read(from, at..at + count, &mut self.bytes)?;
-            let elements = Elements { dtype: self.dtype, bytes: &self.bytes };
-            self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(piece));
+            let elements = Elements {
+                dtype: self.dtype,
+                bytes: &self.bytes,
+            };
+            self.kernels
+                .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(piece));
             (rest, at) = (after, at + count);
         }
         Ok(())
@@ -269,7 +371,11 @@ impl Numbers for Viewed<'_> {
 
     fn prefetch(&self, range: Range<u64>) {
         let stored = self.entry.stored();
-        let from = Below { tensors: &[&stored as &dyn Readable], kernels: self.kernels, pool: None };
+        let from = Below {
+            tensors: &[&stored as &dyn Readable],
+            kernels: self.kernels,
+            pool: None,
+        };
         self.gather.prefetch(from, range);
     }
 }
@@ -293,7 +399,9 @@ impl Source for Memory {
 
     fn load(&self, range: Range<u64>) -> Result<Window> {
         let bytes = &self.bytes[index(range.start)..index(range.end)];
-        Window::assembled(bytes.len() as u64, &self.path, |into| into.copy_from_slice(bytes))
+        Window::assembled(bytes.len() as u64, &self.path, |into| {
+            into.copy_from_slice(bytes)
+        })
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
@@ -311,8 +419,13 @@ fn mergeable<'a>(tensor: &str, entry: &'a Entry) -> Result<&'a Entry> {
         return Ok(entry);
     }
     let cause = format!("{} elements are no floats", entry.dtype);
-    Err(Error::new(Kind::Mismatch, "cannot read weights", tensor.escape_debug(), cause)
-        .with_hint("align models before they are quantised"))
+    Err(Error::new(
+        Kind::Mismatch,
+        "cannot read weights",
+        tensor.escape_debug(),
+        cause,
+    )
+    .with_hint("align models before they are quantised"))
 }
 
 fn index(count: u64) -> usize {
@@ -330,21 +443,44 @@ mod tests {
         let tensors = [
             ("layers.0.weight".to_owned(), vec![4, 3], weight.clone()),
             ("layers.0.bias".to_owned(), vec![4], weight[..4].to_vec()),
-            ("layers.1.weight".to_owned(), vec![2, 4], weight[..8].to_vec()),
+            (
+                "layers.1.weight".to_owned(),
+                vec![2, 4],
+                weight[..8].to_vec(),
+            ),
             ("layers.1.bias".to_owned(), vec![2], weight[..2].to_vec()),
         ];
         let store = Arc::new(Store::in_memory(tensors, Kernels::detect()));
-        let shapes = store.shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
-        let symmetries = Arc::new(builtin::named("mlp").and_then(|spec| spec.resolve(&shapes, None)).expect("an MLP"));
+        let shapes = store
+            .shapes()
+            .map(|(name, shape)| (name.to_owned(), shape.to_vec()))
+            .collect();
+        let symmetries = Arc::new(
+            builtin::named("mlp")
+                .and_then(|spec| spec.resolve(&shapes, None))
+                .expect("an MLP"),
+        );
         let transform = Arc::new(Transform::random(&symmetries, 3));
-        let model = Transformed::new(Arc::clone(&store), Alignment { symmetries: Arc::clone(&symmetries), transform });
+        let model = Transformed::new(
+            Arc::clone(&store),
+            Alignment {
+                symmetries: Arc::clone(&symmetries),
+                transform,
+            },
+        );
         let mut plain = [0.0; 5];
-        store.tensor("layers.0.weight").and_then(|mut it| it.read(4..9, &mut plain)).expect("is there");
+        store
+            .tensor("layers.0.weight")
+            .and_then(|mut it| it.read(4..9, &mut plain))
+            .expect("is there");
         assert_eq!(plain, weight[4..9]);
         let element = &model.alignment().transform.elements()[0];
         let group: &crate::symmetry::Group = &symmetries.groups[0];
         let mut rows = [0.0; 12];
-        model.tensor("layers.0.weight").and_then(|mut it| it.read(0..12, &mut rows)).expect("is there");
+        model
+            .tensor("layers.0.weight")
+            .and_then(|mut it| it.read(0..12, &mut rows))
+            .expect("is there");
         for row in 0..4 {
             let old = element.unit(group, 0, row);
             assert_eq!(rows[3 * row..][..3], weight[3 * old..][..3]);

@@ -1,8 +1,9 @@
 //! Output buffers: paid for in the budget, recycled so that no block allocates.
 //!
-//! A buffer lies in memory as its bytes will lie in their file, page by page, so that it can be written to the disk from
-//! where it is. Large ones ask for huge pages: a request to a disk takes so many runs of memory and no more, and with small
-//! pages scattered over the machine's memory one of 4 MiB becomes four or five.
+//! A buffer lies in memory as its bytes will lie in their file, page by page, so that it can be
+//! written to the disk from where it is. Large ones ask for huge pages: a request to a disk takes
+//! so many runs of memory and no more, and with small pages scattered over the machine's memory one
+//! of 4 MiB becomes four or five.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -16,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 /// What a place in a file and the address of what is written there directly agree modulo.
 pub const PAGE: usize = 4096;
 
-/// Bytes of a huge page, and what it begins at a multiple of, where there are any: on the machines of today.
+/// Bytes of a huge page, and what it begins at a multiple of, where there are any: on the machines
+/// of today.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Hands out buffers under a budget and takes them back.
@@ -29,20 +31,30 @@ pub struct Buffers {
 impl Buffers {
     /// A home for buffers that `budget` pays for.
     pub fn new(budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget, idle: Mutex::default() })
+        Arc::new(Self {
+            budget,
+            idle: Mutex::default(),
+        })
     }
 
-    /// A buffer of `len` bytes of any content for place `offset` of a file, waiting until the budget allows; `None` once
-    /// the budget is closed. Its address and `offset` leave the same remainder by [`PAGE`].
+    /// A buffer of `len` bytes of any content for place `offset` of a file, waiting until the
+    /// budget allows; `None` once the budget is closed. Its address and `offset` leave the same
+    /// remainder by [`PAGE`].
     ///
     /// # Errors
     ///
     /// [`Kind::Budget`] when the system has less memory for this process than the budget says.
     pub fn take(self: &Arc<Self>, len: usize, offset: u64) -> Result<Option<Buffer>> {
-        let Some(reservation) = self.budget.reserve(len as u64) else { return Ok(None) };
+        let Some(reservation) = self.budget.reserve(len as u64) else {
+            return Ok(None);
+        };
         let start = usize::try_from(offset % PAGE as u64).expect("a remainder is small");
         let end = start.saturating_add(len);
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let memory = match idle.filter(|memory| memory.bytes.len() >= end) {
             Some(memory) => memory,
             None => Memory::new(end).map_err(|error| {
@@ -53,7 +65,12 @@ impl Buffers {
         };
         let start = memory.bytes.start + start;
         let bytes = start..start + len;
-        Ok(Some(Buffer { memory: Some(memory), bytes, home: Arc::clone(self), _reservation: reservation }))
+        Ok(Some(Buffer {
+            memory: Some(memory),
+            bytes,
+            home: Arc::clone(self),
+            _reservation: reservation,
+        }))
     }
 
     /// The budget that pays.
@@ -73,7 +90,10 @@ impl Memory {
     fn new(len: usize) -> io::Result<Self> {
         if len < HUGE_PAGE {
             let len = len.max(1).next_multiple_of(PAGE);
-            return Ok(Self { map: MmapMut::map_anon(len)?, bytes: 0..len });
+            return Ok(Self {
+                map: MmapMut::map_anon(len)?,
+                bytes: 0..len,
+            });
         }
         // What is never touched of it takes no memory.
         let map = MmapMut::map_anon(len.saturating_add(HUGE_PAGE))?;
@@ -81,7 +101,10 @@ impl Memory {
         // Where there are no huge pages, small ones do.
         #[cfg(target_os = "linux")]
         let _ = map.advise_range(Advice::HugePage, start, len / HUGE_PAGE * HUGE_PAGE);
-        Ok(Self { map, bytes: start..start + len })
+        Ok(Self {
+            map,
+            bytes: start..start + len,
+        })
     }
 }
 
@@ -111,7 +134,11 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = self.memory.take();
-        self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(memory);
+        self.home
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(memory);
     }
 }
 
@@ -122,14 +149,21 @@ mod tests {
     #[test]
     fn a_buffer_that_the_system_has_no_memory_for_is_an_error() {
         let buffers = Buffers::new(Budget::new(u64::MAX));
-        let error = buffers.take(usize::MAX / 4, 0).expect_err("more than any machine has");
+        let error = buffers
+            .take(usize::MAX / 4, 0)
+            .expect_err("more than any machine has");
         assert_eq!((error.kind(), buffers.budget().used()), (Kind::Budget, 0));
     }
 
     #[test]
     fn a_buffer_comes_back_and_is_used_again() {
         let buffers = Buffers::new(Budget::new(1 << 20));
-        let take = |len, offset| buffers.take(len, offset).expect("there is memory").expect("the budget is open");
+        let take = |len, offset| {
+            buffers
+                .take(len, offset)
+                .expect("there is memory")
+                .expect("the budget is open")
+        };
         let first = take(4096, 0);
         let address = first.as_ptr();
         drop(first);
@@ -141,12 +175,25 @@ mod tests {
     #[test]
     fn a_buffer_lies_in_memory_as_in_its_file() {
         let buffers = Buffers::new(Budget::new(1 << 23));
-        for (len, offset) in [(0, 1), (1, 4095), (5000, 4095), (4096, 1 << 40), (12_288, 17), (3, 8191), (5 << 20, 99)]
-        {
-            let mut buffer = buffers.take(len, offset).expect("there is memory").expect("the budget is open");
+        for (len, offset) in [
+            (0, 1),
+            (1, 4095),
+            (5000, 4095),
+            (4096, 1 << 40),
+            (12_288, 17),
+            (3, 8191),
+            (5 << 20, 99),
+        ] {
+            let mut buffer = buffers
+                .take(len, offset)
+                .expect("there is memory")
+                .expect("the budget is open");
             buffer.fill(7);
             let place = usize::try_from(offset).expect("64 bits");
-            assert_eq!((buffer.len(), buffer.as_ptr().addr() % PAGE), (len, place % PAGE));
+            assert_eq!(
+                (buffer.len(), buffer.as_ptr().addr() % PAGE),
+                (len, place % PAGE)
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! What the control group of this process, and those above it, leave it of the memory; both versions of the interface.
+//! What the control group of this process, and those above it, leave it of the memory; both
+//! versions of the interface.
 //!
 //! See `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst` of the Linux kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Limits from here on are none: the older interface says so with the largest number of whole pages.
+/// Limits from here on are none: the older interface says so with the largest number of whole
+/// pages.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The tightest limits of a group and those above it, in bytes.
@@ -27,8 +29,13 @@ fn of_process(proc: &Path) -> Option<GroupMemory> {
     let text = |name: &str| fs::read_to_string(proc.join(name)).ok();
     let (groups, mounts) = (text("cgroup")?, text("mountinfo")?);
     // A machine can have both versions mounted, but only one of them has the files on memory.
-    let found = [&V1, &V2].into_iter().flat_map(|version| version.limits(&groups, &mounts));
-    found.reduce(|a, b| GroupMemory { limit: a.limit.min(b.limit), available: a.available.min(b.available) })
+    let found = [&V1, &V2]
+        .into_iter()
+        .flat_map(|version| version.limits(&groups, &mounts));
+    found.reduce(|a, b| GroupMemory {
+        limit: a.limit.min(b.limit),
+        available: a.available.min(b.available),
+    })
 }
 
 /// A version of the interface.
@@ -37,7 +44,8 @@ struct Version {
     usage: &'static str,
     /// What the statistics call pages of files that nobody needs now.
     droppable: &'static str,
-    /// Whether a line of `/proc/self/cgroup` with this number and these controllers is about memory.
+    /// Whether a line of `/proc/self/cgroup` with this number and these controllers is about
+    /// memory.
     is_group: fn(&str, &str) -> bool,
     /// Whether a file system of this type with these options is.
     is_mount: fn(&str, &str) -> bool,
@@ -69,9 +77,15 @@ impl Version {
             return vec![];
         };
         let mounts: Vec<_> = mounts.lines().filter_map(|line| self.mount(line)).collect();
-        // In a container the group's path can be one of the host's; then the mount is what this process sees of it.
-        let seen = mounts.iter().find_map(|mount| Some((mount, group.strip_prefix(&mount.root).ok()?)));
-        let Some((mount, below)) = seen.or(mounts.first().map(|mount| (mount, Path::new("")))) else { return vec![] };
+        // In a container the group's path can be one of the host's; then the mount is what this
+        // process sees of it.
+        let seen = mounts
+            .iter()
+            .find_map(|mount| Some((mount, group.strip_prefix(&mount.root).ok()?)));
+        let Some((mount, below)) = seen.or(mounts.first().map(|mount| (mount, Path::new(""))))
+        else {
+            return vec![];
+        };
         let folders = below.ancestors().map(|below| mount.point.join(below));
         folders.filter_map(|folder| self.read(&folder)).collect()
     }
@@ -83,7 +97,10 @@ impl Version {
         let (root, point) = (place.next()?, place.next()?);
         let mut what = what.split(' ');
         let (kind, options) = (what.next()?, what.nth(1)?);
-        (self.is_mount)(kind, options).then(|| Mount { root: unescaped(root), point: unescaped(point) })
+        (self.is_mount)(kind, options).then(|| Mount {
+            root: unescaped(root),
+            point: unescaped(point),
+        })
     }
 
     /// What one group's folder says; none where it says nothing of a limit.
@@ -92,9 +109,16 @@ impl Version {
         let number = |name: &str| text(name)?.trim().parse::<u64>().ok();
         let limit = number(self.limit).filter(|limit| *limit < NO_LIMIT)?;
         let statistics = text("memory.stat").unwrap_or_default();
-        let droppable = statistics.lines().find_map(|line| line.strip_prefix(self.droppable)?.trim().parse().ok());
-        let used = number(self.usage).unwrap_or(0).saturating_sub(droppable.unwrap_or(0));
-        Some(GroupMemory { limit, available: limit.saturating_sub(used) })
+        let droppable = statistics
+            .lines()
+            .find_map(|line| line.strip_prefix(self.droppable)?.trim().parse().ok());
+        let used = number(self.usage)
+            .unwrap_or(0)
+            .saturating_sub(droppable.unwrap_or(0));
+        Some(GroupMemory {
+            limit,
+            available: limit.saturating_sub(used),
+        })
     }
 }
 
@@ -106,8 +130,18 @@ struct Mount {
 
 /// A path as the kernel writes it in tables, where blanks are octal numbers.
 fn unescaped(text: &str) -> PathBuf {
-    let blanks = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    blanks.into_iter().fold(text.to_owned(), |text, (octal, plain)| text.replace(octal, plain)).into()
+    let blanks = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    blanks
+        .into_iter()
+        .fold(text.to_owned(), |text, (octal, plain)| {
+            text.replace(octal, plain)
+        })
+        .into()
 }
 
 #[cfg(test)]
@@ -129,13 +163,16 @@ mod tests {
         let shown = sys.display().to_string().replace(' ', "\\040");
         write(root.path().join("cgroup"), group);
         write(root.path().join("mountinfo"), &mount.replace("SYS", &shown));
-        files.iter().for_each(|(name, text)| write(sys.join(name), text));
+        files
+            .iter()
+            .for_each(|(name, text)| write(sys.join(name), text));
         root
     }
 
     #[track_caller]
     fn says(machine: &TempDir, wanted: Option<(u64, u64)>) {
-        let found = of_process(machine.path()).map(|found| (found.limit / MIB, found.available / MIB));
+        let found =
+            of_process(machine.path()).map(|found| (found.limit / MIB, found.available / MIB));
         assert_eq!(found, wanted);
     }
 
@@ -148,15 +185,27 @@ mod tests {
             ("cgroup.controllers", "memory"),
             ("user.slice/memory.max", "1073741824\n"),
             ("user.slice/memory.current", "943718400\n"),
-            ("user.slice/memory.stat", "anon 5\nfile 9\ninactive_file 104857600\nactive_file 7\n"),
+            (
+                "user.slice/memory.stat",
+                "anon 5\nfile 9\ninactive_file 104857600\nactive_file 7\n",
+            ),
             ("user.slice/job.scope/memory.max", "536870912\n"),
             ("user.slice/job.scope/memory.current", "104857600\n"),
         ];
         // The group has 412 MiB left, the one above it 224.
-        says(&machine("0::/user.slice/job.scope\n", UNIFIED, &files), Some((512, 224)));
-        says(&machine("0::/user.slice\n", UNIFIED, &files), Some((1024, 224)));
+        says(
+            &machine("0::/user.slice/job.scope\n", UNIFIED, &files),
+            Some((512, 224)),
+        );
+        says(
+            &machine("0::/user.slice\n", UNIFIED, &files),
+            Some((1024, 224)),
+        );
         says(&machine("0::/\n", UNIFIED, &files), None);
-        says(&machine("0::/user.slice/gone\n", UNIFIED, &files), Some((1024, 224)));
+        says(
+            &machine("0::/user.slice/gone\n", UNIFIED, &files),
+            Some((1024, 224)),
+        );
     }
 
     #[test]
@@ -181,7 +230,10 @@ mod tests {
         let files = [
             ("memory/jobs/7/memory.limit_in_bytes", "268435456\n"),
             ("memory/jobs/7/memory.usage_in_bytes", "268435456\n"),
-            ("memory/jobs/7/memory.stat", "inactive_file 1\ntotal_inactive_file 134217728\n"),
+            (
+                "memory/jobs/7/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 134217728\n",
+            ),
             ("memory/jobs/memory.limit_in_bytes", "9223372036854771712\n"),
             ("unified/other/cgroup.procs", ""),
         ];
@@ -193,9 +245,16 @@ mod tests {
     fn a_container_sees_its_own_group_at_the_top() {
         let files = [("memory.max", "134217728\n"), ("memory.current", "0\n")];
         let bound = "30 23 0:26 /docker/abc SYS ro - cgroup2 cgroup2 rw\n";
-        // The host's path, as without a namespace of its own; and a path that leads out of what is mounted.
-        says(&machine("0::/docker/abc\n", bound, &files), Some((128, 128)));
-        says(&machine("0::/../elsewhere\n", bound, &files), Some((128, 128)));
+        // The host's path, as without a namespace of its own; and a path that leads out of what is
+        // mounted.
+        says(
+            &machine("0::/docker/abc\n", bound, &files),
+            Some((128, 128)),
+        );
+        says(
+            &machine("0::/../elsewhere\n", bound, &files),
+            Some((128, 128)),
+        );
         says(&machine("0::/\n", UNIFIED, &files), Some((128, 128)));
     }
 }

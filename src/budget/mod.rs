@@ -1,8 +1,10 @@
-//! The byte budget: what may be resident at once, who holds how much of it, and what to take when nobody said.
+//! The byte budget: what may be resident at once, who holds how much of it, and what to take when
+//! nobody said.
 //!
-//! A [`Budget`] hands out [`Reservation`]s that give themselves back when dropped. A stage that wants more than is left
-//! waits, so the budget is the back-pressure of the pipeline too. Waiting is only safe when reservations are taken in
-//! the order in which the work ends; see `engine` for why that holds there.
+//! A [`Budget`] hands out [`Reservation`]s that give themselves back when dropped. A stage that
+//! wants more than is left waits, so the budget is the back-pressure of the pipeline too. Waiting
+//! is only safe when reservations are taken in the order in which the work ends; see `engine` for
+//! why that holds there.
 
 mod buffers;
 mod cgroup;
@@ -13,8 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use buffers::{Buffer, Buffers, PAGE};
 pub use machine::{
-    check_limits, check_machine, default_bytes, give_back, keep_little, most_open_files, peak_resident_bytes,
-    raise_open_files, resident_bytes,
+    check_limits, check_machine, default_bytes, give_back, keep_little, most_open_files,
+    peak_resident_bytes, raise_open_files, resident_bytes,
 };
 pub use size::{format_bytes, parse_bytes};
 
@@ -36,7 +38,11 @@ struct State {
 impl Budget {
     /// A budget of `limit` bytes, none of them held.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, state: Mutex::default(), freed: Condvar::new() })
+        Arc::new(Self {
+            limit,
+            state: Mutex::default(),
+            freed: Condvar::new(),
+        })
     }
 
     /// The bytes that may be held at once.
@@ -56,29 +62,37 @@ impl Budget {
 
     /// Holds `bytes`, waiting until they are free; `None` after [`Budget::close`].
     ///
-    /// A request beyond the whole limit is granted once nothing else is held, so that a caller whose arithmetic was
-    /// slightly off is slow rather than stuck.
+    /// A request beyond the whole limit is granted once nothing else is held, so that a caller
+    /// whose arithmetic was slightly off is slow rather than stuck.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let mut state = self.lock();
         while !state.closed && state.used > 0 && state.used.saturating_add(bytes) > self.limit {
-            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .freed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if state.closed {
             return None;
         }
         state.used += bytes;
         state.peak = state.peak.max(state.used);
-        Some(Reservation { budget: Arc::clone(self), bytes })
+        Some(Reservation {
+            budget: Arc::clone(self),
+            bytes,
+        })
     }
 
-    /// Ends all waiting, now and later: what is held stays held until it is dropped, nothing more is granted.
+    /// Ends all waiting, now and later: what is held stays held until it is dropped, nothing more
+    /// is granted.
     pub fn close(&self) {
         self.lock().closed = true;
         self.freed.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is a few counters that are changed whole, so a panic elsewhere cannot leave it half done.
+        // The state is a few counters that are changed whole, so a panic elsewhere cannot leave it
+        // half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Byte counts as people write them.
 
-/// The units that a byte count may end in, and their size. As `K`, `M`, `G`, `B` (billion) mean powers of ten to
-/// mergekit's users, only the `i` forms are binary.
+/// The units that a byte count may end in, and their size. As `K`, `M`, `G`, `B` (billion) mean
+/// powers of ten to mergekit's users, only the `i` forms are binary.
 const UNITS: [(&str, u64); 14] = [
     ("kib", 1 << 10),
     ("mib", 1 << 20),
@@ -19,12 +19,13 @@ const UNITS: [(&str, u64); 14] = [
     ("g", 1_000_000_000),
 ];
 
-/// The bytes that `text` means: `256MiB`, `5GB`, `1.5 GiB`, `5B` (billions, as mergekit's shard sizes), or a plain
-/// number of bytes.
+/// The bytes that `text` means: `256MiB`, `5GB`, `1.5 GiB`, `5B` (billions, as mergekit's shard
+/// sizes), or a plain number of bytes.
 ///
 /// # Errors
 ///
-/// A sentence that says what is accepted, when the text is not a positive count of bytes that fits 63 bits.
+/// A sentence that says what is accepted, when the text is not a positive count of bytes that fits
+/// 63 bits.
 ///
 /// # Examples
 ///
@@ -36,12 +37,16 @@ const UNITS: [(&str, u64); 14] = [
 /// assert_eq!(format_bytes(3 << 29), "1.50 GiB");
 /// ```
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size; write it as 256MiB, 1.5GiB, 5GB or a number of bytes");
+    let wrong =
+        || format!("`{text}` is not a size; write it as 256MiB, 1.5GiB, 5GB or a number of bytes");
     let lower = text.trim().to_ascii_lowercase();
     let (number, unit) = split_unit(&lower);
     let number = number.trim();
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit).filter(|&bytes| bytes > 0 && bytes < 1 << 63).ok_or_else(wrong);
+        return whole
+            .checked_mul(unit)
+            .filter(|&bytes| bytes > 0 && bytes < 1 << 63)
+            .ok_or_else(wrong);
     }
     let plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
     let value: f64 = number.parse().ok().filter(|_| plain).ok_or_else(wrong)?;
@@ -50,7 +55,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     if !(1.0..9.0e18).contains(&bytes) {
         return Err(wrong());
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie within u64")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to lie within u64"
+    )]
     Ok(bytes as u64)
 }
 
@@ -68,12 +77,21 @@ fn split_unit(lower: &str) -> (&str, u64) {
 
 /// A byte count for people, in binary units: `1.50 GiB`.
 pub fn format_bytes(bytes: u64) -> String {
-    const STEPS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    const STEPS: [(&str, u64); 4] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ];
     for (unit, size) in STEPS {
         if bytes >= size {
             #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
             let value = bytes as f64 / size as f64;
-            return if value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.2} {unit}") };
+            return if value >= 100.0 {
+                format!("{value:.0} {unit}")
+            } else {
+                format!("{value:.2} {unit}")
+            };
         }
     }
     format!("{bytes} B")
@@ -100,9 +118,19 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in
-            ["", "GiB", "-1", "0", "0GB", "1e9", "nan", "inf", "12 parsecs", "99999999999999999999", "9999999TB"]
-        {
+        for text in [
+            "",
+            "GiB",
+            "-1",
+            "0",
+            "0GB",
+            "1e9",
+            "nan",
+            "inf",
+            "12 parsecs",
+            "99999999999999999999",
+            "9999999TB",
+        ] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
     }

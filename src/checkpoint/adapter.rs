@@ -1,4 +1,5 @@
-//! Adapters: files of factors, which mean something only in products with each other and beside a model.
+//! Adapters: files of factors, which mean something only in products with each other and beside a
+//! model.
 
 use std::path::Path;
 
@@ -51,16 +52,36 @@ const PARTS: [&str; 42] = [
     "oft_R",
 ];
 /// More of them; and of kohya's and LyCORIS's files, whose names have no dots.
-const MORE_PARTS: [&str; 5] = ["boft_R", "boft_s", "hra_u", "trainable_tokens_delta", "prompt_embeddings"];
+const MORE_PARTS: [&str; 5] = [
+    "boft_R",
+    "boft_s",
+    "hra_u",
+    "trainable_tokens_delta",
+    "prompt_embeddings",
+];
 /// The first two letters of all of these.
-const BEGINNINGS: [&str; 13] = ["lo", "do", "ha", "ve", "vb", "fo", "ra", "ia", "of", "bo", "hr", "tr", "pr"];
+const BEGINNINGS: [&str; 13] = [
+    "lo", "do", "ha", "ve", "vb", "fo", "ra", "ia", "of", "bo", "hr", "tr", "pr",
+];
 /// What the names in kohya's and LyCORIS's files begin with.
-const STARTS: [&str; 6] = ["lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_", "lycoris_"];
+const STARTS: [&str; 6] = [
+    "lora_unet_",
+    "lora_te_",
+    "lora_te1_",
+    "lora_te2_",
+    "lora_transformer_",
+    "lycoris_",
+];
 /// What follows a part of a name with `lora` in it where the factors are modules of their own.
 const FACTORS: [&str; 4] = ["down", "up", "A", "B"];
 /// What files of adapters are called.
-const FILES: [&str; 5] =
-    ["adapter_", "adapters.safetensors", "pytorch_adapter.bin", "pytorch_lora_weights.", "learned_embeds."];
+const FILES: [&str; 5] = [
+    "adapter_",
+    "adapters.safetensors",
+    "pytorch_adapter.bin",
+    "pytorch_lora_weights.",
+    "learned_embeds.",
+];
 
 /// What to do with an adapter.
 const CURE: &str = "merge the adapter into its model first and give the result: with PEFT, \
@@ -75,7 +96,10 @@ pub(super) fn is_adapter_file(name: &str) -> bool {
 /// Whether a tensor of this name is part of an adapter.
 fn is_factor(name: &str) -> bool {
     // A model has a hundred thousand names of ten parts, nearly none of which begins like these.
-    let likely = |part: &str| part.get(..2).is_some_and(|start| BEGINNINGS.contains(&start));
+    let likely = |part: &str| {
+        part.get(..2)
+            .is_some_and(|start| BEGINNINGS.contains(&start))
+    };
     let known = |part: &str| likely(part) && (PARTS.contains(&part) || MORE_PARTS.contains(&part));
     let mut before = "";
     let found = name.split('.').any(|part| {
@@ -121,7 +145,12 @@ mod tests {
 
     #[test]
     fn every_part_begins_as_it_is_looked_for() {
-        assert!(PARTS.iter().chain(&MORE_PARTS).all(|part| BEGINNINGS.contains(&&part[..2])));
+        assert!(
+            PARTS
+                .iter()
+                .chain(&MORE_PARTS)
+                .all(|part| BEGINNINGS.contains(&&part[..2]))
+        );
     }
 
     #[test]

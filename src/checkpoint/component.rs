@@ -1,4 +1,5 @@
-//! Sub-folders with weights of their own: components of a diffusers pipeline, modules of sentence-transformers.
+//! Sub-folders with weights of their own: components of a diffusers pipeline, modules of
+//! sentence-transformers.
 
 use std::path::Path;
 
@@ -16,10 +17,12 @@ const LISTS: [&str; 2] = ["model_index.json", "modules.json"];
 const LIST_BYTES: u64 = 1 << 20;
 
 impl Checkpoint {
-    /// The names of the sub-folders that hold weights in a format that is read, sorted; none for a single weight file.
+    /// The names of the sub-folders that hold weights in a format that is read, sorted; none for a
+    /// single weight file.
     ///
-    /// Left out are hidden folders, links to folders, those that a training run or another program has left, those of
-    /// adapters, and those whose name is not of ASCII letters, digits, `-`, `_` and `.` alone.
+    /// Left out are hidden folders, links to folders, those that a training run or another program
+    /// has left, those of adapters, and those whose name is not of ASCII letters, digits, `-`, `_`
+    /// and `.` alone.
     ///
     /// # Errors
     ///
@@ -34,7 +37,8 @@ impl Checkpoint {
     ///
     /// When there is such a file and it cannot be read.
     pub fn declares_component(&self, name: &str) -> Result<bool> {
-        self.folder().map_or(Ok(false), |folder| declares(folder, name))
+        self.folder()
+            .map_or(Ok(false), |folder| declares(folder, name))
     }
 
     /// Opens the sub-folder `name` as a checkpoint of its own.
@@ -45,34 +49,63 @@ impl Checkpoint {
     pub fn open_component(&self, name: &str, options: &OpenOptions) -> Result<Self> {
         let folder = self.folder().ok_or_else(|| {
             let cause = format!("a single file has no folder {name}");
-            Error::new(Kind::Input, "cannot open checkpoint", self.root().display(), cause)
+            Error::new(
+                Kind::Input,
+                "cannot open checkpoint",
+                self.root().display(),
+                cause,
+            )
         })?;
         Self::open_with(&folder.join(name), options)
     }
 
-    /// Adds the files and tensors of a component; the names of both then begin with the folder and a slash.
+    /// Adds the files and tensors of a component; the names of both then begin with the folder and
+    /// a slash.
     ///
     /// # Errors
     ///
     /// [`Kind::Input`] when a tensor of this checkpoint is called like one of the component's.
     pub fn attach(&mut self, name: &str, component: Self) -> Result<()> {
         let before = format!("{name}/");
-        if let Some(tensor) = self.tensors.keys().find(|tensor| tensor.starts_with(&before)) {
-            let cause = format!("tensor {} is called like those of the folder {name}", super::shown(tensor));
-            return Err(Error::new(Kind::Input, "cannot open checkpoint", self.root.display(), cause));
+        if let Some(tensor) = self
+            .tensors
+            .keys()
+            .find(|tensor| tensor.starts_with(&before))
+        {
+            let cause = format!(
+                "tensor {} is called like those of the folder {name}",
+                super::shown(tensor)
+            );
+            return Err(Error::new(
+                Kind::Input,
+                "cannot open checkpoint",
+                self.root.display(),
+                cause,
+            ));
         }
         let first = self.files.len();
-        self.files.extend(component.files.into_iter().map(|mut file| {
-            file.name.insert_str(0, &before);
-            file
-        }));
+        self.files
+            .extend(component.files.into_iter().map(|mut file| {
+                file.name.insert_str(0, &before);
+                file
+            }));
         let tensors = component.tensors.into_iter().map(|(tensor, mut entry)| {
             entry.file += first;
             (Name::from(format!("{before}{tensor}")), entry)
         });
         self.tensors.extend(tensors);
-        self.left_out.extend(component.left_out.into_iter().map(|(tensor, why)| (format!("{before}{tensor}"), why)));
-        self.warnings.extend(component.warnings.into_iter().map(|warning| format!("{before}: {warning}")));
+        self.left_out.extend(
+            component
+                .left_out
+                .into_iter()
+                .map(|(tensor, why)| (format!("{before}{tensor}"), why)),
+        );
+        self.warnings.extend(
+            component
+                .warnings
+                .into_iter()
+                .map(|warning| format!("{before}: {warning}")),
+        );
         Ok(())
     }
 
@@ -82,11 +115,13 @@ impl Checkpoint {
     ///
     /// As [`Checkpoint::config`].
     pub fn component_config(&self, name: &str) -> Result<Option<Value>> {
-        self.folder().map_or(Ok(None), |folder| side::config(&folder.join(name)))
+        self.folder()
+            .map_or(Ok(None), |folder| side::config(&folder.join(name)))
     }
 }
 
-/// Whether a folder without weights of its own is a model all the same: one of components that a file lists.
+/// Whether a folder without weights of its own is a model all the same: one of components that a
+/// file lists.
 pub(super) fn is_pipeline(folder: &Path) -> Result<bool> {
     for name in folders_in(folder)? {
         if declares(folder, &name)? {
@@ -102,8 +137,12 @@ fn folders_in(folder: &Path) -> Result<Vec<String>> {
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let is_dir = entry.file_type().map_err(failed)?.is_dir();
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
         if is_dir
             && plain
             && !name.starts_with('.')
@@ -119,7 +158,8 @@ fn folders_in(folder: &Path) -> Result<Vec<String>> {
 
 fn holds_weights(folder: &Path) -> Result<bool> {
     let names = folder::file_names(folder)?;
-    let is_read = |name: &String| weight_format(name).is_some_and(|format| folder::FORMATS.contains(&format));
+    let is_read =
+        |name: &String| weight_format(name).is_some_and(|format| folder::FORMATS.contains(&format));
     let is_adapter = names.iter().any(|name| name.starts_with("adapter_"));
     Ok(!is_adapter && names.iter().any(is_read))
 }
@@ -131,12 +171,22 @@ fn declares(folder: &Path, name: &str) -> Result<bool> {
             continue;
         }
         let text = read_capped(&path, LIST_BYTES, "cannot read list of components")?;
-        let listed: Value = serde_json::from_slice(&text)
-            .map_err(|error| Error::new(Kind::Input, "cannot read list of components", path.display(), error))?;
+        let listed: Value = serde_json::from_slice(&text).map_err(|error| {
+            Error::new(
+                Kind::Input,
+                "cannot read list of components",
+                path.display(),
+                error,
+            )
+        })?;
         let found = match &listed {
-            // Pipelines: a component by its folder, with the library and class that load it, or two nulls.
-            Value::Object(fields) => fields.get(name).is_some_and(|value| value.get(0).is_some_and(Value::is_string)),
-            // sentence-transformers: modules in order, each with its folder, the first one's often empty.
+            // Pipelines: a component by its folder, with the library and class that load it, or two
+            // nulls.
+            Value::Object(fields) => fields
+                .get(name)
+                .is_some_and(|value| value.get(0).is_some_and(Value::is_string)),
+            // sentence-transformers: modules in order, each with its folder, the first one's often
+            // empty.
             Value::Array(modules) => modules.iter().any(|module| module["path"] == name),
             _ => false,
         };

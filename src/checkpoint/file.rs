@@ -56,9 +56,16 @@ pub(super) struct Inspected {
     pub warnings: Vec<String>,
 }
 
-/// Reads the header of a weight file that will be number `index` of its checkpoint; `key` leads to the tensors of a
-/// PyTorch file that holds several state dicts, `memory` is how many bytes reading it may take.
-pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&str>, memory: u64) -> Result<Inspected> {
+/// Reads the header of a weight file that will be number `index` of its checkpoint; `key` leads to
+/// the tensors of a PyTorch file that holds several state dicts, `memory` is how many bytes reading
+/// it may take.
+pub(super) fn inspect(
+    path: PathBuf,
+    name: String,
+    index: usize,
+    key: Option<&str>,
+    memory: u64,
+) -> Result<Inspected> {
     let input = Input::open(&path)?;
     let container = zst::detect(&input)?;
     if container == Container::Plain && pickled::is_pickled(&input, &name)? {
@@ -69,8 +76,16 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&st
     let identity = input.identity;
     let header = match container {
         Container::Plain => {
-            let file = input.file().map_err(|error| Error::io("cannot read", &path, error))?;
-            Header::read(BufReader::new(&*file), Some(identity.len), &path, index, memory)?
+            let file = input
+                .file()
+                .map_err(|error| Error::io("cannot read", &path, error))?;
+            Header::read(
+                BufReader::new(&*file),
+                Some(identity.len),
+                &path,
+                index,
+                memory,
+            )?
         }
         Container::ZstdSeekable => {
             let source = zst::SeekableSource::new(Input::reopen(&path, identity)?)?;
@@ -89,9 +104,21 @@ pub(super) fn inspect(path: PathBuf, name: String, index: usize, key: Option<&st
         data_len: header.data_len,
         metadata: header.metadata,
     };
-    Ok(Inspected { file, tensors: header.tensors, ties: Vec::new(), warnings: Vec::new() })
+    Ok(Inspected {
+        file,
+        tensors: header.tensors,
+        ties: Vec::new(),
+        warnings: Vec::new(),
+    })
 }
 
 fn plain(input: &Input) -> Result<impl Read> {
-    zst::decoder(input).map_err(|error| Error::new(Kind::Input, "cannot decompress", input.path.display(), error))
+    zst::decoder(input).map_err(|error| {
+        Error::new(
+            Kind::Input,
+            "cannot decompress",
+            input.path.display(),
+            error,
+        )
+    })
 }

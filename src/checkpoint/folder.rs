@@ -60,18 +60,23 @@ pub(super) fn is_training_state(name: &str) -> bool {
     TRAINING_STATE.iter().any(|start| name.starts_with(start))
 }
 
-/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted alone. There are none
-/// in a folder that may be a `pipeline` and is one.
+/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted
+/// alone. There are none in a folder that may be a `pipeline` and is one.
 pub(super) fn locate(path: &Path, shard_alone: bool, pipeline: bool) -> Result<Layout> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => bad(path, "no such file or folder"),
         _ => Error::io("cannot open checkpoint", path, error),
     })?;
     if metadata.is_dir() {
-        return nested::snapshot_of(path)
-            .map_or_else(|| in_folder(path, pipeline), |snapshot| in_folder(&snapshot, pipeline));
+        return nested::snapshot_of(path).map_or_else(
+            || in_folder(path, pipeline),
+            |snapshot| in_folder(&snapshot, pipeline),
+        );
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     if let Some(format) = index_format(&name).filter(|format| FORMATS.contains(format)) {
         return indexed(parent_of(path), path, format);
     }
@@ -88,11 +93,18 @@ pub(super) fn locate(path: &Path, shard_alone: bool, pipeline: bool) -> Result<L
         None | Some(SAFETENSORS | TORCH) => {}
         Some(format) => return Err(wrong_format(path, format)),
     }
-    Ok(Layout { folder: None, files: vec![(path.to_owned(), name)], index: None, rivals: None })
+    Ok(Layout {
+        folder: None,
+        files: vec![(path.to_owned(), name)],
+        index: None,
+        rivals: None,
+    })
 }
 
 fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 fn in_folder(folder: &Path, pipeline: bool) -> Result<Layout> {
@@ -100,23 +112,37 @@ fn in_folder(folder: &Path, pipeline: bool) -> Result<Layout> {
     for format in FORMATS {
         if let Some(layout) = in_format(folder, &names, format)? {
             let taken: Vec<String> = layout.files.iter().map(|(_, name)| name.clone()).collect();
-            let rivals = rivals::warning(&names, &taken, layout.index.as_ref().and_then(Index::name));
+            let rivals =
+                rivals::warning(&names, &taken, layout.index.as_ref().and_then(Index::name));
             return Ok(Layout { rivals, ..layout });
         }
     }
     if pipeline && is_pipeline(folder)? {
-        return Ok(Layout { folder: Some(folder.to_owned()), files: Vec::new(), index: None, rivals: None });
+        return Ok(Layout {
+            folder: Some(folder.to_owned()),
+            files: Vec::new(),
+            index: None,
+            rivals: None,
+        });
     }
     Err(nothing_in(folder, &names))
 }
 
-/// The files of a folder in one format: the whole model in one file, as transformers has it, before the shards of an
-/// index, unless that file is one of them; then whatever there is.
-fn in_format(folder: &Path, names: &BTreeSet<String>, format: &'static str) -> Result<Option<Layout>> {
-    let single = SINGLE.into_iter().find(|name| weight_format(name) == Some(format) && names.contains(*name));
+/// The files of a folder in one format: the whole model in one file, as transformers has it, before
+/// the shards of an index, unless that file is one of them; then whatever there is.
+fn in_format(
+    folder: &Path,
+    names: &BTreeSet<String>,
+    format: &'static str,
+) -> Result<Option<Layout>> {
+    let single = SINGLE
+        .into_iter()
+        .find(|name| weight_format(name) == Some(format) && names.contains(*name));
     if let Some(index) = choose_index(folder, names, format)? {
         let path = folder.join(index);
-        let is_apart = |single| !Index::read(&path, format).is_ok_and(|index| index.shards().contains(&single));
+        let is_apart = |single| {
+            !Index::read(&path, format).is_ok_and(|index| index.shards().contains(&single))
+        };
         if !single.is_some_and(is_apart) {
             return indexed(folder, &path, format).map(Some);
         }
@@ -126,8 +152,16 @@ fn in_format(folder: &Path, names: &BTreeSet<String>, format: &'static str) -> R
         None if format == TORCH => loose_torch(folder, names)?,
         None => loose(folder, names)?,
     };
-    let files: Vec<_> = chosen.into_iter().map(|name| (folder.join(&name), name)).collect();
-    let layout = Layout { folder: Some(folder.to_owned()), files, index: None, rivals: None };
+    let files: Vec<_> = chosen
+        .into_iter()
+        .map(|name| (folder.join(&name), name))
+        .collect();
+    let layout = Layout {
+        folder: Some(folder.to_owned()),
+        files,
+        index: None,
+        rivals: None,
+    };
     Ok(Some(layout).filter(|layout| !layout.files.is_empty()))
 }
 
@@ -146,14 +180,19 @@ pub(super) fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>, format: &str) -> Result<Option<&'a str>> {
+fn choose_index<'a>(
+    folder: &Path,
+    names: &'a BTreeSet<String>,
+    format: &str,
+) -> Result<Option<&'a str>> {
     const USUAL: [&str; 4] = [
         "model.safetensors.index.json",
         "pytorch_model.bin.index.json",
         "diffusion_pytorch_model.safetensors.index.json",
         "diffusion_pytorch_model.bin.index.json",
     ];
-    let is_index = |name: &&str| index_format(name) == Some(format) && !name.starts_with("adapter_");
+    let is_index =
+        |name: &&str| index_format(name) == Some(format) && !name.starts_with("adapter_");
     let indexes: Vec<_> = names.iter().map(String::as_str).filter(is_index).collect();
     if let Some(usual) = USUAL.into_iter().find(|usual| indexes.contains(usual)) {
         return Ok(Some(usual));
@@ -161,10 +200,10 @@ fn choose_index<'a>(folder: &Path, names: &'a BTreeSet<String>, format: &str) ->
     match indexes[..] {
         [] => Ok(None),
         [only] => Ok(Some(only)),
-        _ => {
-            Err(bad(folder, format!("several indexes: {}", indexes.join(", ")))
-                .with_hint("name one of them as the model"))
-        }
+        _ => Err(
+            bad(folder, format!("several indexes: {}", indexes.join(", ")))
+                .with_hint("name one of them as the model"),
+        ),
     }
 }
 
@@ -176,7 +215,10 @@ fn indexed(folder: &Path, path: &Path, format: &'static str) -> Result<Layout> {
     let mut missing = Vec::new();
     for shard in &shards {
         let compressed = format!("{shard}.zst");
-        if let Some(name) = [*shard, &compressed].into_iter().find(|name| names.contains(*name)) {
+        if let Some(name) = [*shard, &compressed]
+            .into_iter()
+            .find(|name| names.contains(*name))
+        {
             files.insert(name.to_owned(), folder.join(name));
         } else {
             missing.push(*shard);
@@ -184,20 +226,34 @@ fn indexed(folder: &Path, path: &Path, format: &'static str) -> Result<Layout> {
     }
     if !missing.is_empty() {
         let there = shards.len() - missing.len();
-        let cause = format!("{there} of {} shards are there, missing: {}", shards.len(), listed(&missing));
-        return Err(Error::new(Kind::Input, "index does not fit", path.display(), cause)
-            .with_hint("finish the download, or remove the index if it belongs to other files"));
+        let cause = format!(
+            "{there} of {} shards are there, missing: {}",
+            shards.len(),
+            listed(&missing)
+        );
+        return Err(
+            Error::new(Kind::Input, "index does not fit", path.display(), cause)
+                .with_hint("finish the download, or remove the index if it belongs to other files"),
+        );
     }
     let files = files.into_iter().map(|(name, path)| (path, name)).collect();
-    Ok(Layout { folder: Some(folder.to_owned()), files, index: Some(index), rivals: None })
+    Ok(Layout {
+        folder: Some(folder.to_owned()),
+        files,
+        index: Some(index),
+        rivals: None,
+    })
 }
 
-/// All shards of a folder that has neither an index nor `model.safetensors`; none when it has no safetensors at all.
+/// All shards of a folder that has neither an index nor `model.safetensors`; none when it has no
+/// safetensors at all.
 fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_shard = |name: &&String| {
         let plain = name.strip_suffix(".zst").unwrap_or(name);
         // A compressed shard beside its expanded self is the same shard.
-        plain.ends_with(PLAIN) && !is_adapter_file(name) && (plain == *name || !names.contains(plain))
+        plain.ends_with(PLAIN)
+            && !is_adapter_file(name)
+            && (plain == *name || !names.contains(plain))
     };
     let mut shards: Vec<_> = names.iter().filter(is_shard).cloned().collect();
     // The same weights in another precision.
@@ -211,7 +267,8 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(shards)
 }
 
-/// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor `pytorch_model.bin`.
+/// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor
+/// `pytorch_model.bin`.
 fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_model = |name: &&String| {
         let other = is_adapter_file(name) || is_training_state(name);
@@ -220,7 +277,11 @@ fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let mut files: Vec<_> = names.iter().filter(is_model).cloned().collect();
     let all = files.clone();
     files.retain(|name| variant_of(name).is_none_or(|other| !all.contains(&other)));
-    let shards: Vec<_> = files.iter().filter(|name| numbered(name).is_some()).cloned().collect();
+    let shards: Vec<_> = files
+        .iter()
+        .filter(|name| numbered(name).is_some())
+        .cloned()
+        .collect();
     match (shards.as_slice(), files.as_slice()) {
         ([], [] | [_]) => Ok(files),
         ([], several) => {
@@ -228,8 +289,11 @@ fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
                 return Err(parts.on(folder));
             }
             let several: Vec<_> = several.iter().map(String::as_str).collect();
-            Err(bad(folder, format!("several PyTorch files: {}", listed(&several)))
-                .with_hint("name one of them as the model"))
+            Err(bad(
+                folder,
+                format!("several PyTorch files: {}", listed(&several)),
+            )
+            .with_hint("name one of them as the model"))
         }
         _ => check_complete(folder, &shards).map(|()| shards),
     }
@@ -242,7 +306,13 @@ pub(super) fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
     weight_format(ending)?;
     let (rest, total) = stem.rsplit_once("-of-")?;
     let (prefix, number) = rest.rsplit_once('-')?;
-    let parse = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    let parse = |digits: &str| {
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())
+            .flatten()
+    };
     Some((prefix, parse(number)?, parse(total)?, ending))
 }
 
@@ -250,10 +320,16 @@ pub(super) fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
 fn check_complete(folder: &Path, shards: &[String]) -> Result<()> {
     let mut sets: BTreeMap<(&str, &str), (u32, BTreeSet<u32>)> = BTreeMap::new();
     for (prefix, number, total, ending) in shards.iter().filter_map(|name| numbered(name)) {
-        let (expected, there) = sets.entry((prefix, ending)).or_insert_with(|| (total, BTreeSet::new()));
+        let (expected, there) = sets
+            .entry((prefix, ending))
+            .or_insert_with(|| (total, BTreeSet::new()));
         if *expected != total {
-            let cause = format!("shards of two sets: {prefix}-…-of-{expected:05} and {prefix}-…-of-{total:05}");
-            return Err(bad(folder, cause).with_hint("remove the files that an earlier save left behind"));
+            let cause = format!(
+                "shards of two sets: {prefix}-…-of-{expected:05} and {prefix}-…-of-{total:05}"
+            );
+            return Err(
+                bad(folder, cause).with_hint("remove the files that an earlier save left behind")
+            );
         }
         there.insert(number);
     }
@@ -267,7 +343,11 @@ fn check_complete(folder: &Path, shards: &[String]) -> Result<()> {
             .collect();
         if !missing.is_empty() {
             let missing: Vec<_> = missing.iter().map(String::as_str).collect();
-            let cause = format!("{} of {total} shards are there, missing: {}", there.len(), listed(&missing));
+            let cause = format!(
+                "{} of {total} shards are there, missing: {}",
+                there.len(),
+                listed(&missing)
+            );
             return Err(bad(folder, cause).with_hint("finish the download"));
         }
     }
@@ -275,22 +355,37 @@ fn check_complete(folder: &Path, shards: &[String]) -> Result<()> {
 }
 
 fn listed(names: &[&str]) -> String {
-    let more = if names.len() > NAMED_IN_MESSAGES { ", …" } else { "" };
-    format!("{}{more}", names[..names.len().min(NAMED_IN_MESSAGES)].join(", "))
+    let more = if names.len() > NAMED_IN_MESSAGES {
+        ", …"
+    } else {
+        ""
+    };
+    format!(
+        "{}{more}",
+        names[..names.len().min(NAMED_IN_MESSAGES)].join(", ")
+    )
 }
 
 /// Why a folder without a single safetensors file cannot be read.
 fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
-    if let Some(name) = names.iter().find(|name| is_adapter_file(name) && weight_format(name).is_some()) {
+    if let Some(name) = names
+        .iter()
+        .find(|name| is_adapter_file(name) && weight_format(name).is_some())
+    {
         return adapter::named(folder, &format!("holds an adapter, not a model ({name})"));
     }
-    if let Some(error) =
-        Parts::of_folder(names).map(|parts| parts.on(folder)).or_else(|| nested::refusal(folder, names))
+    if let Some(error) = Parts::of_folder(names)
+        .map(|parts| parts.on(folder))
+        .or_else(|| nested::refusal(folder, names))
     {
         return error;
     }
     let read = |format: &&str| !FORMATS.contains(format);
-    match names.iter().filter_map(|name| weight_format(name)).find(read) {
+    match names
+        .iter()
+        .filter_map(|name| weight_format(name))
+        .find(read)
+    {
         Some(format) => wrong_format(folder, format),
         None if names.is_empty() => bad(folder, "the folder is empty"),
         None => bad(folder, "no safetensors file in the folder"),
@@ -310,10 +405,16 @@ fn wrong_format(path: &Path, format: &str) -> Error {
             "convert it to safetensors first: in transformers 4, `from_pretrained(FOLDER, from_flax=True)` and \
              `save_pretrained`"
         }
-        "ONNX" | "TensorFlow Lite" | "TensorRT" | "Core ML" => "take the model that it was exported from",
+        "ONNX" | "TensorFlow Lite" | "TensorRT" | "Core ML" => {
+            "take the model that it was exported from"
+        }
         _ => "convert the model to safetensors first",
     };
-    bad(path, format!("weights in {format} format, safetensors are needed")).with_hint(cure)
+    bad(
+        path,
+        format!("weights in {format} format, safetensors are needed"),
+    )
+    .with_hint(cure)
 }
 
 fn bad(path: &Path, cause: impl std::fmt::Display) -> Error {
@@ -326,9 +427,18 @@ mod tests {
 
     #[test]
     fn numbered_names_are_taken_apart() {
-        assert_eq!(numbered("model-00002-of-00005.safetensors"), Some(("model", 2, 5, ".safetensors")));
-        assert_eq!(numbered("a-b-2-of-3.safetensors.zst"), Some(("a-b", 2, 3, ".safetensors")));
-        assert_eq!(numbered("pytorch_model-1-of-2.bin"), Some(("pytorch_model", 1, 2, ".bin")));
+        assert_eq!(
+            numbered("model-00002-of-00005.safetensors"),
+            Some(("model", 2, 5, ".safetensors"))
+        );
+        assert_eq!(
+            numbered("a-b-2-of-3.safetensors.zst"),
+            Some(("a-b", 2, 3, ".safetensors"))
+        );
+        assert_eq!(
+            numbered("pytorch_model-1-of-2.bin"),
+            Some(("pytorch_model", 1, 2, ".bin"))
+        );
         for other in [
             "model.safetensors",
             "model-x-of-00005.safetensors",

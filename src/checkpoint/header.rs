@@ -1,8 +1,9 @@
 //! A safetensors header, read from untrusted bytes.
 //!
-//! The layout is eight bytes of little-endian length, that many bytes of JSON, then the data. The `safetensors` crate
-//! checks the geometry; it lets duplicate names, unknown fields, leading blanks, absurd dimensions and control
-//! characters in names through, so those are refused here first, with the tensor named.
+//! The layout is eight bytes of little-endian length, that many bytes of JSON, then the data. The
+//! `safetensors` crate checks the geometry; it lets duplicate names, unknown fields, leading
+//! blanks, absurd dimensions and control characters in names through, so those are refused here
+//! first, with the tensor named.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -35,8 +36,8 @@ const MAX_RANK: usize = 64;
 const MAX_DIM: u64 = 1 << 48;
 /// Bytes of the length in front of the JSON.
 const PREFIX_BYTES: u64 = 8;
-/// What a tensor takes at the most while its header is read, beside its name and its dimensions: an entry of each stage's
-/// list, the table that finds it, and what lists keep free to grow.
+/// What a tensor takes at the most while its header is read, beside its name and its dimensions: an
+/// entry of each stage's list, the table that finds it, and what lists keep free to grow.
 const TENSOR_BYTES: usize = 400;
 /// How many tensors the reference implementation checks at once; it copies them.
 const CHECKED_AT_ONCE: usize = 4096;
@@ -55,33 +56,50 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads and checks the header at the front of `reader`; `len` is the file's length where it is known, `memory` how
-    /// many bytes may be taken while it is read.
+    /// Reads and checks the header at the front of `reader`; `len` is the file's length where it is
+    /// known, `memory` how many bytes may be taken while it is read.
     ///
     /// # Errors
     ///
-    /// Anything that is not exactly a safetensors file of length `len`, naming `path` and the tensor; a header that does
-    /// not fit the memory.
-    pub fn read(mut reader: impl Read, len: Option<u64>, path: &Path, file: usize, memory: u64) -> Result<Self> {
-        let bad = |cause: String| Error::new(Kind::Input, "cannot read header", path.display(), cause);
+    /// Anything that is not exactly a safetensors file of length `len`, naming `path` and the
+    /// tensor; a header that does not fit the memory.
+    pub fn read(
+        mut reader: impl Read,
+        len: Option<u64>,
+        path: &Path,
+        file: usize,
+        memory: u64,
+    ) -> Result<Self> {
+        let bad =
+            |cause: String| Error::new(Kind::Input, "cannot read header", path.display(), cause);
         let mut prefix = [0; 8];
-        reader.read_exact(&mut prefix).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => bad("file ends inside the 8 bytes of the header's length".into()),
-            _ => bad(error.to_string()),
-        })?;
+        reader
+            .read_exact(&mut prefix)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    bad("file ends inside the 8 bytes of the header's length".into())
+                }
+                _ => bad(error.to_string()),
+            })?;
         let json_len = u64::from_le_bytes(prefix);
         if json_len > MAX_HEADER_BYTES {
-            let error = bad(format!("header of {json_len} bytes, at most {MAX_HEADER_BYTES} are read"));
+            let error = bad(format!(
+                "header of {json_len} bytes, at most {MAX_HEADER_BYTES} are read"
+            ));
             return Err(match foreign_format(&prefix) {
                 Some(hint) => error.with_hint(hint),
                 None => error,
             });
         }
         if let Some(len) = len.filter(|len| len - PREFIX_BYTES.min(*len) < json_len) {
-            return Err(bad(format!("header of {json_len} bytes in a file of {len} bytes")));
+            return Err(bad(format!(
+                "header of {json_len} bytes in a file of {len} bytes"
+            )));
         }
         // The text, and once more its longest string.
-        let room = memory.checked_sub(2 * json_len).ok_or_else(|| too_long(path, json_len, memory))?;
+        let room = memory
+            .checked_sub(2 * json_len)
+            .ok_or_else(|| too_long(path, json_len, memory))?;
         let json = text_of(reader, json_len, len.is_some()).map_err(bad)?;
         let mut hash = blake3::Hasher::new();
         hash.update(&prefix).update(&json);
@@ -93,17 +111,21 @@ impl Header {
         let mut header = parsed.map_err(bad)?;
         header.hash = hash.finalize().into();
         match len {
-            Some(len) if len != header.data_len => {
-                Err(bad(format!("header describes a file of {} bytes, file has {len}", header.data_len)))
-            }
+            Some(len) if len != header.data_len => Err(bad(format!(
+                "header describes a file of {} bytes, file has {len}",
+                header.data_len
+            ))),
             _ => Ok(header),
         }
     }
 
     fn parse(json: &[u8], file: usize, room: &Cell<u64>) -> Result<Self, String> {
-        let text = std::str::from_utf8(json).map_err(|error| format!("header is not UTF-8: {error}"))?;
+        let text =
+            std::str::from_utf8(json).map_err(|error| format!("header is not UTF-8: {error}"))?;
         let mut reader = serde_json::Deserializer::from_str(text);
-        let raw = HeaderSeed(room).deserialize(&mut reader).map_err(|error| error.to_string())?;
+        let raw = HeaderSeed(room)
+            .deserialize(&mut reader)
+            .map_err(|error| error.to_string())?;
         reader.end().map_err(|error| error.to_string())?;
         let mut raw_tensors: Vec<_> = raw.tensors.into_iter().collect();
         raw_tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
@@ -117,7 +139,8 @@ impl Header {
         for some in raw_tensors.chunks(CHECKED_AT_ONCE) {
             agree_with_reference(some)?;
         }
-        let entry = |(name, tensor): (String, RawTensor)| (Name::from(name), tensor.entry(start, file));
+        let entry =
+            |(name, tensor): (String, RawTensor)| (Name::from(name), tensor.entry(start, file));
         Ok(Self {
             tensors: raw_tensors.into_iter().map(entry).collect(),
             metadata: raw.metadata,
@@ -127,11 +150,16 @@ impl Header {
     }
 }
 
-/// The JSON of a header of `len` bytes; whether the file has so many is known already when it `is_there`.
+/// The JSON of a header of `len` bytes; whether the file has so many is known already when it
+/// `is_there`.
 fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| error.to_string();
     let mut json = Vec::new();
-    reader.by_ref().take(len.min(1)).read_to_end(&mut json).map_err(failed)?;
+    reader
+        .by_ref()
+        .take(len.min(1))
+        .read_to_end(&mut json)
+        .map_err(failed)?;
     // What is no header at all is not read whole.
     if json.first().is_some_and(|first| *first != b'{') {
         return Err("header does not begin with {".into());
@@ -139,9 +167,15 @@ fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, S
     if is_there {
         json.reserve_exact(usize::try_from(len).unwrap_or(0));
     }
-    reader.take(len - json.len() as u64).read_to_end(&mut json).map_err(failed)?;
+    reader
+        .take(len - json.len() as u64)
+        .read_to_end(&mut json)
+        .map_err(failed)?;
     if json.len() as u64 != len {
-        return Err(format!("header of {len} bytes, file ends after {} of them", json.len()));
+        return Err(format!(
+            "header of {len} bytes, file ends after {} of them",
+            json.len()
+        ));
     }
     if json.is_empty() {
         return Err("header does not begin with {".into());
@@ -151,14 +185,19 @@ fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, S
 
 fn too_long(path: &Path, json_len: u64, memory: u64) -> Error {
     let (wanted, got) = (format_bytes(json_len), format_bytes(memory));
-    let cause = format!("a header of {wanted} and what it names do not fit into {got}, which is what headers may take");
-    Error::new(Kind::Budget, "cannot read header", path.display(), cause).with_hint("allow more with --memory")
+    let cause = format!(
+        "a header of {wanted} and what it names do not fit into {got}, which is what headers may take"
+    );
+    Error::new(Kind::Budget, "cannot read header", path.display(), cause)
+        .with_hint("allow more with --memory")
 }
 
-/// Lets the reference implementation check what was accepted, so that nothing is read here that it would refuse: tensors
-/// that lie one behind the other, wherever they begin.
+/// Lets the reference implementation check what was accepted, so that nothing is read here that it
+/// would refuse: tensors that lie one behind the other, wherever they begin.
 fn agree_with_reference(tensors: &[(String, RawTensor)]) -> Result<(), String> {
-    let start = tensors.first().map_or(0, |(_, tensor)| tensor.data_offsets.0);
+    let start = tensors
+        .first()
+        .map_or(0, |(_, tensor)| tensor.data_offsets.0);
     let infos = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -166,20 +205,35 @@ fn agree_with_reference(tensors: &[(String, RawTensor)]) -> Result<(), String> {
             let size = |value: u64| usize::try_from(value).map_err(|error| error.to_string());
             let info = TensorInfo {
                 dtype: Deserialize::deserialize(dtype).map_err(|error| error.to_string())?,
-                shape: tensor.shape.iter().copied().map(size).collect::<Result<_, _>>()?,
-                data_offsets: (size(tensor.data_offsets.0 - start)?, size(tensor.data_offsets.1 - start)?),
+                shape: tensor
+                    .shape
+                    .iter()
+                    .copied()
+                    .map(size)
+                    .collect::<Result<_, _>>()?,
+                data_offsets: (
+                    size(tensor.data_offsets.0 - start)?,
+                    size(tensor.data_offsets.1 - start)?,
+                ),
             };
             Ok((name.clone(), info))
         })
         .collect::<Result<Vec<_>, String>>()?;
-    Metadata::new(None, infos).map(drop).map_err(|error| error.to_string())
+    Metadata::new(None, infos)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
-/// What a file with these first bytes is, when it is something that is often mistaken for a checkpoint.
+/// What a file with these first bytes is, when it is something that is often mistaken for a
+/// checkpoint.
 fn foreign_format(prefix: &[u8; 8]) -> Option<&'static str> {
     match prefix {
-        b"version " => Some("this looks like a Git LFS pointer, not the file itself: run `git lfs pull`"),
-        [b'P', b'K', 3, 4, ..] => Some("this is a zip archive, as PyTorch writes it, under another name"),
+        b"version " => {
+            Some("this looks like a Git LFS pointer, not the file itself: run `git lfs pull`")
+        }
+        [b'P', b'K', 3, 4, ..] => {
+            Some("this is a zip archive, as PyTorch writes it, under another name")
+        }
         [b'G', b'G', b'U', b'F', ..] => Some("this is a GGUF file; safetensors are needed"),
         [b'<', ..] => Some("this looks like a web page that was saved instead of the file"),
         _ => None,
@@ -218,37 +272,64 @@ impl RawTensor {
         let bad = |cause: String| format!("tensor {}: {cause}", shown(name));
         let dtype = self.dtype;
         if from > to {
-            return Err(bad(format!("data begins at {from} and ends before it, at {to}")));
+            return Err(bad(format!(
+                "data begins at {from} and ends before it, at {to}"
+            )));
         }
         if from != expected {
-            let what = if from < expected { "overlaps the tensor before it" } else { "leaves a hole before it" };
-            return Err(bad(format!("data {what}: begins at {from}, expected {expected}")));
+            let what = if from < expected {
+                "overlaps the tensor before it"
+            } else {
+                "leaves a hole before it"
+            };
+            return Err(bad(format!(
+                "data {what}: begins at {from}, expected {expected}"
+            )));
         }
         let bits = self
             .shape
             .iter()
-            .try_fold(dtype.bits(), |bits, dim| if *dim > MAX_DIM { None } else { bits.checked_mul(*dim) })
+            .try_fold(dtype.bits(), |bits, dim| {
+                if *dim > MAX_DIM {
+                    None
+                } else {
+                    bits.checked_mul(*dim)
+                }
+            })
             .ok_or_else(|| bad(format!("shape {:?} is too big", self.shape)))?;
         if !bits.is_multiple_of(8) {
             return Err(bad(format!("{bits} bits of {dtype} are not whole bytes")));
         }
         if to - from != bits / 8 {
             let shape = &self.shape;
-            return Err(bad(format!("{} bytes of data, {dtype} {shape:?} needs {}", to - from, bits / 8)));
+            return Err(bad(format!(
+                "{} bytes of data, {dtype} {shape:?} needs {}",
+                to - from,
+                bits / 8
+            )));
         }
-        start.checked_add(to).map(drop).ok_or_else(|| bad("data ends beyond 2^64".into()))
+        start
+            .checked_add(to)
+            .map(drop)
+            .ok_or_else(|| bad("data ends beyond 2^64".into()))
     }
 
     /// The entry of this tensor, which was checked, in a file whose data begins at `start`.
     fn entry(self, start: u64, file: usize) -> TensorEntry {
         let (from, to) = self.data_offsets;
-        TensorEntry { dtype: self.dtype, shape: self.shape, file, bytes: start + from..start + to }
+        TensorEntry {
+            dtype: self.dtype,
+            shape: self.shape,
+            file,
+            bytes: start + from..start + to,
+        }
     }
 }
 
 fn dtype<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dtype, D::Error> {
     let name = Cow::<str>::deserialize(deserializer)?;
-    Dtype::from_name(&name).ok_or_else(|| D::Error::custom(format!("unknown dtype {}", shown(&name))))
+    Dtype::from_name(&name)
+        .ok_or_else(|| D::Error::custom(format!("unknown dtype {}", shown(&name))))
 }
 
 /// Reads a shape without letting it grow past [`MAX_RANK`].
@@ -273,13 +354,18 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Erro
     deserializer.deserialize_seq(Shape)
 }
 
-/// Reads a header as long as there is room for what it names; the room is 0 where it did not suffice.
+/// Reads a header as long as there is room for what it names; the room is 0 where it did not
+/// suffice.
 struct HeaderSeed<'a>(&'a Cell<u64>);
 
 impl HeaderSeed<'_> {
     fn pay<E: de::Error>(&self, bytes: usize) -> Result<(), E> {
         self.0.set(self.0.get().saturating_sub(bytes as u64));
-        if self.0.get() == 0 { Err(E::custom("too long")) } else { Ok(()) }
+        if self.0.get() == 0 {
+            Err(E::custom("too long"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -314,12 +400,15 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
                 continue;
             }
             check_name(&name).map_err(A::Error::custom)?;
-            let tensor: RawTensor = map
-                .next_value()
-                .map_err(|error: A::Error| A::Error::custom(format!("tensor {}: {error}", shown(&name))))?;
+            let tensor: RawTensor = map.next_value().map_err(|error: A::Error| {
+                A::Error::custom(format!("tensor {}: {error}", shown(&name)))
+            })?;
             self.pay(TENSOR_BYTES + name.len() + tensor.shape.len() * size_of::<u64>())?;
             if header.tensors.contains_key(&name) {
-                return Err(A::Error::custom(format!("tensor {} is there twice", shown(&name))));
+                return Err(A::Error::custom(format!(
+                    "tensor {} is there twice",
+                    shown(&name)
+                )));
             }
             header.tensors.insert(name, tensor);
         }
@@ -333,7 +422,11 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         return Err("a tensor has an empty name".into());
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err(format!("tensor name of {} bytes, at most {MAX_NAME_BYTES}: {}", name.len(), shown(name)));
+        return Err(format!(
+            "tensor name of {} bytes, at most {MAX_NAME_BYTES}: {}",
+            name.len(),
+            shown(name)
+        ));
     }
     if name.chars().any(char::is_control) {
         return Err(format!("control character in tensor name {}", shown(name)));

@@ -1,5 +1,5 @@
-//! The index of a sharded checkpoint, `model.safetensors.index.json` or `pytorch_model.bin.index.json`: which tensor is
-//! in which shard.
+//! The index of a sharded checkpoint, `model.safetensors.index.json` or
+//! `pytorch_model.bin.index.json`: which tensor is in which shard.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,16 +32,26 @@ impl Index {
     /// Reads the index at `path`, of shards in `format`, a name that [`weight_format`] gives.
     pub fn read(path: &Path, format: &'static str) -> Result<Self> {
         let text = read_capped(path, MAX_INDEX_BYTES, "cannot read index")?;
-        let bad = |cause: String| Error::new(Kind::Input, "cannot read index", path.display(), cause);
-        let raw: RawIndex = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        let bad =
+            |cause: String| Error::new(Kind::Input, "cannot read index", path.display(), cause);
+        let raw: RawIndex =
+            serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if raw.weight_map.is_empty() {
             return Err(bad("weight_map names no tensor".into()));
         }
         for (tensor, shard) in &raw.weight_map {
-            check_shard_name(shard, format)
-                .map_err(|cause| bad(format!("shard {} of tensor {}: {cause}", shown(shard), shown(tensor))))?;
+            check_shard_name(shard, format).map_err(|cause| {
+                bad(format!(
+                    "shard {} of tensor {}: {cause}",
+                    shown(shard),
+                    shown(tensor)
+                ))
+            })?;
         }
-        Ok(Self { path: path.to_owned(), weight_map: raw.weight_map })
+        Ok(Self {
+            path: path.to_owned(),
+            weight_map: raw.weight_map,
+        })
     }
 
     /// The name of its file.
@@ -51,21 +61,39 @@ impl Index {
 
     /// The names of the shards, each once, sorted.
     pub fn shards(&self) -> Vec<&str> {
-        self.weight_map.values().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect()
+        self.weight_map
+            .values()
+            .map(String::as_str)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Checks that every tensor of the index is in the shard that it names.
     ///
     /// Tensors that the index does not name are fine: loaders read whole shards as well.
     pub fn check(&self, tensors: &IndexMap<Name, TensorEntry>, files: &[InputFile]) -> Result<()> {
-        let bad = |cause: String| Err(Error::new(Kind::Input, "index does not fit", self.path.display(), cause));
+        let bad = |cause: String| {
+            Err(Error::new(
+                Kind::Input,
+                "index does not fit",
+                self.path.display(),
+                cause,
+            ))
+        };
         for (name, shard) in &self.weight_map {
             let Some(tensor) = tensors.get(name.as_str()) else {
-                return bad(format!("tensor {} is not in {shard}, nor in any other shard", shown(name)));
+                return bad(format!(
+                    "tensor {} is not in {shard}, nor in any other shard",
+                    shown(name)
+                ));
             };
             let actual = &files[tensor.file].name;
             if actual != shard && actual.strip_suffix(".zst") != Some(shard) {
-                return bad(format!("tensor {} should be in {shard}, but is in {actual}", shown(name)));
+                return bad(format!(
+                    "tensor {} should be in {shard}, but is in {actual}",
+                    shown(name)
+                ));
             }
         }
         Ok(())
@@ -87,7 +115,12 @@ fn check_shard_name(name: &str, format: &'static str) -> Result<(), String> {
 pub(super) fn read_capped(path: &Path, cap: u64, what: &'static str) -> Result<Vec<u8>> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(what, path, error))?;
     if !metadata.is_file() {
-        return Err(Error::new(Kind::Input, what, path.display(), "not a regular file"));
+        return Err(Error::new(
+            Kind::Input,
+            what,
+            path.display(),
+            "not a regular file",
+        ));
     }
     if metadata.len() > cap {
         let cause = format!("{} bytes, at most {cap} are read", metadata.len());
@@ -130,6 +163,8 @@ impl<'de> Visitor<'de> for IndexVisitor {
                 weight_map = Some(map.next_value_seed(UniqueStrings("weight_map"))?);
             }
         }
-        weight_map.map(|weight_map| RawIndex { weight_map }).ok_or_else(|| A::Error::missing_field("weight_map"))
+        weight_map
+            .map(|weight_map| RawIndex { weight_map })
+            .ok_or_else(|| A::Error::missing_field("weight_map"))
     }
 }

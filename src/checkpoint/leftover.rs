@@ -1,8 +1,9 @@
-//! Files beside a model that do not belong to what is made of it: what training, quantising and other programs left, and
-//! checksums of the old weights.
+//! Files beside a model that do not belong to what is made of it: what training, quantising and
+//! other programs left, and checksums of the old weights.
 //!
-//! Weights in any format are told by [`weight_format`](super::side::weight_format); what is named here holds none, but
-//! would be untrue beside new ones, or break their loading (an adapter's config without the adapter).
+//! Weights in any format are told by [`weight_format`](super::side::weight_format); what is named
+//! here holds none, but would be untrue beside new ones, or break their loading (an adapter's
+//! config without the adapter).
 
 /// Files by their whole name, in lower case.
 const FILES: [&str; 29] = [
@@ -43,10 +44,16 @@ const FILES: [&str; 29] = [
     "md5sums",
 ];
 /// Files by how their name begins.
-const BEGINNINGS: [&str; 6] =
-    ["events.out.tfevents", "adapter_model", "openvino_", "pytorch_model_fsdp", "checksums", "imatrix"];
-/// Files by how their name ends: unfinished, of PyTorch's distributed checkpoints, for other programs, sums and
-/// signatures.
+const BEGINNINGS: [&str; 6] = [
+    "events.out.tfevents",
+    "adapter_model",
+    "openvino_",
+    "pytorch_model_fsdp",
+    "checksums",
+    "imatrix",
+];
+/// Files by how their name ends: unfinished, of PyTorch's distributed checkpoints, for other
+/// programs, sums and signatures.
 const ENDINGS: [&str; 19] = [
     ".part",
     ".tmp",
@@ -68,7 +75,8 @@ const ENDINGS: [&str; 19] = [
     ".sig",
     ".asc",
 ];
-/// Folders by their whole name, in lower case: logs, evaluations, the same model for other programs.
+/// Folders by their whole name, in lower case: logs, evaluations, the same model for other
+/// programs.
 const FOLDERS: [&str; 15] = [
     "runs",
     "wandb",
@@ -87,7 +95,13 @@ const FOLDERS: [&str; 15] = [
     "dist_optimizer",
 ];
 /// Folders by how their name begins: snapshots of a training run, sharded state.
-const FOLDER_BEGINNINGS: [&str; 5] = ["checkpoint-", "global_step", "pytorch_model_fsdp", "optimizer_", "iter_0"];
+const FOLDER_BEGINNINGS: [&str; 5] = [
+    "checkpoint-",
+    "global_step",
+    "pytorch_model_fsdp",
+    "optimizer_",
+    "iter_0",
+];
 /// Folders by how their name ends.
 const FOLDER_ENDINGS: [&str; 2] = [".mlpackage", ".mlmodelc"];
 
@@ -104,7 +118,9 @@ pub(super) fn is_leftover_folder(name: &str) -> bool {
 fn fits(name: &str, whole: &[&str], beginnings: &[&str], endings: &[&str]) -> bool {
     let name = name.to_ascii_lowercase();
     whole.contains(&name.as_str())
-        || beginnings.iter().any(|beginning| name.starts_with(beginning))
+        || beginnings
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
         || endings.iter().any(|ending| name.ends_with(ending))
 }
 
@@ -114,16 +130,43 @@ mod tests {
 
     #[test]
     fn what_a_training_run_leaves_is_told_from_what_a_model_needs() {
-        for name in ["trainer_state.json", "latest", "events.out.tfevents.1700.host", "zero_to_fp32.py", "x.lock"] {
+        for name in [
+            "trainer_state.json",
+            "latest",
+            "events.out.tfevents.1700.host",
+            "zero_to_fp32.py",
+            "x.lock",
+        ] {
             assert!(is_leftover(name), "{name}");
         }
-        for name in ["scheduler_config.json", "preprocessor_config.json", "LICENSE", "merges.txt", "config.json"] {
+        for name in [
+            "scheduler_config.json",
+            "preprocessor_config.json",
+            "LICENSE",
+            "merges.txt",
+            "config.json",
+        ] {
             assert!(!is_leftover(name), "{name}");
         }
-        for name in ["runs", "global_step500", "checkpoint-1000", "pytorch_model_fsdp_0", "onnx", "m.mlpackage"] {
+        for name in [
+            "runs",
+            "global_step500",
+            "checkpoint-1000",
+            "pytorch_model_fsdp_0",
+            "onnx",
+            "m.mlpackage",
+        ] {
             assert!(is_leftover_folder(name), "{name}");
         }
-        for name in ["scheduler", "feature_extractor", "1_Pooling", "2_Dense", "tokenizer", "unet", "optimizer"] {
+        for name in [
+            "scheduler",
+            "feature_extractor",
+            "1_Pooling",
+            "2_Dense",
+            "tokenizer",
+            "unet",
+            "optimizer",
+        ] {
             assert!(!is_leftover_folder(name), "{name}");
         }
     }

@@ -1,8 +1,9 @@
 //! Plain files through memory maps, one for each window.
 //!
-//! A map of the whole file would have to be told which pages to drop behind every window, has the neighbours mapped
-//! that the kernel adds around a fault, and keeps its page tables, two bytes for a thousand read, until it is closed.
-//! The map of a window is exactly the window, and its end gives everything back.
+//! A map of the whole file would have to be told which pages to drop behind every window, has the
+//! neighbours mapped that the kernel adds around a fault, and keeps its page tables, two bytes for
+//! a thousand read, until it is closed. The map of a window is exactly the window, and its end
+//! gives everything back.
 
 use std::hint::black_box;
 use std::io;
@@ -42,7 +43,12 @@ impl Mapped {
         self.input.unchanged()?;
         if self.watch.as_ref().is_some_and(Watch::is_lost) {
             let cause = "the disk did not give all of it, or the file was cut meanwhile";
-            return Err(Error::new(Kind::Io, "cannot read", self.input.path.display(), cause));
+            return Err(Error::new(
+                Kind::Io,
+                "cannot read",
+                self.input.path.display(),
+                cause,
+            ));
         }
         Ok(())
     }
@@ -50,17 +56,20 @@ impl Mapped {
 
 impl MapSource {
     pub fn new(input: Input) -> Self {
-        Self { input: Arc::new(input) }
+        Self {
+            input: Arc::new(input),
+        }
     }
 
     fn map(&self, range: &Range<u64>) -> io::Result<Mmap> {
         let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
         let file = self.input.file()?;
-        // SAFETY: the map is read-only. A file that changes under it can show other bytes or raise SIGBUS past a new
-        // end, never an invalid value, for every byte is a valid u8; length and time are checked at every load, and
-        // `guard_maps` is there for the rest.
+        // SAFETY: the map is read-only. A file that changes under it can show other bytes or raise
+        // SIGBUS past a new end, never an invalid value, for every byte is a valid u8; length and
+        // time are checked at every load, and `guard_maps` is there for the rest.
         let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&*file) }?;
-        // Without it a fault reads around its page, half of that behind; a refusal costs speed only.
+        // Without it a fault reads around its page, half of that behind; a refusal costs speed
+        // only.
         let _ = map.advise(Advice::Sequential);
         populate(&map)?;
         Ok(map)
@@ -95,12 +104,21 @@ impl Source for MapSource {
             }
         };
         self.input.unchanged()?;
-        let watch = if bus::is_guarded() { Watch::over(&map) } else { None };
+        let watch = if bus::is_guarded() {
+            Watch::over(&map)
+        } else {
+            None
+        };
         if watch.is_none() && bus::is_guarded() {
             drop(map);
             return positioned::read(&self.input, &range);
         }
-        Ok(Mapped { watch, map, input: Arc::clone(&self.input) }.into())
+        Ok(Mapped {
+            watch,
+            map,
+            input: Arc::clone(&self.input),
+        }
+        .into())
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
@@ -112,7 +130,8 @@ impl Source for MapSource {
     }
 }
 
-/// Brings all pages of `map` into memory and into the page table; an error stands for what would be a bus error.
+/// Brings all pages of `map` into memory and into the page table; an error stands for what would be
+/// a bus error.
 fn populate(map: &Mmap) -> io::Result<()> {
     match map.advise(Advice::PopulateRead) {
         // The kernel is older than 5.14.
@@ -146,6 +165,9 @@ mod tests {
         file.as_file().set_len(10_000).expect("cut");
         assert!(source.map(&(0..50_000)).is_err());
         assert!(source.map(&(20_000..30_000)).is_err());
-        assert_eq!(source.map(&(9_000..10_000)).expect("still there")[..], [7; 1000]);
+        assert_eq!(
+            source.map(&(9_000..10_000)).expect("still there")[..],
+            [7; 1000]
+        );
     }
 }

@@ -1,10 +1,13 @@
-//! Reads checkpoints: a file, or a folder of shards, plain or compressed safetensors or what `torch.save` wrote.
+//! Reads checkpoints: a file, or a folder of shards, plain or compressed safetensors or what
+//! `torch.save` wrote.
 //!
-//! [`Checkpoint::open`] reads headers only and checks everything that can be checked without the data. Bytes come through
-//! a [`Source`] for each file, as [`Window`]s whose memory is given back when they are dropped. Input files are opened
-//! for reading and never written to; whatever they hold ends in a value or one error.
+//! [`Checkpoint::open`] reads headers only and checks everything that can be checked without the
+//! data. Bytes come through a [`Source`] for each file, as [`Window`]s whose memory is given back
+//! when they are dropped. Input files are opened for reading and never written to; whatever they
+//! hold ends in a value or one error.
 //!
-//! It does not decode tensors, does not decide what to read when, and makes no threads: that is the engine's.
+//! It does not decode tensors, does not decide what to read when, and makes no threads: that is the
+//! engine's.
 
 mod adapter;
 mod bus;
@@ -71,14 +74,15 @@ pub struct TensorEntry {
     pub shape: Vec<u64>,
     /// Which of [`Checkpoint::files`] holds it.
     pub file: usize,
-    /// Its bytes, counted from the start of the uncompressed or converted file; not necessarily aligned.
+    /// Its bytes, counted from the start of the uncompressed or converted file; not necessarily
+    /// aligned.
     pub bytes: Range<u64>,
 }
 
 /// A model as it is on disk: its files and, in their order, its tensors.
 ///
-/// Every tensor's range was checked to lie in its file, to fit dtype and shape, and to overlap no other; but tied
-/// tensors of a PyTorch file share their range.
+/// Every tensor's range was checked to lie in its file, to fit dtype and shape, and to overlap no
+/// other; but tied tensors of a PyTorch file share their range.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
@@ -94,15 +98,19 @@ pub struct Checkpoint {
 /// How a checkpoint is opened.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The dotted key under which the tensors of a PyTorch file are; needed only when it holds several state dicts.
+    /// The dotted key under which the tensors of a PyTorch file are; needed only when it holds
+    /// several state dicts.
     pub state_dict_key: Option<String>,
-    /// How many bytes of memory the headers may take while they are read and afterwards; without it, as many as there are.
+    /// How many bytes of memory the headers may take while they are read and afterwards; without
+    /// it, as many as there are.
     pub memory: Option<u64>,
-    /// Codes of quantised weights and their scales are taken as the numbers that they are stored as.
+    /// Codes of quantised weights and their scales are taken as the numbers that they are stored
+    /// as.
     pub raw_codes: bool,
     /// One shard of several is opened as if it were a whole checkpoint.
     pub shard_alone: bool,
-    /// Whether a folder may be a pipeline: without weights of its own, but with components that a file of it lists.
+    /// Whether a folder may be a pipeline: without weights of its own, but with components that a
+    /// file of it lists.
     pub pipeline: bool,
 }
 
@@ -133,16 +141,19 @@ impl Checkpoint {
 
     /// Opens a weight file, an index file, or a folder, and reads the headers.
     ///
-    /// In a folder it is `model.safetensors`, as in transformers; without it an index decides which shards there are, else
-    /// it is all loose shards together. A folder of the hub's cache stands for its main snapshot. A folder without any safetensors is looked through for PyTorch files in the same way. Files are in
-    /// the order of their names, tensors within a file in the order of their data, of a PyTorch file in that of the
-    /// state dict. An output head that is stored a second time although the config ties it to the embeddings is left
-    /// out. A pipeline, where it is allowed, is opened without its components; see [`Checkpoint::attach`].
+    /// In a folder it is `model.safetensors`, as in transformers; without it an index decides which
+    /// shards there are, else it is all loose shards together. A folder of the hub's cache stands
+    /// for its main snapshot. A folder without any safetensors is looked through for PyTorch files
+    /// in the same way. Files are in the order of their names, tensors within a file in the order
+    /// of their data, of a PyTorch file in that of the state dict. An output head that is stored a
+    /// second time although the config ties it to the embeddings is left out. A pipeline, where it
+    /// is allowed, is opened without its components; see [`Checkpoint::attach`].
     ///
     /// # Errors
     ///
-    /// Nothing to read or not readable, an unknown format, missing shards, a header or an index that is damaged or does
-    /// not fit the files, a tensor that is there twice; an adapter; quantised weights, unless they are wanted raw.
+    /// Nothing to read or not readable, an unknown format, missing shards, a header or an index
+    /// that is damaged or does not fit the files, a tensor that is there twice; an adapter;
+    /// quantised weights, unless they are wanted raw.
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
         let layout = folder::locate(path, options.shard_alone, options.pipeline)?;
         let mut checkpoint = Self {
@@ -158,9 +169,21 @@ impl Checkpoint {
         let mut ties = Vec::new();
         let mut held = 0;
         for (path, name) in layout.files {
-            let left = options.memory.map_or(u64::MAX, |memory| memory.saturating_sub(held));
-            let found = file::inspect(path, name, checkpoint.files.len(), options.state_dict_key.as_deref(), left)?;
-            held += found.tensors.iter().map(|(name, tensor)| entry_bytes(name, tensor)).sum::<u64>();
+            let left = options
+                .memory
+                .map_or(u64::MAX, |memory| memory.saturating_sub(held));
+            let found = file::inspect(
+                path,
+                name,
+                checkpoint.files.len(),
+                options.state_dict_key.as_deref(),
+                left,
+            )?;
+            held += found
+                .tensors
+                .iter()
+                .map(|(name, tensor)| entry_bytes(name, tensor))
+                .sum::<u64>();
             checkpoint.files.push(found.file);
             checkpoint.add(found.tensors)?;
             checkpoint.warnings.extend(found.warnings);
@@ -174,12 +197,18 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are wanted raw.
+    /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are
+    /// wanted raw.
     fn judge(&mut self, options: &OpenOptions) -> Result<()> {
-        if let Some(error) = adapter::refusal(&self.root, self.tensors.keys().map(|name| name.as_str())) {
+        if let Some(error) =
+            adapter::refusal(&self.root, self.tensors.keys().map(|name| name.as_str()))
+        {
             return Err(error);
         }
-        let shapes = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
+        let shapes = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
         if let Some(error) = parts::refuse_stubs(&self.root, shapes) {
             return Err(error);
         }
@@ -196,45 +225,73 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Leaves out an output head that shares its bytes with the embeddings when the config says that they are one:
-    /// written twice, the two would be loaded as one but could no longer be told to be.
+    /// Leaves out an output head that shares its bytes with the embeddings when the config says
+    /// that they are one: written twice, the two would be loaded as one but could no longer be told
+    /// to be.
     fn untie(&mut self, ties: Vec<(String, String)>) -> Result<()> {
         let is_head = |name: &str| HEADS.iter().any(|head| name.ends_with(head));
-        let pairs = ties.into_iter().filter_map(|(later, first)| match (is_head(&later), is_head(&first)) {
-            (true, false) => Some((later, first)),
-            (false, true) => Some((first, later)),
-            _ => None,
+        let pairs = ties.into_iter().filter_map(|(later, first)| {
+            match (is_head(&later), is_head(&first)) {
+                (true, false) => Some((later, first)),
+                (false, true) => Some((first, later)),
+                _ => None,
+            }
         });
         let pairs: Vec<_> = pairs.collect();
-        let tied = |config: &serde_json::Value| config.get("tie_word_embeddings") == Some(&true.into());
+        let tied =
+            |config: &serde_json::Value| config.get("tie_word_embeddings") == Some(&true.into());
         if pairs.is_empty()
-            || !self.config()?.is_some_and(|config| tied(&config) || config.get("text_config").is_some_and(tied))
+            || !self
+                .config()?
+                .is_some_and(|config| tied(&config) || config.get("text_config").is_some_and(tied))
         {
             return Ok(());
         }
         for (head, embeddings) in pairs {
             if self.tensors.shift_remove(head.as_str()).is_some() {
-                self.left_out.push((head, format!("it is {embeddings}, tied to it by the config")));
+                self.left_out.push((
+                    head,
+                    format!("it is {embeddings}, tied to it by the config"),
+                ));
             }
         }
         Ok(())
     }
 
-    /// Gives each tensor the name that `new_name` has for it; `None` keeps the one it has. Their order stays.
+    /// Gives each tensor the name that `new_name` has for it; `None` keeps the one it has. Their
+    /// order stays.
     ///
     /// # Errors
     ///
     /// Those of `new_name`, and two tensors that would have one name.
-    pub fn rename(&mut self, mut new_name: impl FnMut(&str) -> Result<Option<String>>) -> Result<()> {
+    pub fn rename(
+        &mut self,
+        mut new_name: impl FnMut(&str) -> Result<Option<String>>,
+    ) -> Result<()> {
         let mut renamed = IndexMap::with_capacity(self.tensors.len());
         for (name, tensor) in std::mem::take(&mut self.tensors) {
             let to = new_name(&name)?.map_or_else(|| name.clone(), Name::from);
-            let Some((first, _)) = renamed.insert(to.clone(), (name.clone(), tensor)) else { continue };
-            let cause = format!("{} and {} would both be called {}", shown(&first), shown(&name), shown(&to));
-            return Err(Error::new(Kind::Mismatch, "cannot rename tensors", self.root.display(), cause)
-                .with_hint("write rules that give every tensor a name of its own"));
+            let Some((first, _)) = renamed.insert(to.clone(), (name.clone(), tensor)) else {
+                continue;
+            };
+            let cause = format!(
+                "{} and {} would both be called {}",
+                shown(&first),
+                shown(&name),
+                shown(&to)
+            );
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot rename tensors",
+                self.root.display(),
+                cause,
+            )
+            .with_hint("write rules that give every tensor a name of its own"));
         }
-        self.tensors = renamed.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect();
+        self.tensors = renamed
+            .into_iter()
+            .map(|(name, (_, tensor))| (name, tensor))
+            .collect();
         Ok(())
     }
 
@@ -246,10 +303,21 @@ impl Checkpoint {
                     entry.insert(tensor);
                 }
                 Entry::Occupied(entry) => {
-                    let (first, second) = (&self.files[entry.get().file].name, &self.files[tensor.file].name);
-                    let cause = format!("tensor {} is in {first} and in {second}", shown(entry.key()));
-                    return Err(Error::new(Kind::Input, "cannot open checkpoint", self.root.display(), cause)
-                        .with_hint("if these are files of several models, name one of them"));
+                    let (first, second) = (
+                        &self.files[entry.get().file].name,
+                        &self.files[tensor.file].name,
+                    );
+                    let cause = format!(
+                        "tensor {} is in {first} and in {second}",
+                        shown(entry.key())
+                    );
+                    return Err(Error::new(
+                        Kind::Input,
+                        "cannot open checkpoint",
+                        self.root.display(),
+                        cause,
+                    )
+                    .with_hint("if these are files of several models, name one of them"));
                 }
             }
         }
@@ -302,21 +370,29 @@ impl Checkpoint {
 
     /// The folder in which the model's config lies.
     fn config_folder(&self) -> &Path {
-        let parent = || self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = || {
+            self.root
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+        };
         self.folder().or_else(parent).unwrap_or(Path::new("."))
     }
 
-    /// What stands in the folder beside weights: configs, tokenizer, templates, code, licence; sorted, relative to it.
+    /// What stands in the folder beside weights: configs, tokenizer, templates, code, licence;
+    /// sorted, relative to it.
     ///
-    /// Looks into the folder and one level of sub-folders, leaves out hidden files, weights and their indexes in any
-    /// format, sub-folders that hold weights, what a training run has left, and thalweg's own manifest. Empty for a
-    /// single weight file.
+    /// Looks into the folder and one level of sub-folders, leaves out hidden files, weights and
+    /// their indexes in any format, sub-folders that hold weights, what a training run has left,
+    /// and thalweg's own manifest. Empty for a single weight file.
     ///
     /// # Errors
     ///
-    /// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside of the folder.
+    /// A folder that cannot be listed, a link that leads nowhere or to a file of another name
+    /// outside of the folder.
     pub fn side_files(&self) -> Result<Vec<PathBuf>> {
-        self.folder.as_deref().map_or_else(|| Ok(Vec::new()), side::list)
+        self.folder
+            .as_deref()
+            .map_or_else(|| Ok(Vec::new()), side::list)
     }
 
     /// Opens one of [`Checkpoint::files`] for reading.
@@ -330,13 +406,19 @@ impl Checkpoint {
     /// If there is no file of that number.
     pub fn open_file(&self, file: usize, options: &SourceOptions) -> Result<Arc<dyn Source>> {
         let file = &self.files[file];
-        let identity = Identity { len: file.len, modified_ns: file.modified_ns };
+        let identity = Identity {
+            len: file.len,
+            modified_ns: file.modified_ns,
+        };
         let input = Input::reopen(&file.path, identity)?;
         Ok(match file.container {
             Container::Plain | Container::Torch => open_plain(input, options.io),
-            Container::TorchConverted => {
-                Arc::new(ConvertedSource::new(input, file, self.state_dict_key.as_deref(), options))
-            }
+            Container::TorchConverted => Arc::new(ConvertedSource::new(
+                input,
+                file,
+                self.state_dict_key.as_deref(),
+                options,
+            )),
             Container::ZstdSeekable => Arc::new(zst::SeekableSource::new(input)?),
             Container::ZstdStream => Arc::new(zst::StreamSource::new(input, file, options)),
         })
@@ -344,10 +426,20 @@ impl Checkpoint {
 
     /// About how many bytes of memory this value takes.
     pub fn metadata_bytes(&self) -> u64 {
-        let tensors: u64 = self.tensors.iter().map(|(name, tensor)| entry_bytes(name, tensor)).sum();
+        let tensors: u64 = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| entry_bytes(name, tensor))
+            .sum();
         let files = self.files.iter().map(|file| {
-            let metadata = file.metadata.iter().map(|(key, value)| key.len() + value.len() + 6 * BLOCK_BYTES);
-            size_of::<InputFile>() + file.path.as_os_str().len() + file.name.len() + metadata.sum::<usize>()
+            let metadata = file
+                .metadata
+                .iter()
+                .map(|(key, value)| key.len() + value.len() + 6 * BLOCK_BYTES);
+            size_of::<InputFile>()
+                + file.path.as_os_str().len()
+                + file.name.len()
+                + metadata.sum::<usize>()
         });
         tensors + (size_of::<Self>() + files.sum::<usize>()) as u64
     }

@@ -1,5 +1,5 @@
-//! Input files that are open: as many as the system allows, those that were used last. The others are opened again when
-//! they are needed.
+//! Input files that are open: as many as the system allows, those that were used last. The others
+//! are opened again when they are needed.
 
 use std::fs::File;
 use std::io;
@@ -27,10 +27,17 @@ struct Slot {
 }
 
 impl Opened {
-    /// The file at `path`, opened if it is not open; `admit` sees it when it was opened, and may refuse it.
-    pub fn file(&self, path: &Path, admit: impl FnOnce(&File) -> io::Result<()>) -> io::Result<Arc<File>> {
+    /// The file at `path`, opened if it is not open; `admit` sees it when it was opened, and may
+    /// refuse it.
+    pub fn file(
+        &self,
+        path: &Path,
+        admit: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<Arc<File>> {
         let mut held = lock(&self.0.file);
-        self.0.used.store(USES.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.0
+            .used
+            .store(USES.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         if let Some(file) = &*held {
             return Ok(Arc::clone(file));
         }
@@ -38,7 +45,10 @@ impl Opened {
         admit(&file)?;
         *held = Some(Arc::clone(&file));
         let mut open = lock(&OPEN);
-        close_some(&mut open, usize::try_from(most_open_files()).unwrap_or(usize::MAX) - 1);
+        close_some(
+            &mut open,
+            usize::try_from(most_open_files()).unwrap_or(usize::MAX) - 1,
+        );
         open.push(Arc::downgrade(&self.0));
         Ok(file)
     }
@@ -52,7 +62,9 @@ impl Opened {
 /// Opens a file; where the process has too many open, some inputs are closed first.
 fn open(path: &Path) -> io::Result<File> {
     let full = |error: &io::Error| {
-        [Errno::MFILE, Errno::NFILE].iter().any(|errno| Errno::from_io_error(error) == Some(*errno))
+        [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|errno| Errno::from_io_error(error) == Some(*errno))
     };
     loop {
         match super::open_regular(path) {
@@ -70,7 +82,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Closes the files that were not used for longest until at most `most` are open. One that somebody waits for stays.
+/// Closes the files that were not used for longest until at most `most` are open. One that somebody
+/// waits for stays.
 fn close_some(open: &mut Vec<Weak<Slot>>, most: usize) {
     open.retain(|slot| slot.strong_count() > 0);
     if open.len() <= most {
@@ -112,10 +125,19 @@ mod tests {
         for (opened, path) in &files {
             opened.file(path, |_| Ok(())).expect("it opens");
         }
-        files[0].0.file(&files[0].1, |_| Err(io::Error::other("it was closed"))).expect("it is open still");
-        let mut own: Vec<_> = files.iter().map(|(opened, _)| Arc::downgrade(&opened.0)).collect();
+        files[0]
+            .0
+            .file(&files[0].1, |_| Err(io::Error::other("it was closed")))
+            .expect("it is open still");
+        let mut own: Vec<_> = files
+            .iter()
+            .map(|(opened, _)| Arc::downgrade(&opened.0))
+            .collect();
         close_some(&mut own, 2);
-        let is_open: Vec<_> = files.iter().map(|(opened, _)| opened.if_open().is_some()).collect();
+        let is_open: Vec<_> = files
+            .iter()
+            .map(|(opened, _)| opened.if_open().is_some())
+            .collect();
         assert_eq!(is_open, [true, false, false, false, true]);
         let mut seen = false;
         let admit = |_: &File| {

@@ -1,7 +1,8 @@
 //! PyTorch files as parts of a checkpoint.
 //!
-//! Tensors that lie in the file in order are read from there. A file in which some do not is converted, whole and once,
-//! into the scratch folder; what the conversion will look like is known when the file is opened.
+//! Tensors that lie in the file in order are read from there. A file in which some do not is
+//! converted, whole and once, into the scratch folder; what the conversion will look like is known
+//! when the file is opened.
 
 use std::fs;
 use std::ops::Range;
@@ -25,8 +26,11 @@ const NAMED: usize = 3;
 /// Whether `input` must be read as a PyTorch file.
 pub(super) fn is_pickled(input: &Input, name: &str) -> Result<bool> {
     let mut head = [0; 9];
-    let read = input.read_at(&mut head, 0).map_err(|error| Error::io("cannot read", &input.path, error))?;
-    // A safetensors header of suitable length begins like a pickle, and has its brace where no torch file has one.
+    let read = input
+        .read_at(&mut head, 0)
+        .map_err(|error| Error::io("cannot read", &input.path, error))?;
+    // A safetensors header of suitable length begins like a pickle, and has its brace where no
+    // torch file has one.
     let is_json = read == head.len() && head[8] == b'{';
     Ok(match weight_format(name) {
         Some("safetensors") => false,
@@ -37,11 +41,23 @@ pub(super) fn is_pickled(input: &Input, name: &str) -> Result<bool> {
 }
 
 /// Reads the index of a PyTorch file that will be number `index` of its checkpoint.
-pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&str>, memory: u64) -> Result<Inspected> {
+pub(super) fn inspect(
+    input: &Input,
+    name: String,
+    index: usize,
+    key: Option<&str>,
+    memory: u64,
+) -> Result<Inspected> {
     let torch = TorchFile::open_within(&input.path, key, memory.min(default_bytes()))?;
     let converted = torch.needs_conversion();
     let (tensors, data_len) = if converted {
-        let header = Header::read(torch.header()?.as_slice(), None, &input.path, index, u64::MAX)?;
+        let header = Header::read(
+            torch.header()?.as_slice(),
+            None,
+            &input.path,
+            index,
+            u64::MAX,
+        )?;
         (header.tensors, header.data_len)
     } else {
         (in_place(&torch, index)?, input.identity.len)
@@ -52,20 +68,44 @@ pub(super) fn inspect(input: &Input, name: String, index: usize, key: Option<&st
         len: input.identity.len,
         modified_ns: input.identity.modified_ns,
         header_hash: torch.index_hash(),
-        container: if converted { Container::TorchConverted } else { Container::Torch },
+        container: if converted {
+            Container::TorchConverted
+        } else {
+            Container::Torch
+        },
         data_len,
-        metadata: [("format".to_owned(), "pt".to_owned())].into_iter().collect(),
+        metadata: [("format".to_owned(), "pt".to_owned())]
+            .into_iter()
+            .collect(),
     };
     let all = torch.tensors();
-    let ties = all.iter().filter_map(|tensor| Some((tensor.name.clone(), all[tensor.alias_of?].name.clone())));
-    Ok(Inspected { tensors, ties: ties.collect(), warnings: skipped(&torch, &file.name), file })
+    let ties = all
+        .iter()
+        .filter_map(|tensor| Some((tensor.name.clone(), all[tensor.alias_of?].name.clone())));
+    Ok(Inspected {
+        tensors,
+        ties: ties.collect(),
+        warnings: skipped(&torch, &file.name),
+        file,
+    })
 }
 
 fn in_place(torch: &TorchFile, file: usize) -> Result<Vec<(Name, TensorEntry)>> {
     let entry = |(tensor, bytes): (&super::torch::TorchTensor, Range<u64>)| {
-        check_name(&tensor.name)
-            .map_err(|cause| Error::new(Kind::Input, "cannot open checkpoint", torch.path().display(), cause))?;
-        let entry = TensorEntry { dtype: tensor.dtype, shape: tensor.shape.clone(), file, bytes };
+        check_name(&tensor.name).map_err(|cause| {
+            Error::new(
+                Kind::Input,
+                "cannot open checkpoint",
+                torch.path().display(),
+                cause,
+            )
+        })?;
+        let entry = TensorEntry {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            file,
+            bytes,
+        };
         Ok((tensor.name.as_str().into(), entry))
     };
     torch.contiguous().map(entry).collect()
@@ -82,7 +122,10 @@ fn skipped(torch: &TorchFile, name: &str) -> Vec<String> {
     if names.is_empty() {
         return Vec::new();
     }
-    vec![format!("{name}: left out what is no tensor: {}{more}", listed.join(", "))]
+    vec![format!(
+        "{name}: left out what is no tensor: {}{more}",
+        listed.join(", ")
+    )]
 }
 
 /// A PyTorch file that is read through a safetensors copy in the scratch folder.
@@ -98,30 +141,48 @@ pub(super) struct ConvertedSource {
 }
 
 impl ConvertedSource {
-    /// A source that will convert the state dict under `key` into the scratch folder of `options` on the first load.
+    /// A source that will convert the state dict under `key` into the scratch folder of `options`
+    /// on the first load.
     pub fn new(input: Input, file: &InputFile, key: Option<&str>, options: &SourceOptions) -> Self {
-        let copy = options.scratch.as_ref().map(|scratch| scratch.join(super::zst::copy_name(&input, file)));
-        let (header_hash, data_len, key) = (file.header_hash, file.data_len, key.map(str::to_owned));
-        Self { input, header_hash, data_len, key, copy, io: options.io, converted: Mutex::default() }
+        let copy = options
+            .scratch
+            .as_ref()
+            .map(|scratch| scratch.join(super::zst::copy_name(&input, file)));
+        let (header_hash, data_len, key) =
+            (file.header_hash, file.data_len, key.map(str::to_owned));
+        Self {
+            input,
+            header_hash,
+            data_len,
+            key,
+            copy,
+            io: options.io,
+            converted: Mutex::default(),
+        }
     }
 
     fn converted(&self) -> Result<Arc<dyn Source>> {
-        let mut converted = self.converted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut converted = self
+            .converted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = &*converted {
             return Ok(Arc::clone(source));
         }
         let Some(copy) = &self.copy else {
-            let cause =
-                "holds tensors that are compressed or not in order, and there is no scratch folder to convert in";
-            return Err(Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
-                .with_hint("name a scratch folder, or save the model as safetensors"));
+            let cause = "holds tensors that are compressed or not in order, and there is no scratch folder to convert in";
+            return Err(
+                Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
+                    .with_hint("name a scratch folder, or save the model as safetensors"),
+            );
         };
         let source = open_plain(self.convert(copy)?, self.io);
         *converted = Some(Arc::clone(&source));
         Ok(source)
     }
 
-    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it is on disk.
+    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it
+    /// is on disk.
     fn convert(&self, copy: &Path) -> Result<Input> {
         let held = copy.with_extension("lock");
         let broken = |error| Error::io("cannot convert into", &held, error);
@@ -130,7 +191,12 @@ impl ConvertedSource {
             fs::create_dir_all(folder).map_err(broken)?;
         }
         // Another source may be converting the same file.
-        let lock = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&held).map_err(broken)?;
+        let lock = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&held)
+            .map_err(broken)?;
         lock.lock().map_err(broken)?;
         if let Ok(whole) = Input::open(copy) {
             if whole.identity.len == self.data_len {
@@ -142,8 +208,11 @@ impl ConvertedSource {
         let torch = TorchFile::open(&self.input.path, self.key.as_deref())?;
         if torch.index_hash() != self.header_hash {
             let cause = "changed while it was read: its index is another one";
-            return Err(Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
-                .with_hint("let nothing write to the input checkpoints during a merge, then start again"));
+            return Err(
+                Error::new(Kind::Input, "cannot read", self.input.path.display(), cause).with_hint(
+                    "let nothing write to the input checkpoints during a merge, then start again",
+                ),
+            );
         }
         torch.convert(copy)?;
         self.input.unchanged()?;

@@ -1,5 +1,5 @@
-//! Plain files alone: a named pipe in the place of a file would be waited for, a device read without end, and a link
-//! would lead what is written to somewhere else.
+//! Plain files alone: a named pipe in the place of a file would be waited for, a device read
+//! without end, and a link would lead what is written to somewhere else.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,7 +8,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file to read, through links if need be; anything else is refused without waiting for it.
+/// Opens a regular file to read, through links if need be; anything else is refused without waiting
+/// for it.
 ///
 /// # Errors
 ///
@@ -16,10 +17,15 @@ use rustix::fs::OFlags;
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(not_regular())
+    }
 }
 
-/// Makes a new file under a name that an unfinished run may have left; a link or a device there is refused.
+/// Makes a new file under a name that an unfinished run may have left; a link or a device there is
+/// refused.
 ///
 /// # Errors
 ///
@@ -31,7 +37,11 @@ pub fn create_anew(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(_) => {}
     }
-    File::options().read(true).write(true).create_new(true).open(path)
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
 }
 
 fn not_regular() -> io::Error {

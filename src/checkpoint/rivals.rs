@@ -1,4 +1,5 @@
-//! Weights in a folder beside those that are read: which are left alone, so that nobody takes them for what was merged.
+//! Weights in a folder beside those that are read: which are left alone, so that nobody takes them
+//! for what was merged.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +10,22 @@ use super::side::{index_format, weight_format};
 /// How many files a warning names.
 const NAMED: usize = 4;
 /// Precisions and other forms of the same weights, between the name of a file and its ending.
-const VARIANTS: [&str; 8] = ["fp16", "fp32", "bf16", "fp8", "int8", "ema", "non_ema", "non-ema"];
+const VARIANTS: [&str; 8] = [
+    "fp16", "fp32", "bf16", "fp8", "int8", "ema", "non_ema", "non-ema",
+];
 
-/// What to say of the weights in `names` that are not among the `taken` files, of which `index` is the index.
-pub(super) fn warning(names: &BTreeSet<String>, taken: &[String], index: Option<&str>) -> Option<String> {
-    let is_read =
-        |name: &str| FORMATS.iter().any(|format| [weight_format(name), index_format(name)].contains(&Some(*format)));
+/// What to say of the weights in `names` that are not among the `taken` files, of which `index` is
+/// the index.
+pub(super) fn warning(
+    names: &BTreeSet<String>,
+    taken: &[String],
+    index: Option<&str>,
+) -> Option<String> {
+    let is_read = |name: &str| {
+        FORMATS
+            .iter()
+            .any(|format| [weight_format(name), index_format(name)].contains(&Some(*format)))
+    };
     let others: Vec<&str> = names
         .iter()
         .map(String::as_str)
@@ -27,22 +38,33 @@ pub(super) fn warning(names: &BTreeSet<String>, taken: &[String], index: Option<
         (None, _) => format!("its {} safetensors files are", taken.len()),
     };
     let adapters = others.iter().any(|name| is_adapter_file(name));
-    let as_usual = if adapters { "" } else { ", as transformers would" };
+    let as_usual = if adapters {
+        ""
+    } else {
+        ", as transformers would"
+    };
     let more = match others.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     let listed: Vec<&str> = others.iter().take(NAMED).copied().collect();
-    (!others.is_empty()).then(|| format!("{what} read{as_usual}; {}{more} beside are not", listed.join(", ")))
+    (!others.is_empty()).then(|| {
+        format!(
+            "{what} read{as_usual}; {}{more} beside are not",
+            listed.join(", ")
+        )
+    })
 }
 
-/// The name of the file of which this one is a variant, as `model.fp16.safetensors` is of `model.safetensors`.
+/// The name of the file of which this one is a variant, as `model.fp16.safetensors` is of
+/// `model.safetensors`.
 pub(super) fn variant_of(name: &str) -> Option<String> {
     VARIANTS.iter().find_map(|variant| {
         let inner = format!(".{variant}");
-        let at = name
-            .find(&format!("{inner}."))
-            .or_else(|| name.find(&format!("{inner}-0")).filter(|at| name[at + inner.len()..].contains("-of-")))?;
+        let at = name.find(&format!("{inner}.")).or_else(|| {
+            name.find(&format!("{inner}-0"))
+                .filter(|at| name[at + inner.len()..].contains("-of-"))
+        })?;
         Some(format!("{}{}", &name[..at], &name[at + inner.len()..]))
     })
 }
@@ -54,8 +76,14 @@ mod tests {
     #[test]
     fn variants_lead_to_the_file_that_they_stand_for() {
         let of = |name| variant_of(name);
-        assert_eq!(of("model.fp16.safetensors").as_deref(), Some("model.safetensors"));
-        assert_eq!(of("model.fp16-00001-of-00002.safetensors").as_deref(), Some("model-00001-of-00002.safetensors"));
+        assert_eq!(
+            of("model.fp16.safetensors").as_deref(),
+            Some("model.safetensors")
+        );
+        assert_eq!(
+            of("model.fp16-00001-of-00002.safetensors").as_deref(),
+            Some("model-00001-of-00002.safetensors")
+        );
         assert_eq!(of("v1.5.safetensors"), None);
         assert_eq!(of("model.safetensors"), None);
     }

@@ -1,4 +1,5 @@
-//! What stands beside the weights: which files go along with a model, and which are weights in some format.
+//! What stands beside the weights: which files go along with a model, and which are weights in some
+//! format.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::json;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-/// The manifest that a merge leaves in its output. It never goes along as a side file: a copy would speak of other files.
+/// The manifest that a merge leaves in its output. It never goes along as a side file: a copy would
+/// speak of other files.
 pub const MANIFEST_NAME: &str = "thalweg.json";
 /// Endings of files that hold weights, or a training run's state, and what the format is called.
 const WEIGHT_ENDINGS: [(&str, &str); 28] = [
@@ -46,10 +48,14 @@ const WEIGHT_ENDINGS: [(&str, &str); 28] = [
 /// What sort of weights a file of this name holds, if it holds any.
 pub(super) fn weight_format(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
-    WEIGHT_ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
+    WEIGHT_ENDINGS
+        .iter()
+        .find(|(ending, _)| name.ends_with(ending))
+        .map(|(_, format)| *format)
 }
 
-/// The format of the shards of an index of this name, such as `pytorch_model.bin.index.json`, if it is one.
+/// The format of the shards of an index of this name, such as `pytorch_model.bin.index.json`, if it
+/// is one.
 pub(super) fn index_format(name: &str) -> Option<&'static str> {
     let (weights, rest) = name.split_once(".index.")?;
     weight_format(weights).filter(|_| rest.ends_with("json"))
@@ -64,7 +70,9 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
         Err(error) => return Err(Error::io("cannot read config", &path, error)),
     }
     let text = read_capped(&path, MAX_CONFIG_BYTES, "cannot read config")?;
-    let refused = |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot read config", path.display(), cause);
+    let refused = |cause: &dyn std::fmt::Display| {
+        Error::new(Kind::Input, "cannot read config", path.display(), cause)
+    };
     let text = std::str::from_utf8(&text).map_err(|error| refused(&error))?;
     json::parse(text).map(Some).map_err(|error| refused(&error))
 }
@@ -74,32 +82,51 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
 pub struct Beside {
     /// What goes along with the model, relative to the folder, sorted.
     pub files: Vec<PathBuf>,
-    /// What does not: weights in any format, their indexes, what training and other programs left, whatever lies deeper
-    /// than one folder. Relative to the folder and sorted, folders with a slash at the end; hidden files and thalweg's
-    /// own manifest are not named.
+    /// What does not: weights in any format, their indexes, what training and other programs left,
+    /// whatever lies deeper than one folder. Relative to the folder and sorted, folders with a
+    /// slash at the end; hidden files and thalweg's own manifest are not named.
     pub left: Vec<String>,
 }
 
-/// What lies in `folder` beside weights; see [`Beside`]. Sub-folders that hold weights stay, but for `components`, of
-/// which all but the weights goes along.
+/// What lies in `folder` beside weights; see [`Beside`]. Sub-folders that hold weights stay, but
+/// for `components`, of which all but the weights goes along.
 ///
 /// # Errors
 ///
-/// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside of the folder.
+/// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside
+/// of the folder.
 pub fn look(folder: &Path, components: &[&str]) -> Result<Beside> {
-    let root = folder.canonicalize().map_err(|error| Error::io("cannot list", folder, error))?;
+    let root = folder
+        .canonicalize()
+        .map_err(|error| Error::io("cannot list", folder, error))?;
     let top = Listing::of(folder)?;
-    let mut beside = Beside { files: top.files.iter().map(PathBuf::from).collect(), left: top.left };
+    let mut beside = Beside {
+        files: top.files.iter().map(PathBuf::from).collect(),
+        left: top.left,
+    };
     for name in top.folders {
-        let inner = if is_leftover_folder(&name) { Listing::default() } else { Listing::of(&folder.join(&name))? };
+        let inner = if is_leftover_folder(&name) {
+            Listing::default()
+        } else {
+            Listing::of(&folder.join(&name))?
+        };
         let is_component = components.contains(&name.as_str());
         if (inner.has_weights && !is_component) || is_leftover_folder(&name) {
             beside.left.push(format!("{name}/"));
             continue;
         }
-        beside.files.extend(inner.files.iter().map(|file| Path::new(&name).join(file)));
+        beside
+            .files
+            .extend(inner.files.iter().map(|file| Path::new(&name).join(file)));
         let deeper = inner.folders.iter().map(|deeper| format!("{deeper}/"));
-        beside.left.extend(inner.left.iter().cloned().chain(deeper).map(|left| format!("{name}/{left}")));
+        beside.left.extend(
+            inner
+                .left
+                .iter()
+                .cloned()
+                .chain(deeper)
+                .map(|left| format!("{name}/{left}")),
+        );
     }
     beside.files.sort();
     beside.left.sort();
@@ -134,7 +161,9 @@ impl Listing {
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let file_type = entry.file_type().map_err(failed)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
             if name.starts_with('.') || name.ends_with(MANIFEST_NAME) {
                 continue;
             }
@@ -158,32 +187,48 @@ fn is_side_file(name: &str) -> bool {
     !name.ends_with(MANIFEST_NAME) && index_format(name).is_none() && !is_leftover(name)
 }
 
-/// Whether what is no plain file leads to one; a link to a folder does not, and pipes, sockets and devices are refused
-/// unopened.
+/// Whether what is no plain file leads to one; a link to a folder does not, and pipes, sockets and
+/// devices are refused unopened.
 fn leads_to_file(path: &Path) -> Result<bool> {
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io("cannot follow link", path, error))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|error| Error::io("cannot follow link", path, error))?;
     if metadata.is_file() || metadata.is_dir() {
         return Ok(metadata.is_file());
     }
     let cause = "it is a pipe, a socket or a device, wanted a file";
-    Err(Error::new(Kind::Input, "cannot take along", path.display(), cause)
-        .with_hint("move it out of the model's folder"))
+    Err(
+        Error::new(Kind::Input, "cannot take along", path.display(), cause)
+            .with_hint("move it out of the model's folder"),
+    )
 }
 
-/// Side files are copied into what may be published, so a link must not fetch something else under a harmless name.
+/// Side files are copied into what may be published, so a link must not fetch something else under
+/// a harmless name.
 ///
-/// Fine are targets inside the folder, the blobs of a hub cache (`snapshots/<revision>/` beside `blobs/`), and a file of
-/// the same name elsewhere.
+/// Fine are targets inside the folder, the blobs of a hub cache (`snapshots/<revision>/` beside
+/// `blobs/`), and a file of the same name elsewhere.
 fn check_link(root: &Path, path: &Path) -> Result<()> {
-    let target = path.canonicalize().map_err(|error| Error::io("cannot follow link", path, error))?;
-    let blobs = root.parent().and_then(Path::parent).map(|cache| cache.join("blobs"));
+    let target = path
+        .canonicalize()
+        .map_err(|error| Error::io("cannot follow link", path, error))?;
+    let blobs = root
+        .parent()
+        .and_then(Path::parent)
+        .map(|cache| cache.join("blobs"));
     let inside = target.starts_with(root) || blobs.is_some_and(|blobs| target.starts_with(blobs));
     if inside || target.file_name() == path.file_name() {
         return Ok(());
     }
-    let cause = format!("links to {}, outside of the folder and under another name", target.display());
-    Err(Error::new(Kind::Input, "cannot take along", path.display(), cause)
-        .with_hint(format!("put a copy there, or remove {}", path.file_name().unwrap_or(OsStr::new("it")).display())))
+    let cause = format!(
+        "links to {}, outside of the folder and under another name",
+        target.display()
+    );
+    Err(
+        Error::new(Kind::Input, "cannot take along", path.display(), cause).with_hint(format!(
+            "put a copy there, or remove {}",
+            path.file_name().unwrap_or(OsStr::new("it")).display()
+        )),
+    )
 }
 
 #[cfg(test)]
@@ -192,17 +237,35 @@ mod tests {
 
     #[test]
     fn weights_and_their_indexes_are_told_from_side_files() {
-        for weights in ["model.safetensors", "model.safetensors.zst", "A.BIN", "x.pth", "rust_model.ot", "m.onnx_data"]
-        {
+        for weights in [
+            "model.safetensors",
+            "model.safetensors.zst",
+            "A.BIN",
+            "x.pth",
+            "rust_model.ot",
+            "m.onnx_data",
+        ] {
             assert!(weight_format(weights).is_some(), "{weights}");
         }
-        for index in
-            ["model.safetensors.index.json", "pytorch_model.bin.index.json", "model.safetensors.index.fp16.json"]
-        {
+        for index in [
+            "model.safetensors.index.json",
+            "pytorch_model.bin.index.json",
+            "model.safetensors.index.fp16.json",
+        ] {
             assert!(index_format(index).is_some(), "{index}");
         }
-        for side in ["tokenizer.model", "config.json", "index.json", "chat_template.jinja", "LICENSE", "modeling.py"] {
-            assert!(weight_format(side).is_none() && is_side_file(side), "{side}");
+        for side in [
+            "tokenizer.model",
+            "config.json",
+            "index.json",
+            "chat_template.jinja",
+            "LICENSE",
+            "modeling.py",
+        ] {
+            assert!(
+                weight_format(side).is_none() && is_side_file(side),
+                "{side}"
+            );
         }
         assert!(!is_side_file("thalweg.json") && !is_side_file("x.lock"));
     }

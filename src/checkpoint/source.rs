@@ -1,4 +1,5 @@
-//! Where bytes come from: the [`Source`] trait, the [`Window`] it hands out, and what both promise about memory.
+//! Where bytes come from: the [`Source`] trait, the [`Window`] it hands out, and what both promise
+//! about memory.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -19,11 +20,13 @@ use crate::error::{Error, Kind, Result};
 /// How plain files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {
-    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is in use raises a bus
-    /// error, which ends the process unless [`guard_maps`](super::guard_maps) was called; see [`Window::intact`].
+    /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is
+    /// in use raises a bus error, which ends the process unless [`guard_maps`](super::guard_maps)
+    /// was called; see [`Window::intact`].
     #[default]
     Map,
-    /// Through positioned reads into owned buffers: for network file systems and files that others may cut.
+    /// Through positioned reads into owned buffers: for network file systems and files that others
+    /// may cut.
     Positioned,
 }
 
@@ -32,14 +35,15 @@ pub enum Io {
 pub struct SourceOptions {
     /// How plain bytes are read.
     pub io: Io,
-    /// Where a compressed file without a seek table may be expanded, and a PyTorch file converted; without it such files
-    /// are refused when read.
+    /// Where a compressed file without a seek table may be expanded, and a PyTorch file converted;
+    /// without it such files are refused when read.
     pub scratch: Option<PathBuf>,
 }
 
 /// One input file's bytes, uncompressed, by range.
 ///
-/// Nothing here assumes a map: a source may as well fetch its ranges. All calls may come from several threads.
+/// Nothing here assumes a map: a source may as well fetch its ranges. All calls may come from
+/// several threads.
 pub trait Source: Send + Sync {
     /// The file, for messages.
     fn path(&self) -> &Path;
@@ -55,15 +59,17 @@ pub trait Source: Send + Sync {
     /// Says that `range` will be loaded soon; may start reading, never waits for it, never fails.
     fn prefetch(&self, range: Range<u64>);
 
-    /// The bytes of `range`, all of them in memory when this returns: the disk is waited for here, not by the reader
-    /// of the window.
+    /// The bytes of `range`, all of them in memory when this returns: the disk is waited for here,
+    /// not by the reader of the window.
     ///
     /// # Errors
     ///
-    /// A range outside the file, a file that was changed since it was opened, damaged compressed data, a failed read.
+    /// A range outside the file, a file that was changed since it was opened, damaged compressed
+    /// data, a failed read.
     fn load(&self, range: Range<u64>) -> Result<Window>;
 
-    /// Fills `into` with the bytes of `range`, as many as it has: for pieces too small for a window of their own.
+    /// Fills `into` with the bytes of `range`, as many as it has: for pieces too small for a window
+    /// of their own.
     ///
     /// # Errors
     ///
@@ -81,7 +87,8 @@ pub trait Source: Send + Sync {
     /// Memory that this source holds besides its windows, at its peak, in bytes.
     fn overhead_bytes(&self) -> u64;
 
-    /// Nothing is read from it for a while: gives back what it holds besides its windows, where that is much.
+    /// Nothing is read from it for a while: gives back what it holds besides its windows, where
+    /// that is much.
     fn rest(&self) {}
 }
 
@@ -98,14 +105,16 @@ impl Window {
         Self(Bytes::Owned(Buffer::Heap(Vec::new())))
     }
 
-    /// Whether the bytes were what the file held all along: to be asked after they were used, before the result is.
+    /// Whether the bytes were what the file held all along: to be asked after they were used,
+    /// before the result is.
     ///
-    /// A map shows what happens to its file: other bytes, or zeros where it was cut. Owned bytes are always intact.
+    /// A map shows what happens to its file: other bytes, or zeros where it was cut. Owned bytes
+    /// are always intact.
     ///
     /// # Errors
     ///
-    /// The file was changed since it was opened, or some of it could not be read; what was computed of the window is
-    /// worth nothing.
+    /// The file was changed since it was opened, or some of it could not be read; what was computed
+    /// of the window is worth nothing.
     pub fn intact(&self) -> Result<()> {
         match &self.0 {
             Bytes::Mapped(map) => map.intact(),
@@ -130,7 +139,11 @@ impl Window {
     /// # Errors
     ///
     /// When there is no memory for it, and those of `fill`.
-    pub fn filled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
+    pub fn filled(
+        len: u64,
+        path: &Path,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Self> {
         let mut buffer = Buffer::zeroed(&(0..len), path)?;
         fill(&mut buffer)?;
         Ok(buffer.into())
@@ -162,15 +175,19 @@ impl Deref for Window {
 
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self.0, Bytes::Mapped(_)) { "mapped" } else { "owned" };
+        let kind = if matches!(self.0, Bytes::Mapped(_)) {
+            "mapped"
+        } else {
+            "owned"
+        };
         write!(f, "Window({kind}, {} bytes)", self.len())
     }
 }
 
 /// An owned, zeroed buffer.
 ///
-/// Big ones are anonymous maps of their own: an allocator may keep what it is given back, up to tens of megabytes for
-/// each thread, which a byte budget cannot see.
+/// Big ones are anonymous maps of their own: an allocator may keep what it is given back, up to
+/// tens of megabytes for each thread, which a byte budget cannot see.
 pub(super) enum Buffer {
     Heap(Vec<u8>),
     Pages(MmapMut),
@@ -181,11 +198,13 @@ impl Buffer {
 
     pub fn zeroed(range: &Range<u64>, path: &Path) -> Result<Self> {
         let refused = |cause: String| Error::new(Kind::Io, "cannot read", path.display(), cause);
-        let len = usize::try_from(range.end - range.start).map_err(|error| refused(error.to_string()))?;
+        let len =
+            usize::try_from(range.end - range.start).map_err(|error| refused(error.to_string()))?;
         if len < Self::PAGES_FROM_BYTES {
             return Ok(Self::Heap(vec![0; len]));
         }
-        let pages = MmapMut::map_anon(len).map_err(|error| refused(format!("no memory for {len} bytes: {error}")))?;
+        let pages = MmapMut::map_anon(len)
+            .map_err(|error| refused(format!("no memory for {len} bytes: {error}")))?;
         Ok(Self::Pages(pages))
     }
 }
@@ -210,7 +229,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// An input and what it looked like when its header was read. It is open, or it was and will be opened again.
+/// An input and what it looked like when its header was read. It is open, or it was and will be
+/// opened again.
 #[derive(Debug)]
 pub(super) struct Input {
     pub path: PathBuf,
@@ -233,25 +253,43 @@ impl Input {
         let failed = |error| Error::io("cannot open", path, error);
         // NOTE: asked before opening, because opening a named pipe waits for a writer.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(Error::new(Kind::Input, "cannot open", path.display(), "not a regular file"));
+            return Err(Error::new(
+                Kind::Input,
+                "cannot open",
+                path.display(),
+                "not a regular file",
+            ));
         }
         let opened = Opened::default();
-        let metadata = opened.file(path, |_| Ok(())).and_then(|file| file.metadata()).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), identity: Identity::of(&metadata), inode: inode(&metadata), opened })
+        let metadata = opened
+            .file(path, |_| Ok(()))
+            .and_then(|file| file.metadata())
+            .map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: Identity::of(&metadata),
+            inode: inode(&metadata),
+            opened,
+        })
     }
 
     /// Opens a file that must still be the one that `identity` was taken of.
     pub fn reopen(path: &Path, identity: Identity) -> Result<Self> {
-        let input = Self { identity, ..Self::open(path)? };
+        let input = Self {
+            identity,
+            ..Self::open(path)?
+        };
         input.unchanged()?;
         Ok(input)
     }
 
     /// The open file; where it had to be opened again, it is the one that it was.
     pub fn file(&self) -> io::Result<Arc<File>> {
-        self.opened.file(&self.path, |file| match self.difference(&file.metadata()?) {
-            Some(difference) => Err(io::Error::other(difference)),
-            None => Ok(()),
+        self.opened.file(&self.path, |file| {
+            match self.difference(&file.metadata()?) {
+                Some(difference) => Err(io::Error::other(difference)),
+                None => Ok(()),
+            }
         })
     }
 
@@ -268,7 +306,11 @@ impl Input {
     /// Fills `into` with the bytes of `range` by a positioned read.
     pub fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         within(&range, self.identity.len, &self.path)?;
-        assert_eq!(range.end - range.start, into.len() as u64, "a buffer as long as the range");
+        assert_eq!(
+            range.end - range.start,
+            into.len() as u64,
+            "a buffer as long as the range"
+        );
         if let Err(error) = self.read_exact_at(into, range.start) {
             // A cut file is the usual reason, and the better message.
             self.unchanged()?;
@@ -295,28 +337,41 @@ impl Input {
             None => std::fs::metadata(&self.path),
         };
         let now = now.map_err(|error| Error::io("cannot read", &self.path, error))?;
-        let Some(cause) = self.difference(&now) else { return Ok(()) };
-        Err(Error::new(Kind::Input, "cannot read", self.path.display(), cause)
-            .with_hint("let nothing write to the input checkpoints during a merge, then start again"))
+        let Some(cause) = self.difference(&now) else {
+            return Ok(());
+        };
+        Err(
+            Error::new(Kind::Input, "cannot read", self.path.display(), cause).with_hint(
+                "let nothing write to the input checkpoints during a merge, then start again",
+            ),
+        )
     }
 
     /// In which way the file is not the one whose header was read.
     fn difference(&self, now: &Metadata) -> Option<String> {
         let Identity { len, modified_ns } = Identity::of(now);
         if len != self.identity.len {
-            return Some(format!("changed while it was read: had {} bytes, has {len}", self.identity.len));
+            return Some(format!(
+                "changed while it was read: had {} bytes, has {len}",
+                self.identity.len
+            ));
         }
         if modified_ns != self.identity.modified_ns {
             return Some("changed while it was read: its modification time moved".to_owned());
         }
-        (inode(now) != self.inode).then(|| "changed while it was read: its name is another file's now".to_owned())
+        (inode(now) != self.inode)
+            .then(|| "changed while it was read: its name is another file's now".to_owned())
     }
 }
 
 impl Identity {
     fn of(metadata: &Metadata) -> Self {
-        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Self { len: metadata.len(), modified_ns }
+        let modified_ns =
+            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Self {
+            len: metadata.len(),
+            modified_ns,
+        }
     }
 }
 
@@ -331,6 +386,14 @@ pub(super) fn within(range: &Range<u64>, len: u64, path: &Path) -> Result<()> {
     if range.start <= range.end && range.end <= len {
         return Ok(());
     }
-    let cause = format!("bytes {}..{} wanted, file has {len}", range.start, range.end);
-    Err(Error::new(Kind::Input, "cannot read", path.display(), cause))
+    let cause = format!(
+        "bytes {}..{} wanted, file has {len}",
+        range.start, range.end
+    );
+    Err(Error::new(
+        Kind::Input,
+        "cannot read",
+        path.display(),
+        cause,
+    ))
 }

@@ -34,7 +34,8 @@ impl<'de> Visitor<'de> for OrNull {
     }
 }
 
-/// A JSON object of strings in which no key may be there twice; holds the object's name for messages.
+/// A JSON object of strings in which no key may be there twice; holds the object's name for
+/// messages.
 pub(super) struct UniqueStrings(pub &'static str);
 
 impl<'de> DeserializeSeed<'de> for UniqueStrings {
@@ -56,7 +57,11 @@ impl<'de> Visitor<'de> for UniqueStrings {
         let mut strings = IndexMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             if strings.contains_key(&key) {
-                return Err(A::Error::custom(format!("{} is there twice in {}", shown(&key), self.0)));
+                return Err(A::Error::custom(format!(
+                    "{} is there twice in {}",
+                    shown(&key),
+                    self.0
+                )));
             }
             strings.insert(key, value);
         }

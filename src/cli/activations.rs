@@ -46,7 +46,8 @@ pub struct ActivationsArgs {
     #[arg(short, long, value_name = "DIR|FILE", value_parser = args::path())]
     pub out: PathBuf,
 
-    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by
+    /// config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -83,7 +84,8 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     let model = job::open(&args.model, &args.quantised, &wish, &[]).map_err(Error::refused)?;
     let symmetries = found(args, &model).map_err(Error::refused)?;
     let data = DataSet::open(&args.data, kernels).map_err(Error::refused)?;
-    let network = network(&symmetries, model.config()?.as_ref(), data.shape()).map_err(Error::refused)?;
+    let network =
+        network(&symmetries, model.config()?.as_ref(), data.shape()).map_err(Error::refused)?;
     let store = Store::open(&model, &SourceOptions::default(), kernels)?;
     let parameters = parameters(&network, &store)?;
     let fixed = process_bytes(wish.threads, &[&model]) + parameters.bytes();
@@ -98,7 +100,9 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
         memory: wish.memory.saturating_sub(fixed),
     };
     let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let bytes = |samples: usize| (samples * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
+    let bytes = |samples: usize| {
+        (samples * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64
+    };
     if let Some(progress) = &progress {
         progress.phase(Phase::Evaluating, bytes(data.samples()));
     }
@@ -107,7 +111,11 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
         if let Some(progress) = &progress {
             progress.advance(bytes(samples - before.swap(samples, Ordering::Relaxed)));
         }
-        if stop.asked() { Err(stopped(&path)) } else { Ok(()) }
+        if stop.asked() {
+            Err(stopped(&path))
+        } else {
+            Ok(())
+        }
     };
     let pool = ThreadPoolBuilder::new()
         .num_threads(wish.threads)
@@ -119,7 +127,10 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     }
     let recorded = outcome?;
     match (args.json, args.quiet) {
-        (true, _) => print(&format!("{:#}", json!({ "out": path.display().to_string(), "groups": recorded }))),
+        (true, _) => print(&format!(
+            "{:#}",
+            json!({ "out": path.display().to_string(), "groups": recorded })
+        )),
         (false, false) => print(&as_text(&path, &recorded)),
         (false, true) => Ok(()),
     }
@@ -132,13 +143,24 @@ fn found(args: &ActivationsArgs, model: &Checkpoint) -> Result<Symmetries> {
 
 fn stopped(path: &Path) -> Error {
     let cause = "the activations are not all recorded";
-    Error::new(Kind::Interrupted, "stopped on request", path.display(), cause).with_hint("run the same command again")
+    Error::new(
+        Kind::Interrupted,
+        "stopped on request",
+        path.display(),
+        cause,
+    )
+    .with_hint("run the same command again")
 }
 
 fn path_of(args: &ActivationsArgs) -> Result<PathBuf> {
     check_ending(&args.out)?;
-    let is_file = args.out.extension().is_some_and(|end| end == "safetensors") && !args.out.is_dir();
-    let path = if is_file { args.out.clone() } else { args.out.join(FILE) };
+    let is_file =
+        args.out.extension().is_some_and(|end| end == "safetensors") && !args.out.is_dir();
+    let path = if is_file {
+        args.out.clone()
+    } else {
+        args.out.join(FILE)
+    };
     if path.exists() && !args.overwrite {
         return Err(Error::new(
             Kind::Occupied,
@@ -164,5 +186,10 @@ fn as_text(path: &Path, recorded: &[Recorded]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("recorded: {} groups in {}\n{}", recorded.len(), path.display(), trimmed(&table))
+    format!(
+        "recorded: {} groups in {}\n{}",
+        recorded.len(),
+        path.display(),
+        trimmed(&table)
+    )
 }

@@ -43,12 +43,14 @@ pub struct AlignArgs {
     #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
-    /// Further checkpoints: all models are matched to each other, and --out is a folder with a transform file for each
+    /// Further checkpoints: all models are matched to each other, and --out is a folder with a
+    /// transform file for each
     #[arg(value_parser = args::path())]
     pub others: Vec<PathBuf>,
 
-    /// With more than two models, match each to the mean of all as aligned so far (mean), to the first model only (first),
-    /// or to a mean that starts from this checkpoint (MODEL) [default: mean, starting from the model nearest to the others]
+    /// With more than two models, match each to the mean of all as aligned so far (mean), to the
+    /// first model only (first), or to a mean that starts from this checkpoint (MODEL) [default:
+    /// mean, starting from the model nearest to the others]
     #[arg(long = "reference", value_name = "mean|first|MODEL", value_parser = args::path())]
     pub to: Option<PathBuf>,
 
@@ -61,11 +63,13 @@ pub struct AlignArgs {
           value_parser = args::whole::<usize>)]
     pub max_rounds: usize,
 
-    /// Transform file to write, X.safetensors, for merge --align and apply [default: none, print a report only]
+    /// Transform file to write, X.safetensors, for merge --align and apply [default: none, print a
+    /// report only]
     #[arg(short, long, value_name = "FILE", value_parser = args::path())]
     pub out: Option<PathBuf>,
 
-    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by
+    /// config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -73,9 +77,9 @@ pub struct AlignArgs {
     #[arg(long, value_enum, value_name = "COST", default_value = "normalised")]
     pub cost: CostArg,
 
-    /// Treatment of the units of the residual stream: leave them in place, right for models of one ancestor (fixed), reorder
-    /// them (permute), map them by any orthogonal matrix, which folds norms and unties a tied head (orthogonal), or map
-    /// them by the matrix in a file (FILE)
+    /// Treatment of the units of the residual stream: leave them in place, right for models of one
+    /// ancestor (fixed), reorder them (permute), map them by any orthogonal matrix, which folds
+    /// norms and unties a tied head (orthogonal), or map them by the matrix in a file (FILE)
     #[arg(long, value_name = "WAY|FILE", default_value = "fixed", value_parser = residual)]
     pub residual: ResidualArg,
 
@@ -97,7 +101,8 @@ pub struct AlignArgs {
     #[arg(long)]
     pub any_vocabulary: bool,
 
-    /// Align models by whose configs equal shapes mean different things, such as other numbers of heads
+    /// Align models by whose configs equal shapes mean different things, such as other numbers of
+    /// heads
     #[arg(long)]
     pub any_config: bool,
 
@@ -109,9 +114,9 @@ pub struct AlignArgs {
     #[command(flatten)]
     pub by: ByArgs,
 
-    /// Device that multiplies matrices: cpu, cuda, cuda:N, or auto (the first usable CUDA device, else the cpu). A GPU sums
-    /// in another order: where two orders of units are equally good to within rounding, it may find the other one
-    /// [default: cpu]
+    /// Device that multiplies matrices: cpu, cuda, cuda:N, or auto (the first usable CUDA device,
+    /// else the cpu). A GPU sums in another order: where two orders of units are equally good to
+    /// within rounding, it may find the other one [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = args::device)]
     pub device: Option<Choice>,
 
@@ -164,9 +169,20 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     let kernels = merge::kernels(args.run.simd)?;
     let target = target(args)?;
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
-    let spec = args.spec.as_deref().map(symmetries::spec).transpose().map_err(Error::refused)?;
+    let spec = args
+        .spec
+        .as_deref()
+        .map(symmetries::spec)
+        .transpose()
+        .map_err(Error::refused)?;
     let ready = Ready::open(args.device, args.device_memory, true)?;
-    let run = Run { args, kernels, wish, target, ready };
+    let run = Run {
+        args,
+        kernels,
+        wish,
+        target,
+        ready,
+    };
     if args.others.is_empty() && args.to.is_none() && !args.merge_many {
         return run.pair(spec.as_ref());
     }
@@ -189,19 +205,33 @@ impl Run<'_> {
         let pair = paired(args, &self.wish, spec).map_err(Error::refused)?;
         let warnings = pair.warnings.clone();
         let aligned = self.carry_out(&warnings, |options| {
-            let by = args.by.by(&pair, args.seed, !args.no_signs, options).map_err(Error::refused)?;
-            Ok(PairTask { pair, by, matching: matching(args) })
+            let by = args
+                .by
+                .by(&pair, args.seed, !args.no_signs, options)
+                .map_err(Error::refused)?;
+            Ok(PairTask {
+                pair,
+                by,
+                matching: matching(args),
+            })
         });
         let report = aligned?.report;
         shown(args, &report)?;
         let rows = args.groups && !args.run.json && !args.run.quiet;
-        if rows { print(&format!("\n{}", report.roots())) } else { Ok(()) }
+        if rows {
+            print(&format!("\n{}", report.roots()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Aligns many models with each other.
     fn many(self, spec: Option<&Spec>) -> Result<()> {
         let args = self.args;
-        let paths: Vec<&PathBuf> = [&args.reference, &args.model].into_iter().chain(&args.others).collect();
+        let paths: Vec<&PathBuf> = [&args.reference, &args.model]
+            .into_iter()
+            .chain(&args.others)
+            .collect();
         let crowd = crowded(args, &paths, &self.wish, spec).map_err(Error::refused)?;
         let many = many(args, &paths)?;
         let warnings = crowd.warnings.clone();
@@ -210,7 +240,11 @@ impl Run<'_> {
     }
 
     /// Carries out the task that `make` gives; says what a user should know before.
-    fn carry_out<T: Task>(mut self, warnings: &[String], make: impl FnOnce(&Options) -> Result<T>) -> Result<T::Found> {
+    fn carry_out<T: Task>(
+        mut self,
+        warnings: &[String],
+        make: impl FnOnce(&Options) -> Result<T>,
+    ) -> Result<T::Found> {
         let stop = Stop::default();
         merge::watch_signals(&stop)?;
         let device = self.ready.for_products(&self.wish)?;
@@ -265,7 +299,12 @@ fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
 }
 
 /// All models, opened.
-fn crowded(args: &AlignArgs, paths: &[&PathBuf], wish: &Wish, spec: Option<&Spec>) -> Result<Crowd> {
+fn crowded(
+    args: &AlignArgs,
+    paths: &[&PathBuf],
+    wish: &Wish,
+    spec: Option<&Spec>,
+) -> Result<Crowd> {
     let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
     for path in paths {
         let opened: Vec<_> = models.iter().collect();
@@ -284,7 +323,12 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
         Some(to) => {
             let named = paths.iter().position(|path| *path == to).ok_or_else(|| {
                 let cause = "wanted mean, first, or one of the checkpoints that are aligned";
-                Error::new(Kind::Usage, "cannot use the command line", format!("--reference {}", to.display()), cause)
+                Error::new(
+                    Kind::Usage,
+                    "cannot use the command line",
+                    format!("--reference {}", to.display()),
+                    cause,
+                )
             })?;
             begin = Begin::Model(named);
         }
@@ -292,11 +336,16 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
     if args.merge_many {
         towards = Towards::Others;
     }
-    Ok(ManyOptions { towards, begin, rounds: args.max_rounds, matching: matching(args) })
+    Ok(ManyOptions {
+        towards,
+        begin,
+        rounds: args.max_rounds,
+        matching: matching(args),
+    })
 }
 
-/// Aligns the inputs of `job` as its recipe asks, as far as that is not done yet; prints a line for each. What a user
-/// should know comes back.
+/// Aligns the inputs of `job` as its recipe asks, as far as that is not done yet; prints a line for
+/// each. What a user should know comes back.
 ///
 /// # Errors
 ///
@@ -308,8 +357,14 @@ pub fn align_inputs(
     run: &RunArgs,
     (stop, ready): (&Stop, &mut Ready),
 ) -> Result<Vec<String>> {
-    let Some(asked) = &job.document.own.align else { return Ok(Vec::new()) };
-    let device = if matches!(asked.from, AlignFrom::Weights(_)) { ready.for_products(wish)? } else { None };
+    let Some(asked) = &job.document.own.align else {
+        return Ok(Vec::new());
+    };
+    let device = if matches!(asked.from, AlignFrom::Weights(_)) {
+        ready.for_products(wish)?
+    } else {
+        None
+    };
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let options = Options {
         kernels: merge::kernels(run.simd)?,
@@ -323,11 +378,24 @@ pub fn align_inputs(
         if let Some(progress) = &progress {
             progress.clear();
         }
-        if run.quiet || run.json { Ok(()) } else { print(&report.headline()) }
+        if run.quiet || run.json {
+            Ok(())
+        } else {
+            print(&report.headline())
+        }
     };
     let looked = with_inputs(job, target, |inputs, job| {
         let storage = Arc::new(DiskStorage);
-        inputs.find(job, &Finder { wish, device, storage, options: &options, told: &told })
+        inputs.find(
+            job,
+            &Finder {
+                wish,
+                device,
+                storage,
+                options: &options,
+                told: &told,
+            },
+        )
     });
     if let Some(progress) = &progress {
         progress.clear();
@@ -349,10 +417,20 @@ fn with_inputs(
     target: &Target,
     act: impl FnOnce(&AlignInputs<'_>, &mut Job) -> Result<Looked>,
 ) -> Result<Looked> {
-    let Some(asked) = job.document.own.align.clone() else { return Ok(Looked::default()) };
+    let Some(asked) = job.document.own.align.clone() else {
+        return Ok(Looked::default());
+    };
     let spec = asked.spec.as_deref().map(symmetries::spec).transpose()?;
     let allowed = job.allowed();
-    act(&AlignInputs { asked: &asked, allowed, spec: spec.as_ref(), target }, job)
+    act(
+        &AlignInputs {
+            asked: &asked,
+            allowed,
+            spec: spec.as_ref(),
+            target,
+        },
+        job,
+    )
 }
 
 pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
@@ -363,7 +441,10 @@ pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {
 }
 
 fn allowed(args: &AlignArgs) -> Waived {
-    Waived { vocabulary: args.any_vocabulary, config: args.any_config }
+    Waived {
+        vocabulary: args.any_vocabulary,
+        config: args.any_config,
+    }
 }
 
 /// Says how the models differ, and why it is the processor although a device would have been taken.
@@ -375,12 +456,22 @@ fn tell(ready: &Ready, warnings: &[String], monitor: &dyn Monitor) {
 }
 
 fn target(args: &AlignArgs) -> Result<Option<Target>> {
-    let RunArgs { overwrite, restart, .. } = args.run;
+    let RunArgs {
+        overwrite, restart, ..
+    } = args.run;
     match (&args.out, overwrite, restart) {
-        (Some(out), _, _) => Ok(Some(Target { dir: out.clone(), overwrite, restart })),
+        (Some(out), _, _) => Ok(Some(Target {
+            dir: out.clone(),
+            overwrite,
+            restart,
+        })),
         (None, false, false) => Ok(None),
         (None, ..) => {
-            let flag = if overwrite { "--overwrite" } else { "--restart" };
+            let flag = if overwrite {
+                "--overwrite"
+            } else {
+                "--restart"
+            };
             Err(Error::new(
                 Kind::Usage,
                 "cannot use the command line",
@@ -415,12 +506,24 @@ fn residual(text: &str) -> Result<ResidualArg, String> {
         "fixed" => ResidualArg::Fixed,
         "permute" => ResidualArg::Permute,
         "orthogonal" => ResidualArg::Orthogonal,
-        file if Path::new(file).exists() || file.ends_with(".safetensors") => ResidualArg::Map(file.into()),
+        file if Path::new(file).exists() || file.ends_with(".safetensors") => {
+            ResidualArg::Map(file.into())
+        }
         _ => return Err("wanted fixed, permute, orthogonal, or a file that is there".into()),
     })
 }
 
 fn sweeps(text: &str) -> Result<usize, String> {
-    let most = text.parse().ok().filter(|most| SWEEPS.contains(most)).and_then(|most| usize::try_from(most).ok());
-    most.ok_or_else(|| format!("wanted a whole number from {} to {}", SWEEPS.start(), SWEEPS.end()))
+    let most = text
+        .parse()
+        .ok()
+        .filter(|most| SWEEPS.contains(most))
+        .and_then(|most| usize::try_from(most).ok());
+    most.ok_or_else(|| {
+        format!(
+            "wanted a whole number from {} to {}",
+            SWEEPS.start(),
+            SWEEPS.end()
+        )
+    })
 }

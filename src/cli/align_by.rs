@@ -16,21 +16,30 @@ use super::args;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Criteria other than weights")]
 pub struct ByArgs {
-    /// Match units by their activations on the same samples: for each model a folder or file with a tensor [samples, units]
-    /// for each group, named as the group is (`thalweg activations` writes them for MLPs, VGG and ResNets)
+    /// Match units by their activations on the same samples: for each model a folder or file with a
+    /// tensor [samples, units] for each group, named as the group is (`thalweg activations` writes
+    /// them for MLPs, VGG and ResNets)
     #[arg(long, num_args = 2, value_names = ["ACTS_A", "ACTS_B"], conflicts_with = "straight_through",
           value_parser = args::path())]
     pub activations: Option<Vec<PathBuf>>,
 
     /// With --activations: how the activations of two units are compared
-    #[arg(long, value_enum, value_name = "MEASURE", default_value = "uncentred", requires = "activations")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MEASURE",
+        default_value = "uncentred",
+        requires = "activations"
+    )]
     pub similarity: SimilarityArg,
 
-    /// Match units by the loss of the midpoint on --data, with a straight-through estimator (MLPs, VGG and ResNets)
+    /// Match units by the loss of the midpoint on --data, with a straight-through estimator (MLPs,
+    /// VGG and ResNets)
     #[arg(long, requires = "data")]
     pub straight_through: bool,
 
-    /// With --straight-through: samples, a safetensors file with `inputs` [samples, ...] and `labels` [samples]
+    /// With --straight-through: samples, a safetensors file with `inputs` [samples, ...] and
+    /// `labels` [samples]
     #[arg(long, value_name = "FILE", requires = "straight_through", value_parser = args::path())]
     pub data: Option<PathBuf>,
 
@@ -76,11 +85,24 @@ impl ByArgs {
                 SimilarityArg::Centred => Similarity::Centred,
                 SimilarityArg::Correlation => Similarity::Correlation,
             };
-            return By::activations(reference, model, Activations { similarity, signs, ..Activations::default() });
+            return By::activations(
+                reference,
+                model,
+                Activations {
+                    similarity,
+                    signs,
+                    ..Activations::default()
+                },
+            );
         }
         match &self.data {
             Some(data) => {
-                let options = StraightThrough { epochs: self.epochs, batch: self.batch, rate: self.rate, seed };
+                let options = StraightThrough {
+                    epochs: self.epochs,
+                    batch: self.batch,
+                    rate: self.rate,
+                    seed,
+                };
                 By::straight_through(pair, data, options, run)
             }
             None => Ok(By::Weights),
@@ -89,10 +111,16 @@ impl ByArgs {
 }
 
 fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "wanted a whole number above 0".to_owned())
+    text.parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(|| "wanted a whole number above 0".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     let fits = |rate: &f64| rate.is_finite() && *rate > 0.0;
-    text.parse().ok().filter(fits).ok_or_else(|| "wanted a number above 0".to_owned())
+    text.parse()
+        .ok()
+        .filter(fits)
+        .ok_or_else(|| "wanted a number above 0".to_owned())
 }

@@ -12,7 +12,9 @@ use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::output::{DiskStorage, Target, names_one_file};
 use crate::plan::{Job, Plan};
-use crate::symmetry::{Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint};
+use crate::symmetry::{
+    Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint,
+};
 
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
 use super::quantised::QuantisedArgs;
@@ -25,12 +27,14 @@ pub struct ApplyArgs {
     #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
-    /// Transform file that align wrote; or a file of one tensor, the orthogonal matrix that maps the residual stream
+    /// Transform file that align wrote; or a file of one tensor, the orthogonal matrix that maps
+    /// the residual stream
     #[arg(required_unless_present = "fold", value_parser = args::path())]
     pub transform: Option<PathBuf>,
 
-    /// Only fold the weights of norms into the matrices that read from them, and untie the head. Transforms with a map do
-    /// this first; a model needs it before it can be merged with one so transformed
+    /// Only fold the weights of norms into the matrices that read from them, and untie the head.
+    /// Transforms with a map do this first; a model needs it before it can be merged with one so
+    /// transformed
     #[arg(long, conflicts_with_all = ["transform", "inverse", "any_model"])]
     pub fold: bool,
 
@@ -38,7 +42,8 @@ pub struct ApplyArgs {
     #[arg(short, long, value_name = "DIR", value_parser = args::path())]
     pub out: PathBuf,
 
-    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by
+    /// config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -75,7 +80,8 @@ pub struct ApplyArgs {
     pub verify: bool,
 }
 
-/// Writes the transformed model as a checkpoint of its own; a killed run goes on when it is started again.
+/// Writes the transformed model as a checkpoint of its own; a killed run goes on when it is started
+/// again.
 ///
 /// # Errors
 ///
@@ -89,8 +95,18 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
     let outcome = engine::merge(Merge {
         plan: Arc::new(plan),
         storage: Arc::new(DiskStorage),
-        target: Target { dir: args.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart },
-        options: Options { kernels, io: merge::io(args.run.io), stop, monitor, ..Options::default() },
+        target: Target {
+            dir: args.out.clone(),
+            overwrite: args.run.overwrite,
+            restart: args.run.restart,
+        },
+        options: Options {
+            kernels,
+            io: merge::io(args.run.io),
+            stop,
+            monitor,
+            ..Options::default()
+        },
         verify: args.verify,
     });
     if let Some(progress) = progress {
@@ -122,30 +138,58 @@ fn alignment(args: &ApplyArgs, model: &Checkpoint) -> Result<Alignment> {
     let Some(path) = &args.transform else {
         let symmetries = symmetries.folded(model)?;
         let transform = Arc::new(Transform::identity(&symmetries));
-        return Ok(Alignment { symmetries: Arc::new(symmetries), transform });
+        return Ok(Alignment {
+            symmetries: Arc::new(symmetries),
+            transform,
+        });
     };
     let (symmetries, transform) = match TransformFile::is_folded(path)? {
         None if OrthogonalMap::may_be_in(path)? => mapped(symmetries.folded(model)?, path)?,
         folded => {
-            let symmetries = if folded == Some(true) { symmetries.folded(model)? } else { symmetries };
+            let symmetries = if folded == Some(true) {
+                symmetries.folded(model)?
+            } else {
+                symmetries
+            };
             let file = TransformFile::read(path, &symmetries)?;
             if !args.any_model && fingerprint::of(model)? != file.model {
                 let cause = format!("was made for another model than {}", model.root().display());
-                return Err(Error::new(Kind::Mismatch, "cannot apply transform", path.display(), cause)
-                    .with_hint("give the model that was aligned, or --any-model to use its orders on this one"));
+                return Err(Error::new(
+                    Kind::Mismatch,
+                    "cannot apply transform",
+                    path.display(),
+                    cause,
+                )
+                .with_hint(
+                    "give the model that was aligned, or --any-model to use its orders on this one",
+                ));
             }
             (symmetries, file.transform)
         }
     };
-    let transform = if args.inverse { transform.inverse(&symmetries) } else { transform };
-    Ok(Alignment { symmetries: Arc::new(symmetries), transform: Arc::new(transform) })
+    let transform = if args.inverse {
+        transform.inverse(&symmetries)
+    } else {
+        transform
+    };
+    Ok(Alignment {
+        symmetries: Arc::new(symmetries),
+        transform: Arc::new(transform),
+    })
 }
 
 /// The transform that maps the residual stream by the matrix in a file.
 fn mapped(symmetries: Symmetries, path: &Path) -> Result<(Symmetries, Transform)> {
-    let residual = symmetries.groups.iter().position(|group| group.residual).unwrap_or(0);
+    let residual = symmetries
+        .groups
+        .iter()
+        .position(|group| group.residual)
+        .unwrap_or(0);
     let map = OrthogonalMap::read(path, symmetries.groups[residual].units)?;
-    let element = Element { map: Some(map), ..Element::default() };
+    let element = Element {
+        map: Some(map),
+        ..Element::default()
+    };
     let transform = Transform::identity(&symmetries).with(&symmetries, residual, element)?;
     Ok((symmetries, transform))
 }

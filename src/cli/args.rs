@@ -40,19 +40,25 @@ pub enum Command {
     /// Show what a merge would read and write, its blocks, memory and disk; reads headers only
     #[command(override_usage = "thalweg plan [OPTIONS] --out <DIR|FILE> <MODEL|RECIPE>...")]
     Plan(Box<PlanArgs>),
-    /// Re-read a merged checkpoint and check every block against its checksum, the index against the shards
+    /// Re-read a merged checkpoint and check every block against its checksum, the index against
+    /// the shards
     Verify(VerifyArgs),
     /// List the merge methods with their parameters, and every key that a recipe may have
     Reference(ReferenceArgs),
-    /// Show the symmetries of a model: groups of hidden units, the tensors they act on, the changes that keep its function
+    /// Show the symmetries of a model: groups of hidden units, the tensors they act on, the changes
+    /// that keep its function
     Symmetries(SymmetriesArgs),
-    /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its own
+    /// Write a model with its hidden units reordered, flipped and turned, as a checkpoint of its
+    /// own
     Apply(Box<ApplyArgs>),
-    /// Find the order, signs and rotations of a model's hidden units that bring its weights closest to another model's
+    /// Find the order, signs and rotations of a model's hidden units that bring its weights closest
+    /// to another model's
     Align(Box<AlignArgs>),
-    /// Record the activations of the hidden units of an MLP, VGG or ResNet on a data set, for align --activations
+    /// Record the activations of the hidden units of an MLP, VGG or ResNet on a data set, for align
+    /// --activations
     Activations(Box<ActivationsArgs>),
-    /// Measure loss and accuracy along the line between two models, with a plot, or write the models along it
+    /// Measure loss and accuracy along the line between two models, with a plot, or write the
+    /// models along it
     Interpolate(Box<InterpolateArgs>),
 }
 
@@ -71,8 +77,8 @@ pub struct JobArgs {
     #[arg(skip)]
     pub out: PathBuf,
 
-    /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp, task_arithmetic, model_stock,
-    /// geometric_median or passthrough [default: karcher]
+    /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp,
+    /// task_arithmetic, model_stock, geometric_median or passthrough [default: karcher]
     #[arg(long, value_name = "NAME")]
     pub method: Option<String>,
 
@@ -80,8 +86,8 @@ pub struct JobArgs {
     #[arg(long, value_delimiter = ',', value_name = "W,W,..", allow_hyphen_values = true, value_parser = number)]
     pub weights: Option<Vec<f64>>,
 
-    /// The unit over which one mean is taken: each tensor (tensor), each row along the first axis (row), or the whole model
-    /// (model) [default: tensor]
+    /// The unit over which one mean is taken: each tensor (tensor), each row along the first axis
+    /// (row), or the whole model (model) [default: tensor]
     #[arg(long, value_name = "KIND")]
     pub granularity: Option<String>,
 
@@ -97,8 +103,9 @@ pub struct JobArgs {
     #[arg(short, long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
     pub parameters: Vec<(String, f64)>,
 
-    /// The base model: its position, from 1, or its name as it was given. The base also provides config, tokenizer and the
-    /// tensors that are not merged [default: no base; the first model provides them]
+    /// The base model: its position, from 1, or its name as it was given. The base also provides
+    /// config, tokenizer and the tensors that are not merged [default: no base; the first model
+    /// provides them]
     #[arg(long, value_name = "N|MODEL", allow_negative_numbers = true)]
     pub base: Option<String>,
 
@@ -111,38 +118,42 @@ pub struct JobArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub shard_size: Option<u64>,
 
-    /// Policy for NaN and infinity in the inputs: stop (error), leave them out of the measurement and write them to the
-    /// output (propagate), or take that tensor or row from the base (base) [default: error]
+    /// Policy for NaN and infinity in the inputs: stop (error), leave them out of the measurement
+    /// and write them to the output (propagate), or take that tensor or row from the base (base)
+    /// [default: error]
     #[arg(long, value_name = "POLICY")]
     pub nan: Option<String>,
 
-    /// Policy for quantised weights, which are codes with scales beside them: stop (error), or take codes and scales as
-    /// the numbers that they are stored as (raw) [default: error]
+    /// Policy for quantised weights, which are codes with scales beside them: stop (error), or take
+    /// codes and scales as the numbers that they are stored as (raw) [default: error]
     #[arg(long, value_name = "POLICY", alias = "quantized")]
     pub quantised: Option<String>,
 
-    /// Policy for a tensor that some models lack: stop (error), merge it over the models that have it (common), or take it
-    /// from the base (base) [default: error]
+    /// Policy for a tensor that some models lack: stop (error), merge it over the models that have
+    /// it (common), or take it from the base (base) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub missing: Option<String>,
 
-    /// Policy for a tensor whose shape differs between models: stop (error), fill smaller ones with zeros, or with the base
-    /// where the method measures from it (pad), cut every axis to the length that all have (crop), or take it from the base
-    /// (skip) [default: error]
+    /// Policy for a tensor whose shape differs between models: stop (error), fill smaller ones with
+    /// zeros, or with the base where the method measures from it (pad), cut every axis to the
+    /// length that all have (crop), or take it from the base (skip) [default: error]
     #[arg(long, value_name = "POLICY")]
     pub mismatch: Option<String>,
 
-    /// Go on although tokenizers number their tokens in other ways: rows of embeddings and heads are merged as they are
+    /// Go on although tokenizers number their tokens in other ways: rows of embeddings and heads
+    /// are merged as they are
     #[arg(long)]
     pub any_vocabulary: bool,
 
-    /// Go on although equal shapes mean different things by the models' configs, such as other numbers of heads
+    /// Go on although equal shapes mean different things by the models' configs, such as other
+    /// numbers of heads
     #[arg(long)]
     pub any_config: bool,
 
-    /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1 stands for its first group;
-    /// N:REGEX=TEMPLATE does so in the N-th model alone. May be given several times: the first rule that matches a name
-    /// decides, those of one model come before those of all
+    /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1
+    /// stands for its first group; N:REGEX=TEMPLATE does so in the N-th model alone. May be given
+    /// several times: the first rule that matches a name decides, those of one model come before
+    /// those of all
     #[arg(long, value_name = "[N:]REGEX=TEMPLATE", value_parser = rename)]
     pub rename: Vec<RenameArg>,
 
@@ -154,28 +165,30 @@ pub struct JobArgs {
     #[arg(long, value_name = "LEVEL", value_parser = zstd_level, allow_negative_numbers = true)]
     pub zstd: Option<i32>,
 
-    /// Align the models before they are merged. `weights` matches all others to the base (else the first) by their weights
-    /// and keeps the transforms in DIR/alignment; otherwise transform files that align wrote, each used for its model
+    /// Align the models before they are merged. `weights` matches all others to the base (else the
+    /// first) by their weights and keeps the transforms in DIR/alignment; otherwise transform files
+    /// that align wrote, each used for its model
     #[arg(long, value_delimiter = ',', value_name = "weights|FILE,..")]
     pub align: Option<Vec<String>>,
 
-    /// With --align weights: match all others to the base, else the first model (base), or all models to their mean as
-    /// aligned so far (mean)
+    /// With --align weights: match all others to the base, else the first model (base), or all
+    /// models to their mean as aligned so far (mean)
     #[arg(long, value_name = "base|mean", requires = "align", value_parser = ["base", "mean"])]
     pub align_reference: Option<String>,
 
-    /// With --align weights: leave the units of the residual stream in place (fixed), reorder them (permute), or map them
-    /// by any orthogonal matrix (orthogonal) [default: fixed]
+    /// With --align weights: leave the units of the residual stream in place (fixed), reorder them
+    /// (permute), or map them by any orthogonal matrix (orthogonal) [default: fixed]
     #[arg(long, value_name = "WAY", requires = "align", value_parser = ["fixed", "permute", "orthogonal"])]
     pub align_residual: Option<String>,
 
-    /// With --align: symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and
-    /// tensor names]
+    /// With --align: symmetry spec (YAML or JSON file), or the name of a built-in one [default:
+    /// chosen by config.json and tensor names]
     #[arg(long, value_name = "SPEC", requires = "align")]
     pub spec: Option<String>,
 
-    /// Device that computes: cpu, cuda, cuda:N, or auto (the first usable CUDA device, else the cpu). The output is the same
-    /// on each, except that --align weights may decide near ties differently [default: cpu]
+    /// Device that computes: cpu, cuda, cuda:N, or auto (the first usable CUDA device, else the
+    /// cpu). The output is the same on each, except that --align weights may decide near ties
+    /// differently [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<Choice>,
 
@@ -204,15 +217,16 @@ pub struct JobArgs {
     pub mergekit: MergekitArgs,
 }
 
-/// The heading of its flags: given to each, since one that is given to all would stay for those of others.
+/// The heading of its flags: given to each, since one that is given to all would stay for those of
+/// others.
 const SCRIPT: &str = "As the Karcher-merge script has it";
 
 /// The flags of the Karcher-merge script, whose users change one word.
 #[derive(Debug, Args)]
 pub struct ScriptArgs {
-    /// The checkpoints, separated by spaces. Shapes that differ are filled up with zeros, as there (--mismatch pad), unless
-    /// --mismatch says otherwise. Its other flags are known too: --output is --out, --karcher-iter is --max-iter,
-    /// --karcher-tol is --tol
+    /// The checkpoints, separated by spaces. Shapes that differ are filled up with zeros, as there
+    /// (--mismatch pad), unless --mismatch says otherwise. Its other flags are known too: --output
+    /// is --out, --karcher-iter is --max-iter, --karcher-tol is --tol
     #[arg(
         long,
         help_heading = SCRIPT,
@@ -237,8 +251,9 @@ pub struct ScriptArgs {
     )]
     pub alphas: Option<Vec<f64>>,
 
-    /// With a single file as output: copy config, tokenizer and other files of the base (else the first) model beside it.
-    /// Existing files stay unless --overwrite is given. A folder always gets them
+    /// With a single file as output: copy config, tokenizer and other files of the base (else the
+    /// first) model beside it. Existing files stay unless --overwrite is given. A folder always
+    /// gets them
     #[arg(long, help_heading = SCRIPT, hide_short_help = true)]
     pub copy_extra_files: bool,
 }
@@ -295,7 +310,13 @@ pub struct RunArgs {
     pub io: IoArg,
 
     /// Instruction set of the kernels; the output is the same with each
-    #[arg(long, value_enum, value_name = "LEVEL", default_value = "auto", hide_possible_values = false)]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LEVEL",
+        default_value = "auto",
+        hide_possible_values = false
+    )]
     pub simd: SimdArg,
 
     /// Print a machine-readable summary on standard output
@@ -338,7 +359,8 @@ pub struct ReferenceArgs {
 /// `thalweg verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The merged checkpoint: a folder, or a single file with its manifest X.safetensors.thalweg.json beside it
+    /// The merged checkpoint: a folder, or a single file with its manifest
+    /// X.safetensors.thalweg.json beside it
     #[arg(value_parser = path())]
     pub dir: PathBuf,
 
@@ -346,13 +368,13 @@ pub struct VerifyArgs {
     #[arg(short, long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
 
-    /// Also recompute blocks from the inputs, one after the other with the portable kernels, and compare every bit. Repeat
-    /// after it the arguments that merge was given, without --out
+    /// Also recompute blocks from the inputs, one after the other with the portable kernels, and
+    /// compare every bit. Repeat after it the arguments that merge was given, without --out
     #[arg(long, num_args = 1.., allow_hyphen_values = true, value_name = "MODEL|RECIPE|OPTION")]
     pub against: Vec<OsString>,
 
-    /// With --against: number of blocks of 32768 elements to recompute, chosen at random. The inputs of each tensor that is
-    /// chosen are read whole
+    /// With --against: number of blocks of 32768 elements to recompute, chosen at random. The
+    /// inputs of each tensor that is chosen are read whole
     #[arg(long, value_name = "N", default_value_t = 64, requires = "against", allow_negative_numbers = true,
           value_parser = whole::<u64>)]
     pub sample: u64,
@@ -407,7 +429,9 @@ fn parameter(text: &str) -> Result<(String, f64), String> {
     let number = match value.trim() {
         "true" => 1.0,
         "false" => 0.0,
-        value => value.parse().map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
+        value => value
+            .parse()
+            .map_err(|_| format!("`{value}` is neither a number nor true or false"))?,
     };
     Ok((name.trim().to_owned(), number))
 }
@@ -418,18 +442,31 @@ pub fn path() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 fn number(text: &str) -> Result<f64, String> {
-    text.trim().parse().map_err(|_| "wanted a number".to_owned())
+    text.trim()
+        .parse()
+        .map_err(|_| "wanted a number".to_owned())
 }
 
 /// A whole number that is not negative.
 pub fn whole<T: FromStr>(text: &str) -> Result<T, String> {
-    text.trim().parse().map_err(|_| "wanted a whole number from 0 on".to_owned())
+    text.trim()
+        .parse()
+        .map_err(|_| "wanted a whole number from 0 on".to_owned())
 }
 
 fn zstd_level(text: &str) -> Result<i32, String> {
-    let level = text.parse().ok().filter(|level| ZSTD_LEVELS.contains(level));
+    let level = text
+        .parse()
+        .ok()
+        .filter(|level| ZSTD_LEVELS.contains(level));
     let level = level.and_then(|level| i32::try_from(level).ok());
-    level.ok_or_else(|| format!("wanted a level from {} to {}", ZSTD_LEVELS.start(), ZSTD_LEVELS.end()))
+    level.ok_or_else(|| {
+        format!(
+            "wanted a level from {} to {}",
+            ZSTD_LEVELS.start(),
+            ZSTD_LEVELS.end()
+        )
+    })
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -439,9 +476,14 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn rename(text: &str) -> Result<RenameArg, String> {
-    let numbered = text.split_once(':').and_then(|(number, rule)| Some((number.parse().ok()?, rule)));
+    let numbered = text
+        .split_once(':')
+        .and_then(|(number, rule)| Some((number.parse().ok()?, rule)));
     let (model, rule) = numbered.map_or((None, text), |(number, rule)| (Some(number), rule));
-    Ok(RenameArg { model, rule: Rename::parse(None, rule)? })
+    Ok(RenameArg {
+        model,
+        rule: Rename::parse(None, rule)?,
+    })
 }
 
 pub fn device(text: &str) -> Result<Choice, String> {
@@ -450,7 +492,10 @@ pub fn device(text: &str) -> Result<Choice, String> {
 
 fn dtype(text: &str) -> Result<Dtype, String> {
     Dtype::parse(text).ok_or_else(|| {
-        let known: Vec<&str> = Dtype::MERGEABLE.iter().filter_map(|dtype| dtype.torch_name()).collect();
+        let known: Vec<&str> = Dtype::MERGEABLE
+            .iter()
+            .filter_map(|dtype| dtype.torch_name())
+            .collect();
         format!("unknown dtype; known are {}", known.join(", "))
     })
 }

@@ -41,13 +41,19 @@ impl Ready {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when a device was named that cannot be used, [`Kind::Usage`] when there is memory of none.
+    /// [`Kind::Device`] when a device was named that cannot be used, [`Kind::Usage`] when there is
+    /// memory of none.
     pub fn open(choice: Option<Choice>, memory: Option<u64>, multiplies: bool) -> Result<Self> {
         let choice = choice.unwrap_or_default();
         if choice == Choice::Cpu && memory.is_some() {
             let cause = "there is no device to use it on";
-            return Err(Error::new(Kind::Usage, "cannot use the command line", "--device-memory", cause)
-                .with_hint("give --device cuda too"));
+            return Err(Error::new(
+                Kind::Usage,
+                "cannot use the command line",
+                "--device-memory",
+                cause,
+            )
+            .with_hint("give --device cuda too"));
         }
         // The driver keeps memory of its own, which is part of what the user has allowed.
         let before = resident_bytes();
@@ -56,10 +62,17 @@ impl Ready {
             driver.multiplier();
         }
         let host = match &opened.driver {
-            Some(_) => resident_bytes().zip(before).map_or(0, |(now, before)| now.saturating_sub(before)),
+            Some(_) => resident_bytes()
+                .zip(before)
+                .map_or(0, |(now, before)| now.saturating_sub(before)),
             None => 0,
         };
-        Ok(Self { choice, opened, host, memory })
+        Ok(Self {
+            choice,
+            opened,
+            host,
+            memory,
+        })
     }
 
     /// The device, or why it is the processor although a device would have been taken.
@@ -67,15 +80,18 @@ impl Ready {
         &self.opened
     }
 
-    /// What an alignment may use of the device; none when there is none. Where it was left to us and the device will not
-    /// do, it is the processor from then on.
+    /// What an alignment may use of the device; none when there is none. Where it was left to us
+    /// and the device will not do, it is the processor from then on.
     ///
     /// # Errors
     ///
     /// [`Kind::Device`] when its memory is too small.
     pub fn for_products(&mut self, wish: &Wish) -> Result<Option<DeviceWish>> {
-        let Some(found) = self.wish() else { return Ok(None) };
-        let fits = found.and_then(|found| Products::pinned_bytes(wish.memory, found.memory).map(|_| found));
+        let Some(found) = self.wish() else {
+            return Ok(None);
+        };
+        let fits = found
+            .and_then(|found| Products::pinned_bytes(wish.memory, found.memory).map(|_| found));
         match fits {
             Err(error) if self.falls_back(&error) => {
                 self.opened = Opened::instead_for(&error);
@@ -89,19 +105,30 @@ impl Ready {
     ///
     /// # Errors
     ///
-    /// What planning fails with. Where the device was left to us, [`Opened::instead`] says why it is the processor.
+    /// What planning fails with. Where the device was left to us, [`Opened::instead`] says why it
+    /// is the processor.
     pub fn planned(self, job: &Job, wish: &Wish) -> Result<(Plan, Opened)> {
-        let Some(found) = self.wish() else { return Ok((Plan::new(job, wish)?, self.opened)) };
-        let wish_here = Wish { threads: wish.threads.max(FEWEST_THREADS), ..*wish };
+        let Some(found) = self.wish() else {
+            return Ok((Plan::new(job, wish)?, self.opened));
+        };
+        let wish_here = Wish {
+            threads: wish.threads.max(FEWEST_THREADS),
+            ..*wish
+        };
         match found.and_then(|found| Plan::with_device(job, &wish_here, Some(&found))) {
-            Err(error) if self.falls_back(&error) => Ok((Plan::new(job, wish)?, Opened::instead_for(&error))),
+            Err(error) if self.falls_back(&error) => {
+                Ok((Plan::new(job, wish)?, Opened::instead_for(&error)))
+            }
             planned => Ok((planned?, self.opened)),
         }
     }
 
     fn wish(&self) -> Option<Result<DeviceWish>> {
         let driver = self.opened.driver.as_ref()?;
-        Some(memory(&**driver, self.memory).map(|memory| DeviceWish { memory, host: self.host }))
+        Some(memory(&**driver, self.memory).map(|memory| DeviceWish {
+            memory,
+            host: self.host,
+        }))
     }
 
     fn falls_back(&self, error: &Error) -> bool {
@@ -116,9 +143,18 @@ fn memory(driver: &dyn Driver, wanted: Option<u64>) -> Result<u64> {
         None => Ok(free / 100 * SHARE),
         Some(wanted) if wanted <= free => Ok(wanted),
         Some(wanted) => {
-            let cause = format!("wanted {}, {} are free", format_bytes(wanted), format_bytes(free));
-            Err(Error::new(Kind::Device, "not enough device memory", driver.name(), cause)
-                .with_hint("give a smaller --device-memory, or end other programs on the device"))
+            let cause = format!(
+                "wanted {}, {} are free",
+                format_bytes(wanted),
+                format_bytes(free)
+            );
+            Err(Error::new(
+                Kind::Device,
+                "not enough device memory",
+                driver.name(),
+                cause,
+            )
+            .with_hint("give a smaller --device-memory, or end other programs on the device"))
         }
     }
 }

@@ -50,20 +50,28 @@ pub struct InterpolateArgs {
     #[arg(long, value_name = "FILE", value_parser = args::path())]
     pub align: Option<PathBuf>,
 
-    /// Samples on which loss and accuracy are measured, for MLPs, VGG and ResNets: a safetensors file with `inputs`
-    /// [samples, ...] and `labels` [samples] [default: none, write each point as a checkpoint]
+    /// Samples on which loss and accuracy are measured, for MLPs, VGG and ResNets: a safetensors
+    /// file with `inputs` [samples, ...] and `labels` [samples] [default: none, write each point as
+    /// a checkpoint]
     #[arg(long, value_name = "FILE", value_parser = args::path())]
     pub data: Option<PathBuf>,
 
     /// Without --data: merge method of the checkpoints that are written
-    #[arg(long, value_enum, value_name = "WAY", default_value = "linear", conflicts_with = "data")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WAY",
+        default_value = "linear",
+        conflicts_with = "data"
+    )]
     pub method: WayArg,
 
     /// Output folder: curve.csv and curve.svg with --data, else a folder lambda-X for each point
     #[arg(short, long, value_name = "DIR", value_parser = args::path())]
     pub out: PathBuf,
 
-    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by
+    /// config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -116,7 +124,12 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let lambdas = lambdas(args.points)?;
     let (paths, pair) = paired(args, &wish).map_err(Error::refused)?;
-    let file = args.align.as_deref().map(|file| alignment(file, &pair)).transpose().map_err(Error::refused)?;
+    let file = args
+        .align
+        .as_deref()
+        .map(|file| alignment(file, &pair))
+        .transpose()
+        .map_err(Error::refused)?;
     let names = [&args.reference, &args.model].map(|path| path.display().to_string());
     let quantised = args.quantised.key();
     let ends = Ends {
@@ -130,8 +143,17 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let monitor = align::monitor(&progress);
-    pair.warnings.iter().for_each(|warning| monitor.warn(warning));
-    let run = Run { args, wish, pair: &pair, ends: &ends, stop: &stop, progress: &progress };
+    pair.warnings
+        .iter()
+        .for_each(|warning| monitor.warn(warning));
+    let run = Run {
+        args,
+        wish,
+        pair: &pair,
+        ends: &ends,
+        stop: &stop,
+        progress: &progress,
+    };
     let outcome = match &args.data {
         Some(data) => run.measure(data, &lambdas),
         None => run.write(&lambdas, file.map(|(_, file)| file)),
@@ -159,16 +181,29 @@ fn paired(args: &InterpolateArgs, wish: &Wish) -> Result<([PathBuf; 2], Pair)> {
 }
 
 fn allowed(args: &InterpolateArgs) -> Waived {
-    Waived { vocabulary: args.any_vocabulary, config: args.any_config }
+    Waived {
+        vocabulary: args.any_vocabulary,
+        config: args.any_config,
+    }
 }
 
 /// The transform in `file`, and where it comes from.
 fn alignment(file: &Path, pair: &Pair) -> Result<(Alignment, AlignmentFile)> {
     let read = TransformFile::read(file, &pair.symmetries)?;
     if read.model != pair.model_print {
-        let cause = format!("was made for another model than {}", pair.model.root().display());
-        return Err(Error::new(Kind::Mismatch, "cannot use transform", file.display(), cause)
-            .with_hint("the second model must be the one that was aligned, the first the one that stayed"));
+        let cause = format!(
+            "was made for another model than {}",
+            pair.model.root().display()
+        );
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot use transform",
+            file.display(),
+            cause,
+        )
+        .with_hint(
+            "the second model must be the one that was aligned, the first the one that stayed",
+        ));
     }
     let bytes = fs::read(file).map_err(|error| Error::io("cannot read transform", file, error))?;
     let described = AlignmentFile {
@@ -177,7 +212,10 @@ fn alignment(file: &Path, pair: &Pair) -> Result<(Alignment, AlignmentFile)> {
         blake3: blake3::hash(&bytes).to_hex().to_string(),
         moves: !read.transform.is_identity(&pair.symmetries),
     };
-    let alignment = Alignment { symmetries: Arc::clone(&pair.symmetries), transform: Arc::new(read.transform) };
+    let alignment = Alignment {
+        symmetries: Arc::clone(&pair.symmetries),
+        transform: Arc::new(read.transform),
+    };
     Ok((alignment, described))
 }
 
@@ -194,65 +232,109 @@ impl Run<'_> {
     /// The ways that are measured, each with its name and whether the second model is aligned.
     fn ways(&self) -> Vec<(&'static str, Way, bool)> {
         if self.ends.alignment.is_none() {
-            return vec![("naive", Way::Linear, false), ("naive, Karcher", Way::Karcher, false)];
+            return vec![
+                ("naive", Way::Linear, false),
+                ("naive, Karcher", Way::Karcher, false),
+            ];
         }
-        vec![("naive", Way::Linear, false), ("aligned", Way::Linear, true), ("aligned, Karcher", Way::Karcher, true)]
+        vec![
+            ("naive", Way::Linear, false),
+            ("aligned", Way::Linear, true),
+            ("aligned, Karcher", Way::Karcher, true),
+        ]
     }
 
     /// Measures all ways, writes table and plot, and says what was found, to people and programs.
     fn measure(&self, data: &Path, lambdas: &[f64]) -> Result<(String, Value)> {
         let outputs = ["curve.csv", "curve.svg"].map(|name| self.args.out.join(name));
-        if let Some(there) = outputs.iter().find(|path| path.exists() && !self.args.run.overwrite) {
-            return Err(Error::new(Kind::Occupied, "cannot write curve", there.display(), "the file is there already")
-                .with_hint("choose another folder, or let --overwrite replace it"));
+        if let Some(there) = outputs
+            .iter()
+            .find(|path| path.exists() && !self.args.run.overwrite)
+        {
+            return Err(Error::new(
+                Kind::Occupied,
+                "cannot write curve",
+                there.display(),
+                "the file is there already",
+            )
+            .with_hint("choose another folder, or let --overwrite replace it"));
         }
         let kernels = merge::kernels(self.args.run.simd)?;
         let data = DataSet::open(data, kernels).map_err(Error::refused)?;
         let network = self.network(&data).map_err(Error::refused)?;
-        let parameters: u64 =
-            network.parameters().values().map(|shape| 4 * shape.iter().product::<usize>() as u64).sum();
+        let parameters: u64 = network
+            .parameters()
+            .values()
+            .map(|shape| 4 * shape.iter().product::<usize>() as u64)
+            .sum();
         let held = 3 * parameters;
-        let fixed = process_bytes(self.wish.threads, &[&self.pair.reference, &self.pair.model]) + held;
+        let fixed =
+            process_bytes(self.wish.threads, &[&self.pair.reference, &self.pair.model]) + held;
         let measure = Measure {
             network: &network,
             data: &data,
-            wish: Wish { memory: self.wish.memory.saturating_sub(held), ..self.wish },
+            wish: Wish {
+                memory: self.wish.memory.saturating_sub(held),
+                ..self.wish
+            },
             memory: self.wish.memory.saturating_sub(fixed),
             kernels,
             io: merge::io(self.args.run.io),
             go_on: &|| self.go_on(),
         };
         let ways = self.ways();
-        let bytes = (data.samples() * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
+        let bytes =
+            (data.samples() * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
         if let Some(progress) = self.progress {
-            progress.phase(Phase::Evaluating, bytes * (ways.len() * lambdas.len()) as u64);
+            progress.phase(
+                Phase::Evaluating,
+                bytes * (ways.len() * lambdas.len()) as u64,
+            );
         }
         let pool = ThreadPoolBuilder::new()
             .num_threads(self.wish.threads)
             .build()
-            .map_err(|error| Error::new(Kind::Io, "cannot start threads", self.wish.threads, error))?;
+            .map_err(|error| {
+                Error::new(Kind::Io, "cannot start threads", self.wish.threads, error)
+            })?;
         let mut curves = Vec::new();
         for (name, way, aligned) in ways {
-            let mut curve = Curve { name: name.to_owned(), points: Vec::with_capacity(lambdas.len()) };
+            let mut curve = Curve {
+                name: name.to_owned(),
+                points: Vec::with_capacity(lambdas.len()),
+            };
             for lambda in lambdas {
-                curve.points.push(pool.install(|| measure.point(self.ends, way, aligned, *lambda))?);
+                curve
+                    .points
+                    .push(pool.install(|| measure.point(self.ends, way, aligned, *lambda))?);
                 if let Some(progress) = self.progress {
                     progress.advance(bytes);
                 }
             }
             curves.push(curve);
         }
-        fs::create_dir_all(&self.args.out).map_err(|error| Error::io("cannot write curve", &self.args.out, error))?;
+        fs::create_dir_all(&self.args.out)
+            .map_err(|error| Error::io("cannot write curve", &self.args.out, error))?;
         for (path, text) in outputs.iter().zip([csv(&curves), svg(&curves)]) {
             put(path, &text)?;
         }
-        let barriers = curves.iter().map(|curve| (curve.name.clone(), curve.barrier().into())).collect();
-        Ok((table(&curves), json!({ "curves": curves, "barriers": Value::Object(barriers) })))
+        let barriers = curves
+            .iter()
+            .map(|curve| (curve.name.clone(), curve.barrier().into()))
+            .collect();
+        Ok((
+            table(&curves),
+            json!({ "curves": curves, "barriers": Value::Object(barriers) }),
+        ))
     }
 
     /// The network that both ends are, for samples of this shape.
     fn network(&self, data: &DataSet) -> Result<Network> {
-        network(&self.pair.symmetries, self.pair.reference.config()?.as_ref(), data.shape())
+        network(
+            &self.pair.symmetries,
+            self.pair.reference.config()?.as_ref(),
+            data.shape(),
+        )
     }
 
     fn go_on(&self) -> Result<()> {
@@ -260,13 +342,25 @@ impl Run<'_> {
             return Ok(());
         }
         let cause = "the curve is not whole, so nothing is written";
-        Err(Error::new(Kind::Interrupted, "stopped on request", self.args.out.display(), cause)
-            .with_hint("run the same command again; it begins anew"))
+        Err(Error::new(
+            Kind::Interrupted,
+            "stopped on request",
+            self.args.out.display(),
+            cause,
+        )
+        .with_hint("run the same command again; it begins anew"))
     }
 
-    /// Writes a checkpoint for each point; those that a stopped run has finished are left as they are.
+    /// Writes a checkpoint for each point; those that a stopped run has finished are left as they
+    /// are.
     fn write(&self, lambdas: &[f64], file: Option<AlignmentFile>) -> Result<(String, Value)> {
-        let RunArgs { overwrite, restart, simd, io, .. } = self.args.run;
+        let RunArgs {
+            overwrite,
+            restart,
+            simd,
+            io,
+            ..
+        } = self.args.run;
         let kernels = merge::kernels(simd)?;
         let mut lines = Vec::new();
         let mut reports = Vec::new();
@@ -277,10 +371,15 @@ impl Run<'_> {
             let out = self.args.out.join(format!("lambda-{lambda:.4}"));
             let report = engine::merge(Merge {
                 plan: Arc::new(
-                    Plan::new(&job, &self.wish).map_err(|error| merge::refused_if(lines.is_empty(), error))?,
+                    Plan::new(&job, &self.wish)
+                        .map_err(|error| merge::refused_if(lines.is_empty(), error))?,
                 ),
                 storage: Arc::new(DiskStorage),
-                target: Target { dir: out.clone(), overwrite, restart },
+                target: Target {
+                    dir: out.clone(),
+                    overwrite,
+                    restart,
+                },
                 options: Options {
                     kernels,
                     io: merge::io(io),
@@ -291,7 +390,9 @@ impl Run<'_> {
                 verify: false,
             })?;
             lines.push(format!("{}: {}", out.display(), report.status));
-            reports.push(json!({ "lambda": lambda, "out": out.display().to_string(), "report": report }));
+            reports.push(
+                json!({ "lambda": lambda, "out": out.display().to_string(), "report": report }),
+            );
         }
         Ok((lines.join("\n"), json!({ "points": reports })))
     }
@@ -302,7 +403,9 @@ fn put(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     let failed = |error| Error::io("cannot write curve", path, error);
     let mut file = create_anew(&part).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     fs::rename(&part, path).map_err(failed)
 }
 
@@ -320,18 +423,33 @@ fn table(curves: &[Curve]) -> String {
         "in the middle",
     ]);
     for curve in curves {
-        let (Some(first), Some(middle), Some(last)) = (curve.points.first(), curve.middle(), curve.points.last())
+        let (Some(first), Some(middle), Some(last)) =
+            (curve.points.first(), curve.middle(), curve.points.last())
         else {
             continue;
         };
-        let numbers =
-            [curve.barrier(), first.loss, last.loss, middle.loss, first.accuracy, last.accuracy, middle.accuracy];
-        table.add_row([curve.name.clone()].into_iter().chain(numbers.map(|number| format!("{number:.4}"))));
+        let numbers = [
+            curve.barrier(),
+            first.loss,
+            last.loss,
+            middle.loss,
+            first.accuracy,
+            last.accuracy,
+            middle.accuracy,
+        ];
+        table.add_row(
+            [curve.name.clone()]
+                .into_iter()
+                .chain(numbers.map(|number| format!("{number:.4}"))),
+        );
     }
     for column in 1..8 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("{}\nbarrier: how far the loss rises above the line between its ends, at most; in nats", trimmed(&table))
+    format!(
+        "{}\nbarrier: how far the loss rises above the line between its ends, at most; in nats",
+        trimmed(&table)
+    )
 }

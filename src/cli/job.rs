@@ -1,8 +1,8 @@
 //! From what was typed to what is to be done.
 //!
-//! Flags are written as the recipe that they stand for, so that there is one way in which a merge is understood and
-//! checked. A recipe on the command line is taken as it is; only what does not change its meaning (where the output
-//! goes, dtype, shards, memory) may be given beside it.
+//! Flags are written as the recipe that they stand for, so that there is one way in which a merge
+//! is understood and checked. A recipe on the command line is taken as it is; only what does not
+//! change its meaning (where the output goes, dtype, shards, memory) may be given beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,9 @@ use crate::error::{Error, Kind, Result};
 use crate::output::names_one_file;
 use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{Document, HubCache, METHODS, ModelRef, Reading, Recipe, Scope, THREADS, expand_home};
+use crate::recipe::{
+    Document, HubCache, METHODS, ModelRef, Reading, Recipe, Scope, THREADS, expand_home,
+};
 use crate::sidecar::yaml;
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
@@ -36,7 +38,9 @@ pub fn recipe(args: &JobArgs) -> Result<Recipe> {
     let read = match inputs(args).iter().find(|path| is_recipe(path)) {
         Some(path) if inputs(args).len() > 1 => {
             let cause = "a recipe names its models itself; give nothing beside it";
-            return Err(usage(path.display().to_string(), cause).with_hint("the output goes behind --out"));
+            return Err(
+                usage(path.display().to_string(), cause).with_hint("the output goes behind --out")
+            );
         }
         Some(path) => {
             refuse_flags(args)?;
@@ -54,16 +58,28 @@ pub fn recipe(args: &JobArgs) -> Result<Recipe> {
 
 /// How the user came in.
 pub fn door(args: &JobArgs) -> Door {
-    if inputs(args).iter().any(|path| is_recipe(path)) { Door::Recipe } else { Door::Flags }
+    if inputs(args).iter().any(|path| is_recipe(path)) {
+        Door::Recipe
+    } else {
+        Door::Flags
+    }
 }
 
 fn reading(args: &JobArgs) -> Reading {
-    if args.lenient { Reading::Lenient } else { Reading::Strict }
+    if args.lenient {
+        Reading::Lenient
+    } else {
+        Reading::Strict
+    }
 }
 
 /// The models or the recipe, however they were given.
 pub fn inputs(args: &JobArgs) -> &[PathBuf] {
-    if args.script.models.is_empty() { &args.inputs } else { &args.script.models }
+    if args.script.models.is_empty() {
+        &args.inputs
+    } else {
+        &args.script.models
+    }
 }
 
 fn given_weights(args: &JobArgs) -> Option<&Vec<f64>> {
@@ -88,7 +104,10 @@ pub fn job(
     };
     let mut job = Job::found(recipe, document, find)?;
     let models = document.models().into_iter().enumerate();
-    job.made = models.filter(|(_, model)| stage_folder(&model.path).is_some()).map(|(index, _)| index).collect();
+    job.made = models
+        .filter(|(_, model)| stage_folder(&model.path).is_some())
+        .map(|(index, _)| index)
+        .collect();
     // What is let pass does not change what a recipe means.
     let own = &mut job.document.own;
     own.any_vocabulary = own.any_vocabulary.or(args.any_vocabulary.then_some(true));
@@ -97,7 +116,8 @@ pub fn job(
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
     // A stage before the last is a folder like any other.
-    if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document) {
+    if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document)
+    {
         for_one_file(&mut job, args)?;
     }
     Ok(job)
@@ -111,7 +131,9 @@ pub fn job(
 pub fn located(model: &Path) -> Result<PathBuf> {
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
     let parsed = ModelRef::parse(text_of(model)?, Path::exists);
-    parsed.map_err(|cause| usage(model.display().to_string(), &cause))?.locate(&hub)
+    parsed
+        .map_err(|cause| usage(model.display().to_string(), &cause))?
+        .locate(&hub)
 }
 
 /// The model named on the command line, its headers read; `opened` are those that are held already.
@@ -119,9 +141,20 @@ pub fn located(model: &Path) -> Result<PathBuf> {
 /// # Errors
 ///
 /// When it cannot be found or opened.
-pub fn open(model: &Path, quantised: &QuantisedArgs, wish: &Wish, opened: &[&Checkpoint]) -> Result<Checkpoint> {
+pub fn open(
+    model: &Path,
+    quantised: &QuantisedArgs,
+    wish: &Wish,
+    opened: &[&Checkpoint],
+) -> Result<Checkpoint> {
     let memory = Some(wish.left_for_headers(opened));
-    Checkpoint::open_with(&located(model)?, &OpenOptions { memory, ..quantised.options() })
+    Checkpoint::open_with(
+        &located(model)?,
+        &OpenOptions {
+            memory,
+            ..quantised.options()
+        },
+    )
 }
 
 /// One file has one shard, and its name says whether it is compressed.
@@ -129,10 +162,13 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     let is_compressed = args.out.extension().is_some_and(|end| end == "zst");
     if is_compressed != job.zstd.is_some() {
         let cause = "a compressed file is called X.safetensors.zst, one that is not X.safetensors";
-        return Err(usage(args.out.display().to_string(), cause).with_hint("--zstd LEVEL compresses"));
+        return Err(
+            usage(args.out.display().to_string(), cause).with_hint("--zstd LEVEL compresses")
+        );
     }
     if args.shard_size.is_some() {
-        return Err(usage("--shard-size".into(), "a single file has no shards").with_hint("name a folder as --out"));
+        return Err(usage("--shard-size".into(), "a single file has no shards")
+            .with_hint("name a folder as --out"));
     }
     job.shard_bytes = u64::MAX;
     job.weights_alone = true;
@@ -150,7 +186,11 @@ pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs)
     let most = usize::try_from(*THREADS.end()).unwrap_or(usize::MAX);
     let bytes = memory.memory.unwrap_or(own.memory);
     budget::check_machine(bytes)?;
-    Ok(Wish { memory: bytes, threads: memory.threads.unwrap_or(own.threads).min(most), block_bytes: block.block_size })
+    Ok(Wish {
+        memory: bytes,
+        threads: memory.threads.unwrap_or(own.threads).min(most),
+        block_bytes: block.block_size,
+    })
 }
 
 /// A recipe says these itself.
@@ -182,7 +222,10 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
 fn from_flags(args: &JobArgs) -> Result<Recipe> {
     refuse_nonfinite(args)?;
     let method = args.method.as_deref().unwrap_or(DEFAULT_METHOD);
-    let paths = inputs(args).iter().map(|path| text_of(path)).collect::<Result<Vec<_>>>()?;
+    let paths = inputs(args)
+        .iter()
+        .map(|path| text_of(path))
+        .collect::<Result<Vec<_>>>()?;
     let weights = weights(args, method, paths.len())?;
     let model = |(path, weight): (&&str, Option<f64>)| match weight {
         Some(weight) => json!({ "model": path, "parameters": { "weight": weight } }),
@@ -190,7 +233,10 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     };
     let mut recipe = Map::new();
     recipe.insert("merge_method".into(), method.into());
-    recipe.insert("models".into(), paths.iter().zip(weights).map(model).collect());
+    recipe.insert(
+        "models".into(),
+        paths.iter().zip(weights).map(model).collect(),
+    );
     if let Some(base) = args.base.as_deref() {
         recipe.insert("base_model".into(), base_among(base, &paths)?.into());
     }
@@ -202,7 +248,10 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         ("mismatch", &args.mismatch),
         ("state_dict_key", &args.state_dict_key),
     ];
-    recipe.extend(own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))));
+    recipe.extend(
+        own.into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))),
+    );
     // The script fills smaller tensors up with zeros, without being asked.
     if !args.script.models.is_empty() && args.mismatch.is_none() {
         recipe.insert("mismatch".into(), "pad".into());
@@ -210,8 +259,16 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     if !args.rename.is_empty() {
         recipe.insert("rename".into(), renames(args, &paths)?);
     }
-    let allowed = [("any_vocabulary", args.any_vocabulary), ("any_config", args.any_config)];
-    recipe.extend(allowed.into_iter().filter(|(_, any)| *any).map(|(key, _)| (key.to_owned(), true.into())));
+    let allowed = [
+        ("any_vocabulary", args.any_vocabulary),
+        ("any_config", args.any_config),
+    ];
+    recipe.extend(
+        allowed
+            .into_iter()
+            .filter(|(_, any)| *any)
+            .map(|(key, _)| (key.to_owned(), true.into())),
+    );
     if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
     }
@@ -223,40 +280,66 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         recipe.insert("dtype".into(), name.into());
     }
     let read = typed::lines(&recipe, args).recipe(reading(args))?;
-    Ok(Recipe { text: yaml::document(&Value::from(recipe)), ..read })
+    Ok(Recipe {
+        text: yaml::document(&Value::from(recipe)),
+        ..read
+    })
 }
 
 /// The model that `--base` names by its position or as it was given.
 fn base_among<'a>(base: &str, paths: &[&'a str]) -> Result<&'a str> {
-    let at = base.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+    let at = base
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_sub(1));
     let by_position = at.and_then(|at| paths.get(at));
     let same = |path: &&&str| expand_home(base) == Path::new(**path);
-    by_position.or_else(|| paths.iter().find(same)).copied().ok_or_else(|| {
-        let cause = format!("wanted a position from 1 to {}, or one of the models as it was given", paths.len());
-        usage(format!("--base {base}"), &cause)
-    })
+    by_position
+        .or_else(|| paths.iter().find(same))
+        .copied()
+        .ok_or_else(|| {
+            let cause = format!(
+                "wanted a position from 1 to {}, or one of the models as it was given",
+                paths.len()
+            );
+            usage(format!("--base {base}"), &cause)
+        })
 }
 
 /// NaN and infinity have no JSON, so the recipe that is made of the flags would lose them.
 fn refuse_nonfinite(args: &JobArgs) -> Result<()> {
-    let weights = given_weights(args).into_iter().flatten().map(|weight| (format!("a weight of {weight}"), *weight));
-    let parameters = args.parameters.iter().map(|(name, value)| (format!("--parameter {name}={value}"), *value));
+    let weights = given_weights(args)
+        .into_iter()
+        .flatten()
+        .map(|weight| (format!("a weight of {weight}"), *weight));
+    let parameters = args
+        .parameters
+        .iter()
+        .map(|(name, value)| (format!("--parameter {name}={value}"), *value));
     let tol = args.tol.map(|tol| (format!("--tol {tol}"), tol));
-    match weights.chain(parameters).chain(tol).find(|(_, value)| !value.is_finite()) {
+    match weights
+        .chain(parameters)
+        .chain(tol)
+        .find(|(_, value)| !value.is_finite())
+    {
         Some((typed, _)) => Err(usage(typed, "wanted a finite number")),
         None => Ok(()),
     }
 }
 
 fn text_of(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| usage(path.display().to_string(), "the path is not UTF-8 text"))
+    path.to_str()
+        .ok_or_else(|| usage(path.display().to_string(), "the path is not UTF-8 text"))
 }
 
 /// A weight for each model: those given, else equal ones where the method must be told.
 fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>>> {
     if let Some(weights) = given_weights(args) {
         if weights.len() != count {
-            let cause = format!("wanted {count} numbers, one for each model, got {}", weights.len());
+            let cause = format!(
+                "wanted {count} numbers, one for each model, got {}",
+                weights.len()
+            );
             let typed = match &args.weights {
                 Some(weights) => format!("--weights {}", typed::joined(weights, ",")),
                 None => format!("--alphas {}", typed::joined(weights, " ")),
@@ -267,15 +350,23 @@ fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>
     }
     let info = METHODS.iter().find(|info| info.name == method);
     let weight = info.and_then(|info| info.parameter("weight"));
-    let must = weight.is_some_and(|weight| weight.scope == Scope::PerModel && weight.default.is_none());
+    let must =
+        weight.is_some_and(|weight| weight.scope == Scope::PerModel && weight.default.is_none());
     Ok(vec![must.then_some(1.0); count])
 }
 
 fn parameters(args: &JobArgs) -> Map<String, Value> {
     let mut parameters = Map::new();
-    parameters.extend(args.max_iter.map(|most| ("max_iter".to_owned(), most.into())));
+    parameters.extend(
+        args.max_iter
+            .map(|most| ("max_iter".to_owned(), most.into())),
+    );
     parameters.extend(args.tol.map(|tol| ("tol".to_owned(), tol.into())));
-    parameters.extend(args.parameters.iter().map(|(name, value)| (name.clone(), (*value).into())));
+    parameters.extend(
+        args.parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), (*value).into())),
+    );
     parameters
 }
 
@@ -284,12 +375,18 @@ fn renames(args: &JobArgs, paths: &[&str]) -> Result<Value> {
     let rule = |RenameArg { model, rule }: &RenameArg| {
         let mut value = json!({ "from": rule.from.as_str(), "to": rule.to });
         if let Some(number) = model {
-            let path = number.checked_sub(1).and_then(|at| paths.get(at)).ok_or_else(|| {
-                usage(
-                    "--rename".into(),
-                    &format!("wanted a model from 1 to {} before the colon, got {number}", paths.len()),
-                )
-            })?;
+            let path = number
+                .checked_sub(1)
+                .and_then(|at| paths.get(at))
+                .ok_or_else(|| {
+                    usage(
+                        "--rename".into(),
+                        &format!(
+                            "wanted a model from 1 to {} before the colon, got {number}",
+                            paths.len()
+                        ),
+                    )
+                })?;
             value["model"] = (*path).into();
         }
         Ok(value)
@@ -299,7 +396,9 @@ fn renames(args: &JobArgs, paths: &[&str]) -> Result<Value> {
 
 /// `--align` and `--spec` as the recipe's key.
 fn align(args: &JobArgs) -> Result<Option<Value>> {
-    let Some(given) = &args.align else { return Ok(None) };
+    let Some(given) = &args.align else {
+        return Ok(None);
+    };
     let mut align = Map::new();
     match given.as_slice() {
         [way] if way == "weights" => align.insert("method".into(), "weights".into()),
@@ -308,13 +407,29 @@ fn align(args: &JobArgs) -> Result<Option<Value>> {
             return Err(usage("--align".into(), cause));
         }
         files => {
-            let expand = |file: &String| expand_home(file).to_str().map_or_else(|| file.clone(), str::to_owned);
+            let expand = |file: &String| {
+                expand_home(file)
+                    .to_str()
+                    .map_or_else(|| file.clone(), str::to_owned)
+            };
             align.insert("files".into(), files.iter().map(expand).collect())
         }
     };
-    align.extend(args.align_reference.as_ref().map(|to| ("reference".to_owned(), to.as_str().into())));
-    align.extend(args.align_residual.as_ref().map(|way| ("residual".to_owned(), way.as_str().into())));
-    align.extend(args.spec.as_ref().map(|spec| ("spec".to_owned(), spec.as_str().into())));
+    align.extend(
+        args.align_reference
+            .as_ref()
+            .map(|to| ("reference".to_owned(), to.as_str().into())),
+    );
+    align.extend(
+        args.align_residual
+            .as_ref()
+            .map(|way| ("residual".to_owned(), way.as_str().into())),
+    );
+    align.extend(
+        args.spec
+            .as_ref()
+            .map(|spec| ("spec".to_owned(), spec.as_str().into())),
+    );
     Ok(Some(align.into()))
 }
 

@@ -34,7 +34,13 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     let stages = stages(&recipe, &args.job.out)?;
     let stop = Stop::default();
     watch_signals(&stop)?;
-    let run = Run { args, recipe: &recipe, stages: &stages, stop: &stop, kernels: kernels(args.run.simd)? };
+    let run = Run {
+        args,
+        recipe: &recipe,
+        stages: &stages,
+        stop: &stop,
+        kernels: kernels(args.run.simd)?,
+    };
     let mut reports = Vec::new();
     for stage in &stages {
         let report = run.stage(stage, reports.is_empty())?;
@@ -46,7 +52,11 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     if !args.run.json {
         return Ok(());
     }
-    let json = if reports.len() == 1 { json!(reports[0]) } else { json!(reports) };
+    let json = if reports.len() == 1 {
+        json!(reports[0])
+    } else {
+        json!(reports)
+    };
     print(&format!("{json:#}"))
 }
 
@@ -60,14 +70,23 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Plans and merges one stage. Where it is refused before it begins, and is the `first`, nothing was started.
+    /// Plans and merges one stage. Where it is refused before it begins, and is the `first`,
+    /// nothing was started.
     fn stage(&self, stage: &Stage<'_>, first: bool) -> Result<Report> {
         let run = &self.args.run;
-        let target = Target { dir: stage.out.clone(), overwrite: run.overwrite, restart: run.restart };
+        let target = Target {
+            dir: stage.out.clone(),
+            overwrite: run.overwrite,
+            restart: run.restart,
+        };
         target.check_place()?;
-        let (mut job, wish, mut ready) = self.asked(stage).map_err(|error| refused_if(first, error))?;
+        let (mut job, wish, mut ready) = self
+            .asked(stage)
+            .map_err(|error| refused_if(first, error))?;
         let warnings = align::align_inputs(&mut job, &wish, &target, run, (self.stop, &mut ready))?;
-        let (mut plan, opened) = ready.planned(&job, &wish).map_err(|error| refused_if(first, error))?;
+        let (mut plan, opened) = ready
+            .planned(&job, &wish)
+            .map_err(|error| refused_if(first, error))?;
         plan.warnings.extend(warnings);
         let (progress, monitor) = watched(run, plan.memory.limit);
         let instead = opened.instead_notice();
@@ -111,7 +130,8 @@ pub(super) fn refused_if(first: bool, error: Error) -> Error {
     if first { error.refused() } else { error }
 }
 
-/// A display of a run's progress, and the monitor that feeds it; a silent one where nothing is to be said.
+/// A display of a run's progress, and the monitor that feeds it; a silent one where nothing is to
+/// be said.
 pub(super) fn watched(run: &RunArgs, memory: u64) -> (Option<Arc<Progress>>, Arc<dyn Monitor>) {
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(memory)));
     let monitor = align::monitor(&progress);
@@ -145,7 +165,12 @@ pub(super) fn kernels(arg: SimdArg) -> Result<Kernels> {
         SimdArg::Avx512 => Level::Avx512,
     };
     Kernels::at(level).ok_or_else(|| {
-        Error::new(Kind::Usage, "cannot use these instructions", format!("{level:?}"), "this machine lacks them")
-            .with_hint("leave out --simd: the output is the same with every instruction set")
+        Error::new(
+            Kind::Usage,
+            "cannot use these instructions",
+            format!("{level:?}"),
+            "this machine lacks them",
+        )
+        .with_hint("leave out --simd: the output is the same with every instruction set")
     })
 }

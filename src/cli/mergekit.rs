@@ -1,4 +1,5 @@
-//! mergekit's flags, as its users type them: obeyed where they mean something here, else named with what to use.
+//! mergekit's flags, as its users type them: obeyed where they mean something here, else named with
+//! what to use.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
@@ -27,11 +28,19 @@ struct Flag {
 }
 
 const fn switch(name: &'static str, fate: Fate) -> Flag {
-    Flag { name, takes_value: false, fate }
+    Flag {
+        name,
+        takes_value: false,
+        fate,
+    }
 }
 
 const fn valued(name: &'static str, fate: Fate) -> Flag {
-    Flag { name, takes_value: true, fate }
+    Flag {
+        name,
+        takes_value: true,
+        fate,
+    }
 }
 
 const ON_DISK: &str = "tensors are streamed, so there is nothing to hold; --memory and --device-memory set the limits";
@@ -39,13 +48,25 @@ const ON_DISK: &str = "tensors are streamed, so there is nothing to hold; --memo
 const FLAGS: [Flag; 37] = [
     switch("cuda", Obeyed),
     switch("lazy-unpickle", Obeyed),
-    switch("no-lazy-unpickle", Vain("PyTorch files are always read lazily")),
+    switch(
+        "no-lazy-unpickle",
+        Vain("PyTorch files are always read lazily"),
+    ),
     switch("copy-tokenizer", Obeyed),
-    switch("no-copy-tokenizer", Refused("a folder always gets its tokenizer; give one file, --out X.safetensors")),
+    switch(
+        "no-copy-tokenizer",
+        Refused("a folder always gets its tokenizer; give one file, --out X.safetensors"),
+    ),
     switch("write-model-card", Obeyed),
-    switch("no-write-model-card", Refused("a folder always gets its model card; give one file, --out X.safetensors")),
+    switch(
+        "no-write-model-card",
+        Refused("a folder always gets its model card; give one file, --out X.safetensors"),
+    ),
     switch("safe-serialization", Obeyed),
-    switch("no-safe-serialization", Refused("thalweg writes safetensors only")),
+    switch(
+        "no-safe-serialization",
+        Refused("thalweg writes safetensors only"),
+    ),
     switch("clone-tensors", Obeyed),
     switch("no-clone-tensors", Obeyed),
     switch("async-write", Obeyed),
@@ -54,12 +75,21 @@ const FLAGS: [Flag; 37] = [
     switch("verbose", Obeyed),
     valued("out-shard-size", Obeyed),
     valued("num-threads", Obeyed),
-    valued("write-threads", Vain("--threads sets the number of threads")),
+    valued(
+        "write-threads",
+        Vain("--threads sets the number of threads"),
+    ),
     switch("low-cpu-memory", Vain(ON_DISK)),
     switch("no-low-cpu-memory", Obeyed),
-    switch("read-to-gpu", Vain("give --device cuda to compute on the GPU")),
+    switch(
+        "read-to-gpu",
+        Vain("give --device cuda to compute on the GPU"),
+    ),
     switch("no-read-to-gpu", Obeyed),
-    switch("multi-gpu", Vain("one device computes; --device cuda:N chooses it")),
+    switch(
+        "multi-gpu",
+        Vain("one device computes; --device cuda:N chooses it"),
+    ),
     switch("no-multi-gpu", Obeyed),
     switch("gpu-rich", Vain("give --device cuda to compute on the GPU")),
     switch("trust-remote-code", Vain("no code of a model is ever run")),
@@ -69,19 +99,33 @@ const FLAGS: [Flag; 37] = [
     valued("lora-merge-dtype", Vain("no adapter is folded in")),
     switch(
         "allow-crimes",
-        Vain("tensors are matched by their names; --missing and --mismatch say what to do where models differ"),
+        Vain(
+            "tensors are matched by their names; --missing and --mismatch say what to do where models differ",
+        ),
     ),
     switch("no-allow-crimes", Obeyed),
-    switch("unsafe-truncate-embeddings", Refused("--mismatch crop cuts rows to what all models have")),
-    valued("transformers-cache", Refused("set the variable HF_HUB_CACHE to that folder instead")),
-    valued("intermediate-dir", Refused("earlier stages of a recipe are written to OUT-stages beside the output")),
+    switch(
+        "unsafe-truncate-embeddings",
+        Refused("--mismatch crop cuts rows to what all models have"),
+    ),
+    valued(
+        "transformers-cache",
+        Refused("set the variable HF_HUB_CACHE to that folder instead"),
+    ),
+    valued(
+        "intermediate-dir",
+        Refused("earlier stages of a recipe are written to OUT-stages beside the output"),
+    ),
     switch(
         "tensor-intersection",
         Refused(
             "tensors that some models lack cannot be left out; --missing common merges them over the models that have them",
         ),
     ),
-    switch("tensor-union", Refused("--missing common merges tensors over the models that have them")),
+    switch(
+        "tensor-union",
+        Refused("--missing common merges tensors over the models that have them"),
+    ),
 ];
 
 /// Which of mergekit's flags were given.
@@ -93,9 +137,20 @@ pub struct MergekitArgs {
 impl Args for MergekitArgs {
     fn augment_args(command: Command) -> Command {
         FLAGS.iter().fold(command, |command, flag| {
-            let action = if flag.takes_value { ArgAction::Set } else { ArgAction::SetTrue };
-            let arg = Arg::new(flag.name).long(flag.name).action(action).hide(true);
-            command.arg(if flag.name == "verbose" { arg.short('v') } else { arg })
+            let action = if flag.takes_value {
+                ArgAction::Set
+            } else {
+                ArgAction::SetTrue
+            };
+            let arg = Arg::new(flag.name)
+                .long(flag.name)
+                .action(action)
+                .hide(true);
+            command.arg(if flag.name == "verbose" {
+                arg.short('v')
+            } else {
+                arg
+            })
         })
     }
 
@@ -107,10 +162,14 @@ impl Args for MergekitArgs {
 impl FromArgMatches for MergekitArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = FLAGS.iter().filter_map(|flag| match flag.takes_value {
-            true => matches.get_one::<String>(flag.name).map(|value| (flag.name, Some(value.clone()))),
+            true => matches
+                .get_one::<String>(flag.name)
+                .map(|value| (flag.name, Some(value.clone()))),
             false => matches.get_flag(flag.name).then_some((flag.name, None)),
         });
-        Ok(Self { given: given.collect() })
+        Ok(Self {
+            given: given.collect(),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -131,7 +190,9 @@ impl MergekitArgs {
             _ => None,
         });
         match refused {
-            Some((name, instead)) => Err(wrong(name, "mergekit's flag has no like here").with_hint(instead)),
+            Some((name, instead)) => {
+                Err(wrong(name, "mergekit's flag has no like here").with_hint(instead))
+            }
             None => Ok(()),
         }
     }
@@ -156,12 +217,18 @@ impl MergekitArgs {
     ///
     /// [`Kind::Usage`] when it is none that `--threads` would take.
     pub fn threads(&self) -> Result<Option<usize>> {
-        let Some(text) = self.value("num-threads") else { return Ok(None) };
+        let Some(text) = self.value("num-threads") else {
+            return Ok(None);
+        };
         let count = text.parse().ok().filter(|count| THREADS.contains(count));
         match count.and_then(|count| usize::try_from(count).ok()) {
             Some(count) => Ok(Some(count)),
             None => {
-                let cause = format!("wanted {} to {}, got {text}", THREADS.start(), THREADS.end());
+                let cause = format!(
+                    "wanted {} to {}, got {text}",
+                    THREADS.start(),
+                    THREADS.end()
+                );
                 Err(wrong("num-threads", &cause))
             }
         }
@@ -178,7 +245,10 @@ impl MergekitArgs {
     }
 
     fn value(&self, wanted: &str) -> Option<&str> {
-        self.given.iter().find(|(name, _)| *name == wanted).and_then(|(_, value)| value.as_deref())
+        self.given
+            .iter()
+            .find(|(name, _)| *name == wanted)
+            .and_then(|(_, value)| value.as_deref())
     }
 
     fn fates(&self) -> impl Iterator<Item = (&'static str, Fate)> {
@@ -190,5 +260,10 @@ impl MergekitArgs {
 }
 
 fn wrong(name: &str, cause: &str) -> Error {
-    Error::new(Kind::Usage, "cannot use the command line", format!("--{name}"), cause)
+    Error::new(
+        Kind::Usage,
+        "cannot use the command line",
+        format!("--{name}"),
+        cause,
+    )
 }

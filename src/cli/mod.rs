@@ -1,4 +1,5 @@
-//! Arguments, progress, printing: the only place that prints, and the one that turns an error into an exit code.
+//! Arguments, progress, printing: the only place that prints, and the one that turns an error into
+//! an exit code.
 
 mod activations;
 mod align;
@@ -43,20 +44,24 @@ pub fn main() -> u8 {
     };
     raise_open_files();
     keep_little();
-    let outcome = guard_maps().and_then(|()| outlive_file_limits()).and_then(|()| match cli.command {
-        Command::Merge(mut args) => settle::settle(&mut args.job)
-            .and_then(|()| merge::run(&args).map_err(|error| error.through(job::door(&args.job)))),
-        Command::Plan(mut args) => settle::settle(&mut args.job)
-            .and_then(|()| plan::run(&args).map_err(|error| error.through(job::door(&args.job)))),
-        // What is given behind --against has a door of its own.
-        Command::Verify(args) => verify::run(&args),
-        Command::Reference(args) => reference::run(&args),
-        Command::Symmetries(args) => symmetries::run(&args).map_err(of_command),
-        Command::Apply(args) => apply::run(&args).map_err(of_command),
-        Command::Align(args) => align::run(&args).map_err(of_command),
-        Command::Activations(args) => activations::run(&args).map_err(of_command),
-        Command::Interpolate(args) => interpolate::run(&args).map_err(of_command),
-    });
+    let outcome = guard_maps()
+        .and_then(|()| outlive_file_limits())
+        .and_then(|()| match cli.command {
+            Command::Merge(mut args) => settle::settle(&mut args.job).and_then(|()| {
+                merge::run(&args).map_err(|error| error.through(job::door(&args.job)))
+            }),
+            Command::Plan(mut args) => settle::settle(&mut args.job).and_then(|()| {
+                plan::run(&args).map_err(|error| error.through(job::door(&args.job)))
+            }),
+            // What is given behind --against has a door of its own.
+            Command::Verify(args) => verify::run(&args),
+            Command::Reference(args) => reference::run(&args),
+            Command::Symmetries(args) => symmetries::run(&args).map_err(of_command),
+            Command::Apply(args) => apply::run(&args).map_err(of_command),
+            Command::Align(args) => align::run(&args).map_err(of_command),
+            Command::Activations(args) => activations::run(&args).map_err(of_command),
+            Command::Interpolate(args) => interpolate::run(&args).map_err(of_command),
+        });
     match outcome {
         Ok(()) => 0,
         Err(error) => {
@@ -66,8 +71,8 @@ pub fn main() -> u8 {
     }
 }
 
-/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail as any other write does: without a handler the
-/// signal that comes with it ends the process without a word.
+/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail as any other write does:
+/// without a handler the signal that comes with it ends the process without a word.
 fn outlive_file_limits() -> Result<()> {
     flag::register(libc::SIGXFSZ, Arc::default())
         .map(drop)
@@ -92,13 +97,16 @@ fn report(error: &Error) {
             let _ = writeln!(stderr, "  {}", shown(hint));
         }
     }
-    if let Some(more) = (error.others().len() + 1).checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+    if let Some(more) = (error.others().len() + 1)
+        .checked_sub(MOST_TOLD)
+        .filter(|more| *more > 0)
+    {
         let _ = writeln!(stderr, "  and {more} more of the kind");
     }
 }
 
-/// Writes `text` to standard output, line by line as [`shown`] has it, or JSON with all its bytes; a reader that has gone
-/// away is no failure.
+/// Writes `text` to standard output, line by line as [`shown`] has it, or JSON with all its bytes;
+/// a reader that has gone away is no failure.
 fn print(text: &str) -> Result<()> {
     let text = text.trim_end();
     let safe = if text.starts_with(['{', '[']) {
@@ -107,14 +115,20 @@ fn print(text: &str) -> Result<()> {
         text.lines().map(shown).collect::<Vec<_>>().join("\n")
     };
     match writeln!(std::io::stdout().lock(), "{safe}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("cannot print", std::path::Path::new("standard output"), error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io(
+            "cannot print",
+            std::path::Path::new("standard output"),
+            error,
+        )),
         _ => Ok(()),
     }
 }
 
 /// A table without the blanks that fill up its lines.
 fn trimmed(table: &comfy_table::Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }

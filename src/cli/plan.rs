@@ -28,7 +28,8 @@ use super::{align, job, merge, print, trimmed};
 ///
 /// # Errors
 ///
-/// Whatever would keep the merge from beginning, as the merge would say it; what can be shown was printed by then.
+/// Whatever would keep the merge from beginning, as the merge would say it; what can be shown was
+/// printed by then.
 pub fn run(args: &PlanArgs) -> Result<()> {
     planned(args).map_err(Error::refused)
 }
@@ -42,7 +43,11 @@ fn planned(args: &PlanArgs) -> Result<()> {
         // A later stage can be planned once what it builds on is there: its headers are needed.
         if let Some(waits_for) = stages::unfinished(&stages, stage) {
             plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
-            let text = format!("{}: can be planned when {} is merged", stage.out.display(), waits_for.display());
+            let text = format!(
+                "{}: can be planned when {} is merged",
+                stage.out.display(),
+                waits_for.display()
+            );
             show(args, &text)?;
             continue;
         }
@@ -52,7 +57,11 @@ fn planned(args: &PlanArgs) -> Result<()> {
         refusal = refusal.or(shown.refusal);
     }
     if args.run.json {
-        let value = if plans.len() == 1 { plans.remove(0) } else { Value::from(plans) };
+        let value = if plans.len() == 1 {
+            plans.remove(0)
+        } else {
+            Value::from(plans)
+        };
         print(&format!("{value:#}"))?;
     }
     refusal.map_or(Ok(()), Err)
@@ -60,7 +69,11 @@ fn planned(args: &PlanArgs) -> Result<()> {
 
 /// Prints text for people, unless it is to be silence or JSON.
 fn show(args: &PlanArgs, text: &str) -> Result<()> {
-    if args.run.json || args.run.quiet { Ok(()) } else { print(text) }
+    if args.run.json || args.run.quiet {
+        Ok(())
+    } else {
+        print(text)
+    }
 }
 
 /// A stage as it is printed, and why the merge would refuse it.
@@ -73,7 +86,11 @@ struct Shown {
 fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>) -> Result<Shown> {
     let folder = |name: &str| stages::folder_named(stages, name);
     let mut job = job::job(recipe, stage.document, &args.job, &folder)?;
-    let target = Target { dir: stage.out.clone(), overwrite: args.run.overwrite, restart: args.run.restart };
+    let target = Target {
+        dir: stage.out.clone(),
+        overwrite: args.run.overwrite,
+        restart: args.run.restart,
+    };
     target.check_place()?;
     let looked = align::look_for_inputs(&mut job, &target)?;
     let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
@@ -86,8 +103,16 @@ fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>
         text.push('\n');
         text.push_str(&tensors(&plan));
     }
-    let json = if args.run.json { as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing) } else { Value::Null };
-    Ok(Shown { text, json, refusal: ahead.preflight.err() })
+    let json = if args.run.json {
+        as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing)
+    } else {
+        Value::Null
+    };
+    Ok(Shown {
+        text,
+        json,
+        refusal: ahead.preflight.err(),
+    })
 }
 
 /// What the output's place and the files around the weights say.
@@ -106,16 +131,27 @@ impl Ahead {
         };
         let mut warnings = plan.warnings.clone();
         warnings.extend(opened.instead_notice());
-        let device = opened.driver.map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
-        let carried = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Carry(_)));
+        let device = opened
+            .driver
+            .map_or_else(|| Choice::Cpu.to_string(), |driver| driver.name());
+        let carried = plan
+            .tensors
+            .iter()
+            .filter(|tensor| matches!(tensor.action, Action::Carry(_)));
         match carried.filter(|tensor| tensor.sources.len() > 1).count() {
             0 => {}
-            1 => warnings.push("1 tensor is carried, not merged: its elements cannot be averaged".to_owned()),
-            count => {
-                warnings.push(format!("{count} tensors are carried, not merged: their elements cannot be averaged"))
-            }
+            1 => warnings.push(
+                "1 tensor is carried, not merged: its elements cannot be averaged".to_owned(),
+            ),
+            count => warnings.push(format!(
+                "{count} tensors are carried, not merged: their elements cannot be averaged"
+            )),
         }
-        Ok(Self { preflight, device, warnings })
+        Ok(Self {
+            preflight,
+            device,
+            warnings,
+        })
     }
 
     /// What the merge would do first, in words.
@@ -128,13 +164,17 @@ impl Ahead {
 
     /// The names of the base's files that are not taken along.
     fn left(&self) -> &[String] {
-        self.preflight.as_ref().map_or(&[], |preflight| &preflight.left)
+        self.preflight
+            .as_ref()
+            .map_or(&[], |preflight| &preflight.left)
     }
 
     /// The names of the files that go beside the weights.
     fn sides(&self) -> Vec<String> {
         let sides = self.preflight.iter().flat_map(|preflight| &preflight.sides);
-        sides.map(|side| side.name().display().to_string()).collect()
+        sides
+            .map(|side| side.name().display().to_string())
+            .collect()
     }
 }
 
@@ -150,7 +190,10 @@ struct Traffic {
 impl Traffic {
     fn of(plan: &Plan) -> Self {
         let durable = vec![0; plan.tensors.len()];
-        let mut traffic = Self { written: plan.output_bytes(), ..Self::default() };
+        let mut traffic = Self {
+            written: plan.output_bytes(),
+            ..Self::default()
+        };
         for block in plan.schedule(&durable, false) {
             let bytes = plan.tensors[block.tensor].read_bytes(block.start, block.len);
             traffic.blocks += 1;
@@ -163,12 +206,22 @@ impl Traffic {
     }
 }
 
-fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned: &[usize]) -> String {
+fn summary(
+    plan: &Plan,
+    out: &Path,
+    traffic: &Traffic,
+    ahead: &Ahead,
+    unaligned: &[usize],
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for (index, input) in plan.inputs.iter().enumerate() {
         let bytes = input.files().iter().map(|file| file.len).sum();
-        let role = if index == plan.job.donor { ", lends config and tokenizer" } else { "" };
+        let role = if index == plan.job.donor {
+            ", lends config and tokenizer"
+        } else {
+            ""
+        };
         table.add_row([
             format!("model {}", index + 1),
             format!(
@@ -182,14 +235,19 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
     }
     let memory = &plan.memory;
     let combined = Combined::of(plan);
-    let enough = free_bytes(out).map_or(String::new(), |free| format!(", {} free", format_bytes(free)));
+    let enough = free_bytes(out).map_or(String::new(), |free| {
+        format!(", {} free", format_bytes(free))
+    });
     let sides = ahead.sides();
     let twice = match traffic.read_twice {
         0 => String::new(),
         bytes => format!(", of them {} a second time", format_bytes(bytes)),
     };
     let rows = [
-        ("merge", format!("{}, into {}", combined.headline(), combined.dtypes())),
+        (
+            "merge",
+            format!("{}, into {}", combined.headline(), combined.dtypes()),
+        ),
         ("weights", combined.weights().unwrap_or_default()),
         (
             "output",
@@ -203,7 +261,14 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
         ),
         ("there", ahead.outlook()),
         ("read", format!("{}{twice}", format_bytes(traffic.read))),
-        ("blocks", format!("{}, each of {} at most", grouped(traffic.blocks), counted(memory.block, "element"))),
+        (
+            "blocks",
+            format!(
+                "{}, each of {} at most",
+                grouped(traffic.blocks),
+                counted(memory.block, "element")
+            ),
+        ),
         (
             "memory",
             format!(
@@ -216,16 +281,33 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
             ),
         ),
         ("device", device_of(plan, ahead)),
-        ("disk", format!("{} needed{enough}", format_bytes(disk_bytes(plan)))),
-        ("files", if sides.is_empty() { "the weights alone".to_owned() } else { sides.join(", ") }),
+        (
+            "disk",
+            format!("{} needed{enough}", format_bytes(disk_bytes(plan))),
+        ),
+        (
+            "files",
+            if sides.is_empty() {
+                "the weights alone".to_owned()
+            } else {
+                sides.join(", ")
+            },
+        ),
     ];
     let rows = rows.into_iter().filter(|(_, text)| !text.is_empty());
     let notes = plan.notes().into_iter().map(|note| ("note", note));
     let alignments = alignments(plan, unaligned);
     let left = ahead.left();
-    let left = (!left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(left))));
-    let rows = rows.chain(left).chain(notes).chain(alignments.into_iter().map(|line| ("align", line)));
-    let warnings = ahead.warnings.iter().map(|warning| ("warning", warning.clone()));
+    let left =
+        (!left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(left))));
+    let rows = rows
+        .chain(left)
+        .chain(notes)
+        .chain(alignments.into_iter().map(|line| ("align", line)));
+    let warnings = ahead
+        .warnings
+        .iter()
+        .map(|warning| ("warning", warning.clone()));
     for (name, text) in rows.chain(warnings) {
         table.add_row([name.to_owned(), text]);
     }
@@ -235,19 +317,39 @@ fn summary(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
 /// A line for each input that is aligned or will be.
 fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
     let known = plan.job.alignment_files.iter().map(|file| {
-        let moves = if file.moves { "" } else { ", by which nothing moves" };
+        let moves = if file.moves {
+            ""
+        } else {
+            ", by which nothing moves"
+        };
         format!("model {} by {}{moves}", file.input + 1, file.file)
     });
-    let together = plan.job.document.own.align.as_ref().is_some_and(|align| align.together);
-    let to = if together { "the mean of all".to_owned() } else { format!("model {}", plan.job.donor + 1) };
-    let found = unaligned.iter().map(|input| format!("model {} to {to} by weights, not done yet", input + 1));
+    let together = plan
+        .job
+        .document
+        .own
+        .align
+        .as_ref()
+        .is_some_and(|align| align.together);
+    let to = if together {
+        "the mean of all".to_owned()
+    } else {
+        format!("model {}", plan.job.donor + 1)
+    };
+    let found = unaligned
+        .iter()
+        .map(|input| format!("model {} to {to} by weights, not done yet", input + 1));
     known.chain(found).collect()
 }
 
 fn device_of(plan: &Plan, ahead: &Ahead) -> String {
     match plan.memory.staging {
         Some(Staging { lanes, lane_bytes }) => {
-            format!("{}, {lanes} lanes of {} on each side", ahead.device, format_bytes(lane_bytes as u64))
+            format!(
+                "{}, {lanes} lanes of {} on each side",
+                ahead.device,
+                format_bytes(lane_bytes as u64)
+            )
         }
         None => ahead.device.clone(),
     }
@@ -255,7 +357,9 @@ fn device_of(plan: &Plan, ahead: &Ahead) -> String {
 
 fn tensors(plan: &Plan) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["tensor", "shape", "from", "to", "bytes", "shard", "action"]);
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["tensor", "shape", "from", "to", "bytes", "shard", "action"]);
     if let Some(column) = table.column_mut(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -281,7 +385,13 @@ fn action(tensor: &TensorPlan) -> String {
     }
 }
 
-fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned: &[usize]) -> Value {
+fn as_json(
+    plan: &Plan,
+    out: &Path,
+    traffic: &Traffic,
+    ahead: &Ahead,
+    unaligned: &[usize],
+) -> Value {
     let tensors = plan.tensors.iter().enumerate().map(|(index, tensor)| {
         let place = &plan.layout.tensors()[index];
         json!({
@@ -331,7 +441,11 @@ fn as_json(plan: &Plan, out: &Path, traffic: &Traffic, ahead: &Ahead, unaligned:
 /// What the output takes on disk at its largest: while a shard is compressed, it is there twice.
 fn disk_bytes(plan: &Plan) -> u64 {
     let shards = || plan.layout.shards().iter().map(|shard| shard.len);
-    let twice = if plan.job.zstd.is_some() { shards().max().unwrap_or(0) } else { 0 };
+    let twice = if plan.job.zstd.is_some() {
+        shards().max().unwrap_or(0)
+    } else {
+        0
+    };
     shards().sum::<u64>() + twice
 }
 

@@ -16,10 +16,12 @@ use crate::monitor::{Monitor, Phase};
 const LINE_SECONDS: u64 = 5;
 
 /// Where operations are counted, not bytes.
-const OPERATIONS: &str = "{prefix} [{bar:12}] {percent:>3}% of {all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
+const OPERATIONS: &str =
+    "{prefix} [{bar:12}] {percent:>3}% of {all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
 
 /// Leaves room for the name of a tensor in 80 columns.
-const TEMPLATE: &str = "{prefix} [{bar:12}] {percent:>3}% of {total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
+const TEMPLATE: &str =
+    "{prefix} [{bar:12}] {percent:>3}% of {total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
 /// Shows a run on standard error.
 pub struct Progress {
@@ -34,23 +36,36 @@ pub struct Progress {
 
 /// How the bar of a phase looks.
 fn style(phase: Phase) -> ProgressStyle {
-    let template = if phase == Phase::Aligning { OPERATIONS } else { TEMPLATE };
-    let style = ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> ");
+    let template = if phase == Phase::Aligning {
+        OPERATIONS
+    } else {
+        TEMPLATE
+    };
+    let style = ProgressStyle::with_template(template)
+        .expect("the template is a constant")
+        .progress_chars("=> ");
     // The bar's own line takes whatever is written to it.
     style
         .with_key("all", |state: &ProgressState, line: &mut dyn fmt::Write| {
             let _ = line.write_str(&giga(state.len().unwrap_or(0)));
         })
-        .with_key("rate", |state: &ProgressState, line: &mut dyn fmt::Write| {
-            let _ = write!(line, "{:.1}", state.per_sec() / 1e9);
-        })
+        .with_key(
+            "rate",
+            |state: &ProgressState, line: &mut dyn fmt::Write| {
+                let _ = write!(line, "{:.1}", state.per_sec() / 1e9);
+            },
+        )
 }
 
 /// Billions, for people.
 fn giga(count: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
     let billions = count as f64 / 1e9;
-    if billions < 10.0 { format!("{billions:.2}") } else { format!("{billions:.0}") }
+    if billions < 10.0 {
+        format!("{billions:.2}")
+    } else {
+        format!("{billions:.0}")
+    }
 }
 
 struct Plain {
@@ -65,11 +80,18 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             None,
-            if terminal { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() },
+            if terminal {
+                ProgressDrawTarget::stderr_with_hz(8)
+            } else {
+                ProgressDrawTarget::hidden()
+            },
         );
         bar.set_style(style(Phase::Merging));
         let now = Instant::now();
-        let plain = (!terminal).then(|| Plain { begun: Mutex::new(now), last: Mutex::new(now) });
+        let plain = (!terminal).then(|| Plain {
+            begun: Mutex::new(now),
+            last: Mutex::new(now),
+        });
         Self {
             bar,
             plain,
@@ -90,9 +112,16 @@ impl Progress {
         let tensor = self.tensor.lock().unwrap_or_else(PoisonError::into_inner);
         let used = format_bytes(self.memory.load(Ordering::Relaxed));
         let part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
-        let separate = if part.is_empty() || tensor.is_empty() { "" } else { ", " };
+        let separate = if part.is_empty() || tensor.is_empty() {
+            ""
+        } else {
+            ", "
+        };
         // What a narrow terminal cuts off comes last.
-        format!("{part}{separate}{tensor} [{used} of {}]", format_bytes(self.memory_limit))
+        format!(
+            "{part}{separate}{tensor} [{used} of {}]",
+            format_bytes(self.memory_limit)
+        )
     }
 
     fn line(&self, plain: &Plain) {
@@ -113,13 +142,17 @@ impl Progress {
         self.print(&format!(
             "{} {done_text} of {total_text} ({}%), {:.2} {unit}, {}",
             self.bar.prefix(),
-            u128::from(done).saturating_mul(100).checked_div(total.into()).unwrap_or(100),
+            u128::from(done)
+                .saturating_mul(100)
+                .checked_div(total.into())
+                .unwrap_or(100),
             rate / 1e9,
             self.message()
         ));
     }
 
-    /// Shows the message once a phase has begun; before, there is nothing that it would be a part of.
+    /// Shows the message once a phase has begun; before, there is nothing that it would be a part
+    /// of.
     fn show(&self) {
         if self.bar.length().is_some() {
             self.bar.set_message(self.message());
@@ -134,7 +167,8 @@ impl Progress {
 
 impl Monitor for Progress {
     fn phase(&self, phase: Phase, bytes: u64) {
-        self.counts_operations.store(phase == Phase::Aligning, Ordering::Relaxed);
+        self.counts_operations
+            .store(phase == Phase::Aligning, Ordering::Relaxed);
         self.bar.set_style(style(phase));
         self.bar.reset();
         if let Some(plain) = &self.plain {
@@ -142,7 +176,10 @@ impl Monitor for Progress {
         }
         self.bar.set_length(bytes);
         self.bar.set_prefix(phase.to_string());
-        self.tensor.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.tensor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.bar.set_message(self.message());
         // Drawn at once: a phase may take long before its first step.
         self.bar.tick();

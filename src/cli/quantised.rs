@@ -8,16 +8,25 @@ use crate::recipe::Quantised;
 /// How models are opened by commands that take no recipe.
 #[derive(Debug, Args)]
 pub struct QuantisedArgs {
-    /// Policy for quantised weights, which are codes with scales beside them: stop, or take codes and scales as the
-    /// numbers that they are stored as
-    #[arg(long, value_enum, value_name = "POLICY", default_value = "error", alias = "quantized")]
+    /// Policy for quantised weights, which are codes with scales beside them: stop, or take codes
+    /// and scales as the numbers that they are stored as
+    #[arg(
+        long,
+        value_enum,
+        value_name = "POLICY",
+        default_value = "error",
+        alias = "quantized"
+    )]
     pub quantised: QuantisedArg,
 }
 
 impl QuantisedArgs {
     /// The same as an option of the library.
     pub fn options(&self) -> OpenOptions {
-        OpenOptions { raw_codes: matches!(self.quantised, QuantisedArg::Raw), ..OpenOptions::default() }
+        OpenOptions {
+            raw_codes: matches!(self.quantised, QuantisedArg::Raw),
+            ..OpenOptions::default()
+        }
     }
 
     /// The same as a key of a recipe.

@@ -4,7 +4,9 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use crate::error::Result;
-use crate::recipe::{BaseRule, Domain, KEYS, KeyInfo, METHODS, MethodInfo, ParameterInfo, Place, Scope};
+use crate::recipe::{
+    BaseRule, Domain, KEYS, KeyInfo, METHODS, MethodInfo, ParameterInfo, Place, Scope,
+};
 
 use super::args::ReferenceArgs;
 use super::{print, trimmed};
@@ -18,11 +20,20 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     if args.json {
         let methods: Vec<Value> = METHODS.iter().map(method_json).collect();
         let keys: Vec<Value> = KEYS.iter().map(key_json).collect();
-        return print(&format!("{:#}", json!({ "methods": methods, "keys": keys })));
+        return print(&format!(
+            "{:#}",
+            json!({ "methods": methods, "keys": keys })
+        ));
     }
     let mut text = String::from("METHODS\n");
     for method in &METHODS {
-        text.push_str(&format!("\n{}: {}\n  {}; {}\n", method.name, method.meaning, models(method), base(method.base)));
+        text.push_str(&format!(
+            "\n{}: {}\n  {}; {}\n",
+            method.name,
+            method.meaning,
+            models(method),
+            base(method.base)
+        ));
         let mut table = plain_table();
         for parameter in method.parameters {
             table.add_row([
@@ -42,8 +53,17 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
             table.add_row([place_name(key.place)]);
         }
         let mark = if key.mergekit { "" } else { "*" };
-        let default = if key.default.is_empty() { "needed" } else { key.default };
-        table.add_row([format!("  {}{mark}", key.key).as_str(), key.value, default, key.meaning]);
+        let default = if key.default.is_empty() {
+            "needed"
+        } else {
+            key.default
+        };
+        table.add_row([
+            format!("  {}{mark}", key.key).as_str(),
+            key.value,
+            default,
+            key.meaning,
+        ]);
     }
     text.push_str(&trimmed(&table));
     print(&text)

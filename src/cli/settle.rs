@@ -1,4 +1,5 @@
-//! What was typed, put in order before anything is done: where the output goes, what is a recipe, what is no model.
+//! What was typed, put in order before anything is done: where the output goes, what is a recipe,
+//! what is no model.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -41,18 +42,34 @@ pub fn settle(args: &mut JobArgs) -> Result<()> {
 
 /// Numbers behind `--weights` that were taken for models: weights are separated by commas.
 fn refuse_stray_weights(args: &JobArgs) -> Result<()> {
-    let Some(weights) = &args.weights else { return Ok(()) };
+    let Some(weights) = &args.weights else {
+        return Ok(());
+    };
     let stray = |path: &&std::path::PathBuf| {
         let text = path.to_str().map(|text| text.trim_matches(','));
         text.is_some_and(|text| text.parse::<f64>().is_ok()) && !path.exists()
     };
-    let found: Vec<&str> = args.inputs.iter().filter(stray).filter_map(|path| path.to_str()).collect();
-    let Some(first) = found.first() else { return Ok(()) };
-    let all: Vec<String> =
-        weights.iter().map(f64::to_string).chain(found.iter().map(|text| (*text).to_owned())).collect();
-    let cause = format!("`{first}` stands where a model is expected, and no file or folder is called so");
+    let found: Vec<&str> = args
+        .inputs
+        .iter()
+        .filter(stray)
+        .filter_map(|path| path.to_str())
+        .collect();
+    let Some(first) = found.first() else {
+        return Ok(());
+    };
+    let all: Vec<String> = weights
+        .iter()
+        .map(f64::to_string)
+        .chain(found.iter().map(|text| (*text).to_owned()))
+        .collect();
+    let cause =
+        format!("`{first}` stands where a model is expected, and no file or folder is called so");
     let all: Vec<&str> = all.iter().map(|text| text.trim_matches(',')).collect();
-    Err(usage("--weights", &cause).with_hint(format!("separate weights by commas: --weights {}", all.join(","))))
+    Err(usage("--weights", &cause).with_hint(format!(
+        "separate weights by commas: --weights {}",
+        all.join(",")
+    )))
 }
 
 /// A text file that is no recipe is no model either; what it is decides what is said.
@@ -60,40 +77,73 @@ fn refuse_text(path: &Path) -> Result<()> {
     if is_recipe(path) {
         return Ok(());
     }
-    let Some(text) = text_of(path) else { return Ok(()) };
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let is_json = text.trim_start().starts_with('{') && serde_json::from_str::<serde_json::Value>(&text).is_ok();
+    let Some(text) = text_of(path) else {
+        return Ok(());
+    };
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let is_json = text.trim_start().starts_with('{')
+        && serde_json::from_str::<serde_json::Value>(&text).is_ok();
     let (cause, hint) = if is_json && text.contains("\"weight_map\"") {
-        ("is the index of a checkpoint, not the checkpoint", "name the folder that it lies in")
+        (
+            "is the index of a checkpoint, not the checkpoint",
+            "name the folder that it lies in",
+        )
     } else if is_json && (name == "config.json" || text.contains("\"architectures\"")) {
-        ("is the configuration of a model, not its weights", "name the folder that it lies in")
+        (
+            "is the configuration of a model, not its weights",
+            "name the folder that it lies in",
+        )
     } else {
-        ("is text, neither a checkpoint nor a recipe", "a recipe has `merge_method` and `models` or `slices`")
+        (
+            "is text, neither a checkpoint nor a recipe",
+            "a recipe has `merge_method` and `models` or `slices`",
+        )
     };
     Err(Error::new(Kind::Usage, "cannot merge", path.display(), cause).with_hint(hint))
 }
 
 /// Whether a file is a recipe: by its name, or by what it says where the name does not tell.
 pub fn is_recipe(path: &Path) -> bool {
-    let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("yml") || end.eq_ignore_ascii_case("yaml"));
+    let named = path
+        .extension()
+        .is_some_and(|end| end.eq_ignore_ascii_case("yml") || end.eq_ignore_ascii_case("yaml"));
     named || text_of(path).is_some_and(|text| reads_like_a_recipe(&text))
 }
 
-/// Keys by which a recipe is known, those of mergekit's other programs included: they are refused by name.
-const TELLING: [&str; 7] = ["merge_method", "models", "slices", "modules", "experts", "genome", "layer_slices"];
+/// Keys by which a recipe is known, those of mergekit's other programs included: they are refused
+/// by name.
+const TELLING: [&str; 7] = [
+    "merge_method",
+    "models",
+    "slices",
+    "modules",
+    "experts",
+    "genome",
+    "layer_slices",
+];
 
-/// Whether a line begins with a key that only recipes have. A recipe may be damaged and is one all the same.
+/// Whether a line begins with a key that only recipes have. A recipe may be damaged and is one all
+/// the same.
 fn reads_like_a_recipe(text: &str) -> bool {
-    debug_assert!(KEYS.iter().any(|info| info.place == Place::Document && info.key == TELLING[0]));
+    debug_assert!(
+        KEYS.iter()
+            .any(|info| info.place == Place::Document && info.key == TELLING[0])
+    );
     let is_telling = |line: &str| {
         let line = line.trim_start_matches(['{', ' ', '\t', '"', '-']);
         TELLING.iter().any(|key| {
-            let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', ' ']));
+            let rest = line
+                .strip_prefix(key)
+                .map(|rest| rest.trim_start_matches(['"', ' ']));
             rest.is_some_and(|rest| rest.starts_with(':'))
         })
     };
     // JSON may stand in one line.
-    text.lines().any(|line| is_telling(line) || line.starts_with('{') && line.split(',').any(is_telling))
+    text.lines()
+        .any(|line| is_telling(line) || line.starts_with('{') && line.split(',').any(is_telling))
 }
 
 /// The text of a small regular file; none for anything else, such as every kind of weights.
@@ -111,7 +161,9 @@ fn text_of(path: &Path) -> Option<String> {
         return None;
     }
     file.take(most).read_to_end(&mut bytes).ok()?;
-    String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= most)
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.len() as u64 <= most)
 }
 
 fn usage(subject: &str, cause: &str) -> Error {
@@ -134,7 +186,12 @@ mod tests {
         ] {
             assert!(reads_like_a_recipe(text), "{text}");
         }
-        for text in ["", "models of the year\n", "{\"architectures\": [\"LlamaForCausalLM\"]}", "modelsx: 1"] {
+        for text in [
+            "",
+            "models of the year\n",
+            "{\"architectures\": [\"LlamaForCausalLM\"]}",
+            "modelsx: 1",
+        ] {
             assert!(!reads_like_a_recipe(text), "{text}");
         }
     }
@@ -147,6 +204,10 @@ mod tests {
         std::fs::write(at("b"), [8, 0, 0, 0, 0, 0, 0, 0, b'{']).expect("written");
         std::fs::write(at("empty"), []).expect("written");
         assert!(is_recipe(&at("r")) && text_of(dir.path()).is_none());
-        assert!(text_of(&at("b")).is_none() && text_of(&at("empty")).is_none() && text_of(&at("absent")).is_none());
+        assert!(
+            text_of(&at("b")).is_none()
+                && text_of(&at("empty")).is_none()
+                && text_of(&at("absent")).is_none()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The documents of a recipe as stages: each but the last is merged into a folder of its own beside the output.
+//! The documents of a recipe as stages: each but the last is merged into a folder of its own beside
+//! the output.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +16,21 @@ pub struct Stage<'a> {
     pub out: PathBuf,
 }
 
-/// The stages of `recipe`, in order; the last one is written to `out`, the others to `out-stages/NAME` beside it.
+/// The stages of `recipe`, in order; the last one is written to `out`, the others to
+/// `out-stages/NAME` beside it.
 ///
 /// # Errors
 ///
-/// [`Kind::Recipe`] when a stage's name is no plain file name, [`Kind::Occupied`] when its folder is a link or no folder.
+/// [`Kind::Recipe`] when a stage's name is no plain file name, [`Kind::Occupied`] when its folder
+/// is a link or no folder.
 pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
     let last = recipe.documents.len() - 1;
     let stage = |(index, document): (usize, &'a Document)| {
         if index == last {
-            return Ok(Stage { document, out: out.to_owned() });
+            return Ok(Stage {
+                document,
+                out: out.to_owned(),
+            });
         }
         let name = document.name.as_deref().unwrap_or_default();
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
@@ -35,14 +41,20 @@ pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
         let stage = folder.join(name);
         check_folder(&folder)?;
         check_folder(&stage)?;
-        Ok(Stage { document, out: stage })
+        Ok(Stage {
+            document,
+            out: stage,
+        })
     };
     recipe.documents.iter().enumerate().map(stage).collect()
 }
 
 /// The folder of the stages that lead to `out`.
 fn folder_of(out: &Path) -> PathBuf {
-    let one_file = out.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once(".safetensors"));
+    let one_file = out
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.split_once(".safetensors"));
     let name = one_file.map_or_else(|| out.file_name(), |(stem, _)| Some(stem.as_ref()));
     let mut name = name.unwrap_or_else(|| "merged".as_ref()).to_owned();
     name.push("-stages");
@@ -51,11 +63,20 @@ fn folder_of(out: &Path) -> PathBuf {
 
 /// The folder of the stage called `name`.
 pub fn folder_named(stages: &[Stage<'_>], name: &str) -> Option<PathBuf> {
-    stages.iter().find(|stage| stage.document.name.as_deref() == Some(name)).map(|stage| stage.out.clone())
+    stages
+        .iter()
+        .find(|stage| stage.document.name.as_deref() == Some(name))
+        .map(|stage| stage.out.clone())
 }
 
 /// The folder of an earlier stage that `stage` builds on and that is not there yet.
 pub fn unfinished(stages: &[Stage<'_>], stage: &Stage<'_>) -> Option<PathBuf> {
-    let needed = stage.document.models().into_iter().filter_map(|model| folder_named(stages, &model.path));
-    needed.into_iter().find(|folder| !folder.join(MANIFEST_NAME).exists())
+    let needed = stage
+        .document
+        .models()
+        .into_iter()
+        .filter_map(|model| folder_named(stages, &model.path));
+    needed
+        .into_iter()
+        .find(|folder| !folder.join(MANIFEST_NAME).exists())
 }

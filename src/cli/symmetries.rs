@@ -22,7 +22,8 @@ pub struct SymmetriesArgs {
     #[arg(value_parser = args::path())]
     pub model: PathBuf,
 
-    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by config.json and tensor names]
+    /// Symmetry spec (YAML or JSON file), or the name of a built-in one [default: chosen by
+    /// config.json and tensor names]
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<String>,
 
@@ -92,7 +93,11 @@ fn found(args: &SymmetriesArgs) -> Result<Symmetries> {
 ///
 /// When there is no such spec or it cannot be used.
 pub fn spec(name: &str) -> Result<Spec> {
-    if builtin::text_of(name).is_some() { builtin::named(name) } else { Spec::read(&expand_home(name)) }
+    if builtin::text_of(name).is_some() {
+        builtin::named(name)
+    } else {
+        Spec::read(&expand_home(name))
+    }
 }
 
 /// The groups of each key, in the order in which they are met.
@@ -100,7 +105,9 @@ fn kinds(symmetries: &Symmetries) -> Vec<Vec<&Group>> {
     let mut kinds: Vec<Vec<&Group>> = Vec::new();
     for group in &symmetries.groups {
         let same = |kind: &&mut Vec<&Group>| {
-            kind.iter().all(|other| (&other.key, other.units, other.copies) == (&group.key, group.units, group.copies))
+            kind.iter().all(|other| {
+                (&other.key, other.units, other.copies) == (&group.key, group.units, group.copies)
+            })
         };
         match kinds.iter_mut().find(same) {
             Some(kind) => kind.push(group),
@@ -113,11 +120,18 @@ fn kinds(symmetries: &Symmetries) -> Vec<Vec<&Group>> {
 fn groups(symmetries: &Symmetries, kinds: &[Vec<&Group>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["kind", "groups", "units", "within", "allowed", "first", "last"]);
+    table.set_header([
+        "kind", "groups", "units", "within", "allowed", "first", "last",
+    ]);
     for kind in kinds {
-        let (Some(first), Some(last)) = (kind.first(), kind.last()) else { continue };
+        let (Some(first), Some(last)) = (kind.first(), kind.last()) else {
+            continue;
+        };
         let within = first.within.map_or(String::new(), |outer| {
-            format!("{} (each of {})", symmetries.groups[outer].key, symmetries.groups[outer].units)
+            format!(
+                "{} (each of {})",
+                symmetries.groups[outer].key, symmetries.groups[outer].units
+            )
         });
         table.add_row([
             first.key.clone(),
@@ -126,7 +140,11 @@ fn groups(symmetries: &Symmetries, kinds: &[Vec<&Group>]) -> String {
             within,
             allowed(first),
             shown_name(&first.name),
-            if kind.len() > 1 { shown_name(&last.name) } else { String::new() },
+            if kind.len() > 1 {
+                shown_name(&last.name)
+            } else {
+                String::new()
+            },
         ]);
     }
     for column in [1, 2] {
@@ -151,7 +169,11 @@ fn allowed(group: &Group) -> String {
         Some(Pairs::Adjacent) => " (2i, 2i + 1)",
         None => "",
     };
-    if words.is_empty() { "nothing".into() } else { words.join(", ") + pairs }
+    if words.is_empty() {
+        "nothing".into()
+    } else {
+        words.join(", ") + pairs
+    }
 }
 
 fn tensors(symmetries: &Symmetries) -> String {
@@ -159,11 +181,22 @@ fn tensors(symmetries: &Symmetries) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["tensor", "shape", "axes"]);
     for (name, tensor) in in_order(symmetries) {
-        let mut axes: Vec<String> = tensor.axes.iter().map(|axis| symmetries.shown(axis)).collect();
+        let mut axes: Vec<String> = tensor
+            .axes
+            .iter()
+            .map(|axis| symmetries.shown(axis))
+            .collect();
         if let Some(index) = &tensor.index {
-            axes.insert(0, format!("name by {}", symmetries.groups[index.group].name));
+            axes.insert(
+                0,
+                format!("name by {}", symmetries.groups[index.group].name),
+            );
         }
-        table.add_row([shown_name(name), format!("{:?}", tensor.shape), axes.join(", ")]);
+        table.add_row([
+            shown_name(name),
+            format!("{:?}", tensor.shape),
+            axes.join(", "),
+        ]);
     }
     table.to_string()
 }
@@ -202,8 +235,23 @@ mod tests {
 
     #[test]
     fn layers_are_sorted_by_number() {
-        let mut names = ["layers.10.up", "layers.2.up", "norm", "layers.2.down", "embed"];
+        let mut names = [
+            "layers.10.up",
+            "layers.2.up",
+            "norm",
+            "layers.2.down",
+            "embed",
+        ];
         names.sort_by_key(|name| natural(name));
-        assert_eq!(names, ["embed", "layers.2.down", "layers.2.up", "layers.10.up", "norm"]);
+        assert_eq!(
+            names,
+            [
+                "embed",
+                "layers.2.down",
+                "layers.2.up",
+                "layers.10.up",
+                "norm"
+            ]
+        );
     }
 }

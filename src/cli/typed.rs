@@ -1,4 +1,5 @@
-//! What was typed for every part of the recipe that flags stand for, so that messages about it name the flag.
+//! What was typed for every part of the recipe that flags stand for, so that messages about it name
+//! the flag.
 
 use serde_json::{Map, Value};
 
@@ -22,7 +23,9 @@ pub fn lines(recipe: &Map<String, Value>, args: &JobArgs) -> Typed {
                 }
                 typed.line("]", "the models");
             }
-            ("parameters", Value::Object(parameters)) => mapping(&mut typed, &opening, parameters, parameter_typed),
+            ("parameters", Value::Object(parameters)) => {
+                mapping(&mut typed, &opening, parameters, parameter_typed)
+            }
             ("align", Value::Object(align)) => mapping(&mut typed, &opening, align, align_typed),
             _ => typed.line(format!("{opening}{value}"), as_typed(key, value, args)),
         }
@@ -35,9 +38,15 @@ pub fn lines(recipe: &Map<String, Value>, args: &JobArgs) -> Typed {
 fn model(typed: &mut Typed, index: usize, model: &Value, args: &JobArgs) {
     let comma = if index == 0 { "" } else { ", " };
     let path = &model["model"];
-    typed.line(format!("{comma}{{\"model\": {path}"), path.as_str().unwrap_or_default());
+    typed.line(
+        format!("{comma}{{\"model\": {path}"),
+        path.as_str().unwrap_or_default(),
+    );
     if let Some(parameters) = model.get("parameters") {
-        typed.line(format!(", \"parameters\": {parameters}"), weights_typed(args, parameters));
+        typed.line(
+            format!(", \"parameters\": {parameters}"),
+            weights_typed(args, parameters),
+        );
     }
     typed.line("}", path.as_str().unwrap_or_default());
 }
@@ -53,22 +62,42 @@ fn weights_typed(args: &JobArgs, parameters: &Value) -> String {
 
 /// Numbers as they are typed in one argument or several.
 pub fn joined(numbers: &[f64], by: &str) -> String {
-    numbers.iter().map(f64::to_string).collect::<Vec<_>>().join(by)
+    numbers
+        .iter()
+        .map(f64::to_string)
+        .collect::<Vec<_>>()
+        .join(by)
 }
 
 /// A mapping, an entry a line.
-fn mapping(typed: &mut Typed, opening: &str, entries: &Map<String, Value>, say: fn(&str, &Value) -> String) {
-    typed
-        .line(format!("{opening}{{"), entries.iter().map(|(key, value)| say(key, value)).collect::<Vec<_>>().join(" "));
+fn mapping(
+    typed: &mut Typed,
+    opening: &str,
+    entries: &Map<String, Value>,
+    say: fn(&str, &Value) -> String,
+) {
+    typed.line(
+        format!("{opening}{{"),
+        entries
+            .iter()
+            .map(|(key, value)| say(key, value))
+            .collect::<Vec<_>>()
+            .join(" "),
+    );
     for (index, (key, value)) in entries.iter().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
-        typed.line(format!("{comma}{}: {value}", Value::from(key.as_str())), say(key, value));
+        typed.line(
+            format!("{comma}{}: {value}", Value::from(key.as_str())),
+            say(key, value),
+        );
     }
     typed.line("}", "the command line");
 }
 
 fn parameter_typed(name: &str, value: &Value) -> String {
-    let value = value.as_f64().map_or_else(|| plain(value), |number| number.to_string());
+    let value = value
+        .as_f64()
+        .map_or_else(|| plain(value), |number| number.to_string());
     match flag_of(name) {
         Some(flag) => format!("{flag} {value}"),
         None => format!("--parameter {name}={value}"),
@@ -84,7 +113,9 @@ fn align_typed(key: &str, value: &Value) -> String {
 
 fn as_typed(key: &str, value: &Value, args: &JobArgs) -> String {
     let value = match key {
-        "merge_method" if args.method.is_none() => return format!("--method {DEFAULT_METHOD} (the default)"),
+        "merge_method" if args.method.is_none() => {
+            return format!("--method {DEFAULT_METHOD} (the default)");
+        }
         "base_model" => args.base.clone().unwrap_or_default(),
         _ => plain(value),
     };

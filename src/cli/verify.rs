@@ -19,21 +19,31 @@ use super::settle::settle;
 use super::stages::{folder_named, stages};
 use super::{align, job, print};
 
-/// Reads a checkpoint back and checks it against its manifest, and against its inputs where they are given.
+/// Reads a checkpoint back and checks it against its manifest, and against its inputs where they
+/// are given.
 ///
 /// # Errors
 ///
 /// The first damage that was found.
 pub fn run(args: &VerifyArgs) -> Result<()> {
     // What cannot be compared is said before minutes are spent on reading.
-    let plan = if args.against.is_empty() { None } else { Some(plan(args).map_err(Error::refused)?) };
+    let plan = if args.against.is_empty() {
+        None
+    } else {
+        Some(plan(args).map_err(Error::refused)?)
+    };
     let progress = (!args.quiet).then(|| Progress::new(0));
     let memory = args.memory.unwrap_or_else(default_bytes);
-    let outcome = verify_within(&args.dir, memory, &mut shown(progress.as_ref())).and_then(|verified| {
-        let sample = Sample { blocks: args.sample, seed: args.seed };
-        let check = |plan: &Plan| recheck(plan, &args.dir, sample, None, &mut shown(progress.as_ref()));
-        Ok((verified, plan.as_ref().map(check).transpose()?))
-    });
+    let outcome =
+        verify_within(&args.dir, memory, &mut shown(progress.as_ref())).and_then(|verified| {
+            let sample = Sample {
+                blocks: args.sample,
+                seed: args.seed,
+            };
+            let check =
+                |plan: &Plan| recheck(plan, &args.dir, sample, None, &mut shown(progress.as_ref()));
+            Ok((verified, plan.as_ref().map(check).transpose()?))
+        });
     if let Some(progress) = progress {
         progress.clear();
     }
@@ -41,7 +51,11 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     if args.json {
         return print(&as_json(&verified, rechecked, memory));
     }
-    if args.quiet { Ok(()) } else { print(&as_text(&verified, rechecked)) }
+    if args.quiet {
+        Ok(())
+    } else {
+        print(&as_text(&verified, rechecked))
+    }
 }
 
 /// Shows how far a check is.
@@ -61,17 +75,33 @@ fn shown(progress: Option<&Progress>) -> impl FnMut(u64, u64) -> Result<()> {
 
 /// What a merge as it was given would do.
 fn plan(args: &VerifyArgs) -> Result<Plan> {
-    let line = [OsString::from("--against")].into_iter().chain(args.against.iter().cloned());
+    let line = [OsString::from("--against")]
+        .into_iter()
+        .chain(args.against.iter().cloned());
     let line = line.chain([OsString::from("--out"), args.dir.clone().into()]);
-    let own = args.memory.map(|bytes| OsString::from(format!("--memory={bytes}")));
+    let own = args
+        .memory
+        .map(|bytes| OsString::from(format!("--memory={bytes}")));
     let line = line.chain(own.filter(|_| !gives_memory(&args.against)));
     let parsed = MergeArgs::augment_args(Command::new("merge")).try_get_matches_from(line);
-    let mut merge = parsed.and_then(|matches| MergeArgs::from_arg_matches(&matches)).map_err(|error| {
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Error::new(Kind::Usage, "cannot use the command line", "--against", line)
+    let mut merge = parsed
+        .and_then(|matches| MergeArgs::from_arg_matches(&matches))
+        .map_err(|error| {
+            let text = error.to_string();
+            let line = text
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned();
+            Error::new(
+                Kind::Usage,
+                "cannot use the command line",
+                "--against",
+                line,
+            )
             .with_hint("behind --against comes what merge was given, without --out")
-    })?;
+        })?;
     settle(&mut merge.job)?;
     planned(args, &merge).map_err(|error| error.through(job::door(&merge.job)))
 }
@@ -82,19 +112,37 @@ fn planned(args: &VerifyArgs, merge: &MergeArgs) -> Result<Plan> {
     let last = stages.last().expect("a recipe has a document");
     let folder = |name: &str| folder_named(&stages, name);
     let mut job = job::job(&recipe, last.document, &merge.job, &folder)?;
-    let target = Target { dir: args.dir.clone(), overwrite: false, restart: false };
+    let target = Target {
+        dir: args.dir.clone(),
+        overwrite: false,
+        restart: false,
+    };
     if let Some(input) = align::look_for_inputs(&mut job, &target)?.missing.first() {
-        let cause = format!("the transform of model {} that the merge has found is not beside it any more", input + 1);
-        return Err(Error::new(Kind::Mismatch, "cannot compare with a merge", args.dir.display(), cause)
-            .with_hint("give the very inputs and options that the merge was given"));
+        let cause = format!(
+            "the transform of model {} that the merge has found is not beside it any more",
+            input + 1
+        );
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot compare with a merge",
+            args.dir.display(),
+            cause,
+        )
+        .with_hint("give the very inputs and options that the merge was given"));
     }
-    Plan::new(&job, &job::wish(Some(last.document), &merge.job.memory, &merge.job.block)?)
+    Plan::new(
+        &job,
+        &job::wish(Some(last.document), &merge.job.memory, &merge.job.block)?,
+    )
 }
 
 /// Whether the arguments of the merge say how much memory it may take.
 fn gives_memory(against: &[OsString]) -> bool {
     let text = |arg: &OsString| arg.to_string_lossy().into_owned();
-    against.iter().map(text).any(|arg| arg.starts_with("-m") || arg == "--memory" || arg.starts_with("--memory="))
+    against
+        .iter()
+        .map(text)
+        .any(|arg| arg.starts_with("-m") || arg == "--memory" || arg.starts_with("--memory="))
 }
 
 fn as_json(verified: &Verified, rechecked: Option<Rechecked>, memory: u64) -> String {
@@ -123,7 +171,15 @@ fn as_json(verified: &Verified, rechecked: Option<Rechecked>, memory: u64) -> St
 }
 
 fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
-    let Verified { shards, tensors, data_bytes, has_checksums, unnamed, side_files, notes } = verified;
+    let Verified {
+        shards,
+        tensors,
+        data_bytes,
+        has_checksums,
+        unnamed,
+        side_files,
+        notes,
+    } = verified;
     let what = if *has_checksums {
         "every block matches its checksum"
     } else {
@@ -135,7 +191,13 @@ fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
         counted(*shards as u64, "shard"),
         format_bytes(*data_bytes)
     );
-    if let Some(Rechecked { blocks, all_blocks, bytes, tensors }) = rechecked {
+    if let Some(Rechecked {
+        blocks,
+        all_blocks,
+        bytes,
+        tensors,
+    }) = rechecked
+    {
         text.push_str(&format!(
             "\nrechecked: {blocks} of {all_blocks} blocks ({}, in {tensors} tensors) computed once more from the inputs: \
              every bit is the same",
@@ -143,7 +205,9 @@ fn as_text(verified: &Verified, rechecked: Option<Rechecked>) -> String {
         ));
     }
     if *side_files > 0 {
-        text.push_str(&format!("\nother files: {side_files} compared with what was recorded of them"));
+        text.push_str(&format!(
+            "\nother files: {side_files} compared with what was recorded of them"
+        ));
     }
     for note in notes {
         text.push_str(&format!("\nwarning: {note}"));

@@ -10,14 +10,25 @@ pub fn csv(curves: &[Curve]) -> String {
     for curve in curves {
         for point in &curve.points {
             // A string takes whatever is written to it.
-            let _ = writeln!(text, "{},{},{},{}", quoted(&curve.name), point.lambda, point.loss, point.accuracy);
+            let _ = writeln!(
+                text,
+                "{},{},{},{}",
+                quoted(&curve.name),
+                point.lambda,
+                point.loss,
+                point.accuracy
+            );
         }
     }
     text
 }
 
 fn quoted(name: &str) -> String {
-    if name.contains(['"', ',', '\n']) { format!("\"{}\"", name.replace('"', "\"\"")) } else { name.to_owned() }
+    if name.contains(['"', ',', '\n']) {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    } else {
+        name.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -27,8 +38,18 @@ mod tests {
 
     #[test]
     fn names_with_commas_are_quoted_and_digits_are_kept() {
-        let points = vec![Point { lambda: 0.1, loss: 1.0 / 3.0, accuracy: 1.0 }];
-        let curve = Curve { name: "a, \"b\"".into(), points };
-        assert_eq!(csv(&[curve]), "curve,lambda,loss,accuracy\n\"a, \"\"b\"\"\",0.1,0.3333333333333333,1\n");
+        let points = vec![Point {
+            lambda: 0.1,
+            loss: 1.0 / 3.0,
+            accuracy: 1.0,
+        }];
+        let curve = Curve {
+            name: "a, \"b\"".into(),
+            points,
+        };
+        assert_eq!(
+            csv(&[curve]),
+            "curve,lambda,loss,accuracy\n\"a, \"\"b\"\"\",0.1,0.3333333333333333,1\n"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! What lies between two models: losses and accuracies along ways from one to the other.
 //!
-//! A point at λ is a merge of both with weights 1 - λ and λ, computed by the engine, so that its numbers are those that
-//! `merge` writes. The barrier of a curve is how far its loss rises above the straight line between its ends, at most
-//! (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020).
+//! A point at λ is a merge of both with weights 1 - λ and λ, computed by the engine, so that its
+//! numbers are those that `merge` writes. The barrier of a curve is how far its loss rises above
+//! the straight line between its ends, at most (Frankle et al., "Linear mode connectivity and the
+//! lottery ticket hypothesis", 2020).
 
 mod csv;
 mod svg;
@@ -77,8 +78,9 @@ impl Ends {
     pub fn job(&self, way: Way, aligned: bool, lambda: f64) -> Result<Job> {
         let weights = [1.0 - lambda, lambda];
         let models = self.names.iter().zip(weights);
-        let models: Vec<_> =
-            models.map(|(name, weight)| json!({ "model": name, "parameters": { "weight": weight } })).collect();
+        let models: Vec<_> = models
+            .map(|(name, weight)| json!({ "model": name, "parameters": { "weight": weight } }))
+            .collect();
         let recipe = json!({ "merge_method": way.method(), "models": models });
         let recipe = Recipe::parse(&recipe.to_string(), "interpolation")?;
         let mut document = recipe.documents[0].clone();
@@ -101,7 +103,12 @@ impl Ends {
 pub fn lambdas(points: usize) -> Result<Vec<f64>> {
     if !(2..=MOST_POINTS).contains(&points) {
         let cause = format!("wanted 2 to {MOST_POINTS}, got {points}");
-        return Err(Error::new(Kind::Usage, "cannot interpolate", "points", cause));
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot interpolate",
+            "points",
+            cause,
+        ));
     }
     let last = (points - 1) as f64;
     Ok((0..points).map(|point| point as f64 / last).collect())
@@ -130,14 +137,20 @@ pub struct Curve {
 impl Curve {
     /// How far the loss rises above the straight line between the ends, at most; never below zero.
     pub fn barrier(&self) -> f64 {
-        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return 0.0 };
-        let above = |point: &Point| point.loss - ((1.0 - point.lambda) * first.loss + point.lambda * last.loss);
+        let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
+            return 0.0;
+        };
+        let above = |point: &Point| {
+            point.loss - ((1.0 - point.lambda) * first.loss + point.lambda * last.loss)
+        };
         self.points.iter().map(above).fold(0.0, f64::max)
     }
 
     /// The point nearest to the middle.
     pub fn middle(&self) -> Option<&Point> {
-        self.points.iter().min_by(|a, b| (a.lambda - 0.5).abs().total_cmp(&(b.lambda - 0.5).abs()))
+        self.points
+            .iter()
+            .min_by(|a, b| (a.lambda - 0.5).abs().total_cmp(&(b.lambda - 0.5).abs()))
     }
 }
 
@@ -168,8 +181,18 @@ impl Measure<'_> {
     pub fn point(&self, ends: &Ends, way: Way, aligned: bool, lambda: f64) -> Result<Point> {
         let plan = Plan::new(&ends.job(way, aligned, lambda)?, &self.wish)?;
         let parameters = self.merged(&plan)?;
-        let score = evaluate(self.network, &parameters, self.data, self.memory, self.go_on)?;
-        Ok(Point { lambda, loss: score.loss, accuracy: score.accuracy })
+        let score = evaluate(
+            self.network,
+            &parameters,
+            self.data,
+            self.memory,
+            self.go_on,
+        )?;
+        Ok(Point {
+            lambda,
+            loss: score.loss,
+            accuracy: score.accuracy,
+        })
     }
 
     /// What the network computes with after the merge.
@@ -178,8 +201,12 @@ impl Measure<'_> {
         merge_in_memory(plan, self.kernels, self.io, &mut |tensor, bytes| {
             if self.network.parameters().contains_key(tensor.name.as_str()) {
                 let mut numbers = vec![0.0_f32; bytes.len() / tensor.dtype.bytes()];
-                let elements = Elements { dtype: tensor.dtype, bytes };
-                self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(&mut numbers));
+                let elements = Elements {
+                    dtype: tensor.dtype,
+                    bytes,
+                };
+                self.kernels
+                    .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(&mut numbers));
                 check_finite(&tensor.name, &numbers)?;
                 tensors.insert(tensor.name.to_string(), numbers);
             }
@@ -192,7 +219,12 @@ impl Measure<'_> {
             }
             _ => {
                 let cause = "the merge has no such tensor, or one of another shape";
-                Err(Error::new(Kind::Mismatch, "cannot compute the network", name.escape_debug(), cause))
+                Err(Error::new(
+                    Kind::Mismatch,
+                    "cannot compute the network",
+                    name.escape_debug(),
+                    cause,
+                ))
             }
         })
     }

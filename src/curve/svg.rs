@@ -19,7 +19,8 @@ const LINE: f64 = 20.0;
 /// About how many labels an axis has.
 const TICKS: f64 = 5.0;
 
-/// Colours that can be told apart with every kind of eyes (Okabe, Ito), on light and on dark ground; lines differ too.
+/// Colours that can be told apart with every kind of eyes (Okabe, Ito), on light and on dark
+/// ground; lines differ too.
 const STYLES: [(&str, &str, &str); 6] = [
     ("#d55e00", "#ff8c3b", "none"),
     ("#0072b2", "#56b4e9", "none"),
@@ -55,17 +56,30 @@ pub fn svg(curves: &[Curve]) -> String {
     ));
     put("<title>Loss and accuracy between two models</title>");
     put(&style(curves.len()));
-    put(&format!("<rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>"));
-    let panels: [(&str, Value); 2] = [("loss (nats)", |point| point.loss), ("accuracy", |point| point.accuracy)];
+    put(&format!(
+        "<rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>"
+    ));
+    let panels: [(&str, Value); 2] = [
+        ("loss (nats)", |point| point.loss),
+        ("accuracy", |point| point.accuracy),
+    ];
     for ((title, value), left) in panels.into_iter().zip(LEFT) {
         Panel::new(title, left, value, curves).draw(curves, &mut put);
     }
     for (at, curve) in curves.iter().enumerate() {
         let y = HEIGHT + LINE * (at as f64 + 0.5);
         let class = at % STYLES.len();
-        put(&format!("<path class=\"curve c{class}\" d=\"M{} {y}h36\"/>", LEFT[0]));
+        put(&format!(
+            "<path class=\"curve c{class}\" d=\"M{} {y}h36\"/>",
+            LEFT[0]
+        ));
         let note = format!("{}: barrier {:.3}", curve.name, curve.barrier());
-        put(&format!("<text x=\"{}\" y=\"{}\">{}</text>", LEFT[0] + 46.0, y + 4.0, escaped(&note)));
+        put(&format!(
+            "<text x=\"{}\" y=\"{}\">{}</text>",
+            LEFT[0] + 46.0,
+            y + 4.0,
+            escaped(&note)
+        ));
     }
     put("</svg>");
     text
@@ -79,8 +93,11 @@ fn style(curves: usize) -> String {
         };
         used.iter().enumerate().map(rule).collect()
     };
-    let dashes: String =
-        used.iter().enumerate().map(|(at, (.., dash))| format!(".c{at}{{stroke-dasharray:{dash}}}")).collect();
+    let dashes: String = used
+        .iter()
+        .enumerate()
+        .map(|(at, (.., dash))| format!(".c{at}{{stroke-dasharray:{dash}}}"))
+        .collect();
     format!(
         "<style>.ground{{fill:#ffffff}}text{{fill:#1f2328}}.axis{{stroke:#57606a;fill:none}}.grid{{stroke:#d0d7de}}\
          .curve{{fill:none;stroke-width:2}}{dashes}{}@media (prefers-color-scheme: dark){{.ground{{fill:#0d1117}}\
@@ -93,9 +110,18 @@ fn style(curves: usize) -> String {
 impl Panel {
     fn new(title: &'static str, left: f64, value: Value, curves: &[Curve]) -> Self {
         let values = || curves.iter().flat_map(|curve| &curve.points).map(value);
-        let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+        let (least, most) = (
+            values().fold(f64::INFINITY, f64::min),
+            values().fold(f64::NEG_INFINITY, f64::max),
+        );
         let step = step(most - least);
-        Self { title, left, low: (least / step).floor() * step, high: (most / step).ceil() * step, value }
+        Self {
+            title,
+            left,
+            low: (least / step).floor() * step,
+            high: (most / step).ceil() * step,
+            value,
+        }
     }
 
     fn x(&self, lambda: f64) -> f64 {
@@ -103,40 +129,73 @@ impl Panel {
     }
 
     fn y(&self, value: f64) -> f64 {
-        let span = if self.high > self.low { self.high - self.low } else { 1.0 };
+        let span = if self.high > self.low {
+            self.high - self.low
+        } else {
+            1.0
+        };
         TOP + FIELD.1 * (1.0 - (value - self.low) / span)
     }
 
     fn draw(&self, curves: &[Curve], put: &mut impl FnMut(&str)) {
         let (bottom, right) = (TOP + FIELD.1, self.left + FIELD.0);
-        put(&format!("<text x=\"{}\" y=\"{}\" font-weight=\"600\">{}</text>", self.left, TOP - 14.0, self.title));
+        put(&format!(
+            "<text x=\"{}\" y=\"{}\" font-weight=\"600\">{}</text>",
+            self.left,
+            TOP - 14.0,
+            self.title
+        ));
         let step = step(self.high - self.low);
         let mut tick = self.low;
         while tick <= self.high + 0.5 * step {
             let y = self.y(tick);
-            put(&format!("<path class=\"grid\" d=\"M{} {y:.1}H{right}\"/>", self.left));
+            put(&format!(
+                "<path class=\"grid\" d=\"M{} {y:.1}H{right}\"/>",
+                self.left
+            ));
             let digits = decimals(step);
             let label = format!("{tick:.digits$}");
-            put(&format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", self.left - 7.0, y + 4.0));
+            put(&format!(
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+                self.left - 7.0,
+                y + 4.0
+            ));
             tick += step;
         }
         for lambda in [0.0, 0.25, 0.5, 0.75, 1.0] {
             let x = self.x(lambda);
             put(&format!("<path class=\"axis\" d=\"M{x:.1} {bottom}v5\"/>"));
-            let label = format!("<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{lambda}</text>", bottom + 19.0);
+            let label = format!(
+                "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{lambda}</text>",
+                bottom + 19.0
+            );
             put(&label);
         }
-        put(&format!("<path class=\"axis\" d=\"M{} {TOP}V{bottom}H{right}\"/>", self.left));
+        put(&format!(
+            "<path class=\"axis\" d=\"M{} {TOP}V{bottom}H{right}\"/>",
+            self.left
+        ));
         let middle = self.x(0.5);
-        put(&format!("<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">\u{3bb}</text>", bottom + 34.0));
+        put(&format!(
+            "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">\u{3bb}</text>",
+            bottom + 34.0
+        ));
         for (at, curve) in curves.iter().enumerate() {
             let mut path = String::new();
             for (first, point) in curve.points.iter().enumerate() {
                 let mark = if first == 0 { 'M' } else { 'L' };
                 // A string takes whatever is written to it.
-                let _ = write!(path, "{mark}{:.1} {:.1}", self.x(point.lambda), self.y((self.value)(point)));
+                let _ = write!(
+                    path,
+                    "{mark}{:.1} {:.1}",
+                    self.x(point.lambda),
+                    self.y((self.value)(point))
+                );
             }
-            put(&format!("<path class=\"curve c{}\" d=\"{path}\"/>", at % STYLES.len()));
+            put(&format!(
+                "<path class=\"curve c{}\" d=\"{path}\"/>",
+                at % STYLES.len()
+            ));
         }
     }
 }
@@ -148,7 +207,11 @@ fn step(span: f64) -> f64 {
     }
     let rough = span / TICKS;
     let power = 10_f64.powf(rough.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= rough).unwrap_or(10.0 * power)
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|step| *step >= rough)
+        .unwrap_or(10.0 * power)
 }
 
 fn decimals(step: f64) -> usize {
@@ -157,5 +220,7 @@ fn decimals(step: f64) -> usize {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

@@ -5,9 +5,10 @@
 //! | `inputs` | U8 or a float type | `[samples, ...]` | images as `[samples, channels, height, width]` |
 //! | `labels` | any integer type | `[samples]` | classes, counted from 0 |
 //!
-//! `__metadata__` may say how inputs become the numbers that a network is given, (scale · stored - mean) / std:
-//! `scale` is one number (1/255 for U8 and 1 for floats when it is missing), `mean` and `std` are one number or, separated
-//! by commas, one a channel (0 and 1). Nothing here decides which samples are read when.
+//! `__metadata__` may say how inputs become the numbers that a network is given, (scale · stored -
+//! mean) / std: `scale` is one number (1/255 for U8 and 1 for floats when it is missing), `mean`
+//! and `std` are one number or, separated by commas, one a channel (0 and 1). Nothing here decides
+//! which samples are read when.
 
 mod labels;
 mod scaling;
@@ -57,32 +58,54 @@ impl DataSet {
     ///
     /// # Errors
     ///
-    /// No safetensors file, a tensor that is missing or of the wrong type or shape, metadata that make no sense; each
-    /// names the key.
+    /// No safetensors file, a tensor that is missing or of the wrong type or shape, metadata that
+    /// make no sense; each names the key.
     pub fn open(path: &Path, kernels: Kernels) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
         let part = |key: &str| -> Result<Stored> {
             let Some(entry) = stored.tensors().get(key) else {
                 let cause = "there is no such tensor";
-                return Err(
-                    unfit(path, key, cause).with_hint("a data set has `inputs` [samples, ...] and `labels` [samples]")
-                );
+                return Err(unfit(path, key, cause)
+                    .with_hint("a data set has `inputs` [samples, ...] and `labels` [samples]"));
             };
             let source = stored.open_file(entry.file, &SourceOptions::default())?;
-            Ok(Stored { entry: entry.clone(), source })
+            Ok(Stored {
+                entry: entry.clone(),
+                source,
+            })
         };
         let (inputs, labels) = (part(INPUTS)?, part(LABELS)?);
-        let sizes = |entry: &TensorEntry| entry.shape.iter().map(|size| usize::try_from(*size)).collect();
+        let sizes = |entry: &TensorEntry| {
+            entry
+                .shape
+                .iter()
+                .map(|size| usize::try_from(*size))
+                .collect()
+        };
         let shape: Vec<usize> =
-            Result::map_err(sizes(&inputs.entry), |error: std::num::TryFromIntError| unfit(path, INPUTS, error))?;
-        let Some((samples, shape)) = shape.split_first().filter(|(_, shape)| !shape.is_empty()) else {
-            return Err(unfit(path, INPUTS, format!("wanted shape [samples, ...], got {:?}", inputs.entry.shape)));
+            Result::map_err(sizes(&inputs.entry), |error: std::num::TryFromIntError| {
+                unfit(path, INPUTS, error)
+            })?;
+        let Some((samples, shape)) = shape.split_first().filter(|(_, shape)| !shape.is_empty())
+        else {
+            return Err(unfit(
+                path,
+                INPUTS,
+                format!("wanted shape [samples, ...], got {:?}", inputs.entry.shape),
+            ));
         };
         if inputs.entry.dtype != Dtype::U8 && !inputs.entry.dtype.is_mergeable() {
-            return Err(unfit(path, INPUTS, format!("wanted U8 or a float type, got {}", inputs.entry.dtype)));
+            return Err(unfit(
+                path,
+                INPUTS,
+                format!("wanted U8 or a float type, got {}", inputs.entry.dtype),
+            ));
         }
         if labels.entry.shape != [*samples as u64] {
-            let cause = format!("wanted shape [{samples}], one a sample, got {:?}", labels.entry.shape);
+            let cause = format!(
+                "wanted shape [{samples}], one a sample, got {:?}",
+                labels.entry.shape
+            );
             return Err(unfit(path, LABELS, cause));
         }
         labels::check(labels.entry.dtype).map_err(|cause| unfit(path, LABELS, cause))?;
@@ -93,7 +116,15 @@ impl DataSet {
         let scaling = Scaling::read(metadata, inputs.entry.dtype, shape)
             .map_err(|(key, cause)| unfit(path, &format!("__metadata__.{key}"), cause))?;
         let (samples, shape) = (*samples, shape.to_vec());
-        Ok(Self { path: path.to_owned(), inputs, labels, samples, shape, scaling, kernels })
+        Ok(Self {
+            path: path.to_owned(),
+            inputs,
+            labels,
+            samples,
+            shape,
+            scaling,
+            kernels,
+        })
     }
 
     /// The file.
@@ -137,34 +168,56 @@ impl DataSet {
     /// As [`DataSet::read`].
     pub fn gather(&self, samples: &[usize]) -> Result<Batch> {
         let mut batch = Batch::default();
-        samples.iter().try_for_each(|sample| self.append(*sample..sample + 1, &mut batch))?;
+        samples
+            .iter()
+            .try_for_each(|sample| self.append(*sample..sample + 1, &mut batch))?;
         Ok(batch)
     }
 
     fn append(&self, samples: Range<usize>, batch: &mut Batch) -> Result<()> {
-        assert!(samples.start <= samples.end && samples.end <= self.samples, "samples that there are");
+        assert!(
+            samples.start <= samples.end && samples.end <= self.samples,
+            "samples that there are"
+        );
         let per_sample: usize = self.shape.iter().product();
         let start = batch.inputs.len();
         batch.inputs.resize(start + per_sample * samples.len(), 0.0);
         let values = &mut batch.inputs[start..];
         let bytes = self.inputs.load(&samples, per_sample)?;
         match self.inputs.entry.dtype {
-            Dtype::U8 => values.iter_mut().zip(bytes.iter()).for_each(|(value, byte)| *value = f32::from(*byte)),
+            Dtype::U8 => values
+                .iter_mut()
+                .zip(bytes.iter())
+                .for_each(|(value, byte)| *value = f32::from(*byte)),
             dtype => {
-                let elements = Elements { dtype, bytes: &bytes };
-                self.kernels.convert(elements, Dtype::F32, bytemuck::cast_slice_mut(values));
+                let elements = Elements {
+                    dtype,
+                    bytes: &bytes,
+                };
+                self.kernels
+                    .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(values));
             }
         }
         bytes.intact()?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             let (sample, value) = (samples.start + at / per_sample, values[at]);
-            let cause = format!("sample {sample}, number {}: the value is {value}", at % per_sample);
+            let cause = format!(
+                "sample {sample}, number {}: the value is {value}",
+                at % per_sample
+            );
             return Err(unfit(&self.path, INPUTS, cause).with_kind(Kind::NonFinite));
         }
-        values.chunks_mut(per_sample.max(1)).for_each(|sample| self.scaling.apply(sample));
+        values
+            .chunks_mut(per_sample.max(1))
+            .for_each(|sample| self.scaling.apply(sample));
         let bytes = self.labels.load(&samples, 1)?;
-        let labels = labels::read(self.labels.entry.dtype, &bytes)
-            .map_err(|(at, cause)| unfit(&self.path, LABELS, format!("sample {}: {cause}", samples.start + at)))?;
+        let labels = labels::read(self.labels.entry.dtype, &bytes).map_err(|(at, cause)| {
+            unfit(
+                &self.path,
+                LABELS,
+                format!("sample {}: {cause}", samples.start + at),
+            )
+        })?;
         batch.labels.extend(labels);
         bytes.intact()
     }
@@ -174,10 +227,16 @@ impl Stored {
     fn load(&self, samples: &Range<usize>, per_sample: usize) -> Result<crate::checkpoint::Window> {
         let unit = (per_sample * self.entry.dtype.bytes()) as u64;
         let start = self.entry.bytes.start;
-        self.source.load(start + samples.start as u64 * unit..start + samples.end as u64 * unit)
+        self.source
+            .load(start + samples.start as u64 * unit..start + samples.end as u64 * unit)
     }
 }
 
 fn unfit(path: &Path, key: &str, cause: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Input, "cannot use data set", format!("{}: `{key}`", path.display()), cause)
+    Error::new(
+        Kind::Input,
+        "cannot use data set",
+        format!("{}: `{key}`", path.display()),
+        cause,
+    )
 }

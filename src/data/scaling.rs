@@ -23,14 +23,22 @@ impl Scaling {
         let scale = match numbers(metadata, "scale")?.as_deref() {
             None => usual,
             Some([scale]) => *scale,
-            Some(several) => return Err(("scale", format!("wanted one number, got {}", several.len()))),
+            Some(several) => {
+                return Err(("scale", format!("wanted one number, got {}", several.len())));
+            }
         };
         let count = if shape.len() == 3 { shape[0] } else { 1 };
         let each = |key: &'static str, usual: f64| -> Result<Vec<f64>, (&'static str, String)> {
             match numbers(metadata, key)? {
                 None => Ok(vec![usual]),
                 Some(given) if given.len() == 1 || given.len() == count => Ok(given),
-                Some(given) => Err((key, format!("wanted 1 number or {count}, one a channel, got {}", given.len()))),
+                Some(given) => Err((
+                    key,
+                    format!(
+                        "wanted 1 number or {count}, one a channel, got {}",
+                        given.len()
+                    ),
+                )),
             }
         };
         let (mean, std) = (each("mean", 0.0)?, each("std", 1.0)?);
@@ -38,7 +46,9 @@ impl Scaling {
             return Err(("std", format!("wanted numbers above 0, got {wrong}")));
         }
         let most = mean.len().max(std.len());
-        let channels = (0..most).map(|at| (mean[at % mean.len()], std[at % std.len()])).collect();
+        let channels = (0..most)
+            .map(|at| (mean[at % mean.len()], std[at % std.len()]))
+            .collect();
         Ok(Self { scale, channels })
     }
 
@@ -54,18 +64,29 @@ impl Scaling {
 }
 
 /// The nearest f32.
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding is what is asked for"
+)]
 pub fn narrow(number: f64) -> f32 {
     number as f32
 }
 
-fn numbers(metadata: &IndexMap<String, String>, key: &'static str) -> Result<Option<Vec<f64>>, (&'static str, String)> {
-    let Some(text) = metadata.get(key) else { return Ok(None) };
+fn numbers(
+    metadata: &IndexMap<String, String>,
+    key: &'static str,
+) -> Result<Option<Vec<f64>>, (&'static str, String)> {
+    let Some(text) = metadata.get(key) else {
+        return Ok(None);
+    };
     let number = |word: &str| match word.trim().parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
         _ => Err((key, format!("`{}` is no number", word.escape_debug()))),
     };
-    text.split(',').map(number).collect::<Result<_, _>>().map(Some)
+    text.split(',')
+        .map(number)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 #[cfg(test)]
@@ -73,7 +94,10 @@ mod tests {
     use super::*;
 
     fn metadata(pairs: &[(&str, &str)]) -> IndexMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -91,7 +115,13 @@ mod tests {
 
     #[test]
     fn metadata_without_sense_are_refused_by_key() {
-        for (key, value) in [("scale", "1,2"), ("mean", "x"), ("mean", "1,2,3"), ("std", "0"), ("std", "inf")] {
+        for (key, value) in [
+            ("scale", "1,2"),
+            ("mean", "x"),
+            ("mean", "1,2,3"),
+            ("std", "0"),
+            ("std", "inf"),
+        ] {
             let refused = Scaling::read(&metadata(&[(key, value)]), Dtype::U8, &[2, 1, 2]);
             assert_eq!(refused.err().map(|(key, _)| key), Some(key), "{value}");
         }

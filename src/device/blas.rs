@@ -15,7 +15,8 @@ struct Handle(sys::cublasHandle_t);
 // SAFETY: a handle may be used from any thread that has its context set, by one at a time.
 unsafe impl Send for Handle {}
 
-/// A product as BLAS has it, of matrices that lie column by column: C ← α op(A) op(B) + β C, op(A) m × k, op(B) k × n.
+/// A product as BLAS has it, of matrices that lie column by column: C ← α op(A) op(B) + β C, op(A)
+/// m × k, op(B) k × n.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Gemm {
     transposed: [bool; 2],
@@ -29,10 +30,20 @@ struct Gemm {
 }
 
 impl Gemm {
-    /// What lies row by row is, read column by column, transposed; so this is Cᵀ ← α rightᵀ leftᵀ + β Cᵀ. Nothing when a
-    /// size is more than the library takes.
+    /// What lies row by row is, read column by column, transposed; so this is Cᵀ ← α rightᵀ leftᵀ +
+    /// β Cᵀ. Nothing when a size is more than the library takes.
     fn of(product: &Multiplication) -> Option<Self> {
-        let Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh } = *product;
+        let Multiplication {
+            left,
+            right,
+            sums,
+            stride,
+            rows,
+            columns,
+            depth,
+            scale,
+            fresh,
+        } = *product;
         let size = |size: usize| i32::try_from(size).ok();
         Some(Self {
             transposed: [right.transposed, left.transposed],
@@ -51,7 +62,8 @@ impl Gemm {
 }
 
 impl Blas {
-    /// The library, if it is installed and works with the driver; the context must be the calling thread's.
+    /// The library, if it is installed and works with the driver; the context must be the calling
+    /// thread's.
     pub fn load() -> Option<Self> {
         // SAFETY: loading the library runs its initialisers, which is what is asked for.
         if !unsafe { sys::is_culib_present() } {
@@ -61,7 +73,9 @@ impl Blas {
         let own = Self(Mutex::new(Handle(handle)));
         // f32 throughout: no TF32, nor anything else with fewer digits.
         // SAFETY: the handle was just made.
-        unsafe { sys::cublasSetMathMode(handle, cublasMath_t::CUBLAS_DEFAULT_MATH) }.result().ok()?;
+        unsafe { sys::cublasSetMathMode(handle, cublasMath_t::CUBLAS_DEFAULT_MATH) }
+            .result()
+            .ok()?;
         Some(own)
     }
 
@@ -70,14 +84,28 @@ impl Blas {
     /// # Safety
     ///
     /// As [`Driver::multiply`](super::Driver::multiply); the context is the calling thread's.
-    pub unsafe fn multiply(&self, stream: Stream, product: &Multiplication) -> Result<(), CublasError> {
-        let gemm = Gemm::of(product).ok_or(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE))?;
+    pub unsafe fn multiply(
+        &self,
+        stream: Stream,
+        product: &Multiplication,
+    ) -> Result<(), CublasError> {
+        let gemm = Gemm::of(product).ok_or(CublasError(
+            sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
+        ))?;
         let handle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn =
-            |transposed| if transposed { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N };
-        let [a, b] = gemm.factors.map(|factor| std::ptr::with_exposed_provenance(address(factor)));
+        let turn = |transposed| {
+            if transposed {
+                cublasOperation_t::CUBLAS_OP_T
+            } else {
+                cublasOperation_t::CUBLAS_OP_N
+            }
+        };
+        let [a, b] = gemm
+            .factors
+            .map(|factor| std::ptr::with_exposed_provenance(address(factor)));
         let [m, n, k] = gemm.sizes;
-        // SAFETY: the caller's; scalars are read before the call returns, as the handle's pointers are to the host.
+        // SAFETY: the caller's; scalars are read before the call returns, as the handle's pointers
+        // are to the host.
         unsafe {
             result::set_stream(handle.0, std::ptr::with_exposed_provenance_mut(stream.0))?;
             result::sgemm(
@@ -116,19 +144,31 @@ mod tests {
     use super::*;
     use crate::device::Factor;
 
-    /// The product as the BLAS standard defines it, element by element; addresses count elements of `memory`.
+    /// The product as the BLAS standard defines it, element by element; addresses count elements of
+    /// `memory`.
     fn standard(gemm: &Gemm, memory: &mut [f32]) {
         let index = |number: i32| usize::try_from(number).expect("sizes are not negative");
         let [m, n, k] = gemm.sizes.map(index);
         let at = |factor: usize, row: usize, column: usize| {
-            let (row, column) = if gemm.transposed[factor] { (column, row) } else { (row, column) };
+            let (row, column) = if gemm.transposed[factor] {
+                (column, row)
+            } else {
+                (row, column)
+            };
             address(gemm.factors[factor]) + column * index(gemm.pitches[factor]) + row
         };
         for (row, column) in (0..n).flat_map(|column| (0..m).map(move |row| (row, column))) {
-            let sum: f32 = (0..k).map(|term| memory[at(0, row, term)] * memory[at(1, term, column)]).sum();
+            let sum: f32 = (0..k)
+                .map(|term| memory[at(0, row, term)] * memory[at(1, term, column)])
+                .sum();
             let entry = &mut memory[address(gemm.result) + column * index(gemm.pitch) + row];
             // With β = 0 what was there is not read: it may be anything.
-            *entry = gemm.alpha * sum + if gemm.beta == 0.0 { 0.0 } else { gemm.beta * *entry };
+            *entry = gemm.alpha * sum
+                + if gemm.beta == 0.0 {
+                    0.0
+                } else {
+                    gemm.beta * *entry
+                };
         }
     }
 
@@ -142,15 +182,29 @@ mod tests {
             let [first, second, fresh] = [1, 2, 4].map(|bit| case & bit != 0);
             let mut memory = vec![f32::NAN; 100];
             for (row, term) in (0..rows).flat_map(|row| (0..depth).map(move |term| (row, term))) {
-                memory[if first { term * rows + row } else { row * depth + term }] = left(row, term);
+                memory[if first {
+                    term * rows + row
+                } else {
+                    row * depth + term
+                }] = left(row, term);
             }
-            for (term, column) in (0..depth).flat_map(|term| (0..columns).map(move |column| (term, column))) {
-                memory[20 + if second { column * depth + term } else { term * columns + column }] = right(term, column);
+            for (term, column) in
+                (0..depth).flat_map(|term| (0..columns).map(move |column| (term, column)))
+            {
+                memory[20
+                    + if second {
+                        column * depth + term
+                    } else {
+                        term * columns + column
+                    }] = right(term, column);
             }
             if !fresh {
                 memory[60..60 + stride * rows].fill(100.0);
             }
-            let factor = |at, transposed| Factor { at: Address(at), transposed };
+            let factor = |at, transposed| Factor {
+                at: Address(at),
+                transposed,
+            };
             let (sums, scale) = (Address(60), 0.5);
             let (left_factor, right_factor) = (factor(0, first), factor(20, second));
             let product = Multiplication {
@@ -165,12 +219,25 @@ mod tests {
                 fresh,
             };
             standard(&Gemm::of(&product).expect("small sizes"), &mut memory);
-            for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
-                let sum: f32 = (0..depth).map(|term| left(row, term) * right(term, column)).sum();
+            for (row, column) in
+                (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)))
+            {
+                let sum: f32 = (0..depth)
+                    .map(|term| left(row, term) * right(term, column))
+                    .sum();
                 let wanted = scale * sum + if fresh { 0.0 } else { 100.0 };
-                assert_eq!(memory[60 + row * stride + column], wanted, "case {case}, row {row}, column {column}");
+                assert_eq!(
+                    memory[60 + row * stride + column],
+                    wanted,
+                    "case {case}, row {row}, column {column}"
+                );
             }
-            assert!(memory[60 + columns..60 + stride].iter().all(|beyond| fresh == beyond.is_nan()), "case {case}");
+            assert!(
+                memory[60 + columns..60 + stride]
+                    .iter()
+                    .all(|beyond| fresh == beyond.is_nan()),
+                "case {case}"
+            );
         }
     }
 }

@@ -29,8 +29,9 @@ impl Choice {
             "cuda" => Some(Self::Cuda(0)),
             "auto" => Some(Self::Auto),
             _ => {
-                let number =
-                    text.strip_prefix("cuda:").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
+                let number = text
+                    .strip_prefix("cuda:")
+                    .filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
                 Some(Self::Cuda(number.parse().ok()?))
             }
         }
@@ -65,12 +66,17 @@ pub struct Opened {
 impl Opened {
     /// The sentence for a user when the processor computes although a device would have been taken.
     pub fn instead_notice(&self) -> Option<String> {
-        self.instead.as_ref().map(|reason| format!("computed on the cpu: {reason}"))
+        self.instead
+            .as_ref()
+            .map(|reason| format!("computed on the cpu: {reason}"))
     }
 
     /// The processor, because of what is wrong with the device that would have been taken.
     pub fn instead_for(error: &Error) -> Self {
-        Self { driver: None, instead: Some(error.to_string()) }
+        Self {
+            driver: None,
+            instead: Some(error.to_string()),
+        }
     }
 }
 
@@ -78,14 +84,21 @@ impl Opened {
 ///
 /// # Errors
 ///
-/// [`Kind::Device`](crate::error::Kind::Device) when a device was named and cannot be used: the driver is missing or too
-/// old, there is no such device, or it is too old. [`Choice::Auto`] takes the processor then, and says why.
+/// [`Kind::Device`](crate::error::Kind::Device) when a device was named and cannot be used: the
+/// driver is missing or too old, there is no such device, or it is too old. [`Choice::Auto`] takes
+/// the processor then, and says why.
 pub fn open(choice: Choice) -> Result<Opened> {
     match choice {
         Choice::Cpu => Ok(Opened::default()),
-        Choice::Cuda(number) => Ok(Opened { driver: Some(cuda(number)?), instead: None }),
+        Choice::Cuda(number) => Ok(Opened {
+            driver: Some(cuda(number)?),
+            instead: None,
+        }),
         Choice::Auto => Ok(match cuda(0) {
-            Ok(driver) => Opened { driver: Some(driver), instead: None },
+            Ok(driver) => Opened {
+                driver: Some(driver),
+                instead: None,
+            },
             Err(error) => Opened::instead_for(&error),
         }),
     }
@@ -99,8 +112,13 @@ fn cuda(number: u32) -> Result<Arc<dyn Driver>> {
 #[cfg(not(feature = "cuda"))]
 fn cuda(number: u32) -> Result<Arc<dyn Driver>> {
     use crate::error::Kind;
-    Err(Error::new(Kind::Device, "cannot use device", Choice::Cuda(number), "this program was built without cuda")
-        .with_hint("build it with the feature cuda, which is on by default, or leave out --device"))
+    Err(Error::new(
+        Kind::Device,
+        "cannot use device",
+        Choice::Cuda(number),
+        "this program was built without cuda",
+    )
+    .with_hint("build it with the feature cuda, which is on by default, or leave out --device"))
 }
 
 #[cfg(test)]
@@ -109,13 +127,27 @@ mod tests {
 
     #[test]
     fn every_name_is_understood_and_nothing_else() {
-        let known = [("cpu", Choice::Cpu), ("cuda:0", Choice::Cuda(0)), ("cuda:17", Choice::Cuda(17))];
+        let known = [
+            ("cpu", Choice::Cpu),
+            ("cuda:0", Choice::Cuda(0)),
+            ("cuda:17", Choice::Cuda(17)),
+        ];
         for (text, choice) in known.into_iter().chain([("auto", Choice::Auto)]) {
             assert_eq!(Choice::parse(text), Some(choice));
             assert_eq!(choice.to_string(), text);
         }
         assert_eq!(Choice::parse("cuda"), Some(Choice::Cuda(0)));
-        for odd in ["", "CUDA", "cuda:", "cuda:-1", "cuda:+1", "cuda:1x", "cuda:99999999999", "gpu", "rocm"] {
+        for odd in [
+            "",
+            "CUDA",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda:1x",
+            "cuda:99999999999",
+            "gpu",
+            "rocm",
+        ] {
             assert_eq!(Choice::parse(odd), None, "{odd}");
         }
     }

@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use super::blas::Blas;
 use super::{Address, Argument, Choice, Driver, Kernel, Multiplication, Stream};
 
-/// The kernels for compute capability 8.0, which newer devices take too, as `scripts/check/nvrtc.sh` makes them.
+/// The kernels for compute capability 8.0, which newer devices take too, as
+/// `scripts/check/nvrtc.sh` makes them.
 const PTX: &str = concat!(include_str!("cuda/kernels.ptx"), "\0");
 /// The first version of the driver's interface that takes them: 1000 · major + 10 · minor.
 const LEAST_VERSION: i32 = 12010;
@@ -30,8 +31,8 @@ pub struct Cuda {
     blas: OnceLock<Option<Blas>>,
 }
 
-// SAFETY: contexts, modules and functions of the driver may be used from any thread that has the context set, and every
-// method sets it.
+// SAFETY: contexts, modules and functions of the driver may be used from any thread that has the
+// context set, and every method sets it.
 unsafe impl Send for Cuda {}
 // SAFETY: as above; the driver locks what it has to.
 unsafe impl Sync for Cuda {}
@@ -43,17 +44,35 @@ impl Cuda {
     ///
     /// [`Kind::Device`]: no driver, one that is too old or does not work, no such device, one that is too old.
     pub fn open(number: u32) -> Result<Self> {
-        let refuse = |cause: String| Error::new(Kind::Device, "cannot use device", Choice::Cuda(number), cause);
+        let refuse = |cause: String| {
+            Error::new(
+                Kind::Device,
+                "cannot use device",
+                Choice::Cuda(number),
+                cause,
+            )
+        };
         check_driver().map_err(|(cause, hint)| refuse(cause).with_hint(hint))?;
-        let failed = |what: &'static str| move |error: DriverError| refuse(format!("{what}: {}", text(error)));
+        let failed = |what: &'static str| {
+            move |error: DriverError| refuse(format!("{what}: {}", text(error)))
+        };
         let count = result::device::get_count().map_err(failed("cannot count devices"))?;
-        let ordinal = i32::try_from(number).ok().filter(|ordinal| *ordinal < count).ok_or_else(|| {
-            let there = if count == 0 { "there is none".to_owned() } else { format!("there are {count}, from 0 on") };
-            refuse(format!("no such device: {there}")).with_hint("CUDA_VISIBLE_DEVICES hides devices, if it is set")
-        })?;
+        let ordinal = i32::try_from(number)
+            .ok()
+            .filter(|ordinal| *ordinal < count)
+            .ok_or_else(|| {
+                let there = if count == 0 {
+                    "there is none".to_owned()
+                } else {
+                    format!("there are {count}, from 0 on")
+                };
+                refuse(format!("no such device: {there}"))
+                    .with_hint("CUDA_VISIBLE_DEVICES hides devices, if it is set")
+            })?;
         let device = result::device::get(ordinal).map_err(failed("cannot open"))?;
         let model = result::device::get_name(device).map_err(failed("cannot ask for the name"))?;
-        let capability = capability(device).map_err(failed("cannot ask for the compute capability"))?;
+        let capability =
+            capability(device).map_err(failed("cannot ask for the compute capability"))?;
         if capability < LEAST_CAPABILITY {
             let ((major, minor), (wanted, _)) = (capability, LEAST_CAPABILITY);
             return Err(refuse(format!(
@@ -62,7 +81,8 @@ impl Cuda {
             .with_hint("leave out --device: the bytes of the output are the same"));
         }
         // SAFETY: the device was just opened; the context is released when this is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed("cannot make a context"))?;
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .map_err(failed("cannot make a context"))?;
         let opened = load(context);
         let (module, functions) = opened.map_err(|error| {
             // SAFETY: it was just retained, and nothing of it is left.
@@ -70,11 +90,22 @@ impl Cuda {
             failed("cannot load the kernels")(error)
         })?;
         let name = format!("cuda:{number} ({model})");
-        Ok(Self { device, context, module, functions, name, blas: OnceLock::new() })
+        Ok(Self {
+            device,
+            context,
+            module,
+            functions,
+            name,
+            blas: OnceLock::new(),
+        })
     }
 
     /// Makes the context the calling thread's, which every call needs, and carries `call` out.
-    fn within<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+    fn within<T>(
+        &self,
+        what: &'static str,
+        call: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T> {
         // SAFETY: the context is retained as long as this lives.
         let outcome = unsafe { result::ctx::set_current(self.context) }.and_then(|()| call());
         outcome.map_err(|error| {
@@ -92,29 +123,53 @@ impl Cuda {
 impl Cuda {
     /// The library for products, if there is one.
     fn blas(&self) -> Option<&Blas> {
-        let load = || self.within("cannot look for cuBLAS", || Ok(Blas::load())).ok().flatten();
+        let load = || {
+            self.within("cannot look for cuBLAS", || Ok(Blas::load()))
+                .ok()
+                .flatten()
+        };
         self.blas.get_or_init(load).as_ref()
     }
 }
 
 /// That the driver is there, new enough and willing; else why not, and what to do.
 fn check_driver() -> Result<(), (String, &'static str)> {
-    const INSTEAD: &str = "install NVIDIA's driver, or leave out --device: the bytes of the output are the same";
+    const INSTEAD: &str =
+        "install NVIDIA's driver, or leave out --device: the bytes of the output are the same";
     // SAFETY: loading the library runs its initialisers, which is what is asked for.
     if !unsafe { sys::is_culib_present() } {
-        return Err(("the CUDA driver is missing (libcuda.so.1)".to_owned(), INSTEAD));
+        return Err((
+            "the CUDA driver is missing (libcuda.so.1)".to_owned(),
+            INSTEAD,
+        ));
     }
     let mut version = 0;
     // SAFETY: the library is there and has this function since its first version.
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-    asked.map_err(|error| (format!("the CUDA driver does not tell its version: {}", text(error)), INSTEAD))?;
+    asked.map_err(|error| {
+        (
+            format!("the CUDA driver does not tell its version: {}", text(error)),
+            INSTEAD,
+        )
+    })?;
     if version < LEAST_VERSION {
         let show = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-        let cause =
-            format!("the CUDA driver is too old: wanted one for CUDA {}, got {}", show(LEAST_VERSION), show(version));
-        return Err((cause, "update NVIDIA's driver to 530 or later, or leave out --device"));
+        let cause = format!(
+            "the CUDA driver is too old: wanted one for CUDA {}, got {}",
+            show(LEAST_VERSION),
+            show(version)
+        );
+        return Err((
+            cause,
+            "update NVIDIA's driver to 530 or later, or leave out --device",
+        ));
     }
-    result::init().map_err(|error| (format!("the CUDA driver does not start: {}", text(error)), INSTEAD))
+    result::init().map_err(|error| {
+        (
+            format!("the CUDA driver does not start: {}", text(error)),
+            INSTEAD,
+        )
+    })
 }
 
 fn capability(device: sys::CUdevice) -> Result<(i32, i32), DriverError> {
@@ -126,7 +181,9 @@ fn capability(device: sys::CUdevice) -> Result<(i32, i32), DriverError> {
     ))
 }
 
-fn load(context: sys::CUcontext) -> Result<(sys::CUmodule, [sys::CUfunction; Kernel::ALL.len()]), DriverError> {
+fn load(
+    context: sys::CUcontext,
+) -> Result<(sys::CUmodule, [sys::CUfunction; Kernel::ALL.len()]), DriverError> {
     // SAFETY: the context was just made, and the text ends with a zero byte.
     let module = unsafe {
         result::ctx::set_current(context)?;
@@ -143,7 +200,10 @@ fn load(context: sys::CUcontext) -> Result<(sys::CUmodule, [sys::CUfunction; Ker
 
 /// The error's name and what it says, such as `CUDA_ERROR_OUT_OF_MEMORY: out of memory`.
 fn text(error: DriverError) -> String {
-    let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into_owned());
+    let name = error.error_name().map_or_else(
+        |_| format!("{:?}", error.0),
+        |name| name.to_string_lossy().into_owned(),
+    );
     match error.error_string() {
         Ok(sentence) => format!("{name}: {}", sentence.to_string_lossy()),
         Err(_) => name,
@@ -160,56 +220,93 @@ impl Driver for Cuda {
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        self.within("cannot ask for free memory", result::mem_get_info).map(|(free, _)| free as u64)
+        self.within("cannot ask for free memory", result::mem_get_info)
+            .map(|(free, _)| free as u64)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
         // SAFETY: nobody reads the memory before it was written.
-        self.within("cannot take device memory", || unsafe { result::malloc_sync(bytes) }).map(Address)
+        self.within("cannot take device memory", || unsafe {
+            result::malloc_sync(bytes)
+        })
+        .map(Address)
     }
 
     unsafe fn free(&self, memory: Address) {
         // SAFETY: the caller's. A failure here changes nothing that anybody could do.
-        let _ = self.within("cannot free device memory", || unsafe { result::free_sync(memory.0) });
+        let _ = self.within("cannot free device memory", || unsafe {
+            result::free_sync(memory.0)
+        });
     }
 
     fn pin(&self, bytes: usize) -> Result<NonNull<u8>> {
         // SAFETY: as in `allocate`.
-        let memory = self.within("cannot pin memory", || unsafe { result::malloc_host(bytes, 0) })?;
-        NonNull::new(memory.cast())
-            .ok_or_else(|| Error::new(Kind::Device, "cannot pin memory", &self.name, "the driver gave none"))
+        let memory = self.within("cannot pin memory", || unsafe {
+            result::malloc_host(bytes, 0)
+        })?;
+        NonNull::new(memory.cast()).ok_or_else(|| {
+            Error::new(
+                Kind::Device,
+                "cannot pin memory",
+                &self.name,
+                "the driver gave none",
+            )
+        })
     }
 
     unsafe fn unpin(&self, memory: NonNull<u8>) {
         // SAFETY: as in `free`.
-        let _ = self.within("cannot unpin memory", || unsafe { result::free_host(memory.as_ptr().cast()) });
+        let _ = self.within("cannot unpin memory", || unsafe {
+            result::free_host(memory.as_ptr().cast())
+        });
     }
 
     fn stream(&self) -> Result<Stream> {
         let make = || result::stream::create(result::stream::StreamKind::NonBlocking);
-        self.within("cannot make a stream", make).map(|stream| Stream(stream.expose_provenance()))
+        self.within("cannot make a stream", make)
+            .map(|stream| Stream(stream.expose_provenance()))
     }
 
     unsafe fn close(&self, stream: Stream) {
         // SAFETY: as in `free`.
-        let _ = self.within("cannot end a stream", || unsafe { result::stream::destroy(stream_of(stream)) });
+        let _ = self.within("cannot end a stream", || unsafe {
+            result::stream::destroy(stream_of(stream))
+        });
     }
 
-    unsafe fn copy_in(&self, stream: Stream, from: *const u8, to: Address, len: usize) -> Result<()> {
+    unsafe fn copy_in(
+        &self,
+        stream: Stream,
+        from: *const u8,
+        to: Address,
+        len: usize,
+    ) -> Result<()> {
         self.within("cannot copy to the device", || {
             // SAFETY: the caller's.
             unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from.cast(), len, stream_of(stream)) }.result()
         })
     }
 
-    unsafe fn copy_out(&self, stream: Stream, from: Address, to: *mut u8, len: usize) -> Result<()> {
+    unsafe fn copy_out(
+        &self,
+        stream: Stream,
+        from: Address,
+        to: *mut u8,
+        len: usize,
+    ) -> Result<()> {
         self.within("cannot copy from the device", || {
             // SAFETY: the caller's.
             unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from.0, len, stream_of(stream)) }.result()
         })
     }
 
-    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 2], arguments: &[Argument]) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: Kernel,
+        grid: [u32; 2],
+        arguments: &[Argument],
+    ) -> Result<()> {
         let mut values = arguments.to_vec();
         let pointer = |value: &mut Argument| match value {
             Argument::Address(address) => (&raw mut address.0).cast::<c_void>(),
@@ -220,40 +317,68 @@ impl Driver for Cuda {
         let (grid, block) = ((grid[0], grid[1], 1), (Kernel::BLOCK, 1, 1));
         self.within("cannot start a kernel", || {
             // SAFETY: the caller's; the parameters are copied before the call returns.
-            unsafe { result::launch_kernel(function, grid, block, 0, stream_of(stream), &mut parameters) }
+            unsafe {
+                result::launch_kernel(function, grid, block, 0, stream_of(stream), &mut parameters)
+            }
         })
     }
 
     fn multiplier(&self) -> &'static str {
-        if self.blas().is_some() { "cuBLAS" } else { "its own kernel" }
+        if self.blas().is_some() {
+            "cuBLAS"
+        } else {
+            "its own kernel"
+        }
     }
 
     unsafe fn multiply(&self, stream: Stream, product: &Multiplication) -> Result<()> {
         let Some(blas) = self.blas() else {
             // SAFETY: the arguments are made for this kernel; the caller's.
-            return unsafe { self.launch(stream, Kernel::Product, product.grid(), &product.arguments()) };
+            return unsafe {
+                self.launch(
+                    stream,
+                    Kernel::Product,
+                    product.grid(),
+                    &product.arguments(),
+                )
+            };
         };
-        // SAFETY: the caller's.
-        let queued = self.within("cannot start a product", || Ok(unsafe { blas.multiply(stream, product) }))?;
+        let queued = self.within("cannot start a product", || {
+            // SAFETY: the caller's.
+            let queued = unsafe { blas.multiply(stream, product) };
+            Ok(queued)
+        })?;
         queued.map_err(|error| {
-            Error::new(Kind::Device, "cannot start a product", &self.name, format!("cuBLAS: {error}"))
-                .with_hint("run the same command again, or on the cpu: leave out --device")
+            Error::new(
+                Kind::Device,
+                "cannot start a product",
+                &self.name,
+                format!("cuBLAS: {error}"),
+            )
+            .with_hint("run the same command again, or on the cpu: leave out --device")
         })
     }
 
     unsafe fn wait(&self, stream: Stream) -> Result<()> {
         // SAFETY: the caller's.
-        self.within("device failed", || unsafe { result::stream::synchronize(stream_of(stream)) })
+        self.within("device failed", || unsafe {
+            result::stream::synchronize(stream_of(stream))
+        })
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
         let (module, blas) = (self.module, self.blas.take());
-        // SAFETY: nothing that was loaded or retained is used any more, as all of it is used through this.
+        // SAFETY: nothing that was loaded or retained is used any more, as all of it is used
+        // through this.
         unsafe {
-            let _ = self.within("cannot unload cuBLAS", || Ok(blas.flatten().map(Blas::unload)));
-            let _ = self.within("cannot unload the kernels", || result::module::unload(module));
+            let _ = self.within("cannot unload cuBLAS", || {
+                Ok(blas.flatten().map(Blas::unload))
+            });
+            let _ = self.within("cannot unload the kernels", || {
+                result::module::unload(module)
+            });
             let _ = result::primary_ctx::release(self.device);
         }
     }
@@ -266,11 +391,18 @@ mod tests {
     #[test]
     fn the_shipped_kernels_are_all_there_for_the_least_device() {
         for kernel in Kernel::ALL {
-            assert!(PTX.contains(&format!(".visible .entry {}(", kernel.name())), "{}", kernel.name());
+            assert!(
+                PTX.contains(&format!(".visible .entry {}(", kernel.name())),
+                "{}",
+                kernel.name()
+            );
         }
         let (major, minor) = LEAST_CAPABILITY;
         assert!(PTX.contains(&format!("\n.target sm_{major}{minor}\n")));
-        assert!(!PTX.contains("f64.ftz") && !PTX.contains("f32.ftz"), "subnormals are numbers like all others");
+        assert!(
+            !PTX.contains("f64.ftz") && !PTX.contains("f32.ftz"),
+            "subnormals are numbers like all others"
+        );
     }
 
     #[test]
@@ -281,7 +413,10 @@ mod tests {
         }
         let error = Cuda::open(0).err().expect("there is no driver");
         assert_eq!(error.kind(), Kind::Device);
-        assert!(error.to_string().contains("the CUDA driver is missing"), "{error}");
+        assert!(
+            error.to_string().contains("the CUDA driver is missing"),
+            "{error}"
+        );
         assert_eq!(error.exit_code(), 2);
     }
 }

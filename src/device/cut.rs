@@ -20,31 +20,48 @@ pub(super) struct Part {
     pub columns: Range<usize>,
 }
 
-/// The parts of a result that stays on the device: the factors of each, [`DEPTH`] terms at a time, fit a lane.
+/// The parts of a result that stays on the device: the factors of each, [`DEPTH`] terms at a time,
+/// fit a lane.
 pub(super) fn there(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
     let both = (lane - LOST) / UNIT / DEPTH;
     let high = even((both / 2).max(both.saturating_sub(columns)), rows);
     parts(rows, columns, high, even(both - high, columns))
 }
 
-/// The parts of a result that is carried to the device: their entries fit a lane together with the factors.
+/// The parts of a result that is carried to the device: their entries fit a lane together with the
+/// factors.
 pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
     let floats = (lane - LOST) / UNIT;
     let fits = |side: &usize| side * side + 2 * DEPTH * side <= floats;
-    let side = (1..).map(|squares| squares * SQUARE).take_while(fits).last().unwrap_or(SQUARE);
+    let side = (1..)
+        .map(|squares| squares * SQUARE)
+        .take_while(fits)
+        .last()
+        .unwrap_or(SQUARE);
     let high = side.min(rows);
-    parts(rows, columns, high, even((floats - DEPTH * high) / (high + DEPTH), columns))
+    parts(
+        rows,
+        columns,
+        high,
+        even((floats - DEPTH * high) / (high + DEPTH), columns),
+    )
 }
 
 /// The terms of a part's sums that are brought together, when `room` bytes are left for factors.
-pub(super) fn terms(part: &Part, depth: usize, room: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+pub(super) fn terms(
+    part: &Part,
+    depth: usize,
+    room: usize,
+) -> impl Iterator<Item = Range<usize>> + use<> {
     let most = room.saturating_sub(LOST) / UNIT / (part.rows.len() + part.columns.len()).max(1);
     let step = (most / DEPTH * DEPTH).max(DEPTH);
-    (0..depth).step_by(step).map(move |start| start..depth.min(start + step))
+    (0..depth)
+        .step_by(step)
+        .map(move |start| start..depth.min(start + step))
 }
 
-/// How many terms of a whole result are brought together when the columns of the right factor, whole rows of it, are
-/// reordered on the device; none when they do not fit.
+/// How many terms of a whole result are brought together when the columns of the right factor,
+/// whole rows of it, are reordered on the device; none when they do not fit.
 pub(super) fn gathered_terms(rows: usize, columns: usize, lane: usize) -> Option<usize> {
     let room = lane.checked_sub(LOST + ALIGNMENT + columns * size_of::<u32>())?;
     // The right factor lies there twice.
@@ -54,13 +71,26 @@ pub(super) fn gathered_terms(rows: usize, columns: usize, lane: usize) -> Option
 
 /// So many rows or columns at a time of `all`: whole squares, unless it is all of them.
 fn even(most: usize, all: usize) -> usize {
-    if most >= all { all } else { most / SQUARE * SQUARE }
+    if most >= all {
+        all
+    } else {
+        most / SQUARE * SQUARE
+    }
 }
 
 fn parts(rows: usize, columns: usize, high: usize, wide: usize) -> Vec<Part> {
-    let along = |all: usize, step: usize| (0..all).step_by(step.max(1)).map(move |start| start..all.min(start + step));
+    let along = |all: usize, step: usize| {
+        (0..all)
+            .step_by(step.max(1))
+            .map(move |start| start..all.min(start + step))
+    };
     along(rows, high)
-        .flat_map(|rows| along(columns, wide).map(move |columns| Part { rows: rows.clone(), columns }))
+        .flat_map(|rows| {
+            along(columns, wide).map(move |columns| Part {
+                rows: rows.clone(),
+                columns,
+            })
+        })
         .collect()
 }
 
@@ -71,22 +101,51 @@ mod tests {
     #[test]
     fn parts_cover_the_result_and_fit_the_lane() {
         let sizes = [1, 2, SQUARE - 1, SQUARE, SQUARE + 1, 1000, 5000];
-        for lane in [LEAST_LANE, LEAST_LANE + ALIGNMENT, 2 * LEAST_LANE + 12345, 1 << 22, 1 << 26] {
-            for (rows, columns) in sizes.iter().flat_map(|rows| sizes.map(|columns| (*rows, columns))) {
-                for (cut, carries) in [(there as fn(usize, usize, usize) -> Vec<Part>, false), (carried, true)] {
+        for lane in [
+            LEAST_LANE,
+            LEAST_LANE + ALIGNMENT,
+            2 * LEAST_LANE + 12345,
+            1 << 22,
+            1 << 26,
+        ] {
+            for (rows, columns) in sizes
+                .iter()
+                .flat_map(|rows| sizes.map(|columns| (*rows, columns)))
+            {
+                for (cut, carries) in [
+                    (there as fn(usize, usize, usize) -> Vec<Part>, false),
+                    (carried, true),
+                ] {
                     let parts = cut(rows, columns, lane);
                     let about = format!("{rows} x {columns} in {lane}: {parts:?}");
-                    let area: usize = parts.iter().map(|part| part.rows.len() * part.columns.len()).sum();
+                    let area: usize = parts
+                        .iter()
+                        .map(|part| part.rows.len() * part.columns.len())
+                        .sum();
                     assert_eq!(area, rows * columns, "{about}");
                     for part in &parts {
                         let up = |bytes: usize| bytes.next_multiple_of(ALIGNMENT);
-                        let own = if carries { up(part.rows.len() * part.columns.len() * UNIT) } else { 0 };
+                        let own = if carries {
+                            up(part.rows.len() * part.columns.len() * UNIT)
+                        } else {
+                            0
+                        };
                         for depth in [1, DEPTH, 3 * DEPTH + 5] {
                             let terms: Vec<_> = terms(part, depth, lane - own).collect();
-                            assert!(terms.iter().all(|terms| terms.start % DEPTH == 0), "{about}");
-                            assert_eq!(terms.iter().map(ExactSizeIterator::len).sum::<usize>(), depth, "{about}");
+                            assert!(
+                                terms.iter().all(|terms| terms.start % DEPTH == 0),
+                                "{about}"
+                            );
+                            assert_eq!(
+                                terms.iter().map(ExactSizeIterator::len).sum::<usize>(),
+                                depth,
+                                "{about}"
+                            );
                             let factor = |size: usize| up(terms[0].len() * size * UNIT);
-                            assert!(own + factor(part.rows.len()) + factor(part.columns.len()) <= lane, "{about}");
+                            assert!(
+                                own + factor(part.rows.len()) + factor(part.columns.len()) <= lane,
+                                "{about}"
+                            );
                         }
                     }
                 }

@@ -24,40 +24,79 @@ pub(super) struct Factors<'a> {
 }
 
 impl Factors<'_> {
-    /// Copies what some terms of a part need into a lane in which nothing is under way, from `begin` on, and queues its way
-    /// to the device. Columns are reordered here.
-    pub fn bring(&self, lane: &mut Lane, begin: usize, part: &Part, terms: &Range<usize>) -> Result<[Factor; 2]> {
+    /// Copies what some terms of a part need into a lane in which nothing is under way, from
+    /// `begin` on, and queues its way to the device. Columns are reordered here.
+    pub fn bring(
+        &self,
+        lane: &mut Lane,
+        begin: usize,
+        part: &Part,
+        terms: &Range<usize>,
+    ) -> Result<[Factor; 2]> {
         let mut end = begin;
         let brought = self.pieces(part, terms).map(|piece| {
             let at = end.next_multiple_of(ALIGNMENT);
             end = at + piece.len() * UNIT;
             piece.copy_to(bytemuck::cast_slice_mut(lane.host(at..end)));
-            Factor { at: lane.memory.at(at), transposed: piece.matrix.is_transposed() }
+            Factor {
+                at: lane.memory.at(at),
+                transposed: piece.matrix.is_transposed(),
+            }
         });
         lane.copy_in(begin..end)?;
         Ok(brought)
     }
 
     /// The same from the lane's begin on, for a part of all columns, which are reordered there.
-    pub fn bring_apart(&self, lane: &mut Lane, part: &Part, terms: &Range<usize>) -> Result<[Factor; 2]> {
-        let Some(columns) = self.columns else { return self.bring(lane, 0, part, terms) };
-        let [left, right] = self.pieces(part, terms).map(|piece| Piece { places: None, ..piece });
-        let moved = Moved::new((left.len() * UNIT).next_multiple_of(ALIGNMENT), right.len() * UNIT, columns.len());
+    pub fn bring_apart(
+        &self,
+        lane: &mut Lane,
+        part: &Part,
+        terms: &Range<usize>,
+    ) -> Result<[Factor; 2]> {
+        let Some(columns) = self.columns else {
+            return self.bring(lane, 0, part, terms);
+        };
+        let [left, right] = self.pieces(part, terms).map(|piece| Piece {
+            places: None,
+            ..piece
+        });
+        let moved = Moved::new(
+            (left.len() * UNIT).next_multiple_of(ALIGNMENT),
+            right.len() * UNIT,
+            columns.len(),
+        );
         left.copy_to(bytemuck::cast_slice_mut(lane.host(0..left.len() * UNIT)));
         right.copy_to(bytemuck::cast_slice_mut(lane.host(moved.from.clone())));
         moved.put_places(lane, columns);
         lane.copy_in(0..moved.places.end)?;
         moved.launch(lane, Dtype::F32, columns.len())?;
-        let factor = |at: usize, transposed: bool| Factor { at: lane.memory.at(at), transposed };
-        Ok([factor(0, left.matrix.is_transposed()), factor(moved.into.start, false)])
+        let factor = |at: usize, transposed: bool| Factor {
+            at: lane.memory.at(at),
+            transposed,
+        };
+        Ok([
+            factor(0, left.matrix.is_transposed()),
+            factor(moved.into.start, false),
+        ])
     }
 
     /// What of both makes up some terms of a part of the result.
     fn pieces(&self, part: &Part, terms: &Range<usize>) -> [Piece<'_>; 2] {
         let (rows, columns) = (part.rows.clone(), part.columns.clone());
         [
-            Piece { matrix: self.left, rows, columns: terms.clone(), places: None },
-            Piece { matrix: self.right, rows: terms.clone(), columns, places: self.columns },
+            Piece {
+                matrix: self.left,
+                rows,
+                columns: terms.clone(),
+                places: None,
+            },
+            Piece {
+                matrix: self.right,
+                rows: terms.clone(),
+                columns,
+                places: self.columns,
+            },
         ]
     }
 }
@@ -77,13 +116,20 @@ impl Piece<'_> {
 
     /// Copies the elements, in the order in which the matrix has them.
     fn copy_to(&self, into: &mut [f32]) {
-        let Self { matrix, rows, columns, places } = self;
+        let Self {
+            matrix,
+            rows,
+            columns,
+            places,
+        } = self;
         let (lines, along, pitch) = match matrix.is_transposed() {
             true => (columns, rows, matrix.rows()),
             false => (rows, columns, matrix.columns()),
         };
         let width = along.len().max(1);
-        let pieces = into.par_chunks_exact_mut(width).with_min_len(PIECE.div_ceil(width));
+        let pieces = into
+            .par_chunks_exact_mut(width)
+            .with_min_len(PIECE.div_ceil(width));
         pieces.zip(lines.clone()).for_each(|(into, line)| {
             let line = &matrix.elements()[line * pitch..][..pitch];
             match places {

@@ -27,7 +27,10 @@ impl Moved {
     pub fn new(begin: usize, bytes: usize, columns: usize) -> Self {
         let part = |begin: usize, bytes: usize| begin..begin + bytes;
         let from = part(begin, bytes);
-        let places = part(from.end.next_multiple_of(ALIGNMENT), columns * size_of::<u32>());
+        let places = part(
+            from.end.next_multiple_of(ALIGNMENT),
+            columns * size_of::<u32>(),
+        );
         let into = part(places.end.next_multiple_of(ALIGNMENT), bytes);
         Self { from, places, into }
     }
@@ -35,7 +38,10 @@ impl Moved {
     /// Puts the places into the lane's memory on the host.
     pub fn put_places(&self, lane: &mut Lane, columns: &Columns) {
         let places = lane.host(self.places.clone()).as_chunks_mut().0;
-        places.iter_mut().zip(columns.places()).for_each(|(into, place)| *into = place.to_le_bytes());
+        places
+            .iter_mut()
+            .zip(columns.places())
+            .for_each(|(into, place)| *into = place.to_le_bytes());
     }
 
     /// Queues the kernel, when the rows and the places were queued.
@@ -53,7 +59,11 @@ impl Moved {
             Argument::Word(code(dtype)),
             address(&self.places),
         ];
-        lane.launch(Kernel::Gather, [columns.div_ceil(Kernel::BLOCK as usize), rows.min(SHARES)], &arguments)
+        lane.launch(
+            Kernel::Gather,
+            [columns.div_ceil(Kernel::BLOCK as usize), rows.min(SHARES)],
+            &arguments,
+        )
     }
 }
 

@@ -46,8 +46,18 @@ impl Lanes {
     ///
     /// [`Kind::Device`] when the device or the host has not as much memory.
     pub fn new(driver: Arc<dyn Driver>, count: usize, bytes: usize) -> Result<Self> {
-        let idle = (0..count).map(|_| Lane::new(&driver, bytes)).collect::<Result<_>>()?;
-        Ok(Self { driver, bytes, state: Mutex::new(State { idle, failed: false }), returned: Condvar::new() })
+        let idle = (0..count)
+            .map(|_| Lane::new(&driver, bytes))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            driver,
+            bytes,
+            state: Mutex::new(State {
+                idle,
+                failed: false,
+            }),
+            returned: Condvar::new(),
+        })
     }
 
     /// The device.
@@ -55,7 +65,8 @@ impl Lanes {
         &self.driver
     }
 
-    /// The most elements, whole chunks, that a lane holds of inputs of these types and an output of type `out`.
+    /// The most elements, whole chunks, that a lane holds of inputs of these types and an output of
+    /// type `out`.
     pub fn capacity(&self, inputs: &[Dtype], out: Dtype) -> usize {
         Layout::capacity(inputs, out, self.bytes)
     }
@@ -64,7 +75,8 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] once a lane has failed: nothing that the device still gives is worth anything.
+    /// [`Kind::Device`] once a lane has failed: nothing that the device still gives is worth
+    /// anything.
     pub fn take(&self) -> Result<Taken<'_>> {
         let mut state = self.lock();
         loop {
@@ -77,8 +89,19 @@ impl Lanes {
                 ));
             }
             match state.idle.pop() {
-                Some(lane) => return Ok(Taken { lanes: self, lane: Some(lane), sound: true }),
-                None => state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(lane) => {
+                    return Ok(Taken {
+                        lanes: self,
+                        lane: Some(lane),
+                        sound: true,
+                    });
+                }
+                None => {
+                    state = self
+                        .returned
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }
@@ -91,16 +114,24 @@ impl Lanes {
 impl Lane {
     pub(super) fn new(driver: &Arc<dyn Driver>, bytes: usize) -> Result<Self> {
         let stream = driver.stream()?;
-        let made = driver.pin(bytes).and_then(|pinned| match driver.allocate(bytes) {
-            Ok(memory) => Ok((pinned, memory)),
-            Err(error) => {
-                // SAFETY: it was just taken, and nothing was queued.
-                unsafe { driver.unpin(pinned) }
-                Err(error)
-            }
-        });
+        let made = driver
+            .pin(bytes)
+            .and_then(|pinned| match driver.allocate(bytes) {
+                Ok(memory) => Ok((pinned, memory)),
+                Err(error) => {
+                    // SAFETY: it was just taken, and nothing was queued.
+                    unsafe { driver.unpin(pinned) }
+                    Err(error)
+                }
+            });
         match made {
-            Ok((pinned, memory)) => Ok(Self { driver: Arc::clone(driver), stream, pinned, memory, bytes }),
+            Ok((pinned, memory)) => Ok(Self {
+                driver: Arc::clone(driver),
+                stream,
+                pinned,
+                memory,
+                bytes,
+            }),
             Err(error) => {
                 // SAFETY: it was just made, and nothing was queued.
                 unsafe { driver.close(stream) }
@@ -116,17 +147,23 @@ impl Lane {
 
     /// A part of the pinned memory; nothing that was queued may be under way in it.
     pub(super) fn host(&mut self, part: Range<usize>) -> &mut [u8] {
-        assert!(part.start <= part.end && part.end <= self.bytes, "a part beyond the lane");
-        // SAFETY: the memory is the lane's own and has the part; the caller has waited for what was queued in it.
+        assert!(
+            part.start <= part.end && part.end <= self.bytes,
+            "a part beyond the lane"
+        );
+        // SAFETY: the memory is the lane's own and has the part; the caller has waited for what was
+        // queued in it.
         unsafe { std::slice::from_raw_parts_mut(self.pinned.as_ptr().add(part.start), part.len()) }
     }
 
     pub(super) fn copy_in(&self, part: Range<usize>) -> Result<()> {
         assert!(part.end <= self.bytes, "a part beyond the lane");
-        // SAFETY: both memories have the part; who works with the lane waits before it touches the host's again.
+        // SAFETY: both memories have the part; who works with the lane waits before it touches the
+        // host's again.
         unsafe {
             let from = self.pinned.as_ptr().add(part.start);
-            self.driver.copy_in(self.stream, from, self.memory.at(part.start), part.len())
+            self.driver
+                .copy_in(self.stream, from, self.memory.at(part.start), part.len())
         }
     }
 
@@ -135,7 +172,8 @@ impl Lane {
         // SAFETY: as above.
         unsafe {
             let to = self.pinned.as_ptr().add(part.start);
-            self.driver.copy_out(self.stream, self.memory.at(part.start), to, part.len())
+            self.driver
+                .copy_out(self.stream, self.memory.at(part.start), to, part.len())
         }
     }
 
@@ -143,23 +181,42 @@ impl Lane {
     pub(super) fn fetch(&self, from: Address, part: Range<usize>) -> Result<()> {
         assert!(part.end <= self.bytes, "a part beyond the lane");
         // SAFETY: as above; `from` begins as much memory of the same driver.
-        unsafe { self.driver.copy_out(self.stream, from, self.pinned.as_ptr().add(part.start), part.len()) }
+        unsafe {
+            self.driver.copy_out(
+                self.stream,
+                from,
+                self.pinned.as_ptr().add(part.start),
+                part.len(),
+            )
+        }
     }
 
     /// Queues a product, by the kernel here where it `must` be.
     pub(super) fn multiply(&self, product: &Multiplication, must: bool) -> Result<()> {
-        // SAFETY: `Products` lays factors and sums out in memory of the same driver, as large as the product says.
+        // SAFETY: `Products` lays factors and sums out in memory of the same driver, as large as
+        // the product says.
         unsafe {
             match must {
-                true => self.driver.launch(self.stream, Kernel::Product, product.grid(), &product.arguments()),
+                true => self.driver.launch(
+                    self.stream,
+                    Kernel::Product,
+                    product.grid(),
+                    &product.arguments(),
+                ),
                 false => self.driver.multiply(self.stream, product),
             }
         }
     }
 
-    pub(super) fn launch(&self, kernel: Kernel, grid: [usize; 2], arguments: &[Argument]) -> Result<()> {
+    pub(super) fn launch(
+        &self,
+        kernel: Kernel,
+        grid: [usize; 2],
+        arguments: &[Argument],
+    ) -> Result<()> {
         let grid = grid.map(word);
-        // SAFETY: the arguments are made by `Resident` for its layout, which lies in the lane's memory.
+        // SAFETY: the arguments are made by `Resident` for its layout, which lies in the lane's
+        // memory.
         unsafe { self.driver.launch(self.stream, kernel, grid, arguments) }
     }
 
@@ -171,7 +228,8 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // What was queued must not run on in memory that is gone; where waiting fails, nothing runs any more.
+        // What was queued must not run on in memory that is gone; where waiting fails, nothing runs
+        // any more.
         let _ = self.wait();
         // SAFETY: all of it is the lane's own, and nothing is under way.
         unsafe {
@@ -194,23 +252,37 @@ impl Taken<'_> {
     /// Does some work, after which the lane is sound if the work succeeds.
     pub(super) fn work(&mut self, work: impl FnOnce(&mut Lane) -> Result<()>) -> Result<()> {
         self.sound = false;
-        work(self.lane.as_mut().expect("a lane is there until it is dropped"))?;
+        work(
+            self.lane
+                .as_mut()
+                .expect("a lane is there until it is dropped"),
+        )?;
         self.sound = true;
         Ok(())
     }
 
-    /// Brings elements over: as many of each input, no more than the lane's capacity for an output of type `out`.
+    /// Brings elements over: as many of each input, no more than the lane's capacity for an output
+    /// of type `out`.
     ///
     /// # Errors
     ///
     /// [`Kind::Device`] when the device fails.
     pub fn load(&mut self, inputs: &[Elements<'_>], out: Dtype) -> Result<Resident<'_>> {
         let len = inputs.first().map_or(0, Elements::len);
-        assert!(inputs.iter().all(|input| input.len() == len), "inputs differ in length");
+        assert!(
+            inputs.iter().all(|input| input.len() == len),
+            "inputs differ in length"
+        );
         let dtypes: Vec<Dtype> = inputs.iter().map(|input| input.dtype).collect();
         let layout = Layout::new(&dtypes, out, len);
-        let lane = self.lane.as_mut().expect("a lane is there until it is dropped");
-        assert!(layout.bytes() <= lane.bytes, "more elements than the lane holds");
+        let lane = self
+            .lane
+            .as_mut()
+            .expect("a lane is there until it is dropped");
+        assert!(
+            layout.bytes() <= lane.bytes,
+            "more elements than the lane holds"
+        );
         self.sound = false;
         // Who had the lane before may have left without asking for anything.
         lane.wait()?;
@@ -223,10 +295,20 @@ impl Taken<'_> {
         for (input, part) in inputs.iter().zip(&layout.elements) {
             lane.host(part.clone()).copy_from_slice(input.bytes);
         }
-        let end = layout.elements.last().map_or(layout.inputs.end, |last| last.end);
+        let end = layout
+            .elements
+            .last()
+            .map_or(layout.inputs.end, |last| last.end);
         lane.copy_in(layout.inputs.start..end)?;
         self.sound = true;
-        Ok(Resident { lane, sound: &mut self.sound, layout, dtypes, out, len })
+        Ok(Resident {
+            lane,
+            sound: &mut self.sound,
+            layout,
+            dtypes,
+            out,
+            len,
+        })
     }
 }
 

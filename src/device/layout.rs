@@ -5,7 +5,8 @@
 //!  └──────── brought over ─────────┘└──────── brought over ────────────┘└── fetched back ──┘
 //! ```
 //!
-//! The host's copy of it, in pinned memory, has the same layout. Every part begins at a multiple of [`ALIGNMENT`].
+//! The host's copy of it, in pinned memory, has the same layout. Every part begins at a multiple of
+//! [`ALIGNMENT`].
 
 use std::ops::Range;
 
@@ -75,7 +76,10 @@ impl Layout {
         let count = inputs.len();
         Self {
             inputs: part(count * RECORD),
-            elements: inputs.iter().map(|dtype| part(len * dtype.bytes())).collect(),
+            elements: inputs
+                .iter()
+                .map(|dtype| part(len * dtype.bytes()))
+                .collect(),
             pieces: part(most_pieces * RECORD),
             weights: part(most_pieces * (count + 1) * size_of::<f64>()),
             overflows: part(size_of::<u64>()),
@@ -91,14 +95,19 @@ impl Layout {
         self.output.end.next_multiple_of(ALIGNMENT)
     }
 
-    /// The most elements, whole chunks, for which `bytes` of memory do; none when they do not for a single chunk.
+    /// The most elements, whole chunks, for which `bytes` of memory do; none when they do not for a
+    /// single chunk.
     pub fn capacity(inputs: &[Dtype], out: Dtype, bytes: usize) -> usize {
         let fits = |chunks: usize| Self::new(inputs, out, chunks * CHUNK).bytes() <= bytes;
         let unit = inputs.iter().map(|dtype| dtype.bytes()).sum::<usize>() + out.bytes();
         let (mut enough, mut too_many) = (0, bytes / (unit * CHUNK) + 1);
         while too_many - enough > 1 {
             let middle = enough.midpoint(too_many);
-            if fits(middle) { enough = middle } else { too_many = middle }
+            if fits(middle) {
+                enough = middle
+            } else {
+                too_many = middle
+            }
         }
         enough * CHUNK
     }
@@ -109,8 +118,8 @@ impl Layout {
     }
 }
 
-/// The most pieces that `len` elements are cut into: segments of at least [`LEAST_SEGMENT`] but for the last one, cut
-/// at whole chunks.
+/// The most pieces that `len` elements are cut into: segments of at least [`LEAST_SEGMENT`] but for
+/// the last one, cut at whole chunks.
 fn most_pieces(len: usize) -> usize {
     len / LEAST_SEGMENT + 2
 }
@@ -125,10 +134,24 @@ mod tests {
             let layout = Layout::new(&[Dtype::F8E4M3, Dtype::F64, Dtype::BF16], Dtype::F32, len);
             let mut parts = vec![&layout.inputs];
             parts.extend(&layout.elements);
-            parts.extend([&layout.pieces, &layout.weights, &layout.overflows, &layout.first, &layout.sums]);
+            parts.extend([
+                &layout.pieces,
+                &layout.weights,
+                &layout.overflows,
+                &layout.first,
+                &layout.sums,
+            ]);
             parts.push(&layout.output);
-            assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start), "{layout:?}");
-            assert!(parts.iter().all(|part| part.start % ALIGNMENT == 0 && part.end <= layout.bytes()), "{layout:?}");
+            assert!(
+                parts.windows(2).all(|pair| pair[0].end <= pair[1].start),
+                "{layout:?}"
+            );
+            assert!(
+                parts
+                    .iter()
+                    .all(|part| part.start % ALIGNMENT == 0 && part.end <= layout.bytes()),
+                "{layout:?}"
+            );
         }
     }
 
@@ -144,10 +167,21 @@ mod tests {
 
     #[test]
     fn no_cut_into_segments_makes_more_pieces_than_there_is_room_for() {
-        for segment in [LEAST_SEGMENT, LEAST_SEGMENT + 1, 2000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1] {
+        for segment in [
+            LEAST_SEGMENT,
+            LEAST_SEGMENT + 1,
+            2000,
+            CHUNK - 1,
+            CHUNK,
+            CHUNK + 1,
+            2 * CHUNK + 1,
+        ] {
             for len in [1, segment, 7 * segment + 3, 40 * segment - 1] {
                 let whole = len / segment * segment.div_ceil(CHUNK);
-                assert!(whole + (len % segment).div_ceil(CHUNK) <= most_pieces(len), "{len} in {segment}");
+                assert!(
+                    whole + (len % segment).div_ceil(CHUNK) <= most_pieces(len),
+                    "{len} in {segment}"
+                );
             }
         }
     }

@@ -1,19 +1,21 @@
-//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to the bit; and products
-//! of matrices, whose sums have an order of their own.
+//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to
+//! the bit; and products of matrices, whose sums have an order of their own.
 //!
-//! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few streams with memory of
-//! their own on both sides; whoever has a stretch of elements to work on takes one, brings the stretch over, has it
-//! measured, looked through or combined, and gives the lane back. With two lanes or more, one's copies overlap another's
-//! work. The kernels are CUDA C in `src/device/cuda`, which tests also compile for the host and hold against the portable
-//! loops; they are shipped as PTX, so nothing but NVIDIA's driver is needed, and that is looked for when the program runs.
+//! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few
+//! streams with memory of their own on both sides; whoever has a stretch of elements to work on
+//! takes one, brings the stretch over, has it measured, looked through or combined, and gives the
+//! lane back. With two lanes or more, one's copies overlap another's work. The kernels are CUDA C
+//! in `src/device/cuda`, which tests also compile for the host and hold against the portable loops;
+//! they are shipped as PTX, so nothing but NVIDIA's driver is needed, and that is looked for when
+//! the program runs.
 //!
 //! - `choice`: what a user asks for, and opening it.
 //! - `cuda`: the driver over the CUDA driver library.
 //! - `layout`: where in a lane's memory what lies.
 //! - `lanes`: the lanes: who has one, and their memory on both sides.
 //! - `resident`: the work on what lies in a lane.
-//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`: how its factors
-//!   come over.
+//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`: how
+//!   its factors come over.
 //! - `gather`: reordered columns.
 //! - `blas`: the vendor's library for products, where it is installed.
 
@@ -42,8 +44,8 @@ pub use multiplication::{DEPTH, Factor, Multiplication, SQUARE};
 pub use products::Products;
 pub use resident::{Mix, Resident};
 
-/// The least elements of one solved segment that is worked on on a device; shorter ones cost more to hand over than to
-/// work on.
+/// The least elements of one solved segment that is worked on on a device; shorter ones cost more
+/// to hand over than to work on.
 pub const LEAST_SEGMENT: usize = 1024;
 
 /// An address in the memory of a device.
@@ -79,7 +81,13 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 5] = [Self::GramSums, Self::Scan, Self::Combine, Self::Product, Self::Gather];
+    pub const ALL: [Self; 5] = [
+        Self::GramSums,
+        Self::Scan,
+        Self::Combine,
+        Self::Product,
+        Self::Gather,
+    ];
 
     /// Threads of a block, in every kernel.
     pub const BLOCK: u32 = 256;
@@ -125,7 +133,8 @@ pub trait Driver: Send + Sync {
     /// It came from [`Driver::allocate`], and nothing that was queued uses it any more.
     unsafe fn free(&self, memory: Address);
 
-    /// Takes `bytes` of the host's memory that stay where they are, so that copies run beside everything else.
+    /// Takes `bytes` of the host's memory that stay where they are, so that copies run beside
+    /// everything else.
     fn pin(&self, bytes: usize) -> Result<NonNull<u8>>;
 
     /// Gives pinned memory back.
@@ -149,22 +158,38 @@ pub trait Driver: Send + Sync {
     ///
     /// # Safety
     ///
-    /// `from` is pinned and neither written nor given back before [`Driver::wait`] returns; both ranges are allocated.
-    unsafe fn copy_in(&self, stream: Stream, from: *const u8, to: Address, len: usize) -> Result<()>;
+    /// `from` is pinned and neither written nor given back before [`Driver::wait`] returns; both
+    /// ranges are allocated.
+    unsafe fn copy_in(
+        &self,
+        stream: Stream,
+        from: *const u8,
+        to: Address,
+        len: usize,
+    ) -> Result<()>;
 
     /// Queues a copy of `len` bytes from the device.
     ///
     /// # Safety
     ///
-    /// `to` is pinned and neither read, written nor given back before [`Driver::wait`] returns; both ranges are allocated.
-    unsafe fn copy_out(&self, stream: Stream, from: Address, to: *mut u8, len: usize) -> Result<()>;
+    /// `to` is pinned and neither read, written nor given back before [`Driver::wait`] returns;
+    /// both ranges are allocated.
+    unsafe fn copy_out(&self, stream: Stream, from: Address, to: *mut u8, len: usize)
+    -> Result<()>;
 
     /// Queues `kernel` on `grid` blocks of [`Kernel::BLOCK`] threads.
     ///
     /// # Safety
     ///
-    /// The arguments are those of the kernel, and lead to memory of the device as the kernel expects it.
-    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 2], arguments: &[Argument]) -> Result<()>;
+    /// The arguments are those of the kernel, and lead to memory of the device as the kernel
+    /// expects it.
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: Kernel,
+        grid: [u32; 2],
+        arguments: &[Argument],
+    ) -> Result<()>;
 
     /// Waits until all that was queued is done.
     ///
@@ -185,6 +210,13 @@ pub trait Driver: Send + Sync {
     /// Factors and sums are allocated, as large as the product says.
     unsafe fn multiply(&self, stream: Stream, product: &Multiplication) -> Result<()> {
         // SAFETY: the arguments are made for this kernel; the caller's.
-        unsafe { self.launch(stream, Kernel::Product, product.grid(), &product.arguments()) }
+        unsafe {
+            self.launch(
+                stream,
+                Kernel::Product,
+                product.grid(),
+                &product.arguments(),
+            )
+        }
     }
 }

@@ -3,8 +3,8 @@
 use super::resident::word;
 use super::{Address, Argument};
 
-/// Terms of a sum that are added up before they are added to the result; `DEPTH` in `product.h`. Factors may be cut at
-/// multiples of it.
+/// Terms of a sum that are added up before they are added to the result; `DEPTH` in `product.h`.
+/// Factors may be cut at multiples of it.
 pub const DEPTH: usize = 256;
 /// Rows and columns of the result that a block of threads computes; `SQUARE` in `product.h`.
 pub const SQUARE: usize = 128;
@@ -18,7 +18,8 @@ pub struct Factor {
     pub transposed: bool,
 }
 
-/// The entries `sums`, `stride` from one row to the next, become or grow by `scale` · `left` · `right`.
+/// The entries `sums`, `stride` from one row to the next, become or grow by `scale` · `left` ·
+/// `right`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Multiplication {
     /// The left factor, `rows` × `depth`.

@@ -1,14 +1,16 @@
 //! Sums of products of matrices on a device.
 //!
-//! The entries of a sum lie in the device's memory from its first product to its end. Factors are brought over through two
-//! lanes in turn: while one lane's factors are multiplied, the next ones are copied into the other, and the caller reads
-//! those after them. A product begins when the one before it is done, since both add to the same entries, so that sums
-//! have one order. Factors that are larger than a lane are cut, along the terms of the sums at multiples of [`DEPTH`](super::multiplication::DEPTH)
-//! only: with [`Kernel::Product`](super::Kernel::Product) the bits depend on no cut, nor on the memory. A library of the
-//! vendor's keeps to orders of its own.
+//! The entries of a sum lie in the device's memory from its first product to its end. Factors are
+//! brought over through two lanes in turn: while one lane's factors are multiplied, the next ones
+//! are copied into the other, and the caller reads those after them. A product begins when the one
+//! before it is done, since both add to the same entries, so that sums have one order. Factors that
+//! are larger than a lane are cut, along the terms of the sums at multiples of
+//! [`DEPTH`](super::multiplication::DEPTH) only: with [`Kernel::Product`](super::Kernel::Product)
+//! the bits depend on no cut, nor on the memory. A library of the vendor's keeps to orders of its
+//! own.
 //!
-//! A sum with more entries than the device has room for stays on the host. Part by part it is carried to the device, has
-//! its products added, and is fetched back.
+//! A sum with more entries than the device has room for stays on the host. Part by part it is
+//! carried to the device, has its products added, and is fetched back.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +26,8 @@ use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::{Adder, Columns, Matrix, Sum};
 
-/// No lane is larger: in this much, the copies of 512 features of 16384 units on either side are one each.
+/// No lane is larger: in this much, the copies of 512 features of 16384 units on either side are
+/// one each.
 const LANE_CAP: usize = 64 << 20;
 /// A lane takes at most this part of the memory, on either side, if it can do with it.
 const HOST_SHARE: u64 = 16;
@@ -59,15 +62,24 @@ fn lane_bytes(host: u64, device: u64) -> Result<usize> {
     let least = (2 * LEAST_LANE + SQUARE * SQUARE * UNIT) as u64;
     if device < least {
         let cause = format!("products of matrices need at least {}", format_bytes(least));
-        return Err(Error::new(Kind::Device, "device memory is too small", format_bytes(device), cause)
-            .with_hint(format!("give --device-memory {}MiB or more, or leave out --device", least.div_ceil(1 << 20))));
+        return Err(Error::new(
+            Kind::Device,
+            "device memory is too small",
+            format_bytes(device),
+            cause,
+        )
+        .with_hint(format!(
+            "give --device-memory {}MiB or more, or leave out --device",
+            least.div_ceil(1 << 20)
+        )));
     }
     let share = usize::try_from((host / HOST_SHARE).min(device / DEVICE_SHARE)).unwrap_or(LANE_CAP);
     Ok(share.clamp(LEAST_LANE, LANE_CAP) / ALIGNMENT * ALIGNMENT)
 }
 
 impl Products {
-    /// Bytes of the host's memory that are pinned where so much may be taken of it and of the device's.
+    /// Bytes of the host's memory that are pinned where so much may be taken of it and of the
+    /// device's.
     ///
     /// # Errors
     ///
@@ -85,15 +97,33 @@ impl Products {
         let bytes = lane_bytes(host, device)?;
         let lane = || Lane::new(&driver, bytes);
         let lanes = [lane()?, lane()?];
-        let most = usize::try_from(device).unwrap_or(usize::MAX).saturating_sub(2 * bytes) / UNIT;
-        let room = Room { driver: Arc::clone(&driver), lanes, next: 0, entries: None, failed: false };
-        Ok(Self { driver, most, own_kernel: false, room: Mutex::new(room) })
+        let most = usize::try_from(device)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(2 * bytes)
+            / UNIT;
+        let room = Room {
+            driver: Arc::clone(&driver),
+            lanes,
+            next: 0,
+            entries: None,
+            failed: false,
+        };
+        Ok(Self {
+            driver,
+            most,
+            own_kernel: false,
+            room: Mutex::new(room),
+        })
     }
 
-    /// The same with [`Kernel::Product`](super::Kernel::Product), even where there is something faster: to compare both.
+    /// The same with [`Kernel::Product`](super::Kernel::Product), even where there is something
+    /// faster: to compare both.
     #[must_use]
     pub fn with_own_kernel(self) -> Self {
-        Self { own_kernel: true, ..self }
+        Self {
+            own_kernel: true,
+            ..self
+        }
     }
 }
 
@@ -103,7 +133,12 @@ impl Adder for Products {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         if room.failed {
             let cause = "work before this failed";
-            return Err(Error::new(Kind::Device, "device has failed", self.driver.name(), cause));
+            return Err(Error::new(
+                Kind::Device,
+                "device has failed",
+                self.driver.name(),
+                cause,
+            ));
         }
         let columns = result.len() / rows.max(1);
         let stays = result.len() <= self.most;
@@ -145,16 +180,45 @@ struct Running<'a> {
 
 impl Sum for Running<'_> {
     fn add(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) -> Result<()> {
-        self.add_factors(scale, &Factors { left, right, columns: None })
+        self.add_factors(
+            scale,
+            &Factors {
+                left,
+                right,
+                columns: None,
+            },
+        )
     }
 
-    fn add_gathered(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, columns: &Columns) -> Result<()> {
-        assert!(!right.is_transposed() && right.columns() == columns.len(), "rows of as many columns");
-        self.add_factors(scale, &Factors { left, right, columns: Some(columns) })
+    fn add_gathered(
+        &mut self,
+        scale: f32,
+        left: Matrix<'_>,
+        right: Matrix<'_>,
+        columns: &Columns,
+    ) -> Result<()> {
+        assert!(
+            !right.is_transposed() && right.columns() == columns.len(),
+            "rows of as many columns"
+        );
+        self.add_factors(
+            scale,
+            &Factors {
+                left,
+                right,
+                columns: Some(columns),
+            },
+        )
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        let Running { room, result, stays, fresh, .. } = &mut *self;
+        let Running {
+            room,
+            result,
+            stays,
+            fresh,
+            ..
+        } = &mut *self;
         match (*stays, *fresh) {
             (true, true) => result.fill(0.0),
             (true, false) => room.fetch(result)?,
@@ -167,36 +231,55 @@ impl Sum for Running<'_> {
 
 impl Running<'_> {
     fn add_factors(&mut self, scale: f32, factors: &Factors<'_>) -> Result<()> {
-        let Factors { left, right, columns } = factors;
+        let Factors {
+            left,
+            right,
+            columns,
+        } = factors;
         assert_eq!(left.columns(), right.rows(), "the inner sizes of a product");
         assert_eq!(left.rows(), self.rows, "the result of a product");
-        assert_eq!(left.rows() * right.columns(), self.result.len(), "the result of a product");
+        assert_eq!(
+            left.rows() * right.columns(),
+            self.result.len(),
+            "the result of a product"
+        );
         let (depth, lane) = (left.columns(), self.room.lanes[0].bytes());
         if self.result.is_empty() || depth == 0 {
             return Ok(());
         }
-        let there = cut::gathered_terms(self.rows, self.columns, lane).filter(|_| self.stays && columns.is_some());
+        let there = cut::gathered_terms(self.rows, self.columns, lane)
+            .filter(|_| self.stays && columns.is_some());
         if let Some(step) = there {
-            let whole = Part { rows: 0..self.rows, columns: 0..self.columns };
+            let whole = Part {
+                rows: 0..self.rows,
+                columns: 0..self.columns,
+            };
             for start in (0..depth).step_by(step) {
                 let terms = start..depth.min(start + step);
-                self.add_brought(scale, &whole, &terms, |lane| factors.bring_apart(lane, &whole, &terms))?;
+                self.add_brought(scale, &whole, &terms, |lane| {
+                    factors.bring_apart(lane, &whole, &terms)
+                })?;
             }
         } else if self.stays {
             for part in cut::there(self.rows, self.columns, lane) {
                 for terms in cut::terms(&part, depth, lane) {
-                    self.add_brought(scale, &part, &terms, |lane| factors.bring(lane, 0, &part, &terms))?;
+                    self.add_brought(scale, &part, &terms, |lane| {
+                        factors.bring(lane, 0, &part, &terms)
+                    })?;
                 }
             }
         } else {
             let parts = cut::carried(self.rows, self.columns, lane);
-            parts.iter().try_for_each(|part| self.add_carried(scale, factors, part))?;
+            parts
+                .iter()
+                .try_for_each(|part| self.add_carried(scale, factors, part))?;
         }
         self.fresh = false;
         Ok(())
     }
 
-    /// Adds some terms to a part of a result that stays on the device; `bring` queues the way of their factors.
+    /// Adds some terms to a part of a result that stays on the device; `bring` queues the way of
+    /// their factors.
     fn add_brought(
         &mut self,
         scale: f32,
@@ -205,13 +288,27 @@ impl Running<'_> {
         bring: impl FnOnce(&mut Lane) -> Result<[Factor; 2]>,
     ) -> Result<()> {
         let (rows, columns, depth) = (part.rows.len(), part.columns.len(), terms.len());
-        let (sums, stride) = (self.room.entry(part.rows.start * self.columns + part.columns.start), self.columns);
+        let (sums, stride) = (
+            self.room
+                .entry(part.rows.start * self.columns + part.columns.start),
+            self.columns,
+        );
         let fresh = self.fresh && terms.start == 0;
         let at = self.room.next;
         let [left, right] = bring(&mut self.room.lanes[at])?;
         // The product before this one, which adds to the same entries.
         self.room.lanes[1 - at].wait()?;
-        let product = Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh };
+        let product = Multiplication {
+            left,
+            right,
+            sums,
+            stride,
+            rows,
+            columns,
+            depth,
+            scale,
+            fresh,
+        };
         self.room.lanes[at].multiply(&product, self.own_kernel)?;
         self.room.next = 1 - at;
         Ok(())
@@ -223,22 +320,38 @@ impl Running<'_> {
         let (rows, columns) = (part.rows.len(), part.columns.len());
         let bytes = rows * columns * UNIT;
         let begin = bytes.next_multiple_of(ALIGNMENT);
-        let there = part.rows.clone().map(|row| row * self.columns + part.columns.start);
-        let own = bytemuck::cast_slice_mut::<u8, f32>(lane.host(0..bytes)).chunks_exact_mut(columns);
-        own.zip(there.clone()).for_each(|(own, at)| own.copy_from_slice(&self.result[at..at + columns]));
+        let there = part
+            .rows
+            .clone()
+            .map(|row| row * self.columns + part.columns.start);
+        let own =
+            bytemuck::cast_slice_mut::<u8, f32>(lane.host(0..bytes)).chunks_exact_mut(columns);
+        own.zip(there.clone())
+            .for_each(|(own, at)| own.copy_from_slice(&self.result[at..at + columns]));
         lane.copy_in(0..bytes)?;
         for terms in cut::terms(part, factors.left.columns(), lane.bytes() - begin) {
             let depth = terms.len();
             let [left, right] = factors.bring(lane, begin, part, &terms)?;
             let (sums, stride, fresh) = (lane.memory, columns, false);
-            let product = Multiplication { left, right, sums, stride, rows, columns, depth, scale, fresh };
+            let product = Multiplication {
+                left,
+                right,
+                sums,
+                stride,
+                rows,
+                columns,
+                depth,
+                scale,
+                fresh,
+            };
             lane.multiply(&product, self.own_kernel)?;
             lane.wait()?;
         }
         lane.copy_out(0..bytes)?;
         lane.wait()?;
         let own = bytemuck::cast_slice::<u8, f32>(lane.host(0..bytes)).chunks_exact(columns);
-        own.zip(there).for_each(|(own, at)| self.result[at..at + columns].copy_from_slice(own));
+        own.zip(there)
+            .for_each(|(own, at)| self.result[at..at + columns].copy_from_slice(own));
         Ok(())
     }
 }
@@ -246,7 +359,8 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.done {
-            // Who asked has given up, or the device: where both lanes end in good order, the next sum begins anew.
+            // Who asked has given up, or the device: where both lanes end in good order, the next
+            // sum begins anew.
             let failed = self.room.lanes.each_ref().map(|lane| lane.wait().is_err());
             self.room.failed |= failed.contains(&true);
         }
@@ -273,11 +387,12 @@ impl Room {
 
     /// Where the entry of this number lies.
     fn entry(&self, at: usize) -> Address {
-        self.entries.map_or(Address(0), |(memory, _)| memory.at(at * UNIT))
+        self.entries
+            .map_or(Address(0), |(memory, _)| memory.at(at * UNIT))
     }
 
-    /// Fetches as many entries as `result` holds, when all that was queued is done: while one lane copies, what the other
-    /// has brought is taken out of it.
+    /// Fetches as many entries as `result` holds, when all that was queued is done: while one lane
+    /// copies, what the other has brought is taken out of it.
     fn fetch(&mut self, result: &mut [f32]) -> Result<()> {
         self.lanes.iter().try_for_each(Lane::wait)?;
         let count = self.lanes[0].bytes() / UNIT;
@@ -287,12 +402,18 @@ impl Room {
             self.lanes[at % 2].fetch(from, 0..piece.len() * UNIT)?;
             if let Some((lane, piece)) = under_way.replace((at % 2, piece)) {
                 self.lanes[lane].wait()?;
-                copy(bytemuck::cast_slice(self.lanes[lane].host(0..piece.len() * UNIT)), piece);
+                copy(
+                    bytemuck::cast_slice(self.lanes[lane].host(0..piece.len() * UNIT)),
+                    piece,
+                );
             }
         }
         if let Some((lane, piece)) = under_way {
             self.lanes[lane].wait()?;
-            copy(bytemuck::cast_slice(self.lanes[lane].host(0..piece.len() * UNIT)), piece);
+            copy(
+                bytemuck::cast_slice(self.lanes[lane].host(0..piece.len() * UNIT)),
+                piece,
+            );
         }
         Ok(())
     }
@@ -305,5 +426,7 @@ impl Drop for Room {
 }
 
 fn copy(from: &[f32], into: &mut [f32]) {
-    into.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(into, from)| into.copy_from_slice(from));
+    into.par_chunks_mut(PIECE)
+        .zip(from.par_chunks(PIECE))
+        .for_each(|(into, from)| into.copy_from_slice(from));
 }

@@ -46,15 +46,25 @@ impl Resident<'_> {
     /// # Panics
     ///
     /// When `sums` does not hold one number for each piece and pair.
-    pub fn gram(&mut self, pieces: &[Range<usize>], options: GramOptions, sums: &mut [f64]) -> Result<()> {
+    pub fn gram(
+        &mut self,
+        pieces: &[Range<usize>],
+        options: GramOptions,
+        sums: &mut [f64],
+    ) -> Result<()> {
         let count = self.dtypes.len();
         let pairs = pair_count(count);
-        assert_eq!(sums.len(), pieces.len() * pairs, "sums are not one for each piece and pair");
+        assert_eq!(
+            sums.len(),
+            pieces.len() * pairs,
+            "sums are not one for each piece and pair"
+        );
         if sums.is_empty() {
             return Ok(());
         }
         self.put_pieces(pieces, |_| NONE)?;
-        // The products of wide elements or of differences are rounded, so they must not be fused into the sums.
+        // The products of wide elements or of differences are rounded, so they must not be fused
+        // into the sums.
         let exact = options.center.is_none() && !self.dtypes.contains(&Dtype::F64);
         let tiles = count.div_ceil(SIDE);
         let arguments = [
@@ -66,7 +76,11 @@ impl Resident<'_> {
             Argument::Word(u32::from(exact)),
             self.address(self.layout.sums.start),
         ];
-        self.lane.launch(Kernel::GramSums, [pieces.len(), pair_count(tiles)], &arguments)?;
+        self.lane.launch(
+            Kernel::GramSums,
+            [pieces.len(), pair_count(tiles)],
+            &arguments,
+        )?;
         let part = self.layout.sums.start..self.layout.sums.start + size_of_val(sums);
         for (sum, bytes) in sums.iter_mut().zip(self.fetch(part)?.as_chunks().0) {
             *sum = f64::from_le_bytes(*bytes);
@@ -82,10 +96,14 @@ impl Resident<'_> {
     /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
     pub fn nonfinite(&mut self, pieces: &[Range<usize>]) -> Result<Vec<bool>> {
         let first = self.first_nonfinite(pieces)?;
-        Ok(first.chunks(self.dtypes.len().max(1)).map(|piece| piece.iter().any(Option::is_some)).collect())
+        Ok(first
+            .chunks(self.dtypes.len().max(1))
+            .map(|piece| piece.iter().any(Option::is_some))
+            .collect())
     }
 
-    /// For each piece and input, the place in the piece of the first element that is NaN or infinite.
+    /// For each piece and input, the place in the piece of the first element that is NaN or
+    /// infinite.
     ///
     /// # Errors
     ///
@@ -95,7 +113,8 @@ impl Resident<'_> {
         if pieces.is_empty() || count == 0 {
             return Ok(vec![]);
         }
-        let part = self.layout.first.start..self.layout.first.start + pieces.len() * count * size_of::<u32>();
+        let part = self.layout.first.start
+            ..self.layout.first.start + pieces.len() * count * size_of::<u32>();
         self.put_pieces(pieces, |_| NONE)?;
         self.lane.host(part.clone()).fill(u8::MAX);
         self.lane.copy_in(part.clone())?;
@@ -105,16 +124,25 @@ impl Resident<'_> {
             Argument::Word(word(count)),
             self.address(part.start),
         ];
-        self.lane.launch(Kernel::Scan, [pieces.len(), count], &arguments)?;
-        let places = self.fetch(part)?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-        let first = places.map(|place| (place != NONE).then_some(place as usize)).collect();
+        self.lane
+            .launch(Kernel::Scan, [pieces.len(), count], &arguments)?;
+        let places = self
+            .fetch(part)?
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| u32::from_le_bytes(*bytes));
+        let first = places
+            .map(|place| (place != NONE).then_some(place as usize))
+            .collect();
         self.done();
         Ok(first)
     }
 
-    /// Combines the pieces, which lie behind one another from the first element on, into `dst` with one rounding, as
-    /// [`Kernels::combine`](crate::kernel::Kernels::combine) and [`Kernels::convert`](crate::kernel::Kernels::convert)
-    /// do; returns how many finite values overflowed.
+    /// Combines the pieces, which lie behind one another from the first element on, into `dst` with
+    /// one rounding, as [`Kernels::combine`](crate::kernel::Kernels::combine) and
+    /// [`Kernels::convert`](crate::kernel::Kernels::convert) do; returns how many finite values
+    /// overflowed.
     ///
     /// # Errors
     ///
@@ -124,7 +152,11 @@ impl Resident<'_> {
     ///
     /// When `dst` does not hold all elements.
     pub fn combine(&mut self, pieces: &[(Range<usize>, Mix<'_>)], dst: &mut [u8]) -> Result<u64> {
-        assert_eq!(dst.len(), self.len * self.out.bytes(), "the output is not as long as the inputs");
+        assert_eq!(
+            dst.len(),
+            self.len * self.out.bytes(),
+            "the output is not as long as the inputs"
+        );
         let count = self.dtypes.len();
         if pieces.is_empty() {
             return Ok(0);
@@ -159,11 +191,18 @@ impl Resident<'_> {
             self.address(self.layout.output.start),
             self.address(overflows.start),
         ];
-        self.lane.launch(Kernel::Combine, [pieces.len(), SHARES], &arguments)?;
+        self.lane
+            .launch(Kernel::Combine, [pieces.len(), SHARES], &arguments)?;
         self.lane.copy_out(overflows.clone())?;
         let part = self.layout.output.clone();
         dst.copy_from_slice(self.fetch(part)?);
-        let counted = self.lane.host(overflows).as_chunks().0.first().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let counted = self
+            .lane
+            .host(overflows)
+            .as_chunks()
+            .0
+            .first()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
         self.done();
         Ok(counted)
     }
@@ -171,10 +210,19 @@ impl Resident<'_> {
     /// The rows of weights, each with its divisor; an input that is converted has the weight one.
     fn put_weights(&mut self, pieces: &[(Range<usize>, Mix<'_>)]) {
         let count = self.dtypes.len();
-        let rows = self.lane.host(self.layout.weights.clone()).as_chunks_mut::<8>().0.chunks_exact_mut(count + 1);
+        let rows = self
+            .lane
+            .host(self.layout.weights.clone())
+            .as_chunks_mut::<8>()
+            .0
+            .chunks_exact_mut(count + 1);
         for (row, (_, mix)) in rows.zip(pieces) {
             let (last, row) = row.split_last_mut().expect("a row has a divisor at least");
-            let divisor: f64 = if let Mix::Weights(_, divisor) = mix { *divisor } else { 1.0 };
+            let divisor: f64 = if let Mix::Weights(_, divisor) = mix {
+                *divisor
+            } else {
+                1.0
+            };
             *last = divisor.to_le_bytes();
             for (input, weight) in row.iter_mut().enumerate() {
                 let value = match mix {
@@ -186,9 +234,13 @@ impl Resident<'_> {
         }
     }
 
-    /// Brings the table of pieces over; until the work that begins with it is done, the lane is not sound.
+    /// Brings the table of pieces over; until the work that begins with it is done, the lane is not
+    /// sound.
     fn put_pieces(&mut self, pieces: &[Range<usize>], copied: impl Fn(usize) -> u32) -> Result<()> {
-        assert!(pieces.len() <= self.layout.most_pieces(), "more pieces than there is room for");
+        assert!(
+            pieces.len() <= self.layout.most_pieces(),
+            "more pieces than there is room for"
+        );
         *self.sound = false;
         let part = self.layout.pieces.start..self.layout.pieces.start + pieces.len() * RECORD;
         let records = self.lane.host(part.clone()).chunks_exact_mut(RECORD);

@@ -1,8 +1,9 @@
-//! The middle of the pipeline: takes loaded blocks in order, has them worked on in the pool, folds the measurements,
-//! solves, and hands the writer a promise for every piece of output, in order.
+//! The middle of the pipeline: takes loaded blocks in order, has them worked on in the pool, folds
+//! the measurements, solves, and hands the writer a promise for every piece of output, in order.
 //!
-//! This stage takes output buffers itself, in the order in which the writer will give them back. Were they taken inside
-//! the pool, tasks for later pieces could hold all of them while the writer waits for an earlier one.
+//! This stage takes output buffers itself, in the order in which the writer will give them back.
+//! Were they taken inside the pool, tasks for later pieces could hold all of them while the writer
+//! waits for an earlier one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,8 +51,16 @@ pub struct Memory {
 impl Memory {
     /// The memory that `plan` has set aside.
     pub fn of(plan: &Plan) -> Self {
-        let columns = plan.tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
-        Self { buffers: Buffers::new(Budget::new(plan.memory.output)), columns: Budget::new(columns) }
+        let columns = plan
+            .tensors
+            .iter()
+            .map(TensorPlan::column_bytes)
+            .max()
+            .unwrap_or(0);
+        Self {
+            buffers: Buffers::new(Budget::new(plan.memory.output)),
+            columns: Budget::new(columns),
+        }
     }
 
     /// Ends all waiting for memory.
@@ -82,8 +91,9 @@ struct Open {
     kept: Vec<Loaded>,
 }
 
-/// The rules that are known: the whole model's, which holds to the end, and that of the segment measured last, for tensors
-/// that are not merged over the whole model. One must not take the other's place.
+/// The rules that are known: the whole model's, which holds to the end, and that of the segment
+/// measured last, for tensors that are not merged over the whole model. One must not take the
+/// other's place.
 #[derive(Default)]
 struct Rules {
     model: Option<Arc<Solved>>,
@@ -93,7 +103,11 @@ struct Rules {
 impl Rules {
     /// Where the rule of a tensor of this span is kept.
     fn of(&mut self, span: Span) -> &mut Option<Arc<Solved>> {
-        if span == Span::Model { &mut self.model } else { &mut self.segment }
+        if span == Span::Model {
+            &mut self.model
+        } else {
+            &mut self.segment
+        }
     }
 }
 
@@ -115,15 +129,21 @@ impl From<Error> for Ended {
 type Step<T = ()> = std::result::Result<T, Ended>;
 
 impl Dispatch<'_> {
-    /// Works on all of `blocks`; `known` is the rule of the whole model when an earlier run found it.
+    /// Works on all of `blocks`; `known` is the rule of the whole model when an earlier run found
+    /// it.
     ///
     /// # Errors
     ///
     /// The first failure in plan order: of measuring, or of solving.
     pub fn run(&self, blocks: &Receiver<Loaded>, known: Option<Solved>) -> Result<()> {
         let mut open = None;
-        let mut rules = Rules { model: known.map(Arc::new), segment: None };
-        let all = blocks.into_iter().try_for_each(|loaded| self.block(loaded, &mut open, &mut rules));
+        let mut rules = Rules {
+            model: known.map(Arc::new),
+            segment: None,
+        };
+        let all = blocks
+            .into_iter()
+            .try_for_each(|loaded| self.block(loaded, &mut open, &mut rules));
         match all {
             Ok(()) | Err(Ended::Gone) => Ok(()),
             Err(Ended::Failed(error)) => Err(error),
@@ -139,7 +159,8 @@ impl Dispatch<'_> {
                 let mut group = match open.take() {
                     Some(group) => group,
                     None => {
-                        // A rule can take as much memory as the next group, so it must be gone first.
+                        // A rule can take as much memory as the next group, so it must be gone
+                        // first.
                         *rule = None;
                         self.open(tensor)?
                     }
@@ -152,7 +173,9 @@ impl Dispatch<'_> {
                 Ok(())
             }
             Role::Apply => {
-                let known = rule.clone().expect("a group is measured before it is applied");
+                let known = rule
+                    .clone()
+                    .expect("a group is measured before it is applied");
                 self.piece(loaded, Some(known))
             }
         }
@@ -161,7 +184,11 @@ impl Dispatch<'_> {
     /// Begins a group, waiting until the memory of the one before is free.
     fn open(&self, tensor: &TensorPlan) -> Step<Open> {
         let group = Group::within(&self.memory.columns, tensor).ok_or(Ended::Gone)?;
-        Ok(Open { group, measured: VecDeque::new(), kept: vec![] })
+        Ok(Open {
+            group,
+            measured: VecDeque::new(),
+            kept: vec![],
+        })
     }
 
     /// Measures a block, in the pool if the group allows.
@@ -177,7 +204,8 @@ impl Dispatch<'_> {
         self.bench.pool().spawn(move || {
             let measured = work(&bench, &plan, &loaded).measure();
             let measured = loaded.intact().and(measured);
-            // Unless they are kept, the windows are given back here, not when somebody asks for the sums.
+            // Unless they are kept, the windows are given back here, not when somebody asks for the
+            // sums.
             let kept = keep.then_some(loaded);
             let _ = answer.send(measured.map(|measured| (measured, kept)));
         });
@@ -185,7 +213,8 @@ impl Dispatch<'_> {
         open.fold_ready().map_err(Ended::from)
     }
 
-    /// Solves a group that ends with a block of `tensor`, and applies the rule to the windows that were kept.
+    /// Solves a group that ends with a block of `tensor`, and applies the rule to the windows that
+    /// were kept.
     fn close(&self, tensor: &TensorPlan, mut open: Open, rule: &mut Option<Arc<Solved>>) -> Step {
         open.fold_all()?;
         let solved = Arc::new(open.group.solve(&**self.bench, tensor)?);
@@ -194,17 +223,24 @@ impl Dispatch<'_> {
             Span::Model => Order::Solved(Arc::clone(&solved)),
             _ => Order::Found(Box::new(solved.found())),
         })?;
-        open.kept.into_iter().try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))))
+        open.kept
+            .into_iter()
+            .try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))))
     }
 
-    /// Has a piece of output made, by `rule` unless it is solved by itself, and tells the writer to wait for it.
+    /// Has a piece of output made, by `rule` unless it is solved by itself, and tells the writer to
+    /// wait for it.
     fn piece(&self, loaded: Loaded, rule: Option<Arc<Solved>>) -> Step {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let place = self.plan.layout.tensors()[block.tensor].offset + block.start * unit;
         let len = usize::try_from(block.len * unit).expect("a block fits the memory");
         let (answer, made) = bounded(1);
-        let order = Order::Piece { tensor: block.tensor, offset: block.start * unit, made };
+        let order = Order::Piece {
+            tensor: block.tensor,
+            offset: block.start * unit,
+            made,
+        };
         let mut buffer = match self.memory.buffers.take(len, place) {
             Ok(buffer) => buffer.ok_or(Ended::Gone)?,
             // The writer hears of it in its turn, after what was made before.
@@ -235,7 +271,11 @@ impl Dispatch<'_> {
 impl Open {
     /// Folds the blocks at the front that have been measured.
     fn fold_ready(&mut self) -> Result<()> {
-        while self.measured.front().is_some_and(|promise| !promise.is_empty()) {
+        while self
+            .measured
+            .front()
+            .is_some_and(|promise| !promise.is_empty())
+        {
             self.fold_next()?;
         }
         Ok(())
@@ -250,7 +290,9 @@ impl Open {
     }
 
     fn fold_next(&mut self) -> Result<()> {
-        let Some(promise) = self.measured.pop_front() else { return Ok(()) };
+        let Some(promise) = self.measured.pop_front() else {
+            return Ok(());
+        };
         let (measured, loaded) = answer_of(&promise)?;
         self.group.fold(&measured);
         self.kept.extend(loaded);
@@ -269,6 +311,11 @@ fn work<'a>(bench: &'a Arc<dyn Bench>, plan: &'a Plan, loaded: &'a Loaded) -> Wo
 /// The task's own error, or that it died without an answer.
 pub fn answer_of<T>(promise: &Promise<T>) -> Result<T> {
     promise.recv().unwrap_or_else(|_| {
-        Err(Error::new(Kind::Io, "a worker thread ended without an answer", "pool", "it panicked; this is a bug"))
+        Err(Error::new(
+            Kind::Io,
+            "a worker thread ended without an answer",
+            "pool",
+            "it panicked; this is a bug",
+        ))
     })
 }

@@ -11,8 +11,8 @@ use crate::plan::tensor::TensorPlan;
 
 use super::recheck::Merger;
 
-/// Computes every tensor of `plan` by itself, in the plan's blocks, and gives all of its bytes to `take`: the very bytes
-/// that [`merge`](super::merge()) writes.
+/// Computes every tensor of `plan` by itself, in the plan's blocks, and gives all of its bytes to
+/// `take`: the very bytes that [`merge`](super::merge()) writes.
 ///
 /// # Errors
 ///
@@ -29,8 +29,14 @@ pub fn merge_in_memory(
         .map_err(|error| Error::new(Kind::Io, "cannot start threads", 1, error))?;
     let sources = super::open_sources(plan, None, io)?;
     let bench = Processor::new(kernels, alone);
-    let merger = Merger { plan, bench: &bench, sources: &sources };
-    let all = (0..plan.tensors.len()).map(|tensor| (tensor, Vec::new())).collect();
+    let merger = Merger {
+        plan,
+        bench: &bench,
+        sources: &sources,
+    };
+    let all = (0..plan.tensors.len())
+        .map(|tensor| (tensor, Vec::new()))
+        .collect();
     let whole = merger.whole_model(&all)?;
     for (index, tensor) in plan.tensors.iter().enumerate() {
         let mut making = merger.making_of(index, whole.as_ref())?;

@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Phase;
 use crate::output::{
-    Begun, Manifest, Output, Restored, SideFile, Storage, Target, read_manifest, restore, tidy_transforms,
-    verify_within,
+    Begun, Manifest, Output, Restored, SideFile, Storage, Target, read_manifest, restore,
+    tidy_transforms, verify_within,
 };
 use crate::pass::Rule;
 use crate::plan::Plan;
@@ -20,7 +20,8 @@ use super::Options;
 use super::pack::pack_in_parallel;
 use super::preflight::{Preflight, preflight};
 
-/// Where the manifest keeps the coefficients of a merge over the whole model, and what was found about them.
+/// Where the manifest keeps the coefficients of a merge over the whole model, and what was found
+/// about them.
 const SOLUTION: &str = "solution";
 
 /// Where the manifest lists the transform files of aligned inputs.
@@ -52,10 +53,22 @@ pub struct Merge {
 ///
 /// Whatever keeps the checkpoint from being sealed. What was done by then stays for the next run.
 pub fn merge(merge: Merge) -> Result<Report> {
-    let Merge { plan, storage, target, options, verify: again } = merge;
+    let Merge {
+        plan,
+        storage,
+        target,
+        options,
+        verify: again,
+    } = merge;
     let Preflight { sides, left, .. } = preflight(&plan, Arc::clone(&storage), &target)?;
     let mut check = checking(&options);
-    let begun = Output::begin(Arc::clone(&storage), &target, Arc::clone(&plan.layout), &plan.identity, &mut check)?;
+    let begun = Output::begin(
+        Arc::clone(&storage),
+        &target,
+        Arc::clone(&plan.layout),
+        &plan.identity,
+        &mut check,
+    )?;
     let (mut looked_at, mut said) = (None, vec![]);
     let (manifest, moved, status) = match begun {
         Begun::Complete(manifest) => {
@@ -64,36 +77,59 @@ pub fn merge(merge: Merge) -> Result<Report> {
             said = said_of(restored);
             (manifest, Moved::default(), COMPLETE)
         }
-        Begun::Fresh(output) => {
-            carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, done_as(&plan)))?
-        }
+        Begun::Fresh(output) => carry_out(&plan, output, &sides, &options)
+            .map(|(m, moved)| (m, moved, done_as(&plan)))?,
         Begun::Resumed(output) => {
             said = output.repairs().to_vec();
             carry_out(&plan, output, &sides, &options).map(|(m, moved)| (m, moved, "resumed"))?
         }
     };
     tidy_transforms(storage.as_ref(), &target.dir)?;
-    let verified = again.then(|| verify_within(&target.dir, plan.memory.limit, &mut checking(&options))).transpose()?;
+    let verified = again
+        .then(|| verify_within(&target.dir, plan.memory.limit, &mut checking(&options)))
+        .transpose()?;
     // What an earlier run has found is not this one's.
     let noticed = match status {
         COMPLETE => Noticed::default(),
         _ => noticed(storage.as_ref(), &target.dir, &manifest)?,
     };
     let device = (status != COMPLETE).then(|| super::device_name(&plan, &options));
-    let report = Report::new(&plan, target.dir.display().to_string(), status, moved, noticed);
-    let report = report.with_left_beside(left).with_looked_at(looked_at, said);
-    Ok(report.with_device(device).with_stored(&manifest).with_verified(verified.map(|verified| verified.data_bytes)))
+    let report = Report::new(
+        &plan,
+        target.dir.display().to_string(),
+        status,
+        moved,
+        noticed,
+    );
+    let report = report
+        .with_left_beside(left)
+        .with_looked_at(looked_at, said);
+    Ok(report
+        .with_device(device)
+        .with_stored(&manifest)
+        .with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
 /// The word for what a run from the start has done.
 fn done_as(plan: &Plan) -> &'static str {
-    if plan.job.rewritten { "written" } else { "merged" }
+    if plan.job.rewritten {
+        "written"
+    } else {
+        "merged"
+    }
 }
 
-fn carry_out(plan: &Arc<Plan>, mut output: Output, sides: &[SideFile], options: &Options) -> Result<(Manifest, Moved)> {
+fn carry_out(
+    plan: &Arc<Plan>,
+    mut output: Output,
+    sides: &[SideFile],
+    options: &Options,
+) -> Result<(Manifest, Moved)> {
     pack_in_parallel(plan, &mut output, options)?;
     let moved = super::run(plan, &mut output, options)?;
-    options.monitor.phase(Phase::Sealing, output.bytes_to_pack());
+    options
+        .monitor
+        .phase(Phase::Sealing, output.bytes_to_pack());
     let mut run = json!({ "program": concat!("thalweg ", env!("CARGO_PKG_VERSION")) });
     if let Some(solution) = output.run_note() {
         run[SOLUTION] = solution.clone();
@@ -106,26 +142,44 @@ fn carry_out(plan: &Arc<Plan>, mut output: Output, sides: &[SideFile], options: 
 }
 
 /// Looks after the files beside finished weights: those that are missing are written again.
-fn looked_after(plan: &Plan, storage: &dyn Storage, target: &Target, manifest: &Manifest) -> Result<Restored> {
+fn looked_after(
+    plan: &Plan,
+    storage: &dyn Storage,
+    target: &Target,
+    manifest: &Manifest,
+) -> Result<Restored> {
     let sides = match (target.is_file(), plan.job.beside_a_file) {
         (true, false) => vec![],
         (true, true) => {
-            let recorded =
-                |side: &SideFile| manifest.side_files.iter().any(|known| Path::new(&known.name) == side.name());
+            let recorded = |side: &SideFile| {
+                manifest
+                    .side_files
+                    .iter()
+                    .any(|known| Path::new(&known.name) == side.name())
+            };
             side_files(plan)?.into_iter().filter(recorded).collect()
         }
         (false, _) => side_files(plan)?,
     };
-    restore(storage, &target.dir, &plan.layout, manifest, &sides, target.overwrite)
+    restore(
+        storage,
+        &target.dir,
+        &plan.layout,
+        manifest,
+        &sides,
+        target.overwrite,
+    )
 }
 
 /// What a user should know of files beside finished weights.
 fn said_of(restored: Restored) -> Vec<String> {
-    let written = restored.written.into_iter().map(|name| format!("{name} was not as it was written: written again"));
-    let changed = restored
-        .changed
+    let written = restored
+        .written
         .into_iter()
-        .map(|name| format!("{name} is not as it was written, and stays as it is; --overwrite writes it again"));
+        .map(|name| format!("{name} was not as it was written: written again"));
+    let changed = restored.changed.into_iter().map(|name| {
+        format!("{name} is not as it was written, and stays as it is; --overwrite writes it again")
+    });
     let missing = restored.missing.into_iter().map(|name| {
         format!("{name} is missing, and the inputs have it no more; --restart --overwrite makes the output anew")
     });
@@ -142,9 +196,14 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
         options.monitor.advance(done - before.unwrap_or(0));
         before = Some(done);
         if options.stop.asked() {
-            return Err(Error::new(Kind::Interrupted, "stopped on request", "check", "not everything was checked")
-                .with_hint("run the same command again")
-                .resumable());
+            return Err(Error::new(
+                Kind::Interrupted,
+                "stopped on request",
+                "check",
+                "not everything was checked",
+            )
+            .with_hint("run the same command again")
+            .resumable());
         }
         Ok(())
     }
@@ -152,8 +211,12 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
 
 /// What is noted in the finished output.
 fn noticed(storage: &dyn Storage, dir: &Path, manifest: &Manifest) -> Result<Noticed> {
-    let odd = |error: &dyn std::fmt::Display| Error::new(Kind::Damaged, "cannot read manifest", dir.display(), error);
-    let mut noticed: Noticed = read_manifest(storage, dir)?.ok_or_else(|| odd(&"it is gone"))?.tensors;
+    let odd = |error: &dyn std::fmt::Display| {
+        Error::new(Kind::Damaged, "cannot read manifest", dir.display(), error)
+    };
+    let mut noticed: Noticed = read_manifest(storage, dir)?
+        .ok_or_else(|| odd(&"it is gone"))?
+        .tensors;
     if let Some(solution) = manifest.run.get(SOLUTION) {
         let rule = Rule::restore(solution).map_err(|error| odd(&error))?;
         noticed.add(WHOLE_MODEL, rule.found());

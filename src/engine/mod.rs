@@ -6,17 +6,19 @@
 //!    └ input budget     └ pool, output budget└ hashes            └
 //! ```
 //!
-//! Each stage takes its input in plan order and passes it on in plan order; the pool answers through one-shot promises,
-//! so nothing is ever sorted. Memory is bounded by two budgets: windows are paid for by the reader, output buffers by
-//! the dispatcher, both in plan order. An earlier block therefore never waits for a later one, and no order of events
-//! can lock the pipeline up.
+//! Each stage takes its input in plan order and passes it on in plan order; the pool answers
+//! through one-shot promises, so nothing is ever sorted. Memory is bounded by two budgets: windows
+//! are paid for by the reader, output buffers by the dispatcher, both in plan order. An earlier
+//! block therefore never waits for a later one, and no order of events can lock the pipeline up.
 //!
-//! With a device, a task of the pool takes one of its lanes for as long as it works on a block; the others of the pool copy
-//! or compute in theirs meanwhile. A device that fails is an error like any other: what was written is committed, and the
-//! next run goes on from there, on a device or on the processor.
+//! With a device, a task of the pool takes one of its lanes for as long as it works on a block; the
+//! others of the pool copy or compute in theirs meanwhile. A device that fails is an error like any
+//! other: what was written is committed, and the next run goes on from there, on a device or on the
+//! processor.
 //!
-//! A stage ends when its input ends or the next stage is gone. The first error is kept and is what the run returns;
-//! whatever was written by then is committed, so that the next run goes on from there.
+//! A stage ends when its input ends or the next stage is gone. The first error is kept and is what
+//! the run returns; whatever was written by then is committed, so that the next run goes on from
+//! there.
 
 mod dispatch;
 mod in_memory;
@@ -75,7 +77,8 @@ use writer::Writer;
 pub struct Options {
     /// The instruction set.
     pub kernels: Kernels,
-    /// The device that computes, if the plan or the alignment has set memory aside for one; the processor otherwise.
+    /// The device that computes, if the plan or the alignment has set memory aside for one; the
+    /// processor otherwise.
     pub device: Option<Arc<dyn Driver>>,
     /// How inputs are read.
     pub io: Io,
@@ -83,12 +86,13 @@ pub struct Options {
     pub stop: Stop,
     /// Who is told how it goes.
     pub monitor: Arc<dyn Monitor>,
-    /// Written bytes after which they are made durable and journalled: what a kill can cost. [`COMMIT_BYTES`] suits a
-    /// real disk; tests that cut a run short take less.
+    /// Written bytes after which they are made durable and journalled: what a kill can cost.
+    /// [`COMMIT_BYTES`] suits a real disk; tests that cut a run short take less.
     pub commit_bytes: u64,
 }
 
-/// How much is written between two commits unless somebody says otherwise: a few syncs a second at the speed of a disk.
+/// How much is written between two commits unless somebody says otherwise: a few syncs a second at
+/// the speed of a disk.
 pub const COMMIT_BYTES: u64 = 128 << 20;
 
 impl Default for Options {
@@ -112,17 +116,28 @@ impl Default for Options {
 /// The first failure; [`Kind::Interrupted`] when the run was asked to stop.
 pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<Moved> {
     let begun = Instant::now();
-    let durable: Vec<u64> = (0..plan.tensors.len()).map(|tensor| output.durable_bytes(tensor)).collect();
+    let durable: Vec<u64> = (0..plan.tensors.len())
+        .map(|tensor| output.durable_bytes(tensor))
+        .collect();
     let known = known_rule(plan, output)?;
     let moved = expected(plan, &durable, known.is_some());
     // An only shard is compressed when everything else is done, others as soon as they are whole.
-    let packed = if plan.layout.shards().len() > 1 { output.bytes_to_pack() } else { 0 };
-    options.monitor.phase(Phase::Merging, moved.read + moved.written + packed);
+    let packed = if plan.layout.shards().len() > 1 {
+        output.bytes_to_pack()
+    } else {
+        0
+    };
+    options
+        .monitor
+        .phase(Phase::Merging, moved.read + moved.written + packed);
     let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
     // What planning has freed must not stand beside what the pipeline takes.
     give_back();
     stages(plan, output, options, &sources, &durable, known)?;
-    Ok(Moved { seconds: begun.elapsed().as_secs_f64(), ..moved })
+    Ok(Moved {
+        seconds: begun.elapsed().as_secs_f64(),
+        ..moved
+    })
 }
 
 fn stages(
@@ -161,18 +176,32 @@ fn stages(
         let blocks = plan.schedule(durable, known.is_some());
         let end = &end;
         let (bench, memory) = (&bench, &memory);
-        // Where no thread can be made, the stage's ends of the channels go with its closure, and the others wind down.
-        let spawned = stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
+        // Where no thread can be made, the stage's ends of the channels go with its closure, and
+        // the others wind down.
+        let spawned =
+            stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
         end(spawned.map(drop).map_err(no_thread));
         let spawned = stage("dispatch").spawn_scoped(scope, move || {
-            let stage = Dispatch { plan, bench, memory, writer: &orders_to };
+            let stage = Dispatch {
+                plan,
+                bench,
+                memory,
+                writer: &orders_to,
+            };
             end(stage.run(&loaded, known.map(Solved::from)));
         });
         end(spawned.map(drop).map_err(no_thread));
         let (monitor, commit_bytes) = (&*options.monitor, options.commit_bytes);
-        let writer = Writer { plan, output, durable, monitor, commit_bytes };
+        let writer = Writer {
+            plan,
+            output,
+            durable,
+            monitor,
+            commit_bytes,
+        };
         end(writer.run(&orders));
-        // Closed before the scope waits for the other stages, or one that still wants to send would wait for ever.
+        // Closed before the scope waits for the other stages, or one that still wants to send would
+        // wait for ever.
         drop(orders);
     });
     match stop.take_error() {
@@ -183,7 +212,8 @@ fn stages(
     }
 }
 
-/// The device and the processor, or the processor alone where the plan has set no memory aside for a device.
+/// The device and the processor, or the processor alone where the plan has set no memory aside for
+/// a device.
 fn bench(plan: &Plan, options: &Options) -> Result<Arc<dyn Bench>> {
     let threads = plan.memory.threads;
     let pool = ThreadPoolBuilder::new()
@@ -194,7 +224,9 @@ fn bench(plan: &Plan, options: &Options) -> Result<Arc<dyn Bench>> {
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
     let processor = Processor::new(options.kernels, pool);
-    let (Some(driver), Some(staging)) = (&options.device, plan.memory.staging) else { return Ok(Arc::new(processor)) };
+    let (Some(driver), Some(staging)) = (&options.device, plan.memory.staging) else {
+        return Ok(Arc::new(processor));
+    };
     let lanes = Lanes::new(Arc::clone(driver), staging.lanes, staging.lane_bytes);
     // What an earlier run has done stays, and the next one may compute elsewhere.
     let lanes = lanes.map_err(Error::resumable)?;
@@ -219,23 +251,39 @@ fn no_thread(error: std::io::Error) -> Error {
 }
 
 fn interrupted(output: &Output) -> Error {
-    Error::new(Kind::Interrupted, "stopped on request", output.dir().display(), "the merge is not finished")
-        .with_hint("run the same command again to go on from here")
-        .resumable()
+    Error::new(
+        Kind::Interrupted,
+        "stopped on request",
+        output.dir().display(),
+        "the merge is not finished",
+    )
+    .with_hint("run the same command again to go on from here")
+    .resumable()
 }
 
 /// The rule of a merge over the whole model, when an earlier run has journalled it.
 fn known_rule(plan: &Plan, output: &Output) -> Result<Option<Rule>> {
     let note = output.run_note().filter(|_| plan.is_over_model());
-    note.map(Rule::restore)
-        .transpose()
-        .map_err(|error| Error::new(Kind::Resume, "journal is odd", output.dir().display(), error))
+    note.map(Rule::restore).transpose().map_err(|error| {
+        Error::new(
+            Kind::Resume,
+            "journal is odd",
+            output.dir().display(),
+            error,
+        )
+    })
 }
 
 /// What the schedule will move.
 fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     let mut moved = Moved::default();
-    for Block { tensor, start, len, role } in plan.schedule(durable, solved) {
+    for Block {
+        tensor,
+        start,
+        len,
+        role,
+    } in plan.schedule(durable, solved)
+    {
         let (done, tensor) = (durable[tensor], &plan.tensors[tensor]);
         moved.read += tensor.read_bytes(start, len);
         if !matches!(role, Role::Measure { keep: false, .. }) {
@@ -247,11 +295,20 @@ fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
 }
 
 fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> {
-    let options = SourceOptions { io, scratch: scratch.map(Path::to_owned) };
+    let options = SourceOptions {
+        io,
+        scratch: scratch.map(Path::to_owned),
+    };
     let mut sources = Sources::new();
-    let stacks = plan.tensors.iter().flat_map(|tensor| &tensor.sources).map(|source| &source.stack);
+    let stacks = plan
+        .tensors
+        .iter()
+        .flat_map(|tensor| &tensor.sources)
+        .map(|source| &source.stack);
     for place in stacks.flat_map(Stack::places) {
-        let Place::File { input, file, .. } = place else { continue };
+        let Place::File { input, file, .. } = place else {
+            continue;
+        };
         if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((input, file)) {
             vacant.insert(plan.inputs[input].open_file(file, &options)?);
         }

@@ -11,7 +11,8 @@ use crate::plan::Plan;
 
 use super::Options;
 
-/// Lets `output` compress its shards on as many threads as the plan has for that, until somebody asks to stop.
+/// Lets `output` compress its shards on as many threads as the plan has for that, until somebody
+/// asks to stop.
 ///
 /// # Errors
 ///
@@ -29,7 +30,9 @@ pub fn pack_in_parallel(plan: &Plan, output: &mut Output, options: &Options) -> 
     let (stop, monitor) = (options.stop.clone(), Arc::clone(&options.monitor));
     output.pack_with(Packers::new(
         width,
-        Arc::new(move |count, work| pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(work))),
+        Arc::new(move |count, work| {
+            pool.install(|| (0..count).into_par_iter().with_max_len(1).for_each(work))
+        }),
         Arc::new(move |bytes| {
             monitor.advance(bytes);
             !stop.asked()

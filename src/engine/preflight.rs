@@ -1,4 +1,5 @@
-//! What is decided about a merge before a byte of data is read or written: the one judgement of `plan` and `merge`.
+//! What is decided about a merge before a byte of data is read or written: the one judgement of
+//! `plan` and `merge`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,9 +27,10 @@ pub struct Preflight {
 ///
 /// # Errors
 ///
-/// Whatever [`merge`](super::merge()) would refuse before it starts, marked as [refused](Error::refused): an output in an
-/// input's folder or in a place that cannot be written to, another checkpoint there, a limit below the budget, a
-/// disk that is too small, side files that cannot be read.
+/// Whatever [`merge`](super::merge()) would refuse before it starts, marked as
+/// [refused](Error::refused): an output in an input's folder or in a place that cannot be written
+/// to, another checkpoint there, a limit below the budget, a disk that is too small, side files
+/// that cannot be read.
 pub fn preflight(plan: &Plan, storage: Arc<dyn Storage>, target: &Target) -> Result<Preflight> {
     judge(plan, storage, target).map_err(Error::refused)
 }
@@ -41,12 +43,20 @@ fn judge(plan: &Plan, storage: Arc<dyn Storage>, target: &Target) -> Result<Pref
     let sides = wanted_sides(plan, target)?;
     check_sides(&target.dir, &sides)?;
     let outlook = outlook(storage, target, &plan.layout, &plan.identity)?;
-    let left = if sides.is_empty() { Vec::new() } else { left_beside(plan)? };
-    Ok(Preflight { outlook, sides, left })
+    let left = if sides.is_empty() {
+        Vec::new()
+    } else {
+        left_beside(plan)?
+    };
+    Ok(Preflight {
+        outlook,
+        sides,
+        left,
+    })
 }
 
-/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that was asked for; it
-/// lies among others, which stand back only where the target may be overwritten.
+/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that
+/// was asked for; it lies among others, which stand back only where the target may be overwritten.
 ///
 /// # Errors
 ///
@@ -78,5 +88,11 @@ fn refuse_several_shards(plan: &Plan, target: &Target) -> Result<()> {
         return Ok(());
     }
     let cause = format!("the output has {shards} shards, a single file holds one");
-    Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause).with_hint("name a folder"))
+    Err(Error::new(
+        Kind::Usage,
+        "cannot write to file",
+        target.dir.display(),
+        cause,
+    )
+    .with_hint("name a folder"))
 }

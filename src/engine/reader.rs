@@ -79,9 +79,12 @@ impl Reader<'_> {
             let before = shown.replace(block.tensor);
             if before != Some(block.tensor) {
                 self.monitor.tensor(&tensor.name);
-                before.into_iter().for_each(|before| self.rest(&self.plan.tensors[before], tensor));
+                before
+                    .into_iter()
+                    .for_each(|before| self.rest(&self.plan.tensors[before], tensor));
             }
-            let cost = block.len * tensor.window_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
+            let cost =
+                block.len * tensor.window_units() + tensor.sources.len() as u64 * WINDOW_EDGE_BYTES;
             let Some(reservation) = self.budget.reserve(cost) else {
                 return Ok(());
             };
@@ -92,9 +95,17 @@ impl Reader<'_> {
                 self.prefetch(ahead);
             }
             let windows = self.load(&block)?;
-            self.monitor.advance(tensor.read_bytes(block.start, block.len));
+            self.monitor
+                .advance(tensor.read_bytes(block.start, block.len));
             self.monitor.memory(self.budget.used());
-            if next.send(Loaded { block, windows, _reservation: reservation }).is_err() {
+            if next
+                .send(Loaded {
+                    block,
+                    windows,
+                    _reservation: reservation,
+                })
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -119,7 +130,10 @@ impl Reader<'_> {
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         // The source whose window others are made of comes first.
-        let first = tensor.sources.iter().find_map(|source| source.stack.window());
+        let first = tensor
+            .sources
+            .iter()
+            .find_map(|source| source.stack.window());
         let mut windows: Vec<Option<Window>> = tensor.sources.iter().map(|_| None).collect();
         let others = (0..windows.len()).filter(|index| Some(*index) != first);
         for index in first.into_iter().chain(others) {
@@ -161,7 +175,8 @@ impl Reader<'_> {
                 // Views are not opened for a block that comes after this tensor.
                 None if self.opened.is_for(block.tensor) => {
                     let tensors = self.tensors(block, index, &[]);
-                    let tensors: Vec<&dyn Readable> = tensors.iter().map(|tensor| &**tensor).collect();
+                    let tensors: Vec<&dyn Readable> =
+                        tensors.iter().map(|tensor| &**tensor).collect();
                     let mut opened = self.opened.of(block.tensor, index, stack);
                     opened.prefetch(stack, self.below(&tensors), range.clone());
                 }
@@ -170,7 +185,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The tensors in all places of the stack of source `index`. Nothing can be read of a window that is not loaded yet.
+    /// The tensors in all places of the stack of source `index`. Nothing can be read of a window
+    /// that is not loaded yet.
     fn tensors<'b>(
         &'b self,
         block: &Block,
@@ -180,14 +196,29 @@ impl Reader<'_> {
         let sources = &self.plan.tensors[block.tensor].sources;
         let tensor = |place: Place| -> Box<dyn Readable + 'b> {
             match place {
-                Place::File { input, file, offset, unit } => {
-                    Box::new(Stored { source: &*self.sources[&(input, file)], offset, unit })
-                }
+                Place::File {
+                    input,
+                    file,
+                    offset,
+                    unit,
+                } => Box::new(Stored {
+                    source: &*self.sources[&(input, file)],
+                    offset,
+                    unit,
+                }),
                 Place::Window { source, dtype } => {
                     let window = windows.get(source).and_then(Option::as_ref);
                     let bytes = window.map_or(&[][..], |window| window);
-                    let elements = Elements { dtype: sources[source].dtype, bytes };
-                    Box::new(InMemory { elements, start: block.start, dtype, kernels: self.kernels })
+                    let elements = Elements {
+                        dtype: sources[source].dtype,
+                        bytes,
+                    };
+                    Box::new(InMemory {
+                        elements,
+                        start: block.start,
+                        dtype,
+                        kernels: self.kernels,
+                    })
                 }
             }
         };
@@ -196,9 +227,16 @@ impl Reader<'_> {
 
     fn stored(&self, place: Place) -> Option<Stored<'_>> {
         match place {
-            Place::File { input, file, offset, unit } => {
-                Some(Stored { source: &*self.sources[&(input, file)], offset, unit })
-            }
+            Place::File {
+                input,
+                file,
+                offset,
+                unit,
+            } => Some(Stored {
+                source: &*self.sources[&(input, file)],
+                offset,
+                unit,
+            }),
             Place::Window { .. } => None,
         }
     }
@@ -207,7 +245,11 @@ impl Reader<'_> {
     where
         Self: 'b,
     {
-        Below { tensors, kernels: self.kernels, pool: self.pool }
+        Below {
+            tensors,
+            kernels: self.kernels,
+            pool: self.pool,
+        }
     }
 }
 
@@ -222,7 +264,8 @@ struct OpenedTensor {
 }
 
 impl OpenedStacks {
-    /// Returns true for the tensor that is being read; for another one everything would have to be worked out again.
+    /// Returns true for the tensor that is being read; for another one everything would have to be
+    /// worked out again.
     fn is_for(&self, tensor: usize) -> bool {
         self.0.borrow().tensor == tensor
     }
@@ -231,7 +274,10 @@ impl OpenedStacks {
     fn of(&self, tensor: usize, source: usize, stack: &Stack) -> RefMut<'_, Opened> {
         RefMut::map(self.0.borrow_mut(), |opened| {
             if opened.tensor != tensor {
-                *opened = OpenedTensor { tensor, stacks: HashMap::new() };
+                *opened = OpenedTensor {
+                    tensor,
+                    stacks: HashMap::new(),
+                };
             }
             opened.stacks.entry(source).or_insert_with(|| stack.open())
         })

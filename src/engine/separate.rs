@@ -1,4 +1,5 @@
-//! Keeps the output out of the inputs: a merge into a folder that it reads from would destroy what it works on.
+//! Keeps the output out of the inputs: a merge into a folder that it reads from would destroy what
+//! it works on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,19 @@ use crate::error::{Error, Kind, Result};
 /// # Errors
 ///
 /// [`Kind::Usage`] with the input in question.
-pub fn refuse_inputs_folder<'a>(inputs: impl IntoIterator<Item = &'a Checkpoint>, out: &Path) -> Result<()> {
-    let examined = |path: &Path| real(path).map_err(|error| Error::io("cannot examine", path, error));
+pub fn refuse_inputs_folder<'a>(
+    inputs: impl IntoIterator<Item = &'a Checkpoint>,
+    out: &Path,
+) -> Result<()> {
+    let examined =
+        |path: &Path| real(path).map_err(|error| Error::io("cannot examine", path, error));
     let out_real = examined(out)?;
     for input in inputs {
         let refuse = |cause: String| {
-            Err(Error::new(Kind::Usage, "cannot write to folder", out.display(), cause)
-                .with_hint("inputs are never written to; choose a folder outside of them"))
+            Err(
+                Error::new(Kind::Usage, "cannot write to folder", out.display(), cause)
+                    .with_hint("inputs are never written to; choose a folder outside of them"),
+            )
         };
         if let Some(folder) = input.folder() {
             let folder_real = examined(folder)?;
@@ -47,13 +54,23 @@ pub fn refuse_inputs_folder<'a>(inputs: impl IntoIterator<Item = &'a Checkpoint>
 
 /// The path without links, also of what does not exist yet.
 fn real(path: &Path) -> io::Result<PathBuf> {
-    let absolute = std::path::absolute(if path.as_os_str().is_empty() { Path::new(".") } else { path })?;
+    let absolute = std::path::absolute(if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    })?;
     let mut missing = Vec::new();
     for ancestor in absolute.ancestors() {
         match ancestor.canonicalize() {
-            Ok(found) => return Ok(missing.into_iter().rev().fold(found, |path, name| path.join(name))),
+            Ok(found) => {
+                return Ok(missing
+                    .into_iter()
+                    .rev()
+                    .fold(found, |path, name| path.join(name)));
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // A path that goes up behind something missing cannot be followed; nothing is made there either.
+            // A path that goes up behind something missing cannot be followed; nothing is made
+            // there either.
             Err(error) => missing.push(ancestor.file_name().ok_or(error)?),
         }
     }
@@ -73,8 +90,14 @@ mod tests {
         let root = root.path().canonicalize().expect("there");
         fs::create_dir(root.join("a")).expect("made");
         symlink("a", root.join("link")).expect("linked");
-        assert_eq!(real(&root.join("link/b/c")).expect("no failure"), root.join("a/b/c"));
-        assert_eq!(real(&root.join("a/../link")).expect("no failure"), root.join("a"));
+        assert_eq!(
+            real(&root.join("link/b/c")).expect("no failure"),
+            root.join("a/b/c")
+        );
+        assert_eq!(
+            real(&root.join("a/../link")).expect("no failure"),
+            root.join("a")
+        );
         assert!(real(&root.join("b/../a")).is_err());
         symlink("loop", root.join("loop")).expect("linked");
         assert!(real(&root.join("loop")).is_err());

@@ -1,11 +1,13 @@
-//! How the stages of a run end early: somebody asks, or the first error is kept and everybody else winds down.
+//! How the stages of a run end early: somebody asks, or the first error is kept and everybody else
+//! winds down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Error;
 
-/// A request to stop that a signal handler, a user interface or a failing stage can make. Clones are one request.
+/// A request to stop that a signal handler, a user interface or a failing stage can make. Clones
+/// are one request.
 ///
 /// # Examples
 ///
@@ -49,12 +51,18 @@ impl Stop {
 
     /// Keeps `error` as the run's outcome unless an earlier one is kept, and asks to stop.
     pub fn fail(&self, error: Error) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
         self.ask();
     }
 
     /// The first error, if a stage failed.
     pub fn take_error(&self) -> Option<Error> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }

@@ -1,5 +1,6 @@
-//! The writing stage, three threads in a row: one waits for each piece in plan order and hashes it, one writes it at its
-//! offset, one makes durable and journals what has been written while the others go on with what comes next.
+//! The writing stage, three threads in a row: one waits for each piece in plan order and hashes it,
+//! one writes it at its offset, one makes durable and journals what has been written while the
+//! others go on with what comes next.
 
 use std::ops::Range;
 use std::thread::ScopedJoinHandle;
@@ -22,8 +23,8 @@ const TASKS: usize = 4;
 
 /// What is found about tensors is held until a commit: at most so much of it.
 pub const CLAIMED_BYTES: usize = 1 << 20;
-/// Commits that are under way at once, one more is being gathered, and a shard is open twice: the part of all files that
-/// may be open which the shards of one of them may take.
+/// Commits that are under way at once, one more is being gathered, and a shard is open twice: the
+/// part of all files that may be open which the shards of one of them may take.
 const SHARE_OF_FILES: u64 = 8;
 
 /// The writing stage.
@@ -49,8 +50,8 @@ enum Task {
 }
 
 impl Writer<'_> {
-    /// Carries out `orders` until they end, committing on the way and at the end. What was written before a failure
-    /// is committed too.
+    /// Carries out `orders` until they end, committing on the way and at the end. What was written
+    /// before a failure is committed too.
     ///
     /// # Errors
     ///
@@ -59,23 +60,45 @@ impl Writer<'_> {
         std::thread::scope(|scope| {
             let (tasks, inbox) = bounded::<Task>(TASKS);
             let (commits, pending) = bounded::<Pending>(1);
-            let storer = stage("store").spawn_scoped(scope, move || store(&inbox, &commits)).map_err(no_thread)?;
+            let storer = stage("store")
+                .spawn_scoped(scope, move || store(&inbox, &commits))
+                .map_err(no_thread)?;
             let syncer = stage("sync")
-                .spawn_scoped(scope, move || pending.into_iter().try_for_each(Pending::run))
+                .spawn_scoped(scope, move || {
+                    pending.into_iter().try_for_each(Pending::run)
+                })
                 .map_err(no_thread)?;
             let hashed = self.hash_all(orders, &tasks);
             drop(tasks);
             let ended = [join(syncer), join(storer), hashed];
-            // A stage whose successor is gone ends without an error of its own, so the last one knows best.
+            // A stage whose successor is gone ends without an error of its own, so the last one
+            // knows best.
             ended.into_iter().collect()
         })
     }
 
     fn hash_all(self, orders: &Receiver<Order>, tasks: &Sender<Task>) -> Result<()> {
-        let Self { plan, output, durable, monitor, commit_bytes } = self;
+        let Self {
+            plan,
+            output,
+            durable,
+            monitor,
+            commit_bytes,
+        } = self;
         let found = Found::default();
-        let most_shards = usize::try_from(most_open_files() / SHARE_OF_FILES).unwrap_or(usize::MAX).max(1);
-        let mut pieces = Pieces { plan, output, durable, monitor, commit_bytes, found, uncommitted: 0, most_shards };
+        let most_shards = usize::try_from(most_open_files() / SHARE_OF_FILES)
+            .unwrap_or(usize::MAX)
+            .max(1);
+        let mut pieces = Pieces {
+            plan,
+            output,
+            durable,
+            monitor,
+            commit_bytes,
+            found,
+            uncommitted: 0,
+            most_shards,
+        };
         let hashed = pieces.take(orders, tasks);
         let last = output.prepare_commit()?;
         let _ = tasks.send(Task::Commit(last));
@@ -84,7 +107,9 @@ impl Writer<'_> {
 }
 
 fn join(stage: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
-    stage.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    stage
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Writes, and passes commits on once everything before them was written.
@@ -125,7 +150,11 @@ impl Pieces<'_> {
                     // It stands for a reading of the whole model: no kill shall cost that again.
                     self.uncommitted = self.commit_bytes;
                 }
-                Order::Piece { tensor, offset, made } => {
+                Order::Piece {
+                    tensor,
+                    offset,
+                    made,
+                } => {
                     let (buffer, found) = answer_of(&made)?;
                     self.found.add(found);
                     if let Some(task) = self.piece(tensor, offset, buffer)?
@@ -135,10 +164,14 @@ impl Pieces<'_> {
                     }
                 }
             }
-            let full = self.output.unclaimed_bytes() >= CLAIMED_BYTES || self.output.open_shards() >= self.most_shards;
+            let full = self.output.unclaimed_bytes() >= CLAIMED_BYTES
+                || self.output.open_shards() >= self.most_shards;
             if full || self.uncommitted >= self.commit_bytes {
                 self.uncommitted = 0;
-                if tasks.send(Task::Commit(self.output.prepare_commit()?)).is_err() {
+                if tasks
+                    .send(Task::Commit(self.output.prepare_commit()?))
+                    .is_err()
+                {
                     return Ok(());
                 }
             }
@@ -150,18 +183,26 @@ impl Pieces<'_> {
     fn piece(&mut self, tensor: usize, offset: u64, buffer: Buffer) -> Result<Option<Task>> {
         let end = offset + buffer.len() as u64;
         if end == self.plan.tensors[tensor].output_bytes() {
-            // Before the last bytes, so that no commit can claim the tensor without what was found about it.
+            // Before the last bytes, so that no commit can claim the tensor without what was found
+            // about it.
             let found = std::mem::take(&mut self.found);
-            self.output.set_note(tensor, &serde_json::to_value(found).expect("findings are plain data"));
+            self.output.set_note(
+                tensor,
+                &serde_json::to_value(found).expect("findings are plain data"),
+            );
         }
         let done = self.durable[tensor].saturating_sub(offset);
-        let fresh = usize::try_from(done).unwrap_or(usize::MAX).min(buffer.len())..buffer.len();
+        let fresh = usize::try_from(done)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len())..buffer.len();
         if fresh.is_empty() {
             return Ok(None);
         }
         self.uncommitted += fresh.len() as u64;
         self.monitor.advance(fresh.len() as u64);
-        let place = self.output.place(tensor, end - fresh.len() as u64, &buffer[fresh.clone()])?;
+        let place = self
+            .output
+            .place(tensor, end - fresh.len() as u64, &buffer[fresh.clone()])?;
         Ok(place.map(|place| Task::Write(place, buffer, fresh)))
     }
 }

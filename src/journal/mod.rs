@@ -1,4 +1,5 @@
-//! Records of what is durably written, and their replay. Bytes in, bytes out: files and syncing are `output/`'s.
+//! Records of what is durably written, and their replay. Bytes in, bytes out: files and syncing are
+//! `output/`'s.
 //!
 //! A journal is one file, only ever appended to. All integers are little endian.
 //!
@@ -15,8 +16,9 @@
 //! | payload | length | see below |
 //! | checksum | 8 | XXH3-64 of the three fields above |
 //!
-//! The first record is the *identity*, the JSON text of what the run was asked to do, written together with the file's
-//! head and renamed into place. Every other record holds the *claims* of one commit, one after the other:
+//! The first record is the *identity*, the JSON text of what the run was asked to do, written
+//! together with the file's head and renamed into place. Every other record holds the *claims* of
+//! one commit, one after the other:
 //!
 //! | claim | layout | says |
 //! |---|---|---|
@@ -28,9 +30,10 @@
 //!
 //! # Why a commit is one record
 //!
-//! A record is appended only after the one before it was synced, so a crash can tear the last record and no other,
-//! even if the disk wrote the pages of the last append in another order. An unreadable record at the end is
-//! therefore dropped, and one with a valid record behind it is damage, which is refused.
+//! A record is appended only after the one before it was synced, so a crash can tear the last
+//! record and no other, even if the disk wrote the pages of the last append in another order. An
+//! unreadable record at the end is therefore dropped, and one with a valid record behind it is
+//! damage, which is refused.
 
 mod record;
 mod replay;

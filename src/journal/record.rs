@@ -83,7 +83,8 @@ pub fn claims_record(claims: &[Claim]) -> Result<Vec<u8>> {
     noting_record(claims).map(|(record, _)| record)
 }
 
-/// As [`claims_record`], and where in the record the notes about tensors are, each behind its tensor's index.
+/// As [`claims_record`], and where in the record the notes about tensors are, each behind its
+/// tensor's index.
 ///
 /// # Errors
 ///
@@ -94,7 +95,13 @@ pub fn noting_record(claims: &[Claim]) -> Result<(Vec<u8>, NotePlaces)> {
         encode(claim, &mut payload)?;
         if let Claim::Note { tensor, note } = claim {
             let at = (PREFIX_BYTES + payload.len() - note.len()) as u64;
-            places.push((*tensor, NotePlace { at, len: length(note.len())? }));
+            places.push((
+                *tensor,
+                NotePlace {
+                    at,
+                    len: length(note.len())?,
+                },
+            ));
         }
     }
     Ok((record(CLAIMS, &payload)?, places))
@@ -114,7 +121,11 @@ pub struct NotePlace {
 
 fn encode(claim: &Claim, into: &mut Vec<u8>) -> Result<()> {
     match claim {
-        Claim::Blocks { tensor, first, values } => {
+        Claim::Blocks {
+            tensor,
+            first,
+            values,
+        } => {
             into.push(BLOCKS);
             for field in [*tensor, *first, length(values.len())?] {
                 into.extend_from_slice(&field.to_le_bytes());
@@ -157,6 +168,13 @@ fn record(kind: u8, payload: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn length(len: usize) -> Result<u32> {
-    let cause = || Error::new(Kind::Resume, "cannot journal", "record", format!("{len} bytes, at most {}", u32::MAX));
+    let cause = || {
+        Error::new(
+            Kind::Resume,
+            "cannot journal",
+            "record",
+            format!("{len} bytes, at most {}", u32::MAX),
+        )
+    };
     u32::try_from(len).map_err(|_| cause())
 }

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{
-    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, NotePlace, PREFIX_BYTES, RUN_NOTE, SHARD, STEP,
-    VERSION, Value,
+    BLOCKS, CHECKSUM_BYTES, CLAIMS, HEAD_BYTES, IDENTITY, MAGIC, NOTE, NotePlace, PREFIX_BYTES,
+    RUN_NOTE, SHARD, STEP, VERSION, Value,
 };
 use crate::error::{Error, Kind, Result};
 
-/// How often its size a journal may be hashed in the search for records behind an unreadable one. A torn record takes
-/// far less; a file made to take more is damaged.
+/// How often its size a journal may be hashed in the search for records behind an unreadable one. A
+/// torn record takes far less; a file made to take more is damaged.
 const SEARCH_EFFORT: usize = 16;
 
 /// A journal whose records were found whole; [`Journal::replay`] says what they claim.
@@ -55,40 +55,62 @@ impl State {
 impl<'a> Journal<'a> {
     /// Reads the records of a journal's `bytes`; `path` is for messages only.
     ///
-    /// An unreadable last record is left out: [`Journal::valid_len`] is where appending goes on. Takes no more
-    /// memory than the bytes do.
+    /// An unreadable last record is left out: [`Journal::valid_len`] is where appending goes on.
+    /// Takes no more memory than the bytes do.
     ///
     /// # Errors
     ///
-    /// [`Kind::Resume`] when it is no journal, of another version, or damaged anywhere but at its end.
+    /// [`Kind::Resume`] when it is no journal, of another version, or damaged anywhere but at its
+    /// end.
     pub fn parse(bytes: &'a [u8], path: &Path) -> Result<Self> {
-        let refuse = |cause: String| Error::new(Kind::Resume, "cannot read journal", path.display(), cause);
-        let head = bytes.get(..HEAD_BYTES).filter(|head| head.starts_with(&MAGIC));
+        let refuse =
+            |cause: String| Error::new(Kind::Resume, "cannot read journal", path.display(), cause);
+        let head = bytes
+            .get(..HEAD_BYTES)
+            .filter(|head| head.starts_with(&MAGIC));
         let head = head.ok_or_else(|| refuse("it does not begin as a journal does".into()))?;
         let version = read_u32(head, MAGIC.len()).expect("the head holds twelve bytes");
         if version != VERSION {
-            return Err(refuse(format!("format version {version}, this program knows {VERSION}")));
+            return Err(refuse(format!(
+                "format version {version}, this program knows {VERSION}"
+            )));
         }
         let first = Record::at(bytes, HEAD_BYTES).filter(|first| first.kind == IDENTITY);
         let first = first.ok_or_else(|| refuse("its first record is damaged".into()))?;
-        let identity = std::str::from_utf8(first.payload).map_err(|error| refuse(error.to_string()))?;
-        let mut journal = Self { path: path.to_owned(), identity, commits: vec![], valid_len: first.end };
+        let identity =
+            std::str::from_utf8(first.payload).map_err(|error| refuse(error.to_string()))?;
+        let mut journal = Self {
+            path: path.to_owned(),
+            identity,
+            commits: vec![],
+            valid_len: first.end,
+        };
         while let Some(record) = Record::at(bytes, journal.valid_len) {
             if record.kind != CLAIMS {
-                return Err(refuse(format!("a second identity at byte {}", journal.valid_len)));
+                return Err(refuse(format!(
+                    "a second identity at byte {}",
+                    journal.valid_len
+                )));
             }
             // An empty commit would let a small file ask for a large list.
             if record.payload.is_empty() {
-                return Err(refuse(format!("an empty record at byte {}", journal.valid_len)));
+                return Err(refuse(format!(
+                    "an empty record at byte {}",
+                    journal.valid_len
+                )));
             }
-            journal.commits.push((journal.valid_len + PREFIX_BYTES, record.payload));
+            journal
+                .commits
+                .push((journal.valid_len + PREFIX_BYTES, record.payload));
             journal.valid_len = record.end;
         }
         match find_record_after(bytes, journal.valid_len) {
             None => Ok(journal),
             Some(later) => {
                 let at = journal.valid_len;
-                Err(refuse(format!("the record at byte {at} is damaged, yet more follows at byte {later}")))
+                Err(refuse(format!(
+                    "the record at byte {at} is damaged, yet more follows at byte {later}"
+                )))
             }
         }
     }
@@ -103,7 +125,8 @@ impl<'a> Journal<'a> {
         self.valid_len
     }
 
-    /// What is claimed, for an output whose tensors have `blocks[tensor]` check blocks and which has `shards` shards.
+    /// What is claimed, for an output whose tensors have `blocks[tensor]` check blocks and which
+    /// has `shards` shards.
     ///
     /// # Errors
     ///
@@ -111,12 +134,20 @@ impl<'a> Journal<'a> {
     pub fn replay(&self, blocks: &[u64], shards: usize) -> Result<State> {
         let mut state = State::empty(blocks.len(), shards);
         for (number, (start, commit)) in self.commits.iter().enumerate() {
-            let mut rest = Fields { bytes: commit, end: start + commit.len() };
+            let mut rest = Fields {
+                bytes: commit,
+                end: start + commit.len(),
+            };
             while !rest.bytes.is_empty() {
                 let claim = state.apply(&mut rest, blocks);
                 claim.ok_or_else(|| {
                     let cause = format!("record {} claims what cannot be", number + 1);
-                    Error::new(Kind::Resume, "cannot replay journal", self.path.display(), cause)
+                    Error::new(
+                        Kind::Resume,
+                        "cannot replay journal",
+                        self.path.display(),
+                        cause,
+                    )
                 })?;
             }
         }
@@ -135,7 +166,9 @@ impl State {
                 if first != values.len() || end > *blocks.get(tensor)? {
                     return None;
                 }
-                let (taken, odd) = rest.take(count.checked_mul(size_of::<Value>())?)?.as_chunks();
+                let (taken, odd) = rest
+                    .take(count.checked_mul(size_of::<Value>())?)?
+                    .as_chunks();
                 debug_assert!(odd.is_empty());
                 values.extend_from_slice(taken);
             }
@@ -143,7 +176,10 @@ impl State {
                 let (tensor, len) = (rest.index()?, rest.index()?);
                 let at = u64::try_from(rest.position()).ok()?;
                 std::str::from_utf8(rest.take(len)?).ok()?;
-                *self.notes.get_mut(tensor)? = Some(NotePlace { at, len: u32::try_from(len).ok()? });
+                *self.notes.get_mut(tensor)? = Some(NotePlace {
+                    at,
+                    len: u32::try_from(len).ok()?,
+                });
             }
             RUN_NOTE => {
                 let len = rest.index()?;
@@ -151,7 +187,8 @@ impl State {
             }
             STEP => {
                 let len = rest.index()?;
-                self.steps.push(std::str::from_utf8(rest.take(len)?).ok()?.to_owned());
+                self.steps
+                    .push(std::str::from_utf8(rest.take(len)?).ok()?.to_owned());
             }
             SHARD => *self.shards.get_mut(rest.index()?)? = true,
             _ => return None,
@@ -176,7 +213,11 @@ impl<'a> Record<'a> {
         let kind = bytes[at + PREFIX_BYTES - 1];
         let known = matches!(kind, IDENTITY | CLAIMS);
         let whole = known && xxh3_64(&bytes[at..payload_end]).to_le_bytes() == checksum;
-        whole.then(|| Self { kind, payload: &bytes[at + PREFIX_BYTES..payload_end], end })
+        whole.then(|| Self {
+            kind,
+            payload: &bytes[at + PREFIX_BYTES..payload_end],
+            end,
+        })
     }
 }
 
@@ -187,7 +228,9 @@ fn find_record_after(bytes: &[u8], from: usize) -> Option<usize> {
         let len = usize::try_from(read_u32(bytes, at)?).ok()?;
         let fits = len.saturating_add(PREFIX_BYTES + CHECKSUM_BYTES) <= bytes.len() - at;
         if fits && matches!(bytes[at + PREFIX_BYTES - 1], IDENTITY | CLAIMS) {
-            let Some(left) = effort.checked_sub(len) else { return Some(at) };
+            let Some(left) = effort.checked_sub(len) else {
+                return Some(at);
+            };
             effort = left;
             if Record::at(bytes, at).is_some() {
                 return Some(at);
@@ -242,11 +285,29 @@ mod tests {
     }
 
     fn commits() -> [Vec<Claim>; 3] {
-        let blocks = |tensor, first, values| Claim::Blocks { tensor, first, values };
+        let blocks = |tensor, first, values| Claim::Blocks {
+            tensor,
+            first,
+            values,
+        };
         [
-            vec![blocks(0, 0, vec![[1; 32], [2; 32]]), Claim::Note { tensor: 0, note: "{\"angle\":0.5}".into() }],
-            vec![blocks(0, 2, vec![[3; 32]]), blocks(1, 0, vec![[4; 32]]), Claim::Shard { shard: 1 }],
-            vec![Claim::Shard { shard: 0 }, Claim::Step { step: "[1]".into() }, Claim::Step { step: "[2]".into() }],
+            vec![
+                blocks(0, 0, vec![[1; 32], [2; 32]]),
+                Claim::Note {
+                    tensor: 0,
+                    note: "{\"angle\":0.5}".into(),
+                },
+            ],
+            vec![
+                blocks(0, 2, vec![[3; 32]]),
+                blocks(1, 0, vec![[4; 32]]),
+                Claim::Shard { shard: 1 },
+            ],
+            vec![
+                Claim::Shard { shard: 0 },
+                Claim::Step { step: "[1]".into() },
+                Claim::Step { step: "[2]".into() },
+            ],
         ]
     }
 
@@ -278,13 +339,27 @@ mod tests {
         let (bytes, ends) = sample();
         let (state, len) = replay(&bytes).expect("whole");
         assert_eq!(len, ends[3]);
-        assert_eq!(state.values, [vec![[1; 32], [2; 32], [3; 32]], vec![[4; 32]], vec![]]);
-        let [Some(NotePlace { at, len }), None, None] = state.notes[..] else { panic!("{:?}", state.notes) };
+        assert_eq!(
+            state.values,
+            [vec![[1; 32], [2; 32], [3; 32]], vec![[4; 32]], vec![]]
+        );
+        let [Some(NotePlace { at, len }), None, None] = state.notes[..] else {
+            panic!("{:?}", state.notes)
+        };
         let at = usize::try_from(at).expect("small");
         assert_eq!(&bytes[at..at + len as usize], b"{\"angle\":0.5}");
         let (record, places) = noting_record(&commits()[0]).expect("short");
         assert_eq!(&bytes[ends[0]..ends[1]], record);
-        assert_eq!(places, [(0, NotePlace { at: (at - ends[0]) as u64, len })]);
+        assert_eq!(
+            places,
+            [(
+                0,
+                NotePlace {
+                    at: (at - ends[0]) as u64,
+                    len
+                }
+            )]
+        );
         assert_eq!(state.shards, [true, true]);
         assert_eq!(state.steps, ["[1]", "[2]"]);
     }
@@ -309,7 +384,11 @@ mod tests {
             damaged[at] ^= 0x41;
             let replayed = replay(&damaged);
             if at < ends[2] {
-                assert_eq!(replayed.expect_err("damage before the last record").kind(), Kind::Resume, "byte {at}");
+                assert_eq!(
+                    replayed.expect_err("damage before the last record").kind(),
+                    Kind::Resume,
+                    "byte {at}"
+                );
             } else {
                 assert_eq!(replayed.expect("as good as torn").1, ends[2], "byte {at}");
             }
@@ -319,7 +398,12 @@ mod tests {
     #[test]
     fn a_tail_of_zeros_or_noise_is_dropped() {
         let (bytes, ends) = sample();
-        for tail in [vec![0; 5000], (0..5000u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()] {
+        for tail in [
+            vec![0; 5000],
+            (0..5000u32)
+                .map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3])
+                .collect(),
+        ] {
             let torn = [bytes.clone(), tail].concat();
             assert_eq!(replay(&torn).expect("torn").1, ends[3]);
         }
@@ -327,23 +411,58 @@ mod tests {
 
     #[test]
     fn claims_that_cannot_be_are_refused() {
-        let blocks = |tensor, first, count: usize| Claim::Blocks { tensor, first, values: vec![[0; 32]; count] };
-        for claim in [blocks(0, 3, 1), blocks(0, 2, 1), blocks(2, 0, 1), blocks(3, 0, 1), blocks(1, u32::MAX, 1)] {
+        let blocks = |tensor, first, count: usize| Claim::Blocks {
+            tensor,
+            first,
+            values: vec![[0; 32]; count],
+        };
+        for claim in [
+            blocks(0, 3, 1),
+            blocks(0, 2, 1),
+            blocks(2, 0, 1),
+            blocks(3, 0, 1),
+            blocks(1, u32::MAX, 1),
+        ] {
             assert!(refusal(&[claim]).contains("record 4 claims what cannot be"));
         }
         assert!(refusal(&[Claim::Shard { shard: 2 }]).contains("record 4"));
-        assert!(refusal(&[Claim::Note { tensor: 3, note: "1".into() }]).contains("record 4"));
+        assert!(
+            refusal(&[Claim::Note {
+                tensor: 3,
+                note: "1".into()
+            }])
+            .contains("record 4")
+        );
     }
 
     #[test]
     fn other_files_and_versions_are_refused() {
         let (mut bytes, _) = sample();
         bytes[8] = 2;
-        assert!(replay(&bytes).expect_err("newer").to_string().contains("version 2, this program knows 1"));
+        assert!(
+            replay(&bytes)
+                .expect_err("newer")
+                .to_string()
+                .contains("version 2, this program knows 1")
+        );
         assert_eq!(replay(b"").expect_err("empty").kind(), Kind::Resume);
-        assert_eq!(replay(b"{\"format\": \"something else\"}").expect_err("other").kind(), Kind::Resume);
-        let twice = [head_with_identity("{\"a\":1}").expect("short"), bytes[HEAD_BYTES..].to_vec()].concat();
-        assert!(replay(&twice).expect_err("twice").to_string().contains("second identity"));
+        assert_eq!(
+            replay(b"{\"format\": \"something else\"}")
+                .expect_err("other")
+                .kind(),
+            Kind::Resume
+        );
+        let twice = [
+            head_with_identity("{\"a\":1}").expect("short"),
+            bytes[HEAD_BYTES..].to_vec(),
+        ]
+        .concat();
+        assert!(
+            replay(&twice)
+                .expect_err("twice")
+                .to_string()
+                .contains("second identity")
+        );
     }
 
     proptest::proptest! {

@@ -1,4 +1,5 @@
-//! Changes in a text: what is the same keeps its bytes, what is new is written in the style of what stands around it.
+//! Changes in a text: what is the same keeps its bytes, what is new is written in the style of what
+//! stands around it.
 
 use std::ops::Range;
 
@@ -8,12 +9,19 @@ use super::parse;
 use super::scan::Scanner;
 use super::write::{Style, field, pretty, write};
 
-/// `text`, a value's, as it must be for the value to be `changed`: only what differs is written anew.
+/// `text`, a value's, as it must be for the value to be `changed`: only what differs is written
+/// anew.
 ///
 /// A text that cannot be read is written anew as a whole.
 pub fn edited(text: &str, changed: &Value) -> String {
-    let Ok(before) = parse(text) else { return pretty(changed) };
-    let mut editor = Editor { text, scanner: Scanner::new(text), out: String::with_capacity(text.len() + 64) };
+    let Ok(before) = parse(text) else {
+        return pretty(changed);
+    };
+    let mut editor = Editor {
+        text,
+        scanner: Scanner::new(text),
+        out: String::with_capacity(text.len() + 64),
+    };
     editor.scanner.space();
     editor.out.push_str(&text[..editor.scanner.at]);
     editor.value(&before, changed, "");
@@ -38,8 +46,8 @@ struct Entry {
 }
 
 impl Editor<'_> {
-    /// Goes over a value that was `before`, and writes it as it stands, but for what is changed. `indent` is that of the
-    /// line on which it begins.
+    /// Goes over a value that was `before`, and writes it as it stands, but for what is changed.
+    /// `indent` is that of the line on which it begins.
     fn value(&mut self, before: &Value, changed: &Value, indent: &str) {
         match (before, changed) {
             _ if before == changed => {
@@ -52,7 +60,11 @@ impl Editor<'_> {
             }
             _ => {
                 let span = self.scanner.over();
-                write(changed, &style_of(&self.text[span], changed, indent), &mut self.out);
+                write(
+                    changed,
+                    &style_of(&self.text[span], changed, indent),
+                    &mut self.out,
+                );
             }
         }
     }
@@ -71,15 +83,29 @@ impl Editor<'_> {
     fn object(&mut self, before: &Map<String, Value>, changed: &Map<String, Value>, indent: &str) {
         let start = self.scanner.at;
         let (entries, end) = self.entries(b'}');
-        let last_of = |key: &str| entries.iter().rposition(|entry| entry.key.as_deref() == Some(key));
+        let last_of = |key: &str| {
+            entries
+                .iter()
+                .rposition(|entry| entry.key.as_deref() == Some(key))
+        };
         self.out.push('{');
         let mut any = false;
         for (at, entry) in entries.iter().enumerate() {
             let key = entry.key.as_deref().unwrap_or_default();
-            let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else { continue };
+            let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else {
+                continue;
+            };
             // What stood before the first one has no comma.
-            let begin = if at == 0 { start + 1 } else { entries[at - 1].value.end };
-            let space = if any { begin..entry.head.start } else { entries[0].space.clone() };
+            let begin = if at == 0 {
+                start + 1
+            } else {
+                entries[at - 1].value.end
+            };
+            let space = if any {
+                begin..entry.head.start
+            } else {
+                entries[0].space.clone()
+            };
             self.out.push_str(&self.text[space]);
             self.out.push_str(&self.text[entry.head.clone()]);
             self.scanner.at = entry.value.start;
@@ -91,12 +117,18 @@ impl Editor<'_> {
             }
             any = true;
         }
-        let new = changed.iter().filter(|(key, _)| !before.contains_key(*key)).collect::<Vec<_>>();
+        let new = changed
+            .iter()
+            .filter(|(key, _)| !before.contains_key(*key))
+            .collect::<Vec<_>>();
         self.new_fields(&new, &entries, any, indent);
-        let closing = entries.last().map_or(start + 1, |entry| entry.value.end)..end.saturating_sub(1);
+        let closing =
+            entries.last().map_or(start + 1, |entry| entry.value.end)..end.saturating_sub(1);
         match entries.is_empty() {
             // A new line for each key needs one for the bracket too.
-            true if closing.is_empty() && !new.is_empty() => self.out.push_str(&format!("\n{indent}")),
+            true if closing.is_empty() && !new.is_empty() => {
+                self.out.push_str(&format!("\n{indent}"))
+            }
             false if !any && new.is_empty() => {}
             _ => self.out.push_str(&self.text[closing]),
         }
@@ -105,33 +137,63 @@ impl Editor<'_> {
     }
 
     /// Writes fields behind those that were there, as those were.
-    fn new_fields(&mut self, new: &[(&String, &Value)], entries: &[Entry], any: bool, indent: &str) {
+    fn new_fields(
+        &mut self,
+        new: &[(&String, &Value)],
+        entries: &[Entry],
+        any: bool,
+        indent: &str,
+    ) {
         let inside = self.text.get(self.scanner.at..).unwrap_or_default();
         let style = match entries.last() {
             Some(last) => {
-                let colon = self.text[last.head.clone()].rsplit('"').next().unwrap_or(": ");
+                let colon = self.text[last.head.clone()]
+                    .rsplit('"')
+                    .next()
+                    .unwrap_or(": ");
                 let space = &self.text[last.space.clone()];
-                let indent = space.contains('\n').then(|| self.indent_of(&last.space, indent));
+                let indent = space
+                    .contains('\n')
+                    .then(|| self.indent_of(&last.space, indent));
                 let comma = if space.is_empty() { "," } else { ", " };
-                Style { indent, colon: colon.into(), comma: comma.into() }
+                Style {
+                    indent,
+                    colon: colon.into(),
+                    comma: comma.into(),
+                }
             }
             // Empty so far; white space inside says that it is to stay on its line.
-            None if inside.starts_with("{ ") => Style { indent: None, colon: ": ".into(), comma: ", ".into() },
-            None => Style { indent: Some(format!("{indent}  ")), colon: ": ".into(), comma: ", ".into() },
+            None if inside.starts_with("{ ") => Style {
+                indent: None,
+                colon: ": ".into(),
+                comma: ", ".into(),
+            },
+            None => Style {
+                indent: Some(format!("{indent}  ")),
+                colon: ": ".into(),
+                comma: ", ".into(),
+            },
         };
         let mut any = any;
         for (key, value) in new {
             match &style.indent {
-                Some(indent) => self.out.push_str(&format!("{}\n{indent}", if any { "," } else { "" })),
+                Some(indent) => self
+                    .out
+                    .push_str(&format!("{}\n{indent}", if any { "," } else { "" })),
                 None if any => self.out.push_str(&style.comma),
-                None => self.out.push_str(entries.first().map_or(" ", |first| &self.text[first.space.clone()])),
+                None => self.out.push_str(
+                    entries
+                        .first()
+                        .map_or(" ", |first| &self.text[first.space.clone()]),
+                ),
             }
             field(key, value, &style, &mut self.out);
             any = true;
         }
     }
 
-    /// The entries of the array or object that begins here, up to its `end`, and where that ends; stays where it is.
+    /// The entries of the array or object that begins here, up to its `end`, and where that ends;
+    /// stays where it is.
     fn entries(&mut self, end: u8) -> (Vec<Entry>, usize) {
         let begin = self.scanner.at;
         let mut entries = Vec::new();
@@ -143,13 +205,22 @@ impl Editor<'_> {
                 break;
             }
             let (space, head) = (space..self.scanner.at, self.scanner.at);
-            let key = if end == b'}' { self.scanner.key().ok() } else { None };
+            let key = if end == b'}' {
+                self.scanner.key().ok()
+            } else {
+                None
+            };
             self.scanner.space();
             if end == b'}' && self.scanner.take(b':') {
                 self.scanner.space();
             }
             let head = head..self.scanner.at;
-            entries.push(Entry { key, space, head, value: self.scanner.over() });
+            entries.push(Entry {
+                key,
+                space,
+                head,
+                value: self.scanner.over(),
+            });
             self.scanner.space();
             self.scanner.take(b',');
         }
@@ -164,12 +235,18 @@ impl Editor<'_> {
     /// The indent of the line that white space ends with, or that of the line before.
     fn indent_of(&self, space: &Range<usize>, indent: &str) -> String {
         let space = &self.text[space.clone()];
-        space.rfind('\n').map_or_else(|| indent.to_owned(), |line| space[line + 1..].to_owned())
+        space
+            .rfind('\n')
+            .map_or_else(|| indent.to_owned(), |line| space[line + 1..].to_owned())
     }
 }
 
 /// The style of a value that stands where `text` stood.
 fn style_of(text: &str, changed: &Value, indent: &str) -> Style {
     let lines = text.contains('\n') || (changed.is_object() && !text.starts_with(['{', '[']));
-    Style { indent: lines.then(|| indent.to_owned()), colon: ": ".into(), comma: ", ".into() }
+    Style {
+        indent: lines.then(|| indent.to_owned()),
+        colon: ": ".into(),
+        comma: ", ".into(),
+    }
 }

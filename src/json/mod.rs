@@ -1,8 +1,9 @@
-//! JSON as the libraries around a model write it: read with Python's `NaN` and `Infinity` and with numbers of any size,
-//! changed in place so that all that is not changed keeps its bytes.
+//! JSON as the libraries around a model write it: read with Python's `NaN` and `Infinity` and with
+//! numbers of any size, changed in place so that all that is not changed keeps its bytes.
 //!
-//! A number that no 64 bits hold, or that JSON has no word for, is kept as its text. In a [`Value`] it is a string that
-//! begins with a mark which no text has; [`pretty`] and [`edited`] write it as it was.
+//! A number that no 64 bits hold, or that JSON has no word for, is kept as its text. In a [`Value`]
+//! it is a string that begins with a mark which no text has; [`pretty`] and [`edited`] write it as
+//! it was.
 
 mod edit;
 mod scan;
@@ -32,7 +33,8 @@ fn marked(text: &str) -> Value {
 
 /// The text of a number that is only known by it.
 fn unmarked(text: &str) -> Option<&str> {
-    text.strip_prefix(MARK).filter(|text| scan::number(text).is_some())
+    text.strip_prefix(MARK)
+        .filter(|text| scan::number(text).is_some())
 }
 
 #[cfg(test)]
@@ -49,16 +51,31 @@ mod tests {
     #[test]
     fn what_python_writes_is_read_and_comes_back_as_it_was() {
         let value = parse(ODD).expect("read");
-        assert_eq!((&value["eps"], &value["vocab_size"]), (&json!(1e-5), &json!(10)));
+        assert_eq!(
+            (&value["eps"], &value["vocab_size"]),
+            (&json!(1e-5), &json!(10))
+        );
         assert_eq!(shown(&value["time_step_limit"]), "[0.0, Infinity]");
         assert_eq!(edited(ODD, &value), ODD);
         let mut changed = value.clone();
         changed["vocab_size"] = json!(16);
-        assert_eq!(edited(ODD, &changed), ODD.replace("\"vocab_size\": 10", "\"vocab_size\": 16"));
+        assert_eq!(
+            edited(ODD, &changed),
+            ODD.replace("\"vocab_size\": 10", "\"vocab_size\": 16")
+        );
         let again = pretty(&changed);
         assert_eq!(parse(&again), Ok(changed));
-        for text in ["Infinity", "-Infinity", "NaN", "1000000000000000019884624838656", "1e+400"] {
-            assert!(again.contains(text) && !again.contains(&format!("\"{text}\"")), "{again}");
+        for text in [
+            "Infinity",
+            "-Infinity",
+            "NaN",
+            "1000000000000000019884624838656",
+            "1e+400",
+        ] {
+            assert!(
+                again.contains(text) && !again.contains(&format!("\"{text}\"")),
+                "{again}"
+            );
         }
     }
 
@@ -66,17 +83,36 @@ mod tests {
     fn a_text_that_only_looks_like_a_kept_number_stays_a_text() {
         for text in ["\u{fdd0}", "\u{fdd0}x, \"y\": 1", "\u{fdd0}1 "] {
             let value = json!({ "a": text });
-            assert_eq!(serde_json::from_str::<Value>(&pretty(&value)).expect("JSON"), value);
+            assert_eq!(
+                serde_json::from_str::<Value>(&pretty(&value)).expect("JSON"),
+                value
+            );
         }
     }
 
     #[test]
     fn keys_are_added_changed_and_taken_away_in_the_style_of_the_text() {
         let cases = [
-            ("{\"a\": 1, \"b\": 2}", json!({ "a": 1, "b": 2, "c": [1, 2] }), "{\"a\": 1, \"b\": 2, \"c\": [1, 2]}"),
-            ("{\"a\":1,\"b\":2}", json!({ "a": 1, "b": 3, "c": 4 }), "{\"a\":1,\"b\":3,\"c\":4}"),
-            ("{\n  \"a\": 1,\n  \"b\": 2\n}", json!({ "b": 2, "c": "x" }), "{\n  \"b\": 2,\n  \"c\": \"x\"\n}"),
-            ("{ \"a\" : 1 , \"b\" : 2 }", json!({ "a": 1 }), "{ \"a\" : 1 }"),
+            (
+                "{\"a\": 1, \"b\": 2}",
+                json!({ "a": 1, "b": 2, "c": [1, 2] }),
+                "{\"a\": 1, \"b\": 2, \"c\": [1, 2]}",
+            ),
+            (
+                "{\"a\":1,\"b\":2}",
+                json!({ "a": 1, "b": 3, "c": 4 }),
+                "{\"a\":1,\"b\":3,\"c\":4}",
+            ),
+            (
+                "{\n  \"a\": 1,\n  \"b\": 2\n}",
+                json!({ "b": 2, "c": "x" }),
+                "{\n  \"b\": 2,\n  \"c\": \"x\"\n}",
+            ),
+            (
+                "{ \"a\" : 1 , \"b\" : 2 }",
+                json!({ "a": 1 }),
+                "{ \"a\" : 1 }",
+            ),
             ("{\"a\": 1}", json!({}), "{}"),
             ("{ }", json!({ "a": 1 }), "{ \"a\": 1 }"),
             ("{}", json!({ "a": 1 }), "{\n  \"a\": 1\n}"),
@@ -85,9 +121,21 @@ mod tests {
                 json!({ "t": { "l": ["a", "b", "c"], "n": 3 } }),
                 "{\n  \"t\": {\n    \"l\": [\n      \"a\",\n      \"b\",\n      \"c\"\n    ],\n    \"n\": 3\n  }\n}",
             ),
-            ("{\"a\": [1.50, 2.0e0, 3]}", json!({ "a": [1.5, 2.0, 4] }), "{\"a\": [1.50, 2.0e0, 4]}"),
-            ("{\"a\": 0, \"a\": 1.00}", json!({ "a": 1.0 }), "{\"a\": 0, \"a\": 1.00}"),
-            ("{\"a\": {\"b\": 0}, \"a\": 1}", json!({ "a": 2 }), "{\"a\": {\"b\": 0}, \"a\": 2}"),
+            (
+                "{\"a\": [1.50, 2.0e0, 3]}",
+                json!({ "a": [1.5, 2.0, 4] }),
+                "{\"a\": [1.50, 2.0e0, 4]}",
+            ),
+            (
+                "{\"a\": 0, \"a\": 1.00}",
+                json!({ "a": 1.0 }),
+                "{\"a\": 0, \"a\": 1.00}",
+            ),
+            (
+                "{\"a\": {\"b\": 0}, \"a\": 1}",
+                json!({ "a": 2 }),
+                "{\"a\": {\"b\": 0}, \"a\": 2}",
+            ),
         ];
         for (text, changed, wanted) in cases {
             let got = edited(text, &changed);
@@ -126,8 +174,13 @@ mod tests {
             any::<u64>().prop_map(Value::from),
             (-1e9..1e9).prop_map(Value::from),
             "[a-z\"\\\\\n\u{e9}]{0,6}".prop_map(Value::from),
-            prop_oneof![Just("NaN"), Just("-Infinity"), Just("1e999"), Just("100000000000000000000000")]
-                .prop_map(marked),
+            prop_oneof![
+                Just("NaN"),
+                Just("-Infinity"),
+                Just("1e999"),
+                Just("100000000000000000000000")
+            ]
+            .prop_map(marked),
         ];
         leaf.prop_recursive(3, 24, 4, |inner| {
             prop_oneof![

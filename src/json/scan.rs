@@ -25,21 +25,29 @@ pub(super) fn number(text: &str) -> Option<Value> {
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-    let is_number = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
+    let is_number = digits
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
         && digits.starts_with(|first: char| first.is_ascii_digit());
     match serde_json::from_str::<Number>(text) {
         // A whole number that became a float has lost digits.
         Ok(number) if is_number && !(plain && number.is_f64()) => Some(Value::Number(number)),
         Ok(_) if is_number => Some(marked(text)),
         // Right but for its size.
-        Err(error) if is_number && error.to_string().starts_with("number out of range") => Some(marked(text)),
+        Err(error) if is_number && error.to_string().starts_with("number out of range") => {
+            Some(marked(text))
+        }
         _ => None,
     }
 }
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { text, at: 0, nested: 0 }
+        Self {
+            text,
+            at: 0,
+            nested: 0,
+        }
     }
 
     /// The only value of the text.
@@ -47,7 +55,11 @@ impl<'a> Scanner<'a> {
         self.space();
         let value = self.value()?;
         self.space();
-        if self.at == self.text.len() { Ok(value) } else { Err(self.wrong("wanted the end", self.at)) }
+        if self.at == self.text.len() {
+            Ok(value)
+        } else {
+            Err(self.wrong("wanted the end", self.at))
+        }
     }
 
     pub fn space(&mut self) {
@@ -143,7 +155,8 @@ impl<'a> Scanner<'a> {
 
     fn string(&mut self) -> Result<String, String> {
         let span = self.string_span();
-        serde_json::from_str(&self.text[span.clone()]).map_err(|_| self.wrong("no text in quotes", span.start))
+        serde_json::from_str(&self.text[span.clone()])
+            .map_err(|_| self.wrong("no text in quotes", span.start))
     }
 
     fn string_span(&mut self) -> Range<usize> {
@@ -170,7 +183,8 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) -> Result<Value, String> {
         let start = self.at;
         let rest = &self.text[start..];
-        let is_part = |part: char| part.is_ascii_alphanumeric() || matches!(part, '+' | '-' | '.' | '_');
+        let is_part =
+            |part: char| part.is_ascii_alphanumeric() || matches!(part, '+' | '-' | '.' | '_');
         let word = &rest[..rest.find(|part| !is_part(part)).unwrap_or(rest.len())];
         self.at += word.len();
         match word {
@@ -208,7 +222,13 @@ impl<'a> Scanner<'a> {
 
     fn wrong(&self, what: &str, at: usize) -> String {
         let before = &self.text[..at];
-        let (line, start) = (before.matches('\n').count() + 1, before.rfind('\n').map_or(0, |end| end + 1));
-        format!("{what} at line {line} column {}", before[start..].chars().count() + 1)
+        let (line, start) = (
+            before.matches('\n').count() + 1,
+            before.rfind('\n').map_or(0, |end| end + 1),
+        );
+        format!(
+            "{what} at line {line} column {}",
+            before[start..].chars().count() + 1
+        )
     }
 }

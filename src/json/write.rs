@@ -7,7 +7,8 @@ use super::unmarked;
 /// How what is new in a text is laid out.
 #[derive(Debug, Clone)]
 pub(super) struct Style {
-    /// What stands before what a line holds, as deep as the value itself; all is on one line without it.
+    /// What stands before what a line holds, as deep as the value itself; all is on one line
+    /// without it.
     pub indent: Option<String>,
     /// What is between a key and its value.
     pub colon: String,
@@ -15,9 +16,14 @@ pub(super) struct Style {
     pub comma: String,
 }
 
-/// The value as a file of its own: a line for each key, two spaces a level, a line break at the end.
+/// The value as a file of its own: a line for each key, two spaces a level, a line break at the
+/// end.
 pub fn pretty(value: &Value) -> String {
-    let style = Style { indent: Some(String::new()), colon: ": ".into(), comma: ", ".into() };
+    let style = Style {
+        indent: Some(String::new()),
+        colon: ": ".into(),
+        comma: ", ".into(),
+    };
     let mut text = String::new();
     write(value, &style, &mut text);
     text.push('\n');
@@ -27,7 +33,15 @@ pub fn pretty(value: &Value) -> String {
 /// The value on one line, for a message.
 pub fn shown(value: &Value) -> String {
     let mut text = String::new();
-    write(value, &Style { indent: None, colon: ": ".into(), comma: ", ".into() }, &mut text);
+    write(
+        value,
+        &Style {
+            indent: None,
+            colon: ": ".into(),
+            comma: ", ".into(),
+        },
+        &mut text,
+    );
     text
 }
 
@@ -38,7 +52,9 @@ pub(super) fn write(value: &Value, style: &Style, into: &mut String) {
             list(['[', ']'], items, style, into);
         }
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| (Some(key.as_str()), value));
+            let fields = fields
+                .iter()
+                .map(|(key, value)| (Some(key.as_str()), value));
             list(['{', '}'], fields, style, into);
         }
         Value::String(text) => match unmarked(text) {
@@ -62,7 +78,10 @@ fn list<'a>(
     style: &Style,
     into: &mut String,
 ) {
-    let inner = Style { indent: style.indent.as_ref().map(|indent| format!("{indent}  ")), ..style.clone() };
+    let inner = Style {
+        indent: style.indent.as_ref().map(|indent| format!("{indent}  ")),
+        ..style.clone()
+    };
     into.push(open);
     let mut any = false;
     for (key, value) in entries {

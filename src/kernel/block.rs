@@ -1,4 +1,5 @@
-//! Products of a few inputs with a few others: the innermost loops of the Gram sums, accumulators in registers.
+//! Products of a few inputs with a few others: the innermost loops of the Gram sums, accumulators
+//! in registers.
 
 use super::lanes::{LANES, Lanes, TILE_STRIDE};
 use super::pairs::pair_index;
@@ -28,12 +29,17 @@ impl<'a> Tiles<'a> {
     }
 }
 
-/// Adds the products of the `R` inputs from `row` on with the `C` inputs from `column` on to their pairs' lanes, `G`
-/// registers of a pair at a time. With `TRIANGLE` both sides are the same inputs, and only i ≤ j is done.
+/// Adds the products of the `R` inputs from `row` on with the `C` inputs from `column` on to their
+/// pairs' lanes, `G` registers of a pair at a time. With `TRIANGLE` both sides are the same inputs,
+/// and only i ≤ j is done.
 ///
-/// `EXACT` promises that every product is exact in f64, so that a fused multiply-add changes nothing.
+/// `EXACT` promises that every product is exact in f64, so that a fused multiply-add changes
+/// nothing.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "counted loops are unrolled, their accumulators kept in registers")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "counted loops are unrolled, their accumulators kept in registers"
+)]
 pub(super) fn block<
     S: Simd,
     const R: usize,
@@ -79,7 +85,11 @@ pub(super) fn block<
         for i in 0..R {
             for j in first(i)..C {
                 for g in 0..G {
-                    S::store(acc[i][j][g], &mut sums[tiles.pair(row + i, column + j)], group + g);
+                    S::store(
+                        acc[i][j][g],
+                        &mut sums[tiles.pair(row + i, column + j)],
+                        group + g,
+                    );
                 }
             }
         }

@@ -24,10 +24,16 @@ pub struct Combined {
 }
 
 impl Combined {
-    pub(super) const PLAIN: Self = Self { overflows: 0, finite: true };
+    pub(super) const PLAIN: Self = Self {
+        overflows: 0,
+        finite: true,
+    };
 
     pub(super) fn and(self, other: Self) -> Self {
-        Self { overflows: self.overflows + other.overflows, finite: self.finite && other.finite }
+        Self {
+            overflows: self.overflows + other.overflows,
+            finite: self.finite && other.finite,
+        }
     }
 }
 
@@ -40,13 +46,22 @@ pub(super) fn combine(
     dst: &mut [u8],
 ) -> Combined {
     check_output(terms.iter().map(|(_, input)| *input), out, dst);
-    assert!((1.0..=MOST_DIVISOR).contains(&divisor) && divisor.fract() == 0.0, "{divisor} is no divisor");
+    assert!(
+        (1.0..=MOST_DIVISOR).contains(&divisor) && divisor.fract() == 0.0,
+        "{divisor} is no divisor"
+    );
     if terms.is_empty() {
         dst.fill(0);
         return Combined::PLAIN;
     }
     let sums = flat(scratch.rows(TILE / LANES));
-    level.run(Combine { terms, divisor, out, sums, dst })
+    level.run(Combine {
+        terms,
+        divisor,
+        out,
+        sums,
+        dst,
+    })
 }
 
 struct Combine<'a> {
@@ -62,7 +77,8 @@ impl Task for Combine<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) -> Combined {
-        if self.terms.len() <= GROUP && self.terms.iter().all(|(_, input)| input.dtype == self.out) {
+        if self.terms.len() <= GROUP && self.terms.iter().all(|(_, input)| input.dtype == self.out)
+        {
             let done = with_element!(self.out, E => mix::<S, E>(self.terms, self.divisor, E::split_mut(self.dst)));
             if done {
                 return Combined::PLAIN;
@@ -76,7 +92,11 @@ impl Task for Combine<'_> {
             let mut rest = self.terms;
             while !rest.is_empty() {
                 let dtype = rest[0].1.dtype;
-                let same = rest.iter().take(GROUP).take_while(|(_, input)| input.dtype == dtype).count();
+                let same = rest
+                    .iter()
+                    .take(GROUP)
+                    .take_while(|(_, input)| input.dtype == dtype)
+                    .count();
                 let (group, after) = rest.split_at(same);
                 let fresh = rest.len() == self.terms.len();
                 add_group::<S>(group, range.start, fresh, sums);
@@ -89,9 +109,14 @@ impl Task for Combine<'_> {
     }
 }
 
-/// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and none is near overflow.
+/// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and none is
+/// near overflow.
 #[inline(always)]
-fn mix<S: Simd, E: Element>(terms: &[(f64, Elements<'_>)], divisor: f64, rounded: &mut [E::Bytes]) -> bool {
+fn mix<S: Simd, E: Element>(
+    terms: &[(f64, Elements<'_>)],
+    divisor: f64,
+    rounded: &mut [E::Bytes],
+) -> bool {
     match terms {
         [a] => mixed::<S, E, 1>([a], divisor, rounded),
         [a, b] => mixed::<S, E, 2>([a, b], divisor, rounded),
@@ -107,7 +132,10 @@ fn mixed<S: Simd, E: Element, const N: usize>(
     divisor: f64,
     rounded: &mut [E::Bytes],
 ) -> bool {
-    let (weights, inputs) = (terms.map(|(weight, _)| *weight), terms.map(|(_, input)| E::split(input.bytes)));
+    let (weights, inputs) = (
+        terms.map(|(weight, _)| *weight),
+        terms.map(|(_, input)| E::split(input.bytes)),
+    );
     if divisor == 1.0 {
         S::mix::<E, N, false>(weights, divisor, inputs, rounded)
     } else {
@@ -163,22 +191,46 @@ pub(super) fn narrow<S: Simd>(out: Dtype, sums: &[f64], dst: &mut [u8]) -> Combi
 #[cold]
 #[inline(never)]
 fn count_overflows<E: Element>(sums: &[f64], rounded: &[E::Bytes]) -> u64 {
-    let overflows = |(sum, &bytes): (&f64, &E::Bytes)| sum.is_finite() && !E::widen(bytes).is_finite();
-    sums.iter().zip(rounded).map(|pair| u64::from(overflows(pair))).sum()
+    let overflows =
+        |(sum, &bytes): (&f64, &E::Bytes)| sum.is_finite() && !E::widen(bytes).is_finite();
+    sums.iter()
+        .zip(rounded)
+        .map(|pair| u64::from(overflows(pair)))
+        .sum()
 }
 
 pub(super) fn convert(level: Level, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {
-    assert!(input.dtype.is_mergeable() && out.is_mergeable(), "{} to {out} is no rounding", input.dtype);
+    assert!(
+        input.dtype.is_mergeable() && out.is_mergeable(),
+        "{} to {out} is no rounding",
+        input.dtype
+    );
     if input.dtype == out {
         dst.copy_from_slice(input.bytes);
         return 0;
     }
-    assert_eq!(dst.len(), input.len() * out.bytes(), "the output's length is not the input's");
-    level.run(Combine { terms: &[(1.0, input)], divisor: 1.0, out, sums: &mut [0.0; TILE], dst }).overflows
+    assert_eq!(
+        dst.len(),
+        input.len() * out.bytes(),
+        "the output's length is not the input's"
+    );
+    level
+        .run(Combine {
+            terms: &[(1.0, input)],
+            divisor: 1.0,
+            out,
+            sums: &mut [0.0; TILE],
+            dst,
+        })
+        .overflows
 }
 
 pub(super) fn first_nonfinite(level: Level, input: Elements<'_>) -> Option<usize> {
-    assert!(input.dtype.is_mergeable(), "{} elements are not averaged", input.dtype);
+    assert!(
+        input.dtype.is_mergeable(),
+        "{} elements are not averaged",
+        input.dtype
+    );
     level.run(FirstNonfinite(input))
 }
 

@@ -1,4 +1,5 @@
-//! Weighted sums of differences from one input: for weights so large that sums of the inputs themselves would cancel.
+//! Weighted sums of differences from one input: for weights so large that sums of the inputs
+//! themselves would cancel.
 
 use super::Elements;
 use super::combine::{Combined, narrow};
@@ -20,9 +21,19 @@ pub(super) fn combine(
     scratch: &mut Scratch,
     dst: &mut [u8],
 ) -> Combined {
-    check_output(terms.iter().chain([&center]).map(|(_, input)| *input), out, dst);
+    check_output(
+        terms.iter().chain([&center]).map(|(_, input)| *input),
+        out,
+        dst,
+    );
     let rows = flat(scratch.rows(DIFFERENCE_ROWS));
-    level.run(Differences { center, terms, out, rows, dst })
+    level.run(Differences {
+        center,
+        terms,
+        out,
+        rows,
+        dst,
+    })
 }
 
 struct Differences<'a> {
@@ -53,7 +64,9 @@ impl Task for Differences<'_> {
             }
             if self.center.0 != 0.0 {
                 // Last: the differences are summed to their own precision first.
-                sums.iter_mut().zip(&*base).for_each(|(sum, base)| *sum += self.center.0 * base);
+                sums.iter_mut()
+                    .zip(&*base)
+                    .for_each(|(sum, base)| *sum += self.center.0 * base);
             }
             found = found.and(narrow::<S>(self.out, sums, dst));
         }

@@ -20,12 +20,18 @@ pub(super) trait Element {
     type Bytes: Copy;
 
     /// Which instructions there may be for it.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only native levels ask for it")
+    )]
     const KIND: Kind;
     /// Every finite magnitude from here on may round to infinity or NaN, none below does.
     const LIMIT: f64;
     /// Where the binade of the limit begins.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only native levels ask for it"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only native levels ask for it")
+    )]
     const LAST_BINADE: f64 = f64::from_bits(Self::LIMIT.to_bits() & EXPONENT);
 
     /// The value, exactly.
@@ -182,7 +188,10 @@ element!(
 
 /// 2^`exponent`, for exponents of normal numbers.
 pub(super) const fn power(exponent: i32) -> f64 {
-    assert!(-1022 <= exponent && exponent <= 1023, "not the exponent of a normal number");
+    assert!(
+        -1022 <= exponent && exponent <= 1023,
+        "not the exponent of a normal number"
+    );
     f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
@@ -195,9 +204,18 @@ const fn widen_f16(bits: u16) -> f64 {
     let sign = ((bits & 0x8000) as u32) << 16;
     let normal = magnitude + (112 << 23);
     // A subnormal's mantissa under the exponent of the smallest normal is that normal too big.
-    let subnormal = (f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
-    let finite = if magnitude < 1 << 23 { subnormal } else { normal };
-    let wide = if magnitude >= 0x1f << 23 { magnitude | 0xff << 23 } else { finite };
+    let subnormal =
+        (f32::from_bits(magnitude + SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL)).to_bits();
+    let finite = if magnitude < 1 << 23 {
+        subnormal
+    } else {
+        normal
+    };
+    let wide = if magnitude >= 0x1f << 23 {
+        magnitude | 0xff << 23
+    } else {
+        finite
+    };
     f32::from_bits(wide | sign) as f64
 }
 
@@ -219,20 +237,29 @@ static E4M3: [f64; 256] = {
     while code < 256 {
         // The code moved into a binary16 is the value over 2^8, the difference of the biases.
         let half = (code & 0x7f) << 7 | (code & 0x80) << 8;
-        values[code as usize] = if code & 0x7f == 0x7f { f64::NAN } else { widen_f16(half) * 256.0 };
+        values[code as usize] = if code & 0x7f == 0x7f {
+            f64::NAN
+        } else {
+            widen_f16(half) * 256.0
+        };
         code += 1;
     }
     values
 };
 
-/// The code of `value` in a binary format of `BITS` bits, `MANTISSA` of them stored mantissa, the smallest normal number
-/// 2^`SMALLEST`. Magnitudes from `cap` on get the code that `cap` would have: infinity, or NaN where there is none.
+/// The code of `value` in a binary format of `BITS` bits, `MANTISSA` of them stored mantissa, the
+/// smallest normal number 2^`SMALLEST`. Magnitudes from `cap` on get the code that `cap` would
+/// have: infinity, or NaN where there is none.
 ///
-/// Adding 2^52 steps of the format to the magnitude makes the f64 adder itself round to the format's steps, once, to
-/// nearest even, subnormal or not. The sum's low bits then count steps, and a mantissa that rounds up to the next power
-/// of two carries into the exponent, as it must.
+/// Adding 2^52 steps of the format to the magnitude makes the f64 adder itself round to the
+/// format's steps, once, to nearest even, subnormal or not. The sum's low bits then count steps,
+/// and a mantissa that rounds up to the next power of two carries into the exponent, as it must.
 #[inline(always)]
-fn encode<const MANTISSA: u32, const SMALLEST: i32, const BITS: u32>(value: f64, cap: f64, nan: u64) -> u64 {
+fn encode<const MANTISSA: u32, const SMALLEST: i32, const BITS: u32>(
+    value: f64,
+    cap: f64,
+    nan: u64,
+) -> u64 {
     let smallest = power(SMALLEST);
     let magnitude = value.abs();
     let magnitude = if magnitude < cap { magnitude } else { cap };
@@ -246,19 +273,28 @@ fn encode<const MANTISSA: u32, const SMALLEST: i32, const BITS: u32>(value: f64,
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "this is the rounding: nearest even, once")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "this is the rounding: nearest even, once"
+)]
 fn to_f32(value: f64) -> f32 {
     value as f32
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "codes of 16-bit formats have 16 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "codes of 16-bit formats have 16 bits"
+)]
 fn low_u16(code: u64) -> u16 {
     code as u16
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "codes of 8-bit formats have 8 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "codes of 8-bit formats have 8 bits"
+)]
 fn low_u8(code: u64) -> u8 {
     code as u8
 }
@@ -275,7 +311,8 @@ pub(super) mod plain {
         }
     }
 
-    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first term.
+    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first
+    /// term.
     #[inline(always)]
     pub(in crate::kernel) fn add_terms<E: Element, const N: usize, const FRESH: bool>(
         weights: [f64; N],

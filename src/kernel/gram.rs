@@ -1,8 +1,8 @@
 //! The Gram sums of a chunk.
 //!
-//! A tile of every input is widened to f64, prepared (non-finite elements cleared, the centre subtracted), and then
-//! multiplied in small blocks of inputs. The lanes of each pair stay in memory between tiles and are added up at the
-//! chunk's end.
+//! A tile of every input is widened to f64, prepared (non-finite elements cleared, the centre
+//! subtracted), and then multiplied in small blocks of inputs. The lanes of each pair stay in
+//! memory between tiles and are added up at the chunk's end.
 
 use super::Elements;
 use super::block::{ROWS, Tiles, block};
@@ -31,12 +31,25 @@ pub(super) fn gram(
     sums: &mut [f64],
 ) {
     let len = chunk_len(inputs);
-    assert!(options.center.is_none_or(|center| center < inputs.len()), "the centre is no input");
-    assert_eq!(sums.len(), pair_count(inputs.len()), "sums are not one for each pair");
+    assert!(
+        options.center.is_none_or(|center| center < inputs.len()),
+        "the centre is no input"
+    );
+    assert_eq!(
+        sums.len(),
+        pair_count(inputs.len()),
+        "sums are not one for each pair"
+    );
     let rows = scratch.rows(Scratch::gram_rows(inputs.len()));
     let (tiles, lanes) = rows.split_at_mut(inputs.len() * TILE_STRIDE);
     lanes.fill(Lanes::ZERO);
-    level.run(GramTask { inputs, options, len, tiles, lanes });
+    level.run(GramTask {
+        inputs,
+        options,
+        len,
+        tiles,
+        lanes,
+    });
     for (sum, lanes) in sums.iter_mut().zip(lanes) {
         let total = lanes.sum();
         // The payload of a NaN depends on the order of operands, which compilers may change.
@@ -57,15 +70,25 @@ impl Task for GramTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let exact =
-            S::FUSES && self.options.center.is_none() && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
-        let done = if exact && !self.options.skip_nonfinite { direct::<S>(self.inputs, self.lanes) } else { 0 };
+        let exact = S::FUSES
+            && self.options.center.is_none()
+            && self.inputs.iter().all(|input| input.dtype != Dtype::F64);
+        let done = if exact && !self.options.skip_nonfinite {
+            direct::<S>(self.inputs, self.lanes)
+        } else {
+            0
+        };
         for start in (done..self.len).step_by(TILE) {
-            let steps = stage_tile::<S>(self.inputs, start, self.options.skip_nonfinite, self.tiles);
+            let steps =
+                stage_tile::<S>(self.inputs, start, self.options.skip_nonfinite, self.tiles);
             if let Some(center) = self.options.center {
                 subtract(self.tiles, center, steps);
             }
-            let tiles = Tiles { rows: self.tiles, steps, inputs: self.inputs.len() };
+            let tiles = Tiles {
+                rows: self.tiles,
+                steps,
+                inputs: self.inputs.len(),
+            };
             if exact {
                 blocks::<S, true>(tiles, self.lanes);
             } else {
@@ -106,7 +129,10 @@ fn subtract(tiles: &mut [Lanes], center: usize, steps: usize) {
     let (before, rest) = tiles.split_at_mut(center * TILE_STRIDE);
     let (base, after) = rest.split_at_mut(TILE_STRIDE);
     let base = flat(&mut base[..steps]);
-    for tile in before.chunks_exact_mut(TILE_STRIDE).chain(after.chunks_exact_mut(TILE_STRIDE)) {
+    for tile in before
+        .chunks_exact_mut(TILE_STRIDE)
+        .chain(after.chunks_exact_mut(TILE_STRIDE))
+    {
         for (x, b) in flat(&mut tile[..steps]).iter_mut().zip(base.iter()) {
             *x -= *b;
         }
@@ -117,7 +143,8 @@ fn subtract(tiles: &mut [Lanes], center: usize, steps: usize) {
 #[inline(always)]
 fn blocks<S: Simd, const EXACT: bool>(tiles: Tiles<'_>, lanes: &mut [Lanes]) {
     for row in (0..tiles.inputs).step_by(ROWS) {
-        // A small triangle has few accumulators; several registers of each pair then hide the adder's latency.
+        // A small triangle has few accumulators; several registers of each pair then hide the
+        // adder's latency.
         match tiles.inputs - row {
             1 => block::<S, 1, 1, 2, true, EXACT>(tiles, row, row, lanes),
             2 => block::<S, 2, 2, 2, true, EXACT>(tiles, row, row, lanes),

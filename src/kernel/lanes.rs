@@ -7,14 +7,16 @@ use super::pairs::pair_count;
 /// Lanes of every sum; element `k` of a chunk goes to lane `k mod LANES`.
 pub(super) const LANES: usize = 16;
 
-/// Elements that are widened to f64 at a time, so that they are still in the first-level cache when they are used.
+/// Elements that are widened to f64 at a time, so that they are still in the first-level cache when
+/// they are used.
 pub(super) const TILE: usize = 512;
 
-/// Rows from one input's tile to the next. The one spare row keeps the tiles from lying a multiple of 4 KiB apart,
-/// where they would all compete for the same few cache sets.
+/// Rows from one input's tile to the next. The one spare row keeps the tiles from lying a multiple
+/// of 4 KiB apart, where they would all compete for the same few cache sets.
 pub(super) const TILE_STRIDE: usize = TILE / LANES + 1;
 
-/// Rows that a sum of differences needs: a tile each of the sums, the centre's elements and a term's.
+/// Rows that a sum of differences needs: a tile each of the sums, the centre's elements and a
+/// term's.
 pub(super) const DIFFERENCE_ROWS: usize = 3 * TILE / LANES;
 
 /// One f64 for each lane.
@@ -24,13 +26,15 @@ pub(super) struct Lanes(pub(super) [f64; LANES]);
 
 // SAFETY: all zero bits are sixteen zeros.
 unsafe impl Zeroable for Lanes {}
-// SAFETY: sixteen f64 without padding, as 128 is a multiple of the alignment; every bit pattern is valid.
+// SAFETY: sixteen f64 without padding, as 128 is a multiple of the alignment; every bit pattern is
+// valid.
 unsafe impl Pod for Lanes {}
 
 impl Lanes {
     pub(super) const ZERO: Self = Self([0.0; LANES]);
 
-    /// The sum of the lanes in the one order that is used everywhere: halves onto each other, four times.
+    /// The sum of the lanes in the one order that is used everywhere: halves onto each other, four
+    /// times.
     pub(super) fn sum(&self) -> f64 {
         let mut lanes = self.0;
         for half in [8, 4, 2, 1] {
@@ -64,7 +68,8 @@ impl Scratch {
         self.rows.capacity() * size_of::<Lanes>()
     }
 
-    /// Rows that the Gram sums of `inputs` inputs need, a tile each and the accumulators of each pair.
+    /// Rows that the Gram sums of `inputs` inputs need, a tile each and the accumulators of each
+    /// pair.
     pub(super) fn gram_rows(inputs: usize) -> usize {
         inputs * TILE_STRIDE + pair_count(inputs)
     }
@@ -77,7 +82,8 @@ impl Scratch {
     /// The first `count` rows, their contents left from the last use.
     pub(super) fn rows(&mut self, count: usize) -> &mut [Lanes] {
         if self.rows.len() < count {
-            // The old rows go first: their contents are not needed, and the two together would exceed the bound.
+            // The old rows go first: their contents are not needed, and the two together would
+            // exceed the bound.
             self.rows = Vec::new();
             self.rows = vec![Lanes::ZERO; count];
         }

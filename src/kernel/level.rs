@@ -50,7 +50,8 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 debug_assert!(self.is_available(), "level is not available");
-                // SAFETY: levels reach this point only inside a `Kernels`, which checks that the machine has them.
+                // SAFETY: levels reach this point only inside a `Kernels`, which checks that the
+                // machine has them.
                 unsafe { x86::run_avx2(task) }
             }
             #[cfg(target_arch = "x86_64")]
@@ -67,8 +68,8 @@ impl Level {
 
 /// A loop that is compiled once per level.
 ///
-/// `run` and all it calls must be `#[inline(always)]`: only what is inlined into the level's entry function is compiled
-/// with its instruction set.
+/// `run` and all it calls must be `#[inline(always)]`: only what is inlined into the level's entry
+/// function is compiled with its instruction set.
 pub(super) trait Task {
     type Output;
 

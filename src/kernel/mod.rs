@@ -1,12 +1,15 @@
-//! The loops that touch every element: Gram sums, weighted combination, conversion between element types.
+//! The loops that touch every element: Gram sums, weighted combination, conversion between element
+//! types.
 //!
-//! All of them work on [`Elements`], runs of bytes as they lie in a file, at any alignment. They allocate nothing,
-//! start no thread and know nothing of tensors; the engine calls them once per chunk.
+//! All of them work on [`Elements`], runs of bytes as they lie in a file, at any alignment. They
+//! allocate nothing, start no thread and know nothing of tensors; the engine calls them once per
+//! chunk.
 //!
-//! **The bits of a result do not depend on the instruction set.** Sums have a fixed shape: element `k` of a chunk is
-//! added to lane `k mod 16`, the sixteen f64 lanes are added in one fixed tree at the chunk's end. A fused multiply-add
-//! is used only where the product is exact in f64, so that it cannot differ from multiply, then add. Everything else
-//! is plain IEEE arithmetic on single elements, compiled once per instruction set from the same source.
+//! **The bits of a result do not depend on the instruction set.** Sums have a fixed shape: element
+//! `k` of a chunk is added to lane `k mod 16`, the sixteen f64 lanes are added in one fixed tree at
+//! the chunk's end. A fused multiply-add is used only where the product is exact in f64, so that it
+//! cannot differ from multiply, then add. Everything else is plain IEEE arithmetic on single
+//! elements, compiled once per instruction set from the same source.
 //!
 //! - `level`: which instruction sets there are, and running a task compiled for one of them.
 //! - `element`: one element: widening to f64 and the single rounding back; the plain loops.
@@ -54,8 +57,8 @@ pub use pairs::pair_count;
 pub(crate) use pairs::pair_index;
 pub use product::{Right, Wide};
 
-/// Elements of one chunk: the unit of every sum. Chunk sums are added in chunk order, so no result depends on how
-/// a tensor was cut into blocks.
+/// Elements of one chunk: the unit of every sum. Chunk sums are added in chunk order, so no result
+/// depends on how a tensor was cut into blocks.
 pub const CHUNK: usize = 1 << 15;
 
 /// A run of elements of one input as they lie in its file: little endian, at any alignment.
@@ -86,7 +89,10 @@ impl<'a> Elements<'a> {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
         let size = self.dtype.bytes();
-        Elements { dtype: self.dtype, bytes: &self.bytes[range.start * size..range.end * size] }
+        Elements {
+            dtype: self.dtype,
+            bytes: &self.bytes[range.start * size..range.end * size],
+        }
     }
 }
 
@@ -99,7 +105,11 @@ pub struct Kernels {
 impl Kernels {
     /// The fastest kernels of this machine.
     pub fn detect() -> Self {
-        let level = Level::ALL.into_iter().rev().find(|level| level.is_available()).unwrap_or(Level::Portable);
+        let level = Level::ALL
+            .into_iter()
+            .rev()
+            .find(|level| level.is_available())
+            .unwrap_or(Level::Portable);
         Self { level }
     }
 
@@ -123,28 +133,40 @@ impl Kernels {
         self.level
     }
 
-    /// Writes `sums[p]` = Σ_k x_i\[k\]·x_j\[k\] over one chunk in f64, p running over the upper triangle row by row:
-    /// (0,0), (0,1) … (0,n-1), (1,1) …
+    /// Writes `sums[p]` = Σ_k x_i\[k\]·x_j\[k\] over one chunk in f64, p running over the upper
+    /// triangle row by row: (0,0), (0,1) … (0,n-1), (1,1) …
     ///
     /// A sum that is not a number is [`f64::NAN`].
     ///
     /// # Panics
     ///
-    /// When the inputs differ in length or are longer than [`CHUNK`], a dtype is not mergeable, `options.center` is no
-    /// input, or `sums` does not hold [`pair_count`] numbers.
-    pub fn gram(&self, inputs: &[Elements<'_>], options: GramOptions, scratch: &mut Scratch, sums: &mut [f64]) {
+    /// When the inputs differ in length or are longer than [`CHUNK`], a dtype is not mergeable,
+    /// `options.center` is no input, or `sums` does not hold [`pair_count`] numbers.
+    pub fn gram(
+        &self,
+        inputs: &[Elements<'_>],
+        options: GramOptions,
+        scratch: &mut Scratch,
+        sums: &mut [f64],
+    ) {
         gram::gram(self.level, inputs, options, scratch, sums);
     }
 
-    /// Writes the sums of [`Kernels::gram`], without a centre, to twice the digits of f64: what f64 holds of each, then what
-    /// that has lost of each.
+    /// Writes the sums of [`Kernels::gram`], without a centre, to twice the digits of f64: what f64
+    /// holds of each, then what that has lost of each.
     ///
     /// A sum that is not finite is [`f64::NAN`].
     ///
     /// # Panics
     ///
     /// As there, `sums` holding twice [`pair_count`] numbers.
-    pub fn gram_wide(&self, inputs: &[Elements<'_>], skip_nonfinite: bool, scratch: &mut Scratch, sums: &mut [f64]) {
+    pub fn gram_wide(
+        &self,
+        inputs: &[Elements<'_>],
+        skip_nonfinite: bool,
+        scratch: &mut Scratch,
+        sums: &mut [f64],
+    ) {
         wide::gram(self.level, inputs, skip_nonfinite, scratch, sums);
     }
 
@@ -157,16 +179,16 @@ impl Kernels {
         combine::first_nonfinite(self.level, input)
     }
 
-    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\] / `divisor`, summed in the given order in f64, divided with one rounding of f64
-    /// and rounded once to `out`, nearest even.
+    /// Writes `dst[k]` = Σ_i w_i·x_i\[k\] / `divisor`, summed in the given order in f64, divided
+    /// with one rounding of f64 and rounded once to `out`, nearest even.
     ///
-    /// Any length. The sum starts as w_0·x_0, so a negative zero survives; without terms it is +0. A NaN is written as
-    /// the quiet NaN of positive sign.
+    /// Any length. The sum starts as w_0·x_0, so a negative zero survives; without terms it is +0.
+    /// A NaN is written as the quiet NaN of positive sign.
     ///
     /// # Panics
     ///
-    /// When an input's length is not that of `dst`, a dtype is not mergeable, or the divisor is no whole number from 1 to
-    /// [`MOST_DIVISOR`].
+    /// When an input's length is not that of `dst`, a dtype is not mergeable, or the divisor is no
+    /// whole number from 1 to [`MOST_DIVISOR`].
     pub fn combine(
         &self,
         terms: &[(f64, Elements<'_>)],
@@ -178,10 +200,12 @@ impl Kernels {
         combine::combine(self.level, terms, divisor, out, scratch, dst)
     }
 
-    /// Writes `dst[k]` = Σ_i w_i·(x_i\[k\] - c\[k\]) + w·c\[k\] for the `center` (w, c), each difference and the sums in f64,
-    /// the centre's term added last, rounded once to `out`, nearest even.
+    /// Writes `dst[k]` = Σ_i w_i·(x_i\[k\] - c\[k\]) + w·c\[k\] for the `center` (w, c), each
+    /// difference and the sums in f64, the centre's term added last, rounded once to `out`, nearest
+    /// even.
     ///
-    /// A centre of weight zero is subtracted only. Any length. A NaN is written as the quiet NaN of positive sign.
+    /// A centre of weight zero is subtracted only. Any length. A NaN is written as the quiet NaN of
+    /// positive sign.
     ///
     /// # Panics
     ///
@@ -197,8 +221,9 @@ impl Kernels {
         differences::combine(self.level, center, terms, out, scratch, dst)
     }
 
-    /// Writes each element converted to `out` with one rounding, nearest even; returns how many finite elements became
-    /// infinite or NaN by it. When the dtypes are equal the bytes are copied unchanged, NaN payloads included.
+    /// Writes each element converted to `out` with one rounding, nearest even; returns how many
+    /// finite elements became infinite or NaN by it. When the dtypes are equal the bytes are copied
+    /// unchanged, NaN payloads included.
     ///
     /// # Panics
     ///
@@ -207,8 +232,8 @@ impl Kernels {
         combine::convert(self.level, input, out, dst)
     }
 
-    /// Adds `left` · `right` to the row-major `result`: every entry's terms one by one in their order, in f64, nothing
-    /// fused, so that its bits depend on nothing else.
+    /// Adds `left` · `right` to the row-major `result`: every entry's terms one by one in their
+    /// order, in f64, nothing fused, so that its bits depend on nothing else.
     ///
     /// # Panics
     ///

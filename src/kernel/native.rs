@@ -1,6 +1,7 @@
 //! The loops over elements for levels that have instructions for 16- and 32-bit floats.
 //!
-//! They give the bits of the plain loops; what does not fill a register at the end goes through those.
+//! They give the bits of the plain loops; what does not fill a register at the end goes through
+//! those.
 
 use super::element::{Element, Kind, plain, power};
 use super::lanes::{LANES, Lanes};
@@ -10,7 +11,8 @@ use super::simd::Simd;
 ///
 /// # Safety
 ///
-/// The methods read or write one register's worth of elements (two for pairs) at the pointer, at any alignment.
+/// The methods read or write one register's worth of elements (two for pairs) at the pointer, at
+/// any alignment.
 pub(super) trait Native: Simd {
     fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
     fn max(a: Self::Register, b: Self::Register) -> Self::Register;
@@ -42,7 +44,10 @@ pub(super) trait Native: Simd {
 /// `at + WIDTH` must not exceed the length, and `E::KIND` must not be [`Kind::Other`].
 #[inline(always)]
 unsafe fn load<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> S::Register {
-    debug_assert!(at + S::WIDTH <= elements.len(), "register beyond the elements");
+    debug_assert!(
+        at + S::WIDTH <= elements.len(),
+        "register beyond the elements"
+    );
     // SAFETY: the caller keeps the register within the elements.
     unsafe {
         let from = elements.as_ptr().add(at).cast();
@@ -76,7 +81,11 @@ unsafe fn store<S: Native, E: Element>(value: S::Register, to: *mut E::Bytes) {
 /// Widens every element.
 #[inline(always)]
 pub(super) fn widen<S: Native, E: Element>(elements: &[E::Bytes], wide: &mut [f64]) {
-    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(elements.len()) };
+    let whole = if E::KIND == Kind::Other {
+        0
+    } else {
+        whole::<S>(elements.len())
+    };
     let wide = &mut wide[..elements.len()];
     for at in (0..whole).step_by(S::WIDTH) {
         // SAFETY: both slices are at least `whole` long, a multiple of the width.
@@ -92,7 +101,11 @@ pub(super) fn add_terms<S: Native, E: Element, const N: usize, const FRESH: bool
     inputs: [&[E::Bytes]; N],
     sums: &mut [f64],
 ) {
-    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(sums.len()) };
+    let whole = if E::KIND == Kind::Other {
+        0
+    } else {
+        whole::<S>(sums.len())
+    };
     let inputs = inputs.map(|input| &input[..sums.len()]);
     let mut factors = [S::splat(0.0); N];
     for i in 0..N {
@@ -112,11 +125,15 @@ pub(super) fn add_terms<S: Native, E: Element, const N: usize, const FRESH: bool
             S::store_f64(total, sum);
         }
     }
-    plain::add_terms::<E, N, FRESH>(weights, inputs.map(|input| &input[whole..]), &mut sums[whole..]);
+    plain::add_terms::<E, N, FRESH>(
+        weights,
+        inputs.map(|input| &input[whole..]),
+        &mut sums[whole..],
+    );
 }
 
-/// Rounding to a format by adding and subtracting 1.5·2^52 of its steps, so that the f64 adder itself rounds to them:
-/// once, to nearest even, subnormals included.
+/// Rounding to a format by adding and subtracting 1.5·2^52 of its steps, so that the f64 adder
+/// itself rounds to them: once, to nearest even, subnormals included.
 struct Rounding<S: Native> {
     exponent: S::Register,
     sign: S::Register,
@@ -137,7 +154,13 @@ impl<S: Native> Rounding<S> {
             Kind::F32 | Kind::Other => (0, 0.0),
         };
         let (exponent, sign, largest) = (S::splat(f64::INFINITY), S::splat(-0.0), S::splat(0.0));
-        Self { exponent, sign, smallest: S::splat(smallest), shift: S::splat(1.5 * power(52 - steps)), largest }
+        Self {
+            exponent,
+            sign,
+            smallest: S::splat(smallest),
+            shift: S::splat(1.5 * power(52 - steps)),
+            largest,
+        }
     }
 
     /// The number that is to be stored for `value`.
@@ -149,10 +172,14 @@ impl<S: Native> Rounding<S> {
             return value;
         }
         let shifter = S::mul(S::max(binade, self.smallest), self.shift);
-        S::or(S::sub(S::add(value, shifter), shifter), S::and(value, self.sign))
+        S::or(
+            S::sub(S::add(value, shifter), shifter),
+            S::and(value, self.sign),
+        )
     }
 
-    /// Whether all that was rounded is finite and not near overflow: the limit lies in the format's last binade.
+    /// Whether all that was rounded is finite and not near overflow: the limit lies in the format's
+    /// last binade.
     #[inline(always)]
     fn is_below<E: Element>(&self) -> bool {
         S::all_below(self.largest, E::LAST_BINADE)
@@ -162,7 +189,11 @@ impl<S: Native> Rounding<S> {
 /// Rounds every value in the way of [`Rounding`].
 #[inline(always)]
 pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
-    let whole = if E::KIND == Kind::Other { 0 } else { whole::<S>(values.len()) };
+    let whole = if E::KIND == Kind::Other {
+        0
+    } else {
+        whole::<S>(values.len())
+    };
     let (head, tail) = values.split_at(whole);
     let (to, rounded_tail) = rounded.split_at_mut(whole);
     let mut rounding = Rounding::<S>::new::<E>();
@@ -179,15 +210,17 @@ pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::By
 #[inline(always)]
 fn narrow_tail<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
     plain::narrow::<E>(values, rounded);
-    values.iter().fold(true, |below, value| below & (value.abs() < E::LIMIT))
+    values
+        .iter()
+        .fold(true, |below, value| below & (value.abs() < E::LIMIT))
 }
 
 /// Correctly rounded division by a whole number of few bits.
 ///
-/// The product with the rounded reciprocal is off by less than two units in the last place, what remains is exact in a fused
-/// multiply-add, and adding what that is worth rounds as the division does: a quotient by few bits is never as near to a tie
-/// as the correction can be wrong (P. W. Markstein, *Computation of elementary functions on the IBM RISC System/6000
-/// processor*, 1990).
+/// The product with the rounded reciprocal is off by less than two units in the last place, what
+/// remains is exact in a fused multiply-add, and adding what that is worth rounds as the division
+/// does: a quotient by few bits is never as near to a tie as the correction can be wrong (P. W.
+/// Markstein, *Computation of elementary functions on the IBM RISC System/6000 processor*, 1990).
 struct Division<S: Native> {
     reciprocal: S::Register,
     negative: S::Register,
@@ -197,7 +230,11 @@ struct Division<S: Native> {
 impl<S: Native> Division<S> {
     #[inline(always)]
     fn by(divisor: f64) -> Self {
-        Self { reciprocal: S::splat(1.0 / divisor), negative: S::splat(-divisor), sign: S::splat(-0.0) }
+        Self {
+            reciprocal: S::splat(1.0 / divisor),
+            negative: S::splat(-divisor),
+            sign: S::splat(-0.0),
+        }
     }
 
     /// NaN for what is not finite.
@@ -206,12 +243,15 @@ impl<S: Native> Division<S> {
         let near = S::mul(value, self.reciprocal);
         let rest = S::mul_add(near, self.negative, value);
         // A negative zero would become a positive one.
-        S::or(S::mul_add(rest, self.reciprocal, near), S::and(value, self.sign))
+        S::or(
+            S::mul_add(rest, self.reciprocal, near),
+            S::and(value, self.sign),
+        )
     }
 }
 
-/// Weighted sums, i in order from the first term on, divided with `DIVIDED` and rounded in the way of [`Rounding`] without
-/// leaving the registers.
+/// Weighted sums, i in order from the first term on, divided with `DIVIDED` and rounded in the way
+/// of [`Rounding`] without leaving the registers.
 #[inline(always)]
 pub(super) fn mix<S: Native, E: Element, const N: usize, const DIVIDED: bool>(
     weights: [f64; N],
@@ -255,10 +295,13 @@ pub(super) fn mix<S: Native, E: Element, const N: usize, const DIVIDED: bool>(
     narrow_tail::<E>(sums, &mut rounded[whole..]) && rounding.is_below::<E>()
 }
 
-/// Adds the products of a few inputs, all accumulators in registers for the whole length; `U` pairs of registers make up
-/// the lanes.
+/// Adds the products of a few inputs, all accumulators in registers for the whole length; `U` pairs
+/// of registers make up the lanes.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "counted loops are unrolled, their accumulators kept in registers")]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "counted loops are unrolled, their accumulators kept in registers"
+)]
 pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
     inputs: [&[E::Bytes]; N],
     sums: &mut [Lanes],
@@ -270,7 +313,8 @@ pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
     for step in 0..steps {
         for u in 0..U {
             let at = step * LANES + u * 2 * S::WIDTH;
-            // A loop, as a closure would not be inlined into the entry function and lose its instruction set.
+            // A loop, as a closure would not be inlined into the entry function and lose its
+            // instruction set.
             let mut x = [[S::splat(0.0); 2]; N];
             for i in 0..N {
                 // SAFETY: every input is `steps` times the lanes long.
@@ -297,16 +341,22 @@ pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
     steps * LANES
 }
 
-/// Two registers' worth of elements: the even and the odd ones for BF16, where that saves a shuffle, otherwise one half
-/// after the other.
+/// Two registers' worth of elements: the even and the odd ones for BF16, where that saves a
+/// shuffle, otherwise one half after the other.
 #[inline(always)]
 unsafe fn load_pair<S: Native, E: Element>(elements: &[E::Bytes], at: usize) -> [S::Register; 2] {
-    debug_assert!(at + 2 * S::WIDTH <= elements.len(), "registers beyond the elements");
+    debug_assert!(
+        at + 2 * S::WIDTH <= elements.len(),
+        "registers beyond the elements"
+    );
     // SAFETY: the caller keeps both registers within the elements.
     unsafe {
         match E::KIND {
             Kind::BF16 => S::load_bf16_pair(elements.as_ptr().add(at).cast()),
-            _ => [load::<S, E>(elements, at), load::<S, E>(elements, at + S::WIDTH)],
+            _ => [
+                load::<S, E>(elements, at),
+                load::<S, E>(elements, at + S::WIDTH),
+            ],
         }
     }
 }
@@ -337,7 +387,11 @@ fn spread<S: Native, E: Element>(pair: [S::Register; 2], u: usize, lanes: &mut L
     S::store(pair[1], &mut halves, 1);
     let unit = &mut lanes.0[u * 2 * S::WIDTH..][..2 * S::WIDTH];
     for (l, lane) in unit.iter_mut().enumerate() {
-        *lane = if E::KIND == Kind::BF16 { halves.0[l % 2 * S::WIDTH + l / 2] } else { halves.0[l] };
+        *lane = if E::KIND == Kind::BF16 {
+            halves.0[l % 2 * S::WIDTH + l / 2]
+        } else {
+            halves.0[l]
+        };
     }
 }
 

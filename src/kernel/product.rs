@@ -1,7 +1,8 @@
 //! Products of matrices in f64, the terms of every sum added one by one in their order.
 //!
-//! Nothing is fused and no sum is split, so an entry of the result has the same bits on every instruction set, for every
-//! cut of the factors into blocks, and for every number of threads that work on different rows.
+//! Nothing is fused and no sum is split, so an entry of the result has the same bits on every
+//! instruction set, for every cut of the factors into blocks, and for every number of threads that
+//! work on different rows.
 
 use std::ops::Range;
 
@@ -11,7 +12,8 @@ use super::simd::Simd;
 
 /// Rows of the result whose sums are in registers together.
 const ROWS: usize = 8;
-/// Terms of a sum that are added before the next columns: the packed columns of so many fit the first-level cache.
+/// Terms of a sum that are added before the next columns: the packed columns of so many fit the
+/// first-level cache.
 const DEPTH: usize = 256;
 
 /// A matrix of f64 in memory, row by row, the rows `stride` apart.
@@ -30,10 +32,23 @@ impl<'a> Wide<'a> {
     ///
     /// When there are too few elements, or rows overlap.
     pub fn new(elements: &'a [f64], rows: usize, columns: usize, stride: usize) -> Self {
-        assert!(stride >= columns, "rows of {columns} elements do not fit {stride}");
-        let needed = rows.checked_sub(1).map_or(0, |before| before * stride + columns);
-        assert!(elements.len() >= needed, "a matrix of {rows} x {columns} needs {needed} elements");
-        Self { elements, rows, columns, stride }
+        assert!(
+            stride >= columns,
+            "rows of {columns} elements do not fit {stride}"
+        );
+        let needed = rows
+            .checked_sub(1)
+            .map_or(0, |before| before * stride + columns);
+        assert!(
+            elements.len() >= needed,
+            "a matrix of {rows} x {columns} needs {needed} elements"
+        );
+        Self {
+            elements,
+            rows,
+            columns,
+            stride,
+        }
     }
 
     /// Rows.
@@ -50,7 +65,11 @@ impl<'a> Wide<'a> {
     pub fn subrows(&self, range: Range<usize>) -> Self {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
         let start = (range.start * self.stride).min(self.elements.len());
-        Self { elements: &self.elements[start..], rows: range.len(), ..*self }
+        Self {
+            elements: &self.elements[start..],
+            rows: range.len(),
+            ..*self
+        }
     }
 
     fn row(&self, row: usize) -> &'a [f64] {
@@ -75,20 +94,25 @@ impl Right<'_> {
         }
     }
 
-    /// Copies `columns` columns from `first` on of the rows `depth..depth + panel.len()`; the others become zero.
+    /// Copies `columns` columns from `first` on of the rows `depth..depth + panel.len()`; the
+    /// others become zero.
     fn pack(&self, depth: usize, first: usize, columns: usize, panel: &mut [Lanes]) {
         match self {
             Self::Plain(matrix) => {
                 for (at, lanes) in panel.iter_mut().enumerate() {
                     *lanes = Lanes::ZERO;
-                    lanes.0[..columns].copy_from_slice(&matrix.row(depth + at)[first..first + columns]);
+                    lanes.0[..columns]
+                        .copy_from_slice(&matrix.row(depth + at)[first..first + columns]);
                 }
             }
             Self::Transposed(matrix) => {
                 panel.fill(Lanes::ZERO);
                 for column in 0..columns {
                     let terms = &matrix.row(first + column)[depth..depth + panel.len()];
-                    panel.iter_mut().zip(terms).for_each(|(lanes, term)| lanes.0[column] = *term);
+                    panel
+                        .iter_mut()
+                        .zip(terms)
+                        .for_each(|(lanes, term)| lanes.0[column] = *term);
                 }
             }
         }
@@ -108,7 +132,15 @@ pub(super) fn add_product(level: Level, left: Wide<'_>, right: Right<'_>, result
         for first in (0..columns).step_by(LANES) {
             let width = LANES.min(columns - first);
             right.pack(from, first, width, panel);
-            level.run(Panel { left, from, panel, result, columns, first, width });
+            level.run(Panel {
+                left,
+                from,
+                panel,
+                result,
+                columns,
+                first,
+                width,
+            });
         }
     }
 }
@@ -134,7 +166,8 @@ impl Task for Panel<'_> {
         while row < self.left.rows {
             let count = ROWS.min(self.left.rows - row);
             // Rows beyond the last stand for it once more; what comes of them is not stored.
-            let rows: [&[f64]; ROWS] = std::array::from_fn(|at| &self.left.row(row + at.min(count - 1))[terms.clone()]);
+            let rows: [&[f64]; ROWS] =
+                std::array::from_fn(|at| &self.left.row(row + at.min(count - 1))[terms.clone()]);
             let mut sums = [Lanes::ZERO; ROWS];
             for (at, sums) in sums.iter_mut().enumerate().take(count) {
                 let place = (row + at) * self.columns + self.first;
@@ -178,7 +211,9 @@ mod tests {
     fn noise(count: usize, seed: u64) -> Vec<f64> {
         let mut state = seed;
         let next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             f64::from(u32::try_from(state >> 32).expect("half of it")) / f64::from(u32::MAX) - 0.5
         };
         std::iter::repeat_with(next).take(count).collect()
@@ -198,11 +233,20 @@ mod tests {
 
     #[test]
     fn every_level_layout_and_cut_gives_the_bits_of_plain_loops() {
-        for sizes in [[1, 1, 1], [7, 3, 15], [8, 256, 16], [9, 257, 17], [31, 515, 49], [3, 0, 4]] {
+        for sizes in [
+            [1, 1, 1],
+            [7, 3, 15],
+            [8, 256, 16],
+            [9, 257, 17],
+            [31, 515, 49],
+            [3, 0, 4],
+        ] {
             let [rows, depth, columns] = sizes;
             let (left, right) = (noise(rows * depth, 1), noise(depth * columns, 2));
             let wanted = plain(&left, &right, sizes);
-            let turned: Vec<f64> = (0..columns * depth).map(|at| right[at % depth * columns + at / depth]).collect();
+            let turned: Vec<f64> = (0..columns * depth)
+                .map(|at| right[at % depth * columns + at / depth])
+                .collect();
             for kernels in Kernels::available() {
                 for right in [
                     Right::Plain(Wide::new(&right, depth, columns, columns)),
@@ -212,9 +256,16 @@ mod tests {
                     for first in (0..rows).step_by(5) {
                         let count = 5.min(rows - first);
                         let part = Wide::new(&left[first * depth..], count, depth, depth);
-                        kernels.add_product(part, right, &mut got[first * columns..(first + count) * columns]);
+                        kernels.add_product(
+                            part,
+                            right,
+                            &mut got[first * columns..(first + count) * columns],
+                        );
                     }
-                    let same = got.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits());
+                    let same = got
+                        .iter()
+                        .zip(&wanted)
+                        .all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{sizes:?} at {}", kernels.name());
                 }
             }

@@ -12,7 +12,8 @@ pub(super) trait Simd {
     const WIDTH: usize;
     /// Inputs that a block multiplies four inputs with, so that all accumulators stay in registers.
     const COLUMNS: usize;
-    /// Inputs of one type whose Gram sums all stay in registers, so that they are not staged in tiles.
+    /// Inputs of one type whose Gram sums all stay in registers, so that they are not staged in
+    /// tiles.
     const DIRECT: usize;
     /// Whether `mul_add` rounds once; otherwise it is a multiplication, then an addition.
     const FUSES: bool;
@@ -34,7 +35,8 @@ pub(super) trait Simd {
         plain::widen::<E>(elements, wide);
     }
 
-    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first term.
+    /// Adds `weights[i]`·`inputs[i][k]` to `sums[k]`, i in order; `FRESH` sums begin as the first
+    /// term.
     #[inline(always)]
     fn add_terms<E: Element, const N: usize, const FRESH: bool>(
         weights: [f64; N],
@@ -44,17 +46,20 @@ pub(super) trait Simd {
         plain::add_terms::<E, N, FRESH>(weights, inputs, sums);
     }
 
-    /// Rounds every value, unless one of them is near overflow or not finite: then this returns false, and what was
-    /// written is not valid.
+    /// Rounds every value, unless one of them is near overflow or not finite: then this returns
+    /// false, and what was written is not valid.
     #[inline(always)]
     fn narrow<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
         let limit = E::LIMIT;
         plain::narrow::<E>(values, rounded);
-        values.iter().fold(true, |below, value| below & (value.abs() < limit))
+        values
+            .iter()
+            .fold(true, |below, value| below & (value.abs() < limit))
     }
 
-    /// Rounds the weighted sums of `N` inputs, over `divisor` with `DIVIDED`, to their own type in one sweep, with the bits
-    /// of [`Simd::add_terms`], a division and [`Simd::narrow`]. False where a sum is near overflow or not finite, or where the level has no such sweep for the
+    /// Rounds the weighted sums of `N` inputs, over `divisor` with `DIVIDED`, to their own type in
+    /// one sweep, with the bits of [`Simd::add_terms`], a division and [`Simd::narrow`]. False
+    /// where a sum is near overflow or not finite, or where the level has no such sweep for the
     /// type: then what was written is not valid.
     #[inline(always)]
     fn mix<E: Element, const N: usize, const DIVIDED: bool>(
@@ -66,8 +71,9 @@ pub(super) trait Simd {
         false
     }
 
-    /// Adds the products of `N` inputs, at most [`Self::DIRECT`], to the lanes of their pairs; returns how many elements
-    /// of each it did, a multiple of the lanes. The elements must be of a type whose products are exact.
+    /// Adds the products of `N` inputs, at most [`Self::DIRECT`], to the lanes of their pairs;
+    /// returns how many elements of each it did, a multiple of the lanes. The elements must be of a
+    /// type whose products are exact.
     #[inline(always)]
     fn gram<E: Element, const N: usize>(_inputs: [&[E::Bytes]; N], _sums: &mut [Lanes]) -> usize {
         0

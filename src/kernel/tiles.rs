@@ -1,4 +1,5 @@
-//! How the elements of a chunk or of an output are cut into tiles, and what all kernels ask of their inputs.
+//! How the elements of a chunk or of an output are cut into tiles, and what all kernels ask of
+//! their inputs.
 
 use std::ops::Range;
 
@@ -11,9 +12,16 @@ use crate::dtype::Dtype;
 /// The length that the inputs of a chunk have in common.
 pub(super) fn chunk_len(inputs: &[Elements<'_>]) -> usize {
     let len = inputs.first().map_or(0, Elements::len);
-    assert!(len <= CHUNK, "{len} elements are more than a chunk of {CHUNK}");
+    assert!(
+        len <= CHUNK,
+        "{len} elements are more than a chunk of {CHUNK}"
+    );
     for input in inputs {
-        assert!(input.dtype.is_mergeable(), "{} elements are not averaged", input.dtype);
+        assert!(
+            input.dtype.is_mergeable(),
+            "{} elements are not averaged",
+            input.dtype
+        );
         assert_eq!(input.len(), len, "inputs differ in length");
     }
     len
@@ -22,7 +30,11 @@ pub(super) fn chunk_len(inputs: &[Elements<'_>]) -> usize {
 /// Checks that every input has as many elements as the output `dst` of type `out`.
 pub(super) fn check_output<'a>(inputs: impl Iterator<Item = Elements<'a>>, out: Dtype, dst: &[u8]) {
     let len = dst.len() / out.bytes();
-    assert_eq!(dst.len(), len * out.bytes(), "the output is no whole number of elements");
+    assert_eq!(
+        dst.len(),
+        len * out.bytes(),
+        "the output is no whole number of elements"
+    );
     for input in inputs {
         assert_eq!(input.len(), len, "an input's length is not the output's");
     }
@@ -34,7 +46,8 @@ pub(super) fn tile_range(tile: usize, bytes: &[u8], size: usize) -> Range<usize>
     tile * TILE..tile * TILE + bytes.len() / size
 }
 
-/// Widens the tile of every input that begins at element `start` into `tiles`; returns how many rows of each are filled.
+/// Widens the tile of every input that begins at element `start` into `tiles`; returns how many
+/// rows of each are filled.
 ///
 /// The last row is padded with zeros, which add nothing to any sum.
 #[inline(always)]

@@ -1,8 +1,8 @@
 //! Gram sums of a chunk to twice the digits of f64: differences of sums keep those of their own.
 //!
-//! A sum is two numbers, what f64 holds of it and what that has lost (Ogita, Rump and Oishi, *Accurate sum and dot
-//! product*, 2005, Dot2). The lanes are those of the plain sums, and nothing is fused that rounds, so the bits are the same
-//! at every level.
+//! A sum is two numbers, what f64 holds of it and what that has lost (Ogita, Rump and Oishi,
+//! *Accurate sum and dot product*, 2005, Dot2). The lanes are those of the plain sums, and nothing
+//! is fused that rounds, so the bits are the same at every level.
 
 use super::Elements;
 use super::exact::two_sum;
@@ -26,12 +26,23 @@ pub(super) fn gram(
     let rows = scratch.rows(Scratch::wide_rows(inputs.len()));
     let (tiles, lanes) = rows.split_at_mut(inputs.len() * TILE_STRIDE);
     lanes.fill(Lanes::ZERO);
-    level.run(WideGram { inputs, skip_nonfinite, len, tiles, lanes });
+    level.run(WideGram {
+        inputs,
+        skip_nonfinite,
+        len,
+        tiles,
+        lanes,
+    });
     let (sums, lost) = sums.split_at_mut(pairs);
     for ((sum, lost), lanes) in sums.iter_mut().zip(lost).zip(lanes.chunks_exact(2)) {
         let (total, rest) = total(&lanes[0], &lanes[1]);
-        // Infinity less infinity is what is lost of a sum that is not finite, and its payload depends on the compiler.
-        (*sum, *lost) = if total.is_finite() { (total, rest) } else { (f64::NAN, f64::NAN) };
+        // Infinity less infinity is what is lost of a sum that is not finite, and its payload
+        // depends on the compiler.
+        (*sum, *lost) = if total.is_finite() {
+            (total, rest)
+        } else {
+            (f64::NAN, f64::NAN)
+        };
     }
 }
 

@@ -9,7 +9,9 @@ use super::native::{self, Native};
 use super::simd::Simd;
 
 pub(super) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 pub(super) fn has_avx512() -> bool {
@@ -51,14 +53,16 @@ macro_rules! registers {
 
             #[inline(always)]
             fn splat(value: f64) -> $register {
-                // SAFETY: runs only inside the entry function of this level, which has the instruction.
+                // SAFETY: runs only inside the entry function of this level, which has the
+                // instruction.
                 unsafe { $splat(value) }
             }
 
             #[inline(always)]
             fn load(lanes: &Lanes, group: usize) -> $register {
                 debug_assert!((group + 1) * $width <= LANES, "group beyond the lanes");
-                // SAFETY: as in `splat`; the group lies within the lanes, whose alignment is a register's.
+                // SAFETY: as in `splat`; the group lies within the lanes, whose alignment is a
+                // register's.
                 unsafe { $load(lanes.0.as_ptr().add(group * $width)) }
             }
 

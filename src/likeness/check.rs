@@ -16,13 +16,13 @@ pub struct Waived {
     pub config: bool,
 }
 
-/// Compares the tokens that the rows of embeddings and heads belong to; returns what a user should know. Models are not
-/// compared when that is `allowed` to differ.
+/// Compares the tokens that the rows of embeddings and heads belong to; returns what a user should
+/// know. Models are not compared when that is `allowed` to differ.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] with the first token whose number is another; `what` cannot be done then. [`Kind::Input`] when a
-/// tokenizer file cannot be read.
+/// [`Kind::Mismatch`] with the first token whose number is another; `what` cannot be done then.
+/// [`Kind::Input`] when a tokenizer file cannot be read.
 pub fn vocabularies(
     what: &'static str,
     reference: &Checkpoint,
@@ -42,27 +42,37 @@ pub fn vocabularies(
     }
 }
 
-/// Compares what the configs of two models say of their weights; returns what a user should know: what differs in the
-/// function, and with `allowed` what differs in the meaning of tensors. The result has the config of `reference`.
+/// Compares what the configs of two models say of their weights; returns what a user should know:
+/// what differs in the function, and with `allowed` what differs in the meaning of tensors. The
+/// result has the config of `reference`.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] naming the keys by which equal shapes mean something else; `what` cannot be done then.
-/// [`Kind::Input`] when a config cannot be read.
+/// [`Kind::Mismatch`] naming the keys by which equal shapes mean something else; `what` cannot be
+/// done then. [`Kind::Input`] when a config cannot be read.
 pub fn meanings(
     what: &'static str,
     reference: &Checkpoint,
     model: &Checkpoint,
     allowed: Waived,
 ) -> Result<Vec<String>> {
-    let (Some(ours), Some(theirs)) = (reference.config()?, model.config()?) else { return Ok(vec![]) };
+    let (Some(ours), Some(theirs)) = (reference.config()?, model.config()?) else {
+        return Ok(vec![]);
+    };
     let (one, other) = (reference.root().display(), model.root().display());
     let said = |difference: &Difference| {
-        let Difference { key, ours, theirs, why, .. } = difference;
+        let Difference {
+            key,
+            ours,
+            theirs,
+            why,
+            ..
+        } = difference;
         format!("`{key}` is {ours} in {one} and {theirs} in {other}: {why}")
     };
-    let (meaning, function): (Vec<_>, Vec<_>) =
-        differences(&ours, &theirs).into_iter().partition(|difference| difference.effect == Effect::Meaning);
+    let (meaning, function): (Vec<_>, Vec<_>) = differences(&ours, &theirs)
+        .into_iter()
+        .partition(|difference| difference.effect == Effect::Meaning);
     if !meaning.is_empty() && !allowed.config {
         let cause = meaning.iter().map(said).collect::<Vec<_>>().join("; ");
         return Err(Error::new(Kind::Mismatch, what, model.root().join("config.json").display(), cause).with_hint(
@@ -70,6 +80,8 @@ pub fn meanings(
              these are the same all the same",
         ));
     }
-    let told = |difference: &Difference| format!("{}; the result has the config of {one}", said(difference));
+    let told = |difference: &Difference| {
+        format!("{}; the result has the config of {one}", said(difference))
+    };
     Ok(meaning.iter().chain(&function).map(told).collect())
 }

@@ -7,10 +7,18 @@ use crate::json;
 use super::table::{Effect, HEAD_NAMES, HEAD_SIZE_NAMES, KEY_HEAD_NAMES, ROWS};
 
 /// The config of the language model within that of a model that has other parts too.
-const TEXT_CONFIGS: [&str; 4] = ["text_config", "llm_config", "language_config", "thinker_config"];
+const TEXT_CONFIGS: [&str; 4] = [
+    "text_config",
+    "llm_config",
+    "language_config",
+    "thinker_config",
+];
 /// Kinds of models that mean the same by their tensors, though they are called otherwise.
-const SAME_KINDS: [&[&str]; 3] =
-    [&["llama", "mistral"], &["bert", "retribert"], &["roberta", "xlm-roberta", "camembert"]];
+const SAME_KINDS: [&[&str]; 3] = [
+    &["llama", "mistral"],
+    &["bert", "retribert"],
+    &["roberta", "xlm-roberta", "camembert"],
+];
 /// Switches that are off where nothing is said of them.
 const OFF: [Value; 2] = [Value::Null, Value::Bool(false)];
 
@@ -34,19 +42,28 @@ pub(super) struct Difference {
 
 /// What differs between `ours` and `theirs`.
 pub(super) fn differences(ours: &Value, theirs: &Value) -> Vec<Difference> {
-    let (Some(ours), Some(theirs)) = (ours.as_object(), theirs.as_object()) else { return vec![] };
+    let (Some(ours), Some(theirs)) = (ours.as_object(), theirs.as_object()) else {
+        return vec![];
+    };
     let mut found = Vec::new();
     match (text_of(ours), text_of(theirs)) {
-        // A language model beside one that has other parts too: what they share is the language model.
-        (Some((_, inner)), None) if !is_of_parts(theirs) => compare("", &over(ours, inner), theirs, &mut found),
-        (None, Some((_, inner))) if !is_of_parts(ours) => compare("", ours, &over(theirs, inner), &mut found),
+        // A language model beside one that has other parts too: what they share is the language
+        // model.
+        (Some((_, inner)), None) if !is_of_parts(theirs) => {
+            compare("", &over(ours, inner), theirs, &mut found)
+        }
+        (None, Some((_, inner))) if !is_of_parts(ours) => {
+            compare("", ours, &over(theirs, inner), &mut found)
+        }
         _ => compare("", ours, theirs, &mut found),
     }
     found
 }
 
 fn text_of(config: &Map<String, Value>) -> Option<(&'static str, &Map<String, Value>)> {
-    TEXT_CONFIGS.into_iter().find_map(|key| Some((key, config.get(key)?.as_object()?)))
+    TEXT_CONFIGS
+        .into_iter()
+        .find_map(|key| Some((key, config.get(key)?.as_object()?)))
 }
 
 /// Whether a config has those of parts within it.
@@ -56,22 +73,36 @@ fn is_of_parts(config: &Map<String, Value>) -> bool {
 
 fn is_part(key: &str, value: &Value) -> bool {
     let is_other = key.starts_with("quantization") || key.starts_with("generation");
-    value.is_object() && !is_other && (key.ends_with("_config") || matches!(key, "encoder" | "decoder"))
+    value.is_object()
+        && !is_other
+        && (key.ends_with("_config") || matches!(key, "encoder" | "decoder"))
 }
 
 /// What `inner` says, and of the rest what is said around it.
 fn over(outer: &Map<String, Value>, inner: &Map<String, Value>) -> Map<String, Value> {
     let parts = outer.iter().filter(|(key, value)| !is_part(key, value));
-    parts.chain(inner).map(|(key, value)| (key.clone(), value.clone())).collect()
+    parts
+        .chain(inner)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// Compares two objects and those within both; `path` stands before their keys.
-fn compare(path: &str, ours: &Map<String, Value>, theirs: &Map<String, Value>, found: &mut Vec<Difference>) {
+fn compare(
+    path: &str,
+    ours: &Map<String, Value>,
+    theirs: &Map<String, Value>,
+    found: &mut Vec<Difference>,
+) {
     kinds(path, ours, theirs, found);
     for row in ROWS {
         let (own, other) = (Stated::of(ours, row.names), Stated::of(theirs, row.names));
         // Of what only one of them says, the other may hold the same unsaid.
-        let effect = if own.sure && other.sure { row.effect } else { Effect::Function };
+        let effect = if own.sure && other.sure {
+            row.effect
+        } else {
+            Effect::Function
+        };
         if !own.is(&other) {
             found.push(Difference {
                 key: format!("{path}{}", own.name.or(other.name).unwrap_or(row.names[0])),
@@ -83,17 +114,36 @@ fn compare(path: &str, ours: &Map<String, Value>, theirs: &Map<String, Value>, f
         }
     }
     for (key, value) in ours.iter().filter(|(key, value)| is_part(key, value)) {
-        if let (Some(ours), Some(theirs)) = (value.as_object(), theirs.get(key).and_then(Value::as_object)) {
+        if let (Some(ours), Some(theirs)) = (
+            value.as_object(),
+            theirs.get(key).and_then(Value::as_object),
+        ) {
             compare(&format!("{path}{key}."), ours, theirs, found);
         }
     }
 }
 
-/// What kind of model it is. One whose name goes on from the other's is another of its parts, or the same with parts.
-fn kinds(path: &str, ours: &Map<String, Value>, theirs: &Map<String, Value>, found: &mut Vec<Difference>) {
-    let kind = |config: &Map<String, Value>| config.get("model_type").and_then(Value::as_str).map(str::to_owned);
-    let (Some(own), Some(other)) = (kind(ours), kind(theirs)) else { return };
-    let goes_on = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('_'));
+/// What kind of model it is. One whose name goes on from the other's is another of its parts, or
+/// the same with parts.
+fn kinds(
+    path: &str,
+    ours: &Map<String, Value>,
+    theirs: &Map<String, Value>,
+    found: &mut Vec<Difference>,
+) {
+    let kind = |config: &Map<String, Value>| {
+        config
+            .get("model_type")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let (Some(own), Some(other)) = (kind(ours), kind(theirs)) else {
+        return;
+    };
+    let goes_on = |long: &str, short: &str| {
+        long.strip_prefix(short)
+            .is_some_and(|rest| rest.starts_with('_'))
+    };
     let same = |kinds: &&[&str]| kinds.contains(&&*own) && kinds.contains(&&*other);
     if own == other || SAME_KINDS.iter().any(same) {
         return;
@@ -103,7 +153,11 @@ fn kinds(path: &str, ours: &Map<String, Value>, theirs: &Map<String, Value>, fou
         key: format!("{path}model_type"),
         ours: json::shown(&own.into()),
         theirs: json::shown(&other.into()),
-        effect: if related { Effect::Function } else { Effect::Meaning },
+        effect: if related {
+            Effect::Function
+        } else {
+            Effect::Meaning
+        },
         why: "another kind of model may mean something else by tensors of the same names",
     });
 }
@@ -118,13 +172,27 @@ struct Stated {
 
 impl Stated {
     fn of(config: &Map<String, Value>, names: &[&'static str]) -> Self {
-        let given = names.iter().find(|name| config.get(**name).is_some_and(|value| !value.is_null()));
+        let given = names
+            .iter()
+            .find(|name| config.get(**name).is_some_and(|value| !value.is_null()));
         match given {
-            Some(name) => Self { name: Some(name), value: plain(&config[*name]), sure: true },
+            Some(name) => Self {
+                name: Some(name),
+                value: plain(&config[*name]),
+                sure: true,
+            },
             None => {
                 let inside = in_rope_parameters(config, names[0]);
                 let sure = !inside.is_null();
-                Self { name: None, value: if sure { inside } else { understood(config, names) }, sure }
+                Self {
+                    name: None,
+                    value: if sure {
+                        inside
+                    } else {
+                        understood(config, names)
+                    },
+                    sure,
+                }
             }
         }
     }
@@ -151,7 +219,9 @@ impl Stated {
 
 /// A value without what says the same in other words.
 fn plain(value: &Value) -> Value {
-    let Some(fields) = value.as_object() else { return value.clone() };
+    let Some(fields) = value.as_object() else {
+        return value.clone();
+    };
     let mut fields = fields.clone();
     // Both names of the kind of scaling are often there.
     if let Some(kind) = fields.remove("type") {
@@ -162,17 +232,27 @@ fn plain(value: &Value) -> Value {
     match fields.get("rope_type").and_then(Value::as_str) {
         Some("default") if fields.len() == 1 => Value::Null,
         // Where layers of several kinds have settings of their own, key by key.
-        _ => fields.into_iter().map(|(key, value)| (key, plain_inside(&value))).collect::<Map<_, _>>().into(),
+        _ => fields
+            .into_iter()
+            .map(|(key, value)| (key, plain_inside(&value)))
+            .collect::<Map<_, _>>()
+            .into(),
     }
 }
 
 fn plain_inside(value: &Value) -> Value {
-    if value.is_object() { plain(value) } else { value.clone() }
+    if value.is_object() {
+        plain(value)
+    } else {
+        value.clone()
+    }
 }
 
 /// What newer configs say in one place about positions.
 fn in_rope_parameters(config: &Map<String, Value>, name: &str) -> Value {
-    let Some(rope) = config.get("rope_parameters") else { return Value::Null };
+    let Some(rope) = config.get("rope_parameters") else {
+        return Value::Null;
+    };
     match name {
         "rope_theta" | "partial_rotary_factor" => rope.get(name).cloned().unwrap_or_default(),
         "rope_scaling" => plain(rope),
@@ -200,7 +280,10 @@ mod tests {
     use super::*;
 
     fn found(ours: Value, theirs: Value) -> Vec<(String, Effect)> {
-        differences(&ours, &theirs).into_iter().map(|difference| (difference.key, difference.effect)).collect()
+        differences(&ours, &theirs)
+            .into_iter()
+            .map(|difference| (difference.key, difference.effect))
+            .collect()
     }
 
     fn llama() -> Value {
@@ -224,21 +307,43 @@ mod tests {
             ("head_dim", json!(16), Effect::Function),
             ("model_type", json!("gemma"), Effect::Meaning),
             ("rope_theta", json!(500_000), Effect::Function),
-            ("rope_scaling", json!({ "rope_type": "llama3", "factor": 8.0 }), Effect::Function),
+            (
+                "rope_scaling",
+                json!({ "rope_type": "llama3", "factor": 8.0 }),
+                Effect::Function,
+            ),
             ("hidden_act", json!("gelu"), Effect::Function),
             ("sliding_window", json!(4096), Effect::Function),
             ("rms_norm_eps", json!(1e-6), Effect::Function),
         ] {
             let differing = found(llama(), with(key, value.clone()));
-            assert!(differing.contains(&(key.to_owned(), effect)), "{key}: {differing:?}");
+            assert!(
+                differing.contains(&(key.to_owned(), effect)),
+                "{key}: {differing:?}"
+            );
             let text = |config: Value| json!({ "model_type": "x", "text_config": config });
             let differing = found(text(llama()), text(with(key, value)));
-            assert!(differing.contains(&(format!("text_config.{key}"), effect)), "{key}: {differing:?}");
+            assert!(
+                differing.contains(&(format!("text_config.{key}"), effect)),
+                "{key}: {differing:?}"
+            );
         }
-        for key in ["partial_rotary_factor", "logit_scale", "rope_interleave", "num_experts", "cardinality"] {
-            assert_eq!(found(with(key, json!(2)), with(key, json!(4))), [(key.to_owned(), Effect::Meaning)]);
+        for key in [
+            "partial_rotary_factor",
+            "logit_scale",
+            "rope_interleave",
+            "num_experts",
+            "cardinality",
+        ] {
+            assert_eq!(
+                found(with(key, json!(2)), with(key, json!(4))),
+                [(key.to_owned(), Effect::Meaning)]
+            );
             // What is said once only may be what the other means too.
-            assert_eq!(found(llama(), with(key, json!(4))), [(key.to_owned(), Effect::Function)]);
+            assert_eq!(
+                found(llama(), with(key, json!(4))),
+                [(key.to_owned(), Effect::Function)]
+            );
         }
     }
 
@@ -255,19 +360,45 @@ mod tests {
             ("max_position_embeddings", json!(131_072)),
             ("vocab_size", json!(7)),
             ("torch_dtype", json!("float16")),
-            ("rope_parameters", json!({ "rope_type": "default", "rope_theta": 10000.0 })),
+            (
+                "rope_parameters",
+                json!({ "rope_type": "default", "rope_theta": 10000.0 }),
+            ),
         ] {
-            assert_eq!(found(llama(), with(key, value.clone())), [], "{key} {value}");
+            assert_eq!(
+                found(llama(), with(key, value.clone())),
+                [],
+                "{key} {value}"
+            );
         }
         let mut new = llama();
         let fields = new.as_object_mut().expect("an object");
         fields.remove("rope_theta");
-        fields.insert("rope_parameters".into(), json!({ "rope_type": "default", "rope_theta": 10000.0 }));
+        fields.insert(
+            "rope_parameters".into(),
+            json!({ "rope_type": "default", "rope_theta": 10000.0 }),
+        );
         assert_eq!(found(llama(), new.clone()), []);
-        new["rope_parameters"] = json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0 });
-        assert_eq!(found(new.clone(), with("rope_scaling", json!({ "type": "linear", "factor": 4.0 }))), []);
-        assert_eq!(found(llama(), new), [("rope_scaling".to_owned(), Effect::Function)]);
-        assert_eq!(found(json!({}), llama()).iter().filter(|(_, effect)| *effect == Effect::Meaning).count(), 0);
+        new["rope_parameters"] =
+            json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0 });
+        assert_eq!(
+            found(
+                new.clone(),
+                with("rope_scaling", json!({ "type": "linear", "factor": 4.0 }))
+            ),
+            []
+        );
+        assert_eq!(
+            found(llama(), new),
+            [("rope_scaling".to_owned(), Effect::Function)]
+        );
+        assert_eq!(
+            found(json!({}), llama())
+                .iter()
+                .filter(|(_, effect)| *effect == Effect::Meaning)
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -278,10 +409,18 @@ mod tests {
             "model_type": "seer", "text_config": inner,
             "vision_config": { "num_attention_heads": 16, "hidden_size": 32 },
         });
-        assert_eq!(found(llama(), bigger.clone()), [("model_type".to_owned(), Effect::Function)]);
+        assert_eq!(
+            found(llama(), bigger.clone()),
+            [("model_type".to_owned(), Effect::Function)]
+        );
         let other = with("num_attention_heads", json!(4));
-        assert!(found(bigger, other).contains(&("num_attention_heads".to_owned(), Effect::Meaning)));
+        assert!(
+            found(bigger, other).contains(&("num_attention_heads".to_owned(), Effect::Meaning))
+        );
         let flat = |kind: &str| json!({ "model_type": kind, "num_attention_heads": 8, "vision_config": {} });
-        assert_eq!(found(flat("qwen2_vl"), flat("qwen2")), [("model_type".to_owned(), Effect::Function)]);
+        assert_eq!(
+            found(flat("qwen2_vl"), flat("qwen2")),
+            [("model_type".to_owned(), Effect::Function)]
+        );
     }
 }

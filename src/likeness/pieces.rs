@@ -1,6 +1,7 @@
 //! The pieces of a SentencePiece model, in the order of their numbers.
 //!
-//! The file is a protocol buffer: field 1, many times, is a piece, of which field 1 is the text. All else is passed over.
+//! The file is a protocol buffer: field 1, many times, is a piece, of which field 1 is the text.
+//! All else is passed over.
 
 use std::io::{self, BufRead, Read};
 
@@ -21,7 +22,9 @@ pub(super) fn read(
         if (field, wire) == (1, 2) {
             let len = length(from)?;
             let mut piece = Vec::new();
-            from.take(len.min(MOST_BYTES)).read_to_end(&mut piece).map_err(wrong)?;
+            from.take(len.min(MOST_BYTES))
+                .read_to_end(&mut piece)
+                .map_err(wrong)?;
             if piece.len() as u64 != len {
                 return Err("a piece is too long".to_owned());
             }
@@ -44,7 +47,11 @@ fn text(mut piece: &[u8]) -> Result<String, String> {
         }
         let len = usize::try_from(length(&mut piece)?).map_err(|error| error.to_string())?;
         let (bytes, rest) = piece.split_at_checked(len).ok_or("a piece ends early")?;
-        text = Some(std::str::from_utf8(bytes).map_err(|error| error.to_string())?.to_owned());
+        text = Some(
+            std::str::from_utf8(bytes)
+                .map_err(|error| error.to_string())?
+                .to_owned(),
+        );
         piece = rest;
     }
     text.ok_or_else(|| "a piece has no text".to_owned())
@@ -82,7 +89,11 @@ fn pass(from: &mut impl BufRead, wire: u64) -> Result<(), String> {
         _ => return Err("a field is stored in an unknown way".to_owned()),
     };
     let passed = io::copy(&mut from.take(len), &mut io::sink()).map_err(wrong)?;
-    if passed == len { Ok(()) } else { Err("a field ends early".to_owned()) }
+    if passed == len {
+        Ok(())
+    } else {
+        Err("a field ends early".to_owned())
+    }
 }
 
 fn wrong(error: io::Error) -> String {

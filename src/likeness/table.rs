@@ -17,11 +17,19 @@ pub(super) struct Row {
 }
 
 const fn meaning(names: &'static [&'static str], why: &'static str) -> Row {
-    Row { names, effect: Effect::Meaning, why }
+    Row {
+        names,
+        effect: Effect::Meaning,
+        why,
+    }
 }
 
 const fn function(names: &'static [&'static str], why: &'static str) -> Row {
-    Row { names, effect: Effect::Function, why }
+    Row {
+        names,
+        effect: Effect::Function,
+        why,
+    }
 }
 
 const HEADS: &str = "it says into which heads the rows of attention projections are cut";
@@ -43,13 +51,17 @@ const ORDER: &str = "it changes what a layer adds to what";
 /// The number of attention heads under its usual names.
 pub(super) const HEAD_NAMES: &[&str] = &["num_attention_heads", "n_head", "n_heads", "num_heads"];
 /// The number of heads of keys and values.
-pub(super) const KEY_HEAD_NAMES: &[&str] =
-    &["num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"];
+pub(super) const KEY_HEAD_NAMES: &[&str] = &[
+    "num_key_value_heads",
+    "num_kv_heads",
+    "n_head_kv",
+    "multi_query_group_num",
+];
 /// The size of a head.
 pub(super) const HEAD_SIZE_NAMES: &[&str] = &["head_dim", "d_kv", "kv_channels"];
 
-/// Every key that is compared. Sizes that show in shapes are none of them, nor is what decides only how training or
-/// generation goes.
+/// Every key that is compared. Sizes that show in shapes are none of them, nor is what decides only
+/// how training or generation goes.
 pub(super) const ROWS: &[Row] = &[
     meaning(HEAD_NAMES, HEADS),
     meaning(KEY_HEAD_NAMES, HEADS),
@@ -68,20 +80,61 @@ pub(super) const ROWS: &[Row] = &[
     meaning(&["linear_value_head_dim"], HEADS),
     meaning(&["partial_rotary_factor", "rotary_pct", "rope_pct"], ROTARY),
     meaning(&["rotary_dim", "rotary_emb_dim"], ROTARY),
-    meaning(&["rope_interleave", "rope_interleaved", "rotary_emb_interleaved", "rotary_interleaved"], ROTARY),
+    meaning(
+        &[
+            "rope_interleave",
+            "rope_interleaved",
+            "rotary_emb_interleaved",
+            "rotary_interleaved",
+        ],
+        ROTARY,
+    ),
     meaning(&["multi_query"], FUSED),
     meaning(&["new_decoder_architecture"], FUSED),
     meaning(&["multi_query_attention"], FUSED),
-    meaning(&["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"], EXPERTS),
-    meaning(&["groups", "num_groups", "cardinality", "num_conv_pos_embedding_groups"], GROUPS),
+    meaning(
+        &[
+            "num_experts",
+            "num_local_experts",
+            "n_routed_experts",
+            "moe_num_experts",
+        ],
+        EXPERTS,
+    ),
+    meaning(
+        &[
+            "groups",
+            "num_groups",
+            "cardinality",
+            "num_conv_pos_embedding_groups",
+        ],
+        GROUPS,
+    ),
     meaning(&["n_groups", "mamba_n_groups"], STATES),
     meaning(&["mamba_n_heads", "mamba_num_heads"], STATES),
     meaning(&["mamba_d_head", "mamba_head_dim"], STATES),
     meaning(&["state_size", "mamba_d_state", "ssm_state_size"], STATES),
-    meaning(&["embedding_multiplier", "scale_emb", "mup_embeddings_multiplier", "mup_embeddings_scale"], SCALED),
+    meaning(
+        &[
+            "embedding_multiplier",
+            "scale_emb",
+            "mup_embeddings_multiplier",
+            "mup_embeddings_scale",
+        ],
+        SCALED,
+    ),
     meaning(&["residual_multiplier", "scale_depth"], SCALED),
     meaning(&["attention_multiplier", "mup_attn_multiplier"], SCALED),
-    meaning(&["logits_scaling", "logit_scale", "lm_head_multiplier", "mup_output_alpha", "mup_width_scale"], SCALED),
+    meaning(
+        &[
+            "logits_scaling",
+            "logit_scale",
+            "lm_head_multiplier",
+            "mup_output_alpha",
+            "mup_width_scale",
+        ],
+        SCALED,
+    ),
     meaning(&["dim_model_base"], SCALED),
     meaning(&["ssm_multipliers"], SCALED),
     meaning(&["mlp_multipliers"], SCALED),
@@ -92,7 +145,10 @@ pub(super) const ROWS: &[Row] = &[
     meaning(&["scale_embedding"], SCALED),
     meaning(&["normalize_embedding"], SCALED),
     meaning(&["apply_layernorm_1p"], SCALED),
-    function(&["rope_theta", "rotary_emb_base", "rope_base", "base_freq"], POSITIONS),
+    function(
+        &["rope_theta", "rotary_emb_base", "rope_base", "base_freq"],
+        POSITIONS,
+    ),
     function(&["rope_local_base_freq"], POSITIONS),
     function(&["rope_scaling"], POSITIONS),
     function(&["position_embedding_type"], POSITIONS),
@@ -101,12 +157,27 @@ pub(super) const ROWS: &[Row] = &[
     function(&["relative_attention_max_distance"], POSITIONS),
     function(&["no_rope_layers"], POSITIONS),
     function(
-        &["hidden_act", "hidden_activation", "activation_function", "feed_forward_proj", "afn", "ffn_act_fn", "act_fn"],
+        &[
+            "hidden_act",
+            "hidden_activation",
+            "activation_function",
+            "feed_forward_proj",
+            "afn",
+            "ffn_act_fn",
+            "act_fn",
+        ],
         ACTIVATION,
     ),
     function(&["mlp_hidden_act"], ACTIVATION),
     function(
-        &["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts"],
+        &[
+            "num_experts_per_tok",
+            "num_experts_per_token",
+            "moe_topk",
+            "moe_top_k",
+            "moe_k",
+            "top_k_experts",
+        ],
         ROUTED,
     ),
     function(&["norm_topk_prob"], ROUTED),
@@ -125,7 +196,16 @@ pub(super) const ROWS: &[Row] = &[
     function(&["mlp_only_layers"], KINDS),
     function(&["decoder_sparse_step"], KINDS),
     function(&["first_k_dense_replace"], KINDS),
-    function(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"], NORM),
+    function(
+        &[
+            "rms_norm_eps",
+            "layer_norm_eps",
+            "layer_norm_epsilon",
+            "norm_eps",
+            "norm_epsilon",
+        ],
+        NORM,
+    ),
     function(&["norm_num_groups"], NORM),
     function(&["attn_logit_softcapping"], CAPPED),
     function(&["final_logit_softcapping"], CAPPED),

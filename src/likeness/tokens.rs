@@ -1,7 +1,7 @@
 //! Whether two models number their tokens alike: the rows of embeddings and heads belong to tokens.
 //!
-//! A number of 64 bits stands for each token while vocabularies are compared, so that a million tokens take 8 MB; only of
-//! the first that differ the texts are looked up.
+//! A number of 64 bits stands for each token while vocabularies are compared, so that a million
+//! tokens take 8 MB; only of the first that differ the texts are looked up.
 
 use std::fmt;
 use std::io::{BufReader, Read};
@@ -23,8 +23,16 @@ const MAX_TOKENS: usize = 1 << 22;
 /// A file that holds a vocabulary with the tokens that were added to it.
 const WHOLE: &str = "tokenizer.json";
 /// Files that hold a vocabulary, the first that is there counts.
-const FILES: [&str; 8] =
-    [WHOLE, "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", SHIFTED, "tekken.json", "qwen.tiktoken"];
+const FILES: [&str; 8] = [
+    WHOLE,
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    SHIFTED,
+    "tekken.json",
+    "qwen.tiktoken",
+];
 /// A file of pieces whose numbers are others in the model.
 const SHIFTED: &str = "sentencepiece.bpe.model";
 /// Tokens that were added to a vocabulary, with their numbers.
@@ -84,15 +92,23 @@ pub(super) fn compare(reference: &Checkpoint, model: &Checkpoint) -> Result<Comp
         return Ok(Compared::Alike);
     }
     let (one_name, other_name) = (one.file_name(), other.file_name());
-    let shifted = [one_name, other_name].iter().any(|name| name.is_some_and(|name| name == SHIFTED));
+    let shifted = [one_name, other_name]
+        .iter()
+        .any(|name| name.is_some_and(|name| name == SHIFTED));
     match (Tokens::<Mark>::read(&ours)?, Tokens::<Mark>::read(&theirs)?) {
         (Some(own), Some(others)) if one_name == other_name || !shifted => {
             let different = own.first_other(&others);
-            different.map_or(Ok(Compared::Alike), |(number, more)| named(number, more, &ours, &theirs))
+            different.map_or(Ok(Compared::Alike), |(number, more)| {
+                named(number, more, &ours, &theirs)
+            })
         }
         (None, None) if one_name == other_name => {
             let cause = format!("{} and {} are not the same", one.display(), other.display());
-            Ok(if same_bytes(one, other)? { Compared::Alike } else { Compared::Different(cause) })
+            Ok(if same_bytes(one, other)? {
+                Compared::Alike
+            } else {
+                Compared::Different(cause)
+            })
         }
         _ => Ok(Compared::Unknown(format!(
             "{} and {} cannot be compared: whether both number their tokens alike is not known",
@@ -104,33 +120,56 @@ pub(super) fn compare(reference: &Checkpoint, model: &Checkpoint) -> Result<Comp
 
 fn without(model: &Checkpoint, other: &Checkpoint) -> String {
     let (model, other) = (model.root().display(), other.root().display());
-    format!("{model} has no tokenizer files, so that it is taken to number its tokens as {other} does")
+    format!(
+        "{model} has no tokenizer files, so that it is taken to number its tokens as {other} does"
+    )
 }
 
 /// The first token that differs, and how many more do.
 fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Result<Compared> {
     let token = |files: &[PathBuf]| -> Result<Box<str>> {
         let tokens = Tokens::<Box<str>>::read(files)?;
-        Ok(tokens.and_then(|tokens| tokens.0.into_iter().nth(number).flatten()).unwrap_or_default())
+        Ok(tokens
+            .and_then(|tokens| tokens.0.into_iter().nth(number).flatten())
+            .unwrap_or_default())
     };
     let (own, other) = (token(ours)?, token(theirs)?);
-    let more = if more == 0 { String::new() } else { format!(", and {more} more differ") };
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(", and {more} more differ")
+    };
     let (one, two) = (ours[0].display(), theirs[0].display());
-    Ok(Compared::Different(format!("token {number} is {own:?} in {one}, {other:?} in {two}{more}")))
+    Ok(Compared::Different(format!(
+        "token {number} is {own:?} in {one}, {other:?} in {two}{more}"
+    )))
 }
 
 /// The files that say which tokens a model has, the one with most of them first.
 fn files_of(model: &Checkpoint) -> Vec<PathBuf> {
-    let folder = model.folder().or_else(|| model.root().parent()).unwrap_or(Path::new("."));
+    let folder = model
+        .folder()
+        .or_else(|| model.root().parent())
+        .unwrap_or(Path::new("."));
     let there = |name: &str| folder.join(name).is_file();
-    let Some(main) = FILES.into_iter().find(|name| there(name)) else { return vec![] };
-    let added = [ADDED, SETTINGS].into_iter().filter(|name| there(name) && !(main == WHOLE && *name == ADDED));
-    [main].into_iter().chain(added).map(|name| folder.join(name)).collect()
+    let Some(main) = FILES.into_iter().find(|name| there(name)) else {
+        return vec![];
+    };
+    let added = [ADDED, SETTINGS]
+        .into_iter()
+        .filter(|name| there(name) && !(main == WHOLE && *name == ADDED));
+    [main]
+        .into_iter()
+        .chain(added)
+        .map(|name| folder.join(name))
+        .collect()
 }
 
 fn same_files(ours: &[PathBuf], theirs: &[PathBuf]) -> Result<bool> {
     let pairs = || ours.iter().zip(theirs);
-    if ours.len() != theirs.len() || pairs().any(|(one, other)| one.file_name() != other.file_name()) {
+    if ours.len() != theirs.len()
+        || pairs().any(|(one, other)| one.file_name() != other.file_name())
+    {
         return Ok(false);
     }
     for (one, other) in pairs() {
@@ -204,8 +243,12 @@ struct Content {
 impl<T: Token> Tokens<T> {
     /// The tokens in `files`; none when they hold them in a form that is not known.
     fn read(files: &[PathBuf]) -> Result<Option<Self>> {
-        let Some((main, added)) = files.split_first() else { return Ok(None) };
-        let Some(mut tokens) = Self::main(main)? else { return Ok(None) };
+        let Some((main, added)) = files.split_first() else {
+            return Ok(None);
+        };
+        let Some(mut tokens) = Self::main(main)? else {
+            return Ok(None);
+        };
         for path in added {
             tokens.add(path)?;
         }
@@ -220,21 +263,31 @@ impl<T: Token> Tokens<T> {
             _ if path.ends_with("tekken.json") => return Ok(None),
             Some("txt") => {
                 let mut text = String::new();
-                reader.read_to_string(&mut text).map_err(|error| refused(&error))?;
+                reader
+                    .read_to_string(&mut text)
+                    .map_err(|error| refused(&error))?;
                 for (number, line) in text.lines().enumerate() {
-                    tokens.put(number, line.into()).map_err(|cause| refused(&cause))?;
+                    tokens
+                        .put(number, line.into())
+                        .map_err(|cause| refused(&cause))?;
                 }
             }
             Some("model") => {
                 // Other programs call other things so.
-                let read = pieces::read(&mut reader, &mut |number, piece| tokens.put(number, piece.into()));
-                return Ok(read.ok().map(|()| tokens).filter(|tokens| !tokens.0.is_empty()));
+                let read = pieces::read(&mut reader, &mut |number, piece| {
+                    tokens.put(number, piece.into())
+                });
+                return Ok(read
+                    .ok()
+                    .map(|()| tokens)
+                    .filter(|tokens| !tokens.0.is_empty()));
             }
             Some("json") if !path.ends_with(WHOLE) => {
                 tokens = serde_json::from_reader(reader).map_err(|error| refused(&error))?;
             }
             Some("json") => {
-                let file: TokenizerFile<T> = serde_json::from_reader(reader).map_err(|error| refused(&error))?;
+                let file: TokenizerFile<T> =
+                    serde_json::from_reader(reader).map_err(|error| refused(&error))?;
                 tokens = file.model.map(|model| model.vocab).unwrap_or_default();
                 for Added { id, content } in file.added_tokens {
                     tokens.put(id, content).map_err(|cause| refused(&cause))?;
@@ -253,14 +306,20 @@ impl<T: Token> Tokens<T> {
             let added: Self = serde_json::from_reader(reader).map_err(|error| refused(&error))?;
             let len = self.0.len().max(added.0.len());
             self.0.resize(len, None);
-            self.0.iter_mut().zip(added.0).for_each(|(own, added)| *own = added.or(own.take()));
+            self.0
+                .iter_mut()
+                .zip(added.0)
+                .for_each(|(own, added)| *own = added.or(own.take()));
             return Ok(());
         }
         let mut text = String::new();
-        BufReader::new(reader).read_to_string(&mut text).map_err(|error| refused(&error))?;
+        BufReader::new(reader)
+            .read_to_string(&mut text)
+            .map_err(|error| refused(&error))?;
         // Python writes numbers there that JSON has no word for.
         let settings = crate::json::parse(&text).map_err(|error| refused(&error))?;
-        let settings: Settings = serde_json::from_value(settings).map_err(|error| refused(&error))?;
+        let settings: Settings =
+            serde_json::from_value(settings).map_err(|error| refused(&error))?;
         for (number, Content { content }) in settings.added_tokens_decoder.unwrap_or_default() {
             self.put(number, content).map_err(|cause| refused(&cause))?;
         }
@@ -269,7 +328,9 @@ impl<T: Token> Tokens<T> {
 
     fn put(&mut self, number: usize, token: Box<str>) -> Result<(), String> {
         if number >= MAX_TOKENS {
-            return Err(format!("token number {number}, at most {MAX_TOKENS} are read"));
+            return Err(format!(
+                "token number {number}, at most {MAX_TOKENS} are read"
+            ));
         }
         if self.0.len() <= number {
             self.0.resize(number + 1, None);
@@ -281,7 +342,8 @@ impl<T: Token> Tokens<T> {
     /// The first number that stands for another token, and how many more do.
     fn first_other(&self, others: &Self) -> Option<(usize, usize)> {
         let pairs = self.0.iter().zip(&others.0).enumerate();
-        let mut differing = pairs.filter(|(_, pair)| matches!(pair, (Some(own), Some(other)) if own != other));
+        let mut differing =
+            pairs.filter(|(_, pair)| matches!(pair, (Some(own), Some(other)) if own != other));
         let (number, _) = differing.next()?;
         Some((number, differing.count()))
     }
@@ -314,7 +376,9 @@ impl<'de, T: Token> Visitor<'de> for TokensVisitor<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tokens<T>, A::Error> {
         let mut tokens = Tokens::default();
         while let Some((token, _)) = access.next_element::<(Box<str>, IgnoredAny)>()? {
-            tokens.put(tokens.0.len(), token).map_err(A::Error::custom)?;
+            tokens
+                .put(tokens.0.len(), token)
+                .map_err(A::Error::custom)?;
         }
         Ok(tokens)
     }
@@ -331,22 +395,30 @@ fn capped(path: &Path) -> Result<impl Read> {
     let file = open_regular(path).map_err(failed)?;
     let len = file.metadata().map_err(failed)?.len();
     if len > MAX_BYTES {
-        return Err(refused(path, &format!("{len} bytes, at most {MAX_BYTES} are read")));
+        return Err(refused(
+            path,
+            &format!("{len} bytes, at most {MAX_BYTES} are read"),
+        ));
     }
     Ok(file.take(MAX_BYTES))
 }
 
 fn same_bytes(one: &Path, other: &Path) -> Result<bool> {
-    let len =
-        |path: &Path| path.metadata().map(|file| file.len()).map_err(|e| Error::io("cannot read tokenizer", path, e));
+    let len = |path: &Path| {
+        path.metadata()
+            .map(|file| file.len())
+            .map_err(|e| Error::io("cannot read tokenizer", path, e))
+    };
     if len(one)? != len(other)? {
         return Ok(false);
     }
     let hash = |path: &Path| {
         let mut hasher = blake3::Hasher::new();
-        let opened = open_regular(path).map_err(|error| Error::io("cannot read tokenizer", path, error))?;
+        let opened =
+            open_regular(path).map_err(|error| Error::io("cannot read tokenizer", path, error))?;
         let read = std::io::copy(&mut BufReader::new(opened), &mut hasher);
-        read.map(|_| hasher.finalize()).map_err(|error| Error::io("cannot read tokenizer", path, error))
+        read.map(|_| hasher.finalize())
+            .map_err(|error| Error::io("cannot read tokenizer", path, error))
     };
     Ok(hash(one)? == hash(other)?)
 }
@@ -357,9 +429,18 @@ mod tests {
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Checkpoint) {
         let dir = tempfile::tempdir().expect("a folder");
-        let weights = safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(), None);
-        std::fs::write(dir.path().join("model.safetensors"), weights.expect("no tensors")).expect("written");
-        files.iter().for_each(|(name, text)| std::fs::write(dir.path().join(name), text).expect("written"));
+        let weights = safetensors::serialize(
+            Vec::<(String, safetensors::tensor::TensorView<'_>)>::new(),
+            None,
+        );
+        std::fs::write(
+            dir.path().join("model.safetensors"),
+            weights.expect("no tensors"),
+        )
+        .expect("written");
+        files
+            .iter()
+            .for_each(|(name, text)| std::fs::write(dir.path().join(name), text).expect("written"));
         let checkpoint = Checkpoint::open(dir.path()).expect("opens");
         (dir, checkpoint)
     }
@@ -385,18 +466,31 @@ mod tests {
             (PIECES, "tokenizer.json"),
             (r#"{"a": 0, "b": 1, "c": 7}"#, "vocab.json"),
             ("a\nb\n<s>\n", "vocab.txt"),
-            (r#"{"model": {"vocab": [["a", -1.5], ["b", 0]]}}"#, "tokenizer.json"),
+            (
+                r#"{"model": {"vocab": [["a", -1.5], ["b", 0]]}}"#,
+                "tokenizer.json",
+            ),
         ];
         for (one, name) in same {
             for (other, other_name) in same {
-                let found = compared(&[(name, one)], &[(other_name, other)]).expect("both can be read");
+                let found =
+                    compared(&[(name, one)], &[(other_name, other)]).expect("both can be read");
                 assert_eq!(found, Compared::Alike, "{one} {other}");
             }
         }
-        assert_eq!(compared(&[], &[]).expect("none to compare with"), Compared::Alike);
+        assert_eq!(
+            compared(&[], &[]).expect("none to compare with"),
+            Compared::Alike
+        );
         for other in [("tokenizer.json", PIECES), ("tekken.json", "{}")] {
-            let found = compared(&[("vocab.json", "{}")][usize::from(other.1 == PIECES)..], &[other]);
-            assert!(matches!(found.expect("both can be read"), Compared::Unknown(_)));
+            let found = compared(
+                &[("vocab.json", "{}")][usize::from(other.1 == PIECES)..],
+                &[other],
+            );
+            assert!(matches!(
+                found.expect("both can be read"),
+                Compared::Unknown(_)
+            ));
         }
     }
 
@@ -404,17 +498,34 @@ mod tests {
     fn added_tokens_count_wherever_they_are_written() {
         let vocab = ("vocab.json", r#"{"a": 0, "b": 1}"#);
         let settings = |token: &str| {
-            format!(r#"{{"model_max_length": 1e400, "added_tokens_decoder": {{"2": {{"content": "{token}"}}}}}}"#)
+            format!(
+                r#"{{"model_max_length": 1e400, "added_tokens_decoder": {{"2": {{"content": "{token}"}}}}}}"#
+            )
         };
         let added = ("added_tokens.json", r#"{"<s>": 2}"#);
         let (same, other) = (settings("<s>"), settings("<t>"));
         let whole = ("tokenizer.json", PIECES);
-        for one in [&[vocab, added][..], &[vocab, (SETTINGS, &same)], &[whole], &[whole, (SETTINGS, &same)]] {
+        for one in [
+            &[vocab, added][..],
+            &[vocab, (SETTINGS, &same)],
+            &[whole],
+            &[whole, (SETTINGS, &same)],
+        ] {
             for another in [&[vocab, added][..], &[vocab, (SETTINGS, &same)], &[whole]] {
-                assert_eq!(compared(one, another).expect("read"), Compared::Alike, "{one:?} {another:?}");
+                assert_eq!(
+                    compared(one, another).expect("read"),
+                    Compared::Alike,
+                    "{one:?} {another:?}"
+                );
             }
-            for another in [&[vocab, (SETTINGS, &*other)][..], &[whole, (SETTINGS, &other)]] {
-                assert!(different(compared(one, another)).contains("token 2 is \"<s>\""), "{one:?} {another:?}");
+            for another in [
+                &[vocab, (SETTINGS, &*other)][..],
+                &[whole, (SETTINGS, &other)],
+            ] {
+                assert!(
+                    different(compared(one, another)).contains("token 2 is \"<s>\""),
+                    "{one:?} {another:?}"
+                );
             }
         }
     }
@@ -436,21 +547,35 @@ mod tests {
         let name = "tokenizer.model";
         let (same, other) = (model(&["a", "b", "<s>"]), model(&["a", "c", "<s>"]));
         let whole = ("tokenizer.json", PIECES);
-        assert_eq!(compared(&[(name, &same)], &[whole]).expect("read"), Compared::Alike);
+        assert_eq!(
+            compared(&[(name, &same)], &[whole]).expect("read"),
+            Compared::Alike
+        );
         for one in [&[(name, &*same)][..], &[whole]] {
             assert!(different(compared(one, &[(name, &other)])).contains("token 1 is \"b\" in "));
         }
         let shifted = compared(&[(SHIFTED, &same)], &[whole]).expect("read");
         assert!(matches!(shifted, Compared::Unknown(_)), "{shifted:?}");
-        assert!(different(compared(&[(SHIFTED, &same)], &[(SHIFTED, &other)])).contains("token 1 "));
+        assert!(
+            different(compared(&[(SHIFTED, &same)], &[(SHIFTED, &other)])).contains("token 1 ")
+        );
     }
 
     #[test]
     fn names_of_tensors_tell_which_have_a_row_for_each_token() {
-        for name in ["model.embed_tokens.weight", "transformer.wte.weight", "lm_head.weight", "output.weight"] {
+        for name in [
+            "model.embed_tokens.weight",
+            "transformer.wte.weight",
+            "lm_head.weight",
+            "output.weight",
+        ] {
             assert!(is_by_token(name), "{name}");
         }
-        for name in ["bert.embeddings.position_embeddings.weight", "layers.0.output.weight", "model.norm.weight"] {
+        for name in [
+            "bert.embeddings.position_embeddings.weight",
+            "layers.0.output.weight",
+            "model.norm.weight",
+        ] {
             assert!(!is_by_token(name), "{name}");
         }
     }
@@ -458,19 +583,38 @@ mod tests {
     #[test]
     fn the_first_other_number_is_named() {
         for other in [r#"{"a": 0, "c": 1, "</s>": 2}"#, r#"{"c": 1, "x": 2}"#] {
-            let found = different(compared(&[("tokenizer.json", PIECES)], &[("vocab.json", other)]));
-            assert!(found.contains("token 1 is \"b\" in ") && found.contains("\"c\" in "), "{found}");
+            let found = different(compared(
+                &[("tokenizer.json", PIECES)],
+                &[("vocab.json", other)],
+            ));
+            assert!(
+                found.contains("token 1 is \"b\" in ") && found.contains("\"c\" in "),
+                "{found}"
+            );
             assert!(found.ends_with("and 1 more differ"), "{found}");
         }
-        let found = different(compared(&[("tokenizer.model", "x")], &[("tokenizer.model", "y")]));
+        let found = different(compared(
+            &[("tokenizer.model", "x")],
+            &[("tokenizer.model", "y")],
+        ));
         assert!(found.ends_with("are not the same"));
     }
 
     #[test]
     fn damaged_tokenizers_are_refused_by_name() {
-        for text in ["", "{", "[]", r#"{"model": {"vocab": {"a": -1}}}"#, r#"{"model": {"vocab": {"a": 99999999}}}"#] {
-            let error = compared(&[("tokenizer.json", text)], &[("tokenizer.json", PIECES)]).expect_err("damaged");
-            assert!(error.to_string().contains("cannot read tokenizer") && error.subject().ends_with("tokenizer.json"));
+        for text in [
+            "",
+            "{",
+            "[]",
+            r#"{"model": {"vocab": {"a": -1}}}"#,
+            r#"{"model": {"vocab": {"a": 99999999}}}"#,
+        ] {
+            let error = compared(&[("tokenizer.json", text)], &[("tokenizer.json", PIECES)])
+                .expect_err("damaged");
+            assert!(
+                error.to_string().contains("cannot read tokenizer")
+                    && error.subject().ends_with("tokenizer.json")
+            );
         }
     }
 }

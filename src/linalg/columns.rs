@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// Which column of a matrix each of another one comes from, and whether its elements change their signs.
+/// Which column of a matrix each of another one comes from, and whether its elements change their
+/// signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns(Vec<u32>);
 
@@ -16,11 +17,28 @@ impl Columns {
     ///
     /// When a place is none of as many columns, or there are 2^31.
     pub fn new(source: &[u32], negative: &[bool]) -> Self {
-        let count = u32::try_from(source.len()).ok().filter(|count| *count < Self::FLIPPED);
+        let count = u32::try_from(source.len())
+            .ok()
+            .filter(|count| *count < Self::FLIPPED);
         let count = count.expect("columns are numbered by 31 bits");
-        assert!(source.iter().all(|place| *place < count), "a column that is not there");
-        let flipped = |at: usize| if negative.get(at) == Some(&true) { Self::FLIPPED } else { 0 };
-        Self(source.iter().enumerate().map(|(at, place)| place | flipped(at)).collect())
+        assert!(
+            source.iter().all(|place| *place < count),
+            "a column that is not there"
+        );
+        let flipped = |at: usize| {
+            if negative.get(at) == Some(&true) {
+                Self::FLIPPED
+            } else {
+                0
+            }
+        };
+        Self(
+            source
+                .iter()
+                .enumerate()
+                .map(|(at, place)| place | flipped(at))
+                .collect(),
+        )
     }
 
     /// How many there are.
@@ -44,7 +62,11 @@ impl Columns {
     ///
     /// When the row or the range has another length.
     pub fn gather(&self, row: &[f32], range: Range<usize>, into: &mut [f32]) {
-        assert_eq!((row.len(), range.len()), (self.0.len(), into.len()), "a row of as many columns");
+        assert_eq!(
+            (row.len(), range.len()),
+            (self.0.len(), into.len()),
+            "a row of as many columns"
+        );
         for (into, place) in into.iter_mut().zip(&self.0[range]) {
             let value = row[(place & !Self::FLIPPED) as usize];
             *into = f32::from_bits(value.to_bits() ^ (place & Self::FLIPPED));

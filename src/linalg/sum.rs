@@ -1,9 +1,10 @@
 //! Where products are added up: in memory, or on a device.
 //!
-//! A sum is not a call but something that stays: its rows × columns entries lie where the arithmetic is while factors are
-//! brought there and multiplied, and are fetched once. So a strip of H × n results over blocks of features costs
-//! 2 H n operations for every 4 (H + n) bytes that are brought over, which for H = n = 4096 is 1024 a byte: more than any
-//! device does in the time in which a byte crosses the bus.
+//! A sum is not a call but something that stays: its rows × columns entries lie where the
+//! arithmetic is while factors are brought there and multiplied, and are fetched once. So a strip
+//! of H × n results over blocks of features costs 2 H n operations for every 4 (H + n) bytes that
+//! are brought over, which for H = n = 4096 is 1024 a byte: more than any device does in the time
+//! in which a byte crosses the bus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use super::{Columns, Matrix, add_scaled_product};
 use crate::error::Result;
 
-/// A matrix to which products are added. What lies in the memory that it was begun with is of no meaning until it is
-/// finished.
+/// A matrix to which products are added. What lies in the memory that it was begun with is of no
+/// meaning until it is finished.
 pub trait Sum {
     /// Adds `scale` · `left` · `right`, on the threads of the current pool or elsewhere.
     ///
@@ -25,7 +26,8 @@ pub trait Sum {
     /// When the sizes do not go together.
     fn add(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) -> Result<()>;
 
-    /// Adds `scale` · `left` · `right`, the columns of `right` in another order than in memory, where it lies row by row.
+    /// Adds `scale` · `left` · `right`, the columns of `right` in another order than in memory,
+    /// where it lies row by row.
     ///
     /// # Errors
     ///
@@ -33,14 +35,31 @@ pub trait Sum {
     ///
     /// # Panics
     ///
-    /// When the sizes do not go together, or a row of `right` does not lie behind the one before it.
-    fn add_gathered(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>, columns: &Columns) -> Result<()> {
-        assert!(!right.is_transposed() && right.columns() == columns.len(), "rows of as many columns");
+    /// When the sizes do not go together, or a row of `right` does not lie behind the one before
+    /// it.
+    fn add_gathered(
+        &mut self,
+        scale: f32,
+        left: Matrix<'_>,
+        right: Matrix<'_>,
+        columns: &Columns,
+    ) -> Result<()> {
+        assert!(
+            !right.is_transposed() && right.columns() == columns.len(),
+            "rows of as many columns"
+        );
         let width = right.columns().max(1);
         let mut gathered = vec![0.0; right.elements().len()];
-        let rows = right.elements().chunks_exact(width).zip(gathered.chunks_exact_mut(width));
+        let rows = right
+            .elements()
+            .chunks_exact(width)
+            .zip(gathered.chunks_exact_mut(width));
         rows.for_each(|(from, into)| columns.gather(from, 0..columns.len(), into));
-        self.add(scale, left, Matrix::new(&gathered, right.rows(), right.columns()))
+        self.add(
+            scale,
+            left,
+            Matrix::new(&gathered, right.rows(), right.columns()),
+        )
     }
 
     /// Ends with all entries in the memory that it was begun with.
@@ -53,18 +72,22 @@ pub trait Sum {
 
 /// What adds products up elsewhere than in the caller's memory.
 pub trait Adder: Send + Sync {
-    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A thread has one at a time.
+    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A
+    /// thread has one at a time.
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`](crate::error::Kind::Device) when a device has failed or has not enough memory.
+    /// [`Kind::Device`](crate::error::Kind::Device) when a device has failed or has not enough
+    /// memory.
     fn begin<'a>(&'a self, rows: usize, result: &'a mut [f32]) -> Result<Box<dyn Sum + 'a>>;
 
-    /// The most entries of a sum that stay where the arithmetic is; larger ones are carried there and back part by part.
+    /// The most entries of a sum that stay where the arithmetic is; larger ones are carried there
+    /// and back part by part.
     fn most_entries(&self) -> usize;
 }
 
-/// Where products are added up: in the caller's memory, on the threads of the current pool, unless an [`Adder`] is given.
+/// Where products are added up: in the caller's memory, on the threads of the current pool, unless
+/// an [`Adder`] is given.
 ///
 /// All are equal, as nothing that is looked for depends on it but for the rounding of sums.
 #[derive(Clone, Default)]
@@ -76,7 +99,8 @@ impl Backend {
         Self(Some(adder))
     }
 
-    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A thread has one at a time.
+    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A
+    /// thread has one at a time.
     ///
     /// # Errors
     ///
@@ -86,7 +110,10 @@ impl Backend {
     ///
     /// When `result` does not hold whole rows.
     pub fn begin<'a>(&'a self, rows: usize, result: &'a mut [f32]) -> Result<Box<dyn Sum + 'a>> {
-        assert!(result.len() == rows * (result.len() / rows.max(1)), "the result of a product");
+        assert!(
+            result.len() == rows * (result.len() / rows.max(1)),
+            "the result of a product"
+        );
         match &self.0 {
             Some(adder) => adder.begin(rows, result),
             None => {
@@ -117,7 +144,11 @@ impl Eq for Backend {}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "on a device" } else { "in memory" })
+        f.write_str(if self.0.is_some() {
+            "on a device"
+        } else {
+            "in memory"
+        })
     }
 }
 

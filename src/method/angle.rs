@@ -1,13 +1,15 @@
 //! Trigonometry of angles that are given by `1 - cos θ`.
 //!
-//! The platform's `sin`, `acos` and the rest may differ in the last bit between C libraries and between CPUs with and
-//! without fused multiply-add, and one bit in a coefficient is enough to round some output element another way. These
-//! few functions use only operations that IEEE 754 fixes to the bit. They take the *defect* `δ = 1 - cos θ` because
-//! `cos θ` itself has no digits left for small angles.
+//! The platform's `sin`, `acos` and the rest may differ in the last bit between C libraries and
+//! between CPUs with and without fused multiply-add, and one bit in a coefficient is enough to
+//! round some output element another way. These few functions use only operations that IEEE 754
+//! fixes to the bit. They take the *defect* `δ = 1 - cos θ` because `cos θ` itself has no digits
+//! left for small angles.
 
 use std::f64::consts::FRAC_PI_2;
 
-/// `Σ_k 4^k (k!)² / (2k+1)! y^k`, which is `θ / sin θ` at `y = sin²(θ/2)` (Abramowitz & Stegun 4.4.43 and 15.1.6).
+/// `Σ_k 4^k (k!)² / (2k+1)! y^k`, which is `θ / sin θ` at `y = sin²(θ/2)` (Abramowitz & Stegun
+/// 4.4.43 and 15.1.6).
 ///
 /// All terms are positive, so nothing cancels. Halving the angle first makes the series short.
 fn series(mut y: f64) -> f64 {
@@ -75,8 +77,16 @@ mod tests {
         for x in sweep().flat_map(|x| [x, -x]) {
             let (sin, cos) = sin_cos(x);
             // Two halvings at most, each doubling an error of one unit in the last place of 1.
-            assert!((sin - x.sin()).abs() <= 1e-15, "sin {x}: wanted {}, got {sin}", x.sin());
-            assert!((cos - x.cos()).abs() <= 1e-15, "cos {x}: wanted {}, got {cos}", x.cos());
+            assert!(
+                (sin - x.sin()).abs() <= 1e-15,
+                "sin {x}: wanted {}, got {sin}",
+                x.sin()
+            );
+            assert!(
+                (cos - x.cos()).abs() <= 1e-15,
+                "cos {x}: wanted {}, got {cos}",
+                x.cos()
+            );
             assert!((sinc(x) - x.sin() / x).abs() <= 1e-15, "sinc {x}");
         }
         assert_eq!(sinc(0.0), 1.0);
@@ -88,7 +98,11 @@ mod tests {
             let defect = 2.0 * (x / 2.0).sin().powi(2);
             // Near π the defect keeps only half of the angle's digits.
             let tolerance = 4e-16 * x / (x / 2.0).cos().max(1e-8);
-            assert!((theta(defect) - x).abs() <= tolerance + 1e-15 * x, "wanted {x}, got {}", theta(defect));
+            assert!(
+                (theta(defect) - x).abs() <= tolerance + 1e-15 * x,
+                "wanted {x}, got {}",
+                theta(defect)
+            );
         }
         assert_eq!(theta(0.0), 0.0);
         assert!((theta(2.0) - std::f64::consts::PI).abs() <= 1e-15);
@@ -100,7 +114,10 @@ mod tests {
             let defect = 2.0 * (x / 2.0).sin().powi(2);
             let wanted = x / x.sin();
             let tolerance = 1e-15 / (x / 2.0).cos().powi(2);
-            assert!((theta_over_sin(defect) / wanted - 1.0).abs() <= tolerance, "at {x}");
+            assert!(
+                (theta_over_sin(defect) / wanted - 1.0).abs() <= tolerance,
+                "at {x}"
+            );
         }
         assert_eq!(theta_over_sin(0.0), 1.0);
     }

@@ -3,16 +3,18 @@
 use super::Solution;
 use crate::kernel::add_compensated;
 
-/// Coefficients whose absolute values sum to more than so many times their own sum cancel. A sum of the inputs is then off
-/// by as many roundings of f64, and the last coefficient, `1 - Σ c` of a base, has lost as many digits.
+/// Coefficients whose absolute values sum to more than so many times their own sum cancel. A sum of
+/// the inputs is then off by as many roundings of f64, and the last coefficient, `1 - Σ c` of a
+/// base, has lost as many digits.
 const CANCELLING: f64 = 16.0;
 
 impl Solution {
-    /// The same combination, as one of differences from input `pivot` where the coefficients cancel; `sum` is what they
-    /// sum to, which those of a large size no longer tell.
+    /// The same combination, as one of differences from input `pivot` where the coefficients
+    /// cancel; `sum` is what they sum to, which those of a large size no longer tell.
     ///
-    /// Differences are as small as the inputs are near, so their weights may be as large as they like. Where nothing
-    /// cancels the inputs are combined as they are, in one sweep that needs no tiles.
+    /// Differences are as small as the inputs are near, so their weights may be as large as they
+    /// like. Where nothing cancels the inputs are combined as they are, in one sweep that needs no
+    /// tiles.
     pub(super) fn without_cancelling(mut self, pivot: usize, sum: f64) -> Self {
         let size: f64 = self.coefficients.iter().map(|c| c.abs()).sum();
         if size > CANCELLING * sum.abs() {
@@ -26,8 +28,13 @@ impl Solution {
 
 /// The first coefficient of the largest magnitude.
 pub(super) fn largest(coefficients: &[f64]) -> usize {
-    let larger =
-        |largest: usize, i: usize| if coefficients[i].abs() > coefficients[largest].abs() { i } else { largest };
+    let larger = |largest: usize, i: usize| {
+        if coefficients[i].abs() > coefficients[largest].abs() {
+            i
+        } else {
+            largest
+        }
+    };
     (0..coefficients.len()).fold(0, larger)
 }
 
@@ -46,17 +53,33 @@ mod tests {
     use super::*;
 
     fn solution(coefficients: &[f64]) -> Solution {
-        Solution::exact("test", &Gram::new(0), None, coefficients.to_vec(), Flags::default()).expect("finite")
+        Solution::exact(
+            "test",
+            &Gram::new(0),
+            None,
+            coefficients.to_vec(),
+            Flags::default(),
+        )
+        .expect("finite")
     }
 
     #[test]
     fn coefficients_that_cancel_are_of_differences_and_others_stay() {
         let kept = solution(&[-2.0, 1.0, 2.0]).without_cancelling(0, 1.0);
-        assert_eq!((kept.coefficients.as_slice(), kept.center), ([-2.0, 1.0, 2.0].as_slice(), None));
+        assert_eq!(
+            (kept.coefficients.as_slice(), kept.center),
+            ([-2.0, 1.0, 2.0].as_slice(), None)
+        );
         let cancelled = solution(&[-1e8, 1e8]).without_cancelling(0, 1.0);
-        assert_eq!((cancelled.coefficients.as_slice(), cancelled.center), ([1.0, 1e8].as_slice(), Some(0)));
+        assert_eq!(
+            (cancelled.coefficients.as_slice(), cancelled.center),
+            ([1.0, 1e8].as_slice(), Some(0))
+        );
         let nothing = solution(&[0.1, -0.1]).without_cancelling(largest(&[0.1, -0.1]), 0.0);
-        assert_eq!((nothing.coefficients.as_slice(), nothing.center), ([0.0, -0.1].as_slice(), Some(0)));
+        assert_eq!(
+            (nothing.coefficients.as_slice(), nothing.center),
+            ([0.0, -0.1].as_slice(), Some(0))
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::Gram;
 use crate::kernel::two_sum;
 
-/// Where the two forms of a squared distance cancel to below this share of their terms, the exact one is taken.
+/// Where the two forms of a squared distance cancel to below this share of their terms, the exact
+/// one is taken.
 const CANCELLED: f64 = 1e-4;
 
 /// Sums of numbers given as two.
@@ -20,10 +21,11 @@ fn negative([high, low]: [f64; 2]) -> [f64; 2] {
     [-high, -low]
 }
 
-/// Squared distances between the inputs, and the inner products `⟨x_i - x_p, x_j - x_p⟩` about an input `p`.
+/// Squared distances between the inputs, and the inner products `⟨x_i - x_p, x_j - x_p⟩` about an
+/// input `p`.
 ///
-/// About an input that lies among the others all that is near it is small, however far the rest may be: what is computed of
-/// it keeps its digits.
+/// About an input that lies among the others all that is near it is small, however far the rest may
+/// be: what is computed of it keeps its digits.
 pub(super) struct Centered {
     n: usize,
     squares: Vec<f64>,
@@ -31,14 +33,17 @@ pub(super) struct Centered {
 }
 
 impl Centered {
-    /// About the input with the least sum of distances, weighted by `a`, to the others, the first of equals.
+    /// About the input with the least sum of distances, weighted by `a`, to the others, the first
+    /// of equals.
     pub(super) fn new(gram: &Gram, a: &[f64]) -> Self {
         let n = gram.n();
         let square = |i: usize, j: usize| {
             let crossed = negative(gram.wide(i, j));
             total(&[gram.wide(i, i), crossed, crossed, gram.wide(j, j)]).max(0.0)
         };
-        let squares: Vec<f64> = (0..n * n).map(|at| square((at / n).min(at % n), (at / n).max(at % n))).collect();
+        let squares: Vec<f64> = (0..n * n)
+            .map(|at| square((at / n).min(at % n), (at / n).max(at % n)))
+            .collect();
         let far = |p: usize| -> f64 { (0..n).map(|i| a[i] * squares[p * n + i].sqrt()).sum() };
         let taking = (0..n).filter(|p| a[*p] > 0.0);
         let p = taking.fold(None, |best: Option<(usize, f64)>, p| match best {
@@ -50,8 +55,14 @@ impl Centered {
             let (with_i, with_j) = (negative(gram.wide(i, p)), negative(gram.wide(j, p)));
             total(&[gram.wide(i, j), with_i, with_j, gram.wide(p, p)])
         };
-        let products = (0..n * n).map(|at| product((at / n).min(at % n), (at / n).max(at % n))).collect();
-        Self { n, squares, products }
+        let products = (0..n * n)
+            .map(|at| product((at / n).min(at % n), (at / n).max(at % n)))
+            .collect();
+        Self {
+            n,
+            squares,
+            products,
+        }
     }
 
     /// The squared distance between two inputs.
@@ -66,7 +77,10 @@ impl Centered {
 
     /// `(Gv)_i` for every input.
     fn times(&self, v: &[f64]) -> Vec<f64> {
-        self.products.chunks(self.n).map(|row| row.iter().zip(v).map(|(g, v)| g * v).sum()).collect()
+        self.products
+            .chunks(self.n)
+            .map(|row| row.iter().zip(v).map(|(g, v)| g * v).sum())
+            .collect()
     }
 
     /// The length of `Σ v_i x_i`, `Σ v_i = 0`.
@@ -75,12 +89,14 @@ impl Centered {
         square.max(0.0).sqrt()
     }
 
-    /// Squared distances of the inputs to `Σ c_i x_i`, `Σ c_i = 1`, each with the square that rounding may give one that is
-    /// nothing, but for a factor.
+    /// Squared distances of the inputs to `Σ c_i x_i`, `Σ c_i = 1`, each with the square that
+    /// rounding may give one that is nothing, but for a factor.
     pub(super) fn to_point(&self, c: &[f64]) -> Vec<(f64, f64)> {
         let row = self.times(c);
         let own: f64 = row.iter().zip(c).map(|(row, c)| row * c).sum();
-        let norms: Vec<f64> = (0..self.n).map(|i| self.products[i * self.n + i].max(0.0).sqrt()).collect();
+        let norms: Vec<f64> = (0..self.n)
+            .map(|i| self.products[i * self.n + i].max(0.0).sqrt())
+            .collect();
         let spread: f64 = c.iter().zip(&norms).map(|(c, norm)| (c * norm).abs()).sum();
         let square = |i: usize| {
             let quick = own - 2.0 * row[i] + norms[i] * norms[i];
@@ -91,7 +107,9 @@ impl Centered {
             away[i] -= 1.0;
             self.length(&away).powi(2)
         };
-        (0..self.n).map(|i| (square(i), (spread + norms[i]).powi(2))).collect()
+        (0..self.n)
+            .map(|i| (square(i), (spread + norms[i]).powi(2)))
+            .collect()
     }
 }
 
@@ -112,7 +130,9 @@ mod tests {
         assert_eq!(centered.square(0, 1), small * small);
         assert_eq!(centered.square(1, 1), 0.0);
         assert!((centered.length(&[1.0, -1.0, 0.0]) / small - 1.0).abs() < 1e-15);
-        let [(at, _), (beside, _), _] = centered.to_point(&[1.0, 0.0, 0.0])[..] else { panic!("three") };
+        let [(at, _), (beside, _), _] = centered.to_point(&[1.0, 0.0, 0.0])[..] else {
+            panic!("three")
+        };
         assert_eq!((at, beside), (0.0, small * small));
     }
 }

@@ -2,18 +2,20 @@
 
 use super::directions::Directions;
 
-/// What is added to the cosine matrix's diagonal, per input: above the rounding of its eigenvalues, far below any
-/// eigenvalue that inputs which differ would give it.
+/// What is added to the cosine matrix's diagonal, per input: above the rounding of its eigenvalues,
+/// far below any eigenvalue that inputs which differ would give it.
 const RIDGE: f64 = 1e-13;
 
-/// Coefficients of a vector of length 1 whose absolute values sum to more than this may hold a part that is zero; those
-/// of N orthogonal directions sum to at most √N.
+/// Coefficients of a vector of length 1 whose absolute values sum to more than this may hold a part
+/// that is zero; those of N orthogonal directions sum to at most √N.
 const LARGE: f64 = 64.0;
 
-/// A length below this share of the sum of the coefficients' absolute values may be rounding: squares cancel to 1e-16.
+/// A length below this share of the sum of the coefficients' absolute values may be rounding:
+/// squares cancel to 1e-16.
 const CANCELLED: f64 = 1e-6;
 
-/// The cosine matrix of the inputs that take part, `G + ε`, as its Cholesky factor; the others stand aside.
+/// The cosine matrix of the inputs that take part, `G + ε`, as its Cholesky factor; the others
+/// stand aside.
 struct Factor {
     n: usize,
     ridge: f64,
@@ -34,7 +36,11 @@ impl Factor {
             for j in 0..=i {
                 let known: f64 = (0..j).map(|k| lower[i * n + k] * lower[j * n + k]).sum();
                 let left = entry(i, j) - known;
-                lower[i * n + j] = if i == j { left.max(ridge / 2.0).sqrt() } else { left / lower[j * n + j] };
+                lower[i * n + j] = if i == j {
+                    left.max(ridge / 2.0).sqrt()
+                } else {
+                    left / lower[j * n + j]
+                };
             }
         }
         Self { n, ridge, lower }
@@ -56,7 +62,8 @@ impl Factor {
     }
 }
 
-/// Whether `c`, of a vector at most 4 long and about this long, may be mostly a combination that is zero.
+/// Whether `c`, of a vector at most 4 long and about this long, may be mostly a combination that is
+/// zero.
 pub(super) fn may_be_null(c: &[f64], length: f64) -> bool {
     let size = c.iter().map(|c| c.abs()).sum::<f64>();
     size > LARGE || length < CANCELLED * size
@@ -64,14 +71,19 @@ pub(super) fn may_be_null(c: &[f64], length: f64) -> bool {
 
 /// `c` without its part in the null space of the cosine matrix of the inputs with a weight `a`.
 ///
-/// The point `Σ c_i u_i` stays where it is, to the rounding of what is taken away. An eigenvalue λ keeps all of its part
-/// but `(ε / (λ + ε))²`.
+/// The point `Σ c_i u_i` stays where it is, to the rounding of what is taken away. An eigenvalue λ
+/// keeps all of its part but `(ε / (λ + ε))²`.
 pub(super) fn without_null_part(directions: &Directions, a: &[f64], mut c: Vec<f64>) -> Vec<f64> {
     let factor = Factor::new(directions, a);
-    // Rounding gives the null space eigenvalues up to a hundredth of ε, and what they keep the second round takes.
+    // Rounding gives the null space eigenvalues up to a hundredth of ε, and what they keep the
+    // second round takes.
     for _ in 0..2 {
         let null = factor.damped(&factor.damped(&c));
-        c.iter_mut().zip(&null).zip(a).filter(|(_, a)| **a > 0.0).for_each(|((c, null), _)| *c -= null);
+        c.iter_mut()
+            .zip(&null)
+            .zip(a)
+            .filter(|(_, a)| **a > 0.0)
+            .for_each(|((c, null), _)| *c -= null);
     }
     c
 }
@@ -85,7 +97,12 @@ mod tests {
     fn a_combination_that_is_zero_goes_and_the_point_stays() {
         // u_2 = (u_0 + u_1) / √2, and u_3 takes no part
         let half = 0.5f64.sqrt();
-        let inputs = [vec![1.0, 0.0], vec![0.0, 1.0], vec![half, half], vec![1.0, 0.0]];
+        let inputs = [
+            vec![1.0, 0.0],
+            vec![0.0, 1.0],
+            vec![half, half],
+            vec![1.0, 0.0],
+        ];
         let directions = Directions::new(&gram(&inputs), None);
         let c = [1e4 * half + 0.3, 1e4 * half, -1e4, 0.0];
         let got = without_null_part(&directions, &[0.3, 0.3, 0.4, 0.0], c.to_vec());

@@ -7,12 +7,13 @@ const ROUNDING: f64 = 16.0 * f64::EPSILON;
 
 /// Norms of N inputs, and cosine and defect `1 - cos` of every pair of their directions.
 ///
-/// A zero input has no direction; its rows are those of a vector at right angles to all others and are never used,
-/// because its part in any point is zero.
+/// A zero input has no direction; its rows are those of a vector at right angles to all others and
+/// are never used, because its part in any point is zero.
 #[derive(Debug)]
 pub(super) struct Directions {
     norms: Vec<f64>,
-    /// Inputs whose norm and direction are lost in the rounding of a centre far larger than they are.
+    /// Inputs whose norm and direction are lost in the rounding of a centre far larger than they
+    /// are.
     lost: Vec<bool>,
     cosines: Vec<f64>,
     defects: Vec<f64>,
@@ -40,7 +41,8 @@ impl Directions {
     pub(super) fn new(gram: &Gram, center: Option<usize>) -> Self {
         let n = gram.n();
         let raw = center.map_or_else(|| gram.clone(), |b| gram.uncentered(b));
-        let (norms, lost): (Vec<f64>, Vec<bool>) = (0..n).map(|i| raw_norm(gram, &raw, center, i)).unzip();
+        let (norms, lost): (Vec<f64>, Vec<bool>) =
+            (0..n).map(|i| raw_norm(gram, &raw, center, i)).unzip();
         let (mut cosines, mut defects) = (vec![0.0; n * n], vec![1.0; n * n]);
         for i in 0..n {
             for j in i..n {
@@ -52,14 +54,23 @@ impl Directions {
                     Some(b) => centered_defect(gram, b, &norms, i, j),
                     None => raw_defect(gram, &norms, i, j),
                 };
-                let cosine = if defect < 0.5 { 1.0 - defect } else { raw.get(i, j) / norms[i] / norms[j] };
+                let cosine = if defect < 0.5 {
+                    1.0 - defect
+                } else {
+                    raw.get(i, j) / norms[i] / norms[j]
+                };
                 for at in [i * n + j, j * n + i] {
                     defects[at] = defect;
                     cosines[at] = cosine.clamp(-1.0, 1.0);
                 }
             }
         }
-        Self { norms, lost, cosines, defects }
+        Self {
+            norms,
+            lost,
+            cosines,
+            defects,
+        }
     }
 
     /// Whether the direction of input `i` is more than rounding.
@@ -85,7 +96,10 @@ impl Directions {
     /// `Σ_j G_ij y_j` and `Σ_j E_ij y_j`, G the cosines and E the defects.
     fn row(&self, i: usize, y: &[f64]) -> Row {
         let n = y.len();
-        let (cosines, defects) = (&self.cosines[i * n..(i + 1) * n], &self.defects[i * n..(i + 1) * n]);
+        let (cosines, defects) = (
+            &self.cosines[i * n..(i + 1) * n],
+            &self.defects[i * n..(i + 1) * n],
+        );
         let mut row = Row::default();
         for ((y, cosine), defect) in y.iter().zip(cosines).zip(defects) {
             if *y == 0.0 {
@@ -106,13 +120,17 @@ impl Directions {
     /// - `|x|² = y'Gy = σ² - q`
     /// - `1 - cos(x, u_i) = 1 - (Gy)_i / |x| = ((Ey)_i - q / (|x| + σ)) / |x|`
     ///
-    /// For inputs that are nearly parallel, as fine-tunes are, the terms of the first form are near 1 and cancel, those
-    /// of the second are as small as the result. For inputs far apart it is the other way round. So both are
-    /// summed, and the one with the smaller bound on its rounding error is taken.
+    /// For inputs that are nearly parallel, as fine-tunes are, the terms of the first form are near
+    /// 1 and cancel, those of the second are as small as the result. For inputs far apart it is the
+    /// other way round. So both are summed, and the one with the smaller bound on its rounding
+    /// error is taken.
     pub(super) fn point(&self, y: &[f64]) -> Point {
         let largest = y.iter().fold(0.0, |largest: f64, y| largest.max(y.abs()));
         if largest == 0.0 || !largest.is_finite() {
-            return Point { norm: largest, defects: vec![1.0; y.len()] };
+            return Point {
+                norm: largest,
+                defects: vec![1.0; y.len()],
+            };
         }
         let y: Vec<f64> = y.iter().map(|y| y / largest).collect();
         let rows: Vec<Row> = (0..y.len()).map(|i| self.row(i, &y)).collect();
@@ -125,18 +143,32 @@ impl Directions {
             total.defect_bound += y.abs() * row.defect_bound;
         }
         let by_defects = sum * sum + total.defect_bound < total.cosine_bound;
-        let square = if by_defects { sum * sum - total.defect } else { total.cosine };
+        let square = if by_defects {
+            sum * sum - total.defect
+        } else {
+            total.cosine
+        };
         let norm = square.max(0.0).sqrt();
         if norm == 0.0 {
-            return Point { norm, defects: vec![1.0; y.len()] };
+            return Point {
+                norm,
+                defects: vec![1.0; y.len()],
+            };
         }
         let half = total.defect / (norm + sum);
         let defects = rows.iter().map(|row| {
             let by_defects = sum > 0.0 && row.defect_bound + half.abs() < norm + row.cosine_bound;
-            let scaled = if by_defects { row.defect - half } else { norm - row.cosine };
+            let scaled = if by_defects {
+                row.defect - half
+            } else {
+                norm - row.cosine
+            };
             (scaled / norm).clamp(0.0, 2.0)
         });
-        Point { norm: norm * largest, defects: defects.collect() }
+        Point {
+            norm: norm * largest,
+            defects: defects.collect(),
+        }
     }
 
     /// The norm of `Σ y_i u_i`.
@@ -145,33 +177,56 @@ impl Directions {
     }
 }
 
-/// The norm of input `i`, and whether it is lost: `|b|² + 2 b·d + |d|²` of an input `b + d` far smaller than the centre `b`
-/// is what rounding has left of it, below zero as soon as above. It is then given as what a rounding of the centre is, so
-/// that it is no zero; an input that is zero is told by `d = -b`, to the bit.
+/// The norm of input `i`, and whether it is lost: `|b|² + 2 b·d + |d|²` of an input `b + d` far
+/// smaller than the centre `b` is what rounding has left of it, below zero as soon as above. It is
+/// then given as what a rounding of the centre is, so that it is no zero; an input that is zero is
+/// told by `d = -b`, to the bit.
 fn raw_norm(gram: &Gram, raw: &Gram, center: Option<usize>, i: usize) -> (f64, bool) {
     let square = raw.get(i, i);
-    let Some(b) = center.filter(|b| *b != i) else { return (square.sqrt(), false) };
+    let Some(b) = center.filter(|b| *b != i) else {
+        return (square.sqrt(), false);
+    };
     let (base, delta) = (gram.get(b, b), gram.get(i, i));
     let rounding = (base + delta) * ROUNDING;
     if base == delta && gram.get(b, i) == -base {
         return (0.0, false);
     }
-    if square > rounding { (square.min(f64::MAX).sqrt(), false) } else { (rounding.sqrt(), true) }
+    if square > rounding {
+        (square.min(f64::MAX).sqrt(), false)
+    } else {
+        (rounding.sqrt(), true)
+    }
 }
 
 /// `1 - cos` of a pair, from a matrix that is not centred.
 fn raw_defect(gram: &Gram, norms: &[f64], i: usize, j: usize) -> f64 {
     let (first, second, product) = (gram.get(i, i), gram.get(j, j), gram.get(i, j));
     // Square roots do not multiply back exactly; equal inputs must come out equal.
-    if first == product && second == product { 0.0 } else { (1.0 - product / norms[i] / norms[j]).clamp(0.0, 2.0) }
+    if first == product && second == product {
+        0.0
+    } else {
+        (1.0 - product / norms[i] / norms[j]).clamp(0.0, 2.0)
+    }
 }
 
-/// `1 - cos` of a pair, from a matrix centred on `b`, without subtracting numbers that are nearly equal:
-/// `2 |x_i| |x_j| (1 - cos) = |x_i - x_j|² - (|x_i| - |x_j|)²`.
+/// `1 - cos` of a pair, from a matrix centred on `b`, without subtracting numbers that are nearly
+/// equal: `2 |x_i| |x_j| (1 - cos) = |x_i - x_j|² - (|x_i| - |x_j|)²`.
 fn centered_defect(gram: &Gram, b: usize, norms: &[f64], i: usize, j: usize) -> f64 {
-    let delta = |i: usize, j: usize| if i == b || j == b { 0.0 } else { gram.get(i, j) };
+    let delta = |i: usize, j: usize| {
+        if i == b || j == b {
+            0.0
+        } else {
+            gram.get(i, j)
+        }
+    };
     // |x_i|² - |x_b|²
-    let growth = |i: usize| if i == b { 0.0 } else { 2.0 * gram.get(b, i) + gram.get(i, i) };
+    let growth = |i: usize| {
+        if i == b {
+            0.0
+        } else {
+            2.0 * gram.get(b, i) + gram.get(i, i)
+        }
+    };
     let apart = delta(i, i) - 2.0 * delta(i, j) + delta(j, j);
     let norms_apart = (growth(i) - growth(j)) / (norms[i] + norms[j]);
     ((apart - norms_apart * norms_apart) / norms[i] / norms[j] / 2.0).clamp(0.0, 2.0)
@@ -184,14 +239,21 @@ mod tests {
 
     #[test]
     fn both_kinds_of_matrix_give_the_same_directions() {
-        let inputs = [vec![1.0, 2.0, -1.0], vec![0.5, 2.5, 0.25], vec![-3.0, 1.0, 1.0]];
+        let inputs = [
+            vec![1.0, 2.0, -1.0],
+            vec![0.5, 2.5, 0.25],
+            vec![-3.0, 1.0, 1.0],
+        ];
         let raw = Directions::new(&gram(&inputs), None);
         for b in 0..3 {
             let centered = Directions::new(&gram_centered(&inputs, b), Some(b));
             for i in 0..3 {
                 assert!((raw.norms[i] - centered.norms[i]).abs() < 1e-14);
                 for j in 0..3 {
-                    assert!((raw.defect(i, j) - centered.defect(i, j)).abs() < 1e-15, "b {b} pair {i} {j}");
+                    assert!(
+                        (raw.defect(i, j) - centered.defect(i, j)).abs() < 1e-15,
+                        "b {b} pair {i} {j}"
+                    );
                 }
             }
         }
@@ -210,13 +272,18 @@ mod tests {
         let point = directions.point(&[0.5, 0.5]);
         for defect in &point.defects {
             let angle = super::super::angle::theta(*defect);
-            assert!((angle / 5e-8 - 1.0).abs() < 1e-12, "wanted 5e-8, got {angle}");
+            assert!(
+                (angle / 5e-8 - 1.0).abs() < 1e-12,
+                "wanted 5e-8, got {angle}"
+            );
         }
     }
 
     #[test]
     fn a_point_far_from_every_input_is_measured_by_cosines() {
-        let inputs: Vec<Vec<f64>> = (0..4).map(|i| (0..4).map(|k| f64::from(u8::from(i == k))).collect()).collect();
+        let inputs: Vec<Vec<f64>> = (0..4)
+            .map(|i| (0..4).map(|k| f64::from(u8::from(i == k))).collect())
+            .collect();
         let point = Directions::new(&gram(&inputs), None).point(&[1.0, -1.0, 0.0, 0.0]);
         assert!((point.norm - 2f64.sqrt()).abs() < 1e-15);
         assert!((point.defects[0] - (1.0 - 0.5f64.sqrt())).abs() < 1e-15);

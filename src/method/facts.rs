@@ -25,14 +25,15 @@ pub enum Stop {
 /// Every number is finite, so the facts go through JSON and back without losing a bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The norms of the inputs; empty when no Gram matrix was taken. Where differences from a base were measured, the norm
-    /// of an input far smaller than the base is known to a rounding of the base's only.
+    /// The norms of the inputs; empty when no Gram matrix was taken. Where differences from a base
+    /// were measured, the norm of an input far smaller than the base is known to a rounding of the
+    /// base's only.
     #[serde(with = "number::list")]
     pub norms: Vec<f64>,
     /// The norm of the result; `None` when no Gram matrix was taken.
     pub merged_norm: Option<f64>,
-    /// The angle in radians between each input and the result; `None` where one of them is zero, or so small beside the
-    /// base that differences from it do not tell its direction.
+    /// The angle in radians between each input and the result; `None` where one of them is zero, or
+    /// so small beside the base that differences from it do not tell its direction.
     pub angles: Vec<Option<f64>>,
     /// How many steps an iterative solver took.
     pub iterations: u32,
@@ -45,17 +46,19 @@ pub struct Facts {
     pub flags: Flags,
 }
 
-/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs, or with a centre `p` it is
-/// `c_p x_p + Σ c_i (x_i - x_p)`, and `d` is one.
+/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs, or with a centre
+/// `p` it is `c_p x_p + Σ c_i (x_i - x_p)`, and `d` is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// One coefficient per input.
     #[serde(with = "number::list")]
     pub coefficients: Vec<f64>,
-    /// What the sum is divided by: one, or a whole number of which a mean's weights are exact shares.
+    /// What the sum is divided by: one, or a whole number of which a mean's weights are exact
+    /// shares.
     #[serde(default = "one")]
     pub divisor: f64,
-    /// The input that the others are subtracted from before they are weighted, where their own sum would cancel.
+    /// The input that the others are subtracted from before they are weighted, where their own sum
+    /// would cancel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center: Option<usize>,
     /// What was found on the way.
@@ -67,7 +70,8 @@ fn one() -> f64 {
 }
 
 impl Solution {
-    /// The solution with these coefficients in closed form, its facts measured on `gram`, which may be centred.
+    /// The solution with these coefficients in closed form, its facts measured on `gram`, which may
+    /// be centred.
     ///
     /// # Errors
     ///
@@ -79,10 +83,19 @@ impl Solution {
         coefficients: Vec<f64>,
         flags: Flags,
     ) -> Result<Self> {
-        if let Some((i, c)) = coefficients.iter().enumerate().find(|(_, c)| !c.is_finite()) {
+        if let Some((i, c)) = coefficients
+            .iter()
+            .enumerate()
+            .find(|(_, c)| !c.is_finite())
+        {
             let subject = format!("coefficient of input {i}");
             let cause = format!("is {c}: the norms of the inputs are too far apart for f64");
-            return Err(Error::new(Kind::NonFinite, format!("cannot solve {method}"), subject, cause));
+            return Err(Error::new(
+                Kind::NonFinite,
+                format!("cannot solve {method}"),
+                subject,
+                cause,
+            ));
         }
         let mut facts = Facts {
             norms: Vec::new(),
@@ -96,15 +109,26 @@ impl Solution {
         if gram.n() > 0 {
             facts.measure(&Directions::new(gram, center), &coefficients);
         }
-        Ok(Self { coefficients, divisor: 1.0, center: None, facts })
+        Ok(Self {
+            coefficients,
+            divisor: 1.0,
+            center: None,
+            facts,
+        })
     }
 
-    /// The same solution, its coefficients written as `shares` of `divisor`, so that they need not be rounded.
+    /// The same solution, its coefficients written as `shares` of `divisor`, so that they need not
+    /// be rounded.
     pub(super) fn in_shares(self, shares: Vec<f64>, divisor: f64) -> Self {
-        Self { coefficients: shares, divisor, ..self }
+        Self {
+            coefficients: shares,
+            divisor,
+            ..self
+        }
     }
 
-    /// The solution that takes input `base` of `inputs` as it is, because another one is not finite.
+    /// The solution that takes input `base` of `inputs` as it is, because another one is not
+    /// finite.
     pub fn base_instead(inputs: usize, base: usize) -> Self {
         let mut coefficients = vec![0.0; inputs];
         coefficients[base] = 1.0;
@@ -115,9 +139,17 @@ impl Solution {
             iterations: 0,
             residual: 0.0,
             stop: Stop::Exact,
-            flags: Flags { nonfinite_base: true, ..Flags::default() },
+            flags: Flags {
+                nonfinite_base: true,
+                ..Flags::default()
+            },
         };
-        Self { coefficients, divisor: 1.0, center: None, facts }
+        Self {
+            coefficients,
+            divisor: 1.0,
+            center: None,
+            facts,
+        }
     }
 
     /// The same solution, found by an iteration.
@@ -137,7 +169,11 @@ impl Facts {
         let zeros = self.norms.iter().filter(|norm| **norm == 0.0).count();
         self.flags.zero_inputs |= zeros > 0;
         self.flags.all_zero |= zeros == self.norms.len();
-        let parts: Vec<f64> = coefficients.iter().zip(&self.norms).map(|(c, norm)| c * norm).collect();
+        let parts: Vec<f64> = coefficients
+            .iter()
+            .zip(&self.norms)
+            .map(|(c, norm)| c * norm)
+            .collect();
         let point = directions.point(&parts);
         self.merged_norm = Some(point.norm).filter(|norm| norm.is_finite());
         self.angles = (0..self.norms.len())
@@ -155,7 +191,15 @@ mod tests {
     use super::*;
 
     fn facts(gram: &Gram, center: Option<usize>, coefficients: &[f64]) -> Facts {
-        Solution::exact("test", gram, center, coefficients.to_vec(), Flags::default()).expect("finite").facts
+        Solution::exact(
+            "test",
+            gram,
+            center,
+            coefficients.to_vec(),
+            Flags::default(),
+        )
+        .expect("finite")
+        .facts
     }
 
     #[test]
@@ -194,8 +238,14 @@ mod tests {
 
     #[test]
     fn a_coefficient_that_overflows_is_an_error() {
-        let error = Solution::exact("karcher", &Gram::new(0), None, vec![0.0, f64::INFINITY], Flags::default())
-            .expect_err("infinite");
+        let error = Solution::exact(
+            "karcher",
+            &Gram::new(0),
+            None,
+            vec![0.0, f64::INFINITY],
+            Flags::default(),
+        )
+        .expect_err("infinite");
         assert!(error.to_string().contains("input 1"), "{error}");
     }
 }

@@ -43,7 +43,10 @@ pub struct Flags {
 }
 
 /// Whether to leave a flag out, in the form that serde asks for.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn unset(flag: &bool) -> bool {
     !flag
 }
@@ -57,21 +60,46 @@ impl Flags {
     /// A sentence for each flag that is set, for a report.
     pub fn sentences(&self) -> impl Iterator<Item = &'static str> {
         let all = [
-            (self.zero_inputs, "an input is zero: it has no direction and counts for the norm only"),
-            (self.all_zero, "all inputs with a weight are zero, and so is the result"),
+            (
+                self.zero_inputs,
+                "an input is zero: it has no direction and counts for the norm only",
+            ),
+            (
+                self.all_zero,
+                "all inputs with a weight are zero, and so is the result",
+            ),
             (self.equal_inputs, "all inputs are equal"),
-            (self.opposite, "an input is opposite to the mean: no shortest arc leads to it, so it gave no direction"),
+            (
+                self.opposite,
+                "an input is opposite to the mean: no shortest arc leads to it, so it gave no direction",
+            ),
             (
                 self.mean_vanishes,
                 "the inputs' directions cancel: the direction of the largest weight was taken instead",
             ),
-            (self.beyond_right_angle, "an input is more than a right angle from the mean: the mean may not be unique"),
-            (self.linear_instead, "the arc between the inputs is not defined: a linear combination was taken"),
-            (self.base_kept, "the inputs leave no defined distance from the base: the base was kept"),
-            (self.nonfinite_base, "an input holds NaN or infinity: the base was taken instead"),
-            (self.not_converged, "the iteration ended at its limit before it had converged"),
+            (
+                self.beyond_right_angle,
+                "an input is more than a right angle from the mean: the mean may not be unique",
+            ),
+            (
+                self.linear_instead,
+                "the arc between the inputs is not defined: a linear combination was taken",
+            ),
+            (
+                self.base_kept,
+                "the inputs leave no defined distance from the base: the base was kept",
+            ),
+            (
+                self.nonfinite_base,
+                "an input holds NaN or infinity: the base was taken instead",
+            ),
+            (
+                self.not_converged,
+                "the iteration ended at its limit before it had converged",
+            ),
         ];
-        all.into_iter().filter_map(|(set, sentence)| set.then_some(sentence))
+        all.into_iter()
+            .filter_map(|(set, sentence)| set.then_some(sentence))
     }
 }
 
@@ -94,14 +122,20 @@ impl BitOrAssign for Flags {
 mod tests {
     use super::*;
 
-    /// Every flag alone, made from its serialised name, so that a new field cannot be forgotten here.
+    /// Every flag alone, made from its serialised name, so that a new field cannot be forgotten
+    /// here.
     fn each_alone() -> Vec<Flags> {
         let debug = format!("{:?}", Flags::default());
-        let names: Vec<&str> =
-            debug.split(['{', ',', '}']).filter_map(|part| part.split_once(':')).map(|p| p.0).collect();
+        let names: Vec<&str> = debug
+            .split(['{', ',', '}'])
+            .filter_map(|part| part.split_once(':'))
+            .map(|p| p.0)
+            .collect();
         names
             .iter()
-            .map(|name| serde_json::from_str(&format!("{{\"{}\":true}}", name.trim())).expect("a flag"))
+            .map(|name| {
+                serde_json::from_str(&format!("{{\"{}\":true}}", name.trim())).expect("a flag")
+            })
             .collect()
     }
 
@@ -114,8 +148,14 @@ mod tests {
             gathered |= flags;
             assert_eq!(gathered.sentences().count(), k + 1, "{flags:?}");
             let text = serde_json::to_string(&gathered).expect("serialises");
-            assert_eq!(serde_json::from_str::<Flags>(&text).expect("parses"), gathered);
+            assert_eq!(
+                serde_json::from_str::<Flags>(&text).expect("parses"),
+                gathered
+            );
         }
-        assert_eq!(serde_json::to_string(&Flags::default()).expect("serialises"), "{}");
+        assert_eq!(
+            serde_json::to_string(&Flags::default()).expect("serialises"),
+            "{}"
+        );
     }
 }

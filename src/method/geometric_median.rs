@@ -10,28 +10,33 @@ const PATIENCE: u32 = 8;
 /// A residual above this is never a rounding floor.
 const FLOOR: f64 = 1e-6;
 
-/// An iterate nearer to an input than this share of what its distance is summed from, squared, is at that input.
+/// An iterate nearer to an input than this share of what its distance is summed from, squared, is
+/// at that input.
 const AT_INPUT: f64 = 1e-28;
 
-/// An input is the median when the others' pull on it is below its own weight by this share. Equality is left to the
-/// iteration, so that two inputs of equal weight give their middle, not one of them.
+/// An input is the median when the others' pull on it is below its own weight by this share.
+/// Equality is left to the iteration, so that two inputs of equal weight give their middle, not one
+/// of them.
 const CLEARLY: f64 = 1e-12;
 
 /// The geometric median: minimises `Σ a_i |y - x_i|`.
 ///
-/// Weiszfeld's iteration `y <- Σ (a_i / |y - x_i|) x_i / Σ (a_i / |y - x_i|)` from the weighted mean, in coefficients
-/// `y = Σ c_i x_i` with `Σ c_i = 1`, so that with the inner products `G` about one of the inputs
+/// Weiszfeld's iteration `y <- Σ (a_i / |y - x_i|) x_i / Σ (a_i / |y - x_i|)` from the weighted
+/// mean, in coefficients `y = Σ c_i x_i` with `Σ c_i = 1`, so that with the inner products `G`
+/// about one of the inputs
 ///
 /// - `|y - x_i|² = c'Gc - 2 (Gc)_i + G_ii`
 /// - the gradient `Σ v_i x_i`, `Σ v_i = 0`, has the squared length `v'Gv`
 ///
-/// An input at which the pull of the others, `|Σ a_i (x_i - x_k) / |x_i - x_k||`, is less than its own weight is the
-/// median itself; that is found beforehand, as the iteration approaches such a point ever more slowly. An iterate that
-/// meets another input leaves it by the step of Vardi and Zhang (2000). The residual is the gradient's length with
-/// weights that sum to 1, a number without a unit.
+/// An input at which the pull of the others, `|Σ a_i (x_i - x_k) / |x_i - x_k||`, is less than its
+/// own weight is the median itself; that is found beforehand, as the iteration approaches such a
+/// point ever more slowly. An iterate that meets another input leaves it by the step of Vardi and
+/// Zhang (2000). The residual is the gradient's length with weights that sum to 1, a number without
+/// a unit.
 ///
-/// The matrix is measured to twice the digits, for that input is known only afterwards: one among the others, not one far
-/// away, beside which their distances would be lost. So the order of the inputs does not matter.
+/// The matrix is measured to twice the digits, for that input is known only afterwards: one among
+/// the others, not one far away, beside which their distances would be lost. So the order of the
+/// inputs does not matter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeometricMedian {
     weights: Vec<f64>,
@@ -39,16 +44,23 @@ pub struct GeometricMedian {
     tol: f64,
 }
 
-/// The pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k) / |x_i - x_k|`.
+/// The pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k) / |x_i -
+/// x_k|`.
 fn pull(centered: &Centered, a: &[f64], k: usize) -> f64 {
-    let mut v: Vec<f64> = (0..a.len()).map(|i| share(a[i], centered.square(i, k), 0.0)).collect();
+    let mut v: Vec<f64> = (0..a.len())
+        .map(|i| share(a[i], centered.square(i, k), 0.0))
+        .collect();
     v[k] -= v.iter().sum::<f64>();
     centered.length(&v)
 }
 
 /// `a / |distance|`, 0 for a distance that counts as none.
 fn share(a: f64, square: f64, none: f64) -> f64 {
-    if square <= none { 0.0 } else { a / square.sqrt() }
+    if square <= none {
+        0.0
+    } else {
+        a / square.sqrt()
+    }
 }
 
 impl GeometricMedian {
@@ -58,38 +70,57 @@ impl GeometricMedian {
     /// The length of a gradient that counts as converged in a recipe without one.
     pub const TOL: f64 = 1e-12;
 
-    /// The median with these weights, of which only the ratios matter. `max_iter` 0 gives the weighted mean unless an
-    /// input is the median itself.
+    /// The median with these weights, of which only the ratios matter. `max_iter` 0 gives the
+    /// weighted mean unless an input is the median itself.
     ///
     /// # Errors
     ///
     /// When a weight is negative or not finite, all are zero, or `tol` is negative or not finite.
     pub fn new(weights: &[f64], max_iter: u32, tol: f64) -> Result<Self> {
         weights::non_negative_parameter("tol", tol)?;
-        Ok(Self { weights: weights::convex(weights)?, max_iter, tol })
+        Ok(Self {
+            weights: weights::convex(weights)?,
+            max_iter,
+            tol,
+        })
     }
 
     /// The input that is the median, if there is one: the first of those at its place.
     fn at_input(&self, distances: &Centered) -> Option<usize> {
         let a = &self.weights;
         (0..a.len()).filter(|k| a[*k] > 0.0).find(|&k| {
-            let own: f64 = (0..a.len()).filter(|i| distances.square(*i, k) == 0.0).map(|i| a[i]).sum();
+            let own: f64 = (0..a.len())
+                .filter(|i| distances.square(*i, k) == 0.0)
+                .map(|i| a[i])
+                .sum();
             pull(distances, a, k) < own * (1.0 - CLEARLY)
         })
     }
 
     /// The gradient at `c` in coefficients, and Weiszfeld's total weight.
     fn gradient(&self, distances: &Centered, c: &[f64]) -> (Vec<f64>, f64) {
-        let squares: Vec<(f64, f64)> =
-            distances.to_point(c).into_iter().map(|(square, terms)| (square, terms * AT_INPUT)).collect();
-        let shares: Vec<f64> =
-            self.weights.iter().zip(&squares).map(|(a, (square, none))| share(*a, *square, *none)).collect();
+        let squares: Vec<(f64, f64)> = distances
+            .to_point(c)
+            .into_iter()
+            .map(|(square, terms)| (square, terms * AT_INPUT))
+            .collect();
+        let shares: Vec<f64> = self
+            .weights
+            .iter()
+            .zip(&squares)
+            .map(|(a, (square, none))| share(*a, *square, *none))
+            .collect();
         let total: f64 = shares.iter().sum();
-        let mut gradient: Vec<f64> = shares.iter().zip(c).map(|(share, c)| total * c - share).collect();
+        let mut gradient: Vec<f64> = shares
+            .iter()
+            .zip(c)
+            .map(|(share, c)| total * c - share)
+            .collect();
         let at = |(a, (square, none)): (&f64, &(f64, f64))| if square <= none { *a } else { 0.0 };
         let met: f64 = self.weights.iter().zip(&squares).map(at).sum();
         if met > 0.0 {
-            // Vardi and Zhang: the input's own weight holds the iterate back, by less than the others pull.
+            // Vardi and Zhang: the input's own weight holds the iterate back, by less than the
+            // others pull.
             let pull = distances.length(&gradient);
             let free = if pull > met { 1.0 - met / pull } else { 0.0 };
             gradient.iter_mut().for_each(|g| *g *= free);
@@ -116,7 +147,9 @@ impl GeometricMedian {
             if best.0 < FLOOR && iterations - best.1 >= PATIENCE {
                 return (best.2, best.1, best.0, Stop::Floor);
             }
-            c.iter_mut().zip(&gradient).for_each(|(c, g)| *c -= g / total);
+            c.iter_mut()
+                .zip(&gradient)
+                .for_each(|(c, g)| *c -= g / total);
             let sum: f64 = c.iter().sum();
             c.iter_mut().for_each(|c| *c /= sum);
             iterations += 1;
@@ -139,13 +172,23 @@ impl Method for GeometricMedian {
 
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.weights.len())?;
-        let exact = |coefficients, flags| Solution::exact(self.name(), gram, None, coefficients, flags);
+        let exact =
+            |coefficients, flags| Solution::exact(self.name(), gram, None, coefficients, flags);
         let distances = Centered::new(gram, &self.weights);
         if distances.largest() == 0.0 {
-            return exact(self.weights.clone(), Flags { equal_inputs: gram.n() > 1, ..Flags::default() });
+            return exact(
+                self.weights.clone(),
+                Flags {
+                    equal_inputs: gram.n() > 1,
+                    ..Flags::default()
+                },
+            );
         }
         if let Some(k) = self.at_input(&distances) {
-            return exact((0..gram.n()).map(|i| f64::from(u8::from(i == k))).collect(), Flags::default());
+            return exact(
+                (0..gram.n()).map(|i| f64::from(u8::from(i == k))).collect(),
+                Flags::default(),
+            );
         }
         let (c, iterations, residual, stop) = self.iterate(&distances);
         Ok(exact(c, Flags::default())?.iterated(iterations, residual, stop))
@@ -158,7 +201,8 @@ mod tests {
     use super::*;
 
     fn solve(weights: &[f64], inputs: &[Vec<f64>]) -> (Vec<f64>, Solution) {
-        let median = GeometricMedian::new(weights, GeometricMedian::MAX_ITER, GeometricMedian::TOL).expect("valid");
+        let median = GeometricMedian::new(weights, GeometricMedian::MAX_ITER, GeometricMedian::TOL)
+            .expect("valid");
         let solution = median.solve(&gram(inputs)).expect("finite");
         (combine(&solution.coefficients, inputs), solution)
     }
@@ -166,23 +210,43 @@ mod tests {
     #[test]
     fn a_triangle_gives_its_fermat_point() {
         // Equilateral: the centre. The sides of an isosceles one see the point under 120 degrees.
-        let (centre, _) = solve(&[1.0; 3], &[vec![0.0, 0.0], vec![2.0, 0.0], vec![1.0, 3f64.sqrt()]]);
+        let (centre, _) = solve(
+            &[1.0; 3],
+            &[vec![0.0, 0.0], vec![2.0, 0.0], vec![1.0, 3f64.sqrt()]],
+        );
         assert_close(&centre, &[1.0, 1.0 / 3f64.sqrt()], 1e-14);
-        let (point, solution) = solve(&[1.0; 3], &[vec![-1.0, 0.0], vec![1.0, 0.0], vec![0.0, 5.0]]);
+        let (point, solution) = solve(
+            &[1.0; 3],
+            &[vec![-1.0, 0.0], vec![1.0, 0.0], vec![0.0, 5.0]],
+        );
         assert_close(&point, &[0.0, 1.0 / 3f64.sqrt()], 1e-11);
         assert_eq!(solution.facts.stop, Stop::Converged);
     }
 
     #[test]
     fn a_median_at_an_input_is_that_input_exactly() {
-        let (_, wide) = solve(&[1.0; 3], &[vec![-5.0, 0.0], vec![5.0, 0.0], vec![0.0, 0.1]]);
-        assert_eq!((wide.coefficients, wide.facts.stop), (vec![0.0, 0.0, 1.0], Stop::Exact));
+        let (_, wide) = solve(
+            &[1.0; 3],
+            &[vec![-5.0, 0.0], vec![5.0, 0.0], vec![0.0, 0.1]],
+        );
+        assert_eq!(
+            (wide.coefficients, wide.facts.stop),
+            (vec![0.0, 0.0, 1.0], Stop::Exact)
+        );
         let (_, line) = solve(&[1.0; 3], &[vec![0.0], vec![10.0], vec![1.0]]);
         assert_eq!(line.coefficients, [0.0, 0.0, 1.0]);
         let (_, heavy) = solve(&[0.6, 0.4], &[vec![0.0], vec![10.0]]);
         assert_eq!(heavy.coefficients, [1.0, 0.0]);
-        let twins = [vec![1.0, 0.0], vec![0.0, 3.0], vec![0.0, 3.0], vec![4.0, 4.0]];
-        assert_eq!(solve(&[1.0; 4], &twins).1.coefficients, [0.0, 1.0, 0.0, 0.0]);
+        let twins = [
+            vec![1.0, 0.0],
+            vec![0.0, 3.0],
+            vec![0.0, 3.0],
+            vec![4.0, 4.0],
+        ];
+        assert_eq!(
+            solve(&[1.0; 4], &twins).1.coefficients,
+            [0.0, 1.0, 0.0, 0.0]
+        );
     }
 
     #[test]
@@ -195,17 +259,35 @@ mod tests {
     #[test]
     fn a_start_that_meets_an_input_leaves_it_again() {
         // The weighted mean of these is input 2, which is not the median.
-        let inputs = [vec![-3.0, 0.0], vec![1.5, 2.0], vec![0.0, 0.0], vec![1.5, -2.0]];
+        let inputs = [
+            vec![-3.0, 0.0],
+            vec![1.5, 2.0],
+            vec![0.0, 0.0],
+            vec![1.5, -2.0],
+        ];
         let weights = [1.0, 1.0, 0.01, 1.0];
         let (point, solution) = solve(&weights, &inputs);
         let cost = |y: &[f64]| -> f64 {
             let distance = |x: &Vec<f64>| (x[0] - y[0]).hypot(x[1] - y[1]);
-            inputs.iter().zip(weights).map(|(x, a)| a * distance(x)).sum()
+            inputs
+                .iter()
+                .zip(weights)
+                .map(|(x, a)| a * distance(x))
+                .sum()
         };
         assert!((solution.coefficients.iter().sum::<f64>() - 1.0).abs() < 1e-14);
         assert!(solution.facts.stop != Stop::MaxIterations && solution.facts.iterations > 0);
-        for (x, y) in [(1e-3, 0.0), (-1e-3, 0.0), (0.0, 1e-3), (0.0, -1e-3), (-1.0, 0.0)] {
-            assert!(cost(&point) <= cost(&[point[0] + x, point[1] + y]), "{point:?}");
+        for (x, y) in [
+            (1e-3, 0.0),
+            (-1e-3, 0.0),
+            (0.0, 1e-3),
+            (0.0, -1e-3),
+            (-1.0, 0.0),
+        ] {
+            assert!(
+                cost(&point) <= cost(&[point[0] + x, point[1] + y]),
+                "{point:?}"
+            );
         }
     }
 
@@ -221,11 +303,25 @@ mod tests {
 
     #[test]
     fn an_input_of_weight_zero_has_no_say() {
-        let triangle = [vec![0.0, 0.0], vec![2.0, 0.0], vec![1.0, 3f64.sqrt()], vec![100.0, 0.0]];
+        let triangle = [
+            vec![0.0, 0.0],
+            vec![2.0, 0.0],
+            vec![1.0, 3f64.sqrt()],
+            vec![100.0, 0.0],
+        ];
         let (point, _) = solve(&[1.0, 1.0, 1.0, 0.0], &triangle);
         assert_close(&point, &[1.0, 1.0 / 3f64.sqrt()], 1e-14);
-        let first = [vec![100.0, 0.0], vec![0.0, 0.0], vec![2.0, 0.0], vec![1.0, 3f64.sqrt()]];
-        assert_close(&solve(&[0.0, 1.0, 1.0, 1.0], &first).0, &[1.0, 1.0 / 3f64.sqrt()], 1e-13);
+        let first = [
+            vec![100.0, 0.0],
+            vec![0.0, 0.0],
+            vec![2.0, 0.0],
+            vec![1.0, 3f64.sqrt()],
+        ];
+        assert_close(
+            &solve(&[0.0, 1.0, 1.0, 1.0], &first).0,
+            &[1.0, 1.0 / 3f64.sqrt()],
+            1e-13,
+        );
     }
 
     #[test]

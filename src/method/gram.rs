@@ -6,10 +6,12 @@ use super::number;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{add_compensated, pair_count, pair_index, two_sum};
 
-/// Inner products of N tensors in f64, symmetric, kept as the upper triangle in rows: `(0,0) (0,1) … (1,1) (1,2) …`.
+/// Inner products of N tensors in f64, symmetric, kept as the upper triangle in rows: `(0,0) (0,1)
+/// … (1,1) (1,2) …`.
 ///
-/// Chunk sums are folded in with [`Gram::add`] strictly in the order of the calls. The fold is compensated, so its
-/// error does not grow with the number of chunks: a whole model is as exact as one chunk.
+/// Chunk sums are folded in with [`Gram::add`] strictly in the order of the calls. The fold is
+/// compensated, so its error does not grow with the number of chunks: a whole model is as exact as
+/// one chunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gram {
     n: usize,
@@ -22,7 +24,11 @@ pub struct Gram {
 impl Gram {
     /// The matrix of N tensors without elements: all zero.
     pub fn new(n: usize) -> Self {
-        Self { n, sums: vec![0.0; pair_count(n)], carries: vec![0.0; pair_count(n)] }
+        Self {
+            n,
+            sums: vec![0.0; pair_count(n)],
+            carries: vec![0.0; pair_count(n)],
+        }
     }
 
     /// The matrix with these sums.
@@ -31,8 +37,16 @@ impl Gram {
     ///
     /// When there are not [`pair_count`]`(n)` of them.
     pub fn from_sums(n: usize, sums: Vec<f64>) -> Self {
-        assert_eq!(sums.len(), pair_count(n), "a Gram matrix of {n} inputs has n(n+1)/2 sums");
-        Self { n, carries: vec![0.0; sums.len()], sums }
+        assert_eq!(
+            sums.len(),
+            pair_count(n),
+            "a Gram matrix of {n} inputs has n(n+1)/2 sums"
+        );
+        Self {
+            n,
+            carries: vec![0.0; sums.len()],
+            sums,
+        }
     }
 
     /// How many inputs there are.
@@ -53,7 +67,11 @@ impl Gram {
 
     /// The inner products as sums, in the order that [`Gram::from_sums`] takes.
     pub fn sums(&self) -> Vec<f64> {
-        self.sums.iter().zip(&self.carries).map(|(sum, carry)| sum + carry).collect()
+        self.sums
+            .iter()
+            .zip(&self.carries)
+            .map(|(sum, carry)| sum + carry)
+            .collect()
     }
 
     /// The same as two numbers, the first what f64 holds of it and the second what that has lost.
@@ -62,13 +80,18 @@ impl Gram {
         two_sum(self.sums[at], self.carries[at])
     }
 
-    /// Adds the sums of the next chunk. Sums of twice the digits are added by halves, one after the other.
+    /// Adds the sums of the next chunk. Sums of twice the digits are added by halves, one after the
+    /// other.
     ///
     /// # Panics
     ///
     /// When there are not [`pair_count`]`(n)` of them.
     pub fn add(&mut self, sums: &[f64]) {
-        assert_eq!(sums.len(), self.sums.len(), "chunk sums are of as many inputs as the matrix");
+        assert_eq!(
+            sums.len(),
+            self.sums.len(),
+            "chunk sums are of as many inputs as the matrix"
+        );
         for ((sum, carry), &next) in self.sums.iter_mut().zip(&mut self.carries).zip(sums) {
             add_compensated(sum, carry, next);
         }
@@ -76,11 +99,19 @@ impl Gram {
 
     /// The same inner products with those of the raw inputs, when `self` was centred on input `b`.
     pub(super) fn uncentered(&self, b: usize) -> Self {
-        let delta = |i: usize, j: usize| if i == b || j == b { 0.0 } else { self.get(i, j) };
+        let delta = |i: usize, j: usize| {
+            if i == b || j == b {
+                0.0
+            } else {
+                self.get(i, j)
+            }
+        };
         let with_base = |i: usize| if i == b { 0.0 } else { self.get(b, i) };
         let mut sums = Vec::with_capacity(self.sums.len());
         for i in 0..self.n {
-            sums.extend((i..self.n).map(|j| self.get(b, b) + (with_base(i) + with_base(j)) + delta(i, j)));
+            sums.extend(
+                (i..self.n).map(|j| self.get(b, b) + (with_base(i) + with_base(j)) + delta(i, j)),
+            );
         }
         Self::from_sums(self.n, sums)
     }
@@ -89,7 +120,10 @@ impl Gram {
     pub(super) fn check(&self, method: &'static str, inputs: usize) -> Result<()> {
         let what = || format!("cannot solve {method}");
         if self.n != inputs {
-            let cause = format!("the method was made for {inputs} inputs, the matrix is of {}", self.n);
+            let cause = format!(
+                "the method was made for {inputs} inputs, the matrix is of {}",
+                self.n
+            );
             return Err(Error::new(Kind::Recipe, what(), "Gram matrix", cause));
         }
         for i in 0..self.n {
@@ -127,7 +161,11 @@ mod tests {
             gram.add(&[1e-16]);
         }
         let wanted = 1.0 + 1e-10;
-        assert!((gram.get(0, 0) - wanted).abs() <= f64::EPSILON, "wanted {wanted}, got {}", gram.get(0, 0));
+        assert!(
+            (gram.get(0, 0) - wanted).abs() <= f64::EPSILON,
+            "wanted {wanted}, got {}",
+            gram.get(0, 0)
+        );
     }
 
     #[test]
@@ -149,13 +187,19 @@ mod tests {
     #[test]
     fn another_number_of_inputs_is_an_error_with_both_numbers() {
         let error = Gram::new(3).check("linear", 2).expect_err("three inputs");
-        assert!(error.to_string().contains("2 inputs") && error.to_string().contains("of 3"), "{error}");
+        assert!(
+            error.to_string().contains("2 inputs") && error.to_string().contains("of 3"),
+            "{error}"
+        );
     }
 
     #[test]
     fn uncentring_gives_back_the_inner_products_of_the_inputs() {
         // b = (1, 2), x_0 = b + (1, 0), x_2 = b + (0, -1), centred on input 1
         let centered = Gram::from_sums(3, vec![1.0, 1.0, 0.0, 5.0, -2.0, 1.0]);
-        assert_eq!(centered.uncentered(1).sums(), [8.0, 6.0, 4.0, 5.0, 3.0, 2.0]);
+        assert_eq!(
+            centered.uncentered(1).sums(),
+            [8.0, 6.0, 4.0, 5.0, 3.0, 2.0]
+        );
     }
 }

@@ -6,10 +6,12 @@ use crate::kernel::MOST_DIVISOR;
 
 /// `Σ w_i x_i`, divided by `Σ w_i` if `normalize` (*model soups*, Wortsman et al. 2022).
 ///
-/// Where weights are whole numbers, or alike, a mean is a sum over a whole number, which is divided by as the last step: a
-/// third as a factor is rounded, and tips what lies exactly between two numbers of the output's type.
+/// Where weights are whole numbers, or alike, a mean is a sum over a whole number, which is divided
+/// by as the last step: a third as a factor is rounded, and tips what lies exactly between two
+/// numbers of the output's type.
 ///
-/// Weights may be negative. Where mergekit divides by a sum of zero and fills the model with NaN, this refuses.
+/// Weights may be negative. Where mergekit divides by a sum of zero and fills the model with NaN,
+/// this refuses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     weights: Vec<f64>,
@@ -26,21 +28,32 @@ impl Linear {
     pub fn new(weights: &[f64], normalize: bool) -> Result<Self> {
         weights::finite(weights)?;
         if !normalize {
-            return Ok(Self { weights: weights.to_vec(), shares: None });
+            return Ok(Self {
+                weights: weights.to_vec(),
+                shares: None,
+            });
         }
-        Ok(Self { weights: weights::sum_to_one(weights)?, shares: shares(weights) })
+        Ok(Self {
+            weights: weights::sum_to_one(weights)?,
+            shares: shares(weights),
+        })
     }
 }
 
-/// `weights` as whole numbers, and their sum; none where they are not, or the sum is a power of two, by which every weight is
-/// divided exactly.
+/// `weights` as whole numbers, and their sum; none where they are not, or the sum is a power of
+/// two, by which every weight is divided exactly.
 fn shares(weights: &[f64]) -> Option<(Vec<f64>, f64)> {
     let alike = weights.iter().all(|weight| *weight == weights[0]);
-    let shares = if alike { vec![1.0; weights.len()] } else { weights.to_vec() };
+    let shares = if alike {
+        vec![1.0; weights.len()]
+    } else {
+        weights.to_vec()
+    };
     let sum: f64 = shares.iter().sum();
     let whole = |number: f64| number.fract() == 0.0 && number.abs() <= MOST_DIVISOR;
     let is_power = sum.to_bits().trailing_zeros() >= 52;
-    (sum > 0.0 && !is_power && whole(sum) && shares.iter().copied().all(whole)).then_some((shares, sum))
+    (sum > 0.0 && !is_power && whole(sum) && shares.iter().copied().all(whole))
+        .then_some((shares, sum))
 }
 
 impl Method for Linear {
@@ -60,11 +73,20 @@ impl Method for Linear {
         if gram.n() > 0 {
             gram.check(self.name(), self.weights.len())?;
         }
-        let solution = Solution::exact(self.name(), gram, None, self.weights.clone(), Flags::default())?;
+        let solution = Solution::exact(
+            self.name(),
+            gram,
+            None,
+            self.weights.clone(),
+            Flags::default(),
+        )?;
         Ok(match &self.shares {
             Some((shares, divisor)) => solution.in_shares(shares.clone(), *divisor),
             None => {
-                let (pivot, sum) = (cancelling::largest(&self.weights), cancelling::sum(&self.weights));
+                let (pivot, sum) = (
+                    cancelling::largest(&self.weights),
+                    cancelling::sum(&self.weights),
+                );
                 solution.without_cancelling(pivot, sum)
             }
         })
@@ -80,7 +102,10 @@ mod tests {
     fn weights_are_normalised_unless_told_otherwise() {
         let coefficients = |normalize| {
             let linear = Linear::new(&[1.0, 3.0], normalize).expect("valid");
-            linear.solve(&Gram::new(0)).expect("no statistics needed").coefficients
+            linear
+                .solve(&Gram::new(0))
+                .expect("no statistics needed")
+                .coefficients
         };
         assert_eq!(coefficients(true), [0.25, 0.75]);
         assert_eq!(coefficients(false), [1.0, 3.0]);
@@ -112,10 +137,16 @@ mod tests {
     #[test]
     fn facts_are_measured_when_a_matrix_is_there() {
         let linear = Linear::new(&[1.0, 1.0], true).expect("valid");
-        let facts = linear.solve(&gram(&[vec![2.0, 0.0], vec![0.0, 2.0]])).expect("finite").facts;
+        let facts = linear
+            .solve(&gram(&[vec![2.0, 0.0], vec![0.0, 2.0]]))
+            .expect("finite")
+            .facts;
         assert_eq!(facts.norms, [2.0, 2.0]);
         assert!((facts.merged_norm.expect("measured") - 2f64.sqrt()).abs() < 1e-15);
-        let none = linear.solve(&Gram::new(0)).expect("no statistics needed").facts;
+        let none = linear
+            .solve(&Gram::new(0))
+            .expect("no statistics needed")
+            .facts;
         assert_eq!((none.norms.len(), none.merged_norm), (0, None));
         assert!(linear.solve(&Gram::new(3)).is_err());
     }

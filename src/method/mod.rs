@@ -1,12 +1,13 @@
 //! Gram matrix in, coefficients out.
 //!
-//! Every method here ends in a linear combination `out = Σ c_i x_i` of the inputs, and its coefficients depend on the
-//! inputs only through their inner products. So a method says which inner products it needs ([`Statistics`]), the
-//! engine sums them over a tensor, a row or the whole model ([`Gram`]), and [`Method::solve`] turns N × N numbers into
-//! N. Nothing here reads a tensor, and the cost of a thousand iterations is that of a few thousand multiplications.
+//! Every method here ends in a linear combination `out = Σ c_i x_i` of the inputs, and its
+//! coefficients depend on the inputs only through their inner products. So a method says which
+//! inner products it needs ([`Statistics`]), the engine sums them over a tensor, a row or the whole
+//! model ([`Gram`]), and [`Method::solve`] turns N × N numbers into N. Nothing here reads a tensor,
+//! and the cost of a thousand iterations is that of a few thousand multiplications.
 //!
-//! All of it is plain IEEE f64 arithmetic (`+ - * / sqrt`), trigonometry included, so the coefficients have the same
-//! bits on every machine.
+//! All of it is plain IEEE f64 arithmetic (`+ - * / sqrt`), trigonometry included, so the
+//! coefficients have the same bits on every machine.
 
 mod angle;
 mod cancelling;
@@ -53,12 +54,14 @@ pub enum Statistics {
     None,
     /// The Gram matrix of the inputs.
     Gram {
-        /// `Some(b)`: of `x_i - x_b` for every `i` other than `b`, and of `x_b` itself at `b`. Subtracting before
-        /// multiplying keeps the digits of small differences, which subtracting the products afterwards would lose.
+        /// `Some(b)`: of `x_i - x_b` for every `i` other than `b`, and of `x_b` itself at `b`.
+        /// Subtracting before multiplying keeps the digits of small differences, which subtracting
+        /// the products afterwards would lose.
         center: Option<usize>,
     },
-    /// The Gram matrix of the inputs to twice the digits of f64: the sums, then what each has lost. Differences of its
-    /// entries are as exact as if the inputs' differences had been measured from any point.
+    /// The Gram matrix of the inputs to twice the digits of f64: the sums, then what each has lost.
+    /// Differences of its entries are as exact as if the inputs' differences had been measured from
+    /// any point.
     Wide,
 }
 
@@ -86,20 +89,23 @@ pub trait Method: Send + Sync + Debug {
         None
     }
 
-    /// The share that the recipe gives each input, before anything is measured; none for an input that takes no part.
+    /// The share that the recipe gives each input, before anything is measured; none for an input
+    /// that takes no part.
     ///
-    /// It stands for a coefficient that comes out as zero, so that NaN and infinity which are let through reach the
-    /// output: an input of which nothing else is left has no direction. `Some(0.0)` is a base, which has no share.
+    /// It stands for a coefficient that comes out as zero, so that NaN and infinity which are let
+    /// through reach the output: an input of which nothing else is left has no direction.
+    /// `Some(0.0)` is a base, which has no share.
     fn shares(&self) -> Vec<Option<f64>>;
 
     /// The coefficients of the inputs, in the inputs' order, and what was found on the way.
     ///
-    /// With [`Statistics::None`] the matrix may be `Gram::new(0)`; the facts then hold no norms and no angles.
+    /// With [`Statistics::None`] the matrix may be `Gram::new(0)`; the facts then hold no norms and
+    /// no angles.
     ///
     /// # Errors
     ///
-    /// When the matrix is of another number of inputs than the method was made for, or holds a number that is not
-    /// finite, or a coefficient overflows.
+    /// When the matrix is of another number of inputs than the method was made for, or holds a
+    /// number that is not finite, or a coefficient overflows.
     fn solve(&self, gram: &Gram) -> Result<Solution>;
 }
 

@@ -6,12 +6,14 @@ use crate::error::Result;
 /// A denominator `1 + (N-1) c` not above this leaves the interpolation without a value.
 const VANISHING: f64 = 1e-6;
 
-/// `t mean(x_i) + (1-t) b` over the N inputs that are not the base, with `t = N c / (1 + (N-1) c)` and `c` the mean
-/// cosine of the pairs of differences `d_i = x_i - b` (*Model Stock*, Jang et al. 2024, eq. 7).
+/// `t mean(x_i) + (1-t) b` over the N inputs that are not the base, with `t = N c / (1 + (N-1) c)`
+/// and `c` the mean cosine of the pairs of differences `d_i = x_i - b` (*Model Stock*, Jang et al.
+/// 2024, eq. 7).
 ///
-/// mergekit's `filter_wise` takes the Gram matrix by rows and needs nothing here. mergekit divides by
-/// `max(|d_i| |d_j|, 1e-6)`, which reads small differences, such as those of norm layers, as orthogonal; here a cosine is
-/// a cosine, and 0 only when a difference is zero. Where `1 + (N-1) c` vanishes the base is kept, and flagged.
+/// mergekit's `filter_wise` takes the Gram matrix by rows and needs nothing here. mergekit divides
+/// by `max(|d_i| |d_j|, 1e-6)`, which reads small differences, such as those of norm layers, as
+/// orthogonal; here a cosine is a cosine, and 0 only when a difference is zero. Where `1 + (N-1) c`
+/// vanishes the base is kept, and flagged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelStock {
     base: usize,
@@ -27,7 +29,10 @@ impl ModelStock {
     pub fn new(base: usize, inputs: usize) -> Result<Self> {
         weights::base_within(base, inputs)?;
         if inputs < 3 {
-            let cause = format!("model_stock takes at least 2 beside the base, got {}", inputs - 1);
+            let cause = format!(
+                "model_stock takes at least 2 beside the base, got {}",
+                inputs - 1
+            );
             return Err(weights::refuse("inputs".into(), cause));
         }
         Ok(Self { base, inputs })
@@ -56,7 +61,9 @@ impl Method for ModelStock {
     }
 
     fn statistics(&self) -> Statistics {
-        Statistics::Gram { center: Some(self.base) }
+        Statistics::Gram {
+            center: Some(self.base),
+        }
     }
 
     fn measured_from(&self) -> Option<usize> {
@@ -73,10 +80,17 @@ impl Method for ModelStock {
         let others = (1..self.inputs).fold(0.0, |count, _| count + 1.0);
         let denominator = 1.0 + (others - 1.0) * cosine;
         let base_kept = denominator <= VANISHING;
-        let t = if base_kept { 0.0 } else { others * cosine / denominator };
+        let t = if base_kept {
+            0.0
+        } else {
+            others * cosine / denominator
+        };
         let mut coefficients = vec![t / others; self.inputs];
         coefficients[self.base] = 1.0 - t;
-        let flags = Flags { base_kept, ..Flags::default() };
+        let flags = Flags {
+            base_kept,
+            ..Flags::default()
+        };
         let solution = Solution::exact(self.name(), gram, Some(self.base), coefficients, flags)?;
         Ok(solution.without_cancelling(self.base, 1.0))
     }
@@ -88,13 +102,20 @@ mod tests {
     use super::*;
 
     fn solve(base: usize, inputs: &[Vec<f64>]) -> Solution {
-        ModelStock::new(base, inputs.len()).expect("valid").solve(&gram_centered(inputs, base)).expect("finite")
+        ModelStock::new(base, inputs.len())
+            .expect("valid")
+            .solve(&gram_centered(inputs, base))
+            .expect("finite")
     }
 
     #[test]
     fn the_angle_between_the_differences_sets_the_way_to_the_mean() {
         // cos 60° = 1/2 and N = 2: t = 1 / 1.5
-        let inputs = [vec![1.0, 1.0], vec![2.0, 1.0], vec![1.5, 1.0 + 0.75f64.sqrt()]];
+        let inputs = [
+            vec![1.0, 1.0],
+            vec![2.0, 1.0],
+            vec![1.5, 1.0 + 0.75f64.sqrt()],
+        ];
         assert_close(&solve(0, &inputs).coefficients, &[1.0 / 3.0; 3], 1e-15);
         let turned = [inputs[1].clone(), inputs[0].clone(), inputs[2].clone()];
         assert_close(&solve(1, &turned).coefficients, &[1.0 / 3.0; 3], 1e-15);
@@ -107,7 +128,10 @@ mod tests {
             &[0.0, 0.5, 0.5],
             1e-15,
         );
-        assert_eq!(solve(0, &[vec![1.0, 1.0], vec![2.0, 1.0], vec![1.0, 3.0]]).coefficients, [1.0, 0.0, 0.0]);
+        assert_eq!(
+            solve(0, &[vec![1.0, 1.0], vec![2.0, 1.0], vec![1.0, 3.0]]).coefficients,
+            [1.0, 0.0, 0.0]
+        );
     }
 
     #[test]

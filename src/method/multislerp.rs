@@ -4,16 +4,18 @@ use super::directions::Directions;
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
-/// A mean of directions whose square is not above this, weights summing to 1, has no direction of its own.
+/// A mean of directions whose square is not above this, weights summing to 1, has no direction of
+/// its own.
 const VANISHING: f64 = 1e-12;
 
-/// `(Σ w_i |v_i|) m`, `m` the normalised `Σ w_i v_i / (|v_i| + eps)`, with `v_i = x_i`, or `x_i - b` with a base, to which
-/// it is then added.
+/// `(Σ w_i |v_i|) m`, `m` the normalised `Σ w_i v_i / (|v_i| + eps)`, with `v_i = x_i`, or `x_i -
+/// b` with a base, to which it is then added.
 ///
-/// mergekit's method of this name takes one step from `m` along the projections of the inputs onto the tangent space at
-/// `m`. That step is identically zero, because `m` is the direction of their sum; this closed form is what it computes.
-/// The true spherical mean is [`super::Karcher`]. Where `m` vanishes mergekit combines two inputs linearly and fails for
-/// more; here any number is combined linearly, and flagged.
+/// mergekit's method of this name takes one step from `m` along the projections of the inputs onto
+/// the tangent space at `m`. That step is identically zero, because `m` is the direction of their
+/// sum; this closed form is what it computes. The true spherical mean is [`super::Karcher`]. Where
+/// `m` vanishes mergekit combines two inputs linearly and fails for more; here any number is
+/// combined linearly, and flagged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Multislerp {
     weights: Vec<f64>,
@@ -25,14 +27,19 @@ impl Multislerp {
     /// What is added to norms in a recipe that does not say.
     pub const EPS: f64 = 1e-8;
 
-    /// The mean with one weight per input, divided by their sum if `normalize_weights` (the default of a recipe). With a
-    /// base, one of the inputs, its own weight is not used.
+    /// The mean with one weight per input, divided by their sum if `normalize_weights` (the default
+    /// of a recipe). With a base, one of the inputs, its own weight is not used.
     ///
     /// # Errors
     ///
-    /// When a weight is not finite, they sum to zero and must be normalised, `base` is no input, or `eps` is negative or
-    /// not finite.
-    pub fn new(weights: &[f64], normalize_weights: bool, eps: f64, base: Option<usize>) -> Result<Self> {
+    /// When a weight is not finite, they sum to zero and must be normalised, `base` is no input, or
+    /// `eps` is negative or not finite.
+    pub fn new(
+        weights: &[f64],
+        normalize_weights: bool,
+        eps: f64,
+        base: Option<usize>,
+    ) -> Result<Self> {
         weights::finite(weights)?;
         weights::non_negative_parameter("eps", eps)?;
         let mut weights = weights.to_vec();
@@ -50,28 +57,51 @@ impl Multislerp {
     fn combine(&self, gram: &Gram, flags: &mut Flags) -> Vec<f64> {
         let deltas = self.deltas(gram);
         let norms: Vec<f64> = (0..deltas.n()).map(|i| deltas.norm(i)).collect();
-        let shrunk = |i: usize| if norms[i] > 0.0 { self.weights[i] / (norms[i] + self.eps) } else { 0.0 };
+        let shrunk = |i: usize| {
+            if norms[i] > 0.0 {
+                self.weights[i] / (norms[i] + self.eps)
+            } else {
+                0.0
+            }
+        };
         let mean: Vec<f64> = (0..norms.len()).map(shrunk).collect();
         let parts: Vec<f64> = mean.iter().zip(&norms).map(|(c, norm)| c * norm).collect();
         let length = Directions::new(&deltas, None).norm(&parts);
-        let largest = parts.iter().fold(0.0, |largest: f64, part| largest.max(part.abs()));
+        let largest = parts
+            .iter()
+            .fold(0.0, |largest: f64, part| largest.max(part.abs()));
         if length * length <= VANISHING * largest * largest {
             let any = largest > 0.0;
             flags.linear_instead |= any;
             flags.mean_vanishes |= any;
             return self.weights.clone();
         }
-        let scale: f64 = self.weights.iter().zip(&norms).map(|(w, norm)| w * norm).sum();
+        let scale: f64 = self
+            .weights
+            .iter()
+            .zip(&norms)
+            .map(|(w, norm)| w * norm)
+            .sum();
         mean.iter().map(|c| c * scale / length).collect()
     }
 
     /// The matrix of `v_i`: with a base its own row is made zero, so that it takes no part.
     fn deltas(&self, gram: &Gram) -> Gram {
         let n = gram.n();
-        let entry =
-            |i: usize, j: usize| if Some(i) == self.base || Some(j) == self.base { 0.0 } else { gram.get(i, j) };
+        let entry = |i: usize, j: usize| {
+            if Some(i) == self.base || Some(j) == self.base {
+                0.0
+            } else {
+                gram.get(i, j)
+            }
+        };
         let entry = &entry;
-        Gram::from_sums(n, (0..n).flat_map(|i| (i..n).map(move |j| entry(i, j))).collect())
+        Gram::from_sums(
+            n,
+            (0..n)
+                .flat_map(|i| (i..n).map(move |j| entry(i, j)))
+                .collect(),
+        )
     }
 }
 
@@ -115,10 +145,20 @@ mod tests {
 
     #[test]
     fn it_is_the_start_of_the_karcher_mean_when_eps_is_zero() {
-        let inputs = [vec![1.0, 2.0, 0.5], vec![-0.5, 2.0, 1.0], vec![3.0, 0.0, 1.0]];
+        let inputs = [
+            vec![1.0, 2.0, 0.5],
+            vec![-0.5, 2.0, 1.0],
+            vec![3.0, 0.0, 1.0],
+        ];
         let weights = [0.2, 0.5, 0.3];
-        let got = Multislerp::new(&weights, true, 0.0, None).expect("valid").solve(&gram(&inputs)).expect("finite");
-        let start = Karcher::new(&weights, 0, 0.0).expect("valid").solve(&gram(&inputs)).expect("finite");
+        let got = Multislerp::new(&weights, true, 0.0, None)
+            .expect("valid")
+            .solve(&gram(&inputs))
+            .expect("finite");
+        let start = Karcher::new(&weights, 0, 0.0)
+            .expect("valid")
+            .solve(&gram(&inputs))
+            .expect("finite");
         assert_close(&got.coefficients, &start.coefficients, 1e-15);
         assert_eq!(got.facts.stop, Stop::Exact);
     }
@@ -127,7 +167,10 @@ mod tests {
     fn weights_that_are_not_normalised_scale_the_result() {
         let inputs = [vec![2.0, 0.0], vec![0.0, 2.0]];
         let method = Multislerp::new(&[1.0, 1.0], false, 0.0, None).expect("valid");
-        let got = combine(&method.solve(&gram(&inputs)).expect("finite").coefficients, &inputs);
+        let got = combine(
+            &method.solve(&gram(&inputs)).expect("finite").coefficients,
+            &inputs,
+        );
         assert_close(&got, &[8f64.sqrt(), 8f64.sqrt()], 1e-14);
     }
 
@@ -137,14 +180,21 @@ mod tests {
         let method = Multislerp::new(&[7.0, 1.0, 1.0], true, 0.0, Some(0)).expect("valid");
         let solution = method.solve(&gram_centered(&inputs, 0)).expect("finite");
         let along = 2.0 * 0.5f64.sqrt();
-        assert_close(&combine(&solution.coefficients, &inputs), &[5.0 + along, 5.0 + along], 1e-14);
+        assert_close(
+            &combine(&solution.coefficients, &inputs),
+            &[5.0 + along, 5.0 + along],
+            1e-14,
+        );
     }
 
     #[test]
     fn eps_draws_short_inputs_towards_nothing() {
         let inputs = [vec![1e-8, 0.0], vec![0.0, 1.0]];
         let method = Multislerp::new(&[1.0, 1.0], true, 1e-8, None).expect("valid");
-        let got = combine(&method.solve(&gram(&inputs)).expect("finite").coefficients, &inputs);
+        let got = combine(
+            &method.solve(&gram(&inputs)).expect("finite").coefficients,
+            &inputs,
+        );
         assert!((got[0] / got[1] - 0.5).abs() < 1e-7, "{got:?}");
     }
 
@@ -162,7 +212,11 @@ mod tests {
         let inputs = [vec![5.0, 5.0], vec![5.0, 5.0], vec![5.0, 5.0]];
         let method = Multislerp::new(&[1.0, 1.0, 1.0], true, 1e-8, Some(0)).expect("valid");
         let solution = method.solve(&gram_centered(&inputs, 0)).expect("finite");
-        assert_close(&combine(&solution.coefficients, &inputs), &[5.0, 5.0], 1e-15);
+        assert_close(
+            &combine(&solution.coefficients, &inputs),
+            &[5.0, 5.0],
+            1e-15,
+        );
         assert!(!solution.facts.flags.linear_instead);
     }
 

@@ -1,5 +1,5 @@
-//! Numbers in JSON, which has none that are not finite: those are written as text, and read back as such. What an earlier
-//! version wrote as null is NaN.
+//! Numbers in JSON, which has none that are not finite: those are written as text, and read back as
+//! such. What an earlier version wrote as null is NaN.
 //!
 //! Use with `#[serde(with = "number")]`, and [`list`] for several.
 
@@ -13,7 +13,11 @@ struct Number(f64);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0.is_finite() { serializer.serialize_f64(self.0) } else { serializer.collect_str(&self.0) }
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else {
+            serializer.collect_str(&self.0)
+        }
     }
 }
 
@@ -31,18 +35,25 @@ impl<'de> Deserialize<'de> for Number {
                 Ok(number)
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "whole numbers were written from f64")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whole numbers were written from f64"
+            )]
             fn visit_u64<E: Error>(self, number: u64) -> Result<f64, E> {
                 Ok(number as f64)
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "whole numbers were written from f64")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whole numbers were written from f64"
+            )]
             fn visit_i64<E: Error>(self, number: i64) -> Result<f64, E> {
                 Ok(number as f64)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<f64, E> {
-                text.parse().map_err(|_| E::custom(format!("`{}` is not a number", text.escape_debug())))
+                text.parse()
+                    .map_err(|_| E::custom(format!("`{}` is not a number", text.escape_debug())))
             }
 
             fn visit_unit<E: Error>(self) -> Result<f64, E> {
@@ -58,7 +69,10 @@ impl<'de> Deserialize<'de> for Number {
 /// # Errors
 ///
 /// Those of the serializer.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     Number(*number).serialize(serializer)
 }
@@ -94,7 +108,10 @@ pub mod list {
     ///
     /// When there is something else.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        Ok(Vec::<Number>::deserialize(deserializer)?.into_iter().map(|number| number.0).collect())
+        Ok(Vec::<Number>::deserialize(deserializer)?
+            .into_iter()
+            .map(|number| number.0)
+            .collect())
     }
 }
 
@@ -119,11 +136,16 @@ pub mod pairs {
     /// # Errors
     ///
     /// When there is something else, or an odd number of numbers.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[f64; 2]>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<[f64; 2]>, D::Error> {
         let numbers = list::deserialize(deserializer)?;
         match numbers.as_chunks() {
             (pairs, []) => Ok(pairs.to_vec()),
-            _ => Err(D::Error::custom(format!("wanted pairs, got {} numbers", numbers.len()))),
+            _ => Err(D::Error::custom(format!(
+                "wanted pairs, got {} numbers",
+                numbers.len()
+            ))),
         }
     }
 }
@@ -142,10 +164,26 @@ mod tests {
 
     #[test]
     fn every_number_goes_through_json_and_back_and_a_null_is_read() {
-        let some = vec![0.1, -0.0, f64::INFINITY, f64::NEG_INFINITY, 4.9e-324, f64::NAN, 3.0];
-        let text = serde_json::to_string(&Held { one: f64::NAN, some: some.clone() }).expect("serialises");
+        let some = vec![
+            0.1,
+            -0.0,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            4.9e-324,
+            f64::NAN,
+            3.0,
+        ];
+        let text = serde_json::to_string(&Held {
+            one: f64::NAN,
+            some: some.clone(),
+        })
+        .expect("serialises");
         assert!(!text.contains("null"), "{text}");
-        let value = serde_json::to_value(Held { one: f64::INFINITY, some: vec![] }).expect("serialises");
+        let value = serde_json::to_value(Held {
+            one: f64::INFINITY,
+            some: vec![],
+        })
+        .expect("serialises");
         assert_eq!(value["one"], "inf");
         let read: Held = serde_json::from_str(&text).expect("parses");
         assert!(read.one.is_nan());

@@ -7,12 +7,13 @@ use crate::error::Result;
 /// Inputs with `1 + cos` not above this are opposite.
 const OPPOSITE: f64 = 1e-12;
 
-/// Slerp at `t = w_2 / (w_1 + w_2)` of two inputs `x_1`, `x_2`, or with a base of `x_1 - b`, `x_2 - b`, added to `b`.
+/// Slerp at `t = w_2 / (w_1 + w_2)` of two inputs `x_1`, `x_2`, or with a base of `x_1 - b`, `x_2 -
+/// b`, added to `b`.
 ///
-/// Weights that sum to less than 1e-6 mean `t` 0.5, as in mergekit. Its `nuslerp_flatten` and `nuslerp_row_wise` choose
-/// what the Gram matrix is taken over and need nothing here. Opposite inputs are combined linearly and flagged.
-/// mergekit does that below a sine of 1e-8 and divides by rounding noise just above; here the limit is where rounded
-/// inner products still tell the arc.
+/// Weights that sum to less than 1e-6 mean `t` 0.5, as in mergekit. Its `nuslerp_flatten` and
+/// `nuslerp_row_wise` choose what the Gram matrix is taken over and need nothing here. Opposite
+/// inputs are combined linearly and flagged. mergekit does that below a sine of 1e-8 and divides by
+/// rounding noise just above; here the limit is where rounded inner products still tell the arc.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nuslerp {
     ends: [usize; 2],
@@ -21,12 +22,13 @@ pub struct Nuslerp {
 }
 
 impl Nuslerp {
-    /// Between two inputs, or with a base between the two that are not the base: then there are three weights, of which
-    /// the base's is not used.
+    /// Between two inputs, or with a base between the two that are not the base: then there are
+    /// three weights, of which the base's is not used.
     ///
     /// # Errors
     ///
-    /// When there are not two inputs beside the base, `base` is no input, or a weight is not finite.
+    /// When there are not two inputs beside the base, `base` is no input, or a weight is not
+    /// finite.
     pub fn new(weights: &[f64], base: Option<usize>) -> Result<Self> {
         weights::finite(weights)?;
         if let Some(base) = base {
@@ -38,9 +40,17 @@ impl Nuslerp {
             return Err(weights::refuse("inputs".into(), cause));
         };
         let sum = weights[first] + weights[second];
-        let t = if sum.abs() < 1e-6 { 0.5 } else { weights[second] / sum };
+        let t = if sum.abs() < 1e-6 {
+            0.5
+        } else {
+            weights[second] / sum
+        };
         weights::finite_parameter("sum of weights", sum)?;
-        Ok(Self { ends: [first, second], base, t })
+        Ok(Self {
+            ends: [first, second],
+            base,
+            t,
+        })
     }
 
     fn inputs(&self) -> usize {
@@ -71,9 +81,18 @@ impl Method for Nuslerp {
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), self.inputs())?;
         let [first, second] = self.ends;
-        let pair = vec![gram.get(first, first), gram.get(first, second), gram.get(second, second)];
+        let pair = vec![
+            gram.get(first, first),
+            gram.get(first, second),
+            gram.get(second, second),
+        ];
         let mut flags = Flags::default();
-        let Arc { from, to, sum } = interpolate(&Gram::from_sums(2, pair), self.t, 1.0 - OPPOSITE, &mut flags);
+        let Arc { from, to, sum } = interpolate(
+            &Gram::from_sums(2, pair),
+            self.t,
+            1.0 - OPPOSITE,
+            &mut flags,
+        );
         let mut coefficients = vec![0.0; self.inputs()];
         coefficients[first] = from;
         coefficients[second] = to;
@@ -96,7 +115,10 @@ mod tests {
     #[test]
     fn weights_set_the_place_on_the_arc() {
         let inputs = [vec![1.0, 0.0], vec![0.0, 1.0]];
-        let solution = Nuslerp::new(&[1.0, 2.0], None).expect("valid").solve(&gram(&inputs)).expect("finite");
+        let solution = Nuslerp::new(&[1.0, 2.0], None)
+            .expect("valid")
+            .solve(&gram(&inputs))
+            .expect("finite");
         let angle = std::f64::consts::FRAC_PI_3;
         assert_close(&solution.coefficients, &[angle.cos(), angle.sin()], 1e-15);
         assert_eq!(Nuslerp::new(&[1.0, -1.0], None).expect("valid").t, 0.5);
@@ -109,7 +131,11 @@ mod tests {
         assert_eq!(method.statistics(), Statistics::Gram { center: Some(1) });
         let solution = method.solve(&gram_centered(&inputs, 1)).expect("finite");
         let half = 0.5f64.sqrt();
-        assert_close(&combine(&solution.coefficients, &inputs), &[5.0 + half, 5.0 + 2.0 * half], 1e-14);
+        assert_close(
+            &combine(&solution.coefficients, &inputs),
+            &[5.0 + half, 5.0 + 2.0 * half],
+            1e-14,
+        );
     }
 
     #[test]

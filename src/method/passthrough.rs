@@ -48,10 +48,20 @@ mod tests {
 
     #[test]
     fn the_scale_is_the_only_coefficient() {
-        let solve = |scale| Passthrough::new(scale).expect("finite").solve(&Gram::new(0)).expect("no statistics");
+        let solve = |scale| {
+            Passthrough::new(scale)
+                .expect("finite")
+                .solve(&Gram::new(0))
+                .expect("no statistics")
+        };
         assert_eq!(solve(1.0).coefficients, [1.0]);
         assert_eq!(solve(-0.5).coefficients, [-0.5]);
         assert!(Passthrough::new(f64::INFINITY).is_err());
-        assert!(Passthrough::new(1.0).expect("finite").solve(&Gram::new(2)).is_err());
+        assert!(
+            Passthrough::new(1.0)
+                .expect("finite")
+                .solve(&Gram::new(2))
+                .is_err()
+        );
     }
 }

@@ -4,16 +4,19 @@ use super::directions::Directions;
 use super::{Flags, Gram, Method, Solution, Statistics, angle, weights};
 use crate::error::Result;
 
-/// Between inputs whose cosine is not above minus this, mergekit interpolates linearly; so does [`Slerp`].
+/// Between inputs whose cosine is not above minus this, mergekit interpolates linearly; so does
+/// [`Slerp`].
 const OPPOSITE: f64 = 0.9995;
 
-/// `[sin((1-t)θ) b + sin(tθ) x] / sin θ`, θ the angle between the base `b` and the other input `x` (Shoemake 1985).
+/// `[sin((1-t)θ) b + sin(tθ) x] / sin θ`, θ the angle between the base `b` and the other input `x`
+/// (Shoemake 1985).
 ///
-/// The raw inputs are combined, not their directions, so the norm is whatever the formula makes of theirs: as in
-/// mergekit. Two things differ from it. Nearly parallel inputs are interpolated by the formula too (mergekit changes to
-/// a linear combination at a cosine of 0.9995 because its rounding allows no more, a jump of 1e-4). And an input counts
-/// as having no direction when it is zero, not when its norm is below 1e-8; the combination is then linear, where
-/// mergekit scales by `sin(tπ/2)`. Nearly opposite inputs, where the formula diverges, are combined linearly as in
+/// The raw inputs are combined, not their directions, so the norm is whatever the formula makes of
+/// theirs: as in mergekit. Two things differ from it. Nearly parallel inputs are interpolated by
+/// the formula too (mergekit changes to a linear combination at a cosine of 0.9995 because its
+/// rounding allows no more, a jump of 1e-4). And an input counts as having no direction when it is
+/// zero, not when its norm is below 1e-8; the combination is then linear, where mergekit scales by
+/// `sin(tπ/2)`. Nearly opposite inputs, where the formula diverges, are combined linearly as in
 /// mergekit, and flagged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slerp {
@@ -51,10 +54,20 @@ impl Method for Slerp {
 
     fn solve(&self, gram: &Gram) -> Result<Solution> {
         gram.check(self.name(), 2)?;
-        let mut flags = Flags { equal_inputs: are_equal(gram), ..Flags::default() };
+        let mut flags = Flags {
+            equal_inputs: are_equal(gram),
+            ..Flags::default()
+        };
         let Arc { from, to, sum } = interpolate(gram, self.t, OPPOSITE, &mut flags);
-        let coefficients = if self.base == 0 { vec![from, to] } else { vec![to, from] };
-        Ok(Solution::exact(self.name(), gram, None, coefficients, flags)?.without_cancelling(self.base, sum))
+        let coefficients = if self.base == 0 {
+            vec![from, to]
+        } else {
+            vec![to, from]
+        };
+        Ok(
+            Solution::exact(self.name(), gram, None, coefficients, flags)?
+                .without_cancelling(self.base, sum),
+        )
     }
 }
 
@@ -63,15 +76,16 @@ fn are_equal(gram: &Gram) -> bool {
     gram.get(0, 0) > 0.0 && gram.get(0, 0) == gram.get(0, 1) && gram.get(0, 0) == gram.get(1, 1)
 }
 
-/// The coefficients of both ends of an arc, and their sum, which they no longer tell far beyond the ends.
+/// The coefficients of both ends of an arc, and their sum, which they no longer tell far beyond the
+/// ends.
 pub(super) struct Arc {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) sum: f64,
 }
 
-/// The coefficients of slerp between the two inputs of `gram`, linear and flagged where there is no arc: when one of
-/// them is zero, or their cosine is not above `-opposite`.
+/// The coefficients of slerp between the two inputs of `gram`, linear and flagged where there is no
+/// arc: when one of them is zero, or their cosine is not above `-opposite`.
 pub(super) fn interpolate(gram: &Gram, t: f64, opposite: f64, flags: &mut Flags) -> Arc {
     let directions = Directions::new(gram, None);
     let defect = directions.defect(0, 1);
@@ -79,14 +93,28 @@ pub(super) fn interpolate(gram: &Gram, t: f64, opposite: f64, flags: &mut Flags)
     flags.opposite |= !no_direction && defect >= 1.0 + opposite;
     if no_direction || flags.opposite {
         flags.linear_instead = true;
-        return Arc { from: 1.0 - t, to: t, sum: 1.0 };
+        return Arc {
+            from: 1.0 - t,
+            to: t,
+            sum: 1.0,
+        };
     }
     // sin(pθ) / sin θ = p sinc(pθ) · θ / sin θ, which has its limit p at θ = 0.
     let (theta, stretch) = (angle::theta(defect), angle::theta_over_sin(defect));
-    let part = |p: f64| if p == 1.0 { 1.0 } else { p * angle::sinc(p * theta) * stretch };
+    let part = |p: f64| {
+        if p == 1.0 {
+            1.0
+        } else {
+            p * angle::sinc(p * theta) * stretch
+        }
+    };
     // sin((1-t)θ) + sin(tθ) = 2 sin(θ/2) cos((t-1/2)θ)
     let sum = angle::sin_cos((t - 0.5) * theta).1 / angle::sin_cos(0.5 * theta).1;
-    Arc { from: part(1.0 - t), to: part(t), sum }
+    Arc {
+        from: part(1.0 - t),
+        to: part(t),
+        sum,
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +123,10 @@ mod tests {
     use super::*;
 
     fn solve(base: usize, t: f64, inputs: &[Vec<f64>]) -> Solution {
-        Slerp::new(base, t).expect("valid").solve(&gram(inputs)).expect("finite")
+        Slerp::new(base, t)
+            .expect("valid")
+            .solve(&gram(inputs))
+            .expect("finite")
     }
 
     #[test]
@@ -122,7 +153,9 @@ mod tests {
     fn parallel_inputs_are_interpolated_linearly_without_a_jump() {
         let parallel = solve(0, 0.25, &[vec![1.0, 1.0], vec![2.0, 2.0]]);
         assert_close(&parallel.coefficients, &[0.75, 0.25], 1e-15);
-        let near = |angle: f64| solve(0, 0.5, &[vec![1.0, 0.0], vec![angle.cos(), angle.sin()]]).coefficients[0];
+        let near = |angle: f64| {
+            solve(0, 0.5, &[vec![1.0, 0.0], vec![angle.cos(), angle.sin()]]).coefficients[0]
+        };
         // Half the angle's cosine below 1: continuous across the cosine 0.9995 (angle 0.0316).
         for angle in [0.0315f64, 0.0317] {
             assert!((near(angle) - 0.5 / (angle / 2.0).cos()).abs() < 1e-14);
@@ -139,19 +172,32 @@ mod tests {
         assert!(opposite.facts.flags.opposite && opposite.facts.flags.linear_instead);
         let zero = solve(0, 0.25, &[vec![0.0, 0.0], vec![1.0, 0.0]]);
         assert_eq!(zero.coefficients, [0.75, 0.25]);
-        assert!(zero.facts.flags.zero_inputs && zero.facts.flags.linear_instead && !zero.facts.flags.opposite);
+        assert!(
+            zero.facts.flags.zero_inputs
+                && zero.facts.flags.linear_instead
+                && !zero.facts.flags.opposite
+        );
     }
 
     #[test]
     fn tensors_of_tiny_norm_have_a_direction() {
         let inputs = [vec![1e-12, 0.0], vec![0.0, 1e-12]];
-        assert_close(&solve(0, 0.5, &inputs).coefficients, &[0.5f64.sqrt(); 2], 1e-15);
+        assert_close(
+            &solve(0, 0.5, &inputs).coefficients,
+            &[0.5f64.sqrt(); 2],
+            1e-15,
+        );
     }
 
     #[test]
     fn bad_parameters_are_refused() {
         assert!(Slerp::new(2, 0.5).is_err());
         assert!(Slerp::new(0, f64::NAN).is_err());
-        assert!(Slerp::new(0, 0.5).expect("valid").solve(&Gram::new(3)).is_err());
+        assert!(
+            Slerp::new(0, 0.5)
+                .expect("valid")
+                .solve(&Gram::new(3))
+                .is_err()
+        );
     }
 }

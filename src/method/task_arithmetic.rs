@@ -3,10 +3,11 @@
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
-/// `b + λ Σ w_i (x_i - b)`, divided by `Σ w_i` if `normalize` (*task vectors*, Ilharco et al. 2023).
+/// `b + λ Σ w_i (x_i - b)`, divided by `Σ w_i` if `normalize` (*task vectors*, Ilharco et al.
+/// 2023).
 ///
-/// The base is one of the inputs and its own weight is not used: its difference is zero, and mergekit does not count it
-/// in the sum either. A sum of zero counts as 1, as there.
+/// The base is one of the inputs and its own weight is not used: its difference is zero, and
+/// mergekit does not count it in the sum either. A sum of zero counts as 1, as there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskArithmetic {
     base: usize,
@@ -14,8 +15,8 @@ pub struct TaskArithmetic {
 }
 
 impl TaskArithmetic {
-    /// The sum on input `base` with one weight per input, the base's own included. A recipe without them means
-    /// `normalize` false and `lambda` 1.
+    /// The sum on input `base` with one weight per input, the base's own included. A recipe without
+    /// them means `normalize` false and `lambda` 1.
     ///
     /// # Errors
     ///
@@ -27,7 +28,11 @@ impl TaskArithmetic {
         let mut coefficients = weights.to_vec();
         coefficients[base] = 0.0;
         let sum: f64 = coefficients.iter().sum();
-        let divisor = if normalize && sum.abs() >= 1e-8 { sum } else { 1.0 };
+        let divisor = if normalize && sum.abs() >= 1e-8 {
+            sum
+        } else {
+            1.0
+        };
         coefficients.iter_mut().for_each(|w| *w *= lambda / divisor);
         coefficients[base] = 1.0 - coefficients.iter().sum::<f64>();
         Ok(Self { base, coefficients })
@@ -55,7 +60,13 @@ impl Method for TaskArithmetic {
         if gram.n() > 0 {
             gram.check(self.name(), self.coefficients.len())?;
         }
-        let solution = Solution::exact(self.name(), gram, None, self.coefficients.clone(), Flags::default())?;
+        let solution = Solution::exact(
+            self.name(),
+            gram,
+            None,
+            self.coefficients.clone(),
+            Flags::default(),
+        )?;
         Ok(solution.without_cancelling(self.base, 1.0))
     }
 }
@@ -66,19 +77,34 @@ mod tests {
 
     fn coefficients(base: usize, weights: &[f64], normalize: bool, lambda: f64) -> Vec<f64> {
         let method = TaskArithmetic::new(base, weights, normalize, lambda).expect("valid");
-        method.solve(&Gram::new(0)).expect("no statistics needed").coefficients
+        method
+            .solve(&Gram::new(0))
+            .expect("no statistics needed")
+            .coefficients
     }
 
     #[test]
     fn differences_are_added_to_the_base() {
-        assert_eq!(coefficients(0, &[9.0, 0.5, 0.25], false, 1.0), [0.25, 0.5, 0.25]);
-        assert_eq!(coefficients(1, &[1.0, 9.0, 1.0], false, 1.0), [1.0, -1.0, 1.0]);
-        assert_eq!(coefficients(1, &[1.0, 9.0, 3.0], true, 2.0), [0.5, -1.0, 1.5]);
+        assert_eq!(
+            coefficients(0, &[9.0, 0.5, 0.25], false, 1.0),
+            [0.25, 0.5, 0.25]
+        );
+        assert_eq!(
+            coefficients(1, &[1.0, 9.0, 1.0], false, 1.0),
+            [1.0, -1.0, 1.0]
+        );
+        assert_eq!(
+            coefficients(1, &[1.0, 9.0, 3.0], true, 2.0),
+            [0.5, -1.0, 1.5]
+        );
     }
 
     #[test]
     fn a_sum_of_zero_counts_as_one() {
-        assert_eq!(coefficients(2, &[1.0, -1.0, 0.0], true, 0.5), [0.5, -0.5, 1.0]);
+        assert_eq!(
+            coefficients(2, &[1.0, -1.0, 0.0], true, 0.5),
+            [0.5, -0.5, 1.0]
+        );
     }
 
     #[test]
@@ -91,7 +117,8 @@ mod tests {
         assert!(TaskArithmetic::new(2, &[1.0, 1.0], false, 1.0).is_err());
         assert!(TaskArithmetic::new(0, &[1.0, f64::NAN], false, 1.0).is_err());
         assert!(TaskArithmetic::new(0, &[1.0, 1.0], false, f64::INFINITY).is_err());
-        let overflowing = TaskArithmetic::new(0, &[1.0, 1e300], false, 1e300).expect("finite parameters");
+        let overflowing =
+            TaskArithmetic::new(0, &[1.0, 1e300], false, 1e300).expect("finite parameters");
         assert!(overflowing.solve(&Gram::new(0)).is_err());
     }
 }

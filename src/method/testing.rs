@@ -18,11 +18,17 @@ pub(super) fn gram_centered(inputs: &[Vec<f64>], b: usize) -> Gram {
     let centered: Vec<Vec<f64>> = inputs
         .iter()
         .enumerate()
-        .map(
-            |(i, input)| {
-                if i == b { input.clone() } else { input.iter().zip(&inputs[b]).map(|(x, base)| x - base).collect() }
-            },
-        )
+        .map(|(i, input)| {
+            if i == b {
+                input.clone()
+            } else {
+                input
+                    .iter()
+                    .zip(&inputs[b])
+                    .map(|(x, base)| x - base)
+                    .collect()
+            }
+        })
         .collect();
     gram(&centered)
 }
@@ -30,13 +36,24 @@ pub(super) fn gram_centered(inputs: &[Vec<f64>], b: usize) -> Gram {
 /// `Σ c_i x_i`.
 pub(super) fn combine(coefficients: &[f64], inputs: &[Vec<f64>]) -> Vec<f64> {
     assert_eq!(coefficients.len(), inputs.len());
-    (0..inputs[0].len()).map(|k| coefficients.iter().zip(inputs).map(|(c, input)| c * input[k]).sum()).collect()
+    (0..inputs[0].len())
+        .map(|k| {
+            coefficients
+                .iter()
+                .zip(inputs)
+                .map(|(c, input)| c * input[k])
+                .sum()
+        })
+        .collect()
 }
 
 /// Fails unless every element is within `tolerance` of what is wanted.
 pub(super) fn assert_close(got: &[f64], wanted: &[f64], tolerance: f64) {
     assert_eq!(got.len(), wanted.len());
     for (k, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-        assert!((got - wanted).abs() <= tolerance, "element {k}: wanted {wanted}, got {got}");
+        assert!(
+            (got - wanted).abs() <= tolerance,
+            "element {k}: wanted {wanted}, got {got}"
+        );
     }
 }

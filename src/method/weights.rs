@@ -5,7 +5,10 @@ use crate::error::{Error, Kind, Result};
 /// Checks that every weight is a finite number.
 pub(super) fn finite(weights: &[f64]) -> Result<()> {
     match weights.iter().position(|weight| !weight.is_finite()) {
-        Some(i) => Err(refuse(format!("weight of input {i}"), format!("is {}, not a finite number", weights[i]))),
+        Some(i) => Err(refuse(
+            format!("weight of input {i}"),
+            format!("is {}, not a finite number", weights[i]),
+        )),
         None => Ok(()),
     }
 }
@@ -13,12 +16,22 @@ pub(super) fn finite(weights: &[f64]) -> Result<()> {
 /// The weights divided by their sum: any finite ones whose sum is not zero.
 pub(super) fn sum_to_one(weights: &[f64]) -> Result<Vec<f64>> {
     finite(weights)?;
-    let largest = weights.iter().fold(0.0, |largest: f64, weight| largest.max(weight.abs()));
+    let largest = weights
+        .iter()
+        .fold(0.0, |largest: f64, weight| largest.max(weight.abs()));
     if largest == 0.0 {
-        return Err(refuse("weights".into(), format!("all {} of them are zero", weights.len())));
+        return Err(refuse(
+            "weights".into(),
+            format!("all {} of them are zero", weights.len()),
+        ));
     }
-    // Dividing by the sum of plain numbers such as 1, 1, 1 is exact to one rounding; scale only what would overflow.
-    let scale = if largest > f64::MAX / 1e6 { largest } else { 1.0 };
+    // Dividing by the sum of plain numbers such as 1, 1, 1 is exact to one rounding; scale only
+    // what would overflow.
+    let scale = if largest > f64::MAX / 1e6 {
+        largest
+    } else {
+        1.0
+    };
     let sum: f64 = weights.iter().map(|weight| weight / scale).sum();
     if sum.abs() <= largest / scale * 1e-12 {
         let cause = format!("they sum to {}, so they cannot be normalised", sum * scale);
@@ -31,7 +44,10 @@ pub(super) fn sum_to_one(weights: &[f64]) -> Result<Vec<f64>> {
 pub(super) fn convex(weights: &[f64]) -> Result<Vec<f64>> {
     finite(weights)?;
     match weights.iter().position(|weight| *weight < 0.0) {
-        Some(i) => Err(refuse(format!("weight of input {i}"), format!("is negative: {}", weights[i]))),
+        Some(i) => Err(refuse(
+            format!("weight of input {i}"),
+            format!("is negative: {}", weights[i]),
+        )),
         None => sum_to_one(weights),
     }
 }
@@ -47,19 +63,39 @@ pub(super) fn shares(weights: &[f64], base: Option<usize>) -> Vec<Option<f64>> {
 
 /// Checks that `value` of the parameter `key` is a finite number.
 pub(super) fn finite_parameter(key: &'static str, value: f64) -> Result<()> {
-    if value.is_finite() { Ok(()) } else { Err(refuse(key.into(), format!("is {value}, not a finite number"))) }
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(refuse(
+            key.into(),
+            format!("is {value}, not a finite number"),
+        ))
+    }
 }
 
 /// Checks that `value` of the parameter `key` is a finite number and not negative.
 pub(super) fn non_negative_parameter(key: &'static str, value: f64) -> Result<()> {
     finite_parameter(key, value)?;
-    if value >= 0.0 { Ok(()) } else { Err(refuse(key.into(), format!("is negative: {value}"))) }
+    if value >= 0.0 {
+        Ok(())
+    } else {
+        Err(refuse(key.into(), format!("is negative: {value}")))
+    }
 }
 
 /// Checks that the base is one of the inputs.
 pub(super) fn base_within(base: usize, inputs: usize) -> Result<()> {
-    let refused = || refuse("base".into(), format!("is input {base} of {inputs} (counted from 0)"));
-    if base < inputs { Ok(()) } else { Err(refused()) }
+    let refused = || {
+        refuse(
+            "base".into(),
+            format!("is input {base} of {inputs} (counted from 0)"),
+        )
+    };
+    if base < inputs {
+        Ok(())
+    } else {
+        Err(refused())
+    }
 }
 
 /// A parameter that cannot be used, because of `cause`.
@@ -84,16 +120,28 @@ mod tests {
     fn a_bad_weight_is_named_by_its_index_and_value() {
         let message = |weights: &[f64]| convex(weights).expect_err("bad weights").to_string();
         assert!(message(&[1.0, -0.5]).ends_with("weight of input 1: is negative: -0.5"));
-        assert!(message(&[f64::NAN, 1.0]).ends_with("weight of input 0: is NaN, not a finite number"));
+        assert!(
+            message(&[f64::NAN, 1.0]).ends_with("weight of input 0: is NaN, not a finite number")
+        );
         assert!(message(&[1.0, 1.0, f64::INFINITY]).contains("input 2"));
         assert!(message(&[0.0, 0.0]).contains("all 2 of them are zero"));
         assert!(message(&[]).contains("all 0 of them are zero"));
-        assert!(sum_to_one(&[0.1, 0.2, -0.3]).expect_err("sums to zero").to_string().contains("sum to"));
+        assert!(
+            sum_to_one(&[0.1, 0.2, -0.3])
+                .expect_err("sums to zero")
+                .to_string()
+                .contains("sum to")
+        );
     }
 
     #[test]
     fn a_base_that_is_no_input_is_refused_with_both_numbers() {
         assert!(base_within(1, 2).is_ok());
-        assert!(base_within(2, 2).expect_err("no such input").to_string().contains("input 2 of 2"));
+        assert!(
+            base_within(2, 2)
+                .expect_err("no such input")
+                .to_string()
+                .contains("input 2 of 2")
+        );
     }
 }

@@ -10,7 +10,8 @@ use crate::budget::format_bytes;
 use crate::data::{Batch, DataSet};
 use crate::error::{Error, Kind, Result};
 
-/// Samples of a batch; whole panels of a product, and never another number, so that no bit depends on the memory.
+/// Samples of a batch; whole panels of a product, and never another number, so that no bit depends
+/// on the memory.
 const BATCH: usize = 256;
 /// The same where there are convolutions, whose values are large.
 const IMAGES: usize = 32;
@@ -24,13 +25,14 @@ pub struct Score {
     pub accuracy: f64,
 }
 
-/// The mean cross-entropy and the accuracy over all samples, in at most `memory` bytes beside the parameters, on the
-/// threads of the current pool.
+/// The mean cross-entropy and the accuracy over all samples, in at most `memory` bytes beside the
+/// parameters, on the threads of the current pool.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] when one batch does not fit `memory`, [`Kind::Mismatch`] for a label that is no class of the network,
-/// those of reading, and those of `go_on`, which is asked before every few batches.
+/// [`Kind::Budget`] when one batch does not fit `memory`, [`Kind::Mismatch`] for a label that is no
+/// class of the network, those of reading, and those of `go_on`, which is asked before every few
+/// batches.
 pub fn evaluate(
     network: &Network,
     parameters: &Parameters,
@@ -55,15 +57,23 @@ pub fn evaluate(
         }
     }
     let samples = data.samples() as f64;
-    Ok(Score { loss: loss / samples, accuracy: correct as f64 / samples })
+    Ok(Score {
+        loss: loss / samples,
+        accuracy: correct as f64 / samples,
+    })
 }
 
 /// How many passes of `bytes` bytes go on at once in `memory` bytes.
 fn room(memory: u64, bytes: u64) -> Result<usize> {
     if bytes > memory {
         let cause = format!("a batch of samples needs {}", format_bytes(bytes));
-        return Err(Error::new(Kind::Budget, "cannot compute the network", format_bytes(memory), cause)
-            .with_hint("give more --memory"));
+        return Err(Error::new(
+            Kind::Budget,
+            "cannot compute the network",
+            format_bytes(memory),
+            cause,
+        )
+        .with_hint("give more --memory"));
     }
     let fit = usize::try_from(memory / bytes.max(1)).unwrap_or(usize::MAX);
     Ok(fit.min(rayon::current_num_threads()))
@@ -78,7 +88,9 @@ impl Network {
     /// The batches of so many samples.
     pub(crate) fn batches(&self, samples: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let batch = self.batch();
-        (0..samples).step_by(batch).map(move |first| first..samples.min(first + batch))
+        (0..samples)
+            .step_by(batch)
+            .map(move |first| first..samples.min(first + batch))
     }
 
     /// Reads samples whose labels are classes.
@@ -90,10 +102,26 @@ impl Network {
     }
 
     /// Refuses labels that are no classes; `sample` numbers them.
-    pub(crate) fn check_labels(&self, data: &DataSet, labels: &[usize], sample: impl Fn(usize) -> usize) -> Result<()> {
-        let Some(at) = labels.iter().position(|label| *label >= self.classes()) else { return Ok(()) };
-        let cause =
-            format!("sample {} has label {}, the network has {} classes", sample(at), labels[at], self.classes());
-        Err(Error::new(Kind::Mismatch, "cannot use data set", format!("{}: `labels`", data.path().display()), cause))
+    pub(crate) fn check_labels(
+        &self,
+        data: &DataSet,
+        labels: &[usize],
+        sample: impl Fn(usize) -> usize,
+    ) -> Result<()> {
+        let Some(at) = labels.iter().position(|label| *label >= self.classes()) else {
+            return Ok(());
+        };
+        let cause = format!(
+            "sample {} has label {}, the network has {} classes",
+            sample(at),
+            labels[at],
+            self.classes()
+        );
+        Err(Error::new(
+            Kind::Mismatch,
+            "cannot use data set",
+            format!("{}: `labels`", data.path().display()),
+            cause,
+        ))
     }
 }

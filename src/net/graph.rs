@@ -20,7 +20,11 @@ pub struct Shape {
 impl Shape {
     /// Features without places.
     pub fn flat(channels: usize) -> Self {
-        Self { channels, height: 1, width: 1 }
+        Self {
+            channels,
+            height: 1,
+            width: 1,
+        }
     }
 
     /// Places of one channel.
@@ -43,17 +47,39 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Op {
     /// x W^T + b for a weight [out, in], or x W + b for one [in, out].
-    Linear { weight: usize, bias: Option<usize>, in_out: bool },
+    Linear {
+        weight: usize,
+        bias: Option<usize>,
+        in_out: bool,
+    },
     /// A two-dimensional convolution, its weight [out, in, height, width].
-    Convolution { weight: usize, bias: Option<usize>, stride: usize, padding: usize },
+    Convolution {
+        weight: usize,
+        bias: Option<usize>,
+        stride: usize,
+        padding: usize,
+    },
     /// A norm by running statistics, one mean and variance a channel.
-    BatchNorm { weight: usize, bias: usize, mean: usize, variance: usize },
+    BatchNorm {
+        weight: usize,
+        bias: usize,
+        mean: usize,
+        variance: usize,
+    },
     /// A norm over the channels of each place, or over channels and places together.
-    LayerNorm { weight: usize, bias: usize, over_places: bool },
+    LayerNorm {
+        weight: usize,
+        bias: usize,
+        over_places: bool,
+    },
     /// What is below zero becomes zero.
     Relu,
     /// The largest number of each window; what is beyond the image does not count.
-    MaxPool { size: usize, stride: usize, padding: usize },
+    MaxPool {
+        size: usize,
+        stride: usize,
+        padding: usize,
+    },
     /// Means over windows that share the image out evenly, as many as the output has places.
     AveragePool,
     /// The sum with another value.
@@ -95,8 +121,8 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when there is no forward pass for that spec; [`Kind::Mismatch`] when names, shapes, config or
-    /// samples do not make a network of it.
+    /// [`Kind::Usage`] when there is no forward pass for that spec; [`Kind::Mismatch`] when names,
+    /// shapes, config or samples do not make a network of it.
     pub fn new(
         spec: &str,
         tensors: &IndexMap<String, Vec<u64>>,
@@ -112,10 +138,14 @@ impl Network {
             "resnet20" | "resnet50" => families::resnet(build, false),
             "resnet50-hf" => families::resnet(build, true),
             other => {
-                let cause =
-                    "there are forward passes for mlp, mlp-flax, vgg16, resnet20, resnet50 and resnet50-hf only";
-                Err(Error::new(Kind::Usage, "cannot compute the network", format!("spec `{other}`"), cause)
-                    .with_hint("record activations with the framework that the model was trained in"))
+                let cause = "there are forward passes for mlp, mlp-flax, vgg16, resnet20, resnet50 and resnet50-hf only";
+                Err(Error::new(
+                    Kind::Usage,
+                    "cannot compute the network",
+                    format!("spec `{other}`"),
+                    cause,
+                )
+                .with_hint("record activations with the framework that the model was trained in"))
             }
         }
     }
@@ -132,7 +162,9 @@ impl Network {
 
     /// The shape of a value.
     pub fn shape(&self, value: usize) -> Shape {
-        value.checked_sub(1).map_or(self.input, |node| self.nodes[node].shape)
+        value
+            .checked_sub(1)
+            .map_or(self.input, |node| self.nodes[node].shape)
     }
 
     /// How many classes the logits are for.
@@ -142,13 +174,18 @@ impl Network {
 
     /// Whether there are convolutions.
     pub(super) fn convolves(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::Convolution { .. }))
+        self.nodes
+            .iter()
+            .any(|node| matches!(node.op, Op::Convolution { .. }))
     }
 
     /// The operation behind which a value is not needed any more.
     pub(super) fn last_use(&self, value: usize) -> usize {
         let uses = |node: &Node| node.input == value || node.op == Op::Add(value);
-        self.nodes.iter().rposition(uses).unwrap_or(self.nodes.len())
+        self.nodes
+            .iter()
+            .rposition(uses)
+            .unwrap_or(self.nodes.len())
     }
 }
 
@@ -161,11 +198,27 @@ pub(super) struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(tensors: &'a IndexMap<String, Vec<u64>>, sample: &[usize]) -> Self {
         let input = match *sample {
-            [height, width] => Shape { channels: 1, height, width },
-            [channels, height, width] => Shape { channels, height, width },
+            [height, width] => Shape {
+                channels: 1,
+                height,
+                width,
+            },
+            [channels, height, width] => Shape {
+                channels,
+                height,
+                width,
+            },
             _ => Shape::flat(sample.iter().product()),
         };
-        Self { tensors, net: Network { input, nodes: Vec::new(), parameters: IndexMap::new(), units: Vec::new() } }
+        Self {
+            tensors,
+            net: Network {
+                input,
+                nodes: Vec::new(),
+                parameters: IndexMap::new(),
+                units: Vec::new(),
+            },
+        }
     }
 
     /// The last value.
@@ -182,7 +235,10 @@ impl<'a> Builder<'a> {
         let Some(shape) = self.tensors.get(name) else {
             return Err(unfit(name, "the model does not have it"));
         };
-        shape.iter().map(|size| usize::try_from(*size).map_err(|error| unfit(name, error))).collect()
+        shape
+            .iter()
+            .map(|size| usize::try_from(*size).map_err(|error| unfit(name, error)))
+            .collect()
     }
 
     fn push(&mut self, op: Op, input: usize, shape: Shape) -> usize {
@@ -193,53 +249,116 @@ impl<'a> Builder<'a> {
     fn parameter(&mut self, name: &str, wanted: &[usize]) -> Result<usize> {
         let shape = self.sizes(name)?;
         if shape != wanted {
-            return Err(unfit(name, format!("wanted shape {wanted:?}, got {shape:?}")));
+            return Err(unfit(
+                name,
+                format!("wanted shape {wanted:?}, got {shape:?}"),
+            ));
         }
         Ok(self.net.parameters.insert_full(name.to_owned(), shape).0)
     }
 
     fn optional(&mut self, name: &str, wanted: &[usize]) -> Result<Option<usize>> {
-        if self.tensors.contains_key(name) { self.parameter(name, wanted).map(Some) } else { Ok(None) }
+        if self.tensors.contains_key(name) {
+            self.parameter(name, wanted).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// A matrix on all numbers of value `input`.
-    pub fn linear(&mut self, weight: &str, bias: &str, input: usize, in_out: bool) -> Result<usize> {
+    pub fn linear(
+        &mut self,
+        weight: &str,
+        bias: &str,
+        input: usize,
+        in_out: bool,
+    ) -> Result<usize> {
         let sizes = self.sizes(weight)?;
         let features = self.shape(input).len();
         let (out, from) = match (sizes.as_slice(), in_out) {
             ([out, from], false) | ([from, out], true) => (*out, *from),
-            _ => return Err(unfit(weight, format!("wanted a matrix, got shape {sizes:?}"))),
+            _ => {
+                return Err(unfit(
+                    weight,
+                    format!("wanted a matrix, got shape {sizes:?}"),
+                ));
+            }
         };
         if from != features {
-            let what = if input == 0 { "a sample" } else { "the layer before" };
-            return Err(unfit(weight, format!("takes {from} numbers, {what} has {features}")));
+            let what = if input == 0 {
+                "a sample"
+            } else {
+                "the layer before"
+            };
+            return Err(unfit(
+                weight,
+                format!("takes {from} numbers, {what} has {features}"),
+            ));
         }
         let weight = self.parameter(weight, &sizes)?;
         let bias = self.optional(bias, &[out])?;
-        Ok(self.push(Op::Linear { weight, bias, in_out }, input, Shape::flat(out)))
+        Ok(self.push(
+            Op::Linear {
+                weight,
+                bias,
+                in_out,
+            },
+            input,
+            Shape::flat(out),
+        ))
     }
 
     /// A convolution that keeps the size of the image, but for the stride.
     pub fn convolution(&mut self, layer: &str, input: usize, stride: usize) -> Result<usize> {
         let name = format!("{layer}.weight");
         let sizes = self.sizes(&name)?;
-        let Shape { channels, height, width } = self.shape(input);
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.shape(input);
         let [out, from, rows, columns] = *sizes.as_slice() else {
-            return Err(unfit(&name, format!("wanted a convolution, got shape {sizes:?}")));
+            return Err(unfit(
+                &name,
+                format!("wanted a convolution, got shape {sizes:?}"),
+            ));
         };
         if from != channels {
-            let what = if input == 0 { "a sample" } else { "the layer before" };
-            return Err(unfit(&name, format!("takes {from} channels, {what} has {channels}")));
+            let what = if input == 0 {
+                "a sample"
+            } else {
+                "the layer before"
+            };
+            return Err(unfit(
+                &name,
+                format!("takes {from} channels, {what} has {channels}"),
+            ));
         }
         if rows != columns || rows % 2 == 0 {
-            return Err(unfit(&name, format!("wanted a square kernel of odd size, got {rows} x {columns}")));
+            return Err(unfit(
+                &name,
+                format!("wanted a square kernel of odd size, got {rows} x {columns}"),
+            ));
         }
         let weight = self.parameter(&name, &sizes)?;
         let bias = self.optional(&format!("{layer}.bias"), &[out])?;
         let padding = rows / 2;
         let after = |size: usize| (size + 2 * padding).saturating_sub(rows) / stride + 1;
-        let shape = Shape { channels: out, height: after(height), width: after(width) };
-        Ok(self.push(Op::Convolution { weight, bias, stride, padding }, input, shape))
+        let shape = Shape {
+            channels: out,
+            height: after(height),
+            width: after(width),
+        };
+        Ok(self.push(
+            Op::Convolution {
+                weight,
+                bias,
+                stride,
+                padding,
+            },
+            input,
+            shape,
+        ))
     }
 
     /// A norm, by running statistics where the model has them.
@@ -252,32 +371,78 @@ impl<'a> Builder<'a> {
             let bias = self.parameter(&name("bias"), &flat)?;
             let mean = self.parameter(&name("running_mean"), &flat)?;
             let variance = self.parameter(&name("running_var"), &flat)?;
-            return Ok(self.push(Op::BatchNorm { weight, bias, mean, variance }, input, shape));
+            return Ok(self.push(
+                Op::BatchNorm {
+                    weight,
+                    bias,
+                    mean,
+                    variance,
+                },
+                input,
+                shape,
+            ));
         }
         let over_places = self.sizes(&name("weight"))?.len() == 3;
         let whole = [shape.channels, shape.height, shape.width];
         let wanted = if over_places { whole.as_slice() } else { &flat };
         let weight = self.parameter(&name("weight"), wanted)?;
         let bias = self.parameter(&name("bias"), wanted)?;
-        Ok(self.push(Op::LayerNorm { weight, bias, over_places }, input, shape))
+        Ok(self.push(
+            Op::LayerNorm {
+                weight,
+                bias,
+                over_places,
+            },
+            input,
+            shape,
+        ))
     }
 
     pub fn relu(&mut self, input: usize) -> usize {
         self.push(Op::Relu, input, self.shape(input))
     }
 
-    pub fn max_pool(&mut self, input: usize, size: usize, stride: usize, padding: usize) -> Result<usize> {
-        let Shape { channels, height, width } = self.shape(input);
+    pub fn max_pool(
+        &mut self,
+        input: usize,
+        size: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<usize> {
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.shape(input);
         if height + 2 * padding < size || width + 2 * padding < size {
-            return Err(unfit("inputs", format!("images of {height} x {width} are too small to be pooled by {size}")));
+            return Err(unfit(
+                "inputs",
+                format!("images of {height} x {width} are too small to be pooled by {size}"),
+            ));
         }
         let after = |side: usize| (side + 2 * padding - size) / stride + 1;
-        let shape = Shape { channels, height: after(height), width: after(width) };
-        Ok(self.push(Op::MaxPool { size, stride, padding }, input, shape))
+        let shape = Shape {
+            channels,
+            height: after(height),
+            width: after(width),
+        };
+        Ok(self.push(
+            Op::MaxPool {
+                size,
+                stride,
+                padding,
+            },
+            input,
+            shape,
+        ))
     }
 
     pub fn average_pool(&mut self, input: usize, side: usize) -> usize {
-        let shape = Shape { height: side, width: side, ..self.shape(input) };
+        let shape = Shape {
+            height: side,
+            width: side,
+            ..self.shape(input)
+        };
         self.push(Op::AveragePool, input, shape)
     }
 
@@ -285,16 +450,19 @@ impl<'a> Builder<'a> {
         let (shape, added) = (self.shape(input), self.shape(other));
         if shape != added {
             let cause = format!("gives {shape:?}, what is added to it is {added:?}");
-            return Err(
-                unfit(layer, cause).with_hint("shortcuts without weights fit blocks that keep their shape only")
-            );
+            return Err(unfit(layer, cause)
+                .with_hint("shortcuts without weights fit blocks that keep their shape only"));
         }
         Ok(self.push(Op::Add(other), input, shape))
     }
 
     /// Says that value `value` holds the activations of the outputs of a weight.
     pub fn units(&mut self, weight: &str, axis: usize, value: usize) {
-        self.net.units.push(Units { weight: weight.to_owned(), axis, value });
+        self.net.units.push(Units {
+            weight: weight.to_owned(),
+            axis,
+            value,
+        });
     }
 
     pub fn finish(self) -> Result<Network> {
@@ -307,5 +475,10 @@ impl<'a> Builder<'a> {
 
 /// The tensors or samples do not make a network.
 pub(super) fn unfit(subject: &str, cause: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Mismatch, "cannot compute the network", subject.escape_debug(), cause)
+    Error::new(
+        Kind::Mismatch,
+        "cannot compute the network",
+        subject.escape_debug(),
+        cause,
+    )
 }

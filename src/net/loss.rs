@@ -19,14 +19,34 @@ pub struct Loss {
 ///
 /// When there are not `classes` logits for each label, or a label is no class.
 pub fn cross_entropy(logits: &[f32], labels: &[usize], classes: usize) -> Loss {
-    assert_eq!(logits.len(), labels.len() * classes, "as many logits as classes for each label");
-    let mut loss = Loss { sum: 0.0, correct: 0, gradient: vec![0.0; logits.len()] };
+    assert_eq!(
+        logits.len(),
+        labels.len() * classes,
+        "as many logits as classes for each label"
+    );
+    let mut loss = Loss {
+        sum: 0.0,
+        correct: 0,
+        gradient: vec![0.0; logits.len()],
+    };
     let count = labels.len() as f64;
-    let rows = logits.chunks(classes.max(1)).zip(loss.gradient.chunks_mut(classes.max(1)));
+    let rows = logits
+        .chunks(classes.max(1))
+        .zip(loss.gradient.chunks_mut(classes.max(1)));
     for ((logits, gradient), label) in rows.zip(labels) {
-        let best = (1..classes).fold(0, |best, class| if logits[class] > logits[best] { class } else { best });
+        let best = (1..classes).fold(0, |best, class| {
+            if logits[class] > logits[best] {
+                class
+            } else {
+                best
+            }
+        });
         let largest = f64::from(logits[best]);
-        let powers = || logits.iter().map(|logit| (f64::from(*logit) - largest).exp());
+        let powers = || {
+            logits
+                .iter()
+                .map(|logit| (f64::from(*logit) - largest).exp())
+        };
         let total: f64 = powers().sum();
         loss.sum += total.ln() - (f64::from(logits[*label]) - largest);
         loss.correct += usize::from(best == *label);

@@ -15,8 +15,15 @@ impl Parameters {
     pub fn zeros(network: &Network) -> Self {
         let names = network.parameters().keys().cloned().collect();
         let shapes: Vec<Vec<usize>> = network.parameters().values().cloned().collect();
-        let tensors = shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
-        Self { names, shapes, tensors }
+        let tensors = shapes
+            .iter()
+            .map(|shape| vec![0.0; shape.iter().product()])
+            .collect();
+        Self {
+            names,
+            shapes,
+            tensors,
+        }
     }
 
     /// What `read` fills each tensor with; it is given name and room.
@@ -24,10 +31,15 @@ impl Parameters {
     /// # Errors
     ///
     /// Those of `read`.
-    pub fn read<E>(network: &Network, mut read: impl FnMut(&str, &mut [f32]) -> Result<(), E>) -> Result<Self, E> {
+    pub fn read<E>(
+        network: &Network,
+        mut read: impl FnMut(&str, &mut [f32]) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let mut parameters = Self::zeros(network);
         let pairs = parameters.names.iter().zip(&mut parameters.tensors);
-        pairs.into_iter().try_for_each(|(name, tensor)| read(name, tensor))?;
+        pairs
+            .into_iter()
+            .try_for_each(|(name, tensor)| read(name, tensor))?;
         Ok(parameters)
     }
 
@@ -56,7 +68,10 @@ impl Parameters {
     }
 
     pub(super) fn add(&mut self, at: usize, values: &[f32]) {
-        self.tensors[at].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        self.tensors[at]
+            .iter_mut()
+            .zip(values)
+            .for_each(|(sum, value)| *sum += value);
     }
 
     /// `one` of these and `other` of others, number by number.
@@ -68,12 +83,20 @@ impl Parameters {
     pub fn combine(&self, one: f32, others: &Self, other: f32) -> Self {
         assert_eq!(self.shapes, others.shapes, "parameters of one network");
         let pairs = self.tensors.iter().zip(&others.tensors);
-        let sum = |(x, y): (&Vec<f32>, &Vec<f32>)| x.iter().zip(y).map(|(x, y)| one * x + other * y).collect();
-        Self { tensors: pairs.map(sum).collect(), ..self.clone() }
+        let sum = |(x, y): (&Vec<f32>, &Vec<f32>)| {
+            x.iter().zip(y).map(|(x, y)| one * x + other * y).collect()
+        };
+        Self {
+            tensors: pairs.map(sum).collect(),
+            ..self.clone()
+        }
     }
 
     /// Memory of the numbers, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| 4 * tensor.len() as u64).sum()
+        self.tensors
+            .iter()
+            .map(|tensor| 4 * tensor.len() as u64)
+            .sum()
     }
 }

@@ -23,7 +23,9 @@ impl Values {
     ///
     /// When it was not kept.
     pub fn get(&self, value: usize) -> &[f32] {
-        self.values[value].as_deref().expect("values that are asked for were kept")
+        self.values[value]
+            .as_deref()
+            .expect("values that are asked for were kept")
     }
 
     /// What the network gives: [samples, classes].
@@ -45,19 +47,37 @@ impl Network {
         samples: usize,
         keep: &dyn Fn(usize) -> bool,
     ) -> Values {
-        assert_eq!(inputs.len(), samples * self.input.len(), "inputs of {samples} samples");
+        assert_eq!(
+            inputs.len(),
+            samples * self.input.len(),
+            "inputs of {samples} samples"
+        );
         let mut values = vec![None; self.nodes.len() + 1];
         values[0] = Some(inputs);
         for (at, node) in self.nodes.iter().enumerate() {
-            let step = Step { node, from: self.shape(node.input), samples, parameters };
+            let step = Step {
+                node,
+                from: self.shape(node.input),
+                samples,
+                parameters,
+            };
             let other = match node.op {
                 Op::Add(other) => values[other].as_deref(),
                 _ => None,
             };
-            let input = values[node.input].as_deref().expect("an earlier value is there until its last use");
+            let input = values[node.input]
+                .as_deref()
+                .expect("an earlier value is there until its last use");
             let value = step.forward(input, other);
             values[at + 1] = Some(value);
-            for used in [Some(node.input), if let Op::Add(other) = node.op { Some(other) } else { None }] {
+            for used in [
+                Some(node.input),
+                if let Op::Add(other) = node.op {
+                    Some(other)
+                } else {
+                    None
+                },
+            ] {
                 if let Some(used) = used.filter(|used| self.last_use(*used) == at && !keep(*used)) {
                     values[used] = None;
                 }
@@ -66,17 +86,31 @@ impl Network {
         Values { samples, values }
     }
 
-    /// Adds to `gradients` those of a loss by all parameters, from that by the logits, [samples, classes].
+    /// Adds to `gradients` those of a loss by all parameters, from that by the logits, [samples,
+    /// classes].
     ///
     /// # Panics
     ///
     /// When a value was not kept in the forward pass.
-    pub fn backward(&self, parameters: &Parameters, values: &Values, by_logits: Vec<f32>, gradients: &mut Parameters) {
+    pub fn backward(
+        &self,
+        parameters: &Parameters,
+        values: &Values,
+        by_logits: Vec<f32>,
+        gradients: &mut Parameters,
+    ) {
         let mut slopes: Vec<Option<Vec<f32>>> = vec![None; self.nodes.len() + 1];
         slopes[self.nodes.len()] = Some(by_logits);
         for (at, node) in self.nodes.iter().enumerate().rev() {
-            let Some(slope) = slopes[at + 1].take() else { continue };
-            let step = Step { node, from: self.shape(node.input), samples: values.samples, parameters };
+            let Some(slope) = slopes[at + 1].take() else {
+                continue;
+            };
+            let step = Step {
+                node,
+                from: self.shape(node.input),
+                samples: values.samples,
+                parameters,
+            };
             let back = step.backward(values.get(node.input), &slope, gradients);
             add(&mut slopes[node.input], back);
             if let Op::Add(other) = node.op {
@@ -85,8 +119,8 @@ impl Network {
         }
     }
 
-    /// Memory that a forward pass of so many samples takes at its peak beside parameters, in bytes, when it keeps what
-    /// `keep` names.
+    /// Memory that a forward pass of so many samples takes at its peak beside parameters, in bytes,
+    /// when it keeps what `keep` names.
     pub fn forward_bytes(&self, samples: usize, keep: &dyn Fn(usize) -> bool) -> u64 {
         let bytes = |value: usize| (samples * self.shape(value).len() * size_of::<f32>()) as u64;
         let mut live = bytes(0);
@@ -99,7 +133,8 @@ impl Network {
             // As many samples at once as there are threads, and no more than all.
             let at_once = rayon::current_num_threads().min(samples) as u64;
             live += bytes(at + 1);
-            peak = peak.max(live + at_once * Step::scratch_bytes(node, self.shape(node.input), kernel));
+            peak = peak
+                .max(live + at_once * Step::scratch_bytes(node, self.shape(node.input), kernel));
             let used = (0..=at).filter(|value| self.last_use(*value) == at && !keep(*value));
             live -= used.map(bytes).sum::<u64>();
         }
@@ -110,6 +145,9 @@ impl Network {
 fn add(sum: &mut Option<Vec<f32>>, values: Vec<f32>) {
     match sum {
         None => *sum = Some(values),
-        Some(sum) => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+        Some(sum) => sum
+            .iter_mut()
+            .zip(values)
+            .for_each(|(sum, value)| *sum += value),
     }
 }

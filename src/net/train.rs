@@ -1,4 +1,5 @@
-//! Training: what small networks of one's own are made with, and what the straight-through estimator descends by.
+//! Training: what small networks of one's own are made with, and what the straight-through
+//! estimator descends by.
 
 use indexmap::IndexMap;
 
@@ -7,7 +8,8 @@ use super::{Network, Parameters, SplitMix};
 use crate::data::{Batch, DataSet, narrow};
 use crate::error::Result;
 
-/// Adam with decoupled weight decay (Kingma, Ba, 2015; Loshchilov, Hutter, "Decoupled weight decay regularization", 2019).
+/// Adam with decoupled weight decay (Kingma, Ba, 2015; Loshchilov, Hutter, "Decoupled weight decay
+/// regularization", 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamOptions {
     /// The learning rate.
@@ -24,7 +26,13 @@ pub struct AdamOptions {
 
 impl Default for AdamOptions {
     fn default() -> Self {
-        Self { rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 1e-2 }
+        Self {
+            rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            decay: 1e-2,
+        }
     }
 }
 
@@ -40,25 +48,47 @@ pub struct Adam {
 impl Adam {
     /// Before the first step.
     pub fn new(network: &Network, options: AdamOptions) -> Self {
-        Self { options, steps: 0, mean: Parameters::zeros(network), square: Parameters::zeros(network) }
+        Self {
+            options,
+            steps: 0,
+            mean: Parameters::zeros(network),
+            square: Parameters::zeros(network),
+        }
     }
 
-    /// Takes a step against `gradients`. Parameters without a gradient, such as running statistics, stay.
+    /// Takes a step against `gradients`. Parameters without a gradient, such as running statistics,
+    /// stay.
     pub fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
-        let AdamOptions { rate, beta1, beta2, epsilon, decay } = self.options;
+        let AdamOptions {
+            rate,
+            beta1,
+            beta2,
+            epsilon,
+            decay,
+        } = self.options;
         self.steps = self.steps.saturating_add(1);
         let (first, second) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
-        let decays: Vec<f64> =
-            parameters.iter().map(|(_, shape, _)| if shape.len() > 1 { rate * decay } else { 0.0 }).collect();
+        let decays: Vec<f64> = parameters
+            .iter()
+            .map(|(_, shape, _)| if shape.len() > 1 { rate * decay } else { 0.0 })
+            .collect();
         let moments = self.mean.tensors_mut().zip(self.square.tensors_mut());
-        let pairs = parameters.tensors_mut().zip(gradients.iter()).zip(moments).zip(decays);
+        let pairs = parameters
+            .tensors_mut()
+            .zip(gradients.iter())
+            .zip(moments)
+            .zip(decays);
         for (((tensor, (_, _, slopes)), (mean, square)), decay) in pairs {
-            let numbers = tensor.iter_mut().zip(slopes).zip(mean.iter_mut().zip(square.iter_mut()));
+            let numbers = tensor
+                .iter_mut()
+                .zip(slopes)
+                .zip(mean.iter_mut().zip(square.iter_mut()));
             for ((number, slope), (mean, square)) in numbers {
                 let slope = f64::from(*slope);
                 *mean = narrow(beta1 * f64::from(*mean) + (1.0 - beta1) * slope);
                 *square = narrow(beta2 * f64::from(*square) + (1.0 - beta2) * slope * slope);
-                let step = f64::from(*mean) / first / ((f64::from(*square) / second).sqrt() + epsilon);
+                let step =
+                    f64::from(*mean) / first / ((f64::from(*square) / second).sqrt() + epsilon);
                 *number = narrow(f64::from(*number) * (1.0 - decay) - rate * step);
             }
         }
@@ -82,7 +112,8 @@ pub struct Training {
 ///
 /// # Errors
 ///
-/// Those of reading, a label that is no class, and those of `go_on`, which is asked before every step.
+/// Those of reading, a label that is no class, and those of `go_on`, which is asked before every
+/// step.
 pub fn train(
     network: &Network,
     parameters: &mut Parameters,
@@ -106,7 +137,9 @@ pub fn train(
 pub fn order(samples: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut random = SplitMix::new(seed, 1 + epoch as u64);
     let mut order: Vec<usize> = (0..samples).collect();
-    (1..samples).rev().for_each(|at| order.swap(at, random.below(at + 1)));
+    (1..samples)
+        .rev()
+        .for_each(|at| order.swap(at, random.below(at + 1)));
     order
 }
 
@@ -129,8 +162,8 @@ impl Network {
     }
 }
 
-/// An MLP of layers `layers.0`, `layers.1`, … with so many features, and numbers to begin its training with: uniform within
-/// one over the root of a layer's inputs, as torch has them.
+/// An MLP of layers `layers.0`, `layers.1`, … with so many features, and numbers to begin its
+/// training with: uniform within one over the root of a layer's inputs, as torch has them.
 ///
 /// # Panics
 ///
@@ -139,15 +172,21 @@ pub fn mlp(sizes: &[usize], seed: u64) -> (Network, Parameters) {
     assert!(sizes.len() > 1, "inputs and outputs");
     let mut tensors = IndexMap::new();
     for (layer, sizes) in sizes.windows(2).enumerate() {
-        tensors.insert(format!("layers.{layer}.weight"), vec![sizes[1] as u64, sizes[0] as u64]);
+        tensors.insert(
+            format!("layers.{layer}.weight"),
+            vec![sizes[1] as u64, sizes[0] as u64],
+        );
         tensors.insert(format!("layers.{layer}.bias"), vec![sizes[1] as u64]);
     }
-    let network = Network::new("mlp", &tensors, None, &sizes[..1]).expect("layers that follow one another");
+    let network =
+        Network::new("mlp", &tensors, None, &sizes[..1]).expect("layers that follow one another");
     let mut parameters = Parameters::zeros(&network);
     for (at, tensor) in parameters.tensors_mut().enumerate() {
         let mut random = SplitMix::new(seed, at as u64);
         let bound = narrow((sizes[at / 2] as f64).sqrt().recip());
-        tensor.iter_mut().for_each(|number| *number = bound * random.signed());
+        tensor
+            .iter_mut()
+            .for_each(|number| *number = bound * random.signed());
     }
     (network, parameters)
 }

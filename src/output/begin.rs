@@ -30,8 +30,8 @@ use crate::plan::layout::Layout;
 pub struct Target {
     /// The output folder, made if needed; or a single file, by a name that ends in `.safetensors`.
     pub dir: PathBuf,
-    /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished output of the
-    /// very same run too.
+    /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished
+    /// output of the very same run too.
     pub overwrite: bool,
     /// Whether a run that was begun there is discarded rather than taken up again.
     pub restart: bool,
@@ -49,16 +49,21 @@ impl Target {
     /// assert!(!folder.is_file() && Target::new("merged.safetensors").is_file());
     /// ```
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), overwrite: false, restart: false }
+        Self {
+            dir: dir.into(),
+            overwrite: false,
+            restart: false,
+        }
     }
 
-    /// Whether the output is a single file of weights: named like one, and no folder of that name is there.
+    /// Whether the output is a single file of weights: named like one, and no folder of that name
+    /// is there.
     pub fn is_file(&self) -> bool {
         Places::new(&self.dir).is_file()
     }
 
-    /// Refuses a place where there can be no folder, since a file is there or on the way, or whose name is that of
-    /// another kind of file.
+    /// Refuses a place where there can be no folder, since a file is there or on the way, or whose
+    /// name is that of another kind of file.
     ///
     /// # Errors
     ///
@@ -67,11 +72,24 @@ impl Target {
         check_ending(&self.dir)?;
         let places = Places::new(&self.dir);
         let folder = places.folder();
-        let there = folder.ancestors().find_map(|at| Some((at, fs::metadata(at).ok()?)));
-        let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else { return Ok(()) };
-        let cause = if at == self.dir { "it is a file".to_owned() } else { format!("{} is a file", at.display()) };
-        Err(Error::new(Kind::Usage, "cannot write to folder", self.dir.display(), cause)
-            .with_hint("name a folder as --out, or a single file that ends in .safetensors"))
+        let there = folder
+            .ancestors()
+            .find_map(|at| Some((at, fs::metadata(at).ok()?)));
+        let Some((at, _)) = there.filter(|(_, found)| !found.is_dir()) else {
+            return Ok(());
+        };
+        let cause = if at == self.dir {
+            "it is a file".to_owned()
+        } else {
+            format!("{} is a file", at.display())
+        };
+        Err(Error::new(
+            Kind::Usage,
+            "cannot write to folder",
+            self.dir.display(),
+            cause,
+        )
+        .with_hint("name a folder as --out, or a single file that ends in .safetensors"))
     }
 }
 
@@ -117,15 +135,26 @@ impl std::fmt::Display for Outlook {
     }
 }
 
-/// Returns what [`Output::begin`] would do, found out without changing anything or checking what an earlier run has written.
+/// Returns what [`Output::begin`] would do, found out without changing anything or checking what an
+/// earlier run has written.
 ///
 /// # Errors
 ///
 /// What [`Output::begin`] would refuse; also that nothing can be written at the target.
-pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<Outlook> {
+pub fn outlook(
+    storage: Arc<dyn Storage>,
+    target: &Target,
+    layout: &Layout,
+    identity: &Value,
+) -> Result<Outlook> {
     target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
-    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let run = Run {
+        storage,
+        places,
+        layout,
+        identity: normalised(identity)?,
+    };
     let (finished, standing) = run.look(target)?;
     if finished.is_some() {
         return Ok(Outlook::Complete);
@@ -136,23 +165,38 @@ pub fn outlook(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, iden
         Standing::Begun | Standing::Replacing { .. } if !target.restart => {
             resume::can_resume(&run).map(|()| Outlook::GoOn)
         }
-        Standing::Broken(manifest, faults) if run.is_repaired(target, &manifest)? => Ok(Outlook::Repair(faults)),
+        Standing::Broken(manifest, faults) if run.is_repaired(target, &manifest)? => {
+            Ok(Outlook::Repair(faults))
+        }
         Standing::Free | Standing::Begun => run.check_space().map(|()| Outlook::Begin),
         _ => run.staged().check_space().map(|()| Outlook::Begin),
     }
 }
 
-/// Checks that nothing at the target keeps the run of this identity from beginning or going on; changes nothing.
+/// Checks that nothing at the target keeps the run of this identity from beginning or going on;
+/// changes nothing.
 ///
 /// # Errors
 ///
 /// As [`Output::begin`], but locks are not looked at.
-pub fn check_target(storage: Arc<dyn Storage>, target: &Target, layout: &Layout, identity: &Value) -> Result<()> {
+pub fn check_target(
+    storage: Arc<dyn Storage>,
+    target: &Target,
+    layout: &Layout,
+    identity: &Value,
+) -> Result<()> {
     target.check_place()?;
     let (places, layout) = (Places::new(&target.dir), Arc::new(layout.clone()));
-    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let run = Run {
+        storage,
+        places,
+        layout,
+        identity: normalised(identity)?,
+    };
     match run.look(target)? {
-        (None, Standing::Begun | Standing::Replacing { .. }) if !target.restart => resume::can_resume(&run),
+        (None, Standing::Begun | Standing::Replacing { .. }) if !target.restart => {
+            resume::can_resume(&run)
+        }
         _ => Ok(()),
     }
 }
@@ -165,10 +209,16 @@ pub(super) fn begin(
     progress: &mut Progress<'_>,
 ) -> Result<Begun> {
     let places = Places::new(&target.dir);
-    let run = Run { storage, places, layout, identity: normalised(identity)? };
+    let run = Run {
+        storage,
+        places,
+        layout,
+        identity: normalised(identity)?,
+    };
     let storage = run.storage.as_ref();
     check_work(&run.places)?;
-    // Where there is no work folder, nothing is touched before it is known that the folder may be written to.
+    // Where there is no work folder, nothing is touched before it is known that the folder may be
+    // written to.
     if storage.list(&run.places.work())?.is_none()
         && let (Some(manifest), _) = run.look(target)?
     {
@@ -181,7 +231,9 @@ pub(super) fn begin(
         return Ok(Begun::Complete(manifest));
     }
     match standing {
-        Standing::Begun if !target.restart => return resume::resume(run, lock, progress).map(Begun::Resumed),
+        Standing::Begun if !target.restart => {
+            return resume::resume(run, lock, progress).map(Begun::Resumed);
+        }
         Standing::Begun => {
             sweep(storage, &run.places)?;
             return run.start(lock).map(Begun::Fresh);
@@ -196,7 +248,8 @@ pub(super) fn begin(
         Standing::Broken(manifest, _) if run.is_repaired(target, &manifest)? => {
             return repair(run, lock, &manifest, progress).map(Begun::Resumed);
         }
-        // IMPORTANT: the leftover journal of a finished run goes while its manifest still says that it finished.
+        // IMPORTANT: the leftover journal of a finished run goes while its manifest still says that
+        // it finished.
         _ => empty_work(storage, &run.places, Kept::Transforms)?,
     }
     let has_transforms = storage.list(&run.places.staged().alignment())?.is_some();
@@ -213,7 +266,8 @@ impl Run {
         check_manifest(&self.places)?;
         let standing = survey(self.storage.as_ref(), &self.places)?;
         let judged = self.judge(target, &standing);
-        // A finished output is only read: links in it, such as those of a hub's cache, are no danger.
+        // A finished output is only read: links in it, such as those of a hub's cache, are no
+        // danger.
         if !matches!(judged, Ok(Some(_))) {
             check_finished(&self.places, &self.layout)?;
         }
@@ -226,9 +280,12 @@ impl Run {
             Standing::Finished(manifest) => {
                 let differs = self.differs_from(manifest)?;
                 match differs {
-                    None if !(target.restart && target.overwrite) => Ok(Some(manifest.as_ref().clone())),
+                    None if !(target.restart && target.overwrite) => {
+                        Ok(Some(manifest.as_ref().clone()))
+                    }
                     Some(cause) if !target.overwrite => {
-                        Err(self.occupied(format!("another merge is finished there: {cause}"), target))
+                        Err(self
+                            .occupied(format!("another merge is finished there: {cause}"), target))
                     }
                     _ => Ok(None),
                 }
@@ -236,21 +293,31 @@ impl Run {
             Standing::Broken(manifest, faults) => match self.differs_from(manifest)? {
                 Some(cause) if !target.overwrite => {
                     let faults = faults.join(", ");
-                    let cause = format!("another merge was finished there, of which {faults}: {cause}");
+                    let cause =
+                        format!("another merge was finished there, of which {faults}: {cause}");
                     Err(self.occupied(cause, target))
                 }
                 _ => Ok(None),
             },
-            Standing::Occupied(name) if !target.overwrite => {
-                Err(self.occupied(format!("it holds {name}, which this run did not write"), target))
-            }
-            Standing::Replacing { is_exchanging, under } => self.judge_replacing(target, *is_exchanging, under),
+            Standing::Occupied(name) if !target.overwrite => Err(self.occupied(
+                format!("it holds {name}, which this run did not write"),
+                target,
+            )),
+            Standing::Replacing {
+                is_exchanging,
+                under,
+            } => self.judge_replacing(target, *is_exchanging, under),
             _ => Ok(None),
         }
     }
 
     /// The same where a run was begun that is to replace what is there.
-    fn judge_replacing(&self, target: &Target, is_exchanging: bool, under: &Standing) -> Result<Option<Manifest>> {
+    fn judge_replacing(
+        &self,
+        target: &Target,
+        is_exchanging: bool,
+        under: &Standing,
+    ) -> Result<Option<Manifest>> {
         let is_own = resume::can_resume(self).is_ok();
         if target.restart || (is_own && !is_exchanging && matches!(under, Standing::Finished(_))) {
             let judged = self.judge(target, under);
@@ -274,7 +341,10 @@ impl Run {
 
     /// The same run whose finished files are put aside.
     fn staged(self) -> Self {
-        Self { places: self.places.staged(), ..self }
+        Self {
+            places: self.places.staged(),
+            ..self
+        }
     }
 
     /// In which way a finished output is not this run's; none if it is.
@@ -285,18 +355,25 @@ impl Run {
             return Ok(Some(words.unwrap_or_else(|| "it is of another run".into())));
         }
         if !manifest.matches(&self.layout) {
-            return Ok(Some("same request, but its shards are laid out in another way".into()));
+            return Ok(Some(
+                "same request, but its shards are laid out in another way".into(),
+            ));
         }
-        for (part, name) in
-            (0..self.layout.parts().len()).filter_map(|part| Some((part, self.layout.index_name(part)?)))
+        for (part, name) in (0..self.layout.parts().len())
+            .filter_map(|part| Some((part, self.layout.index_name(part)?)))
         {
             let path = self.places.finished(&name);
             let mut wanted = blake3::Hasher::new();
-            self.layout.write_index(part, &mut wanted).map_err(|error| Error::io("cannot make", &path, error))?;
+            self.layout
+                .write_index(part, &mut wanted)
+                .map_err(|error| Error::io("cannot make", &path, error))?;
             let is_same = match self.storage.len(&path)? {
                 // A missing one is written again.
                 None => true,
-                len => len == Some(wanted.count()) && hash_of(self.storage.as_ref(), &path)? == wanted.finalize(),
+                len => {
+                    len == Some(wanted.count())
+                        && hash_of(self.storage.as_ref(), &path)? == wanted.finalize()
+                }
             };
             if !is_same {
                 return Ok(Some("same request, but its index was changed".into()));
@@ -320,7 +397,11 @@ impl Run {
 
     /// How many check blocks each tensor has.
     pub(super) fn block_counts(&self) -> Vec<u64> {
-        self.layout.tensors().iter().map(|slot| block_count(slot.len)).collect()
+        self.layout
+            .tensors()
+            .iter()
+            .map(|slot| block_count(slot.len))
+            .collect()
     }
 
     /// Starts from nothing: an empty journal, and every shard reserved at its full size.
@@ -335,32 +416,40 @@ impl Run {
             storage.create_dir_all(&self.places.aside_dir())?;
         }
         let head = head_with_identity(&self.journal_identity().to_string())?;
-        // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity,
-        // and a folder with anything of a run in it never lacks its journal.
+        // Renamed when whole, over the journal of a discarded run if there is one: a journal never
+        // lacks its identity, and a folder with anything of a run in it never lacks its journal.
         let aside = storage.create(&self.places.aside())?;
         aside.write_at(&head, 0)?;
         aside.sync_data()?;
         storage.rename(&self.places.aside(), &self.places.journal())?;
         if let Err(error) = self.reserve() {
-            // A disk that is too small must not stay full of empty files. If even this fails, the first failure
-            // is what the user needs to hear.
+            // A disk that is too small must not stay full of empty files. If even this fails, the
+            // first failure is what the user needs to hear.
             _ = remove_work(storage, &self.places);
             return Err(error);
         }
-        let ledger = Ledger::new(aside, u64::try_from(head.len()).expect("a length fits 64 bits"));
+        let ledger = Ledger::new(
+            aside,
+            u64::try_from(head.len()).expect("a length fits 64 bits"),
+        );
         let state = State::empty(self.layout.tensors().len(), self.layout.shards().len());
         Output::assemble(self, lock, ledger, state)
     }
 
-    /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those in the making have.
+    /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those
+    /// in the making have.
     pub(super) fn check_space(&self) -> Result<()> {
         self.check_file_limit()?;
         let storage = self.storage.as_ref();
-        let Some(free) = storage.free_bytes(&self.places.work())? else { return Ok(()) };
+        let Some(free) = storage.free_bytes(&self.places.work())? else {
+            return Ok(());
+        };
         let mut wanted = 0;
         for shard in self.layout.shards() {
             if storage.len(&self.places.finished(&shard.name))?.is_none() {
-                let there = storage.allocated(&self.places.part(&shard.name))?.unwrap_or(0);
+                let there = storage
+                    .allocated(&self.places.part(&shard.name))?
+                    .unwrap_or(0);
                 wanted += shard.len.saturating_sub(there);
             }
         }
@@ -372,16 +461,25 @@ impl Run {
             format_bytes(wanted),
             format_bytes(free),
             wanted - free,
-            if self.places.is_staged() { "; what is there now stays until the new output is whole" } else { "" }
+            if self.places.is_staged() {
+                "; what is there now stays until the new output is whole"
+            } else {
+                ""
+            }
         );
         let subject = self.places.out().display();
-        Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(FREE_SOME_SPACE))
+        Err(
+            Error::new(Kind::Io, "cannot reserve disk space for", subject, cause)
+                .with_hint(FREE_SOME_SPACE),
+        )
     }
 
     /// Refuses to begin or go on when a shard is larger than this process may write files.
     fn check_file_limit(&self) -> Result<()> {
         let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
-        let Some(shard) = self.layout.shards().iter().find(|shard| shard.len > most) else { return Ok(()) };
+        let Some(shard) = self.layout.shards().iter().find(|shard| shard.len > most) else {
+            return Ok(());
+        };
         let cause = format!(
             "{} takes {}, and files may have at most {}",
             shard.name,
@@ -389,13 +487,19 @@ impl Run {
             format_bytes(most)
         );
         let subject = self.places.out().display();
-        Err(Error::new(Kind::Io, "cannot reserve disk space for", subject, cause).with_hint(RAISE_THE_LIMIT))
+        Err(
+            Error::new(Kind::Io, "cannot reserve disk space for", subject, cause)
+                .with_hint(RAISE_THE_LIMIT),
+        )
     }
 
-    /// Makes every shard's file at its full size; their names and the journal's are durable afterwards.
+    /// Makes every shard's file at its full size; their names and the journal's are durable
+    /// afterwards.
     fn reserve(&self) -> Result<()> {
         for shard in self.layout.shards() {
-            self.storage.create(&self.places.part(&shard.name))?.preallocate(shard.len)?;
+            self.storage
+                .create(&self.places.part(&shard.name))?
+                .preallocate(shard.len)?;
         }
         self.storage.sync_dir(&self.places.work())
     }

@@ -1,4 +1,5 @@
-//! The transform files that a run has left beside its weights, against their checksums in the manifest.
+//! The transform files that a run has left beside its weights, against their checksums in the
+//! manifest.
 
 use std::path::{Component, Path};
 
@@ -17,7 +18,9 @@ use crate::error::{Error, Kind, Result};
 pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<()> {
     let listed = manifest.run.get("alignment").and_then(Value::as_array);
     for entry in listed.into_iter().flatten() {
-        let damaged = |subject: &str, cause: &str| Err(Error::new(Kind::Damaged, "cannot verify", subject, cause));
+        let damaged = |subject: &str, cause: &str| {
+            Err(Error::new(Kind::Damaged, "cannot verify", subject, cause))
+        };
         let (Some(name), Some(wanted)) = (entry["file"].as_str(), entry["blake3"].as_str()) else {
             return damaged("thalweg.json", "what it says about alignments is odd");
         };
@@ -25,8 +28,14 @@ pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<()> {
         if !name.contains('/') {
             continue;
         }
-        if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-            return damaged(&name.escape_debug().to_string(), "its name leads out of the folder");
+        if !Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            return damaged(
+                &name.escape_debug().to_string(),
+                "its name leads out of the folder",
+            );
         }
         let path = places.side(Path::new(name));
         let mut hasher = blake3::Hasher::new();

@@ -1,9 +1,10 @@
 //! The checksums of what is written: BLAKE3, cut so that any part of a tensor can be checked alone.
 //!
-//! A tensor's bytes are cut into check blocks of [`CHECK_BLOCK`], counted from the tensor's start. A tensor of one
-//! block has its plain hash as the block's value. In a longer one each value is the chaining value of the BLAKE3
-//! subtree over that block (BLAKE3 paper, section 2.1), and merging them gives the plain hash of all bytes. So one
-//! pass over the data yields both the proofs that a resume needs and a hash that any other tool can compute.
+//! A tensor's bytes are cut into check blocks of [`CHECK_BLOCK`], counted from the tensor's start.
+//! A tensor of one block has its plain hash as the block's value. In a longer one each value is the
+//! chaining value of the BLAKE3 subtree over that block (BLAKE3 paper, section 2.1), and merging
+//! them gives the plain hash of all bytes. So one pass over the data yields both the proofs that a
+//! resume needs and a hash that any other tool can compute.
 
 use std::ops::Range;
 
@@ -29,13 +30,18 @@ pub fn block_range(len: u64, block: u64) -> Range<u64> {
     start..start.saturating_add(CHECK_BLOCK).min(len)
 }
 
-/// The BLAKE3 hash of a tensor of `len` bytes from its blocks' values, equal to hashing its bytes at once.
+/// The BLAKE3 hash of a tensor of `len` bytes from its blocks' values, equal to hashing its bytes
+/// at once.
 ///
 /// # Panics
 ///
 /// When there are not [`block_count`] values.
 pub fn root(len: u64, values: &[Value]) -> Value {
-    assert_eq!(u64::try_from(values.len()), Ok(block_count(len)), "a value for each block");
+    assert_eq!(
+        u64::try_from(values.len()),
+        Ok(block_count(len)),
+        "a value for each block"
+    );
     match values {
         [] => *blake3::hash(&[]).as_bytes(),
         [only] => *only,
@@ -46,8 +52,9 @@ pub fn root(len: u64, values: &[Value]) -> Value {
     }
 }
 
-/// What binds a file's parts together: the BLAKE3 hash of the 32 bytes of its header's hash and then those of each of its
-/// tensors', in file order. Empty tensors hash alike, so it does not matter which of them at one offset comes first.
+/// What binds a file's parts together: the BLAKE3 hash of the 32 bytes of its header's hash and
+/// then those of each of its tensors', in file order. Empty tensors hash alike, so it does not
+/// matter which of them at one offset comes first.
 pub fn digest_of_hashes(header: &Value, tensors: impl Iterator<Item = Value>) -> Value {
     let mut hasher = blake3::Hasher::new();
     hasher.update(header);
@@ -82,7 +89,10 @@ impl BlockHasher {
     fn new(tensor_len: u64, block: u64) -> Self {
         let mut hasher = Box::new(blake3::Hasher::new());
         hasher.set_input_offset(block * CHECK_BLOCK);
-        Self { hasher, is_whole_tensor: tensor_len <= CHECK_BLOCK }
+        Self {
+            hasher,
+            is_whole_tensor: tensor_len <= CHECK_BLOCK,
+        }
     }
 
     fn update(&mut self, bytes: &[u8]) {
@@ -90,7 +100,11 @@ impl BlockHasher {
     }
 
     fn finish(self) -> Value {
-        if self.is_whole_tensor { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
+        if self.is_whole_tensor {
+            *self.hasher.finalize().as_bytes()
+        } else {
+            self.hasher.finalize_non_root()
+        }
     }
 }
 
@@ -106,7 +120,12 @@ impl TensorHasher {
     /// Goes on behind the blocks whose `values` are known, in a tensor of `len` bytes.
     pub fn resume(len: u64, values: Vec<Value>) -> Self {
         let blocks = u64::try_from(values.len()).expect("a count fits 64 bits");
-        Self { len, hashed: block_range(len, blocks).start, values, open: None }
+        Self {
+            len,
+            hashed: block_range(len, blocks).start,
+            values,
+            open: None,
+        }
     }
 
     /// Takes the next bytes.
@@ -119,13 +138,16 @@ impl TensorHasher {
             let block = self.hashed / CHECK_BLOCK;
             let end = block_range(self.len, block).end;
             assert!(self.hashed < end, "bytes beyond the tensor's end");
-            let open = self.open.get_or_insert_with(|| BlockHasher::new(self.len, block));
+            let open = self
+                .open
+                .get_or_insert_with(|| BlockHasher::new(self.len, block));
             let room = usize::try_from(end - self.hashed).expect("a check block fits memory");
             let (taken, rest) = bytes.split_at(room.min(bytes.len()));
             open.update(taken);
             self.hashed += u64::try_from(taken.len()).expect("a length fits 64 bits");
             if self.hashed == end {
-                self.values.extend(self.open.take().map(BlockHasher::finish));
+                self.values
+                    .extend(self.open.take().map(BlockHasher::finish));
             }
             bytes = rest;
         }
@@ -147,19 +169,30 @@ impl TensorHasher {
     }
 }
 
-/// Computes the value of a block of a tensor of `len` bytes from what `read` fills its buffer with, given the offset
-/// in the tensor.
+/// Computes the value of a block of a tensor of `len` bytes from what `read` fills its buffer with,
+/// given the offset in the tensor.
 ///
 /// # Errors
 ///
 /// Whatever `read` fails with.
-pub fn hash_block(len: u64, block: u64, read: &mut dyn FnMut(&mut [u8], u64) -> Result<()>) -> Result<Value> {
+pub fn hash_block(
+    len: u64,
+    block: u64,
+    read: &mut dyn FnMut(&mut [u8], u64) -> Result<()>,
+) -> Result<Value> {
     let range = block_range(len, block);
     let mut hasher = BlockHasher::new(len, block);
-    let mut buffer = vec![0; usize::try_from(range.end - range.start).unwrap_or(READ_BYTES).min(READ_BYTES)];
+    let mut buffer = vec![
+        0;
+        usize::try_from(range.end - range.start)
+            .unwrap_or(READ_BYTES)
+            .min(READ_BYTES)
+    ];
     let mut at = range.start;
     while at < range.end {
-        let wanted = usize::try_from(range.end - at).unwrap_or(READ_BYTES).min(buffer.len());
+        let wanted = usize::try_from(range.end - at)
+            .unwrap_or(READ_BYTES)
+            .min(buffer.len());
         read(&mut buffer[..wanted], at)?;
         hasher.update(&buffer[..wanted]);
         at += u64::try_from(wanted).expect("a length fits 64 bits");
@@ -172,7 +205,9 @@ mod tests {
     use super::*;
 
     fn painted(len: u64) -> Vec<u8> {
-        (0..len).map(|i| u8::try_from(i % 251).expect("below 251")).collect()
+        (0..len)
+            .map(|i| u8::try_from(i % 251).expect("below 251"))
+            .collect()
     }
 
     fn blocks_read_back(bytes: &[u8]) -> Vec<Value> {
@@ -182,33 +217,55 @@ mod tests {
             buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
             Ok(())
         };
-        (0..block_count(len)).map(|block| hash_block(len, block, &mut read).expect("in memory")).collect()
+        (0..block_count(len))
+            .map(|block| hash_block(len, block, &mut read).expect("in memory"))
+            .collect()
     }
 
     #[test]
     fn merged_values_equal_the_plain_hash_at_every_boundary() {
         let edge = CHECK_BLOCK;
-        for len in [0, 1, 1024, edge - 1, edge, edge + 1, 2 * edge - 1, 2 * edge, 2 * edge + 1, 3 * edge, 5 * edge + 7]
-        {
+        for len in [
+            0,
+            1,
+            1024,
+            edge - 1,
+            edge,
+            edge + 1,
+            2 * edge - 1,
+            2 * edge,
+            2 * edge + 1,
+            3 * edge,
+            5 * edge + 7,
+        ] {
             let bytes = painted(len);
             let mut hasher = TensorHasher::resume(len, vec![]);
             for piece in bytes.chunks(999_983) {
                 hasher.update(piece);
             }
             assert!(hasher.is_whole());
-            assert_eq!(root(len, hasher.values()), *blake3::hash(&bytes).as_bytes(), "{len} bytes");
+            assert_eq!(
+                root(len, hasher.values()),
+                *blake3::hash(&bytes).as_bytes(),
+                "{len} bytes"
+            );
             assert_eq!(hasher.values(), blocks_read_back(&bytes), "{len} bytes");
         }
     }
 
     #[test]
     fn every_number_of_blocks_merges_to_the_plain_hash() {
-        // The tree's shape depends on the count alone, so it is enough to compare at block counts up to nine.
+        // The tree's shape depends on the count alone, so it is enough to compare at block counts
+        // up to nine.
         let bytes = painted(9 * CHECK_BLOCK);
         for blocks in 2..=9u64 {
             let part = &bytes[..usize::try_from(blocks * CHECK_BLOCK - 5).expect("small")];
             let len = u64::try_from(part.len()).expect("small");
-            assert_eq!(root(len, &blocks_read_back(part)), *blake3::hash(part).as_bytes(), "{blocks} blocks");
+            assert_eq!(
+                root(len, &blocks_read_back(part)),
+                *blake3::hash(part).as_bytes(),
+                "{blocks} blocks"
+            );
         }
     }
 

@@ -26,7 +26,13 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Appends to `file` from `end` on, which is where its last whole record ends.
     pub(super) fn new(file: Arc<dyn StorageFile>, end: u64) -> Self {
-        Self { file, end, next: 0, notes: vec![], is_broken: false }
+        Self {
+            file,
+            end,
+            next: 0,
+            notes: vec![],
+            is_broken: false,
+        }
     }
 
     /// Says where the note about `tensor` is.
@@ -39,13 +45,17 @@ impl Ledger {
 
     /// The note about `tensor`, JSON text read back from the journal; none when there is none.
     pub(super) fn note(&self, tensor: usize) -> Result<Option<Vec<u8>>> {
-        let Some(NotePlace { at, len }) = self.notes.get(tensor).filter(|place| place.len > 0) else { return Ok(None) };
+        let Some(NotePlace { at, len }) = self.notes.get(tensor).filter(|place| place.len > 0)
+        else {
+            return Ok(None);
+        };
         let mut text = vec![0; usize::try_from(*len).expect("32 bits fit a usize")];
         self.file.read_at(&mut text, *at)?;
         Ok(Some(text))
     }
 
-    /// Appends one record and waits until it is on the disk. Never called before the record ahead of it was synced.
+    /// Appends one record and waits until it is on the disk. Never called before the record ahead
+    /// of it was synced.
     pub(super) fn append(&mut self, claims: &[Claim]) -> Result<()> {
         if claims.is_empty() {
             return Ok(());
@@ -54,7 +64,13 @@ impl Ledger {
         self.file.write_at(&record, self.end)?;
         self.file.sync_data()?;
         for (tensor, NotePlace { at, len }) in places {
-            self.set_note(usize::try_from(tensor).expect("32 bits fit a usize"), NotePlace { at: self.end + at, len });
+            self.set_note(
+                usize::try_from(tensor).expect("32 bits fit a usize"),
+                NotePlace {
+                    at: self.end + at,
+                    len,
+                },
+            );
         }
         self.end += u64::try_from(record.len()).expect("a length fits 64 bits");
         Ok(())
@@ -89,8 +105,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// When the commits prepared before this one were not run or failed, or when this one fails. After a failure
-    /// no further commit runs; the next process resumes from the last good one.
+    /// When the commits prepared before this one were not run or failed, or when this one fails.
+    /// After a failure no further commit runs; the next process resumes from the last good one.
     pub fn run(self) -> Result<()> {
         let ledger = Arc::clone(&self.ledger);
         let mut ledger = self.take_turn(&ledger)?;
@@ -102,13 +118,25 @@ impl Pending {
     }
 
     fn take_turn<'a>(&self, ledger: &'a Mutex<Ledger>) -> Result<MutexGuard<'a, Ledger>> {
-        let refuse = |cause: String| Error::new(Kind::Io, "cannot commit", self.places.out().display(), cause);
-        let mut ledger = ledger.lock().map_err(|_| refuse("an earlier commit panicked".into()).resumable())?;
+        let refuse = |cause: String| {
+            Error::new(
+                Kind::Io,
+                "cannot commit",
+                self.places.out().display(),
+                cause,
+            )
+        };
+        let mut ledger = ledger
+            .lock()
+            .map_err(|_| refuse("an earlier commit panicked".into()).resumable())?;
         if ledger.is_broken {
             return Err(refuse("an earlier commit failed".into()).resumable());
         }
         if ledger.next != self.number {
-            let cause = format!("commit {} was prepared, but commit {} has to run first", self.number, ledger.next);
+            let cause = format!(
+                "commit {} was prepared, but commit {} has to run first",
+                self.number, ledger.next
+            );
             return Err(refuse(cause).resumable());
         }
         ledger.next += 1;
@@ -146,16 +174,26 @@ impl Pending {
         for seal in &self.seals {
             self.seal(seal.shard)?;
         }
-        let folders = self.seals.iter().map(|seal| self.places.finished(&self.layout.shards()[seal.shard].name));
+        let folders = self
+            .seals
+            .iter()
+            .map(|seal| self.places.finished(&self.layout.shards()[seal.shard].name));
         let folders: BTreeSet<_> = folders.map(|path| parent_of(&path).to_owned()).collect();
-        folders.iter().try_for_each(|folder| self.storage.sync_dir(folder))?;
+        folders
+            .iter()
+            .try_for_each(|folder| self.storage.sync_dir(folder))?;
         self.storage.sync_dir(&self.places.work())?;
-        let sealed: Vec<_> = self.seals.iter().map(|seal| Claim::Shard { shard: seal.id }).collect();
+        let sealed: Vec<_> = self
+            .seals
+            .iter()
+            .map(|seal| Claim::Shard { shard: seal.id })
+            .collect();
         ledger.append(&sealed)
     }
 }
 
-/// Puts a compressed shard beside its part, synced; its size. Its final name and the removal of the part are separate.
+/// Puts a compressed shard beside its part, synced; its size. Its final name and the removal of the
+/// part are separate.
 pub(super) fn pack_shard(
     storage: &dyn Storage,
     places: &Places,
@@ -166,10 +204,18 @@ pub(super) fn pack_shard(
 ) -> Result<u64> {
     let shard = &layout.shards()[shard];
     let part = storage.open_read(&places.part(&shard.name))?;
-    pack(storage, part.as_ref(), shard.len, &places.packed(&shard.name), level, packers)
+    pack(
+        storage,
+        part.as_ref(),
+        shard.len,
+        &places.packed(&shard.name),
+        level,
+        packers,
+    )
 }
 
-/// Makes renames between two folders durable: the new names first, so that no file is ever without one.
+/// Makes renames between two folders durable: the new names first, so that no file is ever without
+/// one.
 pub(super) fn sync_both(storage: &dyn Storage, to: &Path, from: &Path) -> Result<()> {
     storage.sync_dir(to)?;
     storage.sync_dir(from)

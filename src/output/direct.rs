@@ -1,11 +1,13 @@
 //! Shards on their way to the disk, past the page cache.
 //!
-//! Written through the page cache, a shard costs a copy, evicts the inputs that are about to be read again, and is
-//! flushed in bursts. Written directly it costs what the disk takes. Direct writes must begin, end and lie in memory at
-//! multiples of a block, and tensors do not; so bytes that follow each other are gathered in an aligned stage, of which
-//! whole blocks go out directly. Large pieces that lie in memory as they will in the file (`budget::Buffers` makes them
-//! so) are written from where they are; the stage then holds no more than the blocks that they share with their
-//! neighbours. The odd rest of a sync goes through the page cache, and once more, directly, when its block is full.
+//! Written through the page cache, a shard costs a copy, evicts the inputs that are about to be
+//! read again, and is flushed in bursts. Written directly it costs what the disk takes. Direct
+//! writes must begin, end and lie in memory at multiples of a block, and tensors do not; so bytes
+//! that follow each other are gathered in an aligned stage, of which whole blocks go out directly.
+//! Large pieces that lie in memory as they will in the file (`budget::Buffers` makes them so) are
+//! written from where they are; the stage then holds no more than the blocks that they share with
+//! their neighbours. The odd rest of a sync goes through the page cache, and once more, directly,
+//! when its block is full.
 
 use std::fs::{self, File};
 use std::io::IoSlice;
@@ -22,13 +24,15 @@ use super::storage::{DiskFile, StorageFile};
 use crate::budget::PAGE;
 use crate::error::Result;
 
-/// What offset, length and address of a direct write are multiples of; every disk in use is content with it.
+/// What offset, length and address of a direct write are multiples of; every disk in use is content
+/// with it.
 const BLOCK: usize = PAGE;
 
 /// Bytes that are gathered before they are written.
 const STAGE_BYTES: usize = 4 << 20;
 
-/// Whole blocks of fewer bytes are gathered even where they need not be: a request to the disk costs more than a copy.
+/// Whole blocks of fewer bytes are gathered even where they need not be: a request to the disk
+/// costs more than a copy.
 const LEAST_UNSTAGED_BYTES: usize = 256 << 10;
 
 /// A file that is mostly written front to back.
@@ -51,13 +55,28 @@ struct State {
 }
 
 impl DirectFile {
-    /// The file behind `plain`, opened once more for direct writes; `plain` itself where that cannot be.
+    /// The file behind `plain`, opened once more for direct writes; `plain` itself where that
+    /// cannot be.
     pub(super) fn new(plain: DiskFile, path: &Path) -> Result<Self, DiskFile> {
         let flags = i32::try_from((OFlags::DIRECT | OFlags::NOFOLLOW).bits()).unwrap_or(0);
-        let opened = fs::OpenOptions::new().write(true).custom_flags(flags).open(path);
-        let Ok(direct) = opened else { return Err(plain) };
-        let state = State { direct: Some(direct), stage: None, start: 0, len: 0, written: 0 };
-        Ok(Self { plain, state: Mutex::new(state) })
+        let opened = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path);
+        let Ok(direct) = opened else {
+            return Err(plain);
+        };
+        let state = State {
+            direct: Some(direct),
+            stage: None,
+            start: 0,
+            len: 0,
+            written: 0,
+        };
+        Ok(Self {
+            plain,
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,7 +94,8 @@ impl DirectFile {
 impl State {
     fn stage(&mut self, plain: &DiskFile) -> Result<&mut MmapMut> {
         if self.stage.is_none() {
-            let stage = MmapMut::map_anon(STAGE_BYTES).map_err(|error| plain.failed("cannot gather", error))?;
+            let stage = MmapMut::map_anon(STAGE_BYTES)
+                .map_err(|error| plain.failed("cannot gather", error))?;
             self.stage = Some(stage);
         }
         Ok(self.stage.as_mut().expect("just made"))
@@ -86,7 +106,8 @@ impl State {
         self.stage.as_ref().map_or(&[], |stage| &stage[..len])
     }
 
-    /// Moves the stage to `offset`: the bytes of the file between the block's start and there come into it.
+    /// Moves the stage to `offset`: the bytes of the file between the block's start and there come
+    /// into it.
     fn begin_at(&mut self, offset: u64, plain: &DiskFile) -> Result<()> {
         self.flush(plain)?;
         let lead = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
@@ -110,7 +131,8 @@ impl State {
         Ok(())
     }
 
-    /// Writes all whole blocks and keeps the rest, which may have been written already, at the stage's front.
+    /// Writes all whole blocks and keeps the rest, which may have been written already, at the
+    /// stage's front.
     fn write_blocks(&mut self, plain: &DiskFile) -> Result<()> {
         let whole = self.len / BLOCK * BLOCK;
         if whole == 0 || self.written >= self.len {
@@ -139,9 +161,13 @@ impl State {
         plain.write_at(blocks, self.start + whole as u64)
     }
 
-    /// Writes `blocks`, which follow what is gathered and lie as the stage does, and what is gathered before them.
+    /// Writes `blocks`, which follow what is gathered and lie as the stage does, and what is
+    /// gathered before them.
     fn write_unstaged(&mut self, blocks: &[u8], plain: &DiskFile) -> Result<()> {
-        debug_assert!(self.len.is_multiple_of(BLOCK) && blocks.len().is_multiple_of(BLOCK), "whole blocks alone");
+        debug_assert!(
+            self.len.is_multiple_of(BLOCK) && blocks.len().is_multiple_of(BLOCK),
+            "whole blocks alone"
+        );
         self.write_directly(self.len, blocks, plain)?;
         self.start += (self.len + blocks.len()) as u64;
         (self.len, self.written) = (0, 0);
@@ -152,7 +178,10 @@ impl State {
     fn flush(&mut self, plain: &DiskFile) -> Result<()> {
         self.write_blocks(plain)?;
         if self.written < self.len {
-            plain.write_at(&self.gathered(self.len)[self.written..], self.start + self.written as u64)?;
+            plain.write_at(
+                &self.gathered(self.len)[self.written..],
+                self.start + self.written as u64,
+            )?;
             self.written = self.len;
         }
         Ok(())
@@ -176,7 +205,11 @@ fn write_both(file: &File, parts: [&[u8]; 2], offset: u64) -> Result<(), Errno> 
     while done < all {
         let first = done.min(parts[0].len());
         let left = [&parts[0][first..], &parts[1][done - first..]].map(IoSlice::new);
-        let left = if left[0].is_empty() { &left[1..] } else { &left[..] };
+        let left = if left[0].is_empty() {
+            &left[1..]
+        } else {
+            &left[..]
+        };
         match pwritev(file, left, offset + done as u64) {
             Ok(0) => return Err(Errno::IO),
             Ok(count) => done += count,
@@ -227,7 +260,13 @@ impl StorageFile for DirectFile {
     fn settle(&self) -> Result<()> {
         let mut state = self.flushed()?;
         // Where nothing is gathered the next bytes begin a new stage, wherever they go.
-        *state = State { direct: state.direct.take(), stage: None, start: 0, len: 0, written: 0 };
+        *state = State {
+            direct: state.direct.take(),
+            stage: None,
+            start: 0,
+            len: 0,
+            written: 0,
+        };
         Ok(())
     }
 
@@ -258,7 +297,12 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let len = prop_oneof![0usize..9000, Just(BLOCK), Just(STAGE_BYTES), STAGE_BYTES - 5000..STAGE_BYTES + 5000];
+        let len = prop_oneof![
+            0usize..9000,
+            Just(BLOCK),
+            Just(STAGE_BYTES),
+            STAGE_BYTES - 5000..STAGE_BYTES + 5000
+        ];
         let step = prop_oneof![
             4 => len.clone().prop_map(Step::Append),
             4 => len.clone().prop_map(Step::InPlace),
@@ -271,7 +315,9 @@ mod tests {
     }
 
     fn painted(from: usize, len: usize) -> Vec<u8> {
-        (from..from + len).map(|i| u8::try_from(i % 251).expect("below 251")).collect()
+        (from..from + len)
+            .map(|i| u8::try_from(i % 251).expect("below 251"))
+            .collect()
     }
 
     #[test]
@@ -279,8 +325,14 @@ mod tests {
         let memory = MmapMut::map_anon(8 * BLOCK).expect("memory");
         assert_eq!(blocks_in_place(&memory[..], 0), 0..8 * BLOCK);
         assert_eq!(blocks_in_place(&memory[..], 17), 0..0);
-        assert_eq!(blocks_in_place(&memory[17..], 5 * BLOCK as u64 + 17), BLOCK - 17..8 * BLOCK - 17);
-        assert_eq!(blocks_in_place(&memory[17..3 * BLOCK - 1], 17), BLOCK - 17..2 * BLOCK - 17);
+        assert_eq!(
+            blocks_in_place(&memory[17..], 5 * BLOCK as u64 + 17),
+            BLOCK - 17..8 * BLOCK - 17
+        );
+        assert_eq!(
+            blocks_in_place(&memory[17..3 * BLOCK - 1], 17),
+            BLOCK - 17..2 * BLOCK - 17
+        );
         assert_eq!(blocks_in_place(&memory[17..20], 17).len(), 0);
         assert_eq!(blocks_in_place(&memory[..0], 0).len(), 0);
     }

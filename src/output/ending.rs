@@ -36,7 +36,10 @@ const FOREIGN: [(&str, &str); 36] = [
     (".yaml", "a recipe"),
     (".safetensors", "a file that has no other name"),
     (".safetensor", "a misspelt safetensors file"),
-    (".safetensors.zstd", "a misspelt compressed safetensors file"),
+    (
+        ".safetensors.zstd",
+        "a misspelt compressed safetensors file",
+    ),
     (".sft", "a safetensors file under another ending"),
     (".zst", "a compressed file of another kind"),
     (".zstd", "a compressed file of another kind"),
@@ -47,8 +50,9 @@ const FOREIGN: [(&str, &str); 36] = [
     (".part", "an unfinished file"),
 ];
 
-/// Refuses an output that would become a folder although its name is that of a file of another kind. A folder of such a
-/// name that is there already, and a name that ends with a slash, say that a folder is meant.
+/// Refuses an output that would become a folder although its name is that of a file of another
+/// kind. A folder of such a name that is there already, and a name that ends with a slash, say that
+/// a folder is meant.
 ///
 /// # Errors
 ///
@@ -60,21 +64,42 @@ pub fn check_ending(out: &Path) -> Result<()> {
     }
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let lower = name.to_lowercase();
-    let Some((ending, what)) = FOREIGN.iter().filter(|(end, _)| lower.ends_with(end)).max_by_key(|(end, _)| end.len())
+    let Some((ending, what)) = FOREIGN
+        .iter()
+        .filter(|(end, _)| lower.ends_with(end))
+        .max_by_key(|(end, _)| end.len())
     else {
         return Ok(());
     };
-    let what = if ends_as_ours(&lower) { "a safetensors file, whose ending is written small" } else { what };
-    let stem = name.get(..name.len().saturating_sub(ending.len())).filter(|stem| !stem.is_empty()).unwrap_or("merged");
-    let zst = if lower.contains(".safetensors.zst") || lower == *ending && *ending == ".zst" { ".zst" } else { "" };
-    let file = out.with_file_name(format!("{}.safetensors{zst}", stem.trim_end_matches(".safetensors")));
-    Err(Error::new(Kind::Usage, "cannot write to", out.display(), format!("the name is that of {what}")).with_hint(
-        format!(
-            "{} is one file of weights; a folder that is called so all the same is {}/",
-            file.display(),
-            out.display()
-        ),
-    ))
+    let what = if ends_as_ours(&lower) {
+        "a safetensors file, whose ending is written small"
+    } else {
+        what
+    };
+    let stem = name
+        .get(..name.len().saturating_sub(ending.len()))
+        .filter(|stem| !stem.is_empty())
+        .unwrap_or("merged");
+    let zst = if lower.contains(".safetensors.zst") || lower == *ending && *ending == ".zst" {
+        ".zst"
+    } else {
+        ""
+    };
+    let file = out.with_file_name(format!(
+        "{}.safetensors{zst}",
+        stem.trim_end_matches(".safetensors")
+    ));
+    Err(Error::new(
+        Kind::Usage,
+        "cannot write to",
+        out.display(),
+        format!("the name is that of {what}"),
+    )
+    .with_hint(format!(
+        "{} is one file of weights; a folder that is called so all the same is {}/",
+        file.display(),
+        out.display()
+    )))
 }
 
 /// The same for an output that is a folder whatever it is called.
@@ -87,8 +112,12 @@ pub fn check_folder_ending(out: &Path) -> Result<()> {
         return check_ending(out);
     }
     let cause = "the name is that of one file, and a folder is written here";
-    Err(Error::new(Kind::Usage, "cannot write to folder", out.display(), cause)
-        .with_hint(format!("name a folder; one that is called so all the same is {}/", out.display())))
+    Err(
+        Error::new(Kind::Usage, "cannot write to folder", out.display(), cause).with_hint(format!(
+            "name a folder; one that is called so all the same is {}/",
+            out.display()
+        )),
+    )
 }
 
 /// Whether a name in small letters has an ending of ours and something before it.
@@ -120,9 +149,21 @@ mod tests {
             let error = check_ending(&at("a").join(name)).expect_err(name);
             assert_eq!(error.exit_code(), 2);
             let hint = error.hint().expect("a hint");
-            assert!(hint.contains(form) && hint.contains(&format!("{name}/")), "{name}: {hint}");
+            assert!(
+                hint.contains(form) && hint.contains(&format!("{name}/")),
+                "{name}: {hint}"
+            );
         }
-        for name in ["merged", "llama-3.2-1b", "v0.1", "x.safetensors", "x.safetensors.zst", "pt", ".", "a.b/c"] {
+        for name in [
+            "merged",
+            "llama-3.2-1b",
+            "v0.1",
+            "x.safetensors",
+            "x.safetensors.zst",
+            "pt",
+            ".",
+            "a.b/c",
+        ] {
             check_ending(&at(name)).expect(name);
         }
         check_ending(Path::new("x.ckpt/")).expect("a slash says that a folder is meant");

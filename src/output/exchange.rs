@@ -1,8 +1,9 @@
 //! A new output takes the place of an old one.
 //!
-//! Until then the new one lies whole and durable in `.thalweg/new`, and the old one is untouched. The file
-//! `.thalweg/exchange` says that the way back is closed: from then on, after every loss of power, the same steps lead to
-//! the same end, since each looks only at what still waits in `new` and at what the manifests name.
+//! Until then the new one lies whole and durable in `.thalweg/new`, and the old one is untouched.
+//! The file `.thalweg/exchange` says that the way back is closed: from then on, after every loss of
+//! power, the same steps lead to the same end, since each looks only at what still waits in `new`
+//! and at what the manifests name.
 //!
 //! 1. The old index goes, durably: the folder is no checkpoint for anybody.
 //! 2. Old weights go, and the other files that the old manifest names and the new one does not.
@@ -80,8 +81,13 @@ impl<'a> Exchange<'a> {
         };
         let cause = "the manifest of the new output is neither there nor in its work folder";
         let new = new.ok_or_else(|| {
-            Error::new(Kind::Resume, "cannot resume", places.work().display(), cause)
-                .with_hint("run with --restart --overwrite to begin anew")
+            Error::new(
+                Kind::Resume,
+                "cannot resume",
+                places.work().display(),
+                cause,
+            )
+            .with_hint("run with --restart --overwrite to begin anew")
         })?;
         let mut all = files_of(&new, places);
         // Transforms of another run that was to replace this output are left behind.
@@ -90,10 +96,19 @@ impl<'a> Exchange<'a> {
             waiting.retain(|name| !name.starts_with(&transforms));
         }
         all.extend(waiting.iter().cloned());
-        Ok(Self { storage, places, staged, new, old, waiting, all })
+        Ok(Self {
+            storage,
+            places,
+            staged,
+            new,
+            old,
+            waiting,
+            all,
+        })
     }
 
-    /// Whether what lies at `name` is the old output's: not named by the new one, or the new one still waits.
+    /// Whether what lies at `name` is the old output's: not named by the new one, or the new one
+    /// still waits.
     fn is_old(&self, name: &Path) -> bool {
         !self.all.contains(name) || self.waiting.contains(name)
     }
@@ -106,15 +121,28 @@ impl<'a> Exchange<'a> {
             Some(name) => vec![PathBuf::from(name)],
             None => {
                 let entries = storage.list(&folder)?.unwrap_or_default();
-                entries.into_iter().filter(|entry| !entry.is_dir).map(|entry| PathBuf::from(entry.name)).collect()
+                entries
+                    .into_iter()
+                    .filter(|entry| !entry.is_dir)
+                    .map(|entry| PathBuf::from(entry.name))
+                    .collect()
             }
         };
         // A component is loaded from its own folder, so its index goes first as well.
-        let below = self.old.iter().flat_map(|old| files_of(old, places)).filter(|name| name.components().count() > 1);
+        let below = self
+            .old
+            .iter()
+            .flat_map(|old| files_of(old, places))
+            .filter(|name| name.components().count() > 1);
         let there: Vec<PathBuf> = there.into_iter().chain(below).collect();
         for chosen in [is_weight_index as fn(&str) -> bool, is_weights] {
-            let is_chosen = |name: &Path| name.file_name().is_some_and(|name| chosen(&name.to_string_lossy()));
-            let chosen = there.iter().filter(|name| is_chosen(name) && self.is_old(name));
+            let is_chosen = |name: &Path| {
+                name.file_name()
+                    .is_some_and(|name| chosen(&name.to_string_lossy()))
+            };
+            let chosen = there
+                .iter()
+                .filter(|name| is_chosen(name) && self.is_old(name));
             for name in chosen {
                 check_side(places, name)?;
                 let path = folder.join(name);
@@ -130,18 +158,26 @@ impl<'a> Exchange<'a> {
         self.remove_transforms(old)
     }
 
-    /// Removes those of these files that the new output does not have, and folders that are empty then.
+    /// Removes those of these files that the new output does not have, and folders that are empty
+    /// then.
     fn remove_files(&self, names: &BTreeSet<PathBuf>) -> Result<()> {
         let (storage, folder) = (self.storage, self.places.folder());
         let manifest = name_in(&self.places.manifest());
-        for name in names.iter().filter(|name| !self.all.contains(*name) && Some(*name) != manifest.as_ref()) {
+        for name in names
+            .iter()
+            .filter(|name| !self.all.contains(*name) && Some(*name) != manifest.as_ref())
+        {
             check_side(self.places, name)?;
             let path = folder.join(name);
             if storage.len(&path)?.is_some() {
                 storage.remove(&path)?;
                 storage.sync_dir(parent_of(&path))?;
             }
-            for parent in name.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+            for parent in name
+                .ancestors()
+                .skip(1)
+                .filter(|parent| !parent.as_os_str().is_empty())
+            {
                 if storage.list(&folder.join(parent))?.is_some() {
                     storage.remove_dir_if_empty(&folder.join(parent))?;
                 }
@@ -151,36 +187,64 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Where the old output kept transforms, those that no manifest names go too: that of the model that stayed.
+    /// Where the old output kept transforms, those that no manifest names go too: that of the model
+    /// that stayed.
     fn remove_transforms(&self, old: &Manifest) -> Result<()> {
         let transforms = self.places.alignment();
-        let Some(folder) = name_in(&transforms) else { return Ok(()) };
-        if !files_of(old, self.places).iter().any(|name| name.starts_with(&folder)) {
+        let Some(folder) = name_in(&transforms) else {
+            return Ok(());
+        };
+        if !files_of(old, self.places)
+            .iter()
+            .any(|name| name.starts_with(&folder))
+        {
             return Ok(());
         }
         let entries = self.storage.list(&transforms)?.unwrap_or_default();
-        let numbered = entries.into_iter().filter(|entry| !entry.is_dir).map(|entry| PathBuf::from(entry.name));
+        let numbered = entries
+            .into_iter()
+            .filter(|entry| !entry.is_dir)
+            .map(|entry| PathBuf::from(entry.name));
         let is_number = |name: &PathBuf| {
-            let stem = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
-            stem.is_some_and(|stem| !stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit()))
+            let stem = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".safetensors"));
+            stem.is_some_and(|stem| {
+                !stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit())
+            })
         };
-        self.remove_files(&numbered.filter(is_number).map(|name| folder.join(name)).collect())
+        self.remove_files(
+            &numbered
+                .filter(is_number)
+                .map(|name| folder.join(name))
+                .collect(),
+        )
     }
 
     /// Puts what waits in its place; what makes the output a checkpoint comes last.
     fn bring_new(&self) -> Result<()> {
         let last = match &self.new.index {
             Some(index) => Some(PathBuf::from(index)),
-            None => self.new.shards.first().and_then(|shard| name_of(self.places, &shard.name)),
+            None => self
+                .new
+                .shards
+                .first()
+                .and_then(|shard| name_of(self.places, &shard.name)),
         };
         let manifest = name_in(&self.places.manifest());
         let comes = |name: &PathBuf| {
             let is = |wanted: &Option<PathBuf>| Some(name) == wanted.as_ref();
-            let is_index = self.new.component_indexes.iter().any(|index| Path::new(index) == name);
+            let is_index = self
+                .new
+                .component_indexes
+                .iter()
+                .any(|index| Path::new(index) == name);
             3 * u8::from(is(&last)) + 2 * u8::from(is_index) + u8::from(is(&manifest))
         };
         let mut steps: BTreeMap<u8, Vec<&PathBuf>> = BTreeMap::new();
-        self.waiting.iter().for_each(|name| steps.entry(comes(name)).or_default().push(name));
+        self.waiting
+            .iter()
+            .for_each(|name| steps.entry(comes(name)).or_default().push(name));
         for names in steps.into_values() {
             self.bring(&names)?;
         }
@@ -196,27 +260,52 @@ impl<'a> Exchange<'a> {
             storage.rename(&from.join(name), &to.join(name))?;
             folders.insert(name.parent().unwrap_or(Path::new("")));
         }
-        folders.into_iter().try_for_each(|folder| sync_both(storage, &to.join(folder), &from.join(folder)))
+        folders
+            .into_iter()
+            .try_for_each(|folder| sync_both(storage, &to.join(folder), &from.join(folder)))
     }
 }
 
 /// The files of an output below its folder, but for those of others.
 fn files_of(manifest: &Manifest, places: &Places) -> BTreeSet<PathBuf> {
-    let shards = manifest.shards.iter().filter_map(|shard| name_of(places, &shard.name));
-    let sides = manifest.side_files.iter().map(|side| PathBuf::from(&side.name));
+    let shards = manifest
+        .shards
+        .iter()
+        .filter_map(|shard| name_of(places, &shard.name));
+    let sides = manifest
+        .side_files
+        .iter()
+        .map(|side| PathBuf::from(&side.name));
     let listed = manifest.run.get("alignment").and_then(Value::as_array);
-    let transforms = listed.into_iter().flatten().filter_map(|entry| entry["file"].as_str());
+    let transforms = listed
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry["file"].as_str());
     // One without a folder is the user's own, wherever it lies.
-    let transforms = transforms.filter(|name| name.contains('/')).map(PathBuf::from);
-    let transforms =
-        transforms.filter(|name| name.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+    let transforms = transforms
+        .filter(|name| name.contains('/'))
+        .map(PathBuf::from);
+    let transforms = transforms.filter(|name| {
+        name.components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)))
+    });
     let index = manifest.indexes().map(PathBuf::from);
-    shards.chain(sides).chain(transforms).chain(index).chain(name_in(&places.manifest())).collect()
+    shards
+        .chain(sides)
+        .chain(transforms)
+        .chain(index)
+        .chain(name_in(&places.manifest()))
+        .collect()
 }
 
-/// The name of a shard from the output's folder; a single file has its own, whatever the manifest calls it.
+/// The name of a shard from the output's folder; a single file has its own, whatever the manifest
+/// calls it.
 fn name_of(places: &Places, shard: &str) -> Option<PathBuf> {
-    if places.is_file() { name_in(&places.finished(shard)) } else { Some(PathBuf::from(shard)) }
+    if places.is_file() {
+        name_in(&places.finished(shard))
+    } else {
+        Some(PathBuf::from(shard))
+    }
 }
 
 /// The name of a file or folder that lies in the output's own folder.
@@ -224,8 +313,14 @@ fn name_in(path: &Path) -> Option<PathBuf> {
     path.file_name().map(PathBuf::from)
 }
 
-/// The files below a folder, by their names from there; work folders of transforms in the making are none.
-fn list_below(storage: &dyn Storage, folder: &Path, name: &Path, found: &mut BTreeSet<PathBuf>) -> Result<()> {
+/// The files below a folder, by their names from there; work folders of transforms in the making
+/// are none.
+fn list_below(
+    storage: &dyn Storage,
+    folder: &Path,
+    name: &Path,
+    found: &mut BTreeSet<PathBuf>,
+) -> Result<()> {
     for entry in storage.list(&folder.join(name))?.unwrap_or_default() {
         let below = name.join(&entry.name);
         if !entry.is_dir {

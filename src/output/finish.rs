@@ -40,11 +40,11 @@ impl SideFile {
     ///
     /// # Errors
     ///
-    /// [`Kind::Input`] when the name leads out of the folder, is hidden, or is one that weights or the manifest have.
+    /// [`Kind::Input`] when the name leads out of the folder, is hidden, or is one that weights or
+    /// the manifest have.
     pub fn new(name: impl Into<PathBuf>, contents: Contents) -> Result<Self> {
         let name = name.into();
-        let is_plain =
-            |part: Component<'_>| matches!(part, Component::Normal(part) if !part.as_encoded_bytes().starts_with(b"."));
+        let is_plain = |part: Component<'_>| matches!(part, Component::Normal(part) if !part.as_encoded_bytes().starts_with(b"."));
         let text = name.to_string_lossy();
         let is_taken = text == MANIFEST || is_weights(&text) || is_weight_index(&text);
         if is_taken || name.file_name().is_none() || !name.components().all(is_plain) {
@@ -72,16 +72,18 @@ impl SideFile {
 impl Output {
     /// Ends an output of which every tensor is whole: after this the folder is a checkpoint.
     ///
-    /// Commits what is left, writes the side files, the manifest (with `run` in it), the index, each of them whole or
-    /// not at all, and removes the work folder.
+    /// Commits what is left, writes the side files, the manifest (with `run` in it), the index,
+    /// each of them whole or not at all, and removes the work folder.
     ///
     /// # Errors
     ///
-    /// When bytes of a tensor are missing, or when a file cannot be written; the run can then be resumed.
+    /// When bytes of a tensor are missing, or when a file cannot be written; the run can then be
+    /// resumed.
     pub fn finish(mut self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
         self.open_only_shards()?;
         self.commit()?;
-        self.finish_committed(side_files, run).map_err(Error::resumable)
+        self.finish_committed(side_files, run)
+            .map_err(Error::resumable)
     }
 
     fn put(&self, path: &Path, contents: &Contents) -> Result<()> {
@@ -99,12 +101,15 @@ impl Output {
         let packed = self.packed_sizes()?;
         let manifest = self.put_manifest(&packed, sides, normalised(run)?)?;
         let storage = self.storage.as_ref();
-        // IMPORTANT: everything else is durable before the names appear that make the folders checkpoints; the output's own
-        // comes last.
+        // IMPORTANT: everything else is durable before the names appear that make the folders
+        // checkpoints; the output's own comes last.
         for part in 0..self.layout.parts().len() {
             self.put_index(part)?;
             let shards = self.layout.shards().iter().enumerate();
-            if let Some((shard, _)) = shards.into_iter().find(|(_, shard)| shard.part == part && shard.is_only) {
+            if let Some((shard, _)) = shards
+                .into_iter()
+                .find(|(_, shard)| shard.part == part && shard.is_only)
+            {
                 self.name_only_shard(shard, packed[shard].is_some())?;
             }
         }
@@ -123,7 +128,11 @@ impl Output {
         }
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let name = &self.layout.shards()[shard].name;
-        let whole = if is_packed { places.packed(name) } else { places.part(name) };
+        let whole = if is_packed {
+            places.packed(name)
+        } else {
+            places.part(name)
+        };
         let to = places.finished(name);
         storage.create_dir_all(parent_of(&to))?;
         storage.rename(&whole, &to)?;
@@ -135,41 +144,74 @@ impl Output {
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let size = |shard: usize| match self.layout.zstd() {
             None => Ok(None),
-            Some(_) if self.is_sealed(shard) => storage.len(&places.finished(&self.layout.shards()[shard].name)),
-            Some(level) => pack_shard(storage, places, &self.layout, shard, level, &self.packers).map(Some),
+            Some(_) if self.is_sealed(shard) => {
+                storage.len(&places.finished(&self.layout.shards()[shard].name))
+            }
+            Some(level) => {
+                pack_shard(storage, places, &self.layout, shard, level, &self.packers).map(Some)
+            }
         };
         (0..self.layout.shards().len()).map(size).collect()
     }
 
     /// Writes the manifest, tensor by tensor, each with its note from the journal.
-    fn put_manifest(&self, packed: &[Option<u64>], sides: Vec<ManifestSide>, run: Value) -> Result<Manifest> {
+    fn put_manifest(
+        &self,
+        packed: &[Option<u64>],
+        sides: Vec<ManifestSide>,
+        run: Value,
+    ) -> Result<Manifest> {
         let values = |tensor: usize| self.tensors[tensor].hasher.values();
         let note = |tensor: usize| self.note(tensor);
-        let found = Found { layout: &self.layout, values: &values };
+        let found = Found {
+            layout: &self.layout,
+            values: &values,
+        };
         let manifest = Manifest::describe(sealed(&self.identity), &found, packed, run);
-        let manifest = Manifest { side_files: sides, ..manifest };
-        put_made(self.storage.as_ref(), &self.places, &self.places.manifest(), &mut |file| {
-            manifest.write(&note, file)
-        })?;
+        let manifest = Manifest {
+            side_files: sides,
+            ..manifest
+        };
+        put_made(
+            self.storage.as_ref(),
+            &self.places,
+            &self.places.manifest(),
+            &mut |file| manifest.write(&note, file),
+        )?;
         Ok(manifest)
     }
 
     /// Writes the index of a part, if it needs one.
     fn put_index(&self, part: usize) -> Result<()> {
-        let Some(name) = self.layout.index_name(part) else { return Ok(()) };
+        let Some(name) = self.layout.index_name(part) else {
+            return Ok(());
+        };
         let path = self.places.finished(&name);
         put_made(self.storage.as_ref(), &self.places, &path, &mut |file| {
             let mut text = Text::new(file);
-            let written = self.layout.write_index(part, &mut text).and_then(|()| text.flush());
-            text.ended(written).map_err(|error| Error::io("cannot write", &path, error))?
+            let written = self
+                .layout
+                .write_index(part, &mut text)
+                .and_then(|()| text.flush());
+            text.ended(written)
+                .map_err(|error| Error::io("cannot write", &path, error))?
         })
     }
 
     fn check_whole(&self) -> Result<()> {
         for (slot, state) in self.layout.tensors().iter().zip(&self.tensors) {
             if !state.hasher.is_whole() {
-                let cause = format!("{} bytes of it were written, wanted {}", state.hasher.hashed(), slot.len);
-                return Err(Error::new(Kind::Io, "cannot finish tensor", &slot.name, cause));
+                let cause = format!(
+                    "{} bytes of it were written, wanted {}",
+                    state.hasher.hashed(),
+                    slot.len
+                );
+                return Err(Error::new(
+                    Kind::Io,
+                    "cannot finish tensor",
+                    &slot.name,
+                    cause,
+                ));
             }
         }
         Ok(())
@@ -177,10 +219,19 @@ impl Output {
 }
 
 /// Puts a file under its name, whole and durable or not at all.
-pub(super) fn put(storage: &dyn Storage, places: &Places, path: &Path, contents: &Contents) -> Result<()> {
+pub(super) fn put(
+    storage: &dyn Storage,
+    places: &Places,
+    path: &Path,
+    contents: &Contents,
+) -> Result<()> {
     match contents {
-        Contents::Bytes(bytes) => put_made(storage, places, path, &mut |file| file.write_at(bytes, 0)),
-        Contents::CopyOf(source) => put_from(storage, places, path, &mut |aside| storage.copy(source, aside)),
+        Contents::Bytes(bytes) => {
+            put_made(storage, places, path, &mut |file| file.write_at(bytes, 0))
+        }
+        Contents::CopyOf(source) => put_from(storage, places, path, &mut |aside| {
+            storage.copy(source, aside)
+        }),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What an output folder holds: the names of our own files, and what counts as somebody else's checkpoint.
+//! What an output folder holds: the names of our own files, and what counts as somebody else's
+//! checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use super::resume::begun_identity;
 use super::storage::{Storage, parent_of};
 use crate::error::Result;
 
-/// Where each file of an output lies: in a folder of its own, or, for an output of one file, beside that file.
+/// Where each file of an output lies: in a folder of its own, or, for an output of one file, beside
+/// that file.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     out: PathBuf,
@@ -28,17 +30,28 @@ pub(super) const WORK: &str = ".thalweg";
 
 impl Places {
     pub(super) fn new(out: &Path) -> Self {
-        Self { out: out.to_owned(), is_file: names_one_file(out) && !out.is_dir(), is_staged: false }
+        Self {
+            out: out.to_owned(),
+            is_file: names_one_file(out) && !out.is_dir(),
+            is_staged: false,
+        }
     }
 
-    /// The same output, whose finished files lie in the work folder until they are exchanged for what is there.
+    /// The same output, whose finished files lie in the work folder until they are exchanged for
+    /// what is there.
     pub(super) fn staged(&self) -> Self {
-        Self { is_staged: true, ..self.clone() }
+        Self {
+            is_staged: true,
+            ..self.clone()
+        }
     }
 
     /// The same output with its finished files in their last places.
     pub(super) fn unstaged(&self) -> Self {
-        Self { is_staged: false, ..self.clone() }
+        Self {
+            is_staged: false,
+            ..self.clone()
+        }
     }
 
     /// Whether finished files are put aside.
@@ -87,8 +100,8 @@ impl Places {
         }
     }
 
-    /// A shard or index under its final name. The only shard of a single file has that file's name, whatever it is
-    /// called in the layout.
+    /// A shard or index under its final name. The only shard of a single file has that file's name,
+    /// whatever it is called in the layout.
     pub(super) fn finished(&self, name: &str) -> PathBuf {
         match self.out.file_name().filter(|_| self.is_file) {
             Some(file) if self.is_staged => self.folder().join(file),
@@ -115,7 +128,11 @@ impl Places {
     }
 
     pub(super) fn work(&self) -> PathBuf {
-        if self.is_file { self.beside(".", WORK) } else { self.out.join(WORK) }
+        if self.is_file {
+            self.beside(".", WORK)
+        } else {
+            self.out.join(WORK)
+        }
     }
 
     fn beside(&self, before: &str, after: &str) -> PathBuf {
@@ -143,9 +160,11 @@ impl Places {
         self.in_work(shard)
     }
 
-    /// The work folder has none below it for shards: a plus, which no name of theirs has, stands for the slash.
+    /// The work folder has none below it for shards: a plus, which no name of theirs has, stands
+    /// for the slash.
     fn in_work(&self, shard: &str) -> PathBuf {
-        self.work().join(format!("{}.part", shard.replace('/', "+")))
+        self.work()
+            .join(format!("{}.part", shard.replace('/', "+")))
     }
 
     /// Where inputs that cannot be read in place are expanded.
@@ -156,7 +175,10 @@ impl Places {
     /// Whether a path in the work folder is that of a file that a run makes there.
     pub(super) fn is_work_file(&self, path: &Path) -> bool {
         let is_part = || path.extension().is_some_and(|end| end == "part");
-        [self.lock(), self.journal(), self.aside(), self.exchange()].iter().any(|own| own == path) || is_part()
+        [self.lock(), self.journal(), self.aside(), self.exchange()]
+            .iter()
+            .any(|own| own == path)
+            || is_part()
     }
 
     /// Whether a path in the work folder is that of a folder that a run makes there.
@@ -212,7 +234,14 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
         // What is left behind by a run whose last step was to take its work folder away.
         let is_over = matches!(&under, Standing::Finished(manifest)
             if entries.is_empty() && begun_identity(storage, places)?.as_ref() == Some(&manifest.identity));
-        return Ok(if is_over { under } else { Standing::Replacing { is_exchanging, under: Box::new(under) } });
+        return Ok(if is_over {
+            under
+        } else {
+            Standing::Replacing {
+                is_exchanging,
+                under: Box::new(under),
+            }
+        });
     }
     match survey_finished(storage, places)? {
         finished @ Standing::Finished(_) => Ok(finished),
@@ -223,23 +252,39 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
 
 /// What is in an output folder, whatever lies in its work folder.
 fn survey_finished(storage: &dyn Storage, places: &Places) -> Result<Standing> {
-    let Some(entries) = storage.list(&places.folder())? else { return Ok(Standing::Free) };
+    let Some(entries) = storage.list(&places.folder())? else {
+        return Ok(Standing::Free);
+    };
     match Manifest::load_with_faults(storage, places)? {
-        Some((manifest, faults)) if faults.is_empty() => return Ok(Standing::Finished(Box::new(manifest))),
+        Some((manifest, faults)) if faults.is_empty() => {
+            return Ok(Standing::Finished(Box::new(manifest)));
+        }
         Some((manifest, faults)) => return Ok(Standing::Broken(Box::new(manifest), faults)),
         None => {}
     }
     if places.is_file() {
-        let name = || places.out().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(storage.len(places.out())?.map_or(Standing::Free, |_| Standing::Occupied(name())));
+        let name = || {
+            places
+                .out()
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        return Ok(storage
+            .len(places.out())?
+            .map_or(Standing::Free, |_| Standing::Occupied(name())));
     }
-    let names = entries.iter().filter(|entry| !entry.is_dir).map(|entry| entry.name.to_string_lossy());
+    let names = entries
+        .iter()
+        .filter(|entry| !entry.is_dir)
+        .map(|entry| entry.name.to_string_lossy());
     let found = names.into_iter().find(|name| belongs_to_a_checkpoint(name));
     Ok(found.map_or(Standing::Free, |name| Standing::Occupied(name.into_owned())))
 }
 
-/// Removes what a run that is discarded has finished: the index first and for good, so that no reader picks up a
-/// mixture. Side files stay; new ones replace them.
+/// Removes what a run that is discarded has finished: the index first and for good, so that no
+/// reader picks up a mixture. Side files stay; new ones replace them.
 pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
     if places.is_file() {
         for path in [places.out().to_owned(), places.manifest()] {
@@ -253,10 +298,14 @@ pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
     sweep_components(storage, places)?;
     let entries = storage.list(places.out())?.unwrap_or_default();
     let matching = |wanted: fn(&str) -> bool| {
-        let chosen = entries.iter().filter(move |entry| !entry.is_dir && wanted(&entry.name.to_string_lossy()));
+        let chosen = entries
+            .iter()
+            .filter(move |entry| !entry.is_dir && wanted(&entry.name.to_string_lossy()));
         chosen.map(|entry| places.out().join(&entry.name))
     };
-    for wanted in [is_weight_index as fn(&str) -> bool, is_weights, |name| name == MANIFEST] {
+    for wanted in [is_weight_index as fn(&str) -> bool, is_weights, |name| {
+        name == MANIFEST
+    }] {
         for path in matching(wanted) {
             storage.remove(&path)?;
         }
@@ -267,8 +316,12 @@ pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
 
 /// Removes the weights and indexes in folders below the output that its manifest names.
 fn sweep_components(storage: &dyn Storage, places: &Places) -> Result<()> {
-    let Ok(Some(manifest)): Result<Option<Manifest>> = Manifest::load(storage, places) else { return Ok(()) };
-    let names = manifest.indexes().chain(manifest.shards.iter().map(|shard| &shard.name));
+    let Ok(Some(manifest)): Result<Option<Manifest>> = Manifest::load(storage, places) else {
+        return Ok(());
+    };
+    let names = manifest
+        .indexes()
+        .chain(manifest.shards.iter().map(|shard| &shard.name));
     for name in names.filter(|name| name.contains('/')) {
         check_side(places, Path::new(name))?;
         let path = places.finished(name);
@@ -306,7 +359,9 @@ pub(super) fn empty_work(storage: &dyn Storage, places: &Places, kept: Kept) -> 
     }
     remove_below(storage, &places.scratch(), &|_| true)?;
     let transforms = places.staged().alignment();
-    remove_below(storage, &places.aside_dir(), &|path| kept == Kept::Nothing || !path.starts_with(&transforms))?;
+    remove_below(storage, &places.aside_dir(), &|path| {
+        kept == Kept::Nothing || !path.starts_with(&transforms)
+    })?;
     if kept != Kept::Journal && storage.len(&places.journal())?.is_some() {
         storage.remove(&places.journal())?;
     }
@@ -314,8 +369,14 @@ pub(super) fn empty_work(storage: &dyn Storage, places: &Places, kept: Kept) -> 
 }
 
 /// Removes the chosen files below a folder, and every folder that is empty then.
-pub(super) fn remove_below(storage: &dyn Storage, folder: &Path, chosen: &dyn Fn(&Path) -> bool) -> Result<()> {
-    let Some(entries) = storage.list(folder)? else { return Ok(()) };
+pub(super) fn remove_below(
+    storage: &dyn Storage,
+    folder: &Path,
+    chosen: &dyn Fn(&Path) -> bool,
+) -> Result<()> {
+    let Some(entries) = storage.list(folder)? else {
+        return Ok(());
+    };
     for entry in entries {
         let path = folder.join(entry.name);
         if entry.is_dir {
@@ -336,8 +397,18 @@ pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> 
 }
 
 /// The extensions that weights come with.
-const WEIGHT_EXTENSIONS: [&str; 10] =
-    [".safetensors", ".safetensors.zst", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx"];
+const WEIGHT_EXTENSIONS: [&str; 10] = [
+    ".safetensors",
+    ".safetensors.zst",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+];
 
 /// Names of weights that loaders look for by themselves, as (beginning, end).
 const LOADED_NAMES: [(&str, &str); 7] = [
@@ -365,17 +436,22 @@ const MODEL_FILES: [&str; 8] = [
 fn belongs_to_a_checkpoint(name: &str) -> bool {
     MODEL_FILES.contains(&name)
         || is_weight_index(name)
-        || WEIGHT_EXTENSIONS.iter().any(|extension| name.ends_with(extension))
+        || WEIGHT_EXTENSIONS
+            .iter()
+            .any(|extension| name.ends_with(extension))
 }
 
 /// Whether a file of this name is the index of a sharded checkpoint.
 pub(super) fn is_weight_index(name: &str) -> bool {
-    name.strip_suffix(".index.json").is_some_and(|stem| WEIGHT_EXTENSIONS.iter().any(|end| stem.ends_with(end)))
+    name.strip_suffix(".index.json")
+        .is_some_and(|stem| WEIGHT_EXTENSIONS.iter().any(|end| stem.ends_with(end)))
 }
 
 /// Whether a loader would take a file of this name for weights.
 pub(super) fn is_weights(name: &str) -> bool {
-    LOADED_NAMES.iter().any(|(begin, end)| name.starts_with(begin) && name.ends_with(end))
+    LOADED_NAMES
+        .iter()
+        .any(|(begin, end)| name.starts_with(begin) && name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -384,17 +460,36 @@ mod tests {
 
     #[test]
     fn checkpoints_are_known_by_their_file_names() {
-        for name in ["model.safetensors", "model-00001-of-00002.safetensors.zst", "pytorch_model-00001-of-00002.bin"] {
+        for name in [
+            "model.safetensors",
+            "model-00001-of-00002.safetensors.zst",
+            "pytorch_model-00001-of-00002.bin",
+        ] {
             assert!(is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
         }
-        for name in ["training_args.bin", "model.gguf", "config.json", "README.md", "thalweg.json"] {
+        for name in [
+            "training_args.bin",
+            "model.gguf",
+            "config.json",
+            "README.md",
+            "thalweg.json",
+        ] {
             assert!(!is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
         }
-        for name in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
-            assert!(is_weight_index(name) && !is_weights(name) && belongs_to_a_checkpoint(name), "{name}");
+        for name in [
+            "model.safetensors.index.json",
+            "pytorch_model.bin.index.json",
+        ] {
+            assert!(
+                is_weight_index(name) && !is_weights(name) && belongs_to_a_checkpoint(name),
+                "{name}"
+            );
         }
         for name in ["notes.txt", ".gitattributes", "index.json", "merge.yml"] {
-            assert!(!is_weights(name) && !is_weight_index(name) && !belongs_to_a_checkpoint(name), "{name}");
+            assert!(
+                !is_weights(name) && !is_weight_index(name) && !belongs_to_a_checkpoint(name),
+                "{name}"
+            );
         }
     }
 }

@@ -13,11 +13,12 @@ const SHOWN: usize = 80;
 /// An identity as it comes back from a file, so that one in memory and one read back compare equal.
 pub(super) fn normalised(identity: &Value) -> Result<Value> {
     let through_text = serde_json::to_string(identity).and_then(|text| serde_json::from_str(&text));
-    through_text.map_err(|error| Error::new(Kind::Resume, "cannot record", "the run's identity", error))
+    through_text
+        .map_err(|error| Error::new(Kind::Resume, "cannot record", "the run's identity", error))
 }
 
-/// An identity without the times of files that are known by their contents: two runs that made the same files at other
-/// times are the same run.
+/// An identity without the times of files that are known by their contents: two runs that made the
+/// same files at other times are the same run.
 pub(super) fn sealed(identity: &Value) -> Value {
     without("modified_ns", identity)
 }
@@ -33,14 +34,19 @@ fn without(key: &str, value: &Value) -> Value {
         Value::Array(items) => items.iter().map(|item| without(key, item)).collect(),
         Value::Object(fields) => {
             let has_both = fields.contains_key("modified_ns") && fields.contains_key("blake3");
-            let kept = fields.iter().filter(|(name, _)| !(has_both && *name == key));
-            kept.map(|(name, value)| (name.clone(), without(key, value))).collect::<serde_json::Map<_, _>>().into()
+            let kept = fields
+                .iter()
+                .filter(|(name, _)| !(has_both && *name == key));
+            kept.map(|(name, value)| (name.clone(), without(key, value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
         }
         plain => plain.clone(),
     }
 }
 
-/// The first differences between what a file (`holder`, such as "journal") has and what this run is; none if equal.
+/// The first differences between what a file (`holder`, such as "journal") has and what this run
+/// is; none if equal.
 pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<String> {
     let mut found = vec![];
     compare("", Some(stored), Some(run), &mut found);
@@ -50,7 +56,11 @@ pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<St
         .take(NAMED)
         .map(|(key, stored, run)| {
             let key = if key.is_empty() { "all" } else { &key };
-            format!("{key}: {holder} has {}, this run {}", shown(stored), shown(run))
+            format!(
+                "{key}: {holder} has {}, this run {}",
+                shown(stored),
+                shown(run)
+            )
         })
         .collect();
     if more > 0 {
@@ -59,8 +69,8 @@ pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<St
     (!words.is_empty()).then(|| words.join("; "))
 }
 
-/// How a finished merge differs from the one that is asked for, in the words in which merges are asked for; what is no
-/// merge differs as [`difference`] says. None if they are equal.
+/// How a finished merge differs from the one that is asked for, in the words in which merges are
+/// asked for; what is no merge differs as [`difference`] says. None if they are equal.
 pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
     if !stored["recipe"].is_object() || !run["recipe"].is_object() {
         return difference("manifest", stored, run);
@@ -72,10 +82,15 @@ pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
     }
     let (there, here) = (merge_of(stored), merge_of(run));
     if there != here {
-        return Some(format!("it was merged from {there}; this run merges {here}"));
+        return Some(format!(
+            "it was merged from {there}; this run merges {here}"
+        ));
     }
     let mut words: Vec<String> = Vec::new();
-    for sentence in found.iter().filter_map(|(key, stored, run)| setting(key, *stored, *run)) {
+    for sentence in found
+        .iter()
+        .filter_map(|(key, stored, run)| setting(key, *stored, *run))
+    {
         if !words.contains(&sentence) {
             words.push(sentence);
         }
@@ -85,32 +100,69 @@ pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
     if more > 0 {
         words.push(format!("and {more} more differences"));
     }
-    let words = if words.is_empty() { "another version of thalweg made it".to_owned() } else { words.join("; ") };
+    let words = if words.is_empty() {
+        "another version of thalweg made it".to_owned()
+    } else {
+        words.join("; ")
+    };
     Some(format!("it was merged from {there} too, but {words}"))
 }
 
 /// The inputs of a merge and its method.
 fn merge_of(identity: &Value) -> String {
-    let names = identity["inputs"].as_array().into_iter().flatten().filter_map(|input| input["name"].as_str());
+    let names = identity["inputs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|input| input["name"].as_str());
     let names: Vec<&str> = names.collect();
     let (first, more) = names.split_at(names.len().min(4));
-    let tail = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-    format!("{}{tail} by {}", first.join(", "), identity["recipe"]["merge_method"].as_str().unwrap_or("another method"))
+    let tail = if more.is_empty() {
+        String::new()
+    } else {
+        format!(" and {} more", more.len())
+    };
+    format!(
+        "{}{tail} by {}",
+        first.join(", "),
+        identity["recipe"]["merge_method"]
+            .as_str()
+            .unwrap_or("another method")
+    )
 }
 
-/// One difference between merges of the same inputs by the same method; none for what only follows from others.
+/// One difference between merges of the same inputs by the same method; none for what only follows
+/// from others.
 fn setting(key: &str, stored: Option<&Value>, run: Option<&Value>) -> Option<String> {
-    let values = |key: &str| Some(format!("it has {}, this run {}", said(key, stored), said(key, run)));
+    let values = |key: &str| {
+        Some(format!(
+            "it has {}, this run {}",
+            said(key, stored),
+            said(key, run)
+        ))
+    };
     match key.strip_prefix("recipe.") {
         Some(inner) if inner.starts_with("models[") || inner.starts_with("slices[") => {
             let name = inner.rsplit('.').next().unwrap_or(inner);
-            let number = inner.split_once('[').and_then(|(_, rest)| rest.split(']').next()?.parse::<usize>().ok());
-            let of = number.map_or_else(String::new, |number| format!(" of {} {}", singular(inner), number + 1));
-            Some(format!("`{name}`{of} is {} there and {} here", plain(stored), plain(run)))
+            let number = inner
+                .split_once('[')
+                .and_then(|(_, rest)| rest.split(']').next()?.parse::<usize>().ok());
+            let of = number.map_or_else(String::new, |number| {
+                format!(" of {} {}", singular(inner), number + 1)
+            });
+            Some(format!(
+                "`{name}`{of} is {} there and {} here",
+                plain(stored),
+                plain(run)
+            ))
         }
         Some(inner) => values(inner.rsplit('.').next().unwrap_or(inner)),
-        None if key.starts_with("inputs[") => Some("files of its inputs have changed since".to_owned()),
-        None if key.starts_with("alignments") => Some("its inputs were aligned in another way".to_owned()),
+        None if key.starts_with("inputs[") => {
+            Some("files of its inputs have changed since".to_owned())
+        }
+        None if key.starts_with("alignments") => {
+            Some("its inputs were aligned in another way".to_owned())
+        }
         None => match key {
             "layout" | "arithmetic" | "donor" => None,
             "shard_bytes" => values("out_shard_size"),
@@ -120,7 +172,11 @@ fn setting(key: &str, stored: Option<&Value>, run: Option<&Value>) -> Option<Str
 }
 
 fn singular(list: &str) -> &'static str {
-    if list.starts_with("models") { "model" } else { "slice" }
+    if list.starts_with("models") {
+        "model"
+    } else {
+        "slice"
+    }
 }
 
 /// A setting with its value, as a recipe has it.
@@ -142,15 +198,29 @@ fn plain(value: Option<&Value>) -> String {
 
 type Difference<'a> = (String, Option<&'a Value>, Option<&'a Value>);
 
-fn compare<'a>(key: &str, stored: Option<&'a Value>, run: Option<&'a Value>, found: &mut Vec<Difference<'a>>) {
+fn compare<'a>(
+    key: &str,
+    stored: Option<&'a Value>,
+    run: Option<&'a Value>,
+    found: &mut Vec<Difference<'a>>,
+) {
     match (stored, run) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             let dot = if key.is_empty() { "" } else { "." };
-            for name in a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))) {
-                compare(&format!("{key}{dot}{name}"), a.get(name), b.get(name), found);
+            for name in a
+                .keys()
+                .chain(b.keys().filter(|name| !a.contains_key(*name)))
+            {
+                compare(
+                    &format!("{key}{dot}{name}"),
+                    a.get(name),
+                    b.get(name),
+                    found,
+                );
             }
         }
-        // Lists of plain values say more as a whole: which weights, not which digit of the second one.
+        // Lists of plain values say more as a whole: which weights, not which digit of the second
+        // one.
         (Some(Value::Array(a)), Some(Value::Array(b))) if a.iter().chain(b).any(is_nested) => {
             for at in 0..a.len().max(b.len()) {
                 compare(&format!("{key}[{at}]"), a.get(at), b.get(at), found);
@@ -183,7 +253,10 @@ mod tests {
     fn equal_identities_have_no_difference_whatever_the_order_of_keys() {
         let a = json!({ "weights": [0.1, 1.0, 1e-300], "n": u64::MAX, "x": null });
         let b = json!({ "x": null, "n": u64::MAX, "weights": [0.1, 1.0, 1e-300] });
-        assert_eq!(difference("journal", &normalised(&a).expect("plain"), &b), None);
+        assert_eq!(
+            difference("journal", &normalised(&a).expect("plain"), &b),
+            None
+        );
     }
 
     #[test]
@@ -200,7 +273,10 @@ mod tests {
         let words = |run: &Value| in_words(&stored, run).unwrap_or_default();
         assert_eq!(words(&stored), "");
         let other = merge("linear", ["a", "c"], Value::Null, 1.0);
-        assert_eq!(words(&other), "it was merged from a, b by karcher; this run merges a, c by linear");
+        assert_eq!(
+            words(&other),
+            "it was merged from a, b by karcher; this run merges a, c by linear"
+        );
         let other = merge("karcher", ["a", "b"], json!("float32"), 0.5);
         assert_eq!(
             words(&other),
@@ -209,8 +285,15 @@ mod tests {
         );
         let mut other = stored.clone();
         other["layout"] = json!("y");
-        assert!(words(&other).ends_with("another version of thalweg made it"), "{}", words(&other));
-        assert_eq!(in_words(&json!(1), &json!(2)).as_deref(), Some("all: manifest has 1, this run 2"));
+        assert!(
+            words(&other).ends_with("another version of thalweg made it"),
+            "{}",
+            words(&other)
+        );
+        assert_eq!(
+            in_words(&json!(1), &json!(2)).as_deref(),
+            Some("all: manifest has 1, this run 2")
+        );
     }
 
     #[test]
@@ -227,10 +310,20 @@ mod tests {
 
     #[test]
     fn long_values_and_values_of_another_type_are_shown_short() {
-        let text =
-            difference("manifest", &json!({ "a": "ü".repeat(500) }), &json!({ "a": { "b": 1 } })).expect("differ");
-        assert!(text.len() < 250 && text.contains("…, this run {\"b\":1}"), "{text}");
-        assert_eq!(difference("journal", &json!(1), &json!(2)).expect("differ"), "all: journal has 1, this run 2");
+        let text = difference(
+            "manifest",
+            &json!({ "a": "ü".repeat(500) }),
+            &json!({ "a": { "b": 1 } }),
+        )
+        .expect("differ");
+        assert!(
+            text.len() < 250 && text.contains("…, this run {\"b\":1}"),
+            "{text}"
+        );
+        assert_eq!(
+            difference("journal", &json!(1), &json!(2)).expect("differ"),
+            "all: journal has 1, this run 2"
+        );
         assert!(difference("journal", &json!([1, 2]), &json!([1])).is_some());
     }
 }

@@ -1,4 +1,5 @@
-//! The tensors of a manifest: read and written one by one, and held without what only a report needs.
+//! The tensors of a manifest: read and written one by one, and held without what only a report
+//! needs.
 
 use std::fmt;
 use std::ops::Deref;
@@ -33,7 +34,8 @@ pub struct ManifestTensor {
     /// The BLAKE3 hash of its bytes; none when the text does not give one.
     #[serde(deserialize_with = "hash")]
     pub blake3: Option<BlockValue>,
-    /// The values of its check blocks, where it has more than one; none when the text does not give them.
+    /// The values of its check blocks, where it has more than one; none when the text does not give
+    /// them.
     #[serde(default = "no_blocks", deserialize_with = "hashes")]
     pub blocks: Option<Box<[BlockValue]>>,
 }
@@ -51,18 +53,32 @@ pub(super) struct Found<'a> {
 impl Found<'_> {
     /// The tensors without their notes.
     pub(super) fn tensors(&self) -> Tensors {
-        let shards: Vec<Name> = self.layout.shards().iter().map(|shard| Name::from(shard.name.as_str())).collect();
-        let slots = self.layout.tensors().iter().enumerate().map(|(tensor, slot)| {
-            let values = (self.values)(tensor);
-            ManifestTensor {
-                name: slot.name.clone(),
-                shard: shards[slot.shard].clone(),
-                offset: slot.offset,
-                length: slot.len,
-                blake3: Some(checksum::root(slot.len, values)),
-                blocks: Some(if values.len() > 1 { values.into() } else { Box::default() }),
-            }
-        });
+        let shards: Vec<Name> = self
+            .layout
+            .shards()
+            .iter()
+            .map(|shard| Name::from(shard.name.as_str()))
+            .collect();
+        let slots = self
+            .layout
+            .tensors()
+            .iter()
+            .enumerate()
+            .map(|(tensor, slot)| {
+                let values = (self.values)(tensor);
+                ManifestTensor {
+                    name: slot.name.clone(),
+                    shard: shards[slot.shard].clone(),
+                    offset: slot.offset,
+                    length: slot.len,
+                    blake3: Some(checksum::root(slot.len, values)),
+                    blocks: Some(if values.len() > 1 {
+                        values.into()
+                    } else {
+                        Box::default()
+                    }),
+                }
+            });
         Tensors(slots.collect())
     }
 }
@@ -106,7 +122,8 @@ impl Serialize for Listed<'_> {
 }
 
 impl ManifestTensor {
-    /// The values of the tensor's check blocks, one for each; none when the text does not give them.
+    /// The values of the tensor's check blocks, one for each; none when the text does not give
+    /// them.
     pub(super) fn values(&self) -> Option<Vec<BlockValue>> {
         let count = checksum::block_count(self.length);
         let blocks = self.blocks.as_deref()?;
@@ -123,7 +140,12 @@ impl ManifestTensor {
 impl Tensors {
     /// Those of one shard.
     pub(super) fn of_shard(self, shard: &str) -> Self {
-        Self(self.0.into_iter().filter(|tensor| tensor.shard == shard).collect())
+        Self(
+            self.0
+                .into_iter()
+                .filter(|tensor| tensor.shard == shard)
+                .collect(),
+        )
     }
 }
 
@@ -173,8 +195,12 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BlockValue>
     Ok(unhex(&String::deserialize(deserializer)?))
 }
 
-fn hashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<[BlockValue]>>, D::Error> {
-    Ok(deserializer.deserialize_seq(Hashes)?.map(Vec::into_boxed_slice))
+fn hashes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<[BlockValue]>>, D::Error> {
+    Ok(deserializer
+        .deserialize_seq(Hashes)?
+        .map(Vec::into_boxed_slice))
 }
 
 struct Hashes;
@@ -199,5 +225,7 @@ impl<'de> Visitor<'de> for Hashes {
 }
 
 fn unhex(text: &str) -> Option<BlockValue> {
-    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
+    blake3::Hash::from_hex(text)
+        .ok()
+        .map(|hash| *hash.as_bytes())
 }

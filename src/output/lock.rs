@@ -16,7 +16,8 @@ const ATTEMPTS: usize = 16;
 
 /// The right to work on an output folder, until dropped.
 ///
-/// A lock is no data: it needs no sync, so it is taken on the disk directly and not through [`Storage`].
+/// A lock is no data: it needs no sync, so it is taken on the disk directly and not through
+/// [`Storage`].
 pub(super) struct Lock {
     _file: File,
 }
@@ -30,7 +31,12 @@ impl Lock {
             storage.create_dir_all(&places.work())?;
             let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
             let mut options = File::options();
-            let options = options.read(true).write(true).create(true).truncate(false).custom_flags(flags);
+            let options = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(flags);
             let file = match options.open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(failed)?,
@@ -39,7 +45,12 @@ impl Lock {
                 return Ok(lock);
             }
         }
-        Err(Error::new(Kind::Locked, "cannot lock", path.display(), "other processes begin and end here all the time"))
+        Err(Error::new(
+            Kind::Locked,
+            "cannot lock",
+            path.display(),
+            "other processes begin and end here all the time",
+        ))
     }
 
     /// Looks whether another process holds the lock; makes and changes nothing.
@@ -49,8 +60,11 @@ impl Lock {
     /// [`Kind::Locked`] when one does.
     pub(super) fn look(places: &Places) -> Result<()> {
         let path = places.lock();
-        // What cannot be opened is not held by anybody whom we could tell from here; taking the lock says more.
-        let Ok(mut file) = File::options().read(true).open(&path) else { return Ok(()) };
+        // What cannot be opened is not held by anybody whom we could tell from here; taking the
+        // lock says more.
+        let Ok(mut file) = File::options().read(true).open(&path) else {
+            return Ok(());
+        };
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Err(held(&path, &mut file)),
             _ => Ok(()),
@@ -65,12 +79,14 @@ impl Lock {
             Err(TryLockError::WouldBlock) => return Err(held(path, &mut file)),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The holder before us may have finished and removed the file between our opening and locking it. Then the
-        // lock is on a file that nobody else will ever find.
+        // The holder before us may have finished and removed the file between our opening and
+        // locking it. Then the lock is on a file that nobody else will ever find.
         if !is_still_at(path, &file).map_err(failed)? {
             return Ok(None);
         }
-        file.set_len(0).and_then(|()| file.write_all_at(pid_line().as_bytes(), 0)).map_err(failed)?;
+        file.set_len(0)
+            .and_then(|()| file.write_all_at(pid_line().as_bytes(), 0))
+            .map_err(failed)?;
         Ok(Some(Self { _file: file }))
     }
 }
@@ -85,9 +101,18 @@ fn held(path: &Path, file: &mut File) -> Error {
     let read = file.take(32).read_to_string(&mut text);
     let pid = text.trim();
     let named = read.is_ok() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
-    let holder = if named { format!("process {pid}") } else { "another process".to_owned() };
-    Error::new(Kind::Locked, "cannot lock", path.display(), format!("{holder} works on this output"))
-        .with_hint("wait for it, or choose another output folder")
+    let holder = if named {
+        format!("process {pid}")
+    } else {
+        "another process".to_owned()
+    };
+    Error::new(
+        Kind::Locked,
+        "cannot lock",
+        path.display(),
+        format!("{holder} works on this output"),
+    )
+    .with_hint("wait for it, or choose another output folder")
 }
 
 fn is_still_at(path: &Path, file: &File) -> io::Result<bool> {
@@ -110,7 +135,12 @@ mod tests {
         let first = Lock::acquire(&DiskStorage, &places).expect("free");
         let error = Lock::acquire(&DiskStorage, &places).err().expect("held");
         assert_eq!(error.kind(), Kind::Locked);
-        assert!(error.to_string().contains(&format!("process {} works", std::process::id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {} works", std::process::id())),
+            "{error}"
+        );
         drop(first);
         Lock::acquire(&DiskStorage, &places).expect("free again");
     }
@@ -122,19 +152,42 @@ mod tests {
         std::fs::create_dir(places.work()).expect("created");
         std::fs::write(places.lock(), "999999\n").expect("written");
         Lock::acquire(&DiskStorage, &places).expect("nobody holds it");
-        assert_eq!(std::fs::read_to_string(places.lock()).expect("there"), pid_line());
+        assert_eq!(
+            std::fs::read_to_string(places.lock()).expect("there"),
+            pid_line()
+        );
     }
 
     #[test]
     fn a_file_that_its_holder_removed_before_it_was_locked_is_no_lock() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("lock");
-        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).expect("opened");
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .expect("opened")
+        };
         let (before, other) = (open(), open());
         std::fs::remove_file(&path).expect("removed");
-        assert!(Lock::claim(before, &path).expect("nobody holds it").is_none(), "nothing is there");
-        let successor = Lock::claim(open(), &path).expect("free").expect("the file there");
-        assert!(Lock::claim(other, &path).expect("nobody holds it").is_none(), "another file is there");
+        assert!(
+            Lock::claim(before, &path)
+                .expect("nobody holds it")
+                .is_none(),
+            "nothing is there"
+        );
+        let successor = Lock::claim(open(), &path)
+            .expect("free")
+            .expect("the file there");
+        assert!(
+            Lock::claim(other, &path)
+                .expect("nobody holds it")
+                .is_none(),
+            "another file is there"
+        );
         drop(successor);
     }
 }

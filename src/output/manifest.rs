@@ -2,12 +2,14 @@
 //!
 //! The same run makes the same bytes: no time, no host, no thread count goes in here.
 //!
-//! Every byte of the output's weights is hashed once, as part of its tensor: [`ManifestTensor::blake3`] is what `b3sum`
-//! prints of those bytes. A shard's own plain hash cannot be had from that, since the place of a chunk in the file is
-//! part of BLAKE3, so it would take a second hash of everything. A shard therefore has the hash of its parts' hashes,
+//! Every byte of the output's weights is hashed once, as part of its tensor:
+//! [`ManifestTensor::blake3`] is what `b3sum` prints of those bytes. A shard's own plain hash
+//! cannot be had from that, since the place of a chunk in the file is part of BLAKE3, so it would
+//! take a second hash of everything. A shard therefore has the hash of its parts' hashes,
 //! [`ManifestShard::digest_of_hashes`], which is just as binding.
 //!
-//! Versions of the format: 1 had neither that nor a checksum of the manifest itself, and is still read.
+//! Versions of the format: 1 had neither that nor a checksum of the manifest itself, and is still
+//! read.
 
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
@@ -35,7 +37,8 @@ const UNSEALED: u32 = 1;
 /// What is read and written at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What `thalweg.json` holds; `T` is what is made of its list of tensors, which is read and written one by one.
+/// What `thalweg.json` holds; `T` is what is made of its list of tensors, which is read and written
+/// one by one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest<T = Tensors> {
     /// The version of this format.
@@ -51,7 +54,8 @@ pub struct Manifest<T = Tensors> {
     pub shards: Vec<ManifestShard>,
     /// The tensors, in the order they were planned.
     pub tensors: T,
-    /// The files beside the weights, by name. Empty in an older manifest, which did not record them.
+    /// The files beside the weights, by name. Empty in an older manifest, which did not record
+    /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub side_files: Vec<ManifestSide>,
     /// What else the run wants remembered.
@@ -70,15 +74,21 @@ pub struct ManifestShard {
     pub compressed_size: Option<u64>,
     /// The BLAKE3 hash, in hexadecimal, of all bytes before its data.
     pub header_blake3: String,
-    /// The BLAKE3 hash, in hexadecimal, of the 32 bytes of its header's hash followed by those of each of its tensors'
-    /// in file order. This is not what `b3sum` prints of the file. None in an older manifest.
+    /// The BLAKE3 hash, in hexadecimal, of the 32 bytes of its header's hash followed by those of
+    /// each of its tensors' in file order. This is not what `b3sum` prints of the file. None in an
+    /// older manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest_of_hashes: Option<String>,
 }
 
 impl Manifest {
     /// Describes an output that is written.
-    pub(super) fn describe(identity: Value, found: &Found<'_>, packed: &[Option<u64>], run: Value) -> Self {
+    pub(super) fn describe(
+        identity: Value,
+        found: &Found<'_>,
+        packed: &[Option<u64>],
+        run: Value,
+    ) -> Self {
         let layout = found.layout;
         let tensors = found.tensors();
         let root = |tensor: &usize| tensors[*tensor].blake3.expect("it was just computed");
@@ -94,10 +104,21 @@ impl Manifest {
             }
         });
         let shards = shards.collect();
-        let (component_indexes, mut own): (Vec<_>, Vec<_>) =
-            layout.index_names().into_iter().partition(|name| name.contains('/'));
+        let (component_indexes, mut own): (Vec<_>, Vec<_>) = layout
+            .index_names()
+            .into_iter()
+            .partition(|name| name.contains('/'));
         let index = own.pop();
-        Self { format: FORMAT, identity, index, component_indexes, shards, tensors, side_files: vec![], run }
+        Self {
+            format: FORMAT,
+            identity,
+            index,
+            component_indexes,
+            shards,
+            tensors,
+            side_files: vec![],
+            run,
+        }
     }
 
     /// Writes the file's contents: this, with the note about each tensor.
@@ -108,18 +129,23 @@ impl Manifest {
             index: self.index.clone(),
             component_indexes: self.component_indexes.clone(),
             shards: self.shards.clone(),
-            tensors: Listed { note, tensors: &self.tensors },
+            tensors: Listed {
+                note,
+                tensors: &self.tensors,
+            },
             side_files: self.side_files.clone(),
             run: self.run.clone(),
         };
         let mut text = Text::new(file);
         let mut sealing = Sealing::new(&mut text);
         let mut pieces = BufWriter::with_capacity(PIECE_BYTES, &mut sealing);
-        let written = serde_json::to_writer_pretty(&mut pieces, &listed).map_err(std::io::Error::from);
+        let written =
+            serde_json::to_writer_pretty(&mut pieces, &listed).map_err(std::io::Error::from);
         let flushed = written.and_then(|()| pieces.flush());
         drop(pieces);
         let ended = flushed.and_then(|()| sealing.finish());
-        text.ended(ended).map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?
+        text.ended(ended)
+            .map_err(|error| Error::new(Kind::Io, "cannot write", "manifest", error))?
     }
 }
 
@@ -135,7 +161,8 @@ impl<T: DeserializeOwned> Manifest<T> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum says.
+    /// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum
+    /// says.
     pub(super) fn load(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
         let path = places.manifest();
         if storage.len(&path)?.is_none() {
@@ -143,7 +170,9 @@ impl<T: DeserializeOwned> Manifest<T> {
         }
         let file = storage.open_read(&path)?;
         let mut text = Sealed::new(file.as_ref())?;
-        let refuse = |cause: String| Error::new(Kind::Damaged, "cannot read manifest", path.display(), cause);
+        let refuse = |cause: String| {
+            Error::new(Kind::Damaged, "cannot read manifest", path.display(), cause)
+        };
         let read = serde_json::from_reader(BufReader::with_capacity(PIECE_BYTES, &mut text));
         let manifest: Self = read.map_err(|error| refuse(error.to_string()))?;
         match manifest.format {
@@ -153,9 +182,17 @@ impl<T: DeserializeOwned> Manifest<T> {
                     return Err(refuse(cause));
                 }
             }
-            other => return Err(refuse(format!("format version {other}, this program knows {UNSEALED} and {FORMAT}"))),
+            other => {
+                return Err(refuse(format!(
+                    "format version {other}, this program knows {UNSEALED} and {FORMAT}"
+                )));
+            }
         }
-        let mut names = manifest.shards.iter().map(|shard| &shard.name).chain(manifest.indexes());
+        let mut names = manifest
+            .shards
+            .iter()
+            .map(|shard| &shard.name)
+            .chain(manifest.indexes());
         if let Some(name) = names.find(|name| !is_below(name)) {
             return Err(refuse(format!("{name:?} is not a plain file name")));
         }
@@ -168,20 +205,28 @@ impl<T: DeserializeOwned> Manifest<T> {
 }
 
 impl Manifest {
-    /// Reads the manifest of a folder, and says what is missing of what it names or has another size: nothing when the
-    /// output is finished. None without a manifest, or with one that is damaged.
-    pub(super) fn load_with_faults(storage: &dyn Storage, places: &Places) -> Result<Option<(Self, Vec<String>)>> {
+    /// Reads the manifest of a folder, and says what is missing of what it names or has another
+    /// size: nothing when the output is finished. None without a manifest, or with one that is
+    /// damaged.
+    pub(super) fn load_with_faults(
+        storage: &dyn Storage,
+        places: &Places,
+    ) -> Result<Option<(Self, Vec<String>)>> {
         let manifest = match Self::load(storage, places) {
             Err(error) if error.kind() == Kind::Damaged => return Ok(None),
             loaded => loaded?,
         };
-        let Some(manifest) = manifest else { return Ok(None) };
+        let Some(manifest) = manifest else {
+            return Ok(None);
+        };
         let mut faults = vec![];
         for shard in &manifest.shards {
             let wanted = shard.stored_bytes();
             match storage.len(&places.finished(&shard.name))? {
                 None => faults.push(format!("{} is missing", shard.name)),
-                Some(found) if found != wanted => faults.push(format!("{} has {found} bytes of {wanted}", shard.name)),
+                Some(found) if found != wanted => {
+                    faults.push(format!("{} has {found} bytes of {wanted}", shard.name))
+                }
                 Some(_) => {}
             }
         }
@@ -196,25 +241,40 @@ impl Manifest {
     /// Whether this describes an output of that layout.
     pub(super) fn matches(&self, layout: &Layout) -> bool {
         let shards_match = self.shards.len() == layout.shards().len()
-            && layout.shards().iter().zip(&self.shards).all(|(shard, stored)| {
-                let header = blake3::hash(&shard.header).to_hex();
-                shard.name == stored.name && shard.len == stored.size && header.as_str() == stored.header_blake3
-            });
+            && layout
+                .shards()
+                .iter()
+                .zip(&self.shards)
+                .all(|(shard, stored)| {
+                    let header = blake3::hash(&shard.header).to_hex();
+                    shard.name == stored.name
+                        && shard.len == stored.size
+                        && header.as_str() == stored.header_blake3
+                });
         shards_match
             && self.tensors.len() == layout.tensors().len()
-            && layout.tensors().iter().zip(self.tensors.iter()).all(|(slot, stored)| {
-                (&slot.name, slot.offset, slot.len) == (&stored.name, stored.offset, stored.length)
-            })
+            && layout
+                .tensors()
+                .iter()
+                .zip(self.tensors.iter())
+                .all(|(slot, stored)| {
+                    (&slot.name, slot.offset, slot.len)
+                        == (&stored.name, stored.offset, stored.length)
+                })
     }
 }
 
 impl ManifestShard {
-    /// Whether its digest is that of a header and of tensors, in file order, with these hashes; so it is where there is
-    /// none.
+    /// Whether its digest is that of a header and of tensors, in file order, with these hashes; so
+    /// it is where there is none.
     pub(super) fn binds(&self, header: &BlockValue, tensors: &[&ManifestTensor]) -> bool {
-        let Some(digest) = &self.digest_of_hashes else { return true };
+        let Some(digest) = &self.digest_of_hashes else {
+            return true;
+        };
         let roots: Option<Vec<_>> = tensors.iter().map(|tensor| tensor.blake3).collect();
-        roots.is_some_and(|roots| *digest == hex(&checksum::digest_of_hashes(header, roots.into_iter())))
+        roots.is_some_and(|roots| {
+            *digest == hex(&checksum::digest_of_hashes(header, roots.into_iter()))
+        })
     }
 
     /// The size of its file.
@@ -223,12 +283,16 @@ impl ManifestShard {
     }
 }
 
-/// Reads the manifest of the finished output `dir`, a folder or a single file; none when there is none.
+/// Reads the manifest of the finished output `dir`, a folder or a single file; none when there is
+/// none.
 ///
 /// # Errors
 ///
 /// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum says.
-pub fn read_manifest<T: DeserializeOwned>(storage: &dyn Storage, dir: &Path) -> Result<Option<Manifest<T>>> {
+pub fn read_manifest<T: DeserializeOwned>(
+    storage: &dyn Storage,
+    dir: &Path,
+) -> Result<Option<Manifest<T>>> {
     Manifest::load(storage, &Places::new(dir))
 }
 
@@ -243,17 +307,30 @@ pub(super) fn hash_of(storage: &dyn Storage, path: &Path) -> Result<blake3::Hash
 
 /// Whether a name is that of a file in the output's folder or in one below it, none of them hidden.
 pub(super) fn is_below(name: &str) -> bool {
-    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
+    let plain =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
     name.split('/').all(plain)
 }
 
 /// Reads a small file whole.
-pub(super) fn read_capped(storage: &dyn Storage, path: &std::path::Path, most: u64) -> Result<Vec<u8>> {
+pub(super) fn read_capped(
+    storage: &dyn Storage,
+    path: &std::path::Path,
+    most: u64,
+) -> Result<Vec<u8>> {
     let file = storage.open_read(path)?;
     let len = file.len()?;
-    let size = usize::try_from(len).ok().filter(|_| len <= most).ok_or_else(|| {
-        Error::new(Kind::Damaged, "cannot read", path.display(), format!("{len} bytes, at most {most}"))
-    })?;
+    let size = usize::try_from(len)
+        .ok()
+        .filter(|_| len <= most)
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Damaged,
+                "cannot read",
+                path.display(),
+                format!("{len} bytes, at most {most}"),
+            )
+        })?;
     let mut bytes = vec![0; size];
     file.read_at(&mut bytes, 0)?;
     Ok(bytes)

@@ -1,8 +1,8 @@
 //! Shards, index, side files, manifest, and the file operations under them.
 //!
-//! [`Output::begin`] looks at the folder and says whether to start, to go on or that all is done; then
-//! [`Output::write`], [`Output::commit`] every so often, and [`Output::finish`]. [`verify()`] reads a finished folder
-//! back. What is computed, and on which threads, is `engine/`'s.
+//! [`Output::begin`] looks at the folder and says whether to start, to go on or that all is done;
+//! then [`Output::write`], [`Output::commit`] every so often, and [`Output::finish`]. [`verify()`]
+//! reads a finished folder back. What is computed, and on which threads, is `engine/`'s.
 //!
 //! ```text
 //!  out/.thalweg/lock          held while a process works here
@@ -15,28 +15,32 @@
 //!  out/….index.json           comes last: with it the folder is a checkpoint
 //! ```
 //!
-//! An output named `X.safetensors` is that one file. Its manifest is `X.safetensors.thalweg.json` beside it, its work
-//! folder `.X.safetensors.thalweg/`; in the manifest and the journal the shard is called `model.safetensors` all the
-//! same, so that file and manifest can be renamed together.
+//! An output named `X.safetensors` is that one file. Its manifest is `X.safetensors.thalweg.json`
+//! beside it, its work folder `.X.safetensors.thalweg/`; in the manifest and the journal the shard
+//! is called `model.safetensors` all the same, so that file and manifest can be renamed together.
 //!
 //! [`Steps`] is the same for one small file that is found step by step, such as a transform.
 //!
-//! With a compression level, a shard that is whole and journalled is compressed into `X.zst.part` in the work folder,
-//! synced, renamed to `X.zst`, both folders are synced, and the uncompressed part goes; then the shard is journalled as
-//! finished. Checksums are those of the uncompressed bytes throughout.
+//! With a compression level, a shard that is whole and journalled is compressed into `X.zst.part`
+//! in the work folder, synced, renamed to `X.zst`, both folders are synced, and the uncompressed
+//! part goes; then the shard is journalled as finished. Checksums are those of the uncompressed
+//! bytes throughout.
 //!
 //! # The order that survives a crash
 //!
-//! 1. A commit syncs data, then appends one record, then syncs the journal. So a journalled block is on the disk.
-//! 2. A shard whose every tensor is journalled is renamed, both folders are synced, and that is journalled.
-//! 3. At the end come side files and manifest (each written aside, synced, renamed), a sync of the folder, then the
-//!    index, or the only shard where there is no index, another sync, and the work folder goes.
+//! 1. A commit syncs data, then appends one record, then syncs the journal. So a journalled block
+//!    is on the disk.
+//! 2. A shard whose every tensor is journalled is renamed, both folders are synced, and that is
+//!    journalled.
+//! 3. At the end come side files and manifest (each written aside, synced, renamed), a sync of the
+//!    folder, then the index, or the only shard where there is no index, another sync, and the work
+//!    folder goes.
 //!
-//! Where an output replaces another, its files go to `.thalweg/new` instead, and the old one stays as it is until all of
-//! the new one is there; how the two are exchanged is told in `exchange.rs`.
+//! Where an output replaces another, its files go to `.thalweg/new` instead, and the old one stays
+//! as it is until all of the new one is there; how the two are exchanged is told in `exchange.rs`.
 //!
-//! A folder therefore is finished exactly when its manifest and every file that the manifest names are there. Until
-//! then the journal is, and the run can be taken up again.
+//! A folder therefore is finished exactly when its manifest and every file that the manifest names
+//! are there. Until then the journal is, and the run can be taken up again.
 
 mod begin;
 mod beside;

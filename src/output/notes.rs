@@ -1,10 +1,13 @@
-//! The notes about tensors in a manifest, one after the other: all of them may be more than there is memory for.
+//! The notes about tensors in a manifest, one after the other: all of them may be more than there
+//! is memory for.
 
 use std::fmt;
 use std::io::BufReader;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Value;
 
 use super::folder::Places;
@@ -28,12 +31,20 @@ pub(super) fn each_note(storage: &dyn Storage, places: &Places, take: &mut Take<
     let file = storage.open_read(&path)?;
     let text = BufReader::with_capacity(PIECE_BYTES, Sealed::new(file.as_ref())?);
     let mut failed = None;
-    let seed = Notes { take, failed: &mut failed };
+    let seed = Notes {
+        take,
+        failed: &mut failed,
+    };
     let read = seed.deserialize(&mut serde_json::Deserializer::from_reader(text));
     match (failed, read) {
         (Some(error), _) => Err(error),
         (None, Ok(())) => Ok(()),
-        (None, Err(error)) => Err(Error::new(Kind::Damaged, "cannot read manifest", path.display(), error)),
+        (None, Err(error)) => Err(Error::new(
+            Kind::Damaged,
+            "cannot read manifest",
+            path.display(),
+            error,
+        )),
     }
 }
 
@@ -63,7 +74,10 @@ impl<'de> Visitor<'de> for Notes<'_, '_> {
         let Self { take, failed } = self;
         while let Some(key) = map.next_key::<String>()? {
             if key == "tensors" {
-                map.next_value_seed(Tensors { take: &mut *take, failed: &mut *failed })?;
+                map.next_value_seed(Tensors {
+                    take: &mut *take,
+                    failed: &mut *failed,
+                })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

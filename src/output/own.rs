@@ -1,8 +1,9 @@
-//! What lies in the places of this program's files must be this program's: a plain file in a real folder. A link would
-//! let a run write, cut or remove what lies elsewhere, a pipe would let it wait for ever.
+//! What lies in the places of this program's files must be this program's: a plain file in a real
+//! folder. A link would let a run write, cut or remove what lies elsewhere, a pipe would let it
+//! wait for ever.
 //!
-//! The output folder itself may be a link to a folder: that is where its user wants the output. Below it no link is
-//! followed by anything that writes.
+//! The output folder itself may be a link to a folder: that is where its user wants the output.
+//! Below it no link is followed by anything that writes.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -47,7 +48,12 @@ pub(super) fn check_work(places: &Places) -> Result<()> {
 /// [`Kind::Occupied`] with the first such thing.
 pub(super) fn check_finished(places: &Places, layout: &Layout) -> Result<()> {
     let indexes = layout.index_names();
-    for name in layout.shards().iter().map(|shard| &shard.name).chain(&indexes) {
+    for name in layout
+        .shards()
+        .iter()
+        .map(|shard| &shard.name)
+        .chain(&indexes)
+    {
         if name.contains('/') {
             check_side(places, Path::new(name))?;
         } else {
@@ -64,7 +70,11 @@ pub(super) fn check_finished(places: &Places, layout: &Layout) -> Result<()> {
 /// [`Kind::Occupied`] when it is something else.
 pub(super) fn check_manifest(places: &Places) -> Result<()> {
     let is_file = |path: &Path| fs::metadata(path).is_ok_and(|there| there.is_file());
-    if is_file(&places.manifest()) { Ok(()) } else { check_file(&places.manifest()).map(drop) }
+    if is_file(&places.manifest()) {
+        Ok(())
+    } else {
+        check_file(&places.manifest()).map(drop)
+    }
 }
 
 /// The same for a file that goes into a folder of ours, and for the folders on the way to it.
@@ -84,14 +94,17 @@ pub(super) fn check_side(places: &Places, name: &Path) -> Result<()> {
     check_file(&places.side(name)).map(drop)
 }
 
-/// Refuses a link or a device in the place of a side file of an output, before hours are spent on its weights.
+/// Refuses a link or a device in the place of a side file of an output, before hours are spent on
+/// its weights.
 ///
 /// # Errors
 ///
 /// [`Kind::Occupied`] with the first such thing.
 pub fn check_sides(out: &Path, sides: &[SideFile]) -> Result<()> {
     let places = Places::new(out);
-    sides.iter().try_for_each(|side| check_side(&places, side.name()))
+    sides
+        .iter()
+        .try_for_each(|side| check_side(&places, side.name()))
 }
 
 /// Whether there is a real folder; refuses anything else of that name.
@@ -103,7 +116,10 @@ pub fn check_folder(path: &Path) -> Result<bool> {
     match kind_of(path)? {
         None => Ok(false),
         Some(kind) if kind.is_dir() => Ok(true),
-        Some(kind) => Err(not_ours(path, &format!("it is {}, wanted a folder", called(kind)))),
+        Some(kind) => Err(not_ours(
+            path,
+            &format!("it is {}, wanted a folder", called(kind)),
+        )),
     }
 }
 
@@ -112,14 +128,19 @@ pub(super) fn check_file(path: &Path) -> Result<bool> {
     match kind_of(path)? {
         None => Ok(false),
         Some(kind) if kind.is_file() => Ok(true),
-        Some(kind) => Err(not_ours(path, &format!("it is {}, wanted a file", called(kind)))),
+        Some(kind) => Err(not_ours(
+            path,
+            &format!("it is {}, wanted a file", called(kind)),
+        )),
     }
 }
 
 /// An output that is a link must lead somewhere: nothing is made where it only points to.
 fn check_root(out: &Path) -> Result<()> {
     match kind_of(out)? {
-        Some(kind) if kind.is_symlink() && !out.exists() => Err(not_ours(out, "it is a link that leads nowhere")),
+        Some(kind) if kind.is_symlink() && !out.exists() => {
+            Err(not_ours(out, "it is a link that leads nowhere"))
+        }
         _ => Ok(()),
     }
 }
@@ -139,7 +160,9 @@ fn check_below(folder: &Path) -> Result<()> {
 
 fn entries(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let failed = |error| Error::io("cannot list folder", folder, error);
-    let names = fs::read_dir(folder).map_err(failed)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = fs::read_dir(folder)
+        .map_err(failed)?
+        .map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>().map_err(failed)?;
     names.sort();
     Ok(names)
@@ -148,7 +171,14 @@ fn entries(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
 /// What lies there, not followed if a link; none when nothing does.
 fn kind_of(path: &Path) -> Result<Option<FileType>> {
     match fs::symlink_metadata(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(Error::io("cannot examine", path, error)),
         Ok(metadata) => Ok(Some(metadata.file_type())),
     }

@@ -1,7 +1,9 @@
-//! The manifest's checksum of itself: its last key holds the BLAKE3 hash of all text above that line.
+//! The manifest's checksum of itself: its last key holds the BLAKE3 hash of all text above that
+//! line.
 //!
-//! So `head -n -2 thalweg.json | b3sum --no-names` prints what the line says, without any knowledge of the rest. Both ways
-//! the text passes piece by piece: it may be larger than what memory there is.
+//! So `head -n -2 thalweg.json | b3sum --no-names` prints what the line says, without any knowledge
+//! of the rest. Both ways the text passes piece by piece: it may be larger than what memory there
+//! is.
 
 use std::io::{self, Read, Write};
 
@@ -31,7 +33,12 @@ pub(super) struct Text<'a> {
 
 impl<'a> Text<'a> {
     pub(super) fn new(file: &'a dyn StorageFile) -> Self {
-        Self { file, at: 0, piece: Vec::with_capacity(PIECE_BYTES), failed: None }
+        Self {
+            file,
+            at: 0,
+            piece: Vec::with_capacity(PIECE_BYTES),
+            failed: None,
+        }
     }
 
     /// What came of writing, the file's own failure rather than what writers made of it.
@@ -74,7 +81,11 @@ pub(super) struct Sealing<W> {
 
 impl<W: Write> Sealing<W> {
     pub(super) fn new(into: W) -> Self {
-        Self { into, hasher: blake3::Hasher::new(), held: Vec::new() }
+        Self {
+            into,
+            hasher: blake3::Hasher::new(),
+            held: Vec::new(),
+        }
     }
 
     /// The object is whole.
@@ -118,30 +129,50 @@ pub(super) struct Sealed<'a> {
 
 impl<'a> Sealed<'a> {
     pub(super) fn new(file: &'a dyn StorageFile) -> Result<Self> {
-        Ok(Self { len: file.len()?, file, at: 0, hasher: blake3::Hasher::new(), last: Vec::new() })
+        Ok(Self {
+            len: file.len()?,
+            file,
+            at: 0,
+            hasher: blake3::Hasher::new(),
+            last: Vec::new(),
+        })
     }
 
-    /// What is wrong with the checksum of the text, which was read to its end; none when it is there and right.
+    /// What is wrong with the checksum of the text, which was read to its end; none when it is
+    /// there and right.
     pub(super) fn wrong(&self) -> Option<String> {
         let hash = self.hasher.finalize();
         if self.last == last_lines(&hash).as_bytes() {
             return None;
         }
-        Some(if self.last.starts_with(format!("  \"{KEY}\": \"").as_bytes()) {
-            format!("its text hashes to {}, which its last line does not say", hash.to_hex())
-        } else {
-            format!("it does not end with {KEY}")
-        })
+        Some(
+            if self.last.starts_with(format!("  \"{KEY}\": \"").as_bytes()) {
+                format!(
+                    "its text hashes to {}, which its last line does not say",
+                    hash.to_hex()
+                )
+            } else {
+                format!("it does not end with {KEY}")
+            },
+        )
     }
 }
 
 impl Read for Sealed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.len - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let left = usize::try_from(self.len - self.at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let bytes = &mut buffer[..left];
-        self.file.read_at(bytes, self.at).map_err(|error| io::Error::other(error.to_string()))?;
-        let body = self.len.saturating_sub(last_lines(&blake3::hash(&[])).len() as u64);
-        let above = usize::try_from(body.saturating_sub(self.at)).unwrap_or(usize::MAX).min(left);
+        self.file
+            .read_at(bytes, self.at)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let body = self
+            .len
+            .saturating_sub(last_lines(&blake3::hash(&[])).len() as u64);
+        let above = usize::try_from(body.saturating_sub(self.at))
+            .unwrap_or(usize::MAX)
+            .min(left);
         self.hasher.update(&bytes[..above]);
         self.last.extend_from_slice(&bytes[above..]);
         self.at += left as u64;
@@ -157,7 +188,9 @@ mod tests {
     fn with_own_checksum(json: &str) -> Vec<u8> {
         let mut text = Vec::new();
         let mut sealing = Sealing::new(&mut text);
-        json.as_bytes().chunks(3).for_each(|piece| sealing.write_all(piece).expect("memory"));
+        json.as_bytes()
+            .chunks(3)
+            .for_each(|piece| sealing.write_all(piece).expect("memory"));
         sealing.finish().expect("memory");
         text
     }
@@ -173,16 +206,33 @@ mod tests {
 
     #[test]
     fn what_was_added_is_right_and_the_json_still_json() {
-        for json in ["{\n  \"a\": 1\n}", "{\n  \"a\": {}\n}", "{\n  \"a\": {\n    \"b\": []\n  }\n}"] {
+        for json in [
+            "{\n  \"a\": 1\n}",
+            "{\n  \"a\": {}\n}",
+            "{\n  \"a\": {\n    \"b\": []\n  }\n}",
+        ] {
             let text = with_own_checksum(json);
             assert_eq!(wrong_own_checksum(&text), None);
             let mut value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-            let hash = value.as_object_mut().expect("an object").remove(KEY).expect("it is there");
-            assert_eq!(value, serde_json::from_str::<serde_json::Value>(json).expect("JSON"));
+            let hash = value
+                .as_object_mut()
+                .expect("an object")
+                .remove(KEY)
+                .expect("it is there");
+            assert_eq!(
+                value,
+                serde_json::from_str::<serde_json::Value>(json).expect("JSON")
+            );
             // As the module's documentation says: all but the last two lines.
             let plain = String::from_utf8(text).expect("UTF-8");
-            let above: String =
-                plain.split_inclusive('\n').rev().skip(2).collect::<Vec<_>>().into_iter().rev().collect();
+            let above: String = plain
+                .split_inclusive('\n')
+                .rev()
+                .skip(2)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect();
             assert_eq!(hash, blake3::hash(above.as_bytes()).to_hex().as_str());
         }
     }
@@ -194,7 +244,10 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = text.clone();
                 changed[at] ^= 1 << bit;
-                assert!(wrong_own_checksum(&changed).is_some(), "bit {bit} of byte {at}");
+                assert!(
+                    wrong_own_checksum(&changed).is_some(),
+                    "bit {bit} of byte {at}"
+                );
             }
             assert!(wrong_own_checksum(&text[..at]).is_some(), "cut at {at}");
         }

@@ -1,4 +1,5 @@
-//! Compressed shards: a whole shard in the making becomes a seekable zstd file, frame by frame, and is read back from it.
+//! Compressed shards: a whole shard in the making becomes a seekable zstd file, frame by frame, and
+//! is read back from it.
 
 use std::io;
 use std::path::Path;
@@ -28,30 +29,47 @@ pub struct Packers {
 impl Packers {
     /// Compresses `width` frames at a time with `run`, as long as `go_on` says so.
     pub fn new(width: usize, run: Arc<RunAll>, go_on: Arc<GoOn>) -> Self {
-        Self { width: width.max(1), run, go_on }
+        Self {
+            width: width.max(1),
+            run,
+            go_on,
+        }
     }
 
     /// One frame after the other on the calling thread.
     pub(super) fn serial() -> Self {
-        Self::new(1, Arc::new(|count, work| (0..count).for_each(work)), Arc::new(|_| true))
+        Self::new(
+            1,
+            Arc::new(|count, work| (0..count).for_each(work)),
+            Arc::new(|_| true),
+        )
     }
 
     /// Compresses each of `frames`; the bytes do not depend on width and threads.
     fn compress(&self, frames: &[Vec<u8>], level: i32) -> io::Result<Vec<Vec<u8>>> {
-        let made: Vec<Mutex<Option<io::Result<Vec<u8>>>>> = frames.iter().map(|_| Mutex::default()).collect();
+        let made: Vec<Mutex<Option<io::Result<Vec<u8>>>>> =
+            frames.iter().map(|_| Mutex::default()).collect();
         (self.run)(frames.len(), &|number| {
             let packed = compress_frame(&frames[number], level);
             *made[number].lock().unwrap_or_else(PoisonError::into_inner) = Some(packed);
         });
-        let lost = || Err(io::Error::other("a compressing thread ended without an answer; this is a bug"));
+        let lost = || {
+            Err(io::Error::other(
+                "a compressing thread ended without an answer; this is a bug",
+            ))
+        };
         made.into_iter()
-            .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(lost))
+            .map(|slot| {
+                slot.into_inner()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .unwrap_or_else(lost)
+            })
             .collect()
     }
 }
 
-/// Compresses the first `len` bytes of `shard` into the new file `to`, synced; what was there before is replaced.
-/// Returns its size.
+/// Compresses the first `len` bytes of `shard` into the new file `to`, synced; what was there
+/// before is replaced. Returns its size.
 ///
 /// # Errors
 ///
@@ -69,7 +87,10 @@ pub(super) fn pack(
     }
     let file = storage.create(to)?;
     let failed = |error: io::Error| Error::io("cannot compress into", to, error);
-    let mut writer = SeekableWriter::new(Appender { file: file.as_ref(), at: 0 });
+    let mut writer = SeekableWriter::new(Appender {
+        file: file.as_ref(),
+        at: 0,
+    });
     let mut frames: Vec<Vec<u8>> = Vec::new();
     let (mut at, mut done) = (0, 0);
     while at < len {
@@ -85,7 +106,12 @@ pub(super) fn pack(
         }
         done = at;
         at = fill(shard, at, len, packers.width, &mut frames)?;
-        for (packed, plain) in packers.compress(&frames, level).map_err(failed)?.iter().zip(&frames) {
+        for (packed, plain) in packers
+            .compress(&frames, level)
+            .map_err(failed)?
+            .iter()
+            .zip(&frames)
+        {
             writer.push(packed, plain.len()).map_err(failed)?;
         }
     }
@@ -96,13 +122,21 @@ pub(super) fn pack(
 }
 
 /// Reads the next frames, at most `width`; how far they reach.
-fn fill(shard: &dyn StorageFile, mut at: u64, len: u64, width: usize, frames: &mut Vec<Vec<u8>>) -> Result<u64> {
+fn fill(
+    shard: &dyn StorageFile,
+    mut at: u64,
+    len: u64,
+    width: usize,
+    frames: &mut Vec<Vec<u8>>,
+) -> Result<u64> {
     let mut filled = 0;
     while filled < width && at < len {
         if frames.len() == filled {
             frames.push(Vec::new());
         }
-        let bytes = usize::try_from(len - at).unwrap_or(FRAME_BYTES).min(FRAME_BYTES);
+        let bytes = usize::try_from(len - at)
+            .unwrap_or(FRAME_BYTES)
+            .min(FRAME_BYTES);
         frames[filled].resize(bytes, 0);
         shard.read_at(&mut frames[filled], at)?;
         at += bytes as u64;
@@ -112,7 +146,8 @@ fn fill(shard: &dyn StorageFile, mut at: u64, len: u64, width: usize, frames: &m
     Ok(at)
 }
 
-/// Writes at a file's end. The error type of [`io::Write`] cannot carry a path, so failures keep their text only.
+/// Writes at a file's end. The error type of [`io::Write`] cannot carry a path, so failures keep
+/// their text only.
 struct Appender<'a> {
     file: &'a dyn StorageFile,
     at: u64,
@@ -120,7 +155,9 @@ struct Appender<'a> {
 
 impl io::Write for Appender<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_at(bytes, self.at).map_err(|error| io::Error::other(error.to_string()))?;
+        self.file
+            .write_at(bytes, self.at)
+            .map_err(|error| io::Error::other(error.to_string()))?;
         self.at += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -142,9 +179,17 @@ impl PackedShard {
     ///
     /// When it is not there or no compressed safetensors file with a seek table.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let options = SourceOptions { io: Io::Positioned, scratch: None };
-        // Whether the inputs may be codes was judged with them, and a shard alone is what is wanted here.
-        let as_it_is = OpenOptions { raw_codes: true, shard_alone: true, ..OpenOptions::default() };
+        let options = SourceOptions {
+            io: Io::Positioned,
+            scratch: None,
+        };
+        // Whether the inputs may be codes was judged with them, and a shard alone is what is wanted
+        // here.
+        let as_it_is = OpenOptions {
+            raw_codes: true,
+            shard_alone: true,
+            ..OpenOptions::default()
+        };
         let source = Checkpoint::open_with(path, &as_it_is)?.open_file(0, &options)?;
         Ok(Self { source })
     }

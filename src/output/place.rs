@@ -8,9 +8,15 @@ use rustix::io::Errno;
 use super::folder::Places;
 use crate::error::{Error, Kind, Result};
 
-/// The file systems that show the kernel's own state: root may "write" there, but nobody can make files.
-const KERNEL_FILE_SYSTEMS: [(u64, &str); 5] =
-    [(0x9fa0, "proc"), (0x6265_6572, "sysfs"), (0x0027_e0eb, "cgroup"), (0x6367_7270, "cgroup2"), (0x1cd1, "devpts")];
+/// The file systems that show the kernel's own state: root may "write" there, but nobody can make
+/// files.
+const KERNEL_FILE_SYSTEMS: [(u64, &str); 5] = [
+    (0x9fa0, "proc"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x1cd1, "devpts"),
+];
 
 /// Checks that the output's folder, or the nearest one that exists above it, takes new files.
 ///
@@ -23,7 +29,10 @@ pub(super) fn check_writable(places: &Places) -> Result<()> {
     if let Ok(found) = statfs(&folder)
         && let Some(kind) = kernel_file_system(found.f_type)
     {
-        return Err(unwritable(places, format!("nobody can make files there: it is the kernel's {kind}")));
+        return Err(unwritable(
+            places,
+            format!("nobody can make files there: it is the kernel's {kind}"),
+        ));
     }
     match access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
         // Where the call itself does not exist nothing is known, and the first write tells.
@@ -39,12 +48,23 @@ fn unwritable(places: &Places, cause: String) -> Error {
 
 fn kernel_file_system(magic: impl TryInto<u64>) -> Option<&'static str> {
     let magic = magic.try_into().ok()?;
-    KERNEL_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
+    KERNEL_FILE_SYSTEMS
+        .iter()
+        .find(|(known, _)| *known == magic)
+        .map(|(_, name)| *name)
 }
 
 /// Returns the nearest folder on the way up from `path` that exists, `path` itself included.
 pub(super) fn nearest(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(if path.as_os_str().is_empty() { Path::new(".") } else { path })
-        .map_err(|error| Error::io("cannot examine", path, error))?;
-    Ok(absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/")).to_owned())
+    let absolute = std::path::absolute(if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    })
+    .map_err(|error| Error::io("cannot examine", path, error))?;
+    Ok(absolute
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"))
+        .to_owned())
 }

@@ -1,7 +1,7 @@
 //! A finished output of which shards are missing or damaged: those alone are made again.
 //!
-//! Every shard that is there is read and compared with the manifest. What is sound is journalled as if this run had
-//! just written it, the rest is removed, and the run is taken up from there.
+//! Every shard that is there is read and compared with the manifest. What is sound is journalled as
+//! if this run had just written it, the rest is removed, and the run is taken up from there.
 
 use super::Progress;
 use super::begin::Run;
@@ -26,7 +26,12 @@ const RECORD_BYTES: usize = 1 << 20;
 /// # Errors
 ///
 /// When what is there cannot be read or removed, or there is no room for what is missing.
-pub(super) fn repair(run: Run, lock: Lock, manifest: &Manifest, progress: &mut Progress<'_>) -> Result<Output> {
+pub(super) fn repair(
+    run: Run,
+    lock: Lock,
+    manifest: &Manifest,
+    progress: &mut Progress<'_>,
+) -> Result<Output> {
     let storage = run.storage.as_ref();
     empty_work(storage, &run.places, Kept::Nothing)?;
     let mut is_sound = vec![];
@@ -40,7 +45,10 @@ pub(super) fn repair(run: Run, lock: Lock, manifest: &Manifest, progress: &mut P
         progress(checked, total)?;
         is_sound.push(words.is_none());
         let Some(words) = words else { continue };
-        again.push(format!("{} {words}: made again", run.layout.shards()[shard].name));
+        again.push(format!(
+            "{} {words}: made again",
+            run.layout.shards()[shard].name
+        ));
         if storage.len(&path)?.is_some() {
             storage.remove(&path)?;
         }
@@ -72,7 +80,11 @@ impl Aside<'_> {
     fn claim(&mut self, claim: Claim, bytes: usize) -> Result<()> {
         self.claims.push(claim);
         self.bytes += bytes;
-        if self.bytes >= RECORD_BYTES { self.flush() } else { Ok(()) }
+        if self.bytes >= RECORD_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -94,9 +106,15 @@ impl Run {
             Err(error) if error.kind() == Kind::Damaged => return Ok(Some("is damaged".into())),
             opened => opened?,
         };
-        let Some(bytes) = bytes else { return Ok(Some("is missing".into())) };
+        let Some(bytes) = bytes else {
+            return Ok(Some("is missing".into()));
+        };
         if bytes.size() != planned.len {
-            return Ok(Some(format!("has {} bytes of {}", bytes.size(), planned.len)));
+            return Ok(Some(format!(
+                "has {} bytes of {}",
+                bytes.size(),
+                planned.len
+            )));
         }
         let mut header = vec![0; planned.header.len()];
         let unreadable = |error: Error| match error.kind() {
@@ -111,7 +129,11 @@ impl Run {
         }
         for &tensor in &planned.tensors {
             let slot = &self.layout.tensors()[tensor];
-            let Some(values) = manifest.tensors.get(tensor).and_then(ManifestTensor::values) else {
+            let Some(values) = manifest
+                .tensors
+                .get(tensor)
+                .and_then(ManifestTensor::values)
+            else {
                 return Ok(Some("has no checksums".into()));
             };
             for (block, wanted) in (0..).zip(values) {
@@ -121,8 +143,10 @@ impl Run {
                     Ok(value) if value == wanted => {}
                     Ok(_) => {
                         let range = block_range(slot.len, block);
-                        let words =
-                            format!("is damaged in tensor {} (bytes {} to {})", slot.name, range.start, range.end);
+                        let words = format!(
+                            "is damaged in tensor {} (bytes {} to {})",
+                            slot.name, range.start, range.end
+                        );
                         return Ok(Some(words));
                     }
                 }
@@ -135,7 +159,12 @@ impl Run {
     fn journal_sound(&self, is_sound: &[bool], manifest: &Manifest) -> Result<()> {
         let storage = self.storage.as_ref();
         let file = storage.create(&self.places.aside())?;
-        let mut journal = Aside { file: file.as_ref(), at: 0, claims: vec![], bytes: 0 };
+        let mut journal = Aside {
+            file: file.as_ref(),
+            at: 0,
+            claims: vec![],
+            bytes: 0,
+        };
         journal.append(&head_with_identity(&self.journal_identity().to_string())?)?;
         each_note(storage, &self.places, &mut |tensor, note| {
             let slot = self.layout.tensors().get(tensor);
@@ -144,7 +173,13 @@ impl Run {
             }
             let note = note.to_string();
             let bytes = note.len() + size_of::<Claim>();
-            journal.claim(Claim::Note { tensor: number(tensor)?, note }, bytes)
+            journal.claim(
+                Claim::Note {
+                    tensor: number(tensor)?,
+                    note,
+                },
+                bytes,
+            )
         })?;
         for shard in (0..is_sound.len()).filter(|shard| is_sound[*shard]) {
             self.claim_shard(shard, manifest, &mut journal)?;
@@ -156,15 +191,36 @@ impl Run {
     }
 
     /// Claims all of a shard, as the run that finished it did.
-    fn claim_shard(&self, shard: usize, manifest: &Manifest, journal: &mut Aside<'_>) -> Result<()> {
+    fn claim_shard(
+        &self,
+        shard: usize,
+        manifest: &Manifest,
+        journal: &mut Aside<'_>,
+    ) -> Result<()> {
         for &tensor in &self.layout.shards()[shard].tensors {
-            let values = manifest.tensors.get(tensor).and_then(ManifestTensor::values).unwrap_or_default();
+            let values = manifest
+                .tensors
+                .get(tensor)
+                .and_then(ManifestTensor::values)
+                .unwrap_or_default();
             if !values.is_empty() {
                 let bytes = values.as_flattened().len() + size_of::<Claim>();
-                journal.claim(Claim::Blocks { tensor: number(tensor)?, first: 0, values }, bytes)?;
+                journal.claim(
+                    Claim::Blocks {
+                        tensor: number(tensor)?,
+                        first: 0,
+                        values,
+                    },
+                    bytes,
+                )?;
             }
         }
-        journal.claim(Claim::Shard { shard: number(shard)? }, size_of::<Claim>())
+        journal.claim(
+            Claim::Shard {
+                shard: number(shard)?,
+            },
+            size_of::<Claim>(),
+        )
     }
 }
 

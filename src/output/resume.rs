@@ -17,7 +17,8 @@ use super::write::Output;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, State};
 
-/// The largest journal that is read; 40 bytes for every 16 MiB of output leave room for much bigger notes.
+/// The largest journal that is read; 40 bytes for every 16 MiB of output leave room for much bigger
+/// notes.
 pub(super) const JOURNAL_BYTES: u64 = 1 << 30;
 
 /// Goes on where the journal in the folder ends.
@@ -35,7 +36,12 @@ pub(super) enum Claims {
 }
 
 /// The same, where the claims may have been checked already.
-pub(super) fn go_on(run: Run, lock: Lock, claims: Claims, progress: &mut Progress<'_>) -> Result<Output> {
+pub(super) fn go_on(
+    run: Run,
+    lock: Lock,
+    claims: Claims,
+    progress: &mut Progress<'_>,
+) -> Result<Output> {
     let path = run.places.journal();
     let bytes = journal_bytes(&run)?;
     let (state, len) = replayed(&run, &bytes).map_err(|error| error.with_hint(HINT))?;
@@ -61,20 +67,35 @@ pub(super) fn go_on(run: Run, lock: Lock, claims: Claims, progress: &mut Progres
 /// When reading fails.
 pub(super) fn begun_identity(storage: &dyn Storage, places: &Places) -> Result<Option<Value>> {
     let bytes = read_capped(storage, &places.journal(), JOURNAL_BYTES)?;
-    let Ok(journal) = Journal::parse(&bytes, &places.journal()) else { return Ok(None) };
+    let Ok(journal) = Journal::parse(&bytes, &places.journal()) else {
+        return Ok(None);
+    };
     let stored: Option<Value> = serde_json::from_str(journal.identity()).ok();
-    Ok(stored.and_then(|mut stored| stored.get_mut("identity").map(Value::take)).map(|identity| sealed(&identity)))
+    Ok(stored
+        .and_then(|mut stored| stored.get_mut("identity").map(Value::take))
+        .map(|identity| sealed(&identity)))
 }
 
 /// Whether the journal in the folder is that of this very run.
 pub(super) fn can_resume(run: &Run) -> Result<()> {
     let replayed = journal_bytes(run).and_then(|bytes| replayed(run, &bytes));
-    replayed.map(drop).map_err(|error| if error.kind() == Kind::Resume { error.with_hint(HINT) } else { error })
+    replayed.map(drop).map_err(|error| {
+        if error.kind() == Kind::Resume {
+            error.with_hint(HINT)
+        } else {
+            error
+        }
+    })
 }
 
 fn journal_bytes(run: &Run) -> Result<Vec<u8>> {
-    read_capped(run.storage.as_ref(), &run.places.journal(), JOURNAL_BYTES)
-        .map_err(|error| if error.kind() == Kind::Damaged { error.with_kind(Kind::Resume) } else { error })
+    read_capped(run.storage.as_ref(), &run.places.journal(), JOURNAL_BYTES).map_err(|error| {
+        if error.kind() == Kind::Damaged {
+            error.with_kind(Kind::Resume)
+        } else {
+            error
+        }
+    })
 }
 
 const HINT: &str = "run with --restart to discard what was written and begin anew";
@@ -90,23 +111,36 @@ fn replayed(run: &Run, bytes: &[u8]) -> Result<(State, u64)> {
         return Err(refuse(words));
     }
     if stored != run.journal_identity() {
-        return Err(refuse("same request, but another version laid its shards out in another way".into()));
+        return Err(refuse(
+            "same request, but another version laid its shards out in another way".into(),
+        ));
     }
     let state = journal.replay(&run.block_counts(), run.layout.shards().len())?;
-    Ok((state, u64::try_from(journal.valid_len()).expect("a length fits 64 bits")))
+    Ok((
+        state,
+        u64::try_from(journal.valid_len()).expect("a length fits 64 bits"),
+    ))
 }
 
 impl Run {
-    /// Finds each shard's file, under its final name or in the making, and makes those that are missing and of which
-    /// nothing is claimed. On return the state says of each shard whether it has its final name.
+    /// Finds each shard's file, under its final name or in the making, and makes those that are
+    /// missing and of which nothing is claimed. On return the state says of each shard whether it
+    /// has its final name.
     fn match_shards(&self, mut state: State) -> Result<State> {
         for shard in 0..self.layout.shards().len() {
             let planned = &self.layout.shards()[shard];
-            let is_finished = self.storage.len(&self.places.finished(&planned.name))?.is_some();
+            let is_finished = self
+                .storage
+                .len(&self.places.finished(&planned.name))?
+                .is_some();
             if state.shards[shard] && !is_finished {
                 return Err(self.mismatch(shard, "it was finished, but is not there any more"));
             }
-            let claimed = planned.tensors.iter().map(|tensor| state.values[*tensor].len()).sum();
+            let claimed = planned
+                .tensors
+                .iter()
+                .map(|tensor| state.values[*tensor].len())
+                .sum();
             // Closed again: there may be more shards than files may be open.
             if is_finished {
                 self.finished(shard, &state)?;
@@ -119,19 +153,25 @@ impl Run {
         Ok(state)
     }
 
-    /// A shard that has its final name: whole by the journal, with the right size and header. A crash between the syncs
-    /// of the two folders can leave it under its other name too, which goes with the work folder.
+    /// A shard that has its final name: whole by the journal, with the right size and header. A
+    /// crash between the syncs of the two folders can leave it under its other name too, which goes
+    /// with the work folder.
     fn finished(&self, shard: usize, state: &State) -> Result<()> {
         let planned = &self.layout.shards()[shard];
         let counts = self.block_counts();
-        let is_whole = |tensor: &usize| u64::try_from(state.values[*tensor].len()) == Ok(counts[*tensor]);
+        let is_whole =
+            |tensor: &usize| u64::try_from(state.values[*tensor].len()) == Ok(counts[*tensor]);
         if !planned.tensors.iter().all(is_whole) {
-            return Err(self.mismatch(shard, "it has its final name, but the journal does not say that it is whole"));
+            return Err(self.mismatch(
+                shard,
+                "it has its final name, but the journal does not say that it is whole",
+            ));
         }
         let file = self.opened(shard, true)?;
         self.check_len(shard, file.size())?;
         let mut header = vec![0; planned.header.len()];
-        file.read_at(&mut header, 0).map_err(|error| self.unreadable(shard, error))?;
+        file.read_at(&mut header, 0)
+            .map_err(|error| self.unreadable(shard, error))?;
         if header != planned.header {
             return Err(self.mismatch(shard, "its header was changed"));
         }
@@ -143,9 +183,13 @@ impl Run {
         let name = &self.layout.shards()[shard].name;
         let path = self.places.finished(name);
         Ok(match self.layout.zstd().filter(|_| is_finished) {
-            Some(_) => Box::new(PackedShard::open(&path).map_err(|error| self.unreadable(shard, error))?),
+            Some(_) => {
+                Box::new(PackedShard::open(&path).map_err(|error| self.unreadable(shard, error))?)
+            }
             None if is_finished => Box::new(PlainShard::new(self.storage.open_read(&path)?)?),
-            None => Box::new(PlainShard::new(self.storage.open_read(&self.places.part(name))?)?),
+            None => Box::new(PlainShard::new(
+                self.storage.open_read(&self.places.part(name))?,
+            )?),
         })
     }
 
@@ -154,7 +198,9 @@ impl Run {
         let part = self.places.part(&self.layout.shards()[shard].name);
         if self.layout.zstd().is_some() && self.storage.len(&part)?.is_some() {
             // IMPORTANT: the final name may be there only as long as the power is.
-            self.storage.sync_dir(parent_of(&self.places.finished(&self.layout.shards()[shard].name)))?;
+            self.storage.sync_dir(parent_of(
+                &self.places.finished(&self.layout.shards()[shard].name),
+            ))?;
             self.storage.remove(&part)?;
         }
         Ok(())
@@ -167,7 +213,12 @@ impl Run {
         let file = match self.storage.len(&path)? {
             Some(_) => self.storage.open(&path)?,
             None if claimed_blocks == 0 => self.storage.create(&path)?,
-            None => return Err(self.mismatch(shard, "blocks of it were written, but it is not there any more")),
+            None => {
+                return Err(self.mismatch(
+                    shard,
+                    "blocks of it were written, but it is not there any more",
+                ));
+            }
         };
         if claimed_blocks > 0 {
             self.check_len(shard, file.len()?)?;
@@ -192,7 +243,11 @@ impl Run {
         let total = (0..state.values.len()).map(durable).sum();
         let mut checked = 0;
         for (shard, planned) in self.layout.shards().iter().enumerate() {
-            if planned.tensors.iter().all(|tensor| state.values[*tensor].is_empty()) {
+            if planned
+                .tensors
+                .iter()
+                .all(|tensor| state.values[*tensor].is_empty())
+            {
                 continue;
             }
             let file = self.opened(shard, state.shards[shard])?;
@@ -200,10 +255,13 @@ impl Run {
                 let slot = &self.layout.tensors()[tensor];
                 for (block, wanted) in (0..).zip(&state.values[tensor]) {
                     let mut read = |buffer: &mut [u8], at| file.read_at(buffer, slot.offset + at);
-                    let value =
-                        hash_block(slot.len, block, &mut read).map_err(|error| self.unreadable(shard, error))?;
+                    let value = hash_block(slot.len, block, &mut read)
+                        .map_err(|error| self.unreadable(shard, error))?;
                     if value != *wanted {
-                        let cause = format!("block {block} of tensor {} was changed after it was written", slot.name);
+                        let cause = format!(
+                            "block {block} of tensor {} was changed after it was written",
+                            slot.name
+                        );
                         return Err(self.mismatch(shard, &cause));
                     }
                     let range = block_range(slot.len, block);
@@ -215,9 +273,14 @@ impl Run {
         Ok(())
     }
 
-    /// A finished shard that cannot be decompressed was changed; any other failure stays what it is.
+    /// A finished shard that cannot be decompressed was changed; any other failure stays what it
+    /// is.
     fn unreadable(&self, shard: usize, error: Error) -> Error {
-        if error.kind() == Kind::Input { self.mismatch(shard, &error.to_string()) } else { error }
+        if error.kind() == Kind::Input {
+            self.mismatch(shard, &error.to_string())
+        } else {
+            error
+        }
     }
 
     fn mismatch(&self, shard: usize, cause: &str) -> Error {

@@ -18,7 +18,8 @@ pub(super) struct Header {
     pub(super) tensors: IndexMap<String, (u64, u64)>,
 }
 
-/// What reading a header takes for each byte of it: the text, what is parsed, and the places of the tensors.
+/// What reading a header takes for each byte of it: the text, what is parsed, and the places of the
+/// tensors.
 const PARSED_RATIO: u64 = 6;
 
 impl Header {
@@ -29,36 +30,66 @@ impl Header {
             return Ok(0);
         }
         bytes.read_at(&mut length, 0)?;
-        Ok(Some(u64::from_le_bytes(length)).filter(|len| *len <= HEADER_BYTES).map_or(0, |len| PARSED_RATIO * len))
+        Ok(Some(u64::from_le_bytes(length))
+            .filter(|len| *len <= HEADER_BYTES)
+            .map_or(0, |len| PARSED_RATIO * len))
     }
 
     pub(super) fn read(path: &Path, bytes: &dyn ShardBytes) -> Result<Self> {
         let size = bytes.size();
         let mut length = [0; 8];
         if size < 8 {
-            return Err(damaged(path, format!("{size} bytes, too short for a header")));
+            return Err(damaged(
+                path,
+                format!("{size} bytes, too short for a header"),
+            ));
         }
         bytes.read_at(&mut length, 0)?;
         let len = u64::from_le_bytes(length);
         let fits = len <= HEADER_BYTES && len <= size - 8;
         let Some(header_len) = usize::try_from(len).ok().filter(|_| fits) else {
-            return Err(damaged(path, format!("a header of {len} bytes in a file of {size}")));
+            return Err(damaged(
+                path,
+                format!("a header of {len} bytes in a file of {size}"),
+            ));
         };
         let mut header = vec![0; header_len + 8];
         bytes.read_at(&mut header, 0)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header[8..]).map_err(|error| damaged(path, format!("its header: {error}")))?;
+        let metadata: Metadata = serde_json::from_slice(&header[8..])
+            .map_err(|error| damaged(path, format!("its header: {error}")))?;
         let data_start = len + 8;
-        let wanted = u64::try_from(metadata.data_len()).ok().and_then(|data| data.checked_add(data_start));
+        let wanted = u64::try_from(metadata.data_len())
+            .ok()
+            .and_then(|data| data.checked_add(data_start));
         if wanted != Some(size) {
-            let wanted = wanted.map_or_else(|| "more than possible".to_owned(), |wanted| wanted.to_string());
-            return Err(damaged(path, format!("{size} bytes, by its header wanted {wanted}")));
+            let wanted = wanted.map_or_else(
+                || "more than possible".to_owned(),
+                |wanted| wanted.to_string(),
+            );
+            return Err(damaged(
+                path,
+                format!("{size} bytes, by its header wanted {wanted}"),
+            ));
         }
         let place = |name: String| {
             let (start, end) = metadata.info(&name)?.data_offsets;
-            Some((name, (u64::try_from(start).ok()? + data_start, u64::try_from(end - start).ok()?)))
+            Some((
+                name,
+                (
+                    u64::try_from(start).ok()? + data_start,
+                    u64::try_from(end - start).ok()?,
+                ),
+            ))
         };
-        let tensors = metadata.offset_keys().into_iter().filter_map(place).collect();
-        Ok(Self { data_start, hash: blake3::hash(&header), tensors })
+        let tensors = metadata
+            .offset_keys()
+            .into_iter()
+            .filter_map(place)
+            .collect();
+        Ok(Self {
+            data_start,
+            hash: blake3::hash(&header),
+            tensors,
+        })
     }
 }

@@ -1,8 +1,9 @@
-//! The files beside the weights as part of a result: recorded in the manifest, checked, and put back where they are
-//! missing.
+//! The files beside the weights as part of a result: recorded in the manifest, checked, and put
+//! back where they are missing.
 //!
-//! Some of them are for people, who write on in them: a model card, a licence. One that was edited is still the user's
-//! own, so it is mentioned and no damage; a config or a tokenizer that was changed makes another model of the weights.
+//! Some of them are for people, who write on in them: a model card, a licence. One that was edited
+//! is still the user's own, so it is mentioned and no damage; a config or a tokenizer that was
+//! changed makes another model of the weights.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -50,40 +51,64 @@ impl ManifestSide {
     /// Describes the file at `path`, called `name` in the output.
     pub(super) fn of(name: &Path, path: &Path) -> Result<Self> {
         let (size, hash) = hashed(path)?;
-        Ok(Self { name: name.to_string_lossy().into_owned(), size, blake3: hash })
+        Ok(Self {
+            name: name.to_string_lossy().into_owned(),
+            size,
+            blake3: hash,
+        })
     }
 
     /// Whether its name stays within the output folder.
     pub(super) fn is_plain(&self) -> bool {
         let mut parts = Path::new(&self.name).components();
-        !self.name.is_empty() && !self.name.contains('\0') && parts.all(|part| matches!(part, Component::Normal(_)))
+        !self.name.is_empty()
+            && !self.name.contains('\0')
+            && parts.all(|part| matches!(part, Component::Normal(_)))
     }
 
     /// How it is found at `path`.
     pub(super) fn state(&self, path: &Path) -> Result<State> {
         match std::fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::Missing),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(State::Missing);
+            }
             Err(error) => return Err(Error::io("cannot examine", path, error)),
             Ok(found) if found.len() != self.size => return Ok(State::Changed),
             Ok(_) => {}
         }
         let (size, hash) = hashed(path)?;
-        Ok(if (size, &hash) == (self.size, &self.blake3) { State::Same } else { State::Changed })
+        Ok(if (size, &hash) == (self.size, &self.blake3) {
+            State::Same
+        } else {
+            State::Changed
+        })
     }
 }
 
-/// Whether people write on in a file of this name, so that a change of it is no damage: cards, licences, pictures, and
-/// the defaults of generation, which are read beside the model and change nothing in it.
+/// Whether people write on in a file of this name, so that a change of it is no damage: cards,
+/// licences, pictures, and the defaults of generation, which are read beside the model and change
+/// nothing in it.
 pub(super) fn may_be_edited(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let file = lower.rsplit('/').next().unwrap_or_default();
-    let is_text =
-        [".md", ".rst", ".png", ".jpg", ".jpeg", ".svg", ".gif", ".pdf"].iter().any(|end| file.ends_with(end));
+    let is_text = [
+        ".md", ".rst", ".png", ".jpg", ".jpeg", ".svg", ".gif", ".pdf",
+    ]
+    .iter()
+    .any(|end| file.ends_with(end));
     is_text
         || file == "generation_config.json"
-        || ["readme", "license", "licence", "notice", "copying", "use_policy", "citation"]
-            .iter()
-            .any(|begin| file.starts_with(begin))
+        || [
+            "readme",
+            "license",
+            "licence",
+            "notice",
+            "copying",
+            "use_policy",
+            "citation",
+        ]
+        .iter()
+        .any(|begin| file.starts_with(begin))
 }
 
 fn hashed(path: &Path) -> Result<(u64, String)> {
@@ -138,8 +163,8 @@ pub struct Restored {
     pub missing: Vec<String>,
 }
 
-/// Looks after the files beside the weights of a finished output: writes again what is missing of `sides` and of the
-/// index; what was changed only with `overwrite`.
+/// Looks after the files beside the weights of a finished output: writes again what is missing of
+/// `sides` and of the index; what was changed only with `overwrite`.
 ///
 /// # Errors
 ///
@@ -165,7 +190,9 @@ pub fn restore(
         let state = wanted.state(&path)?;
         // What the inputs lend may have changed since; what was recorded then is still right.
         let is_as_recorded = || known.map(|known| recorded[known].state(&path)).transpose();
-        if state == State::Same || (state == State::Changed && is_as_recorded()? == Some(State::Same)) {
+        if state == State::Same
+            || (state == State::Changed && is_as_recorded()? == Some(State::Same))
+        {
             continue;
         }
         if state == State::Changed && !overwrite {
@@ -180,8 +207,11 @@ pub fn restore(
         restored.written.push(name);
         to_write.push(side);
     }
-    let others =
-        manifest.side_files.iter().filter(|known| sides.iter().all(|side| side.name() != Path::new(&known.name)));
+    let others = manifest.side_files.iter().filter(|known| {
+        sides
+            .iter()
+            .all(|side| side.name() != Path::new(&known.name))
+    });
     for known in others {
         restored.looked_at += 1;
         match known.state(&places.side(Path::new(&known.name)))? {
@@ -200,7 +230,10 @@ pub fn restore(
         put(storage, &places, &places.side(side.name()), side.contents())?;
     }
     if recorded != manifest.side_files {
-        let manifest = Manifest { side_files: recorded, ..manifest.clone() };
+        let manifest = Manifest {
+            side_files: recorded,
+            ..manifest.clone()
+        };
         rewrite(storage, &places, &manifest)?;
     }
     folder::remove_work(storage, &places)?;
@@ -220,12 +253,22 @@ fn rewrite(storage: &dyn Storage, places: &Places, manifest: &Manifest) -> Resul
             .get(&tensor)
             .map(|text| read(text))
             .transpose()
-            .map_err(|error| Error::new(Kind::Damaged, "cannot read manifest", places.manifest().display(), error))
+            .map_err(|error| {
+                Error::new(
+                    Kind::Damaged,
+                    "cannot read manifest",
+                    places.manifest().display(),
+                    error,
+                )
+            })
     };
-    put_made(storage, places, &places.manifest(), &mut |file| manifest.write(&note, file))
+    put_made(storage, places, &places.manifest(), &mut |file| {
+        manifest.write(&note, file)
+    })
 }
 
-/// What is to be said of recorded files that were edited; anything else that is not as it was written is damage.
+/// What is to be said of recorded files that were edited; anything else that is not as it was
+/// written is damage.
 ///
 /// # Errors
 ///
@@ -255,19 +298,35 @@ mod tests {
 
     #[test]
     fn what_people_write_on_in_is_told_from_what_makes_the_model() {
-        for name in ["README.md", "docs/notes.md", "LICENSE", "LICENSE.txt", "USE_POLICY.md", "generation_config.json"]
-        {
+        for name in [
+            "README.md",
+            "docs/notes.md",
+            "LICENSE",
+            "LICENSE.txt",
+            "USE_POLICY.md",
+            "generation_config.json",
+        ] {
             assert!(may_be_edited(name), "{name}");
         }
-        for name in ["config.json", "tokenizer.json", "tokenizer.model", "vocab.txt", "model.py", "mergekit_config.yml"]
-        {
+        for name in [
+            "config.json",
+            "tokenizer.json",
+            "tokenizer.model",
+            "vocab.txt",
+            "model.py",
+            "mergekit_config.yml",
+        ] {
             assert!(!may_be_edited(name), "{name}");
         }
     }
 
     #[test]
     fn names_that_lead_elsewhere_are_not_plain() {
-        let side = |name: &str| ManifestSide { name: name.into(), size: 0, blake3: String::new() };
+        let side = |name: &str| ManifestSide {
+            name: name.into(),
+            size: 0,
+            blake3: String::new(),
+        };
         assert!(side("a/b.json").is_plain());
         for name in ["", "../x", "/etc/passwd", "a/../../x", "./x\0"] {
             assert!(!side(name).is_plain(), "{name:?}");

@@ -1,8 +1,9 @@
-//! An output of one small file that is found step by step: steps are journalled, the file is written at the end.
+//! An output of one small file that is found step by step: steps are journalled, the file is
+//! written at the end.
 //!
-//! Names and order are those of a single file of weights: until the end, journal and lock lie in the work folder
-//! `.X.safetensors.thalweg` beside it; the file appears under its name when it is whole and durable, then the work
-//! folder goes.
+//! Names and order are those of a single file of weights: until the end, journal and lock lie in
+//! the work folder `.X.safetensors.thalweg` beside it; the file appears under its name when it is
+//! whole and durable, then the work folder goes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,15 +45,16 @@ pub enum BegunSteps {
 }
 
 impl Steps {
-    /// Begins, goes on with, or finds finished the run of `identity` at a target that is a single file.
+    /// Begins, goes on with, or finds finished the run of `identity` at a target that is a single
+    /// file.
     ///
     /// `is_same` tells whether the file that is there was made by this very run.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when the target does not name a file, [`Kind::Occupied`] when another file is there,
-    /// [`Kind::Locked`] when another process works there, [`Kind::Resume`] when another run was begun there or its
-    /// journal is damaged.
+    /// [`Kind::Usage`] when the target does not name a file, [`Kind::Occupied`] when another file
+    /// is there, [`Kind::Locked`] when another process works there, [`Kind::Resume`] when another
+    /// run was begun there or its journal is damaged.
     pub fn begin(
         storage: Arc<dyn Storage>,
         target: &Target,
@@ -62,28 +64,53 @@ impl Steps {
         let places = Places::new(&target.dir);
         if !places.is_file() {
             let cause = "wanted the name of one file, X.safetensors";
-            return Err(Error::new(Kind::Usage, "cannot write to file", target.dir.display(), cause));
+            return Err(Error::new(
+                Kind::Usage,
+                "cannot write to file",
+                target.dir.display(),
+                cause,
+            ));
         }
         check_work(&places)?;
         check_file(places.out())?;
         let identity = normalised(identity)?;
         let is_there = || Ok::<_, Error>(storage.len(places.out())?.is_some());
-        // Where there is no work folder, nothing is touched before it is known that the file may be written.
-        if storage.list(&places.work())?.is_none() && is_there()? && judge(target, &places, is_same)? {
+        // Where there is no work folder, nothing is touched before it is known that the file may be
+        // written.
+        if storage.list(&places.work())?.is_none()
+            && is_there()?
+            && judge(target, &places, is_same)?
+        {
             return Ok(BegunSteps::Complete);
         }
         let lock = Lock::acquire(storage.as_ref(), &places)?;
         let is_begun = storage.len(&places.journal())?.is_some();
-        if is_there()? && (!is_begun || target.restart || is_same(places.out())) && judge(target, &places, is_same)? {
+        if is_there()?
+            && (!is_begun || target.restart || is_same(places.out()))
+            && judge(target, &places, is_same)?
+        {
             remove_work(storage.as_ref(), &places)?;
             return Ok(BegunSteps::Complete);
         }
         if is_begun && !target.restart {
             let (ledger, steps) = resume(storage.as_ref(), &places, &identity)?;
-            return Ok(BegunSteps::Resumed(Self { storage, places, ledger, _lock: lock }, steps));
+            return Ok(BegunSteps::Resumed(
+                Self {
+                    storage,
+                    places,
+                    ledger,
+                    _lock: lock,
+                },
+                steps,
+            ));
         }
         let ledger = start(storage.as_ref(), &places, &identity)?;
-        Ok(BegunSteps::Fresh(Self { storage, places, ledger, _lock: lock }))
+        Ok(BegunSteps::Fresh(Self {
+            storage,
+            places,
+            ledger,
+            _lock: lock,
+        }))
     }
 
     /// Journals a step; it is durable afterwards.
@@ -92,7 +119,9 @@ impl Steps {
     ///
     /// When it cannot be written; the steps before it stay.
     pub fn append(&mut self, step: String) -> Result<()> {
-        self.ledger.append(&[Claim::Step { step }]).map_err(Error::resumable)
+        self.ledger
+            .append(&[Claim::Step { step }])
+            .map_err(Error::resumable)
     }
 
     /// The file that is to be written.
@@ -112,7 +141,13 @@ impl Steps {
     /// When it cannot be written; the run can then be resumed.
     pub fn write_beside(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let path = self.places.out().with_file_name(name);
-        put(self.storage.as_ref(), &self.places, &path, &Contents::Bytes(bytes)).map_err(Error::resumable)
+        put(
+            self.storage.as_ref(),
+            &self.places,
+            &path,
+            &Contents::Bytes(bytes),
+        )
+        .map_err(Error::resumable)
     }
 
     /// Writes the file, whole and durable or not at all, and removes the work folder.
@@ -121,22 +156,31 @@ impl Steps {
     ///
     /// When it cannot be written; the run can then be resumed.
     pub fn finish(self, bytes: Vec<u8>) -> Result<()> {
-        let Self { storage, places, .. } = &self;
-        put(storage.as_ref(), places, places.out(), &Contents::Bytes(bytes))
-            .and_then(|()| remove_work(storage.as_ref(), places))
-            .map_err(Error::resumable)
+        let Self {
+            storage, places, ..
+        } = &self;
+        put(
+            storage.as_ref(),
+            places,
+            places.out(),
+            &Contents::Bytes(bytes),
+        )
+        .and_then(|()| remove_work(storage.as_ref(), places))
+        .map_err(Error::resumable)
     }
 }
 
-/// Removes what runs towards transforms of the output `out` have left behind although those were found, or are not asked
-/// for any more. The folder goes too where nothing is in it then.
+/// Removes what runs towards transforms of the output `out` have left behind although those were
+/// found, or are not asked for any more. The folder goes too where nothing is in it then.
 ///
 /// # Errors
 ///
 /// When something there cannot be removed, or another process works on it.
 pub fn tidy_transforms(storage: &dyn Storage, out: &Path) -> Result<()> {
     let folder = Places::new(out).alignment();
-    let Some(entries) = storage.list(&folder)? else { return Ok(()) };
+    let Some(entries) = storage.list(&folder)? else {
+        return Ok(());
+    };
     if !check_folder(&folder)? {
         return Ok(());
     }
@@ -151,8 +195,8 @@ pub fn tidy_transforms(storage: &dyn Storage, out: &Path) -> Result<()> {
     storage.remove_dir_if_empty(&folder)
 }
 
-/// Where the transforms of an output lie: in their last place, and, while the output is to replace another one, in its
-/// work folder.
+/// Where the transforms of an output lie: in their last place, and, while the output is to replace
+/// another one, in its work folder.
 pub fn transform_folders(out: &Path) -> [PathBuf; 2] {
     let places = Places::new(out);
     [places.alignment(), places.staged().alignment()]
@@ -174,7 +218,8 @@ pub fn is_replacing(storage: &dyn Storage, target: &Target) -> Result<bool> {
     })
 }
 
-/// Whether the file that is there is the result of this very run and stays; false when it may be replaced.
+/// Whether the file that is there is the result of this very run and stays; false when it may be
+/// replaced.
 fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> Result<bool> {
     let is_same = is_same(places.out());
     if is_same && !(target.restart && target.overwrite) {
@@ -184,26 +229,41 @@ fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> R
         return Ok(false);
     }
     let cause = "a file is there that this run did not write";
-    Err(Error::new(Kind::Occupied, "cannot write to file", places.out().display(), cause)
-        .with_hint("choose another name, or let --overwrite replace it"))
+    Err(Error::new(
+        Kind::Occupied,
+        "cannot write to file",
+        places.out().display(),
+        cause,
+    )
+    .with_hint("choose another name, or let --overwrite replace it"))
 }
 
 fn start(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<Ledger> {
     empty_work(storage, places, Kept::Journal)?;
     let head = head_with_identity(&identity.to_string())?;
-    // Renamed when whole, over the journal of a discarded run if there is one: a journal never lacks its identity.
+    // Renamed when whole, over the journal of a discarded run if there is one: a journal never
+    // lacks its identity.
     let file = storage.create(&places.aside())?;
     file.write_at(&head, 0)?;
     file.sync_data()?;
     storage.rename(&places.aside(), &places.journal())?;
     storage.sync_dir(&places.work())?;
-    Ok(Ledger::new(file, u64::try_from(head.len()).expect("a length fits 64 bits")))
+    Ok(Ledger::new(
+        file,
+        u64::try_from(head.len()).expect("a length fits 64 bits"),
+    ))
 }
 
-fn resume(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<(Ledger, Vec<String>)> {
+fn resume(
+    storage: &dyn Storage,
+    places: &Places,
+    identity: &Value,
+) -> Result<(Ledger, Vec<String>)> {
     const HINT: &str = "run with --restart to discard what was found and begin anew";
     let path = places.journal();
-    let refuse = |cause: String| Error::new(Kind::Resume, "cannot resume", path.display(), cause).with_hint(HINT);
+    let refuse = |cause: String| {
+        Error::new(Kind::Resume, "cannot resume", path.display(), cause).with_hint(HINT)
+    };
     let bytes = read_capped(storage, &path, JOURNAL_BYTES)?;
     let journal = Journal::parse(&bytes, &path).map_err(|error| error.with_hint(HINT))?;
     let stored: Value = serde_json::from_str(journal.identity())
@@ -211,7 +271,10 @@ fn resume(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<(L
     if let Some(words) = difference("journal", &stored, identity) {
         return Err(refuse(words));
     }
-    let steps = journal.replay(&[], 0).map_err(|error| error.with_hint(HINT))?.steps;
+    let steps = journal
+        .replay(&[], 0)
+        .map_err(|error| error.with_hint(HINT))?
+        .steps;
     let file = storage.open(&path)?;
     let len = u64::try_from(journal.valid_len()).expect("a length fits 64 bits");
     if file.len()? != len {

@@ -1,6 +1,8 @@
-//! The file operations that the output is made of, behind a trait, so that tests can inject faults and lose power.
+//! The file operations that the output is made of, behind a trait, so that tests can inject faults
+//! and lose power.
 //!
-//! Nothing here decides anything: the order of operations, on which durability rests, is the callers'.
+//! Nothing here decides anything: the order of operations, on which durability rests, is the
+//! callers'.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -46,8 +48,8 @@ pub trait Storage: Send + Sync {
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
     /// Opens an existing file to read.
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
-    /// Opens an existing file that is written front to back in large pieces. What is written may stay in memory until
-    /// the file is synced.
+    /// Opens an existing file that is written front to back in large pieces. What is written may
+    /// stay in memory until the file is synced.
     fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
         self.open(path)
     }
@@ -63,7 +65,8 @@ pub trait Storage: Send + Sync {
     fn list(&self, dir: &Path) -> Result<Option<Vec<Entry>>>;
     /// The size of a file; none when there is none.
     fn len(&self, path: &Path) -> Result<Option<u64>>;
-    /// How many bytes a file takes, which is less than its size where it has holes; none when there is none.
+    /// How many bytes a file takes, which is less than its size where it has holes; none when there
+    /// is none.
     fn allocated(&self, path: &Path) -> Result<Option<u64>> {
         self.len(path)
     }
@@ -80,7 +83,9 @@ pub trait Storage: Send + Sync {
         let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
         let mut at = 0;
         while at < len {
-            let piece = usize::try_from(len - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let piece = usize::try_from(len - at)
+                .unwrap_or(COPY_BYTES)
+                .min(COPY_BYTES);
             source.read_at(&mut buffer[..piece], at)?;
             copy.write_at(&buffer[..piece], at)?;
             at += u64::try_from(piece).expect("a length fits 64 bits");
@@ -90,7 +95,10 @@ pub trait Storage: Send + Sync {
 }
 
 /// An open file, used from any thread.
-#[expect(clippy::len_without_is_empty, reason = "a file's size is asked for, never whether it is empty")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's size is asked for, never whether it is empty"
+)]
 pub trait StorageFile: Send + Sync {
     /// Fills all of `buffer` from `offset` on.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
@@ -100,9 +108,11 @@ pub trait StorageFile: Send + Sync {
     fn len(&self) -> Result<u64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> Result<()>;
-    /// Makes the file `len` bytes long, with all of them reserved on the disk where the file system can do that.
+    /// Makes the file `len` bytes long, with all of them reserved on the disk where the file system
+    /// can do that.
     fn preallocate(&self, len: u64) -> Result<()>;
-    /// Nothing is written for a while: what was gathered goes to the system, and the memory for it is given back.
+    /// Nothing is written for a while: what was gathered goes to the system, and the memory for it
+    /// is given back.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
@@ -125,7 +135,9 @@ impl Storage for DiskStorage {
         }
         for dir in missing.into_iter().rev() {
             match fs::create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(dir, error)),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(failed(dir, error));
+                }
                 _ => self.sync_dir(parent_of(dir))?,
             }
         }
@@ -133,24 +145,39 @@ impl Storage for DiskStorage {
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        let file =
-            DiskFile::open(path, File::options().read(true).write(true).create_new(true), false, "cannot create")?;
+        let file = DiskFile::open(
+            path,
+            File::options().read(true).write(true).create_new(true),
+            false,
+            "cannot create",
+        )?;
         Ok(Arc::new(file))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(DiskFile::open(path, File::options().read(true).write(true), false, "cannot open")?))
+        Ok(Arc::new(DiskFile::open(
+            path,
+            File::options().read(true).write(true),
+            false,
+            "cannot open",
+        )?))
     }
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
         let opened = DiskFile::open(path, File::options().read(true), true, "cannot open")?;
-        // All that is opened so is read front to back: the system then reads further ahead while this program hashes.
+        // All that is opened so is read front to back: the system then reads further ahead while
+        // this program hashes.
         _ = fadvise(&opened.file, 0, None, Advice::Sequential);
         Ok(Arc::new(opened))
     }
 
     fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
-        let plain = DiskFile::open(path, File::options().read(true).write(true), false, "cannot open")?;
+        let plain = DiskFile::open(
+            path,
+            File::options().read(true).write(true),
+            false,
+            "cannot open",
+        )?;
         Ok(match DirectFile::new(plain, path) {
             Ok(direct) => Arc::new(direct),
             Err(plain) => Arc::new(plain),
@@ -162,7 +189,8 @@ impl Storage for DiskStorage {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<()> {
-        // Some network file systems cannot sync a folder and say so with EINVAL; their renames are durable at once.
+        // Some network file systems cannot sync a folder and say so with EINVAL; their renames are
+        // durable at once.
         match File::open(dir).and_then(|dir| dir.sync_all()) {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
                 Err(Error::io("cannot sync folder", dir, error))
@@ -194,7 +222,10 @@ impl Storage for DiskStorage {
         for name in names {
             let name = name.map_err(failed)?;
             let is_dir = name.file_type().map_err(failed)?.is_dir();
-            entries.push(Entry { name: name.file_name(), is_dir });
+            entries.push(Entry {
+                name: name.file_name(),
+                is_dir,
+            });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(entries))
@@ -214,7 +245,11 @@ impl Storage for DiskStorage {
         let dir = &nearest(dir)?;
         let space = statvfs(dir).map_err(|error| Error::io("cannot examine", dir, error.into()))?;
         // What is kept back for root is root's.
-        let free = if geteuid().is_root() { space.f_bfree } else { space.f_bavail };
+        let free = if geteuid().is_root() {
+            space.f_bfree
+        } else {
+            space.f_bavail
+        };
         // Some file systems in user space know of no blocks at all.
         Ok((space.f_blocks > 0).then(|| free.saturating_mul(space.f_frsize)))
     }
@@ -245,9 +280,18 @@ pub(super) struct DiskFile {
 
 impl DiskFile {
     /// Opens a regular file; where it is written to, not through a link.
-    fn open(path: &Path, options: &fs::OpenOptions, follow: bool, what: &'static str) -> Result<Self> {
+    fn open(
+        path: &Path,
+        options: &fs::OpenOptions,
+        follow: bool,
+        what: &'static str,
+    ) -> Result<Self> {
         // A named pipe would otherwise be waited for; of a regular file nothing is different.
-        let flags = if follow { OFlags::NONBLOCK } else { OFlags::NONBLOCK | OFlags::NOFOLLOW };
+        let flags = if follow {
+            OFlags::NONBLOCK
+        } else {
+            OFlags::NONBLOCK | OFlags::NOFOLLOW
+        };
         let flags = i32::try_from(flags.bits()).expect("flags of opening are few");
         let opened = options.clone().custom_flags(flags).open(path);
         let refuse = |cause: &str| Error::new(Kind::Io, what, path.display(), cause);
@@ -256,9 +300,14 @@ impl DiskFile {
             Some(Errno::NXIO) => refuse("it is no regular file"),
             _ => Error::io(what, path, error),
         })?;
-        let metadata = file.metadata().map_err(|error| Error::io(what, path, error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Error::io(what, path, error))?;
         if metadata.is_file() {
-            return Ok(Self { path: path.to_owned(), file });
+            return Ok(Self {
+                path: path.to_owned(),
+                file,
+            });
         }
         Err(refuse("it is no regular file"))
     }
@@ -280,26 +329,39 @@ impl DiskFile {
 
 impl StorageFile for DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| self.failed("cannot read", error))
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|error| self.failed("cannot read", error))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| self.failed("cannot write", error))
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|error| self.failed("cannot write", error))
     }
 
     fn len(&self) -> Result<u64> {
-        self.file.metadata().map(|metadata| metadata.len()).map_err(|error| self.failed("cannot examine", error))
+        self.file
+            .metadata()
+            .map(|metadata| metadata.len())
+            .map_err(|error| self.failed("cannot examine", error))
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).map_err(|error| self.failed("cannot resize", error))
+        self.file
+            .set_len(len)
+            .map_err(|error| self.failed("cannot resize", error))
     }
 
     fn preallocate(&self, len: u64) -> Result<()> {
         const WHAT: &str = "cannot reserve disk space for";
         self.set_len(len)?;
         loop {
-            match if len == 0 { Ok(()) } else { fallocate(&self.file, FallocateFlags::empty(), 0, len) } {
+            match if len == 0 {
+                Ok(())
+            } else {
+                fallocate(&self.file, FallocateFlags::empty(), 0, len)
+            } {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
                 // No reservations on this file system: that there was room for everything must do.
@@ -310,8 +372,11 @@ impl StorageFile for DiskFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| self.failed("cannot sync", error))?;
-        // What is durable is not read again; the cache is better spent on inputs. Where advice is not taken, no harm.
+        self.file
+            .sync_data()
+            .map_err(|error| self.failed("cannot sync", error))?;
+        // What is durable is not read again; the cache is better spent on inputs. Where advice is
+        // not taken, no harm.
         _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         Ok(())
     }
@@ -327,7 +392,9 @@ mod tests {
     fn a_created_file_has_the_mode_that_the_umask_gives_and_is_not_created_twice() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("a/b/c");
-        DiskStorage.create_dir_all(&folder.path().join("a/b")).expect("created");
+        DiskStorage
+            .create_dir_all(&folder.path().join("a/b"))
+            .expect("created");
         DiskStorage.create(&path).expect("created");
         let plain = folder.path().join("plain");
         fs::write(&plain, b"").expect("written");
@@ -357,13 +424,29 @@ mod tests {
     fn a_hole_takes_no_space_and_what_is_free_is_known() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("part");
-        DiskStorage.create(&path).and_then(|file| file.set_len(1 << 30)).expect("made");
+        DiskStorage
+            .create(&path)
+            .and_then(|file| file.set_len(1 << 30))
+            .expect("made");
         assert!(DiskStorage.allocated(&path).expect("there").expect("there") < 1 << 20);
-        assert_eq!(DiskStorage.allocated(&folder.path().join("nothing")).expect("no failure"), None);
-        let free = DiskStorage.free_bytes(folder.path()).expect("no failure").expect("a real file system");
+        assert_eq!(
+            DiskStorage
+                .allocated(&folder.path().join("nothing"))
+                .expect("no failure"),
+            None
+        );
+        let free = DiskStorage
+            .free_bytes(folder.path())
+            .expect("no failure")
+            .expect("a real file system");
         assert!((1..1 << 55).contains(&free), "{free}");
-        let to_be_made = DiskStorage.free_bytes(&folder.path().join("nothing/below")).expect("no failure");
-        assert!(to_be_made.is_some_and(|free| free > 0), "that of the nearest folder that is there");
+        let to_be_made = DiskStorage
+            .free_bytes(&folder.path().join("nothing/below"))
+            .expect("no failure");
+        assert!(
+            to_be_made.is_some_and(|free| free > 0),
+            "that of the nearest folder that is there"
+        );
     }
 
     #[test]
@@ -375,6 +458,9 @@ mod tests {
         assert!(DiskStorage.sync_dir(&nothing).is_err());
         let copied = DiskStorage.copy(&nothing, &folder.path().join("copy"));
         assert!(copied.is_err());
-        assert_eq!(DiskStorage.list(folder.path()).expect("no failure"), Some(vec![]));
+        assert_eq!(
+            DiskStorage.list(folder.path()).expect("no failure"),
+            Some(vec![])
+        );
     }
 }

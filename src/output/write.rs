@@ -1,4 +1,5 @@
-//! A run's output while it is written: which bytes are there, what they hash to, which files are open.
+//! A run's output while it is written: which bytes are there, what they hash to, which files are
+//! open.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -64,9 +65,16 @@ impl Place {
     ///
     /// When it does not take them.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        self.file.write_at(bytes, self.at).map_err(Error::resumable)?;
-        // A commit may have many small shards behind it, and what they gather is paid for once only.
-        if self.ends_shard { self.file.settle().map_err(Error::resumable) } else { Ok(()) }
+        self.file
+            .write_at(bytes, self.at)
+            .map_err(Error::resumable)?;
+        // A commit may have many small shards behind it, and what they gather is paid for once
+        // only.
+        if self.ends_shard {
+            self.file.settle().map_err(Error::resumable)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -88,18 +96,22 @@ struct ShardState {
 }
 
 impl Output {
-    /// Looks at the target folder and begins, goes on with, or finds finished the output of `layout` there.
+    /// Looks at the target folder and begins, goes on with, or finds finished the output of
+    /// `layout` there.
     ///
-    /// `identity` is what decides whether an earlier run was the same: recipe, inputs, format. Files are reserved on
-    /// the disk at their full size, so a disk that is too small shows here. When a run is taken up again, every block
-    /// that its journal claims is read and checked first, which `progress` is told of.
+    /// `identity` is what decides whether an earlier run was the same: recipe, inputs, format.
+    /// Files are reserved on the disk at their full size, so a disk that is too small shows here.
+    /// When a run is taken up again, every block that its journal claims is read and checked first,
+    /// which `progress` is told of.
     ///
-    /// With [`Target::overwrite`] another checkpoint stays as it is until this one is whole, and then makes room.
+    /// With [`Target::overwrite`] another checkpoint stays as it is until this one is whole, and
+    /// then makes room.
     ///
     /// # Errors
     ///
-    /// [`Kind::Occupied`] when another checkpoint is there, [`Kind::Locked`] when another process works there,
-    /// [`Kind::Resume`] when another run was begun there or what it wrote was changed since.
+    /// [`Kind::Occupied`] when another checkpoint is there, [`Kind::Locked`] when another process
+    /// works there, [`Kind::Resume`] when another run was begun there or what it wrote was changed
+    /// since.
     pub fn begin(
         storage: Arc<dyn Storage>,
         target: &Target,
@@ -111,12 +123,21 @@ impl Output {
     }
 
     pub(super) fn assemble(run: Run, lock: Lock, ledger: Ledger, state: State) -> Result<Self> {
-        let Run { storage, places, layout, identity } = run;
+        let Run {
+            storage,
+            places,
+            layout,
+            identity,
+        } = run;
         let mut shards: Vec<_> = layout
             .shards()
             .iter()
             .zip(state.shards)
-            .map(|(shard, is_sealed)| ShardState { file: None, is_sealed, open_tensors: shard.tensors.len() })
+            .map(|(shard, is_sealed)| ShardState {
+                file: None,
+                is_sealed,
+                open_tensors: shard.tensors.len(),
+            })
             .collect();
         let mut tensors = Vec::with_capacity(layout.tensors().len());
         let mut durable = Vec::with_capacity(tensors.capacity());
@@ -125,12 +146,23 @@ impl Output {
             let hasher = TensorHasher::resume(slot.len, values);
             shards[slot.shard].open_tensors -= usize::from(hasher.is_whole());
             durable.push(AtomicU64::new(hasher.hashed()));
-            tensors.push(TensorState { hasher, claimed, note: None });
+            tensors.push(TensorState {
+                hasher,
+                claimed,
+                note: None,
+            });
         }
         let mut ledger = ledger;
-        let notes = state.notes.into_iter().enumerate().filter_map(|(tensor, place)| Some((tensor, place?)));
+        let notes = state
+            .notes
+            .into_iter()
+            .enumerate()
+            .filter_map(|(tensor, place)| Some((tensor, place?)));
         notes.for_each(|(tensor, place)| ledger.set_note(tensor, place));
-        let run_note = state.run_note.map(|text| read_note(&places, "the run", text.as_bytes())).transpose()?;
+        let run_note = state
+            .run_note
+            .map(|text| read_note(&places, "the run", text.as_bytes()))
+            .transpose()?;
         let ledger = Arc::new(Mutex::new(ledger));
         let (unclaimed, unsynced) = (BTreeSet::new(), BTreeSet::new());
         let durable = durable.into();
@@ -162,20 +194,29 @@ impl Output {
         self
     }
 
-    /// What was wrong with shards that an earlier run had finished and this one makes again, a sentence for each.
+    /// What was wrong with shards that an earlier run had finished and this one makes again, a
+    /// sentence for each.
     pub fn repairs(&self) -> &[String] {
         &self.repairs
     }
 
-    /// Lets `packers` compress shards from now on; without it they are compressed on the thread that commits.
+    /// Lets `packers` compress shards from now on; without it they are compressed on the thread
+    /// that commits.
     pub fn pack_with(&mut self, packers: Packers) {
         self.packers = packers;
     }
 
     /// Bytes of shards that are still to be compressed, before compression.
     pub fn bytes_to_pack(&self) -> u64 {
-        let open = self.layout.shards().iter().zip(&self.shards).filter(|(_, state)| !state.is_sealed);
-        self.layout.zstd().map_or(0, |_| open.map(|(shard, _)| shard.len).sum())
+        let open = self
+            .layout
+            .shards()
+            .iter()
+            .zip(&self.shards)
+            .filter(|(_, state)| !state.is_sealed);
+        self.layout
+            .zstd()
+            .map_or(0, |_| open.map(|(shard, _)| shard.len).sum())
     }
 
     /// The layout that is written.
@@ -189,7 +230,8 @@ impl Output {
         self.durable[tensor].load(Ordering::Acquire)
     }
 
-    /// What is noted about a tensor, by this run or an earlier one; read back from the journal once a commit took it there.
+    /// What is noted about a tensor, by this run or an earlier one; read back from the journal once
+    /// a commit took it there.
     ///
     /// # Errors
     ///
@@ -200,7 +242,10 @@ impl Output {
             return read_note(&self.places, name, text.as_bytes()).map(Some);
         }
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.note(tensor)?.map(|text| read_note(&self.places, name, &text)).transpose()
+        ledger
+            .note(tensor)?
+            .map(|text| read_note(&self.places, name, &text))
+            .transpose()
     }
 
     /// About how many bytes of memory what the next commit claims takes.
@@ -226,8 +271,8 @@ impl Output {
         self.run_note.as_ref()
     }
 
-    /// Notes what was found about all tensors together; the next commit journals it. The manifest keeps of it what
-    /// [`Output::finish`] is given.
+    /// Notes what was found about all tensors together; the next commit journals it. The manifest
+    /// keeps of it what [`Output::finish`] is given.
     pub fn set_run_note(&mut self, note: Value) {
         self.run_note = Some(note);
         self.run_note_is_claimed = false;
@@ -243,7 +288,8 @@ impl Output {
         self.places.scratch()
     }
 
-    /// Hands the next bytes of a tensor to the system and hashes them; only a commit makes them durable.
+    /// Hands the next bytes of a tensor to the system and hashes them; only a commit makes them
+    /// durable.
     ///
     /// # Errors
     ///
@@ -257,20 +303,33 @@ impl Output {
 
     /// Hashes the next bytes of a tensor and says where they go; none when there are no bytes.
     ///
-    /// Bytes of one tensor come in order. What [`Place::write`] was not called for before the next commit runs is
-    /// claimed all the same, so whoever writes on another thread keeps places and commits in their order.
+    /// Bytes of one tensor come in order. What [`Place::write`] was not called for before the next
+    /// commit runs is claimed all the same, so whoever writes on another thread keeps places and
+    /// commits in their order.
     ///
     /// # Errors
     ///
-    /// When the bytes are not the next ones of the tensor or go beyond its end, or the shard cannot be opened.
+    /// When the bytes are not the next ones of the tensor or go beyond its end, or the shard cannot
+    /// be opened.
     pub fn place(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<Option<Place>> {
         let layout = Arc::clone(&self.layout);
         let slot = &layout.tensors()[tensor];
         let next = self.tensors[tensor].hasher.hashed();
-        let end = u64::try_from(bytes.len()).ok().and_then(|len| offset.checked_add(len));
+        let end = u64::try_from(bytes.len())
+            .ok()
+            .and_then(|len| offset.checked_add(len));
         if offset != next || end.is_none_or(|end| end > slot.len) {
-            let cause = format!("{} bytes at {offset}, wanted at {next} and at most up to {}", bytes.len(), slot.len);
-            return Err(Error::new(Kind::Io, "cannot write tensor", &slot.name, cause));
+            let cause = format!(
+                "{} bytes at {offset}, wanted at {next} and at most up to {}",
+                bytes.len(),
+                slot.len
+            );
+            return Err(Error::new(
+                Kind::Io,
+                "cannot write tensor",
+                &slot.name,
+                cause,
+            ));
         }
         if bytes.is_empty() {
             return Ok(None);
@@ -279,8 +338,13 @@ impl Output {
         self.tensors[tensor].hasher.update(bytes);
         self.unsynced.insert(slot.shard);
         self.unclaimed.insert(tensor);
-        let ends_shard = end.and_then(|end| end.checked_add(slot.offset)) == Some(layout.shards()[slot.shard].len);
-        Ok(Some(Place { file, at: slot.offset + offset, ends_shard }))
+        let ends_shard = end.and_then(|end| end.checked_add(slot.offset))
+            == Some(layout.shards()[slot.shard].len);
+        Ok(Some(Place {
+            file,
+            at: slot.offset + offset,
+            ends_shard,
+        }))
     }
 
     /// The open file of a shard in the making, its header written.
@@ -290,23 +354,30 @@ impl Output {
             return Ok(Arc::clone(file));
         }
         let planned = &self.layout.shards()[shard];
-        let file = self.storage.open_stream(&self.places.part(&planned.name)).map_err(Error::resumable)?;
-        file.write_at(&planned.header, 0).map_err(Error::resumable)?;
+        let file = self
+            .storage
+            .open_stream(&self.places.part(&planned.name))
+            .map_err(Error::resumable)?;
+        file.write_at(&planned.header, 0)
+            .map_err(Error::resumable)?;
         self.unsynced.insert(shard);
         state.file = Some(Arc::clone(&file));
         Ok(file)
     }
 
-    /// Makes all that was written durable, whole check blocks of it journalled, and renames shards that are whole.
+    /// Makes all that was written durable, whole check blocks of it journalled, and renames shards
+    /// that are whole.
     ///
     /// # Errors
     ///
-    /// When syncing, journalling or renaming fails; the output cannot be used further, but it can be resumed.
+    /// When syncing, journalling or renaming fails; the output cannot be used further, but it can
+    /// be resumed.
     pub fn commit(&mut self) -> Result<()> {
         self.prepare_commit()?.run()
     }
 
-    /// Takes what there is to commit, for another thread to [`Pending::run`] while writing goes on here.
+    /// Takes what there is to commit, for another thread to [`Pending::run`] while writing goes on
+    /// here.
     ///
     /// Commits must be run in the order they were prepared, each of them.
     ///
@@ -317,7 +388,9 @@ impl Output {
         let (mut claims, mut reached) = (vec![], vec![]);
         self.unclaimed_bytes = 0;
         if let Some(note) = self.run_note.as_ref().filter(|_| !self.run_note_is_claimed) {
-            claims.push(Claim::RunNote { note: note.to_string() });
+            claims.push(Claim::RunNote {
+                note: note.to_string(),
+            });
             self.run_note_is_claimed = true;
         }
         for tensor in std::mem::take(&mut self.unclaimed) {
@@ -348,16 +421,28 @@ impl Output {
         })
     }
 
-    fn claim(&mut self, tensor: usize, claims: &mut Vec<Claim>, reached: &mut Vec<(usize, u64)>) -> Result<()> {
+    fn claim(
+        &mut self,
+        tensor: usize,
+        claims: &mut Vec<Claim>,
+        reached: &mut Vec<(usize, u64)>,
+    ) -> Result<()> {
         let slot = &self.layout.tensors()[tensor];
         let state = &mut self.tensors[tensor];
         let id = number(tensor)?;
         let values = &state.hasher.values()[state.claimed..];
         if let Some(note) = state.note.take() {
-            claims.push(Claim::Note { tensor: id, note: note.into_string() });
+            claims.push(Claim::Note {
+                tensor: id,
+                note: note.into_string(),
+            });
         }
         if !values.is_empty() {
-            claims.push(Claim::Blocks { tensor: id, first: number(state.claimed)?, values: values.to_vec() });
+            claims.push(Claim::Blocks {
+                tensor: id,
+                first: number(state.claimed)?,
+                values: values.to_vec(),
+            });
             state.claimed += values.len();
             let blocks = u64::try_from(state.claimed).expect("a count fits 64 bits");
             reached.push((tensor, block_range(slot.len, blocks).start));
@@ -369,7 +454,8 @@ impl Output {
     fn seal_whole_shards(&mut self) -> Result<Vec<Seal>> {
         let mut seals = vec![];
         for shard in 0..self.shards.len() {
-            // The only shard of a part has no index behind it: its rename is what finishes the part.
+            // The only shard of a part has no index behind it: its rename is what finishes the
+            // part.
             if self.layout.shards()[shard].is_only {
                 continue;
             }
@@ -377,7 +463,10 @@ impl Output {
                 // Opened if need be, so that a shard of empty tensors gets its header and its sync.
                 self.part(shard)?;
                 self.shards[shard].is_sealed = true;
-                seals.push(Seal { shard, id: number(shard)? });
+                seals.push(Seal {
+                    shard,
+                    id: number(shard)?,
+                });
             }
         }
         Ok(seals)
@@ -402,7 +491,12 @@ impl Output {
 fn read_note(places: &Places, about: &str, text: &[u8]) -> Result<Value> {
     serde_json::from_slice(text).map_err(|error| {
         let cause = format!("the note about {about} is no JSON: {error}");
-        Error::new(Kind::Resume, "cannot replay journal", places.journal().display(), cause)
+        Error::new(
+            Kind::Resume,
+            "cannot replay journal",
+            places.journal().display(),
+            cause,
+        )
     })
 }
 

@@ -1,8 +1,9 @@
 //! Where elements are worked on: the processor or a device, the same bits on both.
 //!
-//! Work comes in runs of chunks. On the processor a run is a loop over the chunks; on a device it is brought over once
-//! and each operation is one launch for all of its chunks. Whatever a device has no kernel for is done by the
-//! processor's loop, from the elements that lie on the host anyway: that is the default of each operation.
+//! Work comes in runs of chunks. On the processor a run is a loop over the chunks; on a device it
+//! is brought over once and each operation is one launch for all of its chunks. Whatever a device
+//! has no kernel for is done by the processor's loop, from the elements that lie on the host
+//! anyway: that is the default of each operation.
 
 use std::ops::Range;
 
@@ -24,12 +25,12 @@ pub trait Bench: Send + Sync {
     /// The threads that work here.
     fn pool(&self) -> &ThreadPool;
 
-    /// The bench for groups of `group` elements that lie whole in memory: short ones cost more to hand over to a device
-    /// than to work on.
+    /// The bench for groups of `group` elements that lie whole in memory: short ones cost more to
+    /// hand over to a device than to work on.
     fn for_groups(&self, group: usize) -> &dyn Bench;
 
-    /// The most elements of `tensor` for one run: as many whole groups of `group` elements as are best worked on
-    /// together, or whole chunks of one group where it does not fit.
+    /// The most elements of `tensor` for one run: as many whole groups of `group` elements as are
+    /// best worked on together, or whole chunks of one group where it does not fit.
     fn run_len(&self, tensor: &TensorPlan, group: usize) -> usize;
 
     /// A worker's seat, waiting until one is free.
@@ -42,7 +43,8 @@ pub trait Bench: Send + Sync {
 
 /// The working memory of one thread: a scratch, or a lane of a device.
 pub trait Seat {
-    /// Takes up `inputs`, as many elements of each and no more than [`Bench::run_len`], for an output of type `out`.
+    /// Takes up `inputs`, as many elements of each and no more than [`Bench::run_len`], for an
+    /// output of type `out`.
     ///
     /// # Errors
     ///
@@ -57,19 +59,46 @@ pub trait Run {
     /// The elements on the host, and the processor's means to work on them.
     fn host(&mut self) -> Host<'_>;
 
-    /// Writes the inner products of every pair of inputs, chunk by chunk, as [`Kernels::gram`] does it.
-    fn gram(&mut self, chunks: &[Range<usize>], options: GramOptions, sums: &mut [f64]) -> Result<()> {
-        let Host { kernels, inputs, scratch, .. } = self.host();
-        for (chunk, sums) in chunks.iter().zip(sums.chunks_exact_mut(pair_count(inputs.len()))) {
+    /// Writes the inner products of every pair of inputs, chunk by chunk, as [`Kernels::gram`] does
+    /// it.
+    fn gram(
+        &mut self,
+        chunks: &[Range<usize>],
+        options: GramOptions,
+        sums: &mut [f64],
+    ) -> Result<()> {
+        let Host {
+            kernels,
+            inputs,
+            scratch,
+            ..
+        } = self.host();
+        for (chunk, sums) in chunks
+            .iter()
+            .zip(sums.chunks_exact_mut(pair_count(inputs.len())))
+        {
             kernels.gram(&sliced(inputs, chunk), options, scratch, sums);
         }
         Ok(())
     }
 
     /// The same to twice the digits, as [`Kernels::gram_wide`] does it.
-    fn gram_wide(&mut self, chunks: &[Range<usize>], skip_nonfinite: bool, sums: &mut [f64]) -> Result<()> {
-        let Host { kernels, inputs, scratch, .. } = self.host();
-        for (chunk, sums) in chunks.iter().zip(sums.chunks_exact_mut(2 * pair_count(inputs.len()))) {
+    fn gram_wide(
+        &mut self,
+        chunks: &[Range<usize>],
+        skip_nonfinite: bool,
+        sums: &mut [f64],
+    ) -> Result<()> {
+        let Host {
+            kernels,
+            inputs,
+            scratch,
+            ..
+        } = self.host();
+        for (chunk, sums) in chunks
+            .iter()
+            .zip(sums.chunks_exact_mut(2 * pair_count(inputs.len())))
+        {
             kernels.gram_wide(&sliced(inputs, chunk), skip_nonfinite, scratch, sums);
         }
         Ok(())
@@ -77,12 +106,19 @@ pub trait Run {
 
     /// For each chunk, whether an element of any input is NaN or infinite.
     fn scan(&mut self, chunks: &[Range<usize>]) -> Result<Vec<bool>> {
-        let Host { kernels, inputs, .. } = self.host();
-        let is_odd = |chunk| sliced(inputs, chunk).iter().any(|input| kernels.first_nonfinite(*input).is_some());
+        let Host {
+            kernels, inputs, ..
+        } = self.host();
+        let is_odd = |chunk| {
+            sliced(inputs, chunk)
+                .iter()
+                .any(|input| kernels.first_nonfinite(*input).is_some())
+        };
         Ok(chunks.iter().map(is_odd).collect())
     }
 
-    /// Combines pieces, which lie behind one another from the first element on, each by its solution, into `output`.
+    /// Combines pieces, which lie behind one another from the first element on, each by its
+    /// solution, into `output`.
     ///
     /// With `look`, it also says where an input may not be finite.
     fn combine(&mut self, pieces: &[Piece<'_>], look: bool, output: &mut [u8]) -> Result<Combined> {
@@ -136,21 +172,33 @@ impl Host<'_> {
         combined
     }
 
-    /// Returns how many finite values overflowed, and whether all inputs are known by the sums to be finite.
+    /// Returns how many finite values overflowed, and whether all inputs are known by the sums to
+    /// be finite.
     fn combine_piece(&mut self, piece: &Piece<'_>, output: &mut [u8]) -> (u64, bool) {
         let (solution, inputs) = (piece.solution, sliced(self.inputs, &piece.chunk));
         if let Some(input) = first_equal_input(solution, &inputs) {
             return (self.kernels.convert(inputs[input], self.out, output), false);
         }
-        let others = |(input, weight): &(usize, f64)| *weight != 0.0 && Some(*input) != solution.center;
+        let others =
+            |(input, weight): &(usize, f64)| *weight != 0.0 && Some(*input) != solution.center;
         let weights = solution.coefficients.iter().copied().enumerate();
-        let terms: Vec<(f64, Elements<'_>)> =
-            weights.filter(others).map(|(input, weight)| (weight, inputs[input])).collect();
+        let terms: Vec<(f64, Elements<'_>)> = weights
+            .filter(others)
+            .map(|(input, weight)| (weight, inputs[input]))
+            .collect();
         let (found, taken) = match solution.center {
-            None => (self.kernels.combine(&terms, solution.divisor, self.out, self.scratch, output), terms.len()),
+            None => (
+                self.kernels
+                    .combine(&terms, solution.divisor, self.out, self.scratch, output),
+                terms.len(),
+            ),
             Some(center) => {
                 let base = (solution.coefficients[center], inputs[center]);
-                (self.kernels.combine_differences(base, &terms, self.out, self.scratch, output), terms.len() + 1)
+                (
+                    self.kernels
+                        .combine_differences(base, &terms, self.out, self.scratch, output),
+                    terms.len() + 1,
+                )
             }
         };
         // An input without a weight takes no part in the sums.
@@ -160,5 +208,8 @@ impl Host<'_> {
 
 /// The elements of `range`, one entry for each input.
 pub(super) fn sliced<'a>(inputs: &[Elements<'a>], range: &Range<usize>) -> Vec<Elements<'a>> {
-    inputs.iter().map(|input| input.slice(range.clone())).collect()
+    inputs
+        .iter()
+        .map(|input| input.slice(range.clone()))
+        .collect()
 }

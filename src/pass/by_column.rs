@@ -47,8 +47,11 @@ impl RuleStripe<'_> {
     /// Sets the coefficients of column `at` of the stripe.
     pub(super) fn set(&mut self, at: usize, solution: &Solution) {
         self.found.add(Found::of(&solution.facts));
-        self.coefficients[at * self.inputs..][..self.inputs].copy_from_slice(&solution.coefficients);
-        self.centers[at] = solution.center.map_or(NONE, |center| u8::try_from(center).expect("few inputs"));
+        self.coefficients[at * self.inputs..][..self.inputs]
+            .copy_from_slice(&solution.coefficients);
+        self.centers[at] = solution
+            .center
+            .map_or(NONE, |center| u8::try_from(center).expect("few inputs"));
     }
 }
 
@@ -56,21 +59,36 @@ impl ByColumn {
     /// Coefficients that are still to be set.
     pub(super) fn new(inputs: usize, columns: usize) -> Self {
         let (coefficients, centers) = (vec![0.0; columns * inputs], vec![NONE; columns]);
-        Self { inputs, coefficients, centers, found: Found::default() }
+        Self {
+            inputs,
+            coefficients,
+            centers,
+            found: Found::default(),
+        }
     }
 
     /// The coefficients by stripes of columns.
     pub(super) fn stripes(&mut self) -> impl IndexedParallelIterator<Item = RuleStripe<'_>> {
         let inputs = self.inputs;
-        let parts = self.coefficients.par_chunks_mut(STRIPE * inputs).zip(self.centers.par_chunks_mut(STRIPE));
-        parts.map(move |(coefficients, centers)| RuleStripe { inputs, coefficients, centers, found: Found::default() })
+        let parts = self
+            .coefficients
+            .par_chunks_mut(STRIPE * inputs)
+            .zip(self.centers.par_chunks_mut(STRIPE));
+        parts.map(move |(coefficients, centers)| RuleStripe {
+            inputs,
+            coefficients,
+            centers,
+            found: Found::default(),
+        })
     }
 
-    /// Combines a chunk, column by column, into its `output`; returns how many finite values overflowed.
+    /// Combines a chunk, column by column, into its `output`; returns how many finite values
+    /// overflowed.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when they became NaN and that is not let through.
+    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when they became NaN and that is not let
+    /// through.
     pub(super) fn combine(
         &self,
         host: &Host<'_>,
@@ -87,14 +105,21 @@ impl ByColumn {
             let position = policy.moved(range.start).start % policy.tensor.columns();
             let first = usize::try_from(position).expect("columns fit the memory");
             merged.clear();
-            for (at, column) in range.clone().zip(Columns { next: first, columns }) {
+            for (at, column) in range.clone().zip(Columns {
+                next: first,
+                columns,
+            }) {
                 merged.push(self.sum(&tile, at - range.start, column));
             }
             if policy.lets_through() {
-                let columns = Columns { next: first, columns };
+                let columns = Columns {
+                    next: first,
+                    columns,
+                };
                 self.let_through(method_of(policy.tensor), &tile, columns, &mut merged);
             }
-            let bytes = &mut output[(range.start - chunk.start) * unit..(range.end - chunk.start) * unit];
+            let bytes =
+                &mut output[(range.start - chunk.start) * unit..(range.end - chunk.start) * unit];
             let count = round(host.kernels, &merged, host.out, bytes);
             if count > 0 {
                 policy.refuse_overflow(host.kernels, &range, bytes)?;
@@ -105,7 +130,9 @@ impl ByColumn {
     }
 
     fn center(&self, column: usize) -> Option<usize> {
-        Some(self.centers[column]).filter(|center| *center != NONE).map(usize::from)
+        Some(self.centers[column])
+            .filter(|center| *center != NONE)
+            .map(usize::from)
     }
 
     fn coefficients(&self, column: usize) -> &[f64] {
@@ -139,32 +166,50 @@ pub(super) fn column_count(tensor: &TensorPlan) -> usize {
     usize::try_from(tensor.columns()).expect("the plan has counted the columns' memory")
 }
 
-/// The combination of one element, in the order of the inputs, as for whole tensors: equal elements are copied, since
-/// weights that sum to one need not give them back.
+/// The combination of one element, in the order of the inputs, as for whole tensors: equal elements
+/// are copied, since weights that sum to one need not give them back.
 fn sum_of_inputs(tile: &Tile, at: usize, coefficients: &[f64]) -> f64 {
     let value = |input: usize| tile.get(input, at);
     let mut terms = (0..coefficients.len()).filter(|input| coefficients[*input] != 0.0);
-    let Some(first) = terms.next() else { return 0.0 };
-    let alike = terms.clone().all(|input| value(input).to_bits() == value(first).to_bits());
+    let Some(first) = terms.next() else {
+        return 0.0;
+    };
+    let alike = terms
+        .clone()
+        .all(|input| value(input).to_bits() == value(first).to_bits());
     if alike && sums_to_one(coefficients.iter().copied()) {
         return value(first);
     }
-    quiet(terms.fold(coefficients[first] * value(first), |sum, input| sum + coefficients[input] * value(input)))
+    quiet(
+        terms.fold(coefficients[first] * value(first), |sum, input| {
+            sum + coefficients[input] * value(input)
+        }),
+    )
 }
 
 /// The same of differences from input `center`, its own term last.
 fn sum_of_differences(tile: &Tile, at: usize, coefficients: &[f64], center: usize) -> f64 {
     let base = tile.get(center, at);
-    let terms = (0..coefficients.len()).filter(|input| coefficients[*input] != 0.0 && *input != center);
-    if coefficients[center] == 1.0 && terms.clone().all(|input| tile.get(input, at).to_bits() == base.to_bits()) {
+    let terms =
+        (0..coefficients.len()).filter(|input| coefficients[*input] != 0.0 && *input != center);
+    if coefficients[center] == 1.0
+        && terms
+            .clone()
+            .all(|input| tile.get(input, at).to_bits() == base.to_bits())
+    {
         return base;
     }
     let differences = terms.map(|input| coefficients[input] * (tile.get(input, at) - base));
     let sum = differences.reduce(|sum, term| sum + term).unwrap_or(0.0);
-    quiet(if coefficients[center] == 0.0 { sum } else { sum + coefficients[center] * base })
+    quiet(if coefficients[center] == 0.0 {
+        sum
+    } else {
+        sum + coefficients[center] * base
+    })
 }
 
-/// The payload of a NaN that was computed depends on the order of operands, which compilers may change.
+/// The payload of a NaN that was computed depends on the order of operands, which compilers may
+/// change.
 fn quiet(sum: f64) -> f64 {
     if sum.is_nan() { f64::NAN } else { sum }
 }
@@ -181,7 +226,11 @@ impl Iterator for Columns {
 
     fn next(&mut self) -> Option<usize> {
         let column = self.next;
-        self.next = if column + 1 == self.columns { 0 } else { column + 1 };
+        self.next = if column + 1 == self.columns {
+            0
+        } else {
+            column + 1
+        };
         Some(column)
     }
 }

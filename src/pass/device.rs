@@ -1,8 +1,8 @@
 //! A device's bench: runs that fit a lane are brought over, and each operation is one launch.
 //!
-//! Rare and short work stays on the processor, where it has the same bits: chunks that hold NaN or infinity are looked
-//! into there, sums to twice the digits and sums of differences have no kernel, groups below [`LEAST_SEGMENT`] elements
-//! and columns are not handed over.
+//! Rare and short work stays on the processor, where it has the same bits: chunks that hold NaN or
+//! infinity are looked into there, sums to twice the digits and sums of differences have no kernel,
+//! groups below [`LEAST_SEGMENT`] elements and columns are not handed over.
 
 use std::ops::Range;
 
@@ -41,19 +41,33 @@ impl Bench for Device {
     }
 
     fn for_groups(&self, group: usize) -> &dyn Bench {
-        if group >= LEAST_SEGMENT { self } else { &self.processor }
+        if group >= LEAST_SEGMENT {
+            self
+        } else {
+            &self.processor
+        }
     }
 
     /// As many groups as a lane holds.
     fn run_len(&self, tensor: &TensorPlan, group: usize) -> usize {
         let inputs: Vec<Dtype> = tensor.sources.iter().map(|source| source.dtype).collect();
         let capacity = self.lanes.capacity(&inputs, tensor.dtype);
-        assert!(capacity > 0, "the plan makes lanes that hold a chunk of every tensor");
-        if (1..=capacity).contains(&group) { capacity / group * group } else { capacity }
+        assert!(
+            capacity > 0,
+            "the plan makes lanes that hold a chunk of every tensor"
+        );
+        if (1..=capacity).contains(&group) {
+            capacity / group * group
+        } else {
+            capacity
+        }
     }
 
     fn seat(&self) -> Result<Box<dyn Seat + '_>> {
-        Ok(Box::new(LaneSeat { kernels: self.kernels(), lane: self.lanes.take()? }))
+        Ok(Box::new(LaneSeat {
+            kernels: self.kernels(),
+            lane: self.lanes.take()?,
+        }))
     }
 }
 
@@ -65,7 +79,13 @@ struct LaneSeat<'a> {
 impl Seat for LaneSeat<'_> {
     fn load<'r>(&'r mut self, inputs: Vec<Elements<'r>>, out: Dtype) -> Result<Box<dyn Run + 'r>> {
         let resident = self.lane.load(&inputs, out)?;
-        Ok(Box::new(InLane { kernels: self.kernels, inputs, out, resident, scratch: Scratch::default() }))
+        Ok(Box::new(InLane {
+            kernels: self.kernels,
+            inputs,
+            out,
+            resident,
+            scratch: Scratch::default(),
+        }))
     }
 }
 
@@ -81,10 +101,20 @@ struct InLane<'a> {
 
 impl Run for InLane<'_> {
     fn host(&mut self) -> Host<'_> {
-        Host { kernels: self.kernels, inputs: &self.inputs, out: self.out, scratch: &mut self.scratch }
+        Host {
+            kernels: self.kernels,
+            inputs: &self.inputs,
+            out: self.out,
+            scratch: &mut self.scratch,
+        }
     }
 
-    fn gram(&mut self, chunks: &[Range<usize>], options: GramOptions, sums: &mut [f64]) -> Result<()> {
+    fn gram(
+        &mut self,
+        chunks: &[Range<usize>],
+        options: GramOptions,
+        sums: &mut [f64],
+    ) -> Result<()> {
         self.resident.gram(chunks, options, sums)
     }
 
@@ -99,13 +129,25 @@ impl Run for InLane<'_> {
         }
         let mut suspects = Vec::new();
         if look {
-            let chunks: Vec<Range<usize>> = pieces.iter().map(|piece| piece.chunk.clone()).collect();
+            let chunks: Vec<Range<usize>> =
+                pieces.iter().map(|piece| piece.chunk.clone()).collect();
             let odd = self.scan(&chunks)?;
-            suspects.extend(chunks.into_iter().zip(odd).filter(|(_, odd)| *odd).map(|(chunk, _)| chunk));
+            suspects.extend(
+                chunks
+                    .into_iter()
+                    .zip(odd)
+                    .filter(|(_, odd)| *odd)
+                    .map(|(chunk, _)| chunk),
+            );
         }
-        let mixes: Vec<(Range<usize>, Mix<'_>)> =
-            pieces.iter().map(|piece| (piece.chunk.clone(), mix(piece, &self.inputs))).collect();
-        Ok(Combined { overflows: self.resident.combine(&mixes, output)?, suspects })
+        let mixes: Vec<(Range<usize>, Mix<'_>)> = pieces
+            .iter()
+            .map(|piece| (piece.chunk.clone(), mix(piece, &self.inputs)))
+            .collect();
+        Ok(Combined {
+            overflows: self.resident.combine(&mixes, output)?,
+            suspects,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
-//! What was found about a tensor: angles, iterations, flags. It is journalled with the tensor and ends in the manifest,
-//! so it must not depend on how the tensor was cut into blocks: every sum here is of integers.
+//! What was found about a tensor: angles, iterations, flags. It is journalled with the tensor and
+//! ends in the manifest, so it must not depend on how the tensor was cut into blocks: every sum
+//! here is of integers.
 
 use serde::{Deserialize, Serialize};
 
@@ -93,12 +94,17 @@ impl Found {
     /// The mean angle between inputs and means, in radians; `None` when there was none.
     pub fn mean_angle(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
-        (self.angle_count > 0).then(|| self.angle_sum as f64 / self.angle_count as f64 / ANGLE_UNITS)
+        (self.angle_count > 0)
+            .then(|| self.angle_sum as f64 / self.angle_count as f64 / ANGLE_UNITS)
     }
 }
 
 fn units(angle: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an angle lies within 0 and pi")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an angle lies within 0 and pi"
+    )]
     let units = (angle * ANGLE_UNITS).round() as u64;
     units
 }

@@ -1,7 +1,9 @@
-//! The inner products of vectors along the first axis: the columns of a matrix, each with sums of its own.
+//! The inner products of vectors along the first axis: the columns of a matrix, each with sums of
+//! its own.
 //!
-//! Blocks come in file order, row by row, so the sums of all columns grow together. Each column's products are added in
-//! the order of its rows, compensated, by the thread that has its stripe: neither blocks nor threads change a bit.
+//! Blocks come in file order, row by row, so the sums of all columns grow together. Each column's
+//! products are added in the order of its rows, compensated, by the thread that has its stripe:
+//! neither blocks nor threads change a bit.
 
 use std::ops::Range;
 
@@ -36,23 +38,39 @@ impl GramByColumn {
     /// Sums of no row yet.
     pub(super) fn new(tensor: &TensorPlan) -> Self {
         let (inputs, columns) = (tensor.sources.len(), column_count(tensor));
-        Self { inputs, sums: vec![[0.0; 2]; columns * pair_count(inputs)], odd: vec![false; columns] }
+        Self {
+            inputs,
+            sums: vec![[0.0; 2]; columns * pair_count(inputs)],
+            odd: vec![false; columns],
+        }
     }
 
     /// Adds the products of a stretch, which must follow the one that was added before.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity where that is not allowed.
+    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity where
+    /// that is not allowed.
     pub(super) fn add(&mut self, bench: &dyn Bench, stretch: &Stretch<'_>) -> Result<()> {
         let kernels = bench.kernels();
-        let Statistics::Gram { center } = stretch.method().statistics() else { return Ok(()) };
+        let Statistics::Gram { center } = stretch.method().statistics() else {
+            return Ok(());
+        };
         let sums = self.sums.par_chunks_mut(STRIPE * pair_count(self.inputs));
         let stripes = sums.zip(self.odd.par_chunks_mut(STRIPE)).enumerate();
         let added = stripes.flat_map_iter(|(index, (sums, odd))| {
             let first_column = (index * STRIPE) as u64;
             let (tile, first_odd) = (Tile::new(self.inputs), vec![None; self.inputs]);
-            let stripe = Stripe { kernels, stretch, center, first_column, sums, odd, tile, first_odd };
+            let stripe = Stripe {
+                kernels,
+                stretch,
+                center,
+                first_column,
+                sums,
+                odd,
+                tile,
+                first_odd,
+            };
             stripe.add()
         });
         let mut found: Vec<OddElement> = bench.pool().install(|| added.collect());
@@ -65,10 +83,18 @@ impl GramByColumn {
     /// # Errors
     ///
     /// What the method refuses, in the first column in which it does.
-    pub(super) fn solve(self, bench: &dyn Bench, tensor: &TensorPlan, method: &dyn Method) -> Result<ByColumn> {
+    pub(super) fn solve(
+        self,
+        bench: &dyn Bench,
+        tensor: &TensorPlan,
+        method: &dyn Method,
+    ) -> Result<ByColumn> {
         let pairs = pair_count(self.inputs);
         let mut rule = ByColumn::new(self.inputs, self.odd.len());
-        let sums = self.sums.par_chunks(STRIPE * pairs).zip(self.odd.par_chunks(STRIPE));
+        let sums = self
+            .sums
+            .par_chunks(STRIPE * pairs)
+            .zip(self.odd.par_chunks(STRIPE));
         let stripes = sums.zip(rule.stripes());
         let solved = stripes.map(|((sums, odd), mut part)| {
             for (at, (sums, odd)) in sums.chunks_exact(pairs).zip(odd).enumerate() {
@@ -89,7 +115,12 @@ impl GramByColumn {
     }
 }
 
-fn solve_column(inputs: usize, sums: &[[f64; 2]], tensor: &TensorPlan, method: &dyn Method) -> Result<Solution> {
+fn solve_column(
+    inputs: usize,
+    sums: &[[f64; 2]],
+    tensor: &TensorPlan,
+    method: &dyn Method,
+) -> Result<Solution> {
     let gram = Gram::from_sums(inputs, sums.iter().map(|[sum, lost]| sum + lost).collect());
     tiny::refuse(tensor, method.statistics(), &gram)?;
     method.solve(&gram)
@@ -109,7 +140,8 @@ struct Stripe<'a> {
 }
 
 impl Stripe<'_> {
-    /// Adds the stripe's part of every row in the stretch; returns the first odd element of each input.
+    /// Adds the stripe's part of every row in the stretch; returns the first odd element of each
+    /// input.
     fn add(mut self) -> impl Iterator<Item = OddElement> {
         let columns = self.stretch.tensor().columns();
         let start = self.stretch.policy.start;
@@ -125,11 +157,13 @@ impl Stripe<'_> {
         odd.filter_map(|(input, position)| position.map(|position| OddElement { position, input }))
     }
 
-    /// Adds the elements at `part` of the tensor, the first of which is in column `column` of the stripe.
+    /// Adds the elements at `part` of the tensor, the first of which is in column `column` of the
+    /// stripe.
     fn add_row(&mut self, column: usize, part: Range<u64>) {
         let start = self.stretch.policy.start;
         let range = local(part.start - start)..local(part.end - start);
-        self.tile.load(self.kernels, self.stretch.elements(&range).into_iter());
+        self.tile
+            .load(self.kernels, self.stretch.elements(&range).into_iter());
         for at in 0..range.len() {
             self.clear_odd(column + at, at, part.start + at as u64);
             self.subtract_center(at);
@@ -163,7 +197,11 @@ impl Stripe<'_> {
         for i in 0..inputs {
             for j in i..inputs {
                 let [x, y] = [self.tile.get(i, at), self.tile.get(j, at)];
-                let next = if i == j && x != 0.0 && x * y == 0.0 { tiny::MARK } else { x * y };
+                let next = if i == j && x != 0.0 && x * y == 0.0 {
+                    tiny::MARK
+                } else {
+                    x * y
+                };
                 let [sum, lost] = sums.next().expect("a sum for each pair");
                 add_compensated(sum, lost, next);
             }

@@ -1,4 +1,5 @@
-//! A group: the elements over which one statistic is taken, a segment of a tensor or the whole model.
+//! A group: the elements over which one statistic is taken, a segment of a tensor or the whole
+//! model.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -29,18 +30,25 @@ pub struct Solved {
 impl Group {
     /// A group of which nothing has been measured, and which begins with elements of `tensor`.
     pub fn new(tensor: &TensorPlan) -> Self {
-        Self { statistic: Statistic::new(tensor), replaced: false, memory: None }
+        Self {
+            statistic: Statistic::new(tensor),
+            replaced: false,
+            memory: None,
+        }
     }
 
-    /// The same, with the memory for statistic and rule paid for by `budget`: this waits until there is enough, and is
-    /// none once the budget is closed.
+    /// The same, with the memory for statistic and rule paid for by `budget`: this waits until
+    /// there is enough, and is none once the budget is closed.
     pub fn within(budget: &Arc<Budget>, tensor: &TensorPlan) -> Option<Self> {
         let memory = budget.reserve(tensor.column_bytes())?;
-        Some(Self { memory: Some(memory), ..Self::new(tensor) })
+        Some(Self {
+            memory: Some(memory),
+            ..Self::new(tensor)
+        })
     }
 
-    /// Tells if stretches must be added one after the other, by [`Work::add_to`](super::Work::add_to), and none measured by
-    /// itself.
+    /// Tells if stretches must be added one after the other, by
+    /// [`Work::add_to`](super::Work::add_to), and none measured by itself.
     pub fn is_sequential(&self) -> bool {
         self.statistic.is_sequential()
     }
@@ -68,9 +76,21 @@ impl Group {
     ///
     /// What the method refuses; that the base is needed and lacks the tensor.
     pub fn solve(self, bench: &dyn Bench, tensor: &TensorPlan) -> Result<Solved> {
-        let Self { statistic, replaced, memory } = self;
-        let rule = Self { statistic, replaced, memory: None }.rule(bench, tensor)?;
-        Ok(Solved { rule, _memory: memory })
+        let Self {
+            statistic,
+            replaced,
+            memory,
+        } = self;
+        let rule = Self {
+            statistic,
+            replaced,
+            memory: None,
+        }
+        .rule(bench, tensor)?;
+        Ok(Solved {
+            rule,
+            _memory: memory,
+        })
     }
 
     /// The rule of the group, as [`Group::solve`] finds it.
@@ -85,7 +105,10 @@ impl Group {
 impl From<Rule> for Solved {
     /// A rule that an earlier run has found.
     fn from(rule: Rule) -> Self {
-        Self { rule, _memory: None }
+        Self {
+            rule,
+            _memory: None,
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! NaN and infinity that are let through, where the sums would lose them: in an input that takes part and whose
-//! coefficient came out as zero, as of a tensor that holds nothing else, and where differences are summed.
+//! NaN and infinity that are let through, where the sums would lose them: in an input that takes
+//! part and whose coefficient came out as zero, as of a tensor that holds nothing else, and where
+//! differences are summed.
 //!
-//! This is done on the processor for every bench, after the bench's sums, so that all give the same bits.
+//! This is done on the processor for every bench, after the bench's sums, so that all give the same
+//! bits.
 
 use std::ops::Range;
 
@@ -21,12 +23,20 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    /// The factors of `coefficients`, which hold of sums of inputs, or with a `center` of sums of differences from it; an
-    /// input whose coefficient is zero has its share of the recipe. None when the sums hold everything.
-    pub(super) fn new(method: &dyn Method, coefficients: &[f64], center: Option<usize>) -> Option<Self> {
+    /// The factors of `coefficients`, which hold of sums of inputs, or with a `center` of sums of
+    /// differences from it; an input whose coefficient is zero has its share of the recipe. None
+    /// when the sums hold everything.
+    pub(super) fn new(
+        method: &dyn Method,
+        coefficients: &[f64],
+        center: Option<usize>,
+    ) -> Option<Self> {
         let own = |input: usize| match center {
             Some(center) if center == input => {
-                let others = coefficients.iter().enumerate().filter(|(other, _)| *other != center);
+                let others = coefficients
+                    .iter()
+                    .enumerate()
+                    .filter(|(other, _)| *other != center);
                 coefficients[center] - others.map(|(_, coefficient)| coefficient).sum::<f64>()
             }
             _ => coefficients[input],
@@ -35,25 +45,36 @@ impl Factors {
             0.0 => share,
             coefficient => Some(coefficient),
         };
-        let factors: Vec<Option<f64>> = method.shares().into_iter().enumerate().map(factor).collect();
+        let factors: Vec<Option<f64>> = method
+            .shares()
+            .into_iter()
+            .enumerate()
+            .map(factor)
+            .collect();
         let lost = factors.iter().zip(coefficients);
-        let lost: Vec<bool> = lost.map(|(factor, own)| factor.is_some() && (*own == 0.0 || center.is_some())).collect();
+        let lost: Vec<bool> = lost
+            .map(|(factor, own)| factor.is_some() && (*own == 0.0 || center.is_some()))
+            .collect();
         lost.contains(&true).then_some(Self { factors, lost })
     }
 
-    /// The sum of what is not finite among the inputs' values of element `at` of a tile; none where the sums hold it.
+    /// The sum of what is not finite among the inputs' values of element `at` of a tile; none where
+    /// the sums hold it.
     pub(super) fn sum(&self, tile: &Tile, at: usize) -> Option<f64> {
         let odd = || (0..self.factors.len()).filter(|input| !tile.get(*input, at).is_finite());
         if !odd().any(|input| self.lost[input]) {
             return None;
         }
-        let terms = odd().filter_map(|input| self.factors[input].map(|factor| factor * tile.get(input, at)));
-        terms.reduce(|sum, term| sum + term).map(|sum| if sum.is_nan() { f64::NAN } else { sum })
+        let terms = odd()
+            .filter_map(|input| self.factors[input].map(|factor| factor * tile.get(input, at)));
+        terms
+            .reduce(|sum, term| sum + term)
+            .map(|sum| if sum.is_nan() { f64::NAN } else { sum })
     }
 }
 
-/// Puts into the `output`, of type `out`, of a chunk that was combined by `solution` the NaN and infinity that its sums
-/// have lost.
+/// Puts into the `output`, of type `out`, of a chunk that was combined by `solution` the NaN and
+/// infinity that its sums have lost.
 pub(super) fn let_through(
     kernels: Kernels,
     inputs: &[Elements<'_>],
@@ -62,7 +83,9 @@ pub(super) fn let_through(
     out: Dtype,
     output: &mut [u8],
 ) {
-    let Some(factors) = Factors::new(method, &solution.coefficients, solution.center) else { return };
+    let Some(factors) = Factors::new(method, &solution.coefficients, solution.center) else {
+        return;
+    };
     let mut lost = inputs.iter().zip(&factors.lost).filter(|(_, lost)| **lost);
     if !lost.any(|(input, _)| kernels.first_nonfinite(*input).is_some()) {
         return;
@@ -74,7 +97,12 @@ pub(super) fn let_through(
         for at in 0..range.len() {
             if let Some(sum) = factors.sum(&tile, at) {
                 let unit = out.bytes();
-                round(kernels, &[sum], out, &mut output[(range.start + at) * unit..][..unit]);
+                round(
+                    kernels,
+                    &[sum],
+                    out,
+                    &mut output[(range.start + at) * unit..][..unit],
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The decision about elements that are not finite, made for the groups of one tensor and outside of every loop over
-//! elements: kernels say where such elements are, and this says what follows.
+//! The decision about elements that are not finite, made for the groups of one tensor and outside
+//! of every loop over elements: kernels say where such elements are, and this says what follows.
 
 use std::ops::Range;
 
@@ -31,7 +31,10 @@ pub(super) struct Policy<'a> {
 impl Policy<'_> {
     /// The same for elements that begin `by` further on.
     pub(super) fn moved(self, by: usize) -> Self {
-        Self { start: self.start + by as u64, ..self }
+        Self {
+            start: self.start + by as u64,
+            ..self
+        }
     }
 
     /// NaN and infinity reach the output: `nan: propagate`.
@@ -39,17 +42,20 @@ impl Policy<'_> {
         self.plan.job.nan == NanPolicy::Propagate
     }
 
-    /// Decides about `odd` elements, the first of which is named where they are refused; true when the base is to be
-    /// taken instead of the group that they belong to.
+    /// Decides about `odd` elements, the first of which is named where they are refused; true when
+    /// the base is to be taken instead of the group that they belong to.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`] with file, tensor and flat index when they are not allowed, or the base itself is not finite.
+    /// [`Kind::NonFinite`] with file, tensor and flat index when they are not allowed, or the base
+    /// itself is not finite.
     pub(super) fn judge(self, odd: &[OddElement]) -> Result<bool> {
         let refused = match self.plan.job.nan {
             NanPolicy::Propagate => None,
             NanPolicy::Error => odd.first(),
-            NanPolicy::Base => odd.iter().find(|element| self.tensor.base == Some(element.input)),
+            NanPolicy::Base => odd
+                .iter()
+                .find(|element| self.tensor.base == Some(element.input)),
         };
         match refused {
             Some(element) => Err(self.refusal(*element)),
@@ -57,15 +63,24 @@ impl Policy<'_> {
         }
     }
 
-    /// Looks for odd elements in a chunk of `inputs` and decides about them, as [`Policy::judge`] does.
-    pub(super) fn judge_chunk(self, kernels: Kernels, inputs: &[Elements<'_>], chunk: &Range<usize>) -> Result<bool> {
+    /// Looks for odd elements in a chunk of `inputs` and decides about them, as [`Policy::judge`]
+    /// does.
+    pub(super) fn judge_chunk(
+        self,
+        kernels: Kernels,
+        inputs: &[Elements<'_>],
+        chunk: &Range<usize>,
+    ) -> Result<bool> {
         if self.lets_through() {
             return Ok(false);
         }
         let mut odd = Vec::new();
         for (index, input) in inputs.iter().enumerate() {
             if let Some(at) = kernels.first_nonfinite(input.slice(chunk.clone())) {
-                odd.push(OddElement { position: self.start + (chunk.start + at) as u64, input: index });
+                odd.push(OddElement {
+                    position: self.start + (chunk.start + at) as u64,
+                    input: index,
+                });
             }
         }
         self.judge(&odd)
@@ -85,26 +100,40 @@ impl Policy<'_> {
         Error::new(
             Kind::NonFinite,
             "input is not finite",
-            format!("{}: `{}`", self.plan.inputs[source.input].root().display(), source.name.escape_debug()),
+            format!(
+                "{}: `{}`",
+                self.plan.inputs[source.input].root().display(),
+                source.name.escape_debug()
+            ),
             format!("NaN or infinity at flat index {position}"),
         )
         .with_hint(hint)
     }
 
-    /// Refuses an overflow in a chunk, whose `output` is of a type without infinity: the value became NaN there, which no
-    /// later step of a user would trace back to here. Where a type has infinities they say what happened, and are
-    /// reported only.
+    /// Refuses an overflow in a chunk, whose `output` is of a type without infinity: the value
+    /// became NaN there, which no later step of a user would trace back to here. Where a type has
+    /// infinities they say what happened, and are reported only.
     ///
     /// # Errors
     ///
     /// [`Kind::NonFinite`] with tensor and flat index, unless NaN is let through.
-    pub(super) fn refuse_overflow(self, kernels: Kernels, chunk: &Range<usize>, output: &[u8]) -> Result<()> {
+    pub(super) fn refuse_overflow(
+        self,
+        kernels: Kernels,
+        chunk: &Range<usize>,
+        output: &[u8],
+    ) -> Result<()> {
         let dtype = self.tensor.dtype;
         if dtype != Dtype::F8E4M3 || self.lets_through() {
             return Ok(());
         }
         // All inputs were finite, so NaN can only have come by rounding.
-        let Some(at) = kernels.first_nonfinite(Elements { dtype, bytes: output }) else { return Ok(()) };
+        let Some(at) = kernels.first_nonfinite(Elements {
+            dtype,
+            bytes: output,
+        }) else {
+            return Ok(());
+        };
         let position = self.start + (chunk.start + at) as u64;
         let cause = format!(
             "the value at flat index {position} is beyond 448, the largest number of F8_E4M3, and would be NaN"

@@ -21,8 +21,14 @@ pub struct Processor {
 impl Processor {
     /// A bench for the threads of `pool`.
     pub fn new(kernels: Kernels, pool: ThreadPool) -> Self {
-        let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
-        Self { kernels, pool, scratch }
+        let scratch = (0..pool.current_num_threads())
+            .map(|_| Mutex::default())
+            .collect();
+        Self {
+            kernels,
+            pool,
+            scratch,
+        }
     }
 }
 
@@ -39,15 +45,21 @@ impl Bench for Processor {
         self
     }
 
-    /// One group: the elements are still in the caches when they are combined after they were measured.
+    /// One group: the elements are still in the caches when they are combined after they were
+    /// measured.
     fn run_len(&self, _tensor: &TensorPlan, group: usize) -> usize {
         group
     }
 
     fn seat(&self) -> Result<Box<dyn Seat + '_>> {
         let index = rayon::current_thread_index().unwrap_or(0) % self.scratch.len();
-        let scratch = self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Box::new(ThreadSeat { kernels: self.kernels, scratch }))
+        let scratch = self.scratch[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(Box::new(ThreadSeat {
+            kernels: self.kernels,
+            scratch,
+        }))
     }
 }
 
@@ -58,7 +70,12 @@ struct ThreadSeat<'a> {
 
 impl Seat for ThreadSeat<'_> {
     fn load<'r>(&'r mut self, inputs: Vec<Elements<'r>>, out: Dtype) -> Result<Box<dyn Run + 'r>> {
-        Ok(Box::new(InPlace { kernels: self.kernels, inputs, out, scratch: &mut self.scratch }))
+        Ok(Box::new(InPlace {
+            kernels: self.kernels,
+            inputs,
+            out,
+            scratch: &mut self.scratch,
+        }))
     }
 }
 
@@ -72,6 +89,11 @@ struct InPlace<'a> {
 
 impl Run for InPlace<'_> {
     fn host(&mut self) -> Host<'_> {
-        Host { kernels: self.kernels, inputs: &self.inputs, out: self.out, scratch: self.scratch }
+        Host {
+            kernels: self.kernels,
+            inputs: &self.inputs,
+            out: self.out,
+            scratch: self.scratch,
+        }
     }
 }

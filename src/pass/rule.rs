@@ -45,8 +45,8 @@ impl Rule {
         }
     }
 
-    /// The rule as JSON, of which every number keeps its bits: a weighted sum as the object of its fields, any other as an
-    /// object with one key, the kind.
+    /// The rule as JSON, of which every number keeps its bits: a weighted sum as the object of its
+    /// fields, any other as an object with one key, the kind.
     pub fn save(&self) -> Value {
         match self {
             Self::Combine(solution) => json!(solution),
@@ -82,20 +82,27 @@ impl Rule {
 /// [`Kind::NonFinite`] when the base does not have the tensor.
 pub(super) fn base_instead(tensor: &TensorPlan) -> Result<Solution> {
     let base = tensor.base.ok_or_else(|| {
-        let cause = "an input is not finite, and the base, which is to replace it, lacks the tensor";
-        Error::new(Kind::NonFinite, "cannot merge tensor", tensor.name.escape_debug(), cause)
+        let cause =
+            "an input is not finite, and the base, which is to replace it, lacks the tensor";
+        Error::new(
+            Kind::NonFinite,
+            "cannot merge tensor",
+            tensor.name.escape_debug(),
+            cause,
+        )
     })?;
     Ok(Solution::base_instead(tensor.sources.len(), base))
 }
 
-/// Applies rules to chunks of a run, which lie behind one another from its first element on; returns how many finite
-/// values overflowed.
+/// Applies rules to chunks of a run, which lie behind one another from its first element on;
+/// returns how many finite values overflowed.
 ///
 /// Unless the chunks were `measured`, elements that are not finite are refused here or let through.
 ///
 /// # Errors
 ///
-/// [`Kind::NonFinite`] for such an element, or for an overflow that would be NaN; [`Kind::Device`] when the device fails.
+/// [`Kind::NonFinite`] for such an element, or for an overflow that would be NaN; [`Kind::Device`]
+/// when the device fails.
 pub(super) fn apply<'r>(
     run: &mut dyn Run,
     policy: Policy<'_>,
@@ -180,7 +187,13 @@ mod tests {
     fn coefficients_by_column_are_saved_under_their_kind_and_keep_every_bit() {
         let mut columns = ByColumn::new(2, 3);
         columns.stripes().for_each(|mut stripe| {
-            stripe.set(1, &Solution { coefficients: vec![0.1, f64::MAX], ..Solution::base_instead(2, 0) });
+            stripe.set(
+                1,
+                &Solution {
+                    coefficients: vec![0.1, f64::MAX],
+                    ..Solution::base_instead(2, 0)
+                },
+            );
         });
         let rule = Rule::ByColumn(columns);
         assert_eq!(restored(&rule.save()), rule);
@@ -189,7 +202,12 @@ mod tests {
 
     #[test]
     fn what_is_no_rule_is_an_error() {
-        for odd in [json!(null), json!({}), json!({ "by_column": [] }), json!({ "select": {} })] {
+        for odd in [
+            json!(null),
+            json!({}),
+            json!({ "by_column": [] }),
+            json!({ "select": {} }),
+        ] {
             assert!(Rule::restore(&odd).is_err(), "{odd}");
         }
     }

@@ -17,7 +17,8 @@ use super::rule::Rule;
 use super::stretch::{Stretch, chunks, cut, method_of};
 use super::tiny;
 
-/// What has been learned of a group so far. As JSON it is an object with one key, the kind; numbers keep every bit.
+/// What has been learned of a group so far. As JSON it is an object with one key, the kind; numbers
+/// keep every bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Statistic {
@@ -46,7 +47,8 @@ impl Statistic {
         }
     }
 
-    /// Tells if stretches must be added one after the other, in order, because their sums run on from one to the next.
+    /// Tells if stretches must be added one after the other, in order, because their sums run on
+    /// from one to the next.
     pub(super) fn is_sequential(&self) -> bool {
         match self {
             Self::Gram(_) => false,
@@ -54,7 +56,8 @@ impl Statistic {
         }
     }
 
-    /// Measures a stretch that follows the one before, on the threads of the bench. The result is still to be folded.
+    /// Measures a stretch that follows the one before, on the threads of the bench. The result is
+    /// still to be folded.
     ///
     /// # Errors
     ///
@@ -62,7 +65,9 @@ impl Statistic {
     pub(super) fn add(&mut self, bench: &dyn Bench, stretch: &Stretch<'_>) -> Result<Measured> {
         match self {
             Self::Gram(_) => measure(bench, stretch),
-            Self::GramByColumn(columns) => columns.add(bench, stretch).map(|()| Measured::default()),
+            Self::GramByColumn(columns) => {
+                columns.add(bench, stretch).map(|()| Measured::default())
+            }
         }
     }
 
@@ -72,8 +77,10 @@ impl Statistic {
             Self::Gram(gram) => {
                 let width = measured.sums.len() / measured.chunks.max(1);
                 let sums = &measured.sums[chunks.start * width..chunks.end * width];
-                // Sums of twice the digits are two for each pair: they are added one after the other.
-                sums.chunks_exact(pair_count(gram.n())).for_each(|sums| gram.add(sums));
+                // Sums of twice the digits are two for each pair: they are added one after the
+                // other.
+                sums.chunks_exact(pair_count(gram.n()))
+                    .for_each(|sums| gram.add(sums));
             }
             // Its sums were added while they were measured.
             Self::GramByColumn(_) => {}
@@ -108,7 +115,8 @@ fn solve_gram(tensor: &TensorPlan, method: &dyn Method, gram: &Gram) -> Result<R
 impl Measured {
     /// Appends the sums of the chunks that follow.
     pub(super) fn append(&mut self, next: Self) {
-        self.replaced.extend(next.replaced.iter().map(|chunk| self.chunks + chunk));
+        self.replaced
+            .extend(next.replaced.iter().map(|chunk| self.chunks + chunk));
         self.chunks += next.chunks;
         self.sums.extend(next.sums);
     }
@@ -150,7 +158,11 @@ pub(super) fn measure_range(
     for range in cut(range, most) {
         let mut run = seat.load(stretch.elements(&range), stretch.tensor().dtype)?;
         let chunks: Vec<Range<usize>> = chunks(&(0..range.len())).collect();
-        measured.append(measure_run(&mut *run, stretch.policy.moved(range.start), &chunks)?);
+        measured.append(measure_run(
+            &mut *run,
+            stretch.policy.moved(range.start),
+            &chunks,
+        )?);
     }
     Ok(measured)
 }
@@ -159,17 +171,29 @@ pub(super) fn measure_range(
 ///
 /// # Errors
 ///
-/// [`Kind::NonFinite`] when an input holds NaN or infinity and that is not allowed, or when squares overflow;
-/// [`Kind::Device`] when the device fails.
-pub(super) fn measure_run(run: &mut dyn Run, policy: Policy<'_>, chunks: &[Range<usize>]) -> Result<Measured> {
+/// [`Kind::NonFinite`] when an input holds NaN or infinity and that is not allowed, or when squares
+/// overflow; [`Kind::Device`] when the device fails.
+pub(super) fn measure_run(
+    run: &mut dyn Run,
+    policy: Policy<'_>,
+    chunks: &[Range<usize>],
+) -> Result<Measured> {
     let statistics = method_of(policy.tensor).statistics();
     if statistics == Statistics::None {
         return scan(run, policy, chunks);
     }
     let width = statistics.sums(run.host().inputs.len());
-    let mut measured = Measured { sums: vec![0.0; chunks.len() * width], replaced: vec![], chunks: chunks.len() };
+    let mut measured = Measured {
+        sums: vec![0.0; chunks.len() * width],
+        replaced: vec![],
+        chunks: chunks.len(),
+    };
     sum(run, statistics, chunks, false, &mut measured.sums)?;
-    for (index, (chunk, sums)) in chunks.iter().zip(measured.sums.chunks_exact_mut(width)).enumerate() {
+    for (index, (chunk, sums)) in chunks
+        .iter()
+        .zip(measured.sums.chunks_exact_mut(width))
+        .enumerate()
+    {
         if !all_finite(sums) && is_replaced(run, policy, chunk)? {
             sums.fill(0.0);
             measured.replaced.push(index);
@@ -184,7 +208,8 @@ pub(super) fn measure_run(run: &mut dyn Run, policy: Policy<'_>, chunks: &[Range
     Ok(measured)
 }
 
-/// Sums what `statistics` asks for, chunk by chunk; with `skip_nonfinite`, odd elements count as zero.
+/// Sums what `statistics` asks for, chunk by chunk; with `skip_nonfinite`, odd elements count as
+/// zero.
 fn sum(
     run: &mut dyn Run,
     statistics: Statistics,
@@ -194,7 +219,14 @@ fn sum(
 ) -> Result<()> {
     match statistics {
         Statistics::None => Ok(()),
-        Statistics::Gram { center } => run.gram(chunks, GramOptions { center, skip_nonfinite }, sums),
+        Statistics::Gram { center } => run.gram(
+            chunks,
+            GramOptions {
+                center,
+                skip_nonfinite,
+            },
+            sums,
+        ),
         Statistics::Wide => run.gram_wide(chunks, skip_nonfinite, sums),
     }
 }
@@ -204,20 +236,33 @@ fn sum(
 /// # Errors
 ///
 /// [`Kind::NonFinite`] when the sums still overflow: so do the squares of finite values.
-fn remeasure_finite(run: &mut dyn Run, policy: Policy<'_>, chunk: &Range<usize>, sums: &mut [f64]) -> Result<()> {
+fn remeasure_finite(
+    run: &mut dyn Run,
+    policy: Policy<'_>,
+    chunk: &Range<usize>,
+    sums: &mut [f64],
+) -> Result<()> {
     let statistics = method_of(policy.tensor).statistics();
     sum(run, statistics, std::slice::from_ref(chunk), true, sums)?;
     if all_finite(sums) {
         return Ok(());
     }
     let cause = "the squares of its values overflow f64";
-    Err(Error::new(Kind::NonFinite, "cannot measure", &policy.tensor.name, cause)
-        .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"))
+    Err(Error::new(
+        Kind::NonFinite,
+        "cannot measure",
+        &policy.tensor.name,
+        cause,
+    )
+    .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"))
 }
 
 /// Looks for NaN and infinity where nothing else has to be known.
 fn scan(run: &mut dyn Run, policy: Policy<'_>, chunks: &[Range<usize>]) -> Result<Measured> {
-    let mut measured = Measured { chunks: chunks.len(), ..Measured::default() };
+    let mut measured = Measured {
+        chunks: chunks.len(),
+        ..Measured::default()
+    };
     if policy.lets_through() {
         return Ok(measured);
     }
@@ -249,13 +294,19 @@ mod tests {
     fn statistics_are_saved_under_their_kind_and_keep_every_bit() {
         let mut gram = Gram::from_sums(2, vec![0.1, -0.0, f64::MAX]);
         gram.add(&[1e-300, 4.9e-324, f64::MAX]);
-        let columns = json!({ "inputs": 2, "sums": [0.1, 1e-17, -0.0, 0.0, "inf", 4.9e-324], "odd": [true] });
+        let columns =
+            json!({ "inputs": 2, "sums": [0.1, 1e-17, -0.0, 0.0, "inf", 4.9e-324], "odd": [true] });
         let columns = serde_json::from_value(columns).expect("sums of one column");
-        for (kind, statistic) in [("gram", Statistic::Gram(gram)), ("gram_by_column", Statistic::GramByColumn(columns))]
-        {
+        for (kind, statistic) in [
+            ("gram", Statistic::Gram(gram)),
+            ("gram_by_column", Statistic::GramByColumn(columns)),
+        ] {
             let text = serde_json::to_string(&statistic).expect("plain data");
             assert!(text.starts_with(&format!("{{\"{kind}\":")), "{text}");
-            assert_eq!(serde_json::from_str::<Statistic>(&text).expect("a statistic"), statistic);
+            assert_eq!(
+                serde_json::from_str::<Statistic>(&text).expect("a statistic"),
+                statistic
+            );
         }
         let torn = json!({ "gram_by_column": { "inputs": 1, "sums": [0.1], "odd": [false] } });
         assert!(serde_json::from_value::<Statistic>(torn).is_err());
@@ -263,10 +314,19 @@ mod tests {
 
     #[test]
     fn chunks_that_are_appended_keep_their_places() {
-        let part = |chunks, replaced| Measured { sums: vec![1.0; chunks], replaced, chunks };
+        let part = |chunks, replaced| Measured {
+            sums: vec![1.0; chunks],
+            replaced,
+            chunks,
+        };
         let mut measured = part(3, vec![2]);
         measured.append(part(2, vec![0]));
-        let replaced: Vec<bool> = (0..5).map(|chunk| measured.is_replaced(&(chunk..chunk + 1))).collect();
-        assert_eq!((measured.chunks(), replaced), (5, vec![false, false, true, true, false]));
+        let replaced: Vec<bool> = (0..5)
+            .map(|chunk| measured.is_replaced(&(chunk..chunk + 1)))
+            .collect();
+        assert_eq!(
+            (measured.chunks(), replaced),
+            (5, vec![false, false, true, true, false])
+        );
     }
 }

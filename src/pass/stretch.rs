@@ -16,7 +16,8 @@ use super::policy::Policy;
 ///
 /// Ranges of elements are counted from the first of them.
 pub(super) struct Stretch<'a> {
-    /// The decision about odd elements, which knows the tensor and where the first element lies in it.
+    /// The decision about odd elements, which knows the tensor and where the first element lies in
+    /// it.
     pub(super) policy: Policy<'a>,
     inputs: Vec<Elements<'a>>,
 }
@@ -30,8 +31,21 @@ impl<'a> Stretch<'a> {
             Action::Merge(_) => source.dtype,
             Action::Carry(_) => Dtype::U8,
         });
-        let inputs = dtypes.zip(windows).map(|(dtype, window)| Elements { dtype, bytes: window }).collect();
-        Self { policy: Policy { plan, tensor, start: block.start }, inputs }
+        let inputs = dtypes
+            .zip(windows)
+            .map(|(dtype, window)| Elements {
+                dtype,
+                bytes: window,
+            })
+            .collect();
+        Self {
+            policy: Policy {
+                plan,
+                tensor,
+                start: block.start,
+            },
+            inputs,
+        }
     }
 
     /// The tensor that they belong to.
@@ -59,7 +73,9 @@ impl<'a> Stretch<'a> {
 pub(super) fn method_of(tensor: &TensorPlan) -> &dyn Method {
     match &tensor.action {
         Action::Merge(method) => &**method,
-        Action::Carry(_) => unreachable!("carried tensors are copied, not measured and not combined"),
+        Action::Carry(_) => {
+            unreachable!("carried tensors are copied, not measured and not combined")
+        }
     }
 }
 
@@ -68,8 +84,12 @@ pub(super) fn chunks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>>
     cut(range, CHUNK)
 }
 
-/// The pieces of `range` of `len` elements each, the last one shorter where they do not come out even.
+/// The pieces of `range` of `len` elements each, the last one shorter where they do not come out
+/// even.
 pub(super) fn cut(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = range.end;
-    range.clone().step_by(len.max(1)).map(move |start| start..end.min(start.saturating_add(len)))
+    range
+        .clone()
+        .step_by(len.max(1))
+        .map(move |start| start..end.min(start.saturating_add(len)))
 }

@@ -18,7 +18,10 @@ pub(super) struct Tile {
 impl Tile {
     /// Room for the elements of `inputs` inputs.
     pub(super) fn new(inputs: usize) -> Self {
-        Self { inputs, values: vec![[0; WIDE]; inputs * TILE] }
+        Self {
+            inputs,
+            values: vec![[0; WIDE]; inputs * TILE],
+        }
     }
 
     /// The number of inputs.
@@ -27,7 +30,11 @@ impl Tile {
     }
 
     /// Takes up at most [`TILE`] elements of each input.
-    pub(super) fn load<'e>(&mut self, kernels: Kernels, inputs: impl Iterator<Item = Elements<'e>>) {
+    pub(super) fn load<'e>(
+        &mut self,
+        kernels: Kernels,
+        inputs: impl Iterator<Item = Elements<'e>>,
+    ) {
         for (input, values) in inputs.zip(self.values.chunks_exact_mut(TILE)) {
             // Nothing overflows on the way to a wider type.
             kernels.convert(input, Dtype::F64, values[..input.len()].as_flattened_mut());
@@ -51,5 +58,12 @@ pub(super) fn round(kernels: Kernels, values: &[f64], out: Dtype, output: &mut [
     for (bytes, value) in bytes.iter_mut().zip(values) {
         *bytes = value.to_le_bytes();
     }
-    kernels.convert(Elements { dtype: Dtype::F64, bytes: bytes[..values.len()].as_flattened() }, out, output)
+    kernels.convert(
+        Elements {
+            dtype: Dtype::F64,
+            bytes: bytes[..values.len()].as_flattened(),
+        },
+        out,
+        output,
+    )
 }

@@ -1,7 +1,9 @@
-//! Values so small that their squares vanish in f64: their tensor must not be taken for one of zeros.
+//! Values so small that their squares vanish in f64: their tensor must not be taken for one of
+//! zeros.
 //!
-//! Only F64 has such values. A square that is lost altogether is marked in the sum itself, by the smallest number there is,
-//! which any sum of ordinary numbers swallows; what is left of it when everything is summed is refused, as overflow is.
+//! Only F64 has such values. A square that is lost altogether is marked in the sum itself, by the
+//! smallest number there is, which any sum of ordinary numbers swallows; what is left of it when
+//! everything is summed is refused, as overflow is.
 
 use std::ops::Range;
 
@@ -14,14 +16,15 @@ use crate::plan::tensor::TensorPlan;
 use super::stretch::cut;
 use super::tile::{TILE, Tile};
 
-/// A sum of squares below this has lost digits: 2^36 of the smallest normal numbers, each off by half of the smallest
-/// number, come to less than a rounding of it.
+/// A sum of squares below this has lost digits: 2^36 of the smallest normal numbers, each off by
+/// half of the smallest number, come to less than a rounding of it.
 const LEAST: f64 = f64::from_bits((1023 - 980) << 52);
 
 /// The smallest number.
 pub(super) const MARK: f64 = f64::from_bits(1);
 
-/// Marks the squares in the `sums` of a chunk that are zero although the input, or its difference from the centre, is not.
+/// Marks the squares in the `sums` of a chunk that are zero although the input, or its difference
+/// from the centre, is not.
 pub(super) fn mark(
     kernels: Kernels,
     inputs: &[Elements<'_>],
@@ -34,7 +37,9 @@ pub(super) fn mark(
     }
     let center = center_of(statistics);
     for (i, input) in inputs.iter().enumerate() {
-        let from = center.filter(|center| *center != i).map(|center| inputs[center].slice(chunk.clone()));
+        let from = center
+            .filter(|center| *center != i)
+            .map(|center| inputs[center].slice(chunk.clone()));
         let square = &mut sums[pair_index(inputs.len(), i, i)];
         if *square == 0.0 && differs(kernels, input.slice(chunk.clone()), from) {
             *square = MARK;
@@ -53,9 +58,13 @@ fn center_of(statistics: Statistics) -> Option<usize> {
 fn differs(kernels: Kernels, input: Elements<'_>, from: Option<Elements<'_>>) -> bool {
     let mut tile = Tile::new(2);
     cut(&(0..input.len()), TILE).any(|range| {
-        let pair = [Some(input), from].into_iter().flatten().map(|elements| elements.slice(range.clone()));
+        let pair = [Some(input), from]
+            .into_iter()
+            .flatten()
+            .map(|elements| elements.slice(range.clone()));
         tile.load(kernels, pair);
-        (0..range.len()).any(|at| finite_or_zero(tile.get(0, at)) != finite_or_zero(tile.get(1, at)))
+        (0..range.len())
+            .any(|at| finite_or_zero(tile.get(0, at)) != finite_or_zero(tile.get(1, at)))
     })
 }
 
@@ -71,8 +80,14 @@ fn finite_or_zero(value: f64) -> f64 {
 pub(super) fn refuse(tensor: &TensorPlan, statistics: Statistics, gram: &Gram) -> Result<()> {
     let center = center_of(statistics);
     let lost = |i: &usize| Some(*i) != center && gram.get(*i, *i) > 0.0 && gram.get(*i, *i) < LEAST;
-    let Some(input) = (0..gram.n()).find(lost) else { return Ok(()) };
-    let of = if center.is_some() { "its differences from the base" } else { "its values" };
+    let Some(input) = (0..gram.n()).find(lost) else {
+        return Ok(());
+    };
+    let of = if center.is_some() {
+        "its differences from the base"
+    } else {
+        "its values"
+    };
     let cause = format!("the squares of {of} underflow f64 in input {input}, counted from 0");
     Err(Error::new(Kind::NonFinite, "cannot measure", tensor.name.escape_debug(), cause).with_hint(
         "an F64 tensor of values below 1e-147 has no norm that f64 can hold; methods that need none, such as linear, \

@@ -1,5 +1,5 @@
-//! The work on one stretch of a tensor, on any thread of a bench: it is measured, combined by a known rule, or both at
-//! once where its groups lie whole in it.
+//! The work on one stretch of a tensor, on any thread of a bench: it is measured, combined by a
+//! known rule, or both at once where its groups lie whole in it.
 
 use std::ops::Range;
 
@@ -27,20 +27,25 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// The work on `block` of `plan`, whose bytes are in `windows`, one for each source.
     pub fn new(bench: &'a dyn Bench, plan: &'a Plan, block: &Block, windows: &'a [Window]) -> Self {
-        Self { bench, stretch: Stretch::new(plan, block, windows) }
+        Self {
+            bench,
+            stretch: Stretch::new(plan, block, windows),
+        }
     }
 
     /// Measures all chunks, to be folded into a group in plan order.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity and that is not allowed, or
-    /// when squares overflow; [`Kind::Device`](crate::error::Kind::Device) when the device fails.
+    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity and
+    /// that is not allowed, or when squares overflow; [`Kind::Device`](crate::error::Kind::Device)
+    /// when the device fails.
     pub fn measure(&self) -> Result<Measured> {
         statistic::measure(self.bench, &self.stretch)
     }
 
-    /// Measures all elements, which follow those that were added to `group` before, and folds them in.
+    /// Measures all elements, which follow those that were added to `group` before, and folds them
+    /// in.
     ///
     /// # Errors
     ///
@@ -49,7 +54,8 @@ impl<'a> Work<'a> {
         group.add(self.bench, &self.stretch)
     }
 
-    /// Combines all elements by `rule` into `output`, its bytes in the output tensor. They have been measured.
+    /// Combines all elements by `rule` into `output`, its bytes in the output tensor. They have
+    /// been measured.
     ///
     /// # Errors
     ///
@@ -59,11 +65,24 @@ impl<'a> Work<'a> {
         let all = 0..self.stretch.len();
         let bench = rule.bench(self.bench);
         let most = bench.run_len(self.stretch.tensor(), all.len());
-        let overflowed = self.apply_range(&mut *bench.seat()?, &all, most, Applied { rule, measured: true }, output)?;
-        Ok(Found { overflowed, ..Found::default() })
+        let overflowed = self.apply_range(
+            &mut *bench.seat()?,
+            &all,
+            most,
+            Applied {
+                rule,
+                measured: true,
+            },
+            output,
+        )?;
+        Ok(Found {
+            overflowed,
+            ..Found::default()
+        })
     }
 
-    /// Combines a range in runs of at most `most` elements; returns how many finite values overflowed.
+    /// Combines a range in runs of at most `most` elements; returns how many finite values
+    /// overflowed.
     fn apply_range(
         &self,
         seat: &mut dyn Seat,
@@ -99,13 +118,16 @@ impl<'a> Work<'a> {
         if !is_measured(tensor) {
             return self.combine_unmeasured(output);
         }
-        let group = usize::try_from(tensor.segment).expect("a block fits the memory").max(1);
+        let group = usize::try_from(tensor.segment)
+            .expect("a block fits the memory")
+            .max(1);
         let bench = self.bench.for_groups(group);
         let most = bench.run_len(tensor, group);
         let mut seat = bench.seat()?;
         let mut found = Found::default();
         for range in cut(&(0..self.stretch.len()), most.max(group)) {
-            let bytes = &mut output[range.start * tensor.dtype.bytes()..range.end * tensor.dtype.bytes()];
+            let bytes =
+                &mut output[range.start * tensor.dtype.bytes()..range.end * tensor.dtype.bytes()];
             found.add(match range.len() <= most {
                 true => self.groups(&mut *seat, &range, group, bytes)?,
                 false => self.group(&mut *seat, &range, most, bytes)?,
@@ -118,19 +140,38 @@ impl<'a> Work<'a> {
     fn combine_unmeasured(&self, output: &mut [u8]) -> Result<Found> {
         let all = 0..self.stretch.len();
         let tensor = self.stretch.tensor();
-        let rule = Rule::Combine(self.stretch.method().solve(&Gram::new(tensor.sources.len()))?);
+        let rule = Rule::Combine(
+            self.stretch
+                .method()
+                .solve(&Gram::new(tensor.sources.len()))?,
+        );
         let most = self.bench.run_len(tensor, all.len());
-        let applied = Applied { rule: &rule, measured: false };
+        let applied = Applied {
+            rule: &rule,
+            measured: false,
+        };
         let overflowed = self.apply_range(&mut *self.bench.seat()?, &all, most, applied, output)?;
-        Ok(Found { overflowed, ..Found::default() })
+        Ok(Found {
+            overflowed,
+            ..Found::default()
+        })
     }
 
     /// One group that takes several runs.
-    fn group(&self, seat: &mut dyn Seat, range: &Range<usize>, most: usize, output: &mut [u8]) -> Result<Found> {
+    fn group(
+        &self,
+        seat: &mut dyn Seat,
+        range: &Range<usize>,
+        most: usize,
+        output: &mut [u8],
+    ) -> Result<Found> {
         let mut group = Group::new(self.stretch.tensor());
         group.fold(&statistic::measure_range(seat, &self.stretch, range, most)?);
         let rule = group.rule(self.bench, self.stretch.tensor())?;
-        let applied = Applied { rule: &rule, measured: true };
+        let applied = Applied {
+            rule: &rule,
+            measured: true,
+        };
         let overflowed = self.apply_range(seat, range, most, applied, output)?;
         let mut found = rule.found();
         found.overflowed += overflowed;
@@ -138,7 +179,13 @@ impl<'a> Work<'a> {
     }
 
     /// Groups that lie in one run.
-    fn groups(&self, seat: &mut dyn Seat, range: &Range<usize>, len: usize, output: &mut [u8]) -> Result<Found> {
+    fn groups(
+        &self,
+        seat: &mut dyn Seat,
+        range: &Range<usize>,
+        len: usize,
+        output: &mut [u8],
+    ) -> Result<Found> {
         let tensor = self.stretch.tensor();
         let policy = self.stretch.policy.moved(range.start);
         let mut run = seat.load(self.stretch.elements(range), tensor.dtype)?;
@@ -157,19 +204,31 @@ impl<'a> Work<'a> {
             found.add(rule.found());
             rules.push((of_group, rule));
         }
-        let pieces =
-            rules.iter().flat_map(|(chunks, rule)| all[chunks.clone()].iter().map(move |chunk| (chunk.clone(), rule)));
+        let pieces = rules.iter().flat_map(|(chunks, rule)| {
+            all[chunks.clone()]
+                .iter()
+                .map(move |chunk| (chunk.clone(), rule))
+        });
         found.overflowed += rule::apply(&mut *run, policy, pieces, true, output)?;
         Ok(found)
     }
 
-    /// Copies a carried tensor's bytes from source `taken`, and reports which inputs hold other bytes.
+    /// Copies a carried tensor's bytes from source `taken`, and reports which inputs hold other
+    /// bytes.
     fn carry(&self, taken: usize, output: &mut [u8]) -> Found {
         let windows = self.stretch.elements(&(0..self.stretch.len()));
         output.copy_from_slice(windows[taken].bytes);
-        let differing =
-            self.stretch.tensor().sources.iter().zip(&windows).filter(|(_, window)| *window.bytes != *output);
-        Found { differing: differing.map(|(source, _)| source.input).collect(), ..Found::default() }
+        let differing = self
+            .stretch
+            .tensor()
+            .sources
+            .iter()
+            .zip(&windows)
+            .filter(|(_, window)| *window.bytes != *output);
+        Found {
+            differing: differing.map(|(source, _)| source.input).collect(),
+            ..Found::default()
+        }
     }
 }
 

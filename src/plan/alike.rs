@@ -12,23 +12,47 @@ use super::tensor::{Action, TensorPlan};
 /// What cannot be done with inputs that mean something else.
 const WHAT: &str = "cannot merge";
 
-/// Compares the tokenizers of inputs whose rows for tokens are merged, and the configs of all that lend weights with the
-/// config that the output gets. Returns what a user should know.
+/// Compares the tokenizers of inputs whose rows for tokens are merged, and the configs of all that
+/// lend weights with the config that the output gets. Returns what a user should know.
 ///
 /// # Errors
 ///
 /// [`Kind::Mismatch`](crate::error::Kind::Mismatch) with what differs, unless the job allows that.
 pub fn check(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for input in lenders(tensors.iter()).into_iter().filter(|input| *input != job.donor) {
-        warnings.extend(meanings(WHAT, &inputs[job.donor], &inputs[input], job.allowed())?);
+    for input in lenders(tensors.iter())
+        .into_iter()
+        .filter(|input| *input != job.donor)
+    {
+        warnings.extend(meanings(
+            WHAT,
+            &inputs[job.donor],
+            &inputs[input],
+            job.allowed(),
+        )?);
     }
-    let is_merged = |tensor: &&TensorPlan| matches!(tensor.action, Action::Merge(_)) && tensor.sources.len() > 1;
-    let by_token = lenders(tensors.iter().filter(is_merged).filter(|tensor| is_by_token(&tensor.name)));
-    let first = if by_token.contains(&job.donor) { Some(job.donor) } else { by_token.first().copied() };
+    let is_merged = |tensor: &&TensorPlan| {
+        matches!(tensor.action, Action::Merge(_)) && tensor.sources.len() > 1
+    };
+    let by_token = lenders(
+        tensors
+            .iter()
+            .filter(is_merged)
+            .filter(|tensor| is_by_token(&tensor.name)),
+    );
+    let first = if by_token.contains(&job.donor) {
+        Some(job.donor)
+    } else {
+        by_token.first().copied()
+    };
     for input in by_token.into_iter().filter(|input| Some(*input) != first) {
         if let Some(first) = first {
-            warnings.extend(vocabularies(WHAT, &inputs[first], &inputs[input], job.allowed())?);
+            warnings.extend(vocabularies(
+                WHAT,
+                &inputs[first],
+                &inputs[input],
+                job.allowed(),
+            )?);
         }
     }
     Ok(warnings)
@@ -36,5 +60,8 @@ pub fn check(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result
 
 /// The inputs that some of these tensors come from.
 fn lenders<'a>(tensors: impl Iterator<Item = &'a TensorPlan>) -> BTreeSet<usize> {
-    tensors.flat_map(|tensor| &tensor.sources).map(|source| source.input).collect()
+    tensors
+        .flat_map(|tensor| &tensor.sources)
+        .map(|source| source.input)
+        .collect()
 }

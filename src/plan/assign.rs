@@ -33,7 +33,8 @@ pub enum Span {
 pub struct Assignment {
     /// The tensor's name in the output.
     pub name: String,
-    /// The tensors that go into it: index of the input, name there. The first gives shape and dtype.
+    /// The tensors that go into it: index of the input, name there. The first gives shape and
+    /// dtype.
     pub sources: Vec<(usize, String)>,
     /// How they are combined when their elements can be averaged.
     pub method: Arc<dyn Method>,
@@ -44,7 +45,8 @@ pub struct Assignment {
 /// What becomes of the inputs' tensors.
 #[derive(Debug, Default)]
 pub struct Assigned {
-    /// The output tensors, in the order in which they are written: the donor's file order, what it lacks last.
+    /// The output tensors, in the order in which they are written: the donor's file order, what it
+    /// lacks last.
     pub assignments: Vec<Assignment>,
     /// Tensors that go into none of them although an output tensor was asked of them.
     pub dropped: Vec<Dropped>,
@@ -65,7 +67,8 @@ struct Wanted {
 ///
 /// # Errors
 ///
-/// When inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no value.
+/// When inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no
+/// value.
 pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     let Inputs { job, inputs, ties } = *given;
     let wanted = match &job.document.sources {
@@ -76,17 +79,27 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     let mut assignments = Vec::with_capacity(wanted.len());
     for tensor in wanted {
         let there = |(input, name): &(usize, String)| {
-            inputs[*input].tensors().contains_key(name.as_str()) || job.untied_head(*input) == Some(name.as_str())
+            inputs[*input].tensors().contains_key(name.as_str())
+                || job.untied_head(*input) == Some(name.as_str())
         };
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
             (Some((input, name)), Missing::Error) => missing.push((input, name)),
-            (Some(_), Missing::Base) => assignments.extend(from_base(job, &tensor, &there, &mut dropped)?),
+            (Some(_), Missing::Base) => {
+                assignments.extend(from_base(job, &tensor, &there, &mut dropped)?)
+            }
             _ => {
-                let lacking = tensor.sources.iter().filter(|source| !there(source)).map(|source| source.0);
+                let lacking = tensor
+                    .sources
+                    .iter()
+                    .filter(|source| !there(source))
+                    .map(|source| source.0);
                 let lacking: Vec<usize> = lacking.collect();
                 if !lacking.is_empty() {
-                    partial.push(Partial { name: tensor.name.clone(), lacking });
+                    partial.push(Partial {
+                        name: tensor.name.clone(),
+                        lacking,
+                    });
                 }
                 assignments.push(common(job, &tensor, &there)?);
             }
@@ -94,13 +107,23 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     }
     given.refuse(&missing)?;
     if assignments.is_empty() {
-        return Err(Error::new(Kind::Mismatch, "nothing to merge", "inputs", "no tensor is left to be written"));
+        return Err(Error::new(
+            Kind::Mismatch,
+            "nothing to merge",
+            "inputs",
+            "no tensor is left to be written",
+        ));
     }
     share_methods(&mut assignments);
-    Ok(Assigned { assignments, dropped, partial })
+    Ok(Assigned {
+        assignments,
+        dropped,
+        partial,
+    })
 }
 
-/// Lets tensors that are combined with the same parameters share their method, which shows all of them.
+/// Lets tensors that are combined with the same parameters share their method, which shows all of
+/// them.
 fn share_methods(assignments: &mut [Assignment]) {
     let mut known: HashMap<String, Arc<dyn Method>> = HashMap::new();
     for assignment in assignments {
@@ -129,7 +152,10 @@ fn whole_models(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
     let mut names = Vec::new();
     let mut seen = HashSet::new();
     let is_donor = |member: &&usize| **member == given.job.donor;
-    let donor_first = members.iter().filter(is_donor).chain(members.iter().filter(|member| !is_donor(member)));
+    let donor_first = members
+        .iter()
+        .filter(is_donor)
+        .chain(members.iter().filter(|member| !is_donor(member)));
     for &member in donor_first {
         names.extend(given.names(member).filter(|name| seen.insert(*name)));
     }
@@ -138,30 +164,54 @@ fn whole_models(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
         name: name.to_owned(),
         slice: 0,
         t: layers.t(name),
-        sources: members.iter().map(|&member| (member, given.stored(member, name))).collect(),
+        sources: members
+            .iter()
+            .map(|&member| (member, given.stored(member, name)))
+            .collect(),
     });
     Ok(wanted.collect())
 }
 
 fn stacked(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
-    let names: Vec<Vec<&str>> = (0..given.inputs.len()).map(|input| given.names(input).collect()).collect();
-    let wanted = stacked_tensors(&given.job.document, &names)?.into_iter().map(|tensor| Wanted {
-        name: tensor.name,
-        slice: tensor.slice,
-        t: tensor.t,
-        sources: tensor.sources.iter().map(|source| (source.model, given.stored(source.model, &source.name))).collect(),
-    });
+    let names: Vec<Vec<&str>> = (0..given.inputs.len())
+        .map(|input| given.names(input).collect())
+        .collect();
+    let wanted = stacked_tensors(&given.job.document, &names)?
+        .into_iter()
+        .map(|tensor| Wanted {
+            name: tensor.name,
+            slice: tensor.slice,
+            t: tensor.t,
+            sources: tensor
+                .sources
+                .iter()
+                .map(|source| (source.model, given.stored(source.model, &source.name)))
+                .collect(),
+        });
     Ok(wanted.collect())
 }
 
 /// The tensor merged over the inputs that have it.
-fn common(job: &Job, tensor: &Wanted, there: &impl Fn(&(usize, String)) -> bool) -> Result<Assignment> {
-    let members: Vec<usize> = (0..tensor.sources.len()).filter(|&i| there(&tensor.sources[i])).collect();
-    let place = TensorPlace { name: &tensor.name, slice: tensor.slice, t: tensor.t };
+fn common(
+    job: &Job,
+    tensor: &Wanted,
+    there: &impl Fn(&(usize, String)) -> bool,
+) -> Result<Assignment> {
+    let members: Vec<usize> = (0..tensor.sources.len())
+        .filter(|&i| there(&tensor.sources[i]))
+        .collect();
+    let place = TensorPlace {
+        name: &tensor.name,
+        slice: tensor.slice,
+        t: tensor.t,
+    };
     let (method, span) = choose(&job.document, &place, &members)?;
     Ok(Assignment {
         name: tensor.name.clone(),
-        sources: members.iter().map(|&member| tensor.sources[member].clone()).collect(),
+        sources: members
+            .iter()
+            .map(|&member| tensor.sources[member].clone())
+            .collect(),
         method,
         span,
     })
@@ -174,9 +224,19 @@ fn from_base(
     there: &impl Fn(&(usize, String)) -> bool,
     dropped: &mut Vec<Dropped>,
 ) -> Result<Option<Assignment>> {
-    let base = tensor.sources.iter().find(|source| source.0 == job.donor && there(source));
-    let reason = if base.is_some() { "a model lacks it, so it is the base's" } else { "the base lacks it" };
-    let others = tensor.sources.iter().filter(|source| there(source) && source.0 != job.donor);
+    let base = tensor
+        .sources
+        .iter()
+        .find(|source| source.0 == job.donor && there(source));
+    let reason = if base.is_some() {
+        "a model lacks it, so it is the base's"
+    } else {
+        "the base lacks it"
+    };
+    let others = tensor
+        .sources
+        .iter()
+        .filter(|source| there(source) && source.0 != job.donor);
     dropped.extend(others.map(|(input, name)| Dropped {
         input: *input,
         name: name.clone(),

@@ -12,33 +12,60 @@ use super::assign::Span;
 ///
 /// # Errors
 ///
-/// When a parameter has no value for this tensor or the method refuses it, or when the method needs the base and the
-/// base lacks the tensor.
-pub fn choose(document: &Document, place: &TensorPlace<'_>, members: &[usize]) -> Result<(Arc<dyn Method>, Span)> {
-    let choice = Choice { document, place, members, base: base_among(document, place, members)? };
-    // A method that needs others beside the base has nothing to do when only one input has the tensor.
-    if members.len() == 1 && document.method != MethodName::Passthrough && document.method != MethodName::Linear {
+/// When a parameter has no value for this tensor or the method refuses it, or when the method needs
+/// the base and the base lacks the tensor.
+pub fn choose(
+    document: &Document,
+    place: &TensorPlace<'_>,
+    members: &[usize],
+) -> Result<(Arc<dyn Method>, Span)> {
+    let choice = Choice {
+        document,
+        place,
+        members,
+        base: base_among(document, place, members)?,
+    };
+    // A method that needs others beside the base has nothing to do when only one input has the
+    // tensor.
+    if members.len() == 1
+        && document.method != MethodName::Passthrough
+        && document.method != MethodName::Linear
+    {
         return Ok((Arc::new(Passthrough::new(1.0)?), Span::Tensor));
     }
-    let method = document.method.make(&choice).map_err(|error| choice.located(error))?;
+    let method = document
+        .method
+        .make(&choice)
+        .map_err(|error| choice.located(error))?;
     if method.statistics() == Statistics::None {
         // Nothing is left to be known: what cannot be solved is found before anything is read.
-        method.solve(&Gram::new(0)).map_err(|error| choice.located(error.with_kind(Kind::Recipe)))?;
+        method
+            .solve(&Gram::new(0))
+            .map_err(|error| choice.located(error.with_kind(Kind::Recipe)))?;
     }
     Ok((method, choice.span()?))
 }
 
 /// Where the base is among `members`.
-fn base_among(document: &Document, place: &TensorPlace<'_>, members: &[usize]) -> Result<Option<usize>> {
+fn base_among(
+    document: &Document,
+    place: &TensorPlace<'_>,
+    members: &[usize],
+) -> Result<Option<usize>> {
     let Some(base) = document.base_index(place.slice) else {
         return Ok(None);
     };
     let among = members.iter().position(|member| *member == base);
     match (among, document.method.info().base) {
         (None, BaseRule::Required | BaseRule::RequiredCounted) => {
-            let cause = format!("the base lacks it, and {} measures from the base", document.method);
-            Err(Error::new(Kind::Mismatch, "cannot merge tensor", place.name, cause)
-                .with_hint("say `missing: base` to leave such tensors out"))
+            let cause = format!(
+                "the base lacks it, and {} measures from the base",
+                document.method
+            );
+            Err(
+                Error::new(Kind::Mismatch, "cannot merge tensor", place.name, cause)
+                    .with_hint("say `missing: base` to leave such tensors out"),
+            )
         }
         _ => Ok(among),
     }
@@ -52,7 +79,8 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// `error` with the place of the parameter that it is about, if it is about one that a method refuses.
+    /// `error` with the place of the parameter that it is about, if it is about one that a method
+    /// refuses.
     fn located(&self, error: Error) -> Error {
         let document = self.document;
         let subject = error.subject();
@@ -60,15 +88,25 @@ impl Choice<'_> {
             _ if subject.contains("weight") || subject.starts_with("coefficient") => "weight",
             _ => subject,
         };
-        let Some(info) = document.method.info().parameter(name).filter(|_| error.kind() == Kind::Recipe) else {
+        let Some(info) = document
+            .method
+            .info()
+            .parameter(name)
+            .filter(|_| error.kind() == Kind::Recipe)
+        else {
             return error;
         };
         let mut values = String::new();
         let mut first = None;
-        for &member in self.members.iter().filter(|_| info.scope == Scope::PerModel) {
-            if let (Ok(value), Some(input)) =
-                (self.of_input(name, member), document.inputs(self.place.slice).get(member))
-            {
+        for &member in self
+            .members
+            .iter()
+            .filter(|_| info.scope == Scope::PerModel)
+        {
+            if let (Ok(value), Some(input)) = (
+                self.of_input(name, member),
+                document.inputs(self.place.slice).get(member),
+            ) {
                 first = first.or(Some(member));
                 let comma = if values.is_empty() { " (" } else { ", " };
                 values.push_str(&format!("{comma}{value} for {}", input.model));
@@ -76,7 +114,13 @@ impl Choice<'_> {
         }
         values.push_str(if values.is_empty() { "" } else { ")" });
         let cause = format!("{subject}: {}{values}", error.cause());
-        document.parameter_error(name, first, self.place, cause, error.hint().unwrap_or_default())
+        document.parameter_error(
+            name,
+            first,
+            self.place,
+            cause,
+            error.hint().unwrap_or_default(),
+        )
     }
 
     fn span(&self) -> Result<Span> {
@@ -133,11 +177,21 @@ impl Given for Choice<'_> {
 
     fn count(&self, name: &str) -> Result<u32> {
         let value = self.shared(name)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie within u32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to lie within u32"
+        )]
         let count = value as u32;
         if f64::from(count) == value {
             return Ok(count);
         }
-        Err(self.document.parameter_error(name, None, self.place, format!("wanted a whole number, got {value}"), ""))
+        Err(self.document.parameter_error(
+            name,
+            None,
+            self.place,
+            format!("wanted a whole number, got {value}"),
+            "",
+        ))
     }
 }

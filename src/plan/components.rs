@@ -1,8 +1,9 @@
-//! Components: sub-folders with weights of their own, merged by the same recipe or carried from the base as they are.
+//! Components: sub-folders with weights of their own, merged by the same recipe or carried from the
+//! base as they are.
 //!
-//! The output's tensors are named after their folder, `unet/conv_in.weight`, so that filters of a recipe see it. One mean
-//! over the model is one over the model and its components together. An alignment is one of the model alone; units that a
-//! component reads are not reordered by it.
+//! The output's tensors are named after their folder, `unet/conv_in.weight`, so that filters of a
+//! recipe see it. One mean over the model is one over the model and its components together. An
+//! alignment is one of the model alone; units that a component reads are not reordered by it.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +34,9 @@ pub struct Component {
 impl Component {
     /// Whether a tensor of the output is in it.
     pub fn holds(&self, tensor: &str) -> bool {
-        tensor.strip_prefix(&self.folder).is_some_and(|rest| rest.starts_with('/'))
+        tensor
+            .strip_prefix(&self.folder)
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
@@ -48,53 +51,88 @@ pub struct Components {
 }
 
 impl Components {
-    /// Finds the components of `inputs`: merged where all inputs that take part have a folder of the same tensors, or the
-    /// model's own list names it; carried from the donor where some lack it; left out where the donor does.
+    /// Finds the components of `inputs`: merged where all inputs that take part have a folder of
+    /// the same tensors, or the model's own list names it; carried from the donor where some lack
+    /// it; left out where the donor does.
     ///
     /// # Errors
     ///
     /// When a component that is listed cannot be opened, or layers of a pipeline are to be stacked.
     pub fn find(job: &Job, inputs: &[Checkpoint], options: &OpenOptions) -> Result<Self> {
-        let mut found = Self { list: Vec::new(), warnings: Vec::new(), opened: Vec::new() };
+        let mut found = Self {
+            list: Vec::new(),
+            warnings: Vec::new(),
+            opened: Vec::new(),
+        };
         let members = members(job);
-        let folders = inputs.iter().map(Checkpoint::component_folders).collect::<Result<Vec<_>>>()?;
-        let names: BTreeSet<&String> = members.iter().flat_map(|member| &folders[*member]).collect();
+        let folders = inputs
+            .iter()
+            .map(Checkpoint::component_folders)
+            .collect::<Result<Vec<_>>>()?;
+        let names: BTreeSet<&String> = members
+            .iter()
+            .flat_map(|member| &folders[*member])
+            .collect();
         if job.weights_alone {
             found.warn_of_folders(job, inputs, &folders[job.donor]);
             return Ok(found);
         }
         for name in names {
             if !folders[job.donor].contains(name) {
-                let has = members.iter().find(|member| folders[**member].contains(name));
+                let has = members
+                    .iter()
+                    .find(|member| folders[**member].contains(name));
                 let root = inputs[*has.unwrap_or(&job.donor)].root().display();
-                found
-                    .warnings
-                    .push(format!("{root}: the weights in {name}/ are left out, the base has no such folder"));
+                found.warnings.push(format!(
+                    "{root}: the weights in {name}/ are left out, the base has no such folder"
+                ));
                 continue;
             }
-            found.add(job, inputs, &Wanted { name, members: &members, folders: &folders, options })?;
+            found.add(
+                job,
+                inputs,
+                &Wanted {
+                    name,
+                    members: &members,
+                    folders: &folders,
+                    options,
+                },
+            )?;
         }
         found.refuse_stacked_pipeline(job, inputs)?;
         Ok(found)
     }
 
     fn add(&mut self, job: &Job, inputs: &[Checkpoint], wanted: &Wanted<'_>) -> Result<()> {
-        let Wanted { name, members, folders, options } = *wanted;
+        let Wanted {
+            name,
+            members,
+            folders,
+            options,
+        } = *wanted;
         let donor = &inputs[job.donor];
         let declared = donor.declares_component(name)?;
         let own = match donor.open_component(name, options) {
             Err(error) if !declared => {
-                let left = format!("{}: the weights in {name}/ are left out: {error}", donor.root().display());
+                let left = format!(
+                    "{}: the weights in {name}/ are left out: {error}",
+                    donor.root().display()
+                );
                 self.warnings.push(left);
                 return Ok(());
             }
             opened => opened?,
         };
         let is_stacked = matches!(job.document.sources, Sources::Slices(_));
-        let lacking = members.iter().find(|member| folders[**member].iter().all(|folder| folder != name));
+        let lacking = members
+            .iter()
+            .find(|member| folders[**member].iter().all(|folder| folder != name));
         let mut reason = match lacking {
             _ if is_stacked => Some("layers are stacked in the model itself only".to_owned()),
-            Some(member) => Some(format!("{} has no such folder", inputs[*member].root().display())),
+            Some(member) => Some(format!(
+                "{} has no such folder",
+                inputs[*member].root().display()
+            )),
             None => None,
         };
         let mut opened = vec![(job.donor, own)];
@@ -102,24 +140,35 @@ impl Components {
             for &member in members.iter().filter(|member| **member != job.donor) {
                 opened.push((member, inputs[member].open_component(name, options)?));
             }
-            let other = opened.iter().find(|(_, other)| !same_names(&opened[0].1, other));
+            let other = opened
+                .iter()
+                .find(|(_, other)| !same_names(&opened[0].1, other));
             if let Some((member, _)) = other.filter(|_| !declared) {
-                reason = Some(format!("its tensors have other names in {}", inputs[*member].root().display()));
+                reason = Some(format!(
+                    "its tensors have other names in {}",
+                    inputs[*member].root().display()
+                ));
             }
         }
         if let Some(reason) = &reason {
             opened.truncate(1);
-            self.warnings.push(format!("{name}/ is the base's, not merged: {reason}"));
+            self.warnings
+                .push(format!("{name}/ is the base's, not merged: {reason}"));
         }
         opened.sort_by_key(|(member, _)| *member);
         self.opened.push(opened);
-        self.list.push(Component { folder: name.to_owned(), carried: reason.is_some() });
+        self.list.push(Component {
+            folder: name.to_owned(),
+            carried: reason.is_some(),
+        });
         Ok(())
     }
 
     fn warn_of_folders(&mut self, job: &Job, inputs: &[Checkpoint], folders: &[String]) {
         let root = inputs[job.donor].root().display();
-        let left = |name: &String| format!("{root}: the weights in {name}/ are left out, a single file has no folders");
+        let left = |name: &String| {
+            format!("{root}: the weights in {name}/ are left out, a single file has no folders")
+        };
         self.warnings.extend(folders.iter().map(left));
     }
 
@@ -129,8 +178,13 @@ impl Components {
             return Ok(());
         }
         let cause = "it is a pipeline, and slices stack the layers of one model";
-        Err(Error::new(Kind::Recipe, "cannot stack layers", donor.root().display(), cause)
-            .with_hint("name one of its folders as the model"))
+        Err(Error::new(
+            Kind::Recipe,
+            "cannot stack layers",
+            donor.root().display(),
+            cause,
+        )
+        .with_hint("name one of its folders as the model"))
     }
 
     /// Gives the inputs the files and tensors of their components.
@@ -151,14 +205,25 @@ impl Components {
     ///
     /// # Errors
     ///
-    /// When inputs lack tensors and that is not allowed, shapes do not fit, or a parameter has no value.
-    pub fn tensors(&self, job: &Job, inputs: &[Checkpoint], dropped: &mut Vec<Dropped>) -> Result<Vec<TensorPlan>> {
+    /// When inputs lack tensors and that is not allowed, shapes do not fit, or a parameter has no
+    /// value.
+    pub fn tensors(
+        &self,
+        job: &Job,
+        inputs: &[Checkpoint],
+        dropped: &mut Vec<Dropped>,
+    ) -> Result<Vec<TensorPlan>> {
         let mut tensors = Vec::new();
         // The symmetries of an aligned model know nothing of its components.
-        let plain = Job { alignments: Vec::new(), ..job.clone() };
+        let plain = Job {
+            alignments: Vec::new(),
+            ..job.clone()
+        };
         for component in &self.list {
             if component.carried {
-                tensors.extend(names_in(component, &inputs[job.donor]).map(|name| carried(job, inputs, name)));
+                tensors.extend(
+                    names_in(component, &inputs[job.donor]).map(|name| carried(job, inputs, name)),
+                );
                 continue;
             }
             let assignments = assign(&plain, inputs, component, &mut tensors, dropped)?;
@@ -182,17 +247,26 @@ struct Wanted<'a> {
 fn members(job: &Job) -> Vec<usize> {
     let models = job.document.models();
     let inputs = (0..job.document.slice_count()).flat_map(|slice| job.document.inputs(slice));
-    let members: BTreeSet<usize> =
-        inputs.filter_map(|input| models.iter().position(|model| *model == input.model)).collect();
+    let members: BTreeSet<usize> = inputs
+        .filter_map(|input| models.iter().position(|model| *model == input.model))
+        .collect();
     members.into_iter().collect()
 }
 
 fn same_names(one: &Checkpoint, other: &Checkpoint) -> bool {
-    one.tensors().len() == other.tensors().len() && one.tensors().keys().all(|name| other.tensors().contains_key(name))
+    one.tensors().len() == other.tensors().len()
+        && one
+            .tensors()
+            .keys()
+            .all(|name| other.tensors().contains_key(name))
 }
 
 fn names_in<'a>(component: &'a Component, input: &'a Checkpoint) -> impl Iterator<Item = &'a str> {
-    input.tensors().keys().map(|name| name.as_str()).filter(|name| component.holds(name))
+    input
+        .tensors()
+        .keys()
+        .map(|name| name.as_str())
+        .filter(|name| component.holds(name))
 }
 
 /// What is made of what in a component that is merged; what is the donor's alone goes to `tensors`.
@@ -204,14 +278,20 @@ fn assign(
     dropped: &mut Vec<Dropped>,
 ) -> Result<Vec<Assignment>> {
     let members = members_of_first(job);
-    let donor_first = std::iter::once(job.donor).chain(members.iter().copied().filter(|member| *member != job.donor));
+    let donor_first = std::iter::once(job.donor).chain(
+        members
+            .iter()
+            .copied()
+            .filter(|member| *member != job.donor),
+    );
     let mut names: indexmap::IndexSet<&str> = indexmap::IndexSet::new();
     donor_first.for_each(|member| names.extend(names_in(component, &inputs[member])));
     let layers = Layers::find(names.iter().copied());
     let (mut assignments, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        let there: Vec<usize> =
-            (0..members.len()).filter(|at| inputs[members[*at]].tensors().contains_key(name)).collect();
+        let there: Vec<usize> = (0..members.len())
+            .filter(|at| inputs[members[*at]].tensors().contains_key(name))
+            .collect();
         match job.missing() {
             _ if there.len() == members.len() => {}
             Missing::Error => {
@@ -222,7 +302,10 @@ fn assign(
                 if inputs[job.donor].tensors().contains_key(name) {
                     tensors.push(carried(job, inputs, name));
                 }
-                let others = there.iter().map(|at| members[*at]).filter(|member| *member != job.donor);
+                let others = there
+                    .iter()
+                    .map(|at| members[*at])
+                    .filter(|member| *member != job.donor);
                 let reason = "a model lacks it".to_owned();
                 dropped.extend(others.map(|input| Dropped {
                     input,
@@ -234,10 +317,22 @@ fn assign(
             }
             Missing::Common => {}
         }
-        let place = TensorPlace { name, slice: 0, t: layers.t(name) };
+        let place = TensorPlace {
+            name,
+            slice: 0,
+            t: layers.t(name),
+        };
         let (method, span) = choose(&job.document, &place, &there)?;
-        let sources = there.iter().map(|at| (members[*at], name.to_owned())).collect();
-        assignments.push(Assignment { name: name.to_owned(), sources, method, span });
+        let sources = there
+            .iter()
+            .map(|at| (members[*at], name.to_owned()))
+            .collect();
+        assignments.push(Assignment {
+            name: name.to_owned(),
+            sources,
+            method,
+            span,
+        });
     }
     refuse_missing(component, &missing)?;
     Ok(assignments)
@@ -247,14 +342,21 @@ fn assign(
 fn members_of_first(job: &Job) -> Vec<usize> {
     let models = job.document.models();
     let inputs = job.document.inputs(0);
-    inputs.iter().filter_map(|input| models.iter().position(|model| *model == input.model)).collect()
+    inputs
+        .iter()
+        .filter_map(|input| models.iter().position(|model| *model == input.model))
+        .collect()
 }
 
 fn refuse_missing(component: &Component, missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let shown: Vec<String> = missing.iter().take(LISTED).map(|name| format!("`{}`", name.escape_debug())).collect();
+    let shown: Vec<String> = missing
+        .iter()
+        .take(LISTED)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
     let more = match missing.len().saturating_sub(LISTED) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -272,7 +374,12 @@ fn carried(job: &Job, inputs: &[Checkpoint], name: &str) -> TensorPlan {
         dtype: entry.dtype,
         held: entry.dtype,
         name: Name::from(name),
-        stack: Stack::new(Place::File { input: job.donor, file: entry.file, offset: entry.bytes.start, unit: 1 }),
+        stack: Stack::new(Place::File {
+            input: job.donor,
+            file: entry.file,
+            offset: entry.bytes.start,
+            unit: 1,
+        }),
     };
     let elements = entry.bytes.end - entry.bytes.start;
     TensorPlan {

@@ -1,4 +1,5 @@
-//! What becomes of every input tensor: whatever is neither merged nor carried is named with the reason.
+//! What becomes of every input tensor: whatever is neither merged nor carried is named with the
+//! reason.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -29,12 +30,21 @@ pub struct Dropped {
 }
 
 /// Every input tensor that no output tensor is made of; `known` says why some are not.
-pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: Vec<Dropped>) -> Vec<Dropped> {
+pub fn dropped(
+    job: &Job,
+    inputs: &[Checkpoint],
+    tensors: &[TensorPlan],
+    known: Vec<Dropped>,
+) -> Vec<Dropped> {
     let sources = || tensors.iter().flat_map(|tensor| &tensor.sources);
-    let used: HashSet<(usize, &str)> = sources().map(|source| (source.input, source.name.as_str())).collect();
+    let used: HashSet<(usize, &str)> = sources()
+        .map(|source| (source.input, source.name.as_str()))
+        .collect();
     let taking_part: HashSet<usize> = sources().map(|source| source.input).collect();
-    let reasons: HashMap<(usize, String), (String, bool)> =
-        known.into_iter().map(|known| ((known.input, known.name), (known.reason, known.is_tied))).collect();
+    let reasons: HashMap<(usize, String), (String, bool)> = known
+        .into_iter()
+        .map(|known| ((known.input, known.name), (known.reason, known.is_tied)))
+        .collect();
     let default = |input: usize| match job.document.sources {
         _ if !taking_part.contains(&input) => "the model only lends what is not weights",
         Sources::Slices(_) => "no slice takes it",
@@ -43,21 +53,39 @@ pub fn dropped(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan], known: 
     let mut dropped = Vec::new();
     for (input, checkpoint) in inputs.iter().enumerate() {
         let left_out = checkpoint.left_out().iter().cloned();
-        dropped.extend(left_out.map(|(name, reason)| Dropped { input, name, reason, is_tied: true }));
-        for name in checkpoint.tensors().keys().filter(|name| !used.contains(&(input, name.as_str()))) {
+        dropped.extend(left_out.map(|(name, reason)| Dropped {
+            input,
+            name,
+            reason,
+            is_tied: true,
+        }));
+        for name in checkpoint
+            .tensors()
+            .keys()
+            .filter(|name| !used.contains(&(input, name.as_str())))
+        {
             let known = reasons.get(&(input, name.to_string())).cloned();
             let (reason, is_tied) = known.unwrap_or_else(|| (default(input).to_owned(), false));
-            dropped.push(Dropped { input, name: name.to_string(), reason, is_tied });
+            dropped.push(Dropped {
+                input,
+                name: name.to_string(),
+                reason,
+                is_tied,
+            });
         }
     }
     dropped
 }
 
-/// What a user should know before the merge: what is odd about the files, and what is dropped, summarised.
+/// What a user should know before the merge: what is odd about the files, and what is dropped,
+/// summarised.
 pub fn warnings(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
     let of_files = inputs.iter().flat_map(|input| {
         let root = input.root().display();
-        input.warnings().iter().map(move |warning| format!("{root}: {warning}"))
+        input
+            .warnings()
+            .iter()
+            .map(move |warning| format!("{root}: {warning}"))
     });
     of_files.chain(in_lines(inputs, dropped, false)).collect()
 }
@@ -71,17 +99,28 @@ pub fn notes(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
 fn in_lines(inputs: &[Checkpoint], dropped: &[Dropped], tied: bool) -> Vec<String> {
     let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for tensor in dropped.iter().filter(|tensor| tensor.is_tied == tied) {
-        groups.entry((tensor.input, &tensor.reason)).or_default().push(&tensor.name);
+        groups
+            .entry((tensor.input, &tensor.reason))
+            .or_default()
+            .push(&tensor.name);
     }
     let line = |((input, reason), names): ((usize, &str), Vec<&str>)| {
-        format!("{}: left out because {reason}: {}", inputs[input].root().display(), named(&names))
+        format!(
+            "{}: left out because {reason}: {}",
+            inputs[input].root().display(),
+            named(&names)
+        )
     };
     groups.into_iter().map(line).collect()
 }
 
 /// The first of these names, and how many more there are.
 pub fn named(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(NAMED).map(|name| shown_name(name)).collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(NAMED)
+        .map(|name| shown_name(name))
+        .collect();
     match names.len().saturating_sub(NAMED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more tensors", shown.join(", ")),

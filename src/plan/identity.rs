@@ -1,8 +1,8 @@
 //! What makes two runs the same work, so that one may go on where the other stopped.
 //!
-//! Threads, memory and block size are left out: the output does not depend on them. File times and sizes stand for the
-//! files' contents, beside the hash of each header; where contents are known they stand there too, and only they are
-//! recorded with the result.
+//! Threads, memory and block size are left out: the output does not depend on them. File times and
+//! sizes stand for the files' contents, beside the hash of each header; where contents are known
+//! they stand there too, and only they are recorded with the result.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,8 @@ use super::layout::Layout;
 use super::made::Made;
 use super::ties::Ties;
 
-/// Raised when the output bytes of the same job change, so that no run goes on with another version's half.
+/// Raised when the output bytes of the same job change, so that no run goes on with another
+/// version's half.
 const ARITHMETIC_VERSION: u32 = 2;
 
 /// The identity of `job` on these inputs.
@@ -49,7 +50,10 @@ fn made(job: &Job, input: usize) -> Made {
 }
 
 fn input(checkpoint: &Checkpoint, made: &Made) -> Value {
-    let name = checkpoint.root().file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = checkpoint
+        .root()
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     json!({ "name": name, "files": checkpoint.files().iter().map(|of| file(of, made)).collect::<Vec<_>>() })
 }
 

@@ -1,4 +1,5 @@
-//! What is to be done: a document of a recipe with its models found, and what decides the output beside it.
+//! What is to be done: a document of a recipe with its models found, and what decides the output
+//! beside it.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
 use crate::recipe::{
-    Document, Granularity, HubCache, Mismatch, Missing, ModelRef, NanPolicy, Quantised, Recipe, Tokenizer,
+    Document, Granularity, HubCache, Mismatch, Missing, ModelRef, NanPolicy, Quantised, Recipe,
+    Tokenizer,
 };
 use crate::symmetry::Alignment;
 
@@ -28,7 +30,8 @@ pub struct Job {
     pub document: Document,
     /// Where each of [`Document::models`] is.
     pub inputs: Vec<PathBuf>,
-    /// The input that lends config, tokenizer and everything that is carried: the base, else the first.
+    /// The input that lends config, tokenizer and everything that is carried: the base, else the
+    /// first.
     pub donor: usize,
     /// The dtype of every merged tensor; the first input's, tensor by tensor, when `None`.
     pub dtype: Option<Dtype>,
@@ -72,19 +75,27 @@ pub struct AlignmentFile {
 }
 
 impl Job {
-    /// The job that `document` describes, its models found at `inputs`, one for each of [`Document::models`].
+    /// The job that `document` describes, its models found at `inputs`, one for each of
+    /// [`Document::models`].
     ///
     /// # Errors
     ///
     /// [`Kind::Usage`] when there are too many models.
     pub fn new(document: Document, inputs: Vec<PathBuf>) -> Result<Self> {
         let models = document.models();
-        assert_eq!(models.len(), inputs.len(), "each model was found or the search failed");
+        assert_eq!(
+            models.len(),
+            inputs.len(),
+            "each model was found or the search failed"
+        );
         if models.is_empty() || models.len() > MOST_INPUTS {
             let cause = format!("wanted 1 to {MOST_INPUTS}, got {}", models.len());
             return Err(Error::new(Kind::Usage, "cannot merge", "models", cause));
         }
-        let donor = document.base_model.as_ref().and_then(|base| models.iter().position(|model| *model == base));
+        let donor = document
+            .base_model
+            .as_ref()
+            .and_then(|base| models.iter().position(|model| *model == base));
         Ok(Self {
             inputs,
             donor: donor.unwrap_or(0),
@@ -105,12 +116,13 @@ impl Job {
         })
     }
 
-    /// The job that a recipe of one merge describes, its models found in folders here or in the hub's cache.
+    /// The job that a recipe of one merge describes, its models found in folders here or in the
+    /// hub's cache.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when the recipe holds several merges or wants its models aligned first, which
-    /// the command `thalweg merge` does; [`Kind::Input`] when a model cannot be found.
+    /// [`Kind::Usage`] when the recipe holds several merges or wants its models aligned first,
+    /// which the command `thalweg merge` does; [`Kind::Input`] when a model cannot be found.
     ///
     /// # Examples
     ///
@@ -130,9 +142,14 @@ impl Job {
             Err(Error::new(Kind::Usage, "cannot plan recipe", &recipe.name, cause).with_hint(hint))
         };
         let [document] = recipe.documents.as_slice() else {
-            let cause =
-                format!("it holds {} merges, each of which may take what another has made", recipe.documents.len());
-            return refused(cause, "merge it with `thalweg merge`, or plan each of its documents");
+            let cause = format!(
+                "it holds {} merges, each of which may take what another has made",
+                recipe.documents.len()
+            );
+            return refused(
+                cause,
+                "merge it with `thalweg merge`, or plan each of its documents",
+            );
         };
         if document.own.align.is_some() {
             return refused(
@@ -149,8 +166,16 @@ impl Job {
     /// # Errors
     ///
     /// Those of `find`, and as [`new`](Self::new).
-    pub fn found(recipe: &Recipe, document: &Document, find: impl FnMut(&ModelRef) -> Result<PathBuf>) -> Result<Self> {
-        let inputs = document.models().into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    pub fn found(
+        recipe: &Recipe,
+        document: &Document,
+        find: impl FnMut(&ModelRef) -> Result<PathBuf>,
+    ) -> Result<Self> {
+        let inputs = document
+            .models()
+            .into_iter()
+            .map(find)
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             door: recipe.door,
             warnings: recipe.warnings_of(document).to_vec(),
@@ -169,20 +194,29 @@ impl Job {
     pub fn of_one(model: PathBuf, alignment: Option<Alignment>) -> Result<Self> {
         let recipe = r#"{"merge_method": "passthrough", "models": [{"model": "model"}], "nan": "propagate"}"#;
         let document = Recipe::parse(recipe, "transform")?.documents.swap_remove(0);
-        Ok(Self { alignments: vec![alignment], rewritten: true, ..Self::new(document, vec![model])? })
+        Ok(Self {
+            alignments: vec![alignment],
+            rewritten: true,
+            ..Self::new(document, vec![model])?
+        })
     }
 
-    /// Opens all inputs, headers only, as the document wants them to be opened, their tensors renamed; with a `wish`, in its memory.
+    /// Opens all inputs, headers only, as the document wants them to be opened, their tensors
+    /// renamed; with a `wish`, in its memory.
     ///
     /// # Errors
     ///
-    /// Those of [`Checkpoint::open_with`], and when a rule of `rename` does nothing or makes one name of two.
+    /// Those of [`Checkpoint::open_with`], and when a rule of `rename` does nothing or makes one
+    /// name of two.
     pub fn open_inputs(&self, wish: Option<&Wish>) -> Result<Vec<Checkpoint>> {
         let mut opened: Vec<Checkpoint> = Vec::with_capacity(self.inputs.len());
         for path in &self.inputs {
             let memory = wish.map(|wish| wish.left_for_headers(&opened.iter().collect::<Vec<_>>()));
             let pipeline = wish.is_some() && !self.weights_alone;
-            let options = OpenOptions { pipeline, ..self.open_options(memory) };
+            let options = OpenOptions {
+                pipeline,
+                ..self.open_options(memory)
+            };
             opened.push(Checkpoint::open_with(path, &options)?);
         }
         rename::rename(&self.document, &mut opened)?;
@@ -195,7 +229,12 @@ impl Job {
     pub fn open_options(&self, memory: Option<u64>) -> OpenOptions {
         let state_dict_key = self.document.own.state_dict_key.clone();
         let raw_codes = self.document.own.quantised == Some(Quantised::Raw);
-        OpenOptions { state_dict_key, memory, raw_codes, ..OpenOptions::default() }
+        OpenOptions {
+            state_dict_key,
+            memory,
+            raw_codes,
+            ..OpenOptions::default()
+        }
     }
 
     /// Over what a Gram matrix is taken, where the method does not say.
@@ -217,16 +256,27 @@ impl Job {
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights have nothing to do with each
-    /// other.
+    /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights have
+    /// nothing to do with each other.
     pub fn is_folded(&self) -> Result<bool> {
-        let folded = |input: usize| self.alignment(input).is_some_and(|alignment| alignment.symmetries.fold.is_some());
-        let count = (0..self.inputs.len()).filter(|input| folded(*input)).count();
+        let folded = |input: usize| {
+            self.alignment(input)
+                .is_some_and(|alignment| alignment.symmetries.fold.is_some())
+        };
+        let count = (0..self.inputs.len())
+            .filter(|input| folded(*input))
+            .count();
         match (0..self.inputs.len()).find(|input| !folded(*input)) {
             Some(plain) if count > 0 => {
-                let cause = "its norms are not folded into what reads them, those of other inputs are";
-                Err(Error::new(Kind::Mismatch, "inputs do not fit each other", self.inputs[plain].display(), cause)
-                    .with_hint("fold the norms of all inputs or of none"))
+                let cause =
+                    "its norms are not folded into what reads them, those of other inputs are";
+                Err(Error::new(
+                    Kind::Mismatch,
+                    "inputs do not fit each other",
+                    self.inputs[plain].display(),
+                    cause,
+                )
+                .with_hint("fold the norms of all inputs or of none"))
             }
             _ => Ok(count > 0),
         }
@@ -241,7 +291,8 @@ impl Job {
     pub fn allowed(&self) -> Waived {
         let (own, align) = (&self.document.own, self.document.own.align.as_ref());
         Waived {
-            vocabulary: own.any_vocabulary == Some(true) || align.is_some_and(|align| align.any_vocabulary),
+            vocabulary: own.any_vocabulary == Some(true)
+                || align.is_some_and(|align| align.any_vocabulary),
             config: own.any_config == Some(true),
         }
     }
@@ -254,15 +305,19 @@ impl Job {
     /// The input whose tokenizer files go with the output.
     pub fn tokenizer_donor(&self) -> usize {
         match &self.document.tokenizer {
-            Some(Tokenizer::Model(wanted)) => {
-                self.document.models().iter().position(|model| *model == wanted).unwrap_or(self.donor)
-            }
+            Some(Tokenizer::Model(wanted)) => self
+                .document
+                .models()
+                .iter()
+                .position(|model| *model == wanted)
+                .unwrap_or(self.donor),
             _ => self.donor,
         }
     }
 
-    /// What was asked for, in a form that is equal exactly when the same is asked for again: how much memory, how many
-    /// threads do not matter, where the models lie does not either, since their files are identified by themselves.
+    /// What was asked for, in a form that is equal exactly when the same is asked for again: how
+    /// much memory, how many threads do not matter, where the models lie does not either, since
+    /// their files are identified by themselves.
     pub fn describe(&self) -> Value {
         let mut document = self.document.clone();
         document.own.memory = None;

@@ -1,7 +1,8 @@
-//! Where every output byte goes: which shard a tensor lies in, at which offset, and each shard's exact header.
+//! Where every output byte goes: which shard a tensor lies in, at which offset, and each shard's
+//! exact header.
 //!
-//! All of it is known before the first byte is read, so shards can be preallocated, written in any order and taken up
-//! again at any block. Nothing here touches a disk.
+//! All of it is known before the first byte is read, so shards can be preallocated, written in any
+//! order and taken up again at any block. Nothing here touches a disk.
 
 mod header;
 mod index;
@@ -16,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 
 pub use part::{METADATA_BYTES, Part};
 
-/// Where a shard is cut because of its header: readers cap header sizes, so many tiny tensors need several shards.
+/// Where a shard is cut because of its header: readers cap header sizes, so many tiny tensors need
+/// several shards.
 const HEADER_BYTES: u64 = 8 << 20;
 
 /// What a header spends on a tensor beside its name and dimensions, rounded up.
@@ -59,7 +61,8 @@ pub struct Slot {
 pub struct Shard {
     /// The final file name.
     pub name: String,
-    /// The file's first bytes: eight of length, then the padded JSON. Data starts right behind, at a multiple of 8.
+    /// The file's first bytes: eight of length, then the padded JSON. Data starts right behind, at
+    /// a multiple of 8.
     pub header: Vec<u8>,
     /// The tensors in it, in file order, as indexes into [`Layout::tensors`].
     pub tensors: Vec<usize>,
@@ -81,7 +84,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays `tensors` out in shards of at most `shard_bytes` of data each, named after `base_name` (such as `model`).
+    /// Lays `tensors` out in shards of at most `shard_bytes` of data each, named after `base_name`
+    /// (such as `model`).
     ///
     /// # Errors
     ///
@@ -90,34 +94,59 @@ impl Layout {
         Self::of_parts(tensors, shard_bytes, vec![Part::main(base_name)])
     }
 
-    /// Lays `tensors` out in shards of at most `shard_bytes` of data each, every one in the part that holds it by its name:
-    /// the first one in this order, of which the last holds all others.
+    /// Lays `tensors` out in shards of at most `shard_bytes` of data each, every one in the part
+    /// that holds it by its name: the first one in this order, of which the last holds all others.
     ///
-    /// Within a part the given order is kept; inside a shard it gives way (stably, wide elements first) only where a tensor
-    /// would not lie at a multiple of its element size. A tensor bigger than `shard_bytes` gets a shard of its own. A part
-    /// without a tensor has no shard; metadata that its shards together cannot hold is left out.
+    /// Within a part the given order is kept; inside a shard it gives way (stably, wide elements
+    /// first) only where a tensor would not lie at a multiple of its element size. A tensor bigger
+    /// than `shard_bytes` gets a shard of its own. A part without a tensor has no shard; metadata
+    /// that its shards together cannot hold is left out.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] for a shard size of zero or a part that does not give plain file names, [`Kind::Mismatch`] for two
-    /// tensors of one name, [`Kind::Input`] for a name or a shape that a header cannot hold.
-    pub fn of_parts(tensors: &[TensorSpec], shard_bytes: u64, mut parts: Vec<Part>) -> Result<Self> {
+    /// [`Kind::Usage`] for a shard size of zero or a part that does not give plain file names,
+    /// [`Kind::Mismatch`] for two tensors of one name, [`Kind::Input`] for a name or a shape that a
+    /// header cannot hold.
+    pub fn of_parts(
+        tensors: &[TensorSpec],
+        shard_bytes: u64,
+        mut parts: Vec<Part>,
+    ) -> Result<Self> {
         parts.iter().try_for_each(part::check)?;
         let lens = check_names(tensors, shard_bytes)
             .and_then(|()| tensors.iter().map(byte_len).collect::<Result<Vec<_>>>())?;
-        if lens.iter().try_fold(0u64, |sum, len| sum.checked_add(*len)).is_none_or(|total| total > TOTAL_BYTES) {
+        if lens
+            .iter()
+            .try_fold(0u64, |sum, len| sum.checked_add(*len))
+            .is_none_or(|total| total > TOTAL_BYTES)
+        {
             let cause = format!("its tensors take more than {TOTAL_BYTES} bytes");
-            return Err(Error::new(Kind::Input, "cannot lay out shards", "output", cause));
+            return Err(Error::new(
+                Kind::Input,
+                "cannot lay out shards",
+                "output",
+                cause,
+            ));
         }
         let mut of_part = vec![Vec::new(); parts.len()];
         for (tensor, spec) in tensors.iter().enumerate() {
             let held = parts.iter().position(|part| part.holds(&spec.name));
             let held = held.ok_or_else(|| {
-                Error::new(Kind::Input, "cannot lay out tensor", &spec.name, "no part of the output holds it")
+                Error::new(
+                    Kind::Input,
+                    "cannot lay out tensor",
+                    &spec.name,
+                    "no part of the output holds it",
+                )
             })?;
             of_part[held].push(tensor);
         }
-        let mut layout = Self { parts: Vec::new(), zstd: None, shards: Vec::new(), tensors: Vec::new() };
+        let mut layout = Self {
+            parts: Vec::new(),
+            zstd: None,
+            shards: Vec::new(),
+            tensors: Vec::new(),
+        };
         let mut slots = vec![None; tensors.len()];
         let alone = parts.len() == 1;
         for (number, (part, members)) in parts.iter_mut().zip(of_part).enumerate() {
@@ -127,7 +156,16 @@ impl Layout {
             }
             let groups = cut(tensors, &lens, &members, shard_bytes);
             part.trim(groups.len());
-            layout.place(number, part, groups, &Placing { tensors, lens: &lens }, &mut slots)?;
+            layout.place(
+                number,
+                part,
+                groups,
+                &Placing {
+                    tensors,
+                    lens: &lens,
+                },
+                &mut slots,
+            )?;
         }
         layout.parts = parts;
         layout.tensors = slots.into_iter().flatten().collect();
@@ -152,7 +190,13 @@ impl Layout {
             for &tensor in group.iter() {
                 let TensorSpec { name, dtype, .. } = &tensors[tensor];
                 let (len, shard) = (lens[tensor], self.shards.len());
-                slots[tensor] = Some(Slot { name: name.clone(), dtype: *dtype, shard, offset, len });
+                slots[tensor] = Some(Slot {
+                    name: name.clone(),
+                    dtype: *dtype,
+                    shard,
+                    offset,
+                    len,
+                });
                 offset += len;
             }
             let name = part.path(&shard_name(&part.stem, at, count));
@@ -168,7 +212,8 @@ impl Layout {
         Ok(())
     }
 
-    /// The same layout with shards that are compressed at `level` once they are whole; their names end in `.zst`.
+    /// The same layout with shards that are compressed at `level` once they are whole; their names
+    /// end in `.zst`.
     ///
     /// Offsets, lengths and headers stay those of the uncompressed files.
     #[must_use]
@@ -205,23 +250,33 @@ impl Layout {
         self.shards.iter().map(|shard| shard.len).sum()
     }
 
-    /// The folders of the output that have shards of their own; the output itself is the last of them.
+    /// The folders of the output that have shards of their own; the output itself is the last of
+    /// them.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// The names of the indexes of all parts that need one, which have several shards, in the order of the parts.
+    /// The names of the indexes of all parts that need one, which have several shards, in the order
+    /// of the parts.
     pub fn index_names(&self) -> Vec<String> {
-        (0..self.parts.len()).filter_map(|part| self.index_name(part)).collect()
+        (0..self.parts.len())
+            .filter_map(|part| self.index_name(part))
+            .collect()
     }
 
     /// The name of the index of a part, if it needs one.
     pub fn index_name(&self, part: usize) -> Option<String> {
-        let shards = self.shards.iter().filter(|shard| shard.part == part).take(2).count();
+        let shards = self
+            .shards
+            .iter()
+            .filter(|shard| shard.part == part)
+            .take(2)
+            .count();
         (shards > 1).then(|| self.parts[part].index_name())
     }
 
-    /// Writes the index of a part, tensor by tensor: total size and which shard holds each tensor, by name.
+    /// Writes the index of a part, tensor by tensor: total size and which shard holds each tensor,
+    /// by name.
     ///
     /// # Errors
     ///
@@ -232,7 +287,10 @@ impl Layout {
 
     /// Bytes that the metadata takes in all headers.
     pub fn metadata_bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| self.parts[shard.part].metadata_bytes()).sum()
+        self.shards
+            .iter()
+            .map(|shard| self.parts[shard.part].metadata_bytes())
+            .sum()
     }
 
     /// What the file of a tensor calls it.
@@ -241,16 +299,21 @@ impl Layout {
         header::name_in(&self.parts[self.shards[slot.shard].part].folder, &slot.name)
     }
 
-    /// A hash over all names and headers: equal exactly when every byte outside the tensors' data is.
+    /// A hash over all names and headers: equal exactly when every byte outside the tensors' data
+    /// is.
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for shard in &self.shards {
             for part in [shard.name.as_bytes(), &shard.header] {
-                hasher.update(&to_u64(part.len()).to_le_bytes()).update(part);
+                hasher
+                    .update(&to_u64(part.len()).to_le_bytes())
+                    .update(part);
             }
         }
         for slot in &self.tensors {
-            hasher.update(&to_u64(slot.shard).to_le_bytes()).update(&slot.offset.to_le_bytes());
+            hasher
+                .update(&to_u64(slot.shard).to_le_bytes())
+                .update(&slot.offset.to_le_bytes());
         }
         hasher.finalize()
     }
@@ -275,43 +338,76 @@ fn shard_name(base: &str, number: usize, count: usize) -> String {
 
 fn check_names(tensors: &[TensorSpec], shard_bytes: u64) -> Result<()> {
     if shard_bytes == 0 {
-        return Err(Error::new(Kind::Usage, "cannot lay out shards", "shard size", "0 bytes, wanted at least 1"));
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot lay out shards",
+            "shard size",
+            "0 bytes, wanted at least 1",
+        ));
     }
     if u32::try_from(tensors.len()).is_err() {
-        return Err(Error::new(Kind::Input, "cannot lay out shards", "output", "more than 2^32 tensors"));
+        return Err(Error::new(
+            Kind::Input,
+            "cannot lay out shards",
+            "output",
+            "more than 2^32 tensors",
+        ));
     }
     let mut seen = HashSet::with_capacity(tensors.len());
     for TensorSpec { name, .. } in tensors {
         if name.is_empty() || name == "__metadata__" || name.chars().any(char::is_control) {
-            return Err(Error::new(Kind::Input, "cannot name tensor", format!("{name:?}"), "a header cannot hold it"));
+            return Err(Error::new(
+                Kind::Input,
+                "cannot name tensor",
+                format!("{name:?}"),
+                "a header cannot hold it",
+            ));
         }
         if !seen.insert(name) {
-            return Err(Error::new(Kind::Mismatch, "cannot lay out tensor", name, "two tensors have this name"));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot lay out tensor",
+                name,
+                "two tensors have this name",
+            ));
         }
     }
     Ok(())
 }
 
 fn byte_len(spec: &TensorSpec) -> Result<u64> {
-    let refuse = |cause: String| Error::new(Kind::Input, "cannot lay out tensor", &spec.name, cause);
-    let elements = spec.shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
+    let refuse =
+        |cause: String| Error::new(Kind::Input, "cannot lay out tensor", &spec.name, cause);
+    let elements = spec
+        .shape
+        .iter()
+        .try_fold(1u64, |product, dim| product.checked_mul(*dim));
     let bits = elements
         .and_then(|elements| elements.checked_mul(spec.dtype.bits()))
         .ok_or_else(|| refuse(format!("shape {:?} overflows", spec.shape)))?;
     if bits % 8 != 0 {
-        return Err(refuse(format!("shape {:?} of {} is {bits} bits, no whole bytes", spec.shape, spec.dtype)));
+        return Err(refuse(format!(
+            "shape {:?} of {} is {bits} bits, no whole bytes",
+            spec.shape, spec.dtype
+        )));
     }
     Ok(bits / 8)
 }
 
 /// Cuts `members` into shards, in order; always at least one shard.
-fn cut(tensors: &[TensorSpec], lens: &[u64], members: &[usize], shard_bytes: u64) -> Vec<Vec<usize>> {
+fn cut(
+    tensors: &[TensorSpec],
+    lens: &[u64],
+    members: &[usize],
+    shard_bytes: u64,
+) -> Vec<Vec<usize>> {
     let mut groups = vec![];
     let mut group = vec![];
     let (mut data, mut header) = (0, 0);
     for &tensor in members {
         let (spec, len) = (&tensors[tensor], lens[tensor]);
-        let entry = ENTRY_BYTES + 2 * to_u64(spec.name.len()) + DIMENSION_BYTES * to_u64(spec.shape.len());
+        let entry =
+            ENTRY_BYTES + 2 * to_u64(spec.name.len()) + DIMENSION_BYTES * to_u64(spec.shape.len());
         if !group.is_empty() && (data + len > shard_bytes || header + entry > HEADER_BYTES) {
             groups.push(std::mem::take(&mut group));
             (data, header) = (0, 0);
@@ -324,7 +420,8 @@ fn cut(tensors: &[TensorSpec], lens: &[u64], members: &[usize], shard_bytes: u64
     groups
 }
 
-/// Puts wide elements first where the given order would leave a tensor misaligned; safetensors allows no holes.
+/// Puts wide elements first where the given order would leave a tensor misaligned; safetensors
+/// allows no holes.
 fn align(group: &mut [usize], tensors: &[TensorSpec], lens: &[u64]) {
     let width = |tensor: usize| to_u64(tensors[tensor].dtype.bytes());
     let mut offset = 0;

@@ -1,5 +1,6 @@
-//! Inputs that an earlier stage of the same recipe has made: known by their contents, which their manifest states, and
-//! not by the time at which they were made. So two runs of the recipe write the same manifest.
+//! Inputs that an earlier stage of the same recipe has made: known by their contents, which their
+//! manifest states, and not by the time at which they were made. So two runs of the recipe write
+//! the same manifest.
 
 use std::collections::HashMap;
 use std::fs;
@@ -45,17 +46,29 @@ impl Made {
     fn stated(path: &Path) -> Option<Self> {
         let file = open_regular(path).ok()?;
         let modified = fs::metadata(path).ok()?.modified().ok()?;
-        let modified_ns = i128::try_from(modified.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?;
+        let modified_ns =
+            i128::try_from(modified.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?;
         let Stated { shards } = serde_json::from_reader(BufReader::new(file)).ok()?;
-        Some(Self { shards: shards.into_iter().map(|shard| (shard.name.clone(), shard)).collect(), modified_ns })
+        Some(Self {
+            shards: shards
+                .into_iter()
+                .map(|shard| (shard.name.clone(), shard))
+                .collect(),
+            modified_ns,
+        })
     }
 
-    /// The digest of a shard, in hexadecimal; none when it is not the one that the manifest speaks of, or was written to
-    /// after the manifest.
+    /// The digest of a shard, in hexadecimal; none when it is not the one that the manifest speaks
+    /// of, or was written to after the manifest.
     pub fn digest(&self, file: &InputFile) -> Option<&str> {
         let shard = self.shards.get(&file.name)?;
         let header = blake3::Hash::from_bytes(file.header_hash).to_hex();
-        let is_same = file.len == shard.compressed_size.unwrap_or(shard.size) && header.as_str() == shard.header_blake3;
-        if is_same && file.modified_ns <= self.modified_ns { shard.digest_of_hashes.as_deref() } else { None }
+        let is_same = file.len == shard.compressed_size.unwrap_or(shard.size)
+            && header.as_str() == shard.header_blake3;
+        if is_same && file.modified_ns <= self.modified_ns {
+            shard.digest_of_hashes.as_deref()
+        } else {
+            None
+        }
     }
 }

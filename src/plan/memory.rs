@@ -1,4 +1,5 @@
-//! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers; and how big a block is.
+//! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers;
+//! and how big a block is.
 
 use crate::budget::{self, format_bytes};
 use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
@@ -9,16 +10,18 @@ use crate::recipe::OwnKeys;
 use super::staging;
 use super::tensor::TensorPlan;
 
-/// What the program itself needs resident: code, stacks, allocator, channels. Measured at about half of this.
+/// What the program itself needs resident: code, stacks, allocator, channels. Measured at about
+/// half of this.
 const PROGRAM_BYTES: u64 = 24 << 20;
 /// Stack and allocator arena that a worker thread touches.
 const THREAD_BYTES: u64 = 1 << 20;
-/// What an output tensor takes from planning to the end, beside its sources: its plan, its place, its entry in a header,
-/// what is known of its bytes, and its line of the manifest.
+/// What an output tensor takes from planning to the end, beside its sources: its plan, its place,
+/// its entry in a header, what is known of its bytes, and its line of the manifest.
 const TENSOR_BYTES: u64 = 900;
 /// What each of its sources takes.
 const SOURCE_BYTES: u64 = 112;
-/// What is found about tensors waits in so many bytes for a commit, and as much again on its way through one.
+/// What is found about tensors waits in so many bytes for a commit, and as much again on its way
+/// through one.
 const CLAIMS_BYTES: u64 = 8 << 20;
 /// A window is mapped in whole pages, and the kernel maps some around it.
 pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
@@ -43,10 +46,15 @@ pub struct Wish {
 }
 
 impl Default for Wish {
-    /// The share of the machine's free memory that [`budget::default_bytes`] takes, a thread for each core.
+    /// The share of the machine's free memory that [`budget::default_bytes`] takes, a thread for
+    /// each core.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { memory: budget::default_bytes(), threads, block_bytes: None }
+        Self {
+            memory: budget::default_bytes(),
+            threads,
+            block_bytes: None,
+        }
     }
 }
 
@@ -67,8 +75,14 @@ impl Wish {
     /// ```
     pub fn of(own: &OwnKeys) -> Self {
         let default = Self::default();
-        let threads = own.threads.and_then(|threads| usize::try_from(threads).ok());
-        Self { memory: own.memory.unwrap_or(default.memory), threads: threads.unwrap_or(default.threads), ..default }
+        let threads = own
+            .threads
+            .and_then(|threads| usize::try_from(threads).ok());
+        Self {
+            memory: own.memory.unwrap_or(default.memory),
+            threads: threads.unwrap_or(default.threads),
+            ..default
+        }
     }
 }
 
@@ -122,12 +136,13 @@ struct Costs {
 }
 
 impl Memory {
-    /// Shares out `wish.memory` for these tensors, beside the `aligned` bytes that alignments of the inputs take.
+    /// Shares out `wish.memory` for these tensors, beside the `aligned` bytes that alignments of
+    /// the inputs take.
     ///
     /// # Errors
     ///
-    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not; [`Kind::Device`] with the smallest
-    /// device memory that would do.
+    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not;
+    /// [`Kind::Device`] with the smallest device memory that would do.
     pub fn share_out(
         wish: &Wish,
         device: Option<&DeviceWish>,
@@ -140,7 +155,10 @@ impl Memory {
         let packers = zstd.map_or(0, |level| packers(wish, level));
         costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
         let chunk = CHUNK as u64;
-        let staging = device.map(|device| staging::share_out(wish, device, tensors)).transpose()?.flatten();
+        let staging = device
+            .map(|device| staging::share_out(wish, device, tensors))
+            .transpose()?
+            .flatten();
         if let (Some(staging), Some(device)) = (&staging, device) {
             costs.fixed += (staging.lanes * staging.lane_bytes) as u64 + device.host;
         }
@@ -150,9 +168,16 @@ impl Memory {
                 Kind::Budget,
                 "memory is too small",
                 format_bytes(wish.memory),
-                format!("{} input tensors at once need at least {}", costs.sources, format_bytes(smallest)),
+                format!(
+                    "{} input tensors at once need at least {}",
+                    costs.sources,
+                    format_bytes(smallest)
+                ),
             )
-            .with_hint(format!("give --memory {}MiB or more, or fewer --threads", smallest.div_ceil(1 << 20))));
+            .with_hint(format!(
+                "give --memory {}MiB or more, or fewer --threads",
+                smallest.div_ceil(1 << 20)
+            )));
         }
         let stream = wish.memory - costs.fixed;
         let wanted = wish.threads as u64 + 2;
@@ -175,23 +200,31 @@ impl Memory {
     }
 }
 
-/// Headers may take so much of any budget: one that is too small for the merge is refused with the least that would do.
+/// Headers may take so much of any budget: one that is too small for the merge is refused with the
+/// least that would do.
 const HEADERS_BYTES: u64 = 16 << 20;
 
 impl Wish {
     /// How many bytes the headers of one more input may take besides those of `opened`.
     pub fn left_for_headers(&self, opened: &[&Checkpoint]) -> u64 {
-        self.memory.saturating_sub(process_bytes(self.threads, opened)).max(HEADERS_BYTES)
+        self.memory
+            .saturating_sub(process_bytes(self.threads, opened))
+            .max(HEADERS_BYTES)
     }
 }
 
-/// What a process needs whatever it computes on these inputs: its own code and threads, headers, decoders.
+/// What a process needs whatever it computes on these inputs: its own code and threads, headers,
+/// decoders.
 pub fn process_bytes(threads: usize, inputs: &[&Checkpoint]) -> u64 {
-    let headers: u64 = inputs.iter().map(|input| input.metadata_bytes() + decoder_bytes(input)).sum();
+    let headers: u64 = inputs
+        .iter()
+        .map(|input| input.metadata_bytes() + decoder_bytes(input))
+        .sum();
     PROGRAM_BYTES + threads as u64 * (THREAD_BYTES + Scratch::bytes(2) as u64) + headers
 }
 
-/// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames of 2 MiB.
+/// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames
+/// of 2 MiB.
 fn packer_bytes(level: i32) -> u64 {
     let tables: u64 = match level {
         ..=3 => 2 << 20,
@@ -205,22 +238,38 @@ fn packer_bytes(level: i32) -> u64 {
 /// How many frames are compressed at once: no more than a quarter of the memory allows.
 fn packers(wish: &Wish, level: i32) -> usize {
     let most = wish.memory / 4 / packer_bytes(level);
-    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, wish.threads.max(1))
+    usize::try_from(most)
+        .unwrap_or(usize::MAX)
+        .clamp(1, wish.threads.max(1))
 }
 
 impl Costs {
     fn of(wish: &Wish, inputs: &[Checkpoint], tensors: &[TensorPlan], aligned: u64) -> Self {
-        let most = |of: &dyn Fn(&TensorPlan) -> u64| tensors.iter().map(of).max().unwrap_or(1).max(1);
+        let most =
+            |of: &dyn Fn(&TensorPlan) -> u64| tensors.iter().map(of).max().unwrap_or(1).max(1);
         let sources = most(&|tensor| tensor.sources.len() as u64);
-        let widest = most(&|tensor| (0..tensor.sources.len()).map(|i| tensor.source_unit(i)).max().unwrap_or(1));
+        let widest = most(&|tensor| {
+            (0..tensor.sources.len())
+                .map(|i| tensor.source_unit(i))
+                .max()
+                .unwrap_or(1)
+        });
         let record = |tensor: &TensorPlan| {
             TENSOR_BYTES + 3 * tensor.name.len() as u64 + SOURCE_BYTES * tensor.sources.len() as u64
         };
         let records = tensors.iter().map(record).sum::<u64>();
         let headers: u64 = inputs.iter().map(Checkpoint::metadata_bytes).sum();
         let decoders: u64 = inputs.iter().map(decoder_bytes).sum();
-        let gathers = tensors.iter().map(TensorPlan::gather_bytes).max().unwrap_or(0);
-        let columns = tensors.iter().map(TensorPlan::column_bytes).max().unwrap_or(0);
+        let gathers = tensors
+            .iter()
+            .map(TensorPlan::gather_bytes)
+            .max()
+            .unwrap_or(0);
+        let columns = tensors
+            .iter()
+            .map(TensorPlan::column_bytes)
+            .max()
+            .unwrap_or(0);
         let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
         let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
         Self {
@@ -243,22 +292,36 @@ impl Costs {
 
     /// Bytes of one block in flight: its windows and its output.
     fn block(&self, elements: u64) -> u64 {
-        let pairs = pair_count(usize::try_from(self.sources).expect("sources are counted in memory")) as u64;
+        let pairs =
+            pair_count(usize::try_from(self.sources).expect("sources are counted in memory"))
+                as u64;
         let sums = elements.div_ceil(CHUNK as u64) * pairs * 8;
         elements * (self.input + self.output) + self.sources * WINDOW_EDGE_BYTES + sums
     }
 
     fn largest_block(&self, block_bytes: Option<u64>) -> u64 {
         let window = block_bytes.unwrap_or(WINDOW_CAP_BYTES) / self.widest;
-        let whole = if block_bytes.is_some() { window } else { window.min(BLOCK_CAP_BYTES / self.input) };
+        let whole = if block_bytes.is_some() {
+            window
+        } else {
+            window.min(BLOCK_CAP_BYTES / self.input)
+        };
         let chunk = CHUNK as u64;
         // A power of two, so that blocks of one tensor meet the check blocks of the output.
-        let floor = if whole.is_power_of_two() { whole } else { whole.next_power_of_two() / 2 };
+        let floor = if whole.is_power_of_two() {
+            whole
+        } else {
+            whole.next_power_of_two() / 2
+        };
         floor.max(chunk)
     }
 }
 
 fn decoder_bytes(input: &Checkpoint) -> u64 {
     let as_it_is = |container| matches!(container, Container::Plain | Container::Torch);
-    if input.files().iter().all(|file| as_it_is(file.container)) { 0 } else { DECODER_BYTES }
+    if input.files().iter().all(|file| as_it_is(file.container)) {
+        0
+    } else {
+        DECODER_BYTES
+    }
 }

@@ -1,8 +1,9 @@
-//! The `__metadata__` of the output's headers: the base's entries that are true of the output too, and ours.
+//! The `__metadata__` of the output's headers: the base's entries that are true of the output too,
+//! and ours.
 //!
-//! Two vocabularies are known, Stability AI's ModelSpec (`modelspec.`) and that of kohya's trainers (`ss_`, `sshs_`); of
-//! both, what says how the weights are to be read stays, what tells of one training, one file or one author goes.
-//! Whatever else a base says is carried as it is.
+//! Two vocabularies are known, Stability AI's ModelSpec (`modelspec.`) and that of kohya's trainers
+//! (`ss_`, `sshs_`); of both, what says how the weights are to be read stays, what tells of one
+//! training, one file or one author goes. Whatever else a base says is carried as it is.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,14 @@ const METHOD: &str = "thalweg.method";
 /// How the entries of ModelSpec begin.
 const SPEC: &str = "modelspec.";
 /// What of a training's record describes the network rather than the training.
-const OF_NETWORK: [&str; 6] =
-    ["ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args"];
+const OF_NETWORK: [&str; 6] = [
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+];
 
 /// What becomes of an entry of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +42,28 @@ enum Fate {
     Goes,
 }
 
-/// The entries for the headers of the files of `donor` in `folder`, and what a user should know about them; `members` are
-/// the inputs that are merged.
-pub fn of(job: &Job, inputs: &[Checkpoint], members: &[usize], folder: &str) -> (Entries, Vec<String>) {
+/// The entries for the headers of the files of `donor` in `folder`, and what a user should know
+/// about them; `members` are the inputs that are merged.
+pub fn of(
+    job: &Job,
+    inputs: &[Checkpoint],
+    members: &[usize],
+    folder: &str,
+) -> (Entries, Vec<String>) {
     let donor = &inputs[job.donor];
     let (mut entries, mut warnings) = (Entries::new(), Vec::new());
     let (known, differing) = of_shards(donor, folder);
     for key in differing {
         let key = key.escape_debug();
-        warnings.push(format!("{}: its shards differ in the metadata `{key}`, left out", donor.root().display()));
+        warnings.push(format!(
+            "{}: its shards differ in the metadata `{key}`, left out",
+            donor.root().display()
+        ));
     }
-    let others: Vec<Entries> = members.iter().map(|member| of_shards(&inputs[*member], folder).0).collect();
+    let others: Vec<Entries> = members
+        .iter()
+        .map(|member| of_shards(&inputs[*member], folder).0)
+        .collect();
     for (key, value) in known {
         let stays = match fate(&key) {
             _ if job.rewritten => !is_sum(&key),
@@ -57,22 +75,36 @@ pub fn of(job: &Job, inputs: &[Checkpoint], members: &[usize], folder: &str) -> 
             entries.insert(key, value);
         }
     }
-    entries.entry(FORMAT.to_owned()).or_insert_with(|| "pt".to_owned());
+    entries
+        .entry(FORMAT.to_owned())
+        .or_insert_with(|| "pt".to_owned());
     if !job.rewritten {
-        entries.insert(METHOD.to_owned(), job.document.method.info().name.to_owned());
+        entries.insert(
+            METHOD.to_owned(),
+            job.document.method.info().name.to_owned(),
+        );
         if entries.keys().any(|key| key.starts_with(SPEC)) {
-            let names: Vec<String> = members.iter().map(|member| title(&inputs[*member], folder)).collect();
+            let names: Vec<String> = members
+                .iter()
+                .map(|member| title(&inputs[*member], folder))
+                .collect();
             entries.insert(format!("{SPEC}merged_from"), names.join(", "));
-            entries.insert(format!("{SPEC}title"), format!("Merge of {}", names.join(", ")));
+            entries.insert(
+                format!("{SPEC}title"),
+                format!("Merge of {}", names.join(", ")),
+            );
         }
     }
     (entries, warnings)
 }
 
-/// All entries of the files of `donor` in `folder`, which are written anew as they are, and those in which they differ.
+/// All entries of the files of `donor` in `folder`, which are written anew as they are, and those
+/// in which they differ.
 pub fn of_carried(donor: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     let (mut entries, _) = of_shards(donor, folder);
-    entries.entry(FORMAT.to_owned()).or_insert_with(|| "pt".to_owned());
+    entries
+        .entry(FORMAT.to_owned())
+        .or_insert_with(|| "pt".to_owned());
     (entries, Vec::new())
 }
 
@@ -84,10 +116,16 @@ pub fn least() -> Entries {
 /// What the files of a checkpoint in `folder` say together, and the keys in which they differ.
 fn of_shards(checkpoint: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     let (mut entries, mut differing) = (Entries::new(), Vec::new());
-    for file in checkpoint.files().iter().filter(|file| folder_of(file) == folder) {
+    for file in checkpoint
+        .files()
+        .iter()
+        .filter(|file| folder_of(file) == folder)
+    {
         for (key, value) in &file.metadata {
             match entries.get(key) {
-                None if !differing.contains(key) => drop(entries.insert(key.clone(), value.clone())),
+                None if !differing.contains(key) => {
+                    drop(entries.insert(key.clone(), value.clone()))
+                }
                 Some(known) if known != value => {
                     entries.remove(key);
                     differing.push(key.clone());
@@ -106,14 +144,25 @@ fn folder_of(file: &InputFile) -> &str {
 
 /// What a model is called in a list: by its own title, its hub id or its file.
 fn title(input: &Checkpoint, folder: &str) -> String {
-    let own = of_shards(input, folder).0.remove(&format!("{SPEC}title")).filter(|title| !title.trim().is_empty());
+    let own = of_shards(input, folder)
+        .0
+        .remove(&format!("{SPEC}title"))
+        .filter(|title| !title.trim().is_empty());
     let hub = || Snapshot::of(input.root()).map(|snapshot| snapshot.id);
     let root = || input.root().canonicalize().ok();
     let name = || {
-        let name = input.root().file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = name.or_else(|| Some(root()?.file_name()?.to_string_lossy().into_owned())).unwrap_or_default();
+        let name = input
+            .root()
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let name = name
+            .or_else(|| Some(root()?.file_name()?.to_string_lossy().into_owned()))
+            .unwrap_or_default();
         let plain = name.strip_suffix(".zst").unwrap_or(&name);
-        plain.strip_suffix(".safetensors").unwrap_or(plain).to_owned()
+        plain
+            .strip_suffix(".safetensors")
+            .unwrap_or(plain)
+            .to_owned()
     };
     // Commas separate the models of the list.
     own.or_else(hub).unwrap_or_else(name).replace(',', " ")
@@ -123,21 +172,27 @@ fn fate(key: &str) -> Fate {
     if let Some(key) = key.strip_prefix(SPEC) {
         return match key {
             "title" | "description" | "date" | "thumbnail" | "merged_from" => Fate::Goes,
-            "license" | "author" | "usage_hint" | "trigger_phrase" | "category" | "tags" | "language"
-            | "data_format" => Fate::StaysIfShared,
+            "license" | "author" | "usage_hint" | "trigger_phrase" | "category" | "tags"
+            | "language" | "data_format" => Fate::StaysIfShared,
             _ if is_sum(key) => Fate::Goes,
             _ => Fate::Stays,
         };
     }
     let of_a_training = key.starts_with("ss_") && !OF_NETWORK.contains(&key);
     let of_an_earlier_merge = key.starts_with("sd_merge_") || key.starts_with("thalweg.");
-    if of_a_training || of_an_earlier_merge || is_sum(key) { Fate::Goes } else { Fate::Stays }
+    if of_a_training || of_an_earlier_merge || is_sum(key) {
+        Fate::Goes
+    } else {
+        Fate::Stays
+    }
 }
 
 /// Whether an entry is a checksum of the weights or the file.
 fn is_sum(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["hash", "sha256", "md5", "checksum"].iter().any(|word| key.contains(word))
+    ["hash", "sha256", "md5", "checksum"]
+        .iter()
+        .any(|word| key.contains(word))
 }
 
 #[cfg(test)]

@@ -46,7 +46,10 @@ impl Inputs<'_> {
 
     /// The name under which `input` stores what it gives as `name`, if it does.
     pub fn stored(&self, input: usize, name: &str) -> String {
-        self.ties.stored(self.inputs, input, name).unwrap_or(name).to_owned()
+        self.ties
+            .stored(self.inputs, input, name)
+            .unwrap_or(name)
+            .to_owned()
     }
 
     /// Refuses tensors that inputs lack: index of the input, name there.
@@ -55,28 +58,43 @@ impl Inputs<'_> {
     ///
     /// [`Kind::Mismatch`], unless there are none.
     pub fn refuse(&self, missing: &[(usize, String)]) -> Result<()> {
-        let Some((input, _)) = missing.first() else { return Ok(()) };
-        let names: Vec<&str> =
-            missing.iter().filter(|(other, _)| other == input).map(|(_, name)| name.as_str()).collect();
-        let other = if *input == self.job.donor { self.holder(*input, names[0]) } else { Some(self.job.donor) };
+        let Some((input, _)) = missing.first() else {
+            return Ok(());
+        };
+        let names: Vec<&str> = missing
+            .iter()
+            .filter(|(other, _)| other == input)
+            .map(|(_, name)| name.as_str())
+            .collect();
+        let other = if *input == self.job.donor {
+            self.holder(*input, names[0])
+        } else {
+            Some(self.job.donor)
+        };
         if let Some(renaming) = other.and_then(|other| self.renaming(*input, other)) {
             return Err(self.differ_by_a_part(*input, other.unwrap_or(*input), &renaming));
         }
-        let cause = format!("{} not there, though other inputs have what to merge it with", listed(&names));
+        let cause = format!(
+            "{} not there, though other inputs have what to merge it with",
+            listed(&names)
+        );
         let hint = "merge models of one architecture, or say `missing: common` to merge such tensors over the models that \
                     have them, `missing: base` to take them from the base";
         Err(Error::new(Kind::Mismatch, WHAT, self.root(*input), cause).with_hint(hint))
     }
 
-    /// Refuses inputs whose names are those of the donor but for a part, or which share next to none with it: what would be
-    /// written is two models side by side.
+    /// Refuses inputs whose names are those of the donor but for a part, or which share next to
+    /// none with it: what would be written is two models side by side.
     ///
     /// # Errors
     ///
     /// [`Kind::Mismatch`].
     pub fn refuse_strangers(&self, members: &[usize]) -> Result<()> {
-        let Some(reference) =
-            members.iter().copied().find(|member| *member == self.job.donor).or(members.first().copied())
+        let Some(reference) = members
+            .iter()
+            .copied()
+            .find(|member| *member == self.job.donor)
+            .or(members.first().copied())
         else {
             return Ok(());
         };
@@ -99,36 +117,66 @@ impl Inputs<'_> {
                     "of its {count} tensors {shared} {} in {other}, so that two models would stand side by side in the output",
                     if shared == 1 { "is" } else { "are" }
                 );
-                return Err(Error::new(Kind::Mismatch, WHAT, self.root(input), cause)
-                    .with_hint("merge models of one architecture; where only names differ, rename them"));
+                return Err(
+                    Error::new(Kind::Mismatch, WHAT, self.root(input), cause).with_hint(
+                        "merge models of one architecture; where only names differ, rename them",
+                    ),
+                );
             }
         }
         Ok(())
     }
 
-    /// How one of two inputs could be renamed for the two to agree; the other one's names are kept where both would do.
+    /// How one of two inputs could be renamed for the two to agree; the other one's names are kept
+    /// where both would do.
     fn renaming(&self, input: usize, other: usize) -> Option<Renaming> {
-        let (ours, theirs): (HashSet<&str>, HashSet<&str>) = (self.names(input).collect(), self.names(other).collect());
-        let own: Vec<&str> = self.names(input).filter(|name| !theirs.contains(name)).collect();
-        let wanted: Vec<&str> = self.names(other).filter(|name| !ours.contains(name)).collect();
+        let (ours, theirs): (HashSet<&str>, HashSet<&str>) =
+            (self.names(input).collect(), self.names(other).collect());
+        let own: Vec<&str> = self
+            .names(input)
+            .filter(|name| !theirs.contains(name))
+            .collect();
+        let wanted: Vec<&str> = self
+            .names(other)
+            .filter(|name| !ours.contains(name))
+            .collect();
         let here = Edit::between(&own, &wanted).filter(|(edit, _)| !edit.wraps());
-        let found = here.map(|found| (input, found)).or_else(|| Some((other, Edit::between(&wanted, &own)?)));
+        let found = here
+            .map(|found| (input, found))
+            .or_else(|| Some((other, Edit::between(&wanted, &own)?)));
         let (renamed, (edit, made)) = found?;
-        Some(Renaming { input: renamed, edit, left: own.len() + wanted.len() - 2 * made })
+        Some(Renaming {
+            input: renamed,
+            edit,
+            left: own.len() + wanted.len() - 2 * made,
+        })
     }
 
     /// Says that the names of `input` are those of `other` but for a part, and what to type.
     fn differ_by_a_part(&self, input: usize, other: usize, renaming: &Renaming) -> Error {
-        let Renaming { input: renamed, edit, left } = renaming;
+        let Renaming {
+            input: renamed,
+            edit,
+            left,
+        } = renaming;
         let against = if *renamed == input { other } else { input };
-        let cause = format!("its names are those of {} but for {}", self.root(against), edit.words());
+        let cause = format!(
+            "its names are those of {} but for {}",
+            self.root(against),
+            edit.words()
+        );
         let (from, to) = edit.rule();
         let model = self.job.document.models()[*renamed].to_string();
         let rest = match left {
             0 => String::new(),
-            1 => "\n1 tensor is in one of the two only even then: `missing` says what becomes of it".to_owned(),
+            1 => {
+                "\n1 tensor is in one of the two only even then: `missing` says what becomes of it"
+                    .to_owned()
+            }
             left => {
-                format!("\n{left} tensors are in one of the two only even then: `missing` says what becomes of those")
+                format!(
+                    "\n{left} tensors are in one of the two only even then: `missing` says what becomes of those"
+                )
             }
         };
         let hint = format!(
@@ -141,7 +189,9 @@ impl Inputs<'_> {
     /// Another input that has the tensor `name`.
     fn holder(&self, input: usize, name: &str) -> Option<usize> {
         let has = |other: &usize| self.ties.stored(self.inputs, *other, name).is_some();
-        (0..self.inputs.len()).filter(|other| *other != input).find(has)
+        (0..self.inputs.len())
+            .filter(|other| *other != input)
+            .find(has)
     }
 
     fn root(&self, input: usize) -> std::path::Display<'_> {
@@ -151,7 +201,11 @@ impl Inputs<'_> {
 
 /// The first of `names`, and how many there are beside them.
 fn listed(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(LISTED).map(|name| format!("`{}`", name.escape_debug())).collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(LISTED)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
     let verb = if names.len() == 1 { " is" } else { " are" };
     match names.len().saturating_sub(LISTED) {
         0 => format!("{}{verb}", shown.join(", ")),

@@ -1,10 +1,12 @@
-//! Recipe and headers in, a pure value out: every output tensor, its sources, its dtype, its shard and final offset, the
-//! blocks in which it is worked on, and how the memory is shared out. Nothing of a tensor's data is read here.
+//! Recipe and headers in, a pure value out: every output tensor, its sources, its dtype, its shard
+//! and final offset, the blocks in which it is worked on, and how the memory is shared out. Nothing
+//! of a tensor's data is read here.
 //!
-//! [`Plan::new`] does it in this order: open the inputs' headers, decide what is made of what ([`assign`]) and by which
-//! method with which parameters, resolve each tensor ([`tensor`]) to one [`shape`], lay the output out ([`layout`]), share out the
-//! memory ([`memory`]), and take down the identity by which a later run knows that it goes on with the same work
-//! ([`identity`]). The order in which blocks are read is [`schedule`].
+//! [`Plan::new`] does it in this order: open the inputs' headers, decide what is made of what
+//! ([`assign`]) and by which method with which parameters, resolve each tensor ([`tensor`]) to one
+//! [`shape`], lay the output out ([`layout`]), share out the memory ([`memory`]), and take down the
+//! identity by which a later run knows that it goes on with the same work ([`identity`]). The order
+//! in which blocks are read is [`schedule`].
 
 pub mod agree;
 mod alike;
@@ -87,7 +89,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans the merge that a recipe describes, in the memory and threads that it names or the machine has.
+    /// Plans the merge that a recipe describes, in the memory and threads that it names or the
+    /// machine has.
     ///
     /// # Errors
     ///
@@ -118,7 +121,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// When an input cannot be opened, the inputs do not fit each other, or the memory is too small.
+    /// When an input cannot be opened, the inputs do not fit each other, or the memory is too
+    /// small.
     ///
     /// # Examples
     ///
@@ -146,22 +150,34 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too small.
+    /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too
+    /// small.
     pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
         let mut inputs = job.open_inputs(Some(wish))?;
-        let options = job.open_options(Some(wish.left_for_headers(&inputs.iter().collect::<Vec<_>>())));
+        let options = job.open_options(Some(
+            wish.left_for_headers(&inputs.iter().collect::<Vec<_>>()),
+        ));
         job.is_folded()?;
         let mut components = Components::find(job, &inputs, &options)?;
         let ties = Ties::of(job, &inputs)?;
-        let given = Inputs { job, inputs: &inputs, ties: &ties };
+        let given = Inputs {
+            job,
+            inputs: &inputs,
+            ties: &ties,
+        };
         // A pipeline has components only.
-        let is_pipeline = !components.list.is_empty() && inputs.iter().all(|input| input.tensors().is_empty());
+        let is_pipeline =
+            !components.list.is_empty() && inputs.iter().all(|input| input.tensors().is_empty());
         let assigned = if is_pipeline {
             Assigned::default()
         } else {
             assign::assign(&given).map_err(|error| architecture::told_first(error, &inputs))?
         };
-        let Assigned { assignments, mut dropped, partial } = assigned;
+        let Assigned {
+            assignments,
+            mut dropped,
+            partial,
+        } = assigned;
         let agreed = Agreed::of(&given, &assignments, &partial)?;
         let uneven = agree::warnings(&given, &partial);
         shape::refuse_mismatches(job, &inputs, &assignments)
@@ -192,8 +208,17 @@ impl Plan {
         warnings.extend(shape::warnings(job, &inputs, &tensors));
         warnings.extend(unstated_dtype(&tensors));
         warnings.extend(alike::check(job, &inputs, &tensors)?);
-        warnings.extend(components.warnings.into_iter().chain(notes).chain(parts::lost(&wanted, &layout)));
-        let warnings = warnings.iter().map(|warning| job.door.words(warning).into_owned()).collect();
+        warnings.extend(
+            components
+                .warnings
+                .into_iter()
+                .chain(notes)
+                .chain(parts::lost(&wanted, &layout)),
+        );
+        let warnings = warnings
+            .iter()
+            .map(|warning| job.door.words(warning).into_owned())
+            .collect();
         let components = components.list;
         Ok(Self {
             inputs,
@@ -218,28 +243,45 @@ impl Plan {
 
     /// Says what is good to know about the merge and needs no action.
     pub fn notes(&self) -> Vec<String> {
-        let alone =
-            self.inputs.len() == 1 && !self.job.rewritten && self.job.document.method != MethodName::Passthrough;
-        let alone = alone.then_some("there is one model only: its weights are copied, in the dtype that was asked for");
+        let alone = self.inputs.len() == 1
+            && !self.job.rewritten
+            && self.job.document.method != MethodName::Passthrough;
+        let alone = alone.then_some(
+            "there is one model only: its weights are copied, in the dtype that was asked for",
+        );
         let said = coverage::notes(&self.inputs, &self.dropped);
-        let tied = self.ties.notes.iter().chain(&said).map(|note| self.job.door.words(note).into_owned());
+        let tied = self
+            .ties
+            .notes
+            .iter()
+            .chain(&said)
+            .map(|note| self.job.door.words(note).into_owned());
         alone.map(str::to_owned).into_iter().chain(tied).collect()
     }
 
-    /// The rows of the written input embeddings, which the config must name, when the donor's have another number.
+    /// The rows of the written input embeddings, which the config must name, when the donor's have
+    /// another number.
     pub fn vocab_rows(&self) -> Option<u64> {
         vocabulary::changed_rows(&self.inputs[self.job.donor], &self.tensors)
     }
 
     /// The dtype that most of the merged bytes of the model have, its components not counted.
     pub fn main_dtype(&self) -> Option<Dtype> {
-        let inside = |tensor: &&TensorPlan| self.components.iter().any(|component| component.holds(&tensor.name));
+        let inside = |tensor: &&TensorPlan| {
+            self.components
+                .iter()
+                .any(|component| component.holds(&tensor.name))
+        };
         main_dtype(self.tensors.iter().filter(|tensor| !inside(tensor)))
     }
 
     /// The dtype that most of the merged bytes of a component have.
     pub fn dtype_of(&self, component: &Component) -> Option<Dtype> {
-        main_dtype(self.tensors.iter().filter(|tensor| component.holds(&tensor.name)))
+        main_dtype(
+            self.tensors
+                .iter()
+                .filter(|tensor| component.holds(&tensor.name)),
+        )
     }
 
     /// Bytes that one full reading of all sources takes.
@@ -255,10 +297,18 @@ impl Plan {
 
 fn main_dtype<'a>(tensors: impl Iterator<Item = &'a TensorPlan> + Clone) -> Option<Dtype> {
     let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = tensors.clone().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
-        merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
+        let merged = tensors
+            .clone()
+            .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+        merged
+            .filter(|tensor| tensor.dtype == dtype)
+            .map(|tensor| tensor.output_bytes())
+            .sum()
     };
-    Dtype::MERGEABLE.into_iter().filter(|dtype| bytes_of(*dtype) > 0).max_by_key(|dtype| bytes_of(*dtype))
+    Dtype::MERGEABLE
+        .into_iter()
+        .filter(|dtype| bytes_of(*dtype) > 0)
+        .max_by_key(|dtype| bytes_of(*dtype))
 }
 
 /// What a user should know of a dtype that the config cannot name.

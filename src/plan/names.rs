@@ -1,4 +1,5 @@
-//! Names of one input that are those of another but for a part that all of them have, such as a prefix.
+//! Names of one input that are those of another but for a part that all of them have, such as a
+//! prefix.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -36,7 +37,8 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// The edit that makes most names of `own` names of `wanted`, none of which is in both, and how many it makes.
+    /// The edit that makes most names of `own` names of `wanted`, none of which is in both, and how
+    /// many it makes.
     ///
     /// `None` unless it explains more than half of the shorter list.
     pub fn between(own: &[&str], wanted: &[&str]) -> Option<(Self, usize)> {
@@ -47,18 +49,29 @@ impl Edit {
         }
         let mut edits: HashSet<Self> = HashSet::new();
         for probe in own.iter().step_by(own.len().div_ceil(PROBES).max(1)) {
-            for other in nearest(probe, by_tail.get(tail(probe)).map_or(&[][..], Vec::as_slice)) {
+            for other in nearest(
+                probe,
+                by_tail.get(tail(probe)).map_or(&[][..], Vec::as_slice),
+            ) {
                 edits.extend(Self::of_pair(probe, other));
             }
         }
         let counted = edits.into_iter().map(|edit| {
-            let made = own.iter().filter(|name| edit.apply(name).is_some_and(|new| known.contains(&*new))).count();
+            let made = own
+                .iter()
+                .filter(|name| edit.apply(name).is_some_and(|new| known.contains(&*new)))
+                .count();
             (edit, made)
         });
-        // Of equals a prefix, the shortest, the first in the alphabet: the answer is the same each time.
+        // Of equals a prefix, the shortest, the first in the alphabet: the answer is the same each
+        // time.
         let best = counted.max_by_key(|(edit, made)| {
             let rule = edit.rule();
-            (*made, matches!(edit, Self::Prefix { .. }), Reverse((rule.0.len() + rule.1.len(), rule)))
+            (
+                *made,
+                matches!(edit, Self::Prefix { .. }),
+                Reverse((rule.0.len() + rule.1.len(), rule)),
+            )
         })?;
         (best.1 * 2 > own.len().min(wanted.len())).then_some(best)
     }
@@ -66,14 +79,35 @@ impl Edit {
     /// The edits that make `to` of `from`.
     fn of_pair(from: &str, to: &str) -> Vec<Self> {
         let (a, b): (Vec<&str>, Vec<&str>) = (from.split('.').collect(), to.split('.').collect());
-        let same_end = a.iter().rev().zip(b.iter().rev()).take_while(|(one, two)| one == two).count();
+        let same_end = a
+            .iter()
+            .rev()
+            .zip(b.iter().rev())
+            .take_while(|(one, two)| one == two)
+            .count();
         let (a, b) = (&a[..a.len() - same_end], &b[..b.len() - same_end]);
-        let begin = |words: &[&str]| words.iter().map(|word| format!("{word}.")).collect::<String>();
+        let begin = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| format!("{word}."))
+                .collect::<String>()
+        };
         let mut edits = Vec::new();
         // One layer is no other layer, however alike they are.
-        let letters = |words: &[&str]| words.iter().filter(|word| word.parse::<u32>().is_err()).count();
-        if same_end > 0 && letters(a) + letters(b) > 0 && a.iter().chain(b).all(|word| word.parse::<u32>().is_err()) {
-            edits.push(Self::Prefix { from: begin(a), to: begin(b) });
+        let letters = |words: &[&str]| {
+            words
+                .iter()
+                .filter(|word| word.parse::<u32>().is_err())
+                .count()
+        };
+        if same_end > 0
+            && letters(a) + letters(b) > 0
+            && a.iter().chain(b).all(|word| word.parse::<u32>().is_err())
+        {
+            edits.push(Self::Prefix {
+                from: begin(a),
+                to: begin(b),
+            });
         }
         let same_begin = a.iter().zip(b).take_while(|(one, two)| one == two).count();
         let extra = &a[same_begin..];
@@ -86,7 +120,9 @@ impl Edit {
     /// The new name; `None` when the edit does not fit.
     pub fn apply(&self, name: &str) -> Option<String> {
         match self {
-            Self::Prefix { from, to } => name.strip_prefix(from.as_str()).map(|rest| format!("{to}{rest}")),
+            Self::Prefix { from, to } => name
+                .strip_prefix(from.as_str())
+                .map(|rest| format!("{to}{rest}")),
             Self::Without(words) => {
                 let spaced = format!(".{name}");
                 let without = spaced.replace(&format!(".{words}"), ".");
@@ -98,7 +134,9 @@ impl Edit {
     /// The same as a rule of `rename`: regular expression and template.
     pub fn rule(&self) -> (String, String) {
         match self {
-            Self::Prefix { from, to } => (format!("^{}", regex::escape(from)), to.replace('$', "$$")),
+            Self::Prefix { from, to } => {
+                (format!("^{}", regex::escape(from)), to.replace('$', "$$"))
+            }
             Self::Without(words) => (format!(r"(^|\.){}", regex::escape(words)), "$1".to_owned()),
         }
     }
@@ -115,8 +153,12 @@ impl Edit {
     pub fn words(&self) -> String {
         match self {
             Self::Prefix { from, to } if from.is_empty() => format!("a prefix: they lack `{to}`"),
-            Self::Prefix { from, to } if to.is_empty() => format!("a prefix: they begin with `{from}`"),
-            Self::Prefix { from, to } => format!("a prefix: they begin with `{from}` instead of `{to}`"),
+            Self::Prefix { from, to } if to.is_empty() => {
+                format!("a prefix: they begin with `{from}`")
+            }
+            Self::Prefix { from, to } => {
+                format!("a prefix: they begin with `{from}` instead of `{to}`")
+            }
             Self::Without(words) => format!("`{words}`, which stands in them"),
         }
     }
@@ -139,9 +181,20 @@ fn tail(name: &str) -> &str {
 
 /// Those of `others` that end like `name` for longest.
 fn nearest<'a>(name: &str, others: &[&'a str]) -> Vec<&'a str> {
-    let same = |other: &str| name.split('.').rev().zip(other.split('.').rev()).take_while(|(a, b)| a == b).count();
+    let same = |other: &str| {
+        name.split('.')
+            .rev()
+            .zip(other.split('.').rev())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
     let longest = others.iter().map(|other| same(other)).max().unwrap_or(0);
-    others.iter().filter(|other| same(other) == longest).take(COUNTERPARTS).copied().collect()
+    others
+        .iter()
+        .filter(|other| same(other) == longest)
+        .take(COUNTERPARTS)
+        .copied()
+        .collect()
 }
 
 #[cfg(test)]
@@ -163,21 +216,50 @@ mod tests {
     #[test]
     fn prefixes_and_words_between_are_found_from_the_names_alone() {
         for (make, from, to) in [
-            ((|name| format!("module.{name}")) as fn(&str) -> String, r"^module\.", ""),
+            (
+                (|name| format!("module.{name}")) as fn(&str) -> String,
+                r"^module\.",
+                "",
+            ),
             (|name| name.replacen("model.", "", 1), "^", "model."),
-            (|name| name.replacen("model.", "model.language_model.", 1), r"^model\.language_model\.", "model."),
-            (|name| name.replacen("model.", "transformer.", 1), r"^transformer\.", "model."),
-            (|name| name.replace("0.", "0._orig_mod.").replace("1.", "1._orig_mod."), r"(^|\.)_orig_mod\.", "$1"),
+            (
+                |name| name.replacen("model.", "model.language_model.", 1),
+                r"^model\.language_model\.",
+                "model.",
+            ),
+            (
+                |name| name.replacen("model.", "transformer.", 1),
+                r"^transformer\.",
+                "model.",
+            ),
+            (
+                |name| {
+                    name.replace("0.", "0._orig_mod.")
+                        .replace("1.", "1._orig_mod.")
+                },
+                r"(^|\.)_orig_mod\.",
+                "$1",
+            ),
         ] {
-            let own: Vec<String> =
-                MODEL.iter().map(|name| make(name)).filter(|name| !MODEL.contains(&&**name)).collect();
+            let own: Vec<String> = MODEL
+                .iter()
+                .map(|name| make(name))
+                .filter(|name| !MODEL.contains(&&**name))
+                .collect();
             let own: Vec<&str> = own.iter().map(String::as_str).collect();
-            let wanted: Vec<&str> = MODEL.iter().filter(|name| !own.contains(*name)).copied().collect();
-            let edit = Edit::between(&own, &wanted).expect("they differ by one thing").0;
+            let wanted: Vec<&str> = MODEL
+                .iter()
+                .filter(|name| !own.contains(*name))
+                .copied()
+                .collect();
+            let edit = Edit::between(&own, &wanted)
+                .expect("they differ by one thing")
+                .0;
             assert_eq!(edit.rule(), (from.to_owned(), to.to_owned()));
             for name in own {
-                let renamed =
-                    crate::recipe::Rename::new(None, &edit.rule().0, &edit.rule().1).expect("a rule").apply(name);
+                let renamed = crate::recipe::Rename::new(None, &edit.rule().0, &edit.rule().1)
+                    .expect("a rule")
+                    .apply(name);
                 assert_eq!(renamed, edit.apply(name), "{name}");
             }
         }
@@ -185,15 +267,27 @@ mod tests {
 
     #[test]
     fn other_layers_and_other_architectures_are_no_difference_in_a_prefix() {
-        assert_eq!(found(&["h.4.attn.weight", "h.4.mlp.weight"], &["h.5.attn.weight", "h.5.mlp.weight"]), None);
-        assert_eq!(found(&["conv1.weight", "layer1.0.conv1.weight"], &MODEL), None);
+        assert_eq!(
+            found(
+                &["h.4.attn.weight", "h.4.mlp.weight"],
+                &["h.5.attn.weight", "h.5.mlp.weight"]
+            ),
+            None
+        );
+        assert_eq!(
+            found(&["conv1.weight", "layer1.0.conv1.weight"], &MODEL),
+            None
+        );
         assert_eq!(found(&[], &MODEL), None);
         assert_eq!(found(&MODEL, &[]), None);
     }
 
     #[test]
     fn what_wraps_a_model_is_told_from_what_belongs_to_it() {
-        let prefix = |from: &str, to: &str| Edit::Prefix { from: from.to_owned(), to: to.to_owned() };
+        let prefix = |from: &str, to: &str| Edit::Prefix {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        };
         assert!(prefix("", "module.").wraps());
         assert!(prefix("model.", "base_model.model._orig_mod.model.").wraps());
         assert!(!prefix("", "model.").wraps());

@@ -1,4 +1,5 @@
-//! The folders of the output that have shards of their own: how their files are called, what their headers say.
+//! The folders of the output that have shards of their own: how their files are called, what their
+//! headers say.
 
 use std::collections::BTreeSet;
 
@@ -22,20 +23,32 @@ pub fn of(
     tensors: &[TensorPlan],
     components: &[Component],
 ) -> (Vec<Part>, Vec<String>) {
-    let members: BTreeSet<usize> =
-        tensors.iter().flat_map(|tensor| &tensor.sources).map(|source| source.input).collect();
+    let members: BTreeSet<usize> = tensors
+        .iter()
+        .flat_map(|tensor| &tensor.sources)
+        .map(|source| source.input)
+        .collect();
     let members: Vec<usize> = members.into_iter().collect();
     let mut warnings = Vec::new();
-    let folders = components.iter().map(|component| component.folder.as_str()).chain([""]);
+    let folders = components
+        .iter()
+        .map(|component| component.folder.as_str())
+        .chain([""]);
     let part = |folder: &str| {
-        let carried = components.iter().any(|component| component.folder == folder && component.carried);
+        let carried = components
+            .iter()
+            .any(|component| component.folder == folder && component.carried);
         let (metadata, notes) = if carried {
             metadata::of_carried(&inputs[job.donor], folder)
         } else {
             metadata::of(job, inputs, &members, folder)
         };
         warnings.extend(notes);
-        Part { folder: folder.to_owned(), stem: stem_of(&inputs[job.donor], folder), metadata }
+        Part {
+            folder: folder.to_owned(),
+            stem: stem_of(&inputs[job.donor], folder),
+            metadata,
+        }
     };
     let parts = folders.map(part).collect();
     (parts, warnings)
@@ -44,7 +57,11 @@ pub fn of(
 /// A warning for each part whose metadata was too much for its headers.
 pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = String> + 'a {
     let differs = |(wanted, kept): (&Part, &Part)| {
-        let folder = if wanted.folder.is_empty() { "the output" } else { &wanted.folder };
+        let folder = if wanted.folder.is_empty() {
+            "the output"
+        } else {
+            &wanted.folder
+        };
         let bytes = wanted.metadata_bytes();
         (wanted.metadata != kept.metadata).then(|| {
             format!(
@@ -56,22 +73,32 @@ pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = 
     wanted.iter().zip(layout.parts()).filter_map(differs)
 }
 
-/// What the shards of the donor's files in `folder` are to be named after: those of a component keep their name, others
-/// too where a library looks for it.
+/// What the shards of the donor's files in `folder` are to be named after: those of a component
+/// keep their name, others too where a library looks for it.
 fn stem_of(donor: &Checkpoint, folder: &str) -> String {
     let mut names = donor.files().iter().filter_map(|file| {
         let (own, name) = file.name.rsplit_once('/').unwrap_or(("", &file.name));
         (own == folder).then_some(name)
     });
-    let Some(name) = names.next() else { return STEM.to_owned() };
+    let Some(name) = names.next() else {
+        return STEM.to_owned();
+    };
     if name.starts_with(DIFFUSERS_STEM) {
         return DIFFUSERS_STEM.to_owned();
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     match name.split_once('.') {
         Some((stem, rest)) if rest.starts_with("safetensors") && !folder.is_empty() => {
-            let stem = if stem.contains("-of-") { stem.rsplitn(4, '-').last().unwrap_or(stem) } else { stem };
-            if !stem.is_empty() && stem.chars().all(plain) { stem.to_owned() } else { STEM.to_owned() }
+            let stem = if stem.contains("-of-") {
+                stem.rsplitn(4, '-').last().unwrap_or(stem)
+            } else {
+                stem
+            };
+            if !stem.is_empty() && stem.chars().all(plain) {
+                stem.to_owned()
+            } else {
+                STEM.to_owned()
+            }
         }
         _ => STEM.to_owned(),
     }

@@ -1,4 +1,5 @@
-//! Renames the tensors of inputs as they are opened, so that everything behind sees the new names only.
+//! Renames the tensors of inputs as they are opened, so that everything behind sees the new names
+//! only.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
@@ -7,12 +8,13 @@ use crate::recipe::{Document, Rename};
 /// How many names an error shows.
 const SHOWN: usize = 2;
 
-/// Renames the tensors of `inputs`, one for each of the document's models, by its rules: of those that match a name the
-/// first one decides.
+/// Renames the tensors of `inputs`, one for each of the document's models, by its rules: of those
+/// that match a name the first one decides.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] for a rule that renames nothing, a tensor that would have no name, and two that would have one.
+/// [`Kind::Mismatch`] for a rule that renames nothing, a tensor that would have no name, and two
+/// that would have one.
 pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
     let rules = &document.own.rename;
     if rules.is_empty() {
@@ -22,15 +24,24 @@ pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
     let mut used = vec![false; rules.len()];
     for (input, model) in inputs.iter_mut().zip(&models) {
         let of_model = |rule: &Rename| rule.model.as_ref().is_none_or(|of| of == *model);
-        let own: Vec<usize> = (0..rules.len()).filter(|index| of_model(&rules[*index])).collect();
+        let own: Vec<usize> = (0..rules.len())
+            .filter(|index| of_model(&rules[*index]))
+            .collect();
         let root = input.root().display().to_string();
         input.rename(|name| {
-            let Some((index, to)) = own.iter().find_map(|index| Some((*index, rules[*index].apply(name)?))) else {
+            let Some((index, to)) = own
+                .iter()
+                .find_map(|index| Some((*index, rules[*index].apply(name)?)))
+            else {
                 return Ok(None);
             };
             used[index] = true;
             match to.is_empty() {
-                true => Err(refusal(&root, &rules[index], format!("leaves nothing of `{}`", name.escape_debug()))),
+                true => Err(refusal(
+                    &root,
+                    &rules[index],
+                    format!("leaves nothing of `{}`", name.escape_debug()),
+                )),
                 false => Ok(Some(to)),
             }
         })?;
@@ -42,17 +53,39 @@ pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
 }
 
 fn refusal(root: &str, rule: &Rename, cause: String) -> Error {
-    let cause = format!("the rule `{}` -> `{}` {cause}", rule.from.as_str().escape_debug(), rule.to.escape_debug());
+    let cause = format!(
+        "the rule `{}` -> `{}` {cause}",
+        rule.from.as_str().escape_debug(),
+        rule.to.escape_debug()
+    );
     Error::new(Kind::Mismatch, "cannot rename tensors", root, cause)
 }
 
 fn does_nothing(rule: &Rename, document: &Document, inputs: &[Checkpoint]) -> Error {
     let models = document.models();
-    let of = rule.model.as_ref().and_then(|model| models.iter().position(|known| *known == model));
-    let root = of.map_or("all models".to_owned(), |of| inputs[of].root().display().to_string());
-    let names =
-        of.and_then(|of| inputs.get(of)).or(inputs.first()).into_iter().flat_map(|input| input.tensors().keys());
-    let names: Vec<String> = names.take(SHOWN).map(|name| format!("`{}`", name.escape_debug())).collect();
-    refusal(&root, rule, "matches no tensor that an earlier rule has not renamed".to_owned())
-        .with_hint(format!("tensors are called {} there; correct the rule or leave it out", names.join(", ")))
+    let of = rule
+        .model
+        .as_ref()
+        .and_then(|model| models.iter().position(|known| *known == model));
+    let root = of.map_or("all models".to_owned(), |of| {
+        inputs[of].root().display().to_string()
+    });
+    let names = of
+        .and_then(|of| inputs.get(of))
+        .or(inputs.first())
+        .into_iter()
+        .flat_map(|input| input.tensors().keys());
+    let names: Vec<String> = names
+        .take(SHOWN)
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
+    refusal(
+        &root,
+        rule,
+        "matches no tensor that an earlier rule has not renamed".to_owned(),
+    )
+    .with_hint(format!(
+        "tensors are called {} there; correct the rule or leave it out",
+        names.join(", ")
+    ))
 }

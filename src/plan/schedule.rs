@@ -1,9 +1,10 @@
 //! The order in which blocks are read, and what is done with each.
 //!
-//! A *group* is what one Gram matrix is taken over: a segment of a tensor, or the whole model. Small segments are
-//! measured, solved and applied inside one block ([`Role::Whole`]). A larger one is measured block by block; when all
-//! its windows fit the input memory together they are kept and applied without a second reading
-//! ([`Role::Measure`] with `keep`), otherwise its blocks come once more ([`Role::Apply`]).
+//! A *group* is what one Gram matrix is taken over: a segment of a tensor, or the whole model.
+//! Small segments are measured, solved and applied inside one block ([`Role::Whole`]). A larger one
+//! is measured block by block; when all its windows fit the input memory together they are kept and
+//! applied without a second reading ([`Role::Measure`] with `keep`), otherwise its blocks come once
+//! more ([`Role::Apply`]).
 
 use crate::method::{Method, Statistics};
 
@@ -17,7 +18,8 @@ use super::tensor::{Action, TensorPlan};
 pub enum Role {
     /// Measured, solved and applied at once: it holds whole segments.
     Whole,
-    /// Measured; after the `last` block of the group it is solved, and when `keep` is set all of them are applied.
+    /// Measured; after the `last` block of the group it is solved, and when `keep` is set all of
+    /// them are applied.
     Measure {
         /// The windows stay until they are applied.
         keep: bool,
@@ -43,31 +45,46 @@ pub struct Block {
     pub role: Role,
 }
 
-const MEASURE_AND_DROP: Role = Role::Measure { keep: false, last: false };
+const MEASURE_AND_DROP: Role = Role::Measure {
+    keep: false,
+    last: false,
+};
 
 impl Plan {
-    /// All blocks in the order in which they are read, leaving out what is durable already: `durable[tensor]` are the
-    /// bytes of the tensor's output that an earlier run has finished, and `solved` says that the coefficients of a
-    /// merge over the whole model are known.
-    pub fn schedule<'a>(&'a self, durable: &'a [u64], solved: bool) -> impl Iterator<Item = Block> + 'a {
-        let measured = (0..self.tensors.len()).filter(move |&i| !solved && is_over_model(&self.tensors[i]));
+    /// All blocks in the order in which they are read, leaving out what is durable already:
+    /// `durable[tensor]` are the bytes of the tensor's output that an earlier run has finished, and
+    /// `solved` says that the coefficients of a merge over the whole model are known.
+    pub fn schedule<'a>(
+        &'a self,
+        durable: &'a [u64],
+        solved: bool,
+    ) -> impl Iterator<Item = Block> + 'a {
+        let measured =
+            (0..self.tensors.len()).filter(move |&i| !solved && is_over_model(&self.tensors[i]));
         let last = measured.clone().next_back();
         let first_pass = measured.flat_map(move |index| {
             let mut blocks = Vec::new();
-            self.cut(index, 0..self.tensors[index].elements, MEASURE_AND_DROP, &mut blocks);
+            self.cut(
+                index,
+                0..self.tensors[index].elements,
+                MEASURE_AND_DROP,
+                &mut blocks,
+            );
             if last == Some(index) {
                 close_group(&mut blocks);
             }
             blocks
         });
-        let open = (0..self.tensors.len()).filter(move |&i| durable[i] < self.tensors[i].output_bytes());
+        let open =
+            (0..self.tensors.len()).filter(move |&i| durable[i] < self.tensors[i].output_bytes());
         first_pass.chain(open.flat_map(move |index| self.blocks_of(index)))
     }
 
     /// Everything that is done for one tensor, but the measuring of the whole model.
     ///
-    /// A tensor of which a part is durable is worked on from its start, though only the rest of it is written: what is
-    /// found about a tensor, such as values that overflowed, is journalled when all of it was met in one run.
+    /// A tensor of which a part is durable is worked on from its start, though only the rest of it
+    /// is written: what is found about a tensor, such as values that overflowed, is journalled when
+    /// all of it was met in one run.
     fn blocks_of(&self, index: usize) -> Vec<Block> {
         let tensor = &self.tensors[index];
         let mut blocks = Vec::new();
@@ -95,7 +112,12 @@ impl Plan {
         for segment in 0..tensor.elements / tensor.segment {
             let range = segment * tensor.segment..(segment + 1) * tensor.segment;
             let keep = self.fits(tensor);
-            self.cut(index, range.clone(), Role::Measure { keep, last: false }, blocks);
+            self.cut(
+                index,
+                range.clone(),
+                Role::Measure { keep, last: false },
+                blocks,
+            );
             close_group(blocks);
             if !keep {
                 self.cut(index, range, Role::Apply, blocks);
@@ -116,16 +138,31 @@ impl Plan {
 }
 
 fn close_group(blocks: &mut [Block]) {
-    if let Some(Block { role: Role::Measure { last, .. }, .. }) = blocks.last_mut() {
+    if let Some(Block {
+        role: Role::Measure { last, .. },
+        ..
+    }) = blocks.last_mut()
+    {
         *last = true;
     }
 }
 
-fn cut_by(tensor: usize, range: std::ops::Range<u64>, len: u64, role: Role, blocks: &mut Vec<Block>) {
+fn cut_by(
+    tensor: usize,
+    range: std::ops::Range<u64>,
+    len: u64,
+    role: Role,
+    blocks: &mut Vec<Block>,
+) {
     let mut start = range.start;
     while start < range.end {
         let end = range.end.min(start + len);
-        blocks.push(Block { tensor, start, len: end - start, role });
+        blocks.push(Block {
+            tensor,
+            start,
+            len: end - start,
+            role,
+        });
         start = end;
     }
 }

@@ -24,7 +24,8 @@ const TAKEN_FROM_BASE: &str = "merge models of one architecture: shapes of other
 
 /// The shape that `shapes` are brought to under `policy`; `None` when they cannot be.
 ///
-/// Padding takes the largest size of each axis, cropping the smallest; shapes with other numbers of axes stay apart.
+/// Padding takes the largest size of each axis, cropping the smallest; shapes with other numbers of
+/// axes stay apart.
 pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
     let (first, rest) = shapes.split_first()?;
     if rest.iter().all(|shape| shape == first) {
@@ -46,26 +47,36 @@ pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
 /// # Errors
 ///
 /// [`Kind::Mismatch`], unless such tensors are to be skipped.
-pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assignment]) -> Result<()> {
+pub fn refuse_mismatches(
+    job: &Job,
+    inputs: &[Checkpoint],
+    assignments: &[Assignment],
+) -> Result<()> {
     if job.mismatch() == Mismatch::Skip {
         return Ok(());
     }
     let mut described = Vec::new();
     let mut fits = true;
     for assignment in assignments {
-        let found = assignment
-            .sources
-            .iter()
-            .filter_map(|(input, name)| Some((*input, inputs[*input].tensors().get(name.as_str())?)));
+        let found = assignment.sources.iter().filter_map(|(input, name)| {
+            Some((*input, inputs[*input].tensors().get(name.as_str())?))
+        });
         let found: Vec<_> = found.collect();
-        let shapes: Vec<&[u64]> = found.iter().map(|(_, entry)| entry.shape.as_slice()).collect();
-        // What is not averaged is taken from the base when something is to be done about shapes at all.
+        let shapes: Vec<&[u64]> = found
+            .iter()
+            .map(|(_, entry)| entry.shape.as_slice())
+            .collect();
+        // What is not averaged is taken from the base when something is to be done about shapes at
+        // all.
         let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable());
-        if (carried && job.mismatch() != Mismatch::Error) || common(&shapes, job.mismatch()).is_some() {
+        if (carried && job.mismatch() != Mismatch::Error)
+            || common(&shapes, job.mismatch()).is_some()
+        {
             continue;
         }
-        let Some((&(first, one), (other, two))) =
-            found.first().and_then(|one| Some((one, *found.iter().find(|two| two.1.shape != one.1.shape)?)))
+        let Some((&(first, one), (other, two))) = found
+            .first()
+            .and_then(|one| Some((one, *found.iter().find(|two| two.1.shape != one.1.shape)?)))
         else {
             continue;
         };
@@ -84,18 +95,32 @@ pub fn refuse_mismatches(job: &Job, inputs: &[Checkpoint], assignments: &[Assign
         return Ok(());
     }
     let more = described.len().saturating_sub(LISTED);
-    let tail = if more > 0 { format!("; and {more} more tensors") } else { String::new() };
+    let tail = if more > 0 {
+        format!("; and {more} more tensors")
+    } else {
+        String::new()
+    };
     described.truncate(LISTED);
     // Only what would go through is recommended.
-    let hint = if fits { BROUGHT_TOGETHER } else { TAKEN_FROM_BASE };
-    Err(Error::new(Kind::Mismatch, "inputs differ in their shapes", "inputs", described.join("; ") + &tail)
-        .with_hint(hint))
+    let hint = if fits {
+        BROUGHT_TOGETHER
+    } else {
+        TAKEN_FROM_BASE
+    };
+    Err(Error::new(
+        Kind::Mismatch,
+        "inputs differ in their shapes",
+        "inputs",
+        described.join("; ") + &tail,
+    )
+    .with_hint(hint))
 }
 
 /// What a user should know about tensors whose shapes differ and are brought together.
 pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
     let differ = |tensor: &&TensorPlan| {
-        let stored = |source: &SourcePlan| Some(&inputs[source.input].tensors().get(&source.name)?.shape);
+        let stored =
+            |source: &SourcePlan| Some(&inputs[source.input].tensors().get(&source.name)?.shape);
         let mut shapes = tensor.sources.iter().filter_map(stored);
         let first = shapes.next();
         shapes.any(|shape| Some(shape) != first)
@@ -109,7 +134,9 @@ pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec
             }
         }
     }
-    said.into_iter().map(|(sentence, names)| format!("{sentence}: {}", named(&names))).collect()
+    said.into_iter()
+        .map(|(sentence, names)| format!("{sentence}: {}", named(&names)))
+        .collect()
 }
 
 /// What is done about the shapes of a tensor, in words.
@@ -117,8 +144,9 @@ fn sentences(job: &Job, tensor: &TensorPlan) -> Vec<&'static str> {
     let lacking = |source: &SourcePlan| source.stack.lacks_some();
     let filled = |source: &&SourcePlan| lacking(source) && source.stack.window().is_some();
     let base = tensor.measured_from();
-    let zeros =
-        |(at, source): (usize, &SourcePlan)| lacking(source) && source.stack.window().is_none() && Some(at) != base;
+    let zeros = |(at, source): (usize, &SourcePlan)| {
+        lacking(source) && source.stack.window().is_none() && Some(at) != base
+    };
     let crop = job.mismatch() == Mismatch::Crop;
     [
         (crop, "shapes differ, and larger tensors are cut to what all have"),
@@ -157,7 +185,10 @@ mod tests {
         assert_eq!(pad(&[&[5], &[5, 1]]), None);
         assert_eq!(crop(&[&[5, 4], &[3, 4], &[9, 4]]), Some(vec![3, 4]));
         assert_eq!(crop(&[&[5, 4], &[3, 5]]), Some(vec![3, 4]));
-        assert_eq!(crop(&[&[8, 9, 3, 3], &[8, 4, 3, 3]]), Some(vec![8, 4, 3, 3]));
+        assert_eq!(
+            crop(&[&[8, 9, 3, 3], &[8, 4, 3, 3]]),
+            Some(vec![8, 4, 3, 3])
+        );
         assert_eq!(crop(&[&[5, 4], &[20]]), None);
         assert_eq!(common(&[&[5], &[4]], Mismatch::Error), None);
         assert_eq!(common(&[&[5], &[5]], Mismatch::Error), Some(vec![5]));

@@ -18,20 +18,30 @@ const LANE_CAP_BYTES: usize = 32 << 20;
 /// All lanes together take at most this part of the memory, if they can do with it.
 const SHARE: u64 = 4;
 
-/// The lanes for these tensors: as big as a share of the memory on either side allows, and so that every tensor's chunks
-/// fit, those of the widest one by one; none when nothing is merged.
+/// The lanes for these tensors: as big as a share of the memory on either side allows, and so that
+/// every tensor's chunks fit, those of the widest one by one; none when nothing is merged.
 ///
 /// # Errors
 ///
 /// [`Kind::Device`] with the smallest device memory that would do, when this one does not.
-pub fn share_out(wish: &Wish, device: &DeviceWish, tensors: &[TensorPlan]) -> Result<Option<Staging>> {
+pub fn share_out(
+    wish: &Wish,
+    device: &DeviceWish,
+    tensors: &[TensorPlan],
+) -> Result<Option<Staging>> {
     let merged: Vec<(Vec<Dtype>, Dtype)> = tensors
         .iter()
         .filter(|tensor| matches!(tensor.action, Action::Merge(_)))
-        .map(|tensor| (tensor.sources.iter().map(|source| source.dtype).collect(), tensor.dtype))
+        .map(|tensor| {
+            (
+                tensor.sources.iter().map(|source| source.dtype).collect(),
+                tensor.dtype,
+            )
+        })
         .collect();
     let lane = |chunks: usize| {
-        let bytes = |(inputs, out): &(Vec<Dtype>, Dtype)| Layout::new(inputs, *out, chunks * CHUNK).bytes();
+        let bytes =
+            |(inputs, out): &(Vec<Dtype>, Dtype)| Layout::new(inputs, *out, chunks * CHUNK).bytes();
         merged.iter().map(bytes).max().unwrap_or(0)
     };
     let smallest = lane(1);
@@ -41,16 +51,30 @@ pub fn share_out(wish: &Wish, device: &DeviceWish, tensors: &[TensorPlan]) -> Re
     let least = (FEWEST_LANES * smallest) as u64;
     if device.memory < least {
         let cause = format!("{FEWEST_LANES} lanes need at least {}", format_bytes(least));
-        return Err(Error::new(Kind::Device, "device memory is too small", format_bytes(device.memory), cause)
-            .with_hint(format!("give --device-memory {}MiB or more, or leave out --device", least.div_ceil(1 << 20))));
+        return Err(Error::new(
+            Kind::Device,
+            "device memory is too small",
+            format_bytes(device.memory),
+            cause,
+        )
+        .with_hint(format!(
+            "give --device-memory {}MiB or more, or leave out --device",
+            least.div_ceil(1 << 20)
+        )));
     }
     let most = device.memory.min((wish.memory / SHARE).max(least));
     let enough = |lanes: usize, chunks: usize| (lanes * lane(chunks)) as u64 <= most;
     let wanted = wish.threads.clamp(FEWEST_LANES, MOST_LANES);
-    let lanes = (FEWEST_LANES..=wanted).rev().find(|lanes| enough(*lanes, 1)).unwrap_or(FEWEST_LANES);
+    let lanes = (FEWEST_LANES..=wanted)
+        .rev()
+        .find(|lanes| enough(*lanes, 1))
+        .unwrap_or(FEWEST_LANES);
     let mut chunks = 1;
     while enough(lanes, 2 * chunks) && lane(2 * chunks) <= LANE_CAP_BYTES {
         chunks *= 2;
     }
-    Ok(Some(Staging { lanes, lane_bytes: lane(chunks) }))
+    Ok(Some(Staging {
+        lanes,
+        lane_bytes: lane(chunks),
+    }))
 }

@@ -30,7 +30,8 @@ pub struct SourcePlan {
     pub held: Dtype,
     /// Name of the tensor there.
     pub name: Name,
-    /// Where it is stored, and the views over it. A unit is an element; of a carried tensor, a byte.
+    /// Where it is stored, and the views over it. A unit is an element; of a carried tensor, a
+    /// byte.
     pub stack: Stack,
 }
 
@@ -39,7 +40,8 @@ pub struct SourcePlan {
 pub enum Action {
     /// Its elements are averaged.
     Merge(Arc<dyn Method>),
-    /// Its bytes are taken from the source of this index; those of the others are compared and differences reported.
+    /// Its bytes are taken from the source of this index; those of the others are compared and
+    /// differences reported.
     Carry(usize),
 }
 
@@ -60,20 +62,24 @@ pub struct TensorPlan {
     pub elements: u64,
     /// Over what a Gram matrix is taken.
     pub span: Span,
-    /// Elements of one segment, the unit over which one Gram matrix is taken; all of them have this length.
+    /// Elements of one segment, the unit over which one Gram matrix is taken; all of them have this
+    /// length.
     pub segment: u64,
     /// Which of the sources is the base.
     pub base: Option<usize>,
-    /// Whether it is looked through before it is combined: a segment in which an input is not finite is the base's.
+    /// Whether it is looked through before it is combined: a segment in which an input is not
+    /// finite is the base's.
     pub scanned: bool,
 }
 
 impl TensorPlan {
-    /// Resolves `assignment` against the inputs' headers; sources that it has to leave out are added to `dropped`.
+    /// Resolves `assignment` against the inputs' headers; sources that it has to leave out are
+    /// added to `dropped`.
     ///
     /// # Errors
     ///
-    /// When some sources hold floats and others do not, or the output would be bigger than can be counted.
+    /// When some sources hold floats and others do not, or the output would be bigger than can be
+    /// counted.
     pub fn new(
         inputs: &[Checkpoint],
         assignment: Assignment,
@@ -81,11 +87,21 @@ impl TensorPlan {
         vocabulary: Option<Vocabulary>,
         dropped: &mut Vec<Dropped>,
     ) -> Result<Self> {
-        let Assignment { name, mut sources, mut method, mut span } = assignment;
+        let Assignment {
+            name,
+            mut sources,
+            mut method,
+            mut span,
+        } = assignment;
         let mut entries = entries_of(inputs, &sources, job)?;
         counters::leave_floats_out(job, &mut entries, &mut sources, dropped);
         let Some(&first) = entries.first() else {
-            return Err(Error::new(Kind::Mismatch, "nothing to merge", name, "no input has this tensor"));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "nothing to merge",
+                name,
+                "no input has this tensor",
+            ));
         };
         for (entry, (input, name)) in entries.iter().zip(&sources) {
             fits(first, entry, name, &inputs[*input])?;
@@ -94,11 +110,21 @@ impl TensorPlan {
         let base = sources.iter().position(|(input, _)| *input == job.donor);
         let mut carried = base.unwrap_or(0);
         let shapes: Vec<&[u64]> = entries.iter().map(|entry| entry.shape.as_slice()).collect();
-        let policy = if mergeable { job.mismatch() } else { Mismatch::Skip };
+        let policy = if mergeable {
+            job.mismatch()
+        } else {
+            Mismatch::Skip
+        };
         let common = shape::common(&shapes, policy).unwrap_or_else(|| {
-            (method, span) = (Arc::new(Passthrough::new(1.0).expect("one is finite")) as Arc<dyn Method>, Span::Tensor);
+            (method, span) = (
+                Arc::new(Passthrough::new(1.0).expect("one is finite")) as Arc<dyn Method>,
+                Span::Tensor,
+            );
             entries = vec![entries[carried]];
-            let others = sources.split_off(carried + 1).into_iter().chain(sources.drain(..carried));
+            let others = sources
+                .split_off(carried + 1)
+                .into_iter()
+                .chain(sources.drain(..carried));
             let reason = "its shape differs from the base's, which is taken";
             dropped.extend(others.map(|(input, name)| Dropped {
                 input,
@@ -112,15 +138,32 @@ impl TensorPlan {
         let first = entries[carried];
         let mut shape = common.clone();
         if let Some(vocabulary) = vocabulary.filter(|_| mergeable) {
-            let stored = inputs[job.donor].tensors().get(name.as_str()).unwrap_or(first);
+            let stored = inputs[job.donor]
+                .tensors()
+                .get(name.as_str())
+                .unwrap_or(first);
             vocabulary.fill_up(&name, &stored.shape, &mut shape);
         }
-        let elements = if mergeable { count(&name, &shape)? } else { first.bytes.end - first.bytes.start };
-        let dtype = if mergeable { job.dtype.unwrap_or(entries[0].dtype) } else { first.dtype };
+        let elements = if mergeable {
+            count(&name, &shape)?
+        } else {
+            first.bytes.end - first.bytes.start
+        };
+        let dtype = if mergeable {
+            job.dtype.unwrap_or(entries[0].dtype)
+        } else {
+            first.dtype
+        };
         // A vector along the first axis of a vector is all of it.
-        let span = if span == Span::FirstAxis && shape.len() < 2 { Span::Tensor } else { span };
+        let span = if span == Span::FirstAxis && shape.len() < 2 {
+            Span::Tensor
+        } else {
+            span
+        };
         // Models that lack what the base has do not differ from it there.
-        let fill = method.measured_from().filter(|_| mergeable && job.mismatch() == Mismatch::Pad);
+        let fill = method
+            .measured_from()
+            .filter(|_| mergeable && job.mismatch() == Mismatch::Pad);
         Ok(Self {
             dtype,
             elements,
@@ -128,8 +171,22 @@ impl TensorPlan {
             span,
             base: sources.iter().position(|(input, _)| *input == job.donor),
             scanned: job.nan == NanPolicy::Base,
-            action: if mergeable { Action::Merge(method) } else { Action::Carry(carried) },
-            sources: placed(inputs, &entries, sources, job, Shapes { common: &common, output: &shape, fill })?,
+            action: if mergeable {
+                Action::Merge(method)
+            } else {
+                Action::Carry(carried)
+            },
+            sources: placed(
+                inputs,
+                &entries,
+                sources,
+                job,
+                Shapes {
+                    common: &common,
+                    output: &shape,
+                    fill,
+                },
+            )?,
             shape,
             name: shared(&inputs[job.donor], &name),
         })
@@ -137,7 +194,11 @@ impl TensorPlan {
 
     /// What the layout needs to know.
     pub fn spec(&self) -> TensorSpec {
-        TensorSpec { name: self.name.clone(), dtype: self.dtype, shape: self.shape.clone() }
+        TensorSpec {
+            name: self.name.clone(),
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+        }
     }
 
     /// Bytes of one unit of work of source `index`: an element, or a byte of a carried tensor.
@@ -158,17 +219,28 @@ impl TensorPlan {
 
     /// Bytes of one unit of work of all sources together.
     pub fn source_units(&self) -> u64 {
-        (0..self.sources.len()).map(|index| self.source_unit(index)).sum()
+        (0..self.sources.len())
+            .map(|index| self.source_unit(index))
+            .sum()
     }
 
-    /// Bytes of memory that one unit of work of all sources together takes. What is widened is there twice for a moment.
+    /// Bytes of memory that one unit of work of all sources together takes. What is widened is
+    /// there twice for a moment.
     pub fn window_units(&self) -> u64 {
-        self.source_units() + self.sources.iter().map(|source| source.stack.scratch_unit()).sum::<u64>()
+        self.source_units()
+            + self
+                .sources
+                .iter()
+                .map(|source| source.stack.scratch_unit())
+                .sum::<u64>()
     }
 
     /// Bytes that the work on `len` units from `start` on reads from the sources.
     pub fn read_bytes(&self, start: u64, len: u64) -> u64 {
-        self.sources.iter().map(|source| source.stack.read_bytes(start..start + len)).sum()
+        self.sources
+            .iter()
+            .map(|source| source.stack.read_bytes(start..start + len))
+            .sum()
     }
 
     /// The source from which the method measures the others.
@@ -179,16 +251,22 @@ impl TensorPlan {
         }
     }
 
-    /// Memory that the views of the sources take besides the windows: opened, all of them; for a read, the largest.
+    /// Memory that the views of the sources take besides the windows: opened, all of them; for a
+    /// read, the largest.
     pub fn gather_bytes(&self) -> u64 {
         let stacks = self.sources.iter().map(|source| &source.stack);
         let opened: u64 = stacks.clone().map(Stack::bytes).sum();
         opened + stacks.map(Stack::scratch_bytes).max().unwrap_or(0)
     }
 
-    /// The files from which the tensor is read, source by source, each by its input and its place there.
+    /// The files from which the tensor is read, source by source, each by its input and its place
+    /// there.
     pub fn files(&self) -> Vec<(usize, usize)> {
-        self.sources.iter().flat_map(|source| source.stack.places()).filter_map(|place| place.file()).collect()
+        self.sources
+            .iter()
+            .flat_map(|source| source.stack.places())
+            .filter_map(|place| place.file())
+            .collect()
     }
 
     /// Vectors along the first axis.
@@ -196,12 +274,20 @@ impl TensorPlan {
         self.elements / self.shape.first().copied().unwrap_or(1).max(1)
     }
 
-    /// Memory that the statistics and the coefficients of all columns take, when the tensor is merged by columns.
+    /// Memory that the statistics and the coefficients of all columns take, when the tensor is
+    /// merged by columns.
     pub fn column_bytes(&self) -> u64 {
-        let (inputs, pairs) = (self.sources.len() as u64, pair_count(self.sources.len()) as u64);
+        let (inputs, pairs) = (
+            self.sources.len() as u64,
+            pair_count(self.sources.len()) as u64,
+        );
         // A sum and what it lost for each pair, a coefficient for each input, two marks.
         let each = pairs * 16 + inputs * 8 + 2;
-        if self.span == Span::FirstAxis { self.columns() * each } else { 0 }
+        if self.span == Span::FirstAxis {
+            self.columns() * each
+        } else {
+            0
+        }
     }
 
     /// Bytes that one reading of all sources takes.
@@ -215,18 +301,31 @@ impl TensorPlan {
     }
 }
 
-fn entries_of<'a>(inputs: &'a [Checkpoint], sources: &[(usize, String)], job: &Job) -> Result<Vec<&'a TensorEntry>> {
-    sources.iter().map(|(input, name)| entry_of(inputs, *input, &stored_name(job, *input, name)?)).collect()
+fn entries_of<'a>(
+    inputs: &'a [Checkpoint],
+    sources: &[(usize, String)],
+    job: &Job,
+) -> Result<Vec<&'a TensorEntry>> {
+    sources
+        .iter()
+        .map(|(input, name)| entry_of(inputs, *input, &stored_name(job, *input, name)?))
+        .collect()
 }
 
-/// The name of what becomes tensor `name` of an input that may be aligned: experts change their names.
+/// The name of what becomes tensor `name` of an input that may be aligned: experts change their
+/// names.
 fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str>> {
-    job.alignment(input).map_or(Ok(name.into()), |alignment| Aligned::source_name(alignment, name).map(Cow::from))
+    job.alignment(input).map_or(Ok(name.into()), |alignment| {
+        Aligned::source_name(alignment, name).map(Cow::from)
+    })
 }
 
 /// `name` as the input has it, so that it is in memory once.
 fn shared(input: &Checkpoint, name: &str) -> Name {
-    input.tensors().get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone())
+    input
+        .tensors()
+        .get_key_value(name)
+        .map_or_else(|| name.into(), |(known, _)| known.clone())
 }
 
 /// How sources of other shapes become one.
@@ -251,34 +350,70 @@ fn placed(
     for (entry, (input, name)) in entries.iter().zip(sources) {
         plans.push(aligned(inputs, entry, input, &name, job)?);
     }
-    let filler = shapes.fill.and_then(|fill| Some((fill, plans.get(fill)?.held)));
+    let filler = shapes
+        .fill
+        .and_then(|fill| Some((fill, plans.get(fill)?.held)));
     for (at, (entry, plan)) in entries.iter().zip(&mut plans).enumerate() {
-        let Some(placement) = Placement::new(&entry.shape, shapes.common, shapes.output) else { continue };
+        let Some(placement) = Placement::new(&entry.shape, shapes.common, shapes.output) else {
+            continue;
+        };
         match filler.filter(|(fill, _)| *fill != at && placement.lacks_some()) {
             Some((source, other)) => {
                 // What fills it up must stay exact.
                 plan.dtype = wider(plan.held, other);
-                let place = Place::Window { source, dtype: plan.dtype };
-                plan.stack.push(Placed::new(placement, plan.held, plan.dtype, true), vec![place]);
+                let place = Place::Window {
+                    source,
+                    dtype: plan.dtype,
+                };
+                plan.stack.push(
+                    Placed::new(placement, plan.held, plan.dtype, true),
+                    vec![place],
+                );
             }
-            None => plan.stack.push(Placed::new(placement, plan.held, plan.held, false), Vec::new()),
+            None => plan.stack.push(
+                Placed::new(placement, plan.held, plan.held, false),
+                Vec::new(),
+            ),
         }
     }
     Ok(plans)
 }
 
 /// The tensor of an input in its own shape, transformed where the input is aligned.
-fn aligned(inputs: &[Checkpoint], entry: &TensorEntry, input: usize, name: &str, job: &Job) -> Result<SourcePlan> {
+fn aligned(
+    inputs: &[Checkpoint],
+    entry: &TensorEntry,
+    input: usize,
+    name: &str,
+    job: &Job,
+) -> Result<SourcePlan> {
     // What is carried is counted in bytes.
-    let unit = if entry.dtype.is_mergeable() { entry.dtype.bytes() as u64 } else { 1 };
-    let mut stack = Stack::new(Place::File { input, file: entry.file, offset: entry.bytes.start, unit });
+    let unit = if entry.dtype.is_mergeable() {
+        entry.dtype.bytes() as u64
+    } else {
+        1
+    };
+    let mut stack = Stack::new(Place::File {
+        input,
+        file: entry.file,
+        offset: entry.bytes.start,
+        unit,
+    });
     let mut held = entry.dtype;
-    if let Some(view) = job.alignment(input).map_or(Ok(None), |alignment| Aligned::new(alignment, name, entry.dtype))? {
+    if let Some(view) = job.alignment(input).map_or(Ok(None), |alignment| {
+        Aligned::new(alignment, name, entry.dtype)
+    })? {
         held = view.dtype();
         stack.push(view, Vec::new());
     }
     let name = shared(&inputs[input], &stored_name(job, input, name)?);
-    Ok(SourcePlan { input, dtype: held, held, name, stack })
+    Ok(SourcePlan {
+        input,
+        dtype: held,
+        held,
+        name,
+        stack,
+    })
 }
 
 /// The type that holds the elements of both exactly.
@@ -293,7 +428,9 @@ fn wider(one: Dtype, other: Dtype) -> Dtype {
 
 /// Elements of a shape that no file vouches for.
 fn count(name: &str, shape: &[u64]) -> Result<u64> {
-    let count = shape.iter().try_fold(1_u64, |count, size| count.checked_mul(*size));
+    let count = shape
+        .iter()
+        .try_fold(1_u64, |count, size| count.checked_mul(*size));
     count.filter(|count| *count < 1 << 56).ok_or_else(|| {
         Error::new(
             Kind::Mismatch,
@@ -307,18 +444,31 @@ fn count(name: &str, shape: &[u64]) -> Result<u64> {
 fn entry_of<'a>(inputs: &'a [Checkpoint], input: usize, name: &str) -> Result<&'a TensorEntry> {
     let checkpoint = &inputs[input];
     checkpoint.tensors().get(name).ok_or_else(|| {
-        Error::new(Kind::Mismatch, "tensor is missing", checkpoint.root().display(), format!("there is no `{name}`"))
+        Error::new(
+            Kind::Mismatch,
+            "tensor is missing",
+            checkpoint.root().display(),
+            format!("there is no `{name}`"),
+        )
     })
 }
 
 fn fits(first: &TensorEntry, entry: &TensorEntry, name: &str, input: &Checkpoint) -> Result<()> {
     let refuse = |cause: String| {
         let subject = format!("{}: `{}`", input.root().display(), name.escape_debug());
-        Err(Error::new(Kind::Mismatch, "tensors do not fit each other", subject, cause))
+        Err(Error::new(
+            Kind::Mismatch,
+            "tensors do not fit each other",
+            subject,
+            cause,
+        ))
     };
     let both_float = first.dtype.is_mergeable() && entry.dtype.is_mergeable();
     if !both_float && first.dtype != entry.dtype {
-        return refuse(format!("wanted dtype {} as in the first input, got {}", first.dtype, entry.dtype));
+        return refuse(format!(
+            "wanted dtype {} as in the first input, got {}",
+            first.dtype, entry.dtype
+        ));
     }
     Ok(())
 }

@@ -34,11 +34,15 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// When the donor's config cannot be read, or neither it nor a tensor tells the size of the vocabulary.
+    /// When the donor's config cannot be read, or neither it nor a tensor tells the size of the
+    /// vocabulary.
     pub fn of(donor: &Checkpoint, multiple: Option<u64>) -> Result<Option<Self>> {
-        let Some(multiple) = multiple.filter(|multiple| *multiple > 1) else { return Ok(None) };
+        let Some(multiple) = multiple.filter(|multiple| *multiple > 1) else {
+            return Ok(None);
+        };
         let config = donor.config()?.unwrap_or_default();
-        let size = |value: &serde_json::Value| value.get("vocab_size").and_then(serde_json::Value::as_u64);
+        let size =
+            |value: &serde_json::Value| value.get("vocab_size").and_then(serde_json::Value::as_u64);
         let stored = || {
             let embeddings = donor.tensors().iter().find(|(name, _)| is_embedding(name));
             embeddings.and_then(|(_, entry)| entry.shape.first().copied())
@@ -52,11 +56,15 @@ impl Vocabulary {
         Ok(Some(Self { rows, multiple }))
     }
 
-    /// Fills up `shape`, that of the tensor `name`, if it has a row for each token; `stored` is its shape in a model.
+    /// Fills up `shape`, that of the tensor `name`, if it has a row for each token; `stored` is its
+    /// shape in a model.
     pub fn fill_up(self, name: &str, stored: &[u64], shape: &mut [u64]) {
-        let by_token = stored.first() == Some(&self.rows) && BY_TOKEN.iter().any(|part| name.contains(part));
+        let by_token =
+            stored.first() == Some(&self.rows) && BY_TOKEN.iter().any(|part| name.contains(part));
         if let Some(rows) = shape.first_mut().filter(|_| by_token && stored.len() <= 2) {
-            *rows = rows.checked_next_multiple_of(self.multiple).unwrap_or(*rows);
+            *rows = rows
+                .checked_next_multiple_of(self.multiple)
+                .unwrap_or(*rows);
         }
     }
 }
@@ -64,7 +72,10 @@ impl Vocabulary {
 /// The rows of the written input embeddings, when the donor's have another number of them.
 pub fn changed_rows(donor: &Checkpoint, tensors: &[TensorPlan]) -> Option<u64> {
     let embeddings = tensors.iter().find(|tensor| is_embedding(&tensor.name))?;
-    let (written, stored) = (embeddings.shape.first()?, donor.tensors().get(&embeddings.name)?.shape.first()?);
+    let (written, stored) = (
+        embeddings.shape.first()?,
+        donor.tensors().get(&embeddings.name)?.shape.first()?,
+    );
     (written != stored).then_some(*written)
 }
 
@@ -78,7 +89,10 @@ mod tests {
 
     #[test]
     fn only_tensors_with_a_row_for_each_token_are_filled_up() {
-        let vocabulary = Vocabulary { rows: 10, multiple: 8 };
+        let vocabulary = Vocabulary {
+            rows: 10,
+            multiple: 8,
+        };
         let filled = |name: &str, stored: &[u64]| {
             let mut shape = stored.to_vec();
             vocabulary.fill_up(name, stored, &mut shape);

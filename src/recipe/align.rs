@@ -9,7 +9,8 @@ use super::write::entry;
 pub struct Align {
     /// Where transforms come from.
     pub from: AlignFrom,
-    /// The symmetry spec: the name of a built-in one, or a file; found by config and tensor names when `None`.
+    /// The symmetry spec: the name of a built-in one, or a file; found by config and tensor names
+    /// when `None`.
     pub spec: Option<String>,
     /// Whether models are aligned whose tokenizers differ.
     pub any_vocabulary: bool,
@@ -56,7 +57,13 @@ pub struct WeightMatching {
 
 impl Default for WeightMatching {
     fn default() -> Self {
-        Self { cost: Cost::Normalised, residual: Residual::Fixed, signs: true, seed: 0, sweeps: 100 }
+        Self {
+            cost: Cost::Normalised,
+            residual: Residual::Fixed,
+            signs: true,
+            seed: 0,
+            sweeps: 100,
+        }
     }
 }
 
@@ -74,27 +81,43 @@ pub enum AlignFrom {
 impl Align {
     /// By weights, in the usual way.
     pub fn weights() -> Self {
-        Self { from: AlignFrom::Weights(WeightMatching::default()), spec: None, any_vocabulary: false, together: false }
+        Self {
+            from: AlignFrom::Weights(WeightMatching::default()),
+            spec: None,
+            any_vocabulary: false,
+            together: false,
+        }
     }
 
     /// By these files.
     pub fn files(files: Vec<String>) -> Self {
-        Self { from: AlignFrom::Files(files), spec: None, any_vocabulary: false, together: false }
+        Self {
+            from: AlignFrom::Files(files),
+            spec: None,
+            any_vocabulary: false,
+            together: false,
+        }
     }
 }
 
 /// The names of the ways to weigh tensors.
 pub(super) const COSTS: &[(&str, Cost)] = &[("normalised", Cost::Normalised), ("raw", Cost::Raw)];
 /// The names of what is done to the residual stream.
-pub(super) const RESIDUALS: &[(&str, Residual)] =
-    &[("fixed", Residual::Fixed), ("permute", Residual::Permute), ("orthogonal", Residual::Orthogonal)];
+pub(super) const RESIDUALS: &[(&str, Residual)] = &[
+    ("fixed", Residual::Fixed),
+    ("permute", Residual::Permute),
+    ("orthogonal", Residual::Orthogonal),
+];
 
 /// The names of what models are matched to, and whether that is the mean of all.
 pub(super) const REFERENCES: &[(&str, bool)] = &[("base", false), ("mean", true)];
 
 /// The name of a choice.
 fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], choice: T) -> &'static str {
-    names.iter().find(|(_, known)| *known == choice).map_or("", |(name, _)| name)
+    names
+        .iter()
+        .find(|(_, known)| *known == choice)
+        .map_or("", |(name, _)| name)
 }
 
 /// In full, so that it reads back as it is.
@@ -113,13 +136,19 @@ impl Serialize for Align {
             }
             AlignFrom::Files(files) => map.serialize_entry("files", files)?,
             AlignFrom::FilesOf(files) => {
-                let files: serde_json::Map<_, _> =
-                    files.iter().map(|(model, file)| (model.clone(), file.as_str().into())).collect();
+                let files: serde_json::Map<_, _> = files
+                    .iter()
+                    .map(|(model, file)| (model.clone(), file.as_str().into()))
+                    .collect();
                 map.serialize_entry("files", &files)?;
             }
         }
         entry(&mut map, "spec", self.spec.as_ref())?;
-        entry(&mut map, "any_vocabulary", self.any_vocabulary.then_some(true))?;
+        entry(
+            &mut map,
+            "any_vocabulary",
+            self.any_vocabulary.then_some(true),
+        )?;
         map.end()
     }
 }

@@ -155,27 +155,43 @@ impl Document {
 
     /// The models that meet in slice `slice`, in the order of their indexes elsewhere.
     ///
-    /// Whole models are slice 0; a base that `models` does not list comes last, as in mergekit, unless the method is
-    /// passthrough, which has no use for one.
+    /// Whole models are slice 0; a base that `models` does not list comes last, as in mergekit,
+    /// unless the method is passthrough, which has no use for one.
     pub fn inputs<'a>(&'a self, slice: usize) -> Vec<Input<'a>> {
         match &self.sources {
             Sources::Models(models) => {
                 let mut inputs: Vec<_> = models
                     .iter()
-                    .map(|entry| Input { model: &entry.model, parameters: Some(&entry.parameters), layers: None })
+                    .map(|entry| Input {
+                        model: &entry.model,
+                        parameters: Some(&entry.parameters),
+                        layers: None,
+                    })
                     .collect();
                 if let Some(base) = &self.base_model
                     && self.method != MethodName::Passthrough
                     && models.iter().all(|entry| entry.model != *base)
                 {
-                    inputs.push(Input { model: base, parameters: None, layers: None });
+                    inputs.push(Input {
+                        model: base,
+                        parameters: None,
+                        layers: None,
+                    });
                 }
                 inputs
             }
             Sources::Slices(slices) => slices.get(slice).map_or_else(Vec::new, |slice| {
                 let input = |source: &'a SliceSource| {
-                    let SliceSource { model, layer_range, parameters } = source;
-                    Input { model, parameters: Some(parameters), layers: *layer_range }
+                    let SliceSource {
+                        model,
+                        layer_range,
+                        parameters,
+                    } = source;
+                    Input {
+                        model,
+                        parameters: Some(parameters),
+                        layers: *layer_range,
+                    }
                 };
                 slice.sources.iter().map(input).collect()
             }),
@@ -186,19 +202,23 @@ impl Document {
     pub fn base_model_of(&self, slice: usize) -> Option<&ModelRef> {
         let own = match &self.sources {
             Sources::Models(_) => None,
-            Sources::Slices(slices) => slices.get(slice).and_then(|slice| slice.base_model.as_ref()),
+            Sources::Slices(slices) => slices
+                .get(slice)
+                .and_then(|slice| slice.base_model.as_ref()),
         };
         own.or(self.base_model.as_ref())
     }
 
-    /// Which of [`inputs`](Self::inputs) the others are measured from; none when the method counts a base like the
-    /// others.
+    /// Which of [`inputs`](Self::inputs) the others are measured from; none when the method counts
+    /// a base like the others.
     pub fn base_index(&self, slice: usize) -> Option<usize> {
         if self.method.info().base == BaseRule::Counted {
             return None;
         }
         let base = self.base_model_of(slice)?;
-        self.inputs(slice).iter().position(|input| input.model == base)
+        self.inputs(slice)
+            .iter()
+            .position(|input| input.model == base)
     }
 
     /// Every model that the document names, each once, in order of appearance; a base comes last.
@@ -213,7 +233,9 @@ impl Document {
     /// ```
     pub fn models(&self) -> Vec<&ModelRef> {
         let mut models = Vec::new();
-        let inputs = (0..self.slice_count()).flat_map(|slice| self.inputs(slice)).map(|input| input.model);
+        let inputs = (0..self.slice_count())
+            .flat_map(|slice| self.inputs(slice))
+            .map(|input| input.model);
         let bases = (0..self.slice_count()).filter_map(|slice| self.base_model_of(slice));
         for model in inputs.chain(bases).chain(&self.base_model) {
             if !models.contains(&model) {

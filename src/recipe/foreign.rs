@@ -1,11 +1,14 @@
-//! Keys that mergekit knows and that have no effect where they stand: it reads past them, and recipes are full of them.
+//! Keys that mergekit knows and that have no effect where they stand: it reads past them, and
+//! recipes are full of them.
 //!
-//! Such a key is a warning. What would have an effect in mergekit is never here: it is carried out, or refused by name.
+//! Such a key is a warning. What would have an effect in mergekit is never here: it is carried out,
+//! or refused by name.
 
 use super::keys::KEYS;
 use super::methods::METHODS;
 
-/// Keys, parameters and options of mergekit 0.1.5 and its programs that neither [`KEYS`] nor [`METHODS`] has.
+/// Keys, parameters and options of mergekit 0.1.5 and its programs that neither [`KEYS`] nor
+/// [`METHODS`] has.
 const FOREIGN: &[&str] = &[
     // Parameters of methods that are not here.
     "alpha",
@@ -131,8 +134,16 @@ mod tests {
 
     #[test]
     fn what_users_of_mergekit_write_is_known_and_a_slip_of_the_finger_is_not() {
-        for key in ["normalize", "int8_mask", "density", "weight", "random_seed", "architecture", "out_path", "smooth"]
-        {
+        for key in [
+            "normalize",
+            "int8_mask",
+            "density",
+            "weight",
+            "random_seed",
+            "architecture",
+            "out_path",
+            "smooth",
+        ] {
             assert!(is_mergekit_key(key), "{key}");
         }
         for key in ["wieght", "granularity", "missing", "temperature", ""] {

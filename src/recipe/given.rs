@@ -4,7 +4,8 @@ use crate::error::Result;
 
 /// The values that a recipe gives to the parameters of one tensor's method.
 ///
-/// All of them fail with [`Kind::Recipe`](crate::error::Kind::Recipe) when a parameter has no value for the tensor.
+/// All of them fail with [`Kind::Recipe`](crate::error::Kind::Recipe) when a parameter has no value
+/// for the tensor.
 pub trait Given {
     /// The number of inputs that have the tensor.
     fn inputs(&self) -> usize;

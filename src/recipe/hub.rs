@@ -23,14 +23,19 @@ impl HubCache {
         Self { root: root.into() }
     }
 
-    /// The cache that the Hugging Face libraries use: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`,
-    /// `XDG_CACHE_HOME/huggingface/hub` or `~/.cache/huggingface/hub`, the first that is set.
+    /// The cache that the Hugging Face libraries use: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`,
+    /// `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub` or `~/.cache/huggingface/hub`, the first
+    /// that is set.
     ///
     /// `variable` looks up an environment variable, as [`std::env::var_os`] does.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| {
             let value = variable(name).filter(|value| !value.is_empty())?;
-            Some(value.to_str().map_or_else(|| PathBuf::from(&value), super::model_ref::expand_home))
+            Some(
+                value
+                    .to_str()
+                    .map_or_else(|| PathBuf::from(&value), super::model_ref::expand_home),
+            )
         };
         let root = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
@@ -49,7 +54,10 @@ impl HubCache {
         let name = revision.unwrap_or("main");
         let shown = revision.map_or_else(|| id.to_owned(), |revision| format!("{id}@{revision}"));
         let fail = |cause: String| Error::new(Kind::Input, "cannot find model", &shown, cause);
-        if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+        if !Path::new(name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
             return Err(fail(format!("`{name}` is not a branch, tag or commit")));
         }
         let folder = self.root.join(format!("models--{}", id.replace('/', "--")));
@@ -57,10 +65,14 @@ impl HubCache {
             Some(revision) => format!("hf download {id} --revision {revision}"),
             None => format!("hf download {id}"),
         };
-        let absent = |cause: String| fail(cause).with_hint(format!("get it with `{command}`, or name its folder"));
+        let absent = |cause: String| {
+            fail(cause).with_hint(format!("get it with `{command}`, or name its folder"))
+        };
         if !folder.is_dir() {
             let root = self.root.display();
-            return Err(absent(format!("is neither a local path nor in the hub's cache {root}")));
+            return Err(absent(format!(
+                "is neither a local path nor in the hub's cache {root}"
+            )));
         }
         let snapshots = folder.join("snapshots");
         let commit = read_ref(&folder.join("refs").join(name));
@@ -69,7 +81,12 @@ impl HubCache {
             .flatten()
             .map(|commit| snapshots.join(commit))
             .find(|snapshot| snapshot.is_dir())
-            .ok_or_else(|| absent(format!("the hub's cache has no snapshot of `{name}` in {}", folder.display())))
+            .ok_or_else(|| {
+                absent(format!(
+                    "the hub's cache has no snapshot of `{name}` in {}",
+                    folder.display()
+                ))
+            })
     }
 }
 
@@ -83,15 +100,28 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot that `path` is, or is in, by the names of its folders as a hub cache has them; none elsewhere.
+    /// The snapshot that `path` is, or is in, by the names of its folders as a hub cache has them;
+    /// none elsewhere.
     pub fn of(path: &Path) -> Option<Self> {
-        let parts: Vec<&str> = path.components().filter_map(|part| part.as_os_str().to_str()).collect();
+        let parts: Vec<&str> = path
+            .components()
+            .filter_map(|part| part.as_os_str().to_str())
+            .collect();
         parts.windows(3).rev().find_map(|parts| {
-            let [repository, "snapshots", commit] = parts else { return None };
+            let [repository, "snapshots", commit] = parts else {
+                return None;
+            };
             let id = repository.strip_prefix("models--")?.replace("--", "/");
-            let model = super::ModelRef { path: id, revision: None };
-            let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-            (is_commit && model.is_hub_id()).then(|| Self { id: model.path, commit: (*commit).to_owned() })
+            let model = super::ModelRef {
+                path: id,
+                revision: None,
+            };
+            let is_commit =
+                commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            (is_commit && model.is_hub_id()).then(|| Self {
+                id: model.path,
+                commit: (*commit).to_owned(),
+            })
         })
     }
 }
@@ -99,7 +129,11 @@ impl Snapshot {
 /// The commit in a ref file; none when the file is missing or holds anything but a name.
 fn read_ref(path: &Path) -> Option<String> {
     let mut text = String::new();
-    crate::checkpoint::open_regular(path).ok()?.take(256).read_to_string(&mut text).ok()?;
+    crate::checkpoint::open_regular(path)
+        .ok()?
+        .take(256)
+        .read_to_string(&mut text)
+        .ok()?;
     let commit = text.trim();
     let plain = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| commit.to_owned())
@@ -130,8 +164,18 @@ mod tests {
         let dir = cache_with_a_model();
         let cache = HubCache::at(dir.path());
         let snapshot = dir.path().join("models--org--name/snapshots").join(COMMIT);
-        for revision in [None, Some("main"), Some("v1"), Some("refs/pr/2"), Some(COMMIT)] {
-            assert_eq!(cache.find("org/name", revision).expect("cached"), snapshot, "{revision:?}");
+        for revision in [
+            None,
+            Some("main"),
+            Some("v1"),
+            Some("refs/pr/2"),
+            Some(COMMIT),
+        ] {
+            assert_eq!(
+                cache.find("org/name", revision).expect("cached"),
+                snapshot,
+                "{revision:?}"
+            );
         }
     }
 
@@ -141,13 +185,28 @@ mod tests {
         let cache = HubCache::at(dir.path());
         let error = cache.find("org/other", None).expect_err("not cached");
         assert_eq!(error.kind(), Kind::Input);
-        assert!(error.hint().expect("a hint").contains("`hf download org/other`"));
+        assert!(
+            error
+                .hint()
+                .expect("a hint")
+                .contains("`hf download org/other`")
+        );
         for revision in ["v2", "gone", "evil"] {
-            let error = cache.find("org/name", Some(revision)).expect_err("not cached");
-            assert!(error.hint().expect("a hint").contains(&format!("--revision {revision}`")), "{error}");
+            let error = cache
+                .find("org/name", Some(revision))
+                .expect_err("not cached");
+            assert!(
+                error
+                    .hint()
+                    .expect("a hint")
+                    .contains(&format!("--revision {revision}`")),
+                "{error}"
+            );
         }
         for revision in ["../../x", "/etc", ".."] {
-            let error = cache.find("org/name", Some(revision)).expect_err("not a revision");
+            let error = cache
+                .find("org/name", Some(revision))
+                .expect_err("not a revision");
             assert!(error.to_string().contains("not a branch"), "{error}");
         }
     }
@@ -157,10 +216,22 @@ mod tests {
         let of = |path: &str| Snapshot::of(Path::new(path)).map(|found| (found.id, found.commit));
         let root = format!("/x/hub/models--org--name/snapshots/{COMMIT}");
         for inside in ["", "/", "/unet", "/model.safetensors"] {
-            assert_eq!(of(&format!("{root}{inside}")), Some(("org/name".into(), COMMIT.into())), "{inside}");
+            assert_eq!(
+                of(&format!("{root}{inside}")),
+                Some(("org/name".into(), COMMIT.into())),
+                "{inside}"
+            );
         }
-        assert_eq!(of(&format!("models--gpt2/snapshots/{COMMIT}")), Some(("gpt2".into(), COMMIT.into())));
-        for other in ["models--org--name/snapshots/main", "models--a--b--c/snapshots", "org/name", "/"] {
+        assert_eq!(
+            of(&format!("models--gpt2/snapshots/{COMMIT}")),
+            Some(("gpt2".into(), COMMIT.into()))
+        );
+        for other in [
+            "models--org--name/snapshots/main",
+            "models--a--b--c/snapshots",
+            "org/name",
+            "/",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
         assert_eq!(of(&format!("models--a--b--c/snapshots/{COMMIT}")), None);
@@ -171,13 +242,22 @@ mod tests {
     fn the_cache_is_where_the_environment_says() {
         let find = |set: &[(&str, &str)]| {
             HubCache::from_variables(|name| {
-                set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+                set.iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| OsString::from(value))
             })
         };
-        let all = [("HF_HUB_CACHE", "/a"), ("HF_HOME", "/b"), ("XDG_CACHE_HOME", "/c")];
+        let all = [
+            ("HF_HUB_CACHE", "/a"),
+            ("HF_HOME", "/b"),
+            ("XDG_CACHE_HOME", "/c"),
+        ];
         assert_eq!(find(&all), HubCache::at("/a"));
         assert_eq!(find(&all[1..]), HubCache::at("/b/hub"));
         assert_eq!(find(&all[2..]), HubCache::at("/c/huggingface/hub"));
-        assert_eq!(find(&[("HF_HOME", "")]), HubCache::at(super::super::expand_home("~/.cache/huggingface/hub")));
+        assert_eq!(
+            find(&[("HF_HOME", "")]),
+            HubCache::at(super::super::expand_home("~/.cache/huggingface/hub"))
+        );
     }
 }

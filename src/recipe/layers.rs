@@ -1,7 +1,9 @@
-//! Layers, found in the names of tensors: `model.layers.12.mlp.up_proj.weight` is part of layer 12 of `model.layers.`.
+//! Layers, found in the names of tensors: `model.layers.12.mlp.up_proj.weight` is part of layer 12
+//! of `model.layers.`.
 //!
-//! Nothing is known about architectures. A number between dots counts as a layer when the text before it comes with
-//! different numbers; the first such number in a name decides, so what repeats inside a layer stays inside it.
+//! Nothing is known about architectures. A number between dots counts as a layer when the text
+//! before it comes with different numbers; the first such number in a name decides, so what repeats
+//! inside a layer stays inside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,8 +25,18 @@ impl LayerName<'_> {
     }
 }
 
-/// What a single layer's stack is called; a number after any other word needs company to count as a layer.
-const STACKS: [&str; 8] = ["layers", "layer", "h", "blocks", "block", "resblocks", "decoder_layers", "encoder_layers"];
+/// What a single layer's stack is called; a number after any other word needs company to count as a
+/// layer.
+const STACKS: [&str; 8] = [
+    "layers",
+    "layer",
+    "h",
+    "blocks",
+    "block",
+    "resblocks",
+    "decoder_layers",
+    "encoder_layers",
+];
 
 /// Names in which a number counts something else than layers.
 const NOT_STACKS: [&str; 2] = ["experts", "expert"];
@@ -44,13 +56,19 @@ fn numbers(name: &str) -> impl Iterator<Item = LayerName<'_>> {
         // A leading zero would be lost when the number is written again.
         let canonical = number == "0" || !number.starts_with('0');
         let whole = canonical && (rest.is_empty() || rest.starts_with('.'));
-        let index = number.parse().ok().filter(|_| whole && !NOT_STACKS.contains(&last_word(stem)))?;
+        let index = number
+            .parse()
+            .ok()
+            .filter(|_| whole && !NOT_STACKS.contains(&last_word(stem)))?;
         Some(LayerName { stem, index, rest })
     })
 }
 
 fn last_word(stem: &str) -> &str {
-    stem.trim_end_matches('.').rsplit('.').next().unwrap_or_default()
+    stem.trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .unwrap_or_default()
 }
 
 /// The stacks of layers of a model.
@@ -69,7 +87,8 @@ impl Layers {
             indexes.entry(part.stem).or_default().insert(part.index);
         }
         let repeats = |part: &LayerName<'_>| {
-            STACKS.contains(&last_word(part.stem)) || indexes.get(part.stem).is_some_and(|found| found.len() > 1)
+            STACKS.contains(&last_word(part.stem))
+                || indexes.get(part.stem).is_some_and(|found| found.len() > 1)
         };
         let mut stacks = BTreeMap::new();
         for part in names.iter().filter_map(|name| numbers(name).find(repeats)) {
@@ -81,7 +100,9 @@ impl Layers {
 
     /// Stem and number of layers of each stack, in the order of stems.
     pub fn stacks(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
-        self.stacks.iter().map(|(stem, count)| (stem.as_str(), *count))
+        self.stacks
+            .iter()
+            .map(|(stem, count)| (stem.as_str(), *count))
     }
 
     /// The layer of the tensor `name`; none outside the layers.
@@ -89,17 +110,26 @@ impl Layers {
         numbers(name).find(|part| self.stacks.contains_key(part.stem))
     }
 
-    /// The position of the tensor `name` in its stack: layer / (n - 1), 1 in a stack of one, 0 outside the layers.
+    /// The position of the tensor `name` in its stack: layer / (n - 1), 1 in a stack of one, 0
+    /// outside the layers.
     ///
     /// Tensors after the layers are at 0 too, as in mergekit: recipes are tuned to that.
     pub fn t(&self, name: &str) -> f64 {
-        self.of(name).map_or(0.0, |part| self.stacks.get(part.stem).map_or(0.0, |&count| position(part.index, count)))
+        self.of(name).map_or(0.0, |part| {
+            self.stacks
+                .get(part.stem)
+                .map_or(0.0, |&count| position(part.index, count))
+        })
     }
 }
 
 /// The position of a layer among `count`: from 0 to 1, and 1 when it is alone.
 pub(super) fn position(layer: u32, count: u32) -> f64 {
-    if count <= 1 { 1.0 } else { f64::from(layer) / f64::from(count - 1) }
+    if count <= 1 {
+        1.0
+    } else {
+        f64::from(layer) / f64::from(count - 1)
+    }
 }
 
 #[cfg(test)]
@@ -113,12 +143,24 @@ mod tests {
     #[test]
     fn layers_are_found_whatever_the_architecture_calls_them() {
         for (name, expected) in [
-            ("model.layers.12.mlp.up_proj.weight", part("model.layers.", 12, ".mlp.up_proj.weight")),
-            ("transformer.h.0.attn.bias", part("transformer.h.", 0, ".attn.bias")),
+            (
+                "model.layers.12.mlp.up_proj.weight",
+                part("model.layers.", 12, ".mlp.up_proj.weight"),
+            ),
+            (
+                "transformer.h.0.attn.bias",
+                part("transformer.h.", 0, ".attn.bias"),
+            ),
             ("h.11.ln_1.weight", part("h.", 11, ".ln_1.weight")),
-            ("bert.encoder.layer.3.output.dense.bias", part("bert.encoder.layer.", 3, ".output.dense.bias")),
+            (
+                "bert.encoder.layer.3.output.dense.bias",
+                part("bert.encoder.layer.", 3, ".output.dense.bias"),
+            ),
             ("blocks.7.norm1", part("blocks.", 7, ".norm1")),
-            ("model.layers.5.mlp.experts.3.w1", part("model.layers.", 5, ".mlp.experts.3.w1")),
+            (
+                "model.layers.5.mlp.experts.3.w1",
+                part("model.layers.", 5, ".mlp.experts.3.w1"),
+            ),
             ("stack.4", part("stack.", 4, "")),
             ("mlp.experts.3.w1", None),
             ("model.embed_tokens.weight", None),
@@ -144,17 +186,29 @@ mod tests {
             "decoder.block.0.w",
         ];
         let layers = Layers::find(names);
-        assert_eq!(layers.stacks().collect::<Vec<_>>(), [("decoder.block.", 1), ("net.0.layers.", 2)]);
+        assert_eq!(
+            layers.stacks().collect::<Vec<_>>(),
+            [("decoder.block.", 1), ("net.0.layers.", 2)]
+        );
         assert_eq!(layers.of("head.proj.0.weight"), None);
-        assert_eq!(layers.of("net.0.layers.1.experts.1.w").map(|part| part.index), Some(1));
+        assert_eq!(
+            layers
+                .of("net.0.layers.1.experts.1.w")
+                .map(|part| part.index),
+            Some(1)
+        );
     }
 
     #[test]
     fn positions_run_from_zero_to_one_and_stay_zero_outside_the_layers() {
         let layers = Layers::find(["l.layers.0.a", "l.layers.4.a", "v.h.0.a", "norm"]);
-        for (name, t) in
-            [("l.layers.0.a", 0.0), ("l.layers.1.a", 0.25), ("l.layers.4.a", 1.0), ("v.h.0.a", 1.0), ("norm", 0.0)]
-        {
+        for (name, t) in [
+            ("l.layers.0.a", 0.0),
+            ("l.layers.1.a", 0.25),
+            ("l.layers.4.a", 1.0),
+            ("v.h.0.a", 1.0),
+            ("norm", 0.0),
+        ] {
             assert_eq!(layers.t(name), t, "{name}");
         }
     }

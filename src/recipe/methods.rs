@@ -1,7 +1,8 @@
 //! What each merge method asks of a recipe: its models, its base, its parameters.
 //!
-//! Names, parameters and defaults are mergekit's, except where the meaning text says otherwise. A recipe is checked
-//! against this table, so what a method does not know is an error here, where mergekit ignores it.
+//! Names, parameters and defaults are mergekit's, except where the meaning text says otherwise. A
+//! recipe is checked against this table, so what a method does not know is an error here, where
+//! mergekit ignores it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,14 +11,18 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Result;
 use crate::method::{
-    GeometricMedian, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, TaskArithmetic,
+    GeometricMedian, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp,
+    TaskArithmetic,
 };
 
 use super::Given;
 
 /// A merge method that thalweg has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each variant is the method of the same name; METHODS says what it does")]
+#[expect(
+    missing_docs,
+    reason = "each variant is the method of the same name; METHODS says what it does"
+)]
 pub enum MethodName {
     Linear,
     Passthrough,
@@ -104,25 +109,63 @@ pub struct MethodInfo {
     pub meaning: &'static str,
 }
 
-const fn per_model(name: &'static str, domain: Domain, default: Option<f64>, meaning: &'static str) -> ParameterInfo {
-    ParameterInfo { name, scope: Scope::PerModel, domain, default, meaning }
+const fn per_model(
+    name: &'static str,
+    domain: Domain,
+    default: Option<f64>,
+    meaning: &'static str,
+) -> ParameterInfo {
+    ParameterInfo {
+        name,
+        scope: Scope::PerModel,
+        domain,
+        default,
+        meaning,
+    }
 }
 
-const fn whole(name: &'static str, domain: Domain, default: Option<f64>, meaning: &'static str) -> ParameterInfo {
-    ParameterInfo { name, scope: Scope::Whole, domain, default, meaning }
+const fn whole(
+    name: &'static str,
+    domain: Domain,
+    default: Option<f64>,
+    meaning: &'static str,
+) -> ParameterInfo {
+    ParameterInfo {
+        name,
+        scope: Scope::Whole,
+        domain,
+        default,
+        meaning,
+    }
 }
 
 const MEAN: &[ParameterInfo] = &[
-    per_model("weight", Domain::NonNegative, Some(1.0), "share of the model in the mean; scaled to sum to one"),
-    whole("max_iter", Domain::Count, Some(MAX_ITER), "most iterations; each costs microseconds (mergekit: 10)"),
-    whole("tol", Domain::Positive, Some(Karcher::TOL), "length of the step at which to stop (mergekit: 1e-5)"),
+    per_model(
+        "weight",
+        Domain::NonNegative,
+        Some(1.0),
+        "share of the model in the mean; scaled to sum to one",
+    ),
+    whole(
+        "max_iter",
+        Domain::Count,
+        Some(MAX_ITER),
+        "most iterations; each costs microseconds (mergekit: 10)",
+    ),
+    whole(
+        "tol",
+        Domain::Positive,
+        Some(Karcher::TOL),
+        "length of the step at which to stop (mergekit: 1e-5)",
+    ),
 ];
 
 /// As a parameter, which is a number like all others.
 const MAX_ITER: f64 = Karcher::MAX_ITER as f64;
 
 // One row serves both iterations, so they must agree.
-const _: () = assert!(Karcher::MAX_ITER == GeometricMedian::MAX_ITER && Karcher::TOL == GeometricMedian::TOL);
+const _: () =
+    assert!(Karcher::MAX_ITER == GeometricMedian::MAX_ITER && Karcher::TOL == GeometricMedian::TOL);
 
 /// Every method, in the order in which help lists them.
 pub const METHODS: [MethodInfo; 10] = [
@@ -152,7 +195,12 @@ pub const METHODS: [MethodInfo; 10] = [
         most: usize::MAX,
         parameters: &[
             per_model("weight", Domain::Real, None, "factor of the model"),
-            whole("normalize", Domain::Switch, Some(1.0), "divide by the sum of the weights"),
+            whole(
+                "normalize",
+                Domain::Switch,
+                Some(1.0),
+                "divide by the sum of the weights",
+            ),
         ],
         meaning: "the weighted mean",
     },
@@ -162,7 +210,12 @@ pub const METHODS: [MethodInfo; 10] = [
         base: BaseRule::RequiredCounted,
         fewest: 2,
         most: 2,
-        parameters: &[whole("t", Domain::Real, None, "0 is the base model, 1 the other one")],
+        parameters: &[whole(
+            "t",
+            Domain::Real,
+            None,
+            "0 is the base model, 1 the other one",
+        )],
         meaning: "along the great circle from the base model to another one",
     },
     MethodInfo {
@@ -172,9 +225,24 @@ pub const METHODS: [MethodInfo; 10] = [
         fewest: 2,
         most: 2,
         parameters: &[
-            per_model("weight", Domain::Real, None, "share of the model; scaled to sum to one"),
-            whole("nuslerp_flatten", Domain::Switch, Some(1.0), "one direction per tensor, not per row or column"),
-            whole("nuslerp_row_wise", Domain::Switch, Some(0.0), "without flatten: directions of rows, not columns"),
+            per_model(
+                "weight",
+                Domain::Real,
+                None,
+                "share of the model; scaled to sum to one",
+            ),
+            whole(
+                "nuslerp_flatten",
+                Domain::Switch,
+                Some(1.0),
+                "one direction per tensor, not per row or column",
+            ),
+            whole(
+                "nuslerp_row_wise",
+                Domain::Switch,
+                Some(0.0),
+                "without flatten: directions of rows, not columns",
+            ),
         ],
         meaning: "slerp of two models, or of their differences from a base",
     },
@@ -186,8 +254,18 @@ pub const METHODS: [MethodInfo; 10] = [
         most: usize::MAX,
         parameters: &[
             per_model("weight", Domain::Real, None, "share of the model"),
-            whole("normalize_weights", Domain::Switch, Some(1.0), "scale the weights to sum to one"),
-            whole("eps", Domain::Positive, Some(Multislerp::EPS), "length below which a direction counts as none"),
+            whole(
+                "normalize_weights",
+                Domain::Switch,
+                Some(1.0),
+                "scale the weights to sum to one",
+            ),
+            whole(
+                "eps",
+                Domain::Positive,
+                Some(Multislerp::EPS),
+                "length below which a direction counts as none",
+            ),
         ],
         meaning: "the normalised mean direction of models, or of their differences from a base",
     },
@@ -198,12 +276,42 @@ pub const METHODS: [MethodInfo; 10] = [
         fewest: 1,
         most: usize::MAX,
         parameters: &[
-            per_model("weight", Domain::Real, None, "factor of the model's difference from the base"),
-            per_model("density", Domain::Fraction, Some(1.0), "accepted for mergekit's sake, without effect"),
-            whole("normalize", Domain::Switch, Some(0.0), "divide by the sum of the weights"),
-            whole("lambda", Domain::Real, Some(1.0), "factor of the summed differences"),
-            whole("rescale", Domain::Switch, Some(0.0), "accepted for mergekit's sake, without effect"),
-            whole("int8_mask", Domain::Switch, Some(0.0), "accepted for mergekit's sake, without effect"),
+            per_model(
+                "weight",
+                Domain::Real,
+                None,
+                "factor of the model's difference from the base",
+            ),
+            per_model(
+                "density",
+                Domain::Fraction,
+                Some(1.0),
+                "accepted for mergekit's sake, without effect",
+            ),
+            whole(
+                "normalize",
+                Domain::Switch,
+                Some(0.0),
+                "divide by the sum of the weights",
+            ),
+            whole(
+                "lambda",
+                Domain::Real,
+                Some(1.0),
+                "factor of the summed differences",
+            ),
+            whole(
+                "rescale",
+                Domain::Switch,
+                Some(0.0),
+                "accepted for mergekit's sake, without effect",
+            ),
+            whole(
+                "int8_mask",
+                Domain::Switch,
+                Some(0.0),
+                "accepted for mergekit's sake, without effect",
+            ),
         ],
         meaning: "the base plus weighted differences from it",
     },
@@ -213,7 +321,12 @@ pub const METHODS: [MethodInfo; 10] = [
         base: BaseRule::Required,
         fewest: 2,
         most: usize::MAX,
-        parameters: &[whole("filter_wise", Domain::Switch, Some(0.0), "a factor per row, not per tensor")],
+        parameters: &[whole(
+            "filter_wise",
+            Domain::Switch,
+            Some(0.0),
+            "a factor per row, not per tensor",
+        )],
         meaning: "between the base and the mean, as the angles between differences tell",
     },
     MethodInfo {
@@ -231,7 +344,12 @@ pub const METHODS: [MethodInfo; 10] = [
         base: BaseRule::Counted,
         fewest: 1,
         most: 1,
-        parameters: &[per_model("scale", Domain::Real, Some(1.0), "factor of the tensor")],
+        parameters: &[per_model(
+            "scale",
+            Domain::Real,
+            Some(1.0),
+            "factor of the tensor",
+        )],
         meaning: "the tensors of one model, for stacking slices",
     },
 ];
@@ -255,12 +373,18 @@ const ABSENT: [(&str, &str); 12] = [
 impl MethodName {
     /// The method of this name.
     pub fn parse(name: &str) -> Option<Self> {
-        METHODS.iter().find(|info| info.name == name).map(|info| info.method)
+        METHODS
+            .iter()
+            .find(|info| info.name == name)
+            .map(|info| info.method)
     }
 
     /// What the method asks of a recipe.
     pub fn info(self) -> &'static MethodInfo {
-        METHODS.iter().find(|info| info.method == self).expect("METHODS has a row for every variant")
+        METHODS
+            .iter()
+            .find(|info| info.method == self)
+            .expect("METHODS has a row for every variant")
     }
 
     /// Makes the method with the parameters of one tensor.
@@ -274,20 +398,34 @@ impl MethodName {
             Self::Passthrough => Arc::new(Passthrough::new(given.of_input("scale", 0)?)?),
             Self::TaskArithmetic => {
                 let (normalize, lambda) = (given.switch("normalize")?, given.shared("lambda")?);
-                Arc::new(TaskArithmetic::new(given.needed_base()?, &given.weights()?, normalize, lambda)?)
+                Arc::new(TaskArithmetic::new(
+                    given.needed_base()?,
+                    &given.weights()?,
+                    normalize,
+                    lambda,
+                )?)
             }
             Self::Slerp => Arc::new(Slerp::new(given.needed_base()?, given.shared("t")?)?),
             Self::NuSlerp => Arc::new(Nuslerp::new(&given.weights()?, given.base())?),
             Self::MultiSlerp => {
                 let (normalize, eps) = (given.switch("normalize_weights")?, given.shared("eps")?);
-                Arc::new(Multislerp::new(&given.weights()?, normalize, eps, given.base())?)
+                Arc::new(Multislerp::new(
+                    &given.weights()?,
+                    normalize,
+                    eps,
+                    given.base(),
+                )?)
             }
-            Self::Karcher | Self::Frechet => {
-                Arc::new(Karcher::new(&given.weights()?, given.count("max_iter")?, given.shared("tol")?)?)
-            }
-            Self::GeometricMedian => {
-                Arc::new(GeometricMedian::new(&given.weights()?, given.count("max_iter")?, given.shared("tol")?)?)
-            }
+            Self::Karcher | Self::Frechet => Arc::new(Karcher::new(
+                &given.weights()?,
+                given.count("max_iter")?,
+                given.shared("tol")?,
+            )?),
+            Self::GeometricMedian => Arc::new(GeometricMedian::new(
+                &given.weights()?,
+                given.count("max_iter")?,
+                given.shared("tol")?,
+            )?),
             Self::ModelStock => Arc::new(ModelStock::new(given.needed_base()?, given.inputs())?),
         })
     }
@@ -320,9 +458,10 @@ impl Domain {
             Self::NonNegative => (value >= 0.0, "must not be negative"),
             Self::Positive => (value > 0.0, "must be above zero"),
             Self::Fraction => ((0.0..=1.0).contains(&value), "must lie between 0 and 1"),
-            Self::Count => {
-                (value.fract() == 0.0 && (0.0..=1e6).contains(&value), "must be a whole number from 0 to 1000000")
-            }
+            Self::Count => (
+                value.fract() == 0.0 && (0.0..=1e6).contains(&value),
+                "must be a whole number from 0 to 1000000",
+            ),
             Self::Switch => (value == 0.0 || value == 1.0, "must be true or false"),
         };
         match (value.is_finite(), fits) {
@@ -335,7 +474,10 @@ impl Domain {
 
 /// What a method of mergekit's that is not here would need; none for an unknown name.
 pub(super) fn missing_ability(name: &str) -> Option<&'static str> {
-    ABSENT.iter().find(|(known, _)| *known == name).map(|(_, ability)| *ability)
+    ABSENT
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, ability)| *ability)
 }
 
 #[cfg(test)]
@@ -350,8 +492,18 @@ mod tests {
             assert_eq!(missing_ability(info.name), None);
             assert!(info.fewest <= info.most);
             for parameter in info.parameters {
-                assert_eq!(info.parameter(parameter.name), Some(parameter), "{}", info.name);
-                assert_eq!(parameter.default.and_then(|value| parameter.domain.refusal(value)), None);
+                assert_eq!(
+                    info.parameter(parameter.name),
+                    Some(parameter),
+                    "{}",
+                    info.name
+                );
+                assert_eq!(
+                    parameter
+                        .default
+                        .and_then(|value| parameter.domain.refusal(value)),
+                    None
+                );
             }
         }
         assert_eq!(MethodName::parse("Linear"), None);
@@ -360,15 +512,25 @@ mod tests {
     #[test]
     fn domains_hold_at_their_edges() {
         for (domain, inside, outside) in [
-            (Domain::Real, vec![-1e300, 0.0], vec![f64::NAN, f64::INFINITY]),
+            (
+                Domain::Real,
+                vec![-1e300, 0.0],
+                vec![f64::NAN, f64::INFINITY],
+            ),
             (Domain::NonNegative, vec![0.0, 2.0], vec![-1e-300]),
             (Domain::Positive, vec![1e-300], vec![0.0, -0.0, -1.0]),
             (Domain::Fraction, vec![0.0, 1.0], vec![-0.1, 1.1]),
             (Domain::Count, vec![0.0, 1e6], vec![0.5, -1.0, 1e6 + 1.0]),
             (Domain::Switch, vec![0.0, 1.0], vec![0.5, 2.0]),
         ] {
-            assert!(inside.iter().all(|&value| domain.refusal(value).is_none()), "{domain:?}");
-            assert!(outside.iter().all(|&value| domain.refusal(value).is_some()), "{domain:?}");
+            assert!(
+                inside.iter().all(|&value| domain.refusal(value).is_none()),
+                "{domain:?}"
+            );
+            assert!(
+                outside.iter().all(|&value| domain.refusal(value).is_some()),
+                "{domain:?}"
+            );
         }
     }
 }

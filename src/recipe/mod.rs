@@ -6,13 +6,14 @@
 //!                                   └──────► stacked_tensors(names)   for slices
 //! ```
 //!
-//! [`Recipe::parse`] refuses what it does not know: every key is in [`KEYS`], every method and parameter in [`METHODS`],
-//! and every error names file, line, column and key; all faults are found in one run. Keys of mergekit that it reads past
-//! where they stand are warnings. Model names are looked up by [`ModelRef::locate`], on this machine
-//! only. Nothing here opens a model.
+//! [`Recipe::parse`] refuses what it does not know: every key is in [`KEYS`], every method and
+//! parameter in [`METHODS`], and every error names file, line, column and key; all faults are found
+//! in one run. Keys of mergekit that it reads past where they stand are warnings. Model names are
+//! looked up by [`ModelRef::locate`], on this machine only. Nothing here opens a model.
 //!
-//! Gradients behave as in mergekit, down to a surprise that recipes are tuned to: tensors before *and after* the layers
-//! take a gradient's first value, the final norm and `lm_head` included; a filter gives them another one.
+//! Gradients behave as in mergekit, down to a surprise that recipes are tuned to: tensors before
+//! *and after* the layers take a gradient's first value, the final norm and `lm_head` included; a
+//! filter gives them another one.
 
 mod align;
 mod document;
@@ -42,8 +43,8 @@ use std::path::Path;
 
 pub use align::{Align, AlignFrom, Cost, Residual, WeightMatching};
 pub use document::{
-    CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice, SliceSource, Sources,
-    Tokenizer,
+    CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice,
+    SliceSource, Sources, Tokenizer,
 };
 pub use given::Given;
 pub use hub::{HubCache, Snapshot};
@@ -96,8 +97,8 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint; [`Error::others`] has the faults
-    /// beside the first.
+    /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint;
+    /// [`Error::others`] has the faults beside the first.
     ///
     /// # Examples
     ///
@@ -119,11 +120,19 @@ impl Recipe {
     ///
     /// As there.
     pub fn parse_as(text: &str, name: &str, reading: Reading) -> Result<Self> {
-        Self::noted(text, name, Notes::new(Vec::new(), reading == Reading::Lenient))
+        Self::noted(
+            text,
+            name,
+            Notes::new(Vec::new(), reading == Reading::Lenient),
+        )
     }
 
     fn noted(text: &str, name: &str, notes: Notes) -> Result<Self> {
-        let origin = Origin { name, text, notes: &notes };
+        let origin = Origin {
+            name,
+            text,
+            notes: &notes,
+        };
         let mut nodes = node::parse_documents(origin)?;
         if nodes.is_empty() {
             return Err(origin.error(At::default(), "holds nothing to merge"));
@@ -135,8 +144,18 @@ impl Recipe {
             documents.extend(read::document(origin, node, index == last));
             warnings.push(origin.notes.take_warnings());
         }
-        let door = if origin.is_typed() { Door::Flags } else { Door::Recipe };
-        let mut recipe = Self { name: name.to_owned(), text: text.to_owned(), documents, warnings, door };
+        let door = if origin.is_typed() {
+            Door::Flags
+        } else {
+            Door::Recipe
+        };
+        let mut recipe = Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            documents,
+            warnings,
+            door,
+        };
         if origin.notes.fault_count() == 0 {
             origin.keep(recipe.check_stages(origin, &nodes));
         }
@@ -158,9 +177,16 @@ impl Recipe {
         let mut bytes = Vec::new();
         fs::File::open(path)
             .and_then(|file| file.take(cap).read_to_end(&mut bytes))
-            .map_err(|error| Error::io("cannot read recipe", path, error).with_kind(Kind::Recipe))?;
+            .map_err(|error| {
+                Error::io("cannot read recipe", path, error).with_kind(Kind::Recipe)
+            })?;
         let text = String::from_utf8(bytes).map_err(|error| {
-            Error::new(Kind::Recipe, "cannot use recipe", &name, format!("is not UTF-8 text: {}", error.utf8_error()))
+            Error::new(
+                Kind::Recipe,
+                "cannot use recipe",
+                &name,
+                format!("is not UTF-8 text: {}", error.utf8_error()),
+            )
         })?;
         Self::parse_as(&text, &name, reading)
     }
@@ -202,39 +228,61 @@ impl Recipe {
     /// ```
     pub fn warnings_of(&self, document: &Document) -> &[String] {
         let index = self.documents.iter().position(|other| other == document);
-        index.and_then(|index| self.warnings.get(index)).map_or(&[], Vec::as_slice)
+        index
+            .and_then(|index| self.warnings.get(index))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// The document whose result `model` names, if it names one. Nothing takes the last one's.
     pub fn stage(&self, model: &ModelRef) -> Option<usize> {
         let earlier = self.documents.len().saturating_sub(1);
         let named = |document: &Document| document.name.as_deref() == Some(&*model.path);
-        self.documents[..earlier].iter().position(named).filter(|_| model.revision.is_none())
+        self.documents[..earlier]
+            .iter()
+            .position(named)
+            .filter(|_| model.revision.is_none())
     }
 
-    /// Checks that stages are named apart, that all but the last have names, and that each takes earlier ones only.
+    /// Checks that stages are named apart, that all but the last have names, and that each takes
+    /// earlier ones only.
     fn check_stages(&self, origin: Origin<'_>, nodes: &[Node]) -> Result<()> {
         let last = self.documents.len() - 1;
         for (index, (document, node)) in self.documents.iter().zip(nodes).enumerate() {
             match &document.name {
                 None if index < last => {
-                    return Err(origin.error(node.at, "only the last document may do without a `name`"));
+                    return Err(
+                        origin.error(node.at, "only the last document may do without a `name`")
+                    );
                 }
-                Some(name) if self.documents[..index].iter().any(|other| other.name.as_ref() == Some(name)) => {
-                    return Err(origin.error(node.at, format!("two documents have the `name` {name}")));
+                Some(name)
+                    if self.documents[..index]
+                        .iter()
+                        .any(|other| other.name.as_ref() == Some(name)) =>
+                {
+                    return Err(
+                        origin.error(node.at, format!("two documents have the `name` {name}"))
+                    );
                 }
                 _ => {}
             }
             // The last one's own name is free, and may be that of a model on the hub.
             let not_yet = |model: &ModelRef| {
                 let made = |document: &Document| document.name.as_deref() == Some(&*model.path);
-                let at = self.documents.iter().position(made).filter(|_| model.revision.is_none());
+                let at = self
+                    .documents
+                    .iter()
+                    .position(made)
+                    .filter(|_| model.revision.is_none());
                 at.is_some_and(|at| at >= index && !(at == last && index == last))
             };
             let later = document.models().into_iter().find(|model| not_yet(model));
             if let Some(model) = later {
                 let cause = format!("takes the result of `{model}`, which is not made before it");
-                return Err(origin.error_with(node.at, cause, "put the documents in the order in which they are made"));
+                return Err(origin.error_with(
+                    node.at,
+                    cause,
+                    "put the documents in the order in which they are made",
+                ));
             }
         }
         Ok(())

@@ -21,8 +21,8 @@ pub struct ModelRef {
 impl ModelRef {
     /// The model that `text` names: `path`, `org/name` or `org/name@revision`.
     ///
-    /// `exists` tells whether a path is there: the name of an existing file or folder is never taken apart, whatever
-    /// `@` or `+` it contains.
+    /// `exists` tells whether a path is there: the name of an existing file or folder is never
+    /// taken apart, whatever `@` or `+` it contains.
     ///
     /// # Errors
     ///
@@ -37,7 +37,10 @@ impl ModelRef {
     pub fn parse(text: &str, exists: impl Fn(&Path) -> bool) -> Result<Self, String> {
         check_name(text)?;
         if !text.contains(['@', '+']) || exists(&expand_home(text)) {
-            return Ok(Self { path: text.into(), revision: None });
+            return Ok(Self {
+                path: text.into(),
+                revision: None,
+            });
         }
         if let Some((base, lora)) = text.split_once('+') {
             return Err(format!(
@@ -46,17 +49,20 @@ impl ModelRef {
             ));
         }
         match text.split_once('@') {
-            Some((path, revision)) if !path.is_empty() && !revision.is_empty() => {
-                Ok(Self { path: path.into(), revision: Some(revision.into()) })
-            }
-            _ => Err(format!("`{text}` is neither `name@revision` nor a file or folder that is there")),
+            Some((path, revision)) if !path.is_empty() && !revision.is_empty() => Ok(Self {
+                path: path.into(),
+                revision: Some(revision.into()),
+            }),
+            _ => Err(format!(
+                "`{text}` is neither `name@revision` nor a file or folder that is there"
+            )),
         }
     }
 
     /// The folder or file on this machine that holds the model.
     ///
-    /// An existing path is taken as it is; anything that can be a hub id is looked up in `hub`, which reads the local
-    /// cache only.
+    /// An existing path is taken as it is; anything that can be a hub id is looked up in `hub`,
+    /// which reads the local cache only.
     ///
     /// # Errors
     ///
@@ -68,7 +74,9 @@ impl ModelRef {
         }
         if !self.is_hub_id() {
             let cause = match &self.revision {
-                Some(revision) if path.exists() => format!("is a local path, which has no revision `{revision}`"),
+                Some(revision) if path.exists() => {
+                    format!("is a local path, which has no revision `{revision}`")
+                }
                 _ => "no such file or folder".to_owned(),
             };
             return Err(Error::new(Kind::Input, "cannot find model", self, cause));
@@ -82,7 +90,9 @@ impl ModelRef {
         let plain = |part: &&str| {
             part.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && part.len() <= 96
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
                 && !part.contains("..")
         };
         parts.len() <= 2 && parts.iter().all(plain)
@@ -91,7 +101,9 @@ impl ModelRef {
     /// Whether the short form would be read back as this very model.
     fn is_plain(&self) -> bool {
         // `base` and `union` mean something else where a tokenizer is named.
-        self.revision.is_none() && !self.path.contains(['@', '+']) && !["base", "union"].contains(&&*self.path)
+        self.revision.is_none()
+            && !self.path.contains(['@', '+'])
+            && !["base", "union"].contains(&&*self.path)
     }
 }
 
@@ -112,7 +124,10 @@ impl fmt::Display for ModelRef {
 pub(super) fn check_name(text: &str) -> Result<(), String> {
     match text.chars().find(|c| c.is_control()) {
         _ if text.trim().is_empty() => Err("the name of a model is empty".into()),
-        _ if text.len() > 4096 => Err(format!("the name of a model is {} bytes long, a path has 4096", text.len())),
+        _ if text.len() > 4096 => Err(format!(
+            "the name of a model is {} bytes long, a path has 4096",
+            text.len()
+        )),
         Some(control) => Err(format!("the name of a model contains {control:?}")),
         None => Ok(()),
     }
@@ -131,14 +146,24 @@ impl Serialize for ModelRef {
             return serializer.serialize_str(&self.path);
         }
         let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry("model", &Long { path: &self.path, revision: self.revision.as_deref() })?;
+        map.serialize_entry(
+            "model",
+            &Long {
+                path: &self.path,
+                revision: self.revision.as_deref(),
+            },
+        )?;
         map.end()
     }
 }
 
 /// `path` with a leading `~/` replaced by the home folder.
 pub fn expand_home(path: &str) -> PathBuf {
-    let rest = if path == "~" { Some("") } else { path.strip_prefix("~/") };
+    let rest = if path == "~" {
+        Some("")
+    } else {
+        path.strip_prefix("~/")
+    };
     match (rest, home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),
@@ -154,7 +179,10 @@ mod tests {
     }
 
     fn model(path: &str, revision: Option<&str>) -> ModelRef {
-        ModelRef { path: path.into(), revision: revision.map(str::to_owned) }
+        ModelRef {
+            path: path.into(),
+            revision: revision.map(str::to_owned),
+        }
     }
 
     #[test]
@@ -162,8 +190,21 @@ mod tests {
         assert_eq!(parse("org/name"), Ok(model("org/name", None)));
         assert_eq!(parse("org/name@v1.0"), Ok(model("org/name", Some("v1.0"))));
         assert_eq!(parse("odd@dir+name"), Ok(model("odd@dir+name", None)));
-        assert!(parse("org/base+org/lora").expect_err("LoRA").contains("LoRA adapter `org/lora`"));
-        for wrong in ["", "  ", "@main", "org/name@", "a\tb", "a\0", "\u{1b}[2J", &"a".repeat(4097)] {
+        assert!(
+            parse("org/base+org/lora")
+                .expect_err("LoRA")
+                .contains("LoRA adapter `org/lora`")
+        );
+        for wrong in [
+            "",
+            "  ",
+            "@main",
+            "org/name@",
+            "a\tb",
+            "a\0",
+            "\u{1b}[2J",
+            &"a".repeat(4097),
+        ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -173,7 +214,9 @@ mod tests {
         for id in ["gpt2", "org/name", "Org-1/na.me_2"] {
             assert!(model(id, None).is_hub_id(), "{id}");
         }
-        for path in ["./a", "/a/b", "a/b/c", "~/a", "../a", "a/..", "a b", ".", "a//b", "org/"] {
+        for path in [
+            "./a", "/a/b", "a/b/c", "~/a", "../a", "a/..", "a b", ".", "a//b", "org/",
+        ] {
             assert!(!model(path, None).is_hub_id(), "{path}");
         }
     }
@@ -192,10 +235,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let hub = HubCache::at(dir.path().join("hub"));
         let here = dir.path().to_str().expect("temporary paths are UTF-8");
-        assert_eq!(model(here, None).locate(&hub).expect("is there"), dir.path());
-        let error = model(&format!("{here}/absent"), None).locate(&hub).expect_err("not there");
-        assert!(error.to_string().ends_with("absent: no such file or folder"), "{error}");
-        let error = model(here, Some("main")).locate(&hub).expect_err("no revisions there");
+        assert_eq!(
+            model(here, None).locate(&hub).expect("is there"),
+            dir.path()
+        );
+        let error = model(&format!("{here}/absent"), None)
+            .locate(&hub)
+            .expect_err("not there");
+        assert!(
+            error
+                .to_string()
+                .ends_with("absent: no such file or folder"),
+            "{error}"
+        );
+        let error = model(here, Some("main"))
+            .locate(&hub)
+            .expect_err("no revisions there");
         assert!(error.to_string().contains("no revision `main`"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
 //! YAML text into a tree whose every node knows its place.
 //!
-//! Recipes are read in two steps, text to tree and tree to [`Document`](super::Document), because derived
-//! deserialisers cannot say which key was meant, nor where a value stands that is well formed but makes no sense.
+//! Recipes are read in two steps, text to tree and tree to [`Document`](super::Document), because
+//! derived deserialisers cannot say which key was meant, nor where a value stands that is well
+//! formed but makes no sense.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -61,13 +62,16 @@ impl Node {
         }
     }
 
-    /// Leaves the last of equal keys in every mapping, as `PyYAML` does, with a warning for each that goes.
+    /// Leaves the last of equal keys in every mapping, as `PyYAML` does, with a warning for each
+    /// that goes.
     pub(super) fn last_wins(&mut self, origin: Origin<'_>) {
         match &mut self.value {
             Value::List(items) => items.iter_mut().for_each(|item| item.last_wins(origin)),
             Value::Map(entries) => {
                 drop_earlier(entries, origin);
-                entries.iter_mut().for_each(|(_, node)| node.last_wins(origin));
+                entries
+                    .iter_mut()
+                    .for_each(|(_, node)| node.last_wins(origin));
             }
             _ => {}
         }
@@ -91,7 +95,10 @@ fn drop_earlier(entries: &mut Vec<(Key, Node)>, origin: Origin<'_>) {
             entries.push(entry);
         } else {
             let (key, line) = (&entry.0.text, places[kept].line);
-            origin.warn(entry.0.at, format!("`{key}` is given again in line {line}; the last one counts"));
+            origin.warn(
+                entry.0.at,
+                format!("`{key}` is given again in line {line}; the last one counts"),
+            );
         }
     }
 }
@@ -119,24 +126,31 @@ pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
         non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
-    let parsed: Result<Vec<Node>, _> = serde_saphyr::from_multiple_with_options(origin.text, options);
+    let parsed: Result<Vec<Node>, _> =
+        serde_saphyr::from_multiple_with_options(origin.text, options);
     parsed.map_err(|error| {
         let location = error.location();
         let at = location.map(place).unwrap_or_default();
         let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         // The place is told once, in the subject.
-        let suffix = location.map(|l| format!(" at line {}, column {}", l.line(), l.column())).unwrap_or_default();
+        let suffix = location
+            .map(|l| format!(" at line {}, column {}", l.line(), l.column()))
+            .unwrap_or_default();
         let first = message.lines().next().unwrap_or_default();
         let cause = format!("is not valid YAML: {}", first.replacen(&suffix, "", 1));
         match key_without_space(origin.text) {
-            Some((at, key)) => origin.error_with(at, cause, &format!("a colon needs a space behind it: `{key}: …`")),
+            Some((at, key)) => origin.error_with(
+                at,
+                cause,
+                &format!("a colon needs a space behind it: `{key}: …`"),
+            ),
             None => origin.error(at, cause),
         }
     })
 }
 
-/// The first line that is `key:value` without a space, with a key that recipes have: YAML takes it for plain text and
-/// then stumbles over the line after it.
+/// The first line that is `key:value` without a space, with a key that recipes have: YAML takes it
+/// for plain text and then stumbles over the line after it.
 pub(super) fn key_without_space(text: &str) -> Option<(At, &str)> {
     text.lines().enumerate().find_map(|(index, line)| {
         let start = line.trim_start_matches([' ', '-']);
@@ -144,19 +158,33 @@ pub(super) fn key_without_space(text: &str) -> Option<(At, &str)> {
         let known = KEYS.iter().any(|info| info.key == key);
         let glued = value.starts_with(|c: char| !c.is_whitespace());
         let column = line.chars().count() - start.chars().count() + 1;
-        (known && glued).then_some((At { line: index + 1, column, width: key.chars().count() + 1 }, key))
+        (known && glued).then_some((
+            At {
+                line: index + 1,
+                column,
+                width: key.chars().count() + 1,
+            },
+            key,
+        ))
     })
 }
 
 fn place(location: Location) -> At {
     let count = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    At { line: count(location.line()), column: count(location.column()), width: count(location.span().len()) }
+    At {
+        line: count(location.line()),
+        column: count(location.column()),
+        width: count(location.span().len()),
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self { at: place(spanned.referenced), value: spanned.value })
+        Ok(Self {
+            at: place(spanned.referenced),
+            value: spanned.value,
+        })
     }
 }
 
@@ -210,7 +238,13 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
         while let Some((key, node)) = access.next_entry::<Spanned<String>, Node>()? {
-            entries.push((Key { at: place(key.referenced), text: key.value }, node));
+            entries.push((
+                Key {
+                    at: place(key.referenced),
+                    text: key.value,
+                },
+                node,
+            ));
         }
         Ok(Value::Map(entries))
     }

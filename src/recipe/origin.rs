@@ -12,7 +12,8 @@ const SHOWN: usize = 120;
 /// Characters of a cause; values from the recipe may be of any length.
 const LONGEST: usize = 600;
 
-/// A place in the text: line and column from one, and how many characters it spans; line zero is unknown.
+/// A place in the text: line and column from one, and how many characters it spans; line zero is
+/// unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct At {
     pub(super) line: usize,
@@ -42,7 +43,11 @@ pub(super) struct Notes {
 impl Notes {
     /// Nothing found yet in a text whose lines stand for what was `typed`, if it was.
     pub(super) fn new(typed: Vec<String>, lenient: bool) -> Self {
-        Self { typed, lenient, ..Self::default() }
+        Self {
+            typed,
+            lenient,
+            ..Self::default()
+        }
     }
 
     /// How many faults there are so far.
@@ -55,20 +60,30 @@ impl Notes {
         self.warnings.take()
     }
 
-    /// All faults in the order of the text, as one error; nothing when there are none. What the user should know beside
-    /// them, `warnings`, may be the reason and goes with the first.
+    /// All faults in the order of the text, as one error; nothing when there are none. What the
+    /// user should know beside them, `warnings`, may be the reason and goes with the first.
     pub(super) fn into_result(self, warnings: &[Vec<String>]) -> Result<()> {
         let mut faults = self.faults.into_inner();
         if self.typed.is_empty() {
             faults.sort_by_key(|fault| place_in(fault.subject()));
         }
         drop_consequences(&mut faults);
-        let Some(error) = Error::all(faults) else { return Ok(()) };
-        let notes: Vec<&str> = warnings.iter().flatten().take(NOTED).map(String::as_str).collect();
+        let Some(error) = Error::all(faults) else {
+            return Ok(());
+        };
+        let notes: Vec<&str> = warnings
+            .iter()
+            .flatten()
+            .take(NOTED)
+            .map(String::as_str)
+            .collect();
         if notes.is_empty() {
             return Err(error);
         }
-        let before = error.hint().map(|hint| format!("{hint}\n")).unwrap_or_default();
+        let before = error
+            .hint()
+            .map(|hint| format!("{hint}\n"))
+            .unwrap_or_default();
         Err(error.with_hint(format!("{before}also: {}", notes.join("\nalso: "))))
     }
 }
@@ -80,15 +95,21 @@ const NOTED: usize = 5;
 fn drop_consequences(faults: &mut Vec<Error>) {
     let meant = |error: &Error| {
         let text = error.to_string();
-        text.split_once("did you mean `").and_then(|(_, rest)| rest.split('`').next().map(str::to_owned))
+        text.split_once("did you mean `")
+            .and_then(|(_, rest)| rest.split('`').next().map(str::to_owned))
     };
     let misspelt: Vec<String> = faults.iter().filter_map(meant).collect();
     faults.retain(|fault| {
         let text = fault.to_string();
-        let Some((_, missing)) = text.split_once("needs the key ").or_else(|| text.split_once("needs one of ")) else {
+        let Some((_, missing)) = text
+            .split_once("needs the key ")
+            .or_else(|| text.split_once("needs one of "))
+        else {
             return true;
         };
-        !misspelt.iter().any(|key| missing.contains(&format!("`{key}`")))
+        !misspelt
+            .iter()
+            .any(|key| missing.contains(&format!("`{key}`")))
     });
 }
 
@@ -137,8 +158,17 @@ impl Origin<'_> {
     pub(super) fn error_with(&self, at: At, cause: impl Display, help: &str) -> Error {
         let cause = printable(&cause.to_string());
         if self.is_typed() {
-            let error = Error::new(Kind::Usage, "cannot use the command line", self.place(at), cause);
-            let error = if help.is_empty() { error } else { error.with_hint(help) };
+            let error = Error::new(
+                Kind::Usage,
+                "cannot use the command line",
+                self.place(at),
+                cause,
+            );
+            let error = if help.is_empty() {
+                error
+            } else {
+                error.with_hint(help)
+            };
             return error.through(Door::Flags);
         }
         let error = Error::new(Kind::Recipe, "cannot use recipe", self.place(at), cause);
@@ -153,24 +183,42 @@ impl Origin<'_> {
 
     /// What messages call the place `at`: name, line and column, or the flag that was typed.
     fn place(&self, at: At) -> String {
-        match (at.line, at.line.checked_sub(1).and_then(|index| self.notes.typed.get(index))) {
+        match (
+            at.line,
+            at.line
+                .checked_sub(1)
+                .and_then(|index| self.notes.typed.get(index)),
+        ) {
             (_, Some(typed)) => printable(typed),
             (0, None) => self.name.to_owned(),
             (line, None) => format!("{}:{line}:{}", self.name, at.column),
         }
     }
 
-    /// The line at `at` with carets below it, the way compilers show it; empty when the place is unknown.
+    /// The line at `at` with carets below it, the way compilers show it; empty when the place is
+    /// unknown.
     fn snippet(&self, at: At) -> String {
-        let Some(line) = at.line.checked_sub(1).and_then(|index| self.text.lines().nth(index)) else {
+        let Some(line) = at
+            .line
+            .checked_sub(1)
+            .and_then(|index| self.text.lines().nth(index))
+        else {
             return String::new();
         };
         let start = at.column.saturating_sub(1);
         let skipped = if start >= SHOWN { start - SHOWN / 2 } else { 0 };
         // Control characters would let a recipe drive the terminal; a tab would move the carets.
-        let shown: String =
-            line.chars().skip(skipped).take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let room = shown.trim_end().chars().count().saturating_sub(start - skipped);
+        let shown: String = line
+            .chars()
+            .skip(skipped)
+            .take(SHOWN)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let room = shown
+            .trim_end()
+            .chars()
+            .count()
+            .saturating_sub(start - skipped);
         let width = at.width.clamp(1, room.max(1));
         let number = at.line.to_string();
         let margin = " ".repeat(number.len());
@@ -188,8 +236,15 @@ impl Origin<'_> {
 
 /// `text` without what would drive a terminal, and no longer than a message should be.
 fn printable(text: &str) -> String {
-    let end = if text.chars().count() > LONGEST { "…" } else { "" };
-    let shown = text.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    let end = if text.chars().count() > LONGEST {
+        "…"
+    } else {
+        ""
+    };
+    let shown = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
     shown.collect::<String>() + end
 }
 
@@ -200,29 +255,84 @@ mod tests {
     #[test]
     fn an_error_shows_its_line_with_carets_below() {
         let notes = Notes::default();
-        let origin = Origin { name: "a.yml", text: "one: 1\n\ttwo: 2\n", notes: &notes };
-        let error = origin.error_with(At { line: 2, column: 2, width: 3 }, "wrong", "do this");
+        let origin = Origin {
+            name: "a.yml",
+            text: "one: 1\n\ttwo: 2\n",
+            notes: &notes,
+        };
+        let error = origin.error_with(
+            At {
+                line: 2,
+                column: 2,
+                width: 3,
+            },
+            "wrong",
+            "do this",
+        );
         assert_eq!(error.to_string(), "cannot use recipe: a.yml:2:2: wrong");
         assert_eq!(error.hint(), Some("do this\n  |\n2 |  two: 2\n  |  ^^^"));
     }
 
     #[test]
     fn what_was_typed_stands_for_the_lines_of_a_recipe_made_of_flags() {
-        let notes = Notes { typed: vec!["merge".to_owned(), "--nan base".to_owned()], ..Notes::default() };
-        let origin = Origin { name: "command line", text: "{\n\"nan\": 1}", notes: &notes };
-        let error = origin.error_with(At { line: 2, column: 1, width: 3 }, "there is no `base_model:`", "give one");
-        assert_eq!(error.to_string(), "cannot use the command line: --nan base: there is no `--base`");
-        assert_eq!((error.kind(), error.hint()), (Kind::Usage, Some("give one")));
+        let notes = Notes {
+            typed: vec!["merge".to_owned(), "--nan base".to_owned()],
+            ..Notes::default()
+        };
+        let origin = Origin {
+            name: "command line",
+            text: "{\n\"nan\": 1}",
+            notes: &notes,
+        };
+        let error = origin.error_with(
+            At {
+                line: 2,
+                column: 1,
+                width: 3,
+            },
+            "there is no `base_model:`",
+            "give one",
+        );
+        assert_eq!(
+            error.to_string(),
+            "cannot use the command line: --nan base: there is no `--base`"
+        );
+        assert_eq!(
+            (error.kind(), error.hint()),
+            (Kind::Usage, Some("give one"))
+        );
     }
 
     #[test]
     fn places_outside_the_text_and_very_long_lines_are_shown_without_a_panic() {
         let long = "x".repeat(10_000);
         let notes = Notes::default();
-        let origin = Origin { name: "a.yml", text: &long, notes: &notes };
-        for (line, column, width) in [(0, 0, 0), (9, 1, 1), (1, 9_000, 10_000), (1, 10_001, 1), (1, 50_000, 1)] {
-            let error = origin.error(At { line, column, width }, "wrong");
-            assert!(error.hint().is_none_or(|hint| hint.chars().count() < 4 * SHOWN), "{line} {column}");
+        let origin = Origin {
+            name: "a.yml",
+            text: &long,
+            notes: &notes,
+        };
+        for (line, column, width) in [
+            (0, 0, 0),
+            (9, 1, 1),
+            (1, 9_000, 10_000),
+            (1, 10_001, 1),
+            (1, 50_000, 1),
+        ] {
+            let error = origin.error(
+                At {
+                    line,
+                    column,
+                    width,
+                },
+                "wrong",
+            );
+            assert!(
+                error
+                    .hint()
+                    .is_none_or(|hint| hint.chars().count() < 4 * SHOWN),
+                "{line} {column}"
+            );
         }
     }
 }

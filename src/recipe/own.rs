@@ -8,7 +8,8 @@ use super::rename::Rename;
 use super::write::entry;
 use crate::device::Choice;
 
-/// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and the defaults.
+/// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and
+/// the defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OwnKeys {
     /// What a mean is taken over.
@@ -59,7 +60,11 @@ impl OwnKeys {
         entry(map, "any_vocabulary", self.any_vocabulary)?;
         entry(map, "any_config", self.any_config)?;
         entry(map, "align", self.align.as_ref())?;
-        entry(map, "rename", Some(&self.rename).filter(|rules| !rules.is_empty()))
+        entry(
+            map,
+            "rename",
+            Some(&self.rename).filter(|rules| !rules.is_empty()),
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! Where a recipe gives its parameters, so that what turns out about one for some tensor names file and line.
+//! Where a recipe gives its parameters, so that what turns out about one for some tensor names file
+//! and line.
 
 use super::document::Document;
 use super::node::{Node, Value};
@@ -7,7 +8,8 @@ use super::resolve::TensorPlace;
 use crate::door::Door;
 use crate::error::{Error, Kind};
 
-/// Where the parameters of one document stand. It is no part of what the document says: all places are equal.
+/// Where the parameters of one document stand. It is no part of what the document says: all places
+/// are equal.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     found: Vec<Found>,
@@ -42,8 +44,15 @@ struct Shown {
 impl Shown {
     fn new(origin: Origin<'_>, at: At) -> Self {
         let error = origin.error(at, "");
-        let line = error.hint().map(str::to_owned).filter(|_| !origin.is_typed());
-        Self { subject: error.subject().to_owned(), line, is_typed: origin.is_typed() }
+        let line = error
+            .hint()
+            .map(str::to_owned)
+            .filter(|_| !origin.is_typed());
+        Self {
+            subject: error.subject().to_owned(),
+            line,
+            is_typed: origin.is_typed(),
+        }
     }
 }
 
@@ -51,23 +60,47 @@ impl Places {
     /// The places in the tree of a document.
     pub(super) fn of(origin: Origin<'_>, document: &Node) -> Self {
         let method = child(document, "merge_method").map(|node| Shown::new(origin, node.at));
-        let mut places = Self { found: Vec::new(), method };
+        let mut places = Self {
+            found: Vec::new(),
+            method,
+        };
         places.add(origin, document, None, None);
         let module = child(document, "modules").and_then(|modules| children(modules).next());
         if let Some(module) = module {
             places.add(origin, module, None, None);
         }
         let inside = module.unwrap_or(document);
-        for (input, model) in child(inside, "models").into_iter().flat_map(children).enumerate() {
+        for (input, model) in child(inside, "models")
+            .into_iter()
+            .flat_map(children)
+            .enumerate()
+        {
             places.add(origin, model, Some(0), Some(input));
         }
-        for (input, weight) in child(document, "weights").into_iter().flat_map(children).enumerate() {
+        for (input, weight) in child(document, "weights")
+            .into_iter()
+            .flat_map(children)
+            .enumerate()
+        {
             let shown = Shown::new(origin, weight.at);
-            places.found.push(Found { slice: Some(0), input: Some(input), name: "weight".to_owned(), shown });
+            places.found.push(Found {
+                slice: Some(0),
+                input: Some(input),
+                name: "weight".to_owned(),
+                shown,
+            });
         }
-        for (at, slice) in child(inside, "slices").into_iter().flat_map(children).enumerate() {
+        for (at, slice) in child(inside, "slices")
+            .into_iter()
+            .flat_map(children)
+            .enumerate()
+        {
             places.add(origin, slice, Some(at), None);
-            for (input, source) in child(slice, "sources").into_iter().flat_map(children).enumerate() {
+            for (input, source) in child(slice, "sources")
+                .into_iter()
+                .flat_map(children)
+                .enumerate()
+            {
                 places.add(origin, source, Some(at), Some(input));
             }
         }
@@ -76,29 +109,50 @@ impl Places {
 
     /// Adds the parameters of `node`.
     fn add(&mut self, origin: Origin<'_>, node: &Node, slice: Option<usize>, input: Option<usize>) {
-        let Some(Value::Map(entries)) = child(node, "parameters").map(|parameters| &parameters.value) else { return };
+        let Some(Value::Map(entries)) =
+            child(node, "parameters").map(|parameters| &parameters.value)
+        else {
+            return;
+        };
         for (key, _) in entries {
             let (name, shown) = (key.text.clone(), Shown::new(origin, key.at));
-            self.found.push(Found { slice, input, name, shown });
+            self.found.push(Found {
+                slice,
+                input,
+                name,
+                shown,
+            });
         }
     }
 
-    /// Where `name` is given for an input of a slice, or for all of them; the method where it is not given.
+    /// Where `name` is given for an input of a slice, or for all of them; the method where it is
+    /// not given.
     fn find(&self, name: &str, slice: usize, input: Option<usize>) -> Option<&Shown> {
         let given = |slice: Option<usize>, input: Option<usize>| {
-            let same = |found: &&Found| found.name == name && found.slice == slice && found.input == input;
+            let same =
+                |found: &&Found| found.name == name && found.slice == slice && found.input == input;
             self.found.iter().rev().find(same)
         };
         let own = input.and_then(|_| given(Some(slice), input));
-        let any = || self.found.iter().find(|found| found.name == name && found.slice == Some(slice));
-        let found = own.or_else(|| given(Some(slice), None)).or_else(|| given(None, None));
-        found.or_else(|| any().filter(|_| input.is_none())).map(|found| &found.shown).or(self.method.as_ref())
+        let any = || {
+            self.found
+                .iter()
+                .find(|found| found.name == name && found.slice == Some(slice))
+        };
+        let found = own
+            .or_else(|| given(Some(slice), None))
+            .or_else(|| given(None, None));
+        found
+            .or_else(|| any().filter(|_| input.is_none()))
+            .map(|found| &found.shown)
+            .or(self.method.as_ref())
     }
 }
 
 impl Document {
-    /// The error about the parameter `name` for the tensor at `place`, of one of [`inputs`](Self::inputs) or of all: with
-    /// file and line where it is given, tensor and layer, and `help`, if any, above the line.
+    /// The error about the parameter `name` for the tensor at `place`, of one of
+    /// [`inputs`](Self::inputs) or of all: with file and line where it is given, tensor and layer,
+    /// and `help`, if any, above the line.
     pub fn parameter_error(
         &self,
         name: &str,
@@ -107,18 +161,26 @@ impl Document {
         cause: impl std::fmt::Display,
         help: &str,
     ) -> Error {
-        let layer = super::layer_of(place.name).map(|part| format!(" (layer {})", part.index)).unwrap_or_default();
+        let layer = super::layer_of(place.name)
+            .map(|part| format!(" (layer {})", part.index))
+            .unwrap_or_default();
         let tensor = place.name.escape_debug();
         let shown = self.places.find(name, place.slice, input);
         let subject = shown.map_or(name, |shown| shown.subject.as_str());
         let cause = format!("`{name}` for the tensor `{tensor}`{layer}: {cause}");
         if shown.is_some_and(|shown| shown.is_typed) {
             let error = Error::new(Kind::Usage, "cannot use the command line", subject, cause);
-            let error = if help.is_empty() { error } else { error.with_hint(help) };
+            let error = if help.is_empty() {
+                error
+            } else {
+                error.with_hint(help)
+            };
             return error.through(Door::Flags);
         }
         let error = Error::new(Kind::Recipe, "cannot use recipe", subject, cause);
-        let line = shown.and_then(|shown| shown.line.as_deref()).unwrap_or_default();
+        let line = shown
+            .and_then(|shown| shown.line.as_deref())
+            .unwrap_or_default();
         match (help.is_empty(), line.is_empty()) {
             (true, true) => error,
             (false, true) => error.with_hint(help),
@@ -130,7 +192,11 @@ impl Document {
 
 fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
     match &node.value {
-        Value::Map(entries) => entries.iter().rev().find(|(known, _)| known.text == key).map(|(_, node)| node),
+        Value::Map(entries) => entries
+            .iter()
+            .rev()
+            .find(|(known, _)| known.text == key)
+            .map(|(_, node)| node),
         _ => None,
     }
 }

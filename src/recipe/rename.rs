@@ -22,22 +22,35 @@ pub struct Rename {
 pub struct Pattern(Regex);
 
 impl Rename {
-    /// The rule that replaces what the expression `from` finds by `to`, in `model` or in all models.
+    /// The rule that replaces what the expression `from` finds by `to`, in `model` or in all
+    /// models.
     ///
     /// # Errors
     ///
-    /// A sentence, for an expression that is none or is empty, and for groups in `to` that it does not have.
+    /// A sentence, for an expression that is none or is empty, and for groups in `to` that it does
+    /// not have.
     pub fn new(model: Option<ModelRef>, from: &str, to: &str) -> Result<Self, String> {
         if from.is_empty() {
-            return Err("the regular expression is empty, so it would match between all letters".into());
+            return Err(
+                "the regular expression is empty, so it would match between all letters".into(),
+            );
         }
         let regex = Regex::new(from).map_err(|error| {
             let text = error.to_string();
-            let cause = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let cause = text
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .to_owned();
             format!("`{from}` is not a regular expression: {cause}")
         })?;
         check_template(&regex, from, to)?;
-        Ok(Self { model, from: Pattern(regex), to: to.to_owned() })
+        Ok(Self {
+            model,
+            from: Pattern(regex),
+            to: to.to_owned(),
+        })
     }
 
     /// The rule in `REGEX=TEMPLATE`.
@@ -46,14 +59,18 @@ impl Rename {
     ///
     /// A sentence, when there is no `=` and as [`new`](Self::new).
     pub fn parse(model: Option<ModelRef>, text: &str) -> Result<Self, String> {
-        let (from, to) = text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`: write REGEX=TEMPLATE"))?;
+        let (from, to) = text
+            .split_once('=')
+            .ok_or_else(|| format!("`{text}` has no `=`: write REGEX=TEMPLATE"))?;
         Self::new(model, from, to)
     }
 
     /// The new name of the tensor `name`; `None` when the rule does not match it.
     pub fn apply(&self, name: &str) -> Option<String> {
         let Pattern(regex) = &self.from;
-        regex.is_match(name).then(|| regex.replace_all(name, self.to.as_str()).into_owned())
+        regex
+            .is_match(name)
+            .then(|| regex.replace_all(name, self.to.as_str()).into_owned())
     }
 }
 
@@ -81,8 +98,12 @@ fn check_template(regex: &Regex, from: &str, to: &str) -> Result<(), String> {
             rest = after;
             continue;
         }
-        let braced = rest.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-        let plain_end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let braced = rest
+            .strip_prefix('{')
+            .and_then(|inner| inner.split_once('}'));
+        let plain_end = rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(rest.len());
         let group = braced.map_or(&rest[..plain_end], |(group, _)| group);
         let known = match group.parse::<usize>() {
             Ok(number) => number < regex.captures_len(),
@@ -95,7 +116,9 @@ fn check_template(regex: &Regex, from: &str, to: &str) -> Result<(), String> {
                 }
                 _ => "; `$$` stands for a dollar".to_owned(),
             };
-            return Err(format!("`{to}` names the group `${group}`, which `{from}` does not have{help}"));
+            return Err(format!(
+                "`{to}` names the group `${group}`, which `{from}` does not have{help}"
+            ));
         }
     }
     Ok(())
@@ -122,11 +145,23 @@ mod tests {
     #[test]
     fn a_rule_replaces_all_that_it_finds_and_leaves_other_names_alone() {
         for (rule, name, wanted) in [
-            (r"^model\.(.*)$=model.language_model.$1", "model.norm.weight", Some("model.language_model.norm.weight")),
-            (r"^model\.(.*)$=model.language_model.$1", "lm_head.weight", None),
+            (
+                r"^model\.(.*)$=model.language_model.$1",
+                "model.norm.weight",
+                Some("model.language_model.norm.weight"),
+            ),
+            (
+                r"^model\.(.*)$=model.language_model.$1",
+                "lm_head.weight",
+                None,
+            ),
             (r"_orig_mod\.=", "a._orig_mod.b._orig_mod.c", Some("a.b.c")),
             (r"^(?<layer>h\.\d+)=x.${layer}y", "h.3.w", Some("x.h.3y.w")),
-            (r"^=transformer.", "wte.weight", Some("transformer.wte.weight")),
+            (
+                r"^=transformer.",
+                "wte.weight",
+                Some("transformer.wte.weight"),
+            ),
             (r"w=a=b", "w", Some("a=b")),
             (r"w=$$1", "w", Some("$1")),
         ] {

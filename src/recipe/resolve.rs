@@ -1,7 +1,8 @@
 //! The value of a parameter for one model and one tensor.
 //!
-//! Levels are asked from the inside out, as in mergekit: the model or source, its slice, the module, the document. A
-//! level that says nothing about a tensor, because no condition fits its name, is passed over.
+//! Levels are asked from the inside out, as in mergekit: the model or source, its slice, the
+//! module, the document. A level that says nothing about a tensor, because no condition fits its
+//! name, is passed over.
 
 use super::document::{Document, Sources};
 use super::setting::{Parameters, Setting};
@@ -19,51 +20,89 @@ pub struct TensorPlace<'a> {
 }
 
 impl Document {
-    /// The value of the parameter `name` for one of [`inputs`](Self::inputs), or with no input for all of them.
+    /// The value of the parameter `name` for one of [`inputs`](Self::inputs), or with no input for
+    /// all of them.
     ///
     /// A switch is 0 or 1. What the recipe leaves open is the method's default.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] when nothing says what a parameter without a default is for this tensor, or when the method
-    /// has no such parameter.
-    pub fn parameter(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Result<f64> {
+    /// [`Kind::Recipe`] when nothing says what a parameter without a default is for this tensor, or
+    /// when the method has no such parameter.
+    pub fn parameter(
+        &self,
+        name: &str,
+        input: Option<usize>,
+        place: &TensorPlace<'_>,
+    ) -> Result<f64> {
         if let Some(value) = self.setting(name, input, place) {
             return Ok(value);
         }
         let Some(info) = self.method.info().parameter(name) else {
             let cause = format!("{} has no such parameter", self.method);
-            return Err(Error::new(Kind::Recipe, "cannot find parameter", name, cause));
+            return Err(Error::new(
+                Kind::Recipe,
+                "cannot find parameter",
+                name,
+                cause,
+            ));
         };
         info.default.ok_or_else(|| {
-            let model = input.and_then(|input| self.inputs(place.slice).get(input).map(|input| input.model.clone()));
-            let of = model.map(|model| format!(" (model {model})")).unwrap_or_default();
+            let model = input.and_then(|input| {
+                self.inputs(place.slice)
+                    .get(input)
+                    .map(|input| input.model.clone())
+            });
+            let of = model
+                .map(|model| format!(" (model {model})"))
+                .unwrap_or_default();
             let cause = format!("no condition fits it{of}");
-            self.parameter_error(name, input, place, cause, "add a last condition without a filter: `- value: …`")
+            self.parameter_error(
+                name,
+                input,
+                place,
+                cause,
+                "add a last condition without a filter: `- value: …`",
+            )
         })
     }
 
     /// What the recipe itself says, without defaults.
     fn setting(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Option<f64> {
-        let own = input.and_then(|input| self.own_parameters(place.slice, input)).and_then(|own| own.get(name));
-        own.into_iter().chain(self.shared_settings(name, place.slice)).find_map(|level| level.at(place.name, place.t))
+        let own = input
+            .and_then(|input| self.own_parameters(place.slice, input))
+            .and_then(|own| own.get(name));
+        own.into_iter()
+            .chain(self.shared_settings(name, place.slice))
+            .find_map(|level| level.at(place.name, place.t))
     }
 
     /// The parameters of one input; asked for every tensor, so without making the list of inputs.
     fn own_parameters(&self, slice: usize, input: usize) -> Option<&Parameters> {
         match &self.sources {
             Sources::Models(models) => models.get(input).map(|entry| &entry.parameters),
-            Sources::Slices(slices) => slices.get(slice)?.sources.get(input).map(|source| &source.parameters),
+            Sources::Slices(slices) => slices
+                .get(slice)?
+                .sources
+                .get(input)
+                .map(|source| &source.parameters),
         }
     }
 
     /// What the slice, the module and the document say about `name`, in this order.
-    pub(super) fn shared_settings<'a>(&'a self, name: &'a str, slice: usize) -> impl Iterator<Item = &'a Setting> {
+    pub(super) fn shared_settings<'a>(
+        &'a self,
+        name: &'a str,
+        slice: usize,
+    ) -> impl Iterator<Item = &'a Setting> {
         let slice = match &self.sources {
             Sources::Models(_) => None,
             Sources::Slices(slices) => slices.get(slice).map(|slice| &slice.parameters),
         };
         let module = self.module.as_ref().map(|module| &module.parameters);
-        [slice, module, Some(&self.parameters)].into_iter().flatten().filter_map(move |level| level.get(name))
+        [slice, module, Some(&self.parameters)]
+            .into_iter()
+            .flatten()
+            .filter_map(move |level| level.get(name))
     }
 }

@@ -13,7 +13,8 @@ use crate::error::{Error, Kind, Result};
 pub struct StackedTensor {
     /// Its name in the stacked model.
     pub name: String,
-    /// Its slice; tensors before the layers belong to the first one, those after them to the last one.
+    /// Its slice; tensors before the layers belong to the first one, those after them to the last
+    /// one.
     pub slice: usize,
     /// The position of its layer in the slice, as [`Layers::t`] has it for whole models.
     pub t: f64,
@@ -21,7 +22,8 @@ pub struct StackedTensor {
     pub sources: Vec<StackedSource>,
 }
 
-/// Where a stacked tensor comes from. At least one of its sources has such a tensor, not necessarily each.
+/// Where a stacked tensor comes from. At least one of its sources has such a tensor, not
+/// necessarily each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackedSource {
     /// The model, as an index of [`Document::models`].
@@ -33,27 +35,43 @@ pub struct StackedSource {
 impl StackedTensor {
     /// The tensor as parameters see it.
     pub fn place(&self) -> TensorPlace<'_> {
-        TensorPlace { name: &self.name, slice: self.slice, t: self.t }
+        TensorPlace {
+            name: &self.name,
+            slice: self.slice,
+            t: self.t,
+        }
     }
 }
 
-/// The tensors that the slices of `document` ask for, from the names of the tensors of each of [`Document::models`].
+/// The tensors that the slices of `document` ask for, from the names of the tensors of each of
+/// [`Document::models`].
 ///
-/// Layers are renumbered from zero. Tensors outside the layers come once: what has to do with embeddings from the first
-/// slice, everything else (final norm, head) from the last one. Whole models give no stacked tensors.
+/// Layers are renumbered from zero. Tensors outside the layers come once: what has to do with
+/// embeddings from the first slice, everything else (final norm, head) from the last one. Whole
+/// models give no stacked tensors.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when a model has no layers or several stacks of them, when layers are called differently, or when a
-/// slice asks for layers that its model does not have; [`Kind::Usage`] when `names` are not those of the models.
+/// [`Kind::Mismatch`] when a model has no layers or several stacks of them, when layers are called
+/// differently, or when a slice asks for layers that its model does not have; [`Kind::Usage`] when
+/// `names` are not those of the models.
 pub fn stacked_tensors(document: &Document, names: &[Vec<&str>]) -> Result<Vec<StackedTensor>> {
     let Sources::Slices(slices) = &document.sources else {
         return Ok(Vec::new());
     };
     let known = document.models();
     if names.len() != known.len() {
-        let cause = format!("has names of {} models, the recipe has {}", names.len(), known.len());
-        return Err(Error::new(Kind::Usage, "cannot stack slices", document.method, cause));
+        let cause = format!(
+            "has names of {} models, the recipe has {}",
+            names.len(),
+            known.len()
+        );
+        return Err(Error::new(
+            Kind::Usage,
+            "cannot stack slices",
+            document.method,
+            cause,
+        ));
     }
     let stock = Stock::new(&known, names)?;
     let mut tensors = Vec::new();
@@ -71,10 +89,15 @@ pub fn stacked_tensors(document: &Document, names: &[Vec<&str>]) -> Result<Vec<S
     Ok(tensors)
 }
 
-/// Whether a tensor outside the layers is read before them. Names must tell: output embeddings are heads.
+/// Whether a tensor outside the layers is read before them. Names must tell: output embeddings are
+/// heads.
 fn is_before_layers(name: &str) -> bool {
-    let input = ["embed", "wte", "wpe", "emb.", "_emb"].iter().any(|part| name.contains(part));
-    let output = ["embed_out", "output_embed", "lm_head"].iter().any(|part| name.contains(part));
+    let input = ["embed", "wte", "wpe", "emb.", "_emb"]
+        .iter()
+        .any(|part| name.contains(part));
+    let output = ["embed_out", "output_embed", "lm_head"]
+        .iter()
+        .any(|part| name.contains(part));
     input && !output
 }
 
@@ -88,32 +111,52 @@ struct Stock<'a> {
 
 impl<'a> Stock<'a> {
     fn new(models: &'a [&'a ModelRef], names: &'a [Vec<&'a str>]) -> Result<Self> {
-        let layers: Vec<Layers> = names.iter().map(|names| Layers::find(names.iter().copied())).collect();
+        let layers: Vec<Layers> = names
+            .iter()
+            .map(|names| Layers::find(names.iter().copied()))
+            .collect();
         let mut stem: Option<(&str, &ModelRef)> = None;
         for (found, &model) in layers.iter().zip(models) {
             let stacks: Vec<&str> = found.stacks().map(|(stem, _)| stem).collect();
             let [own] = stacks[..] else {
                 let cause = match stacks.len() {
                     0 => "has no layers to slice".to_owned(),
-                    _ => format!("has several stacks of layers ({}), slices need one", stacks.join(", ")),
+                    _ => format!(
+                        "has several stacks of layers ({}), slices need one",
+                        stacks.join(", ")
+                    ),
                 };
                 return Err(refusal(model, cause));
             };
             let (first, of) = *stem.get_or_insert((own, model));
             if first != own {
-                return Err(refusal(model, format!("calls its layers {own}, {of} calls them {first}")));
+                return Err(refusal(
+                    model,
+                    format!("calls its layers {own}, {of} calls them {first}"),
+                ));
             }
         }
         let stem = stem.map(|(stem, _)| stem.to_owned()).unwrap_or_default();
-        Ok(Self { models, names, layers, stem })
+        Ok(Self {
+            models,
+            names,
+            layers,
+            stem,
+        })
     }
 
     fn model(&self, input: &Input<'_>) -> usize {
-        self.models.iter().position(|&model| model == input.model).expect("inputs are among the document's models")
+        self.models
+            .iter()
+            .position(|&model| model == input.model)
+            .expect("inputs are among the document's models")
     }
 
     fn count(&self, model: usize) -> u32 {
-        self.layers.get(model).and_then(|layers| layers.stacks().next()).map_or(0, |(_, count)| count)
+        self.layers
+            .get(model)
+            .and_then(|layers| layers.stacks().next())
+            .map_or(0, |(_, count)| count)
     }
 
     /// The range of each input, checked against its model and against each other.
@@ -121,17 +164,25 @@ impl<'a> Stock<'a> {
         let mut ranges: Vec<LayerRange> = Vec::new();
         for input in inputs {
             let count = self.count(self.model(input));
-            let range = input.layers.unwrap_or(LayerRange { start: 0, end: count });
+            let range = input.layers.unwrap_or(LayerRange {
+                start: 0,
+                end: count,
+            });
             if range.end > count {
                 let LayerRange { start, end } = range;
-                let cause = format!("slice {slice} asks for layers [{start}, {end}], the model has {count}");
+                let cause = format!(
+                    "slice {slice} asks for layers [{start}, {end}], the model has {count}"
+                );
                 return Err(refusal(input.model, cause));
             }
             if let Some(first) = ranges.first()
                 && first.count() != range.count()
             {
                 let (one, other) = (first.count(), range.count());
-                let cause = format!("slice {slice} takes {other} layers of it, but {one} of {}", inputs[0].model);
+                let cause = format!(
+                    "slice {slice} takes {other} layers of it, but {one} of {}",
+                    inputs[0].model
+                );
                 return Err(refusal(input.model, cause));
             }
             ranges.push(range);
@@ -140,10 +191,21 @@ impl<'a> Stock<'a> {
     }
 
     /// Adds the layers of a slice from number `offset` on; the number after them.
-    fn layers(&self, slice: usize, inputs: &[Input<'_>], offset: u32, tensors: &mut Vec<StackedTensor>) -> Result<u32> {
+    fn layers(
+        &self,
+        slice: usize,
+        inputs: &[Input<'_>],
+        offset: u32,
+        tensors: &mut Vec<StackedTensor>,
+    ) -> Result<u32> {
         let ranges = self.ranges(slice, inputs)?;
         let length = ranges.first().map_or(0, |range| range.count());
-        let too_many = || refusal(inputs[0].model, "the slices have more layers than can be counted".to_owned());
+        let too_many = || {
+            refusal(
+                inputs[0].model,
+                "the slices have more layers than can be counted".to_owned(),
+            )
+        };
         let end = offset.checked_add(length).ok_or_else(too_many)?;
         let rests = self.rests(inputs, &ranges);
         for layer in 0..length {
@@ -162,7 +224,10 @@ impl<'a> Stock<'a> {
                 });
             }
             if tensors.len() == before {
-                let cause = format!("slice {slice} asks for layer {}, which has no tensors", ranges[0].start + layer);
+                let cause = format!(
+                    "slice {slice} asks for layer {}, which has no tensors",
+                    ranges[0].start + layer
+                );
                 return Err(refusal(inputs[0].model, cause));
             }
         }
@@ -196,13 +261,25 @@ impl<'a> Stock<'a> {
         let models: Vec<usize> = inputs.iter().map(|input| self.model(input)).collect();
         let names: BTreeSet<&str> = models
             .iter()
-            .flat_map(|&model| self.names[model].iter().filter(move |name| self.layers[model].of(name).is_none()))
+            .flat_map(|&model| {
+                self.names[model]
+                    .iter()
+                    .filter(move |name| self.layers[model].of(name).is_none())
+            })
             .copied()
             .filter(|name| wanted(name))
             .collect();
         tensors.extend(names.into_iter().map(|name| {
-            let source = |&model: &usize| StackedSource { model, name: name.to_owned() };
-            StackedTensor { name: name.to_owned(), slice, t: 0.0, sources: models.iter().map(source).collect() }
+            let source = |&model: &usize| StackedSource {
+                model,
+                name: name.to_owned(),
+            };
+            StackedTensor {
+                name: name.to_owned(),
+                slice,
+                t: 0.0,
+                sources: models.iter().map(source).collect(),
+            }
         }));
     }
 }

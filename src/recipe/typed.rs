@@ -1,4 +1,5 @@
-//! A recipe made of flags: every line of its text remembers what the user typed for it, which messages then name.
+//! A recipe made of flags: every line of its text remembers what the user typed for it, which
+//! messages then name.
 
 use super::Reading;
 use super::Recipe;
@@ -30,10 +31,14 @@ impl Typed {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`](crate::error::Kind::Usage) naming the flag; [`Error::others`](crate::error::Error::others) has the
-    /// faults beside the first.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) naming the flag;
+    /// [`Error::others`](crate::error::Error::others) has the faults beside the first.
     pub fn recipe(self, reading: Reading) -> Result<Recipe> {
         let text = self.text();
-        Recipe::noted(&text, "command line", Notes::new(self.typed, reading == Reading::Lenient))
+        Recipe::noted(
+            &text,
+            "command line",
+            Notes::new(self.typed, reading == Reading::Lenient),
+        )
     }
 }

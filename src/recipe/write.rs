@@ -7,7 +7,11 @@ use super::setting::Parameters;
 use crate::dtype::Dtype;
 
 /// Writes `key` unless there is nothing to write.
-pub(super) fn entry<M: SerializeMap, T: Serialize>(map: &mut M, key: &str, value: Option<T>) -> Result<(), M::Error> {
+pub(super) fn entry<M: SerializeMap, T: Serialize>(
+    map: &mut M,
+    key: &str,
+    value: Option<T>,
+) -> Result<(), M::Error> {
     value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
 }
 
@@ -26,7 +30,13 @@ impl Serialize for Document {
         entry(&mut map, "name", self.name.as_ref())?;
         map.serialize_entry("merge_method", &self.method)?;
         match &self.module {
-            Some(module) => map.serialize_entry("modules", &OneModule { module, sources: &self.sources })?,
+            Some(module) => map.serialize_entry(
+                "modules",
+                &OneModule {
+                    module,
+                    sources: &self.sources,
+                },
+            )?,
             None => write_sources(&self.sources, &mut map)?,
         }
         entry(&mut map, "base_model", self.base_model.as_ref())?;

@@ -29,7 +29,8 @@ pub struct Combined {
 pub struct CombinedModel {
     /// Where it was read from.
     pub model: String,
-    /// Its weight: a number, or a gradient or conditions as in the recipe; none where the method takes none or none was given.
+    /// Its weight: a number, or a gradient or conditions as in the recipe; none where the method
+    /// takes none or none was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Setting>,
     /// Whether the others are measured from it.
@@ -40,15 +41,24 @@ impl Combined {
     /// Reads off a plan how its inputs are combined.
     pub fn of(plan: &Plan) -> Self {
         let document = &plan.job.document;
-        let inputs: Vec<_> = (0..document.slice_count()).flat_map(|slice| document.inputs(slice)).collect();
-        let models = document.models().into_iter().zip(&plan.inputs).map(|(model, checkpoint)| {
-            let own = inputs.iter().find(|input| input.model == model).and_then(|input| input.parameters);
-            CombinedModel {
-                model: shown_name(&checkpoint.root().display().to_string()),
-                weight: own.and_then(|own| own.get("weight")).cloned(),
-                base: document.base_model.as_ref() == Some(model),
-            }
-        });
+        let inputs: Vec<_> = (0..document.slice_count())
+            .flat_map(|slice| document.inputs(slice))
+            .collect();
+        let models = document
+            .models()
+            .into_iter()
+            .zip(&plan.inputs)
+            .map(|(model, checkpoint)| {
+                let own = inputs
+                    .iter()
+                    .find(|input| input.model == model)
+                    .and_then(|input| input.parameters);
+                CombinedModel {
+                    model: shown_name(&checkpoint.root().display().to_string()),
+                    weight: own.and_then(|own| own.get("weight")).cloned(),
+                    base: document.base_model.as_ref() == Some(model),
+                }
+            });
         Self {
             method: document.method.info().name,
             models: models.collect(),
@@ -61,16 +71,27 @@ impl Combined {
     pub fn headline(&self) -> String {
         match self.models.as_slice() {
             [one] if self.rewritten => one.model.clone(),
-            models => format!("{} by {}", counted(models.len() as u64, "model"), self.method),
+            models => format!(
+                "{} by {}",
+                counted(models.len() as u64, "model"),
+                self.method
+            ),
         }
     }
 
     /// Returns each model with its weight; none where nobody gave one.
     pub fn weights(&self) -> Option<String> {
-        self.models.iter().any(|model| model.weight.is_some()).then(|| {
-            let models = self.models.iter().map(CombinedModel::weighed).collect::<Vec<_>>();
-            models.join(", ")
-        })
+        self.models
+            .iter()
+            .any(|model| model.weight.is_some())
+            .then(|| {
+                let models = self
+                    .models
+                    .iter()
+                    .map(CombinedModel::weighed)
+                    .collect::<Vec<_>>();
+                models.join(", ")
+            })
     }
 
     /// Returns the dtypes of what is written, in words.
@@ -93,11 +114,23 @@ impl CombinedModel {
 /// The dtypes of the tensors that are merged, those of most bytes first.
 fn dtypes(plan: &Plan) -> Vec<String> {
     let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_)));
-        merged.filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.output_bytes()).sum()
+        let merged = plan
+            .tensors
+            .iter()
+            .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+        merged
+            .filter(|tensor| tensor.dtype == dtype)
+            .map(|tensor| tensor.output_bytes())
+            .sum()
     };
-    let mut sizes: Vec<(Dtype, u64)> = Dtype::MERGEABLE.into_iter().map(|dtype| (dtype, bytes_of(dtype))).collect();
+    let mut sizes: Vec<(Dtype, u64)> = Dtype::MERGEABLE
+        .into_iter()
+        .map(|dtype| (dtype, bytes_of(dtype)))
+        .collect();
     sizes.retain(|(_, bytes)| *bytes > 0);
     sizes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    sizes.into_iter().map(|(dtype, _)| dtype.torch_name().unwrap_or(dtype.name()).to_owned()).collect()
+    sizes
+        .into_iter()
+        .map(|(dtype, _)| dtype.torch_name().unwrap_or(dtype.name()).to_owned())
+        .collect()
 }

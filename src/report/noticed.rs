@@ -16,7 +16,8 @@ pub enum Oddity {
     Flag(&'static str),
     /// Values that became infinite or NaN.
     Overflow,
-    /// A carried tensor of which this input holds other values; by the input that it was taken from.
+    /// A carried tensor of which this input holds other values; by the input that it was taken
+    /// from.
     Differs {
         /// Where it was taken from.
         taken: Option<usize>,
@@ -59,17 +60,26 @@ impl Noticed {
         }
         let differing = std::mem::take(&mut found.differing);
         if !differing.is_empty() {
-            self.carried.push((self.tensors, name.to_owned(), differing));
+            self.carried
+                .push((self.tensors, name.to_owned(), differing));
         }
         self.all.add(found);
         self.tensors += 1;
     }
 
-    /// What was odd, in the order in which it was met first; `taken` says which input a carried tensor was taken from.
+    /// What was odd, in the order in which it was met first; `taken` says which input a carried
+    /// tensor was taken from.
     pub fn met(mut self, taken: impl Fn(usize) -> Option<usize>) -> Vec<Met> {
         for (tensor, name, inputs) in std::mem::take(&mut self.carried) {
             for input in inputs {
-                self.meet(tensor, Oddity::Differs { taken: taken(tensor), input }, &name);
+                self.meet(
+                    tensor,
+                    Oddity::Differs {
+                        taken: taken(tensor),
+                        input,
+                    },
+                    &name,
+                );
             }
         }
         self.met.sort_by_key(|(first, _)| *first);
@@ -77,10 +87,21 @@ impl Noticed {
     }
 
     fn meet(&mut self, tensor: usize, oddity: Oddity, name: &str) {
-        let at = self.met.iter().position(|(_, met)| met.oddity == oddity).unwrap_or_else(|| {
-            self.met.push((tensor, Met { oddity, first: Vec::new(), count: 0 }));
-            self.met.len() - 1
-        });
+        let at = self
+            .met
+            .iter()
+            .position(|(_, met)| met.oddity == oddity)
+            .unwrap_or_else(|| {
+                self.met.push((
+                    tensor,
+                    Met {
+                        oddity,
+                        first: Vec::new(),
+                        count: 0,
+                    },
+                ));
+                self.met.len() - 1
+            });
         let (_, met) = &mut self.met[at];
         if met.first.len() < NAMED {
             met.first.push(name.to_owned());

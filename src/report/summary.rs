@@ -15,7 +15,8 @@ use super::words::{counted, grouped};
 use super::{Combined, Met, Noticed, Oddity};
 
 /// What a user of compressed shards has to know.
-const UNPACK: &str = "thalweg reads .zst shards as they are; for transformers unpack them with `zstd -d --rm *.zst`";
+const UNPACK: &str =
+    "thalweg reads .zst shards as they are; for transformers unpack them with `zstd -d --rm *.zst`";
 
 /// How many files a line names before it only counts.
 const FILES_NAMED: usize = 8;
@@ -59,7 +60,8 @@ pub struct Report {
     pub output_bytes: u64,
     /// Bytes of all shards on the disk, headers included, compressed where they are.
     pub stored_bytes: u64,
-    /// Bytes of tensor data that were read again at the end, all of which matched; none without `--verify`.
+    /// Bytes of tensor data that were read again at the end, all of which matched; none without
+    /// `--verify`.
     pub verified_bytes: Option<u64>,
     /// Bytes that this run read from the inputs.
     pub read_bytes: u64,
@@ -124,9 +126,19 @@ pub struct Moved {
 
 impl Report {
     /// The summary of a merge of which all of this was `noticed`.
-    pub fn new(plan: &Plan, out: String, status: &'static str, moved: Moved, noticed: Noticed) -> Self {
+    pub fn new(
+        plan: &Plan,
+        out: String,
+        status: &'static str,
+        moved: Moved,
+        noticed: Noticed,
+    ) -> Self {
         let all = noticed.all.clone();
-        let merged = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Merge(_))).count();
+        let merged = plan
+            .tensors
+            .iter()
+            .filter(|tensor| matches!(tensor.action, Action::Merge(_)))
+            .count();
         Self {
             status,
             out,
@@ -157,7 +169,12 @@ impl Report {
             left_beside: Vec::new(),
             looked_at: None,
             notes: plan.notes(),
-            warnings: plan.warnings.iter().cloned().chain(warnings(plan, noticed)).collect(),
+            warnings: plan
+                .warnings
+                .iter()
+                .cloned()
+                .chain(warnings(plan, noticed))
+                .collect(),
         }
     }
 
@@ -175,8 +192,8 @@ impl Report {
         self
     }
 
-    /// The same summary of a merge that was complete before, of which so many files beside the weights were looked at;
-    /// and what is to be said of them.
+    /// The same summary of a merge that was complete before, of which so many files beside the
+    /// weights were looked at; and what is to be said of them.
     #[must_use]
     pub fn with_looked_at(mut self, looked_at: Option<usize>, said: Vec<String>) -> Self {
         let shards = self.shards;
@@ -194,7 +211,11 @@ impl Report {
     /// The same summary with the sizes that the shards have on the disk.
     #[must_use]
     pub fn with_stored(mut self, manifest: &Manifest) -> Self {
-        self.stored_bytes = manifest.shards.iter().map(|shard| shard.compressed_size.unwrap_or(shard.size)).sum();
+        self.stored_bytes = manifest
+            .shards
+            .iter()
+            .map(|shard| shard.compressed_size.unwrap_or(shard.size))
+            .sum();
         self
     }
 
@@ -219,11 +240,16 @@ fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
         let line = match met.oddity {
             Oddity::Flag(sentence) => sentence.to_owned(),
             Oddity::Overflow => {
-                "values became infinite or NaN when they were narrowed to the output's dtype".to_owned()
+                "values became infinite or NaN when they were narrowed to the output's dtype"
+                    .to_owned()
             }
             Oddity::Differs { taken, input } => {
-                let from = taken.map_or_else(|| "the base".to_owned(), |taken| model(taken).to_string());
-                format!("carried unchanged from {from} although {} holds other values", model(input))
+                let from =
+                    taken.map_or_else(|| "the base".to_owned(), |taken| model(taken).to_string());
+                format!(
+                    "carried unchanged from {from} although {} holds other values",
+                    model(input)
+                )
             }
         };
         format!("{line}: {}", named(&met.first, met.count))
@@ -233,7 +259,11 @@ fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
 
 /// Names of files on one line, the first few of many.
 pub fn listed_files(names: &[String]) -> String {
-    let shown: Vec<_> = names.iter().take(FILES_NAMED).map(|name| name.escape_debug().to_string()).collect();
+    let shown: Vec<_> = names
+        .iter()
+        .take(FILES_NAMED)
+        .map(|name| name.escape_debug().to_string())
+        .collect();
     match names.len().saturating_sub(FILES_NAMED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -256,7 +286,10 @@ impl fmt::Display for Report {
         }
         writeln!(f, "output: {}", self.output())?;
         if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
-            writeln!(f, "angles to the mean: {mean:.6} rad on average, {largest:.6} at most")?;
+            writeln!(
+                f,
+                "angles to the mean: {mean:.6} rad on average, {largest:.6} at most"
+            )?;
         }
         if let Some(solved) = self.solved.in_words() {
             writeln!(f, "solved: {solved}")?;
@@ -264,21 +297,36 @@ impl fmt::Display for Report {
         if self.seconds > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
             let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;
-            let (read, written) = (format_bytes(self.read_bytes), format_bytes(self.written_bytes));
+            let (read, written) = (
+                format_bytes(self.read_bytes),
+                format_bytes(self.written_bytes),
+            );
             writeln!(f, "moved: {read} read, {written} written, {rate:.2} GB/s")?;
         }
         if let Some(peak) = self.peak_resident_bytes {
             let limit = format_bytes(self.memory_limit_bytes);
-            writeln!(f, "memory: at most {} resident of {limit} allowed", format_bytes(peak))?;
+            writeln!(
+                f,
+                "memory: at most {} resident of {limit} allowed",
+                format_bytes(peak)
+            )?;
         }
         if let Some(device) = &self.device {
             writeln!(f, "computed on: {device}")?;
         }
         if self.stored_bytes < self.output_bytes {
-            writeln!(f, "compressed: {} on the disk; {UNPACK}", format_bytes(self.stored_bytes))?;
+            writeln!(
+                f,
+                "compressed: {} on the disk; {UNPACK}",
+                format_bytes(self.stored_bytes)
+            )?;
         }
         if let Some(bytes) = self.verified_bytes {
-            writeln!(f, "verified: {} read back, every block matches its checksum", format_bytes(bytes))?;
+            writeln!(
+                f,
+                "verified: {} read back, every block matches its checksum",
+                format_bytes(bytes)
+            )?;
         }
         if let Some(what) = &self.looked_at {
             writeln!(f, "looked at: {what}")?;
@@ -286,8 +334,12 @@ impl fmt::Display for Report {
         if !self.left_beside.is_empty() {
             writeln!(f, "not taken along: {}", listed_files(&self.left_beside))?;
         }
-        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
-        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+        self.notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "note: {note}"))?;
+        self.warnings
+            .iter()
+            .try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
 
@@ -297,7 +349,10 @@ impl Report {
         let (what, out) = (self.combined.headline(), &self.out);
         match self.status {
             "complete already" => format!("complete already: {out} holds {what}"),
-            "resumed" => format!("merged {what} into {out}, going on with an earlier run, in {:.1} s", self.seconds),
+            "resumed" => format!(
+                "merged {what} into {out}, going on with an earlier run, in {:.1} s",
+                self.seconds
+            ),
             status => format!("{status} {what} into {out} in {:.1} s", self.seconds),
         }
     }
@@ -320,9 +375,16 @@ impl Report {
 }
 
 impl Solved {
-    /// Says how solutions ended, leaving out the ways in which none did; none where there were no solutions.
+    /// Says how solutions ended, leaving out the ways in which none did; none where there were no
+    /// solutions.
     fn in_words(&self) -> Option<String> {
-        let Self { exact, converged, floor, exhausted, most_iterations } = *self;
+        let Self {
+            exact,
+            converged,
+            floor,
+            exhausted,
+            most_iterations,
+        } = *self;
         let ways = [
             (exact, "in closed form"),
             (converged, "to the tolerance"),
@@ -330,9 +392,15 @@ impl Solved {
             (exhausted, "to the iteration limit"),
         ];
         let ways = ways.into_iter().filter(|(count, _)| *count > 0);
-        let said: Vec<String> = ways.map(|(count, way)| format!("{} {way}", grouped(count))).collect();
+        let said: Vec<String> = ways
+            .map(|(count, way)| format!("{} {way}", grouped(count)))
+            .collect();
         let steps = counted(most_iterations.into(), "iteration");
-        let steps = if most_iterations > 0 { format!("; at most {steps}") } else { String::new() };
+        let steps = if most_iterations > 0 {
+            format!("; at most {steps}")
+        } else {
+            String::new()
+        };
         (!said.is_empty()).then(|| said.join(", ") + &steps)
     }
 }

@@ -2,7 +2,11 @@
 
 /// Returns a count with its noun: `1 shard`, `2 shards`, `12,800 tensors`.
 pub fn counted(count: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+    format!(
+        "{} {noun}{}",
+        grouped(count),
+        if count == 1 { "" } else { "s" }
+    )
 }
 
 /// Returns a number with its digits in groups of three.
@@ -33,8 +37,14 @@ mod tests {
 
     #[test]
     fn one_is_singular_and_thousands_are_grouped() {
-        assert_eq!([counted(0, "shard"), counted(1, "shard")], ["0 shards", "1 shard"]);
-        assert_eq!([grouped(999), grouped(1000), grouped(1_234_567)], ["999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [counted(0, "shard"), counted(1, "shard")],
+            ["0 shards", "1 shard"]
+        );
+        assert_eq!(
+            [grouped(999), grouped(1000), grouped(1_234_567)],
+            ["999", "1,000", "1,234,567"]
+        );
         assert_eq!(listed(&["a".into(), "b".into(), "c".into()]), "a, b and c");
     }
 }

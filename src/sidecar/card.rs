@@ -44,13 +44,24 @@ pub struct CardModel {
 impl Card {
     /// The card's text.
     ///
-    /// The front matter names models as base models only where the hub has them: a folder's name would be a dead link.
+    /// The front matter names models as base models only where the hub has them: a folder's name
+    /// would be a dead link.
     pub fn text(&self) -> String {
-        let mut text = format!("---\n{}---\n\n# Merged model\n\n", yaml::document(&self.front()));
-        text.push_str(&format!("Made by thalweg with the method `{}`: {}.\n\n", self.method, self.meaning));
+        let mut text = format!(
+            "---\n{}---\n\n# Merged model\n\n",
+            yaml::document(&self.front())
+        );
+        text.push_str(&format!(
+            "Made by thalweg with the method `{}`: {}.\n\n",
+            self.method, self.meaning
+        ));
         text.push_str("| model | settings |\n|---|---|\n");
         for model in &self.models {
-            text.push_str(&format!("| {} | {} |\n", model.cell(), cell(&model.settings)));
+            text.push_str(&format!(
+                "| {} | {} |\n",
+                model.cell(),
+                cell(&model.settings)
+            ));
         }
         if let Some(base) = &self.base {
             text.push_str(&format!("\nThe base is {}.\n", cell(base)));
@@ -58,7 +69,11 @@ impl Card {
         if !self.parameters.is_empty() {
             text.push_str("\n| parameter | value |\n|---|---|\n");
             for (name, value) in &self.parameters {
-                text.push_str(&format!("| {} | {} |\n", cell(name), cell(&value.to_string())));
+                text.push_str(&format!(
+                    "| {} | {} |\n",
+                    cell(name),
+                    cell(&value.to_string())
+                ));
             }
         }
         if self.recipe.len() <= RECIPE_BYTES {
@@ -92,7 +107,9 @@ impl CardModel {
     fn cell(&self) -> String {
         let name = &self.name;
         match &self.commit {
-            Some(commit) => format!("[{name}](https://huggingface.co/{name}/tree/{commit}) at `{commit}`"),
+            Some(commit) => {
+                format!("[{name}](https://huggingface.co/{name}/tree/{commit}) at `{commit}`")
+            }
             None => cell(name),
         }
     }
@@ -111,18 +128,28 @@ fn cell(text: &str) -> String {
     if text.is_empty() {
         String::new()
     } else {
-        format!("`{}`", text.replace(['`', '\n', '\r'], " ").replace('|', "\\|"))
+        format!(
+            "`{}`",
+            text.replace(['`', '\n', '\r'], " ").replace('|', "\\|")
+        )
     }
 }
 
 /// The licence that a card's front matter states; none when it states none or several.
 pub fn license_of(card: &str) -> Option<String> {
-    let front = card.strip_prefix("---")?.trim_start_matches('\r').strip_prefix('\n')?;
+    let front = card
+        .strip_prefix("---")?
+        .trim_start_matches('\r')
+        .strip_prefix('\n')?;
     let lines = front.lines().take_while(|line| line.trim_end() != "---");
-    let value = lines.into_iter().find_map(|line| line.strip_prefix("license:"))?;
+    let value = lines
+        .into_iter()
+        .find_map(|line| line.strip_prefix("license:"))?;
     let value = value.trim().trim_matches(['"', '\'']);
-    let is_plain =
-        !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+    let is_plain = !value.is_empty()
+        && value
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
     is_plain.then(|| value.to_owned())
 }
 
@@ -170,20 +197,38 @@ mod tests {
 
     #[test]
     fn without_a_model_of_the_hub_no_base_is_named() {
-        let folder = CardModel { name: "a".into(), commit: None, settings: String::new() };
+        let folder = CardModel {
+            name: "a".into(),
+            commit: None,
+            settings: String::new(),
+        };
         let text = card(vec![folder], "").text();
-        assert!(text.starts_with("---\nlibrary_name: transformers\n") && !text.contains("base_model"), "{text}");
+        assert!(
+            text.starts_with("---\nlibrary_name: transformers\n") && !text.contains("base_model"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_recipe_with_a_fence_of_its_own_does_not_end_the_block() {
-        assert_eq!(fenced("a: |\n  ````x\n"), "`````yaml\na: |\n  ````x\n`````\n");
+        assert_eq!(
+            fenced("a: |\n  ````x\n"),
+            "`````yaml\na: |\n  ````x\n`````\n"
+        );
     }
 
     #[test]
     fn only_one_plain_licence_in_the_front_matter_counts() {
-        assert_eq!(license_of("---\ntags: [a]\nlicense: 'mit'\n---\n").as_deref(), Some("mit"));
-        for card in ["license: mit\n", "---\nlicense:\n- mit\n- gpl\n---\n", "---\na: b\n---\nlicense: mit\n", ""] {
+        assert_eq!(
+            license_of("---\ntags: [a]\nlicense: 'mit'\n---\n").as_deref(),
+            Some("mit")
+        );
+        for card in [
+            "license: mit\n",
+            "---\nlicense:\n- mit\n- gpl\n---\n",
+            "---\na: b\n---\nlicense: mit\n",
+            "",
+        ] {
             assert_eq!(license_of(card), None, "{card}");
         }
     }

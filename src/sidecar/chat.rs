@@ -18,8 +18,8 @@ const JSON: &str = "chat_template.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const KEY: &str = "chat_template";
 
-/// Puts the template that the recipe asks for among `files` and takes every other one away. Without such a wish, or
-/// when no model has a template to choose, all stays as it is lent.
+/// Puts the template that the recipe asks for among `files` and takes every other one away. Without
+/// such a wish, or when no model has a template to choose, all stays as it is lent.
 ///
 /// # Errors
 ///
@@ -33,10 +33,14 @@ pub fn replace(plan: &Plan, files: &mut Files) -> Result<()> {
     };
     let Some(text) = wanted else { return Ok(()) };
     files.retain(|(name, _)| name != Path::new(JINJA) && name != Path::new(JSON));
-    for (name, contents) in files.iter_mut().filter(|(name, _)| name == Path::new(TOKENIZER_CONFIG)) {
+    for (name, contents) in files
+        .iter_mut()
+        .filter(|(name, _)| name == Path::new(TOKENIZER_CONFIG))
+    {
         if let Some(without) = without_template(plan)? {
             let lender = plan.job.tokenizer_donor();
-            *contents = Contents::Bytes(rewritten(plan, lender, &name.to_string_lossy(), &without)?);
+            *contents =
+                Contents::Bytes(rewritten(plan, lender, &name.to_string_lossy(), &without)?);
         }
     }
     files.push((PathBuf::from(JINJA), Contents::Bytes(text.into_bytes())));
@@ -46,23 +50,34 @@ pub fn replace(plan: &Plan, files: &mut Files) -> Result<()> {
 /// The tokenizer config without its template; none when it has none.
 fn without_template(plan: &Plan) -> Result<Option<Value>> {
     let mut config = json_beside(plan, plan.job.tokenizer_donor(), TOKENIZER_CONFIG)?;
-    let taken = config.as_mut().and_then(Value::as_object_mut).and_then(|fields| fields.shift_remove(KEY));
+    let taken = config
+        .as_mut()
+        .and_then(Value::as_object_mut)
+        .and_then(|fields| fields.shift_remove(KEY));
     Ok(config.filter(|_| taken.is_some()))
 }
 
-/// The template that most models have; among equals that of whoever lends the tokenizer, else the first.
+/// The template that most models have; among equals that of whoever lends the tokenizer, else the
+/// first.
 fn most_common(plan: &Plan) -> Result<Option<String>> {
     let mut counted: Vec<(String, usize)> = Vec::new();
     let lender = plan.job.tokenizer_donor();
-    for input in std::iter::once(lender).chain((0..plan.inputs.len()).filter(|&input| input != lender)) {
-        let Some(template) = template_of(plan, input)? else { continue };
+    for input in
+        std::iter::once(lender).chain((0..plan.inputs.len()).filter(|&input| input != lender))
+    {
+        let Some(template) = template_of(plan, input)? else {
+            continue;
+        };
         match counted.iter_mut().find(|(known, _)| *known == template) {
             Some((_, count)) => *count += 1,
             None => counted.push((template, 1)),
         }
     }
     let most = counted.iter().map(|(_, count)| *count).max();
-    Ok(counted.into_iter().find(|(_, count)| Some(*count) == most).map(|(template, _)| template))
+    Ok(counted
+        .into_iter()
+        .find(|(_, count)| Some(*count) == most)
+        .map(|(template, _)| template))
 }
 
 /// The template of an input, looked for where transformers does, in that order.
@@ -71,12 +86,16 @@ fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
         return Ok(Some(text));
     }
     for name in [JSON, TOKENIZER_CONFIG] {
-        match json_beside(plan, input, name)?.and_then(|mut config| config.get_mut(KEY).map(Value::take)) {
+        match json_beside(plan, input, name)?
+            .and_then(|mut config| config.get_mut(KEY).map(Value::take))
+        {
             Some(Value::String(text)) => return Ok(Some(text)),
             // Several templates by name; `default` is the one that is used unasked.
             Some(Value::Array(named)) => {
                 let default = named.iter().find(|entry| entry["name"] == "default");
-                return Ok(default.and_then(|entry| entry["template"].as_str()).map(str::to_owned));
+                return Ok(default
+                    .and_then(|entry| entry["template"].as_str())
+                    .map(str::to_owned));
             }
             _ => {}
         }

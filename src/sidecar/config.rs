@@ -1,4 +1,5 @@
-//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary, layers, an untied head.
+//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary,
+//! layers, an untied head.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +8,8 @@ use crate::dtype::Dtype;
 use crate::plan::TEXT_CONFIGS;
 use crate::plan::agree::Edit;
 
-/// The keys under which `config.json` states the dtype: transformers' name of today and the one before it.
+/// The keys under which `config.json` states the dtype: transformers' name of today and the one
+/// before it.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
 /// The keys under which the number of layers is stated.
@@ -48,17 +50,19 @@ pub struct Restacked {
 
 /// The config as it must be for `truth`, or `None` when it says so already and need not be touched.
 ///
-/// Statements of the dtype change in all sub-configs; a config that states none gets `torch_dtype`, which old and new
-/// readers understand. Vocabulary and layers change at the top and in the config of the language model: the count of
-/// layers moves with the layers, and lists with one value a layer are put together from the lists of the models that
-/// the layers come from.
+/// Statements of the dtype change in all sub-configs; a config that states none gets `torch_dtype`,
+/// which old and new readers understand. Vocabulary and layers change at the top and in the config
+/// of the language model: the count of layers moves with the layers, and lists with one value a
+/// layer are put together from the lists of the models that the layers come from.
 pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     let mut changed = config.clone();
     if let Some(name) = truth.dtype.map(stated).and_then(Dtype::torch_name)
         && !restate_dtype(&mut changed, name)
         && !is_of_diffusers(config)
     {
-        changed.as_object_mut()?.insert("torch_dtype".to_owned(), Value::from(name));
+        changed
+            .as_object_mut()?
+            .insert("torch_dtype".to_owned(), Value::from(name));
     }
     if let Some(rows) = truth.vocab_rows {
         in_text_configs(changed.as_object_mut()?, &mut |fields| {
@@ -85,20 +89,28 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         });
     }
     for Edit { path, key, value } in &truth.edits {
-        let part = path.iter().try_fold(&mut changed, |part, key| part.get_mut(key));
+        let part = path
+            .iter()
+            .try_fold(&mut changed, |part, key| part.get_mut(key));
         part?.as_object_mut()?.insert(key.clone(), value.clone());
     }
     if truth.tied && !states_ties(&changed) {
         // What readers assume where nothing is said depends on their version.
-        changed.as_object_mut()?.insert(TIED_KEY.to_owned(), Value::from(true));
+        changed
+            .as_object_mut()?
+            .insert(TIED_KEY.to_owned(), Value::from(true));
     }
     (changed != *config).then_some(changed)
 }
 
-/// The dtype that a config states for weights of `dtype`: the one that torch is to compute in. Bfloat16 holds what types of
-/// 8 bits hold, and is none that torch refuses.
+/// The dtype that a config states for weights of `dtype`: the one that torch is to compute in.
+/// Bfloat16 holds what types of 8 bits hold, and is none that torch refuses.
 pub fn stated(dtype: Dtype) -> Dtype {
-    if dtype.is_torch_default() { dtype } else { Dtype::BF16 }
+    if dtype.is_torch_default() {
+        dtype
+    } else {
+        Dtype::BF16
+    }
 }
 
 /// Takes out what says that weights are quantised, at the top and in all sub-configs.
@@ -118,10 +130,13 @@ fn drop_quantisation(fields: &mut Map<String, Value>) {
 /// Whether a config, or that of its language model, says that the head is tied.
 fn states_ties(config: &Value) -> bool {
     let texts = TEXT_CONFIGS.iter().filter_map(|key| config.get(key));
-    std::iter::once(config).chain(texts).any(|part| part.get(TIED_KEY) == Some(&Value::Bool(true)))
+    std::iter::once(config)
+        .chain(texts)
+        .any(|part| part.get(TIED_KEY) == Some(&Value::Bool(true)))
 }
 
-/// The config with every statement of the dtype made true; `None` when there is none that has to change.
+/// The config with every statement of the dtype made true; `None` when there is none that has to
+/// change.
 pub fn with_dtype(config: &Value, dtype: Dtype) -> Option<Value> {
     let mut changed = config.clone();
     restate_dtype(&mut changed, stated(dtype).torch_name()?);
@@ -150,7 +165,10 @@ fn restate_dtype(config: &mut Value, name: &str) -> bool {
     stated
 }
 
-fn in_text_configs(fields: &mut Map<String, Value>, change: &mut dyn FnMut(&mut Map<String, Value>)) {
+fn in_text_configs(
+    fields: &mut Map<String, Value>,
+    change: &mut dyn FnMut(&mut Map<String, Value>),
+) {
     change(fields);
     for key in TEXT_CONFIGS {
         if let Some(inner) = fields.get_mut(key).and_then(Value::as_object_mut) {
@@ -161,18 +179,33 @@ fn in_text_configs(fields: &mut Map<String, Value>, change: &mut dyn FnMut(&mut 
 
 fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Option<&Value>]) {
     for (key, value) in fields {
-        let theirs = || configs.iter().map(|config| config.and_then(|config| config.get(key))).collect::<Vec<_>>();
+        let theirs = || {
+            configs
+                .iter()
+                .map(|config| config.and_then(|config| config.get(key)))
+                .collect::<Vec<_>>()
+        };
         if LAYER_KEYS.contains(&key.as_str()) {
             // Some configs do not count every layer that is stored; the difference stays.
-            let count = value.as_u64().map(|stated| stated + layers.origins.len() as u64);
+            let count = value
+                .as_u64()
+                .map(|stated| stated + layers.origins.len() as u64);
             if let Some(count) = count.and_then(|count| count.checked_sub(layers.before as u64)) {
                 *value = count.into();
             }
-        } else if let Some(list) = value.as_array_mut().filter(|list| is_by_layer(key, list, layers.before)) {
+        } else if let Some(list) = value
+            .as_array_mut()
+            .filter(|list| is_by_layer(key, list, layers.before))
+        {
             let theirs = theirs();
             let of = |&(model, layer): &(usize, usize)| {
-                let own = theirs.get(model).and_then(|list| list.and_then(Value::as_array));
-                own.and_then(|list| list.get(layer)).or_else(|| list.get(layer)).or(list.last()).cloned()
+                let own = theirs
+                    .get(model)
+                    .and_then(|list| list.and_then(Value::as_array));
+                own.and_then(|list| list.get(layer))
+                    .or_else(|| list.get(layer))
+                    .or(list.last())
+                    .cloned()
             };
             *list = layers.origins.iter().filter_map(of).collect();
         } else if TEXT_CONFIGS.contains(&key.as_str())
@@ -183,7 +216,8 @@ fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Optio
     }
 }
 
-/// Whether a list has one value a layer. In a model of two layers, so do other lists, which names tell apart.
+/// Whether a list has one value a layer. In a model of two layers, so do other lists, which names
+/// tell apart.
 fn is_by_layer(key: &str, list: &[Value], layers: usize) -> bool {
     !list.is_empty() && list.len() == layers && key != "architectures" && !key.contains("token")
 }
@@ -195,7 +229,10 @@ mod tests {
     use super::*;
 
     fn of_dtype(dtype: Dtype) -> Truth {
-        Truth { dtype: Some(dtype), ..Truth::default() }
+        Truth {
+            dtype: Some(dtype),
+            ..Truth::default()
+        }
     }
 
     #[test]
@@ -207,7 +244,10 @@ mod tests {
         });
         let changed = restated(&config, &of_dtype(Dtype::BF16)).expect("the dtype differs");
         assert_eq!(changed["torch_dtype"], "bfloat16");
-        assert_eq!(changed["text_config"], json!({ "dtype": "bfloat16", "hidden_size": 8 }));
+        assert_eq!(
+            changed["text_config"],
+            json!({ "dtype": "bfloat16", "hidden_size": 8 })
+        );
         assert_eq!(changed["quantization_config"], json!({ "dtype": "int8" }));
     }
 
@@ -221,27 +261,41 @@ mod tests {
             (Dtype::F8E4M3, "bfloat16"),
             (Dtype::F8E5M2, "bfloat16"),
         ] {
-            let changed = restated(&json!({ "dtype": "x" }), &of_dtype(dtype)).expect("the dtype differs");
+            let changed =
+                restated(&json!({ "dtype": "x" }), &of_dtype(dtype)).expect("the dtype differs");
             assert_eq!(changed, json!({ "dtype": wanted }));
         }
     }
 
     #[test]
     fn a_config_that_is_true_already_is_not_touched() {
-        assert_eq!(restated(&json!({ "dtype": "bfloat16" }), &of_dtype(Dtype::BF16)), None);
-        let truth = Truth { vocab_rows: Some(7), ..Truth::default() };
+        assert_eq!(
+            restated(&json!({ "dtype": "bfloat16" }), &of_dtype(Dtype::BF16)),
+            None
+        );
+        let truth = Truth {
+            vocab_rows: Some(7),
+            ..Truth::default()
+        };
         assert_eq!(restated(&json!({ "vocab_size": 7 }), &truth), None);
     }
 
     #[test]
     fn a_config_that_states_no_dtype_gets_one() {
-        let changed = restated(&json!({ "model_type": "x" }), &of_dtype(Dtype::F32)).expect("nothing was stated");
-        assert_eq!(changed, json!({ "model_type": "x", "torch_dtype": "float32" }));
+        let changed = restated(&json!({ "model_type": "x" }), &of_dtype(Dtype::F32))
+            .expect("nothing was stated");
+        assert_eq!(
+            changed,
+            json!({ "model_type": "x", "torch_dtype": "float32" })
+        );
     }
 
     #[test]
     fn an_untied_head_is_said_to_be_one() {
-        let truth = Truth { untied: true, ..Truth::default() };
+        let truth = Truth {
+            untied: true,
+            ..Truth::default()
+        };
         let config = json!({ "text_config": { "tie_word_embeddings": true } });
         let wanted = json!({ "text_config": { "tie_word_embeddings": false }, "tie_word_embeddings": false });
         assert_eq!(restated(&config, &truth), Some(wanted.clone()));
@@ -257,7 +311,16 @@ mod tests {
         let wanted = json!({
             "model_type": "x", "torch_dtype": "float16", "text_config": { "hidden_size": 8 }, "quantization": "a word",
         });
-        assert_eq!(restated(&config, &Truth { plain: true, ..of_dtype(Dtype::F16) }), Some(wanted));
+        assert_eq!(
+            restated(
+                &config,
+                &Truth {
+                    plain: true,
+                    ..of_dtype(Dtype::F16)
+                }
+            ),
+            Some(wanted)
+        );
         assert_eq!(restated(&config, &of_dtype(Dtype::F16)), None);
     }
 
@@ -271,7 +334,10 @@ mod tests {
         let config = json!({
             "vocab_size": 10, "text_config": { "vocab_size": 10 }, "vision_config": { "vocab_size": 3 },
         });
-        let truth = Truth { vocab_rows: Some(16), ..Truth::default() };
+        let truth = Truth {
+            vocab_rows: Some(16),
+            ..Truth::default()
+        };
         let wanted = json!({
             "vocab_size": 16, "text_config": { "vocab_size": 16 }, "vision_config": { "vocab_size": 3 },
         });
@@ -292,11 +358,24 @@ mod tests {
             origins: vec![(0, 0), (0, 1), (1, 1), (1, 2), (2, 1)],
             configs: vec![Some(config("a")), Some(config("b")), None],
         };
-        let changed = restated(&config("a"), &Truth { layers: Some(layers), ..Truth::default() }).expect("changed");
+        let changed = restated(
+            &config("a"),
+            &Truth {
+                layers: Some(layers),
+                ..Truth::default()
+            },
+        )
+        .expect("changed");
         assert_eq!(changed["num_hidden_layers"], 5);
-        assert_eq!(changed["layer_types"], json!(["first", "a", "b", "last", "a"]));
+        assert_eq!(
+            changed["layer_types"],
+            json!(["first", "a", "b", "last", "a"])
+        );
         // One layer more was stored than counted, and so it stays.
-        assert_eq!(changed["text_config"], json!({ "n_layer": 4, "windows": ["a", "a", "b", "own", "a"] }));
+        assert_eq!(
+            changed["text_config"],
+            json!({ "n_layer": 4, "windows": ["a", "a", "b", "own", "a"] })
+        );
         for key in ["eos_token_id", "vision_config", "rope_scaling"] {
             assert_eq!(changed[key], config("a")[key], "{key}");
         }

@@ -24,11 +24,18 @@ pub fn of(plan: &Plan) -> Result<Card> {
         let said = [settings(&input), aligned(plan, input.model)];
         let said: Vec<String> = said.into_iter().filter(|words| !words.is_empty()).collect();
         let commit = snapshot_of(plan, input.model).map(|snapshot| snapshot.commit);
-        CardModel { name: name_of(plan, input.model), commit, settings: said.join(", ") }
+        CardModel {
+            name: name_of(plan, input.model),
+            commit,
+            settings: said.join(", "),
+        }
     };
     let value = |setting: &Setting| serde_json::to_value(setting).unwrap_or_default();
-    let mut parameters: Vec<_> =
-        document.parameters.iter().map(|(name, setting)| (name.clone(), value(setting))).collect();
+    let mut parameters: Vec<_> = document
+        .parameters
+        .iter()
+        .map(|(name, setting)| (name.clone(), value(setting)))
+        .collect();
     if plan.is_over_model() || document.own.granularity.is_some() {
         parameters.push(("granularity".into(), document.granularity().name().into()));
     }
@@ -46,8 +53,16 @@ pub fn of(plan: &Plan) -> Result<Card> {
 
 /// The input that a model is.
 fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
-    let position = plan.job.document.models().iter().position(|known| *known == model)?;
-    plan.job.inputs.get(position).map(std::path::PathBuf::as_path)
+    let position = plan
+        .job
+        .document
+        .models()
+        .iter()
+        .position(|known| *known == model)?;
+    plan.job
+        .inputs
+        .get(position)
+        .map(std::path::PathBuf::as_path)
 }
 
 /// Where on the hub a model comes from, when the folder it was read from says so.
@@ -58,7 +73,9 @@ fn snapshot_of(plan: &Plan, model: &ModelRef) -> Option<Snapshot> {
     let position = plan.job.inputs.iter().position(|path| path == input);
     // The folder of a repository in the hub's cache stands for one of its snapshots.
     let folder = || Snapshot::of(plan.inputs.get(position?)?.folder()?);
-    Snapshot::of(input).or_else(folder).or_else(|| Snapshot::of(&input.canonicalize().ok()?))
+    Snapshot::of(input)
+        .or_else(folder)
+        .or_else(|| Snapshot::of(&input.canonicalize().ok()?))
 }
 
 /// The hub id of a model, or the name of its folder.
@@ -72,21 +89,35 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
         return model.path.clone();
     }
     // `..` and `/` have no name of their own; the folder that they lead to has.
-    let name = local.file_name().map(|name| name.to_string_lossy().into_owned());
-    let resolved = || found?.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = local
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    let resolved = || {
+        found?
+            .canonicalize()
+            .ok()?
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
     name.or_else(resolved).unwrap_or_else(|| "model".to_owned())
 }
 
-/// The recipe as it was given, when it names no place of this machine; else as it was understood, with the names that
-/// the card has.
+/// The recipe as it was given, when it names no place of this machine; else as it was understood,
+/// with the names that the card has.
 fn recipe_of(plan: &Plan) -> Result<String> {
     let document = &plan.job.document;
     let mut value = super::document_value(document)?;
     let shown = |model: &ModelRef| match snapshot_of(plan, model) {
-        Some(snapshot) if snapshot.id != model.path => format!("{}@{}", snapshot.id, snapshot.commit),
+        Some(snapshot) if snapshot.id != model.path => {
+            format!("{}@{}", snapshot.id, snapshot.commit)
+        }
         _ => name_of(plan, model),
     };
-    let names: Vec<_> = document.models().into_iter().map(|model| (model.path.clone(), shown(model))).collect();
+    let names: Vec<_> = document
+        .models()
+        .into_iter()
+        .map(|model| (model.path.clone(), shown(model)))
+        .collect();
     let hidden = hide_places(&mut value, &names);
     match &plan.job.recipe_text {
         Some(text) if !hidden => Ok(text.clone()),
@@ -94,12 +125,23 @@ fn recipe_of(plan: &Plan) -> Result<String> {
     }
 }
 
-/// Replaces paths of models by their names, other absolute paths by their last part; whether there was any.
+/// Replaces paths of models by their names, other absolute paths by their last part; whether there
+/// was any.
 fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
     match value {
         Value::String(text) => {
-            let known = names.iter().find(|(path, _)| path == text).map(|(_, name)| name.clone());
-            let last = || Some(Path::new(&*text).file_name()?.to_string_lossy().into_owned());
+            let known = names
+                .iter()
+                .find(|(path, _)| path == text)
+                .map(|(_, name)| name.clone());
+            let last = || {
+                Some(
+                    Path::new(&*text)
+                        .file_name()?
+                        .to_string_lossy()
+                        .into_owned(),
+                )
+            };
             let is_place = text.starts_with(['/', '~']) && !text.contains('\n');
             match known.or_else(|| last().filter(|_| is_place)) {
                 Some(name) if name != *text => {
@@ -109,34 +151,65 @@ fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
                 _ => false,
             }
         }
-        Value::Array(values) => values.iter_mut().fold(false, |hidden, value| hide_places(value, names) | hidden),
-        Value::Object(fields) => fields.values_mut().fold(false, |hidden, value| hide_places(value, names) | hidden),
+        Value::Array(values) => values
+            .iter_mut()
+            .fold(false, |hidden, value| hide_places(value, names) | hidden),
+        Value::Object(fields) => fields
+            .values_mut()
+            .fold(false, |hidden, value| hide_places(value, names) | hidden),
         _ => false,
     }
 }
 
 /// What loads a model like the donor, as the hub calls it.
 fn library_of(plan: &Plan) -> Result<&'static str> {
-    for (file, library) in [("model_index.json", "diffusers"), ("modules.json", "sentence-transformers")] {
+    for (file, library) in [
+        ("model_index.json", "diffusers"),
+        ("modules.json", "sentence-transformers"),
+    ] {
         if text_beside(plan, plan.job.donor, file)?.is_some() {
             return Ok(library);
         }
     }
     let config = plan.inputs[plan.job.donor].config()?.unwrap_or_default();
-    Ok(if config.get("_diffusers_version").is_some() { "diffusers" } else { "transformers" })
+    Ok(if config.get("_diffusers_version").is_some() {
+        "diffusers"
+    } else {
+        "transformers"
+    })
 }
 
 fn settings(input: &Input<'_>) -> String {
-    let layers = input.layers.map(|range| format!("layers {} to {}", range.start, range.end.saturating_sub(1)));
+    let layers = input
+        .layers
+        .map(|range| format!("layers {} to {}", range.start, range.end.saturating_sub(1)));
     let given = input.parameters.into_iter().flat_map(Parameters::iter);
-    let given = given.map(|(name, setting)| format!("{name} {}", serde_json::to_value(setting).unwrap_or_default()));
-    layers.into_iter().chain(given).collect::<Vec<_>>().join(", ")
+    let given = given.map(|(name, setting)| {
+        format!(
+            "{name} {}",
+            serde_json::to_value(setting).unwrap_or_default()
+        )
+    });
+    layers
+        .into_iter()
+        .chain(given)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// How a model was aligned before it was merged; empty for one that was not.
 fn aligned(plan: &Plan, model: &ModelRef) -> String {
-    let input = plan.job.document.models().iter().position(|known| *known == model);
-    let file = plan.job.alignment_files.iter().find(|file| Some(file.input) == input);
+    let input = plan
+        .job
+        .document
+        .models()
+        .iter()
+        .position(|known| *known == model);
+    let file = plan
+        .job
+        .alignment_files
+        .iter()
+        .find(|file| Some(file.input) == input);
     match file {
         Some(file) if file.moves => format!("aligned by {}", file.file),
         Some(file) => format!("aligned by {}: nothing moves", file.file),

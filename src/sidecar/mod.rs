@@ -1,5 +1,6 @@
-//! What goes beside the weights: the donor's files, with a config that is true of what was written, the tokenizer of
-//! whoever lends it, the chat template that was asked for, a model card, and the recipe.
+//! What goes beside the weights: the donor's files, with a config that is true of what was written,
+//! the tokenizer of whoever lends it, the chat template that was asked for, a model card, and the
+//! recipe.
 //!
 //! A file goes along byte for byte unless it has to change.
 
@@ -40,10 +41,15 @@ const READ_BYTES: u64 = 16 << 20;
 pub fn side_files(plan: &Plan) -> Result<Vec<SideFile>> {
     let mut files = lent(plan)?;
     chat::replace(plan, &mut files)?;
-    let mut files =
-        files.into_iter().map(|(name, contents)| SideFile::new(name, contents)).collect::<Result<Vec<_>>>()?;
+    let mut files = files
+        .into_iter()
+        .map(|(name, contents)| SideFile::new(name, contents))
+        .collect::<Result<Vec<_>>>()?;
     if !plan.job.beside_a_file && !plan.job.rewritten {
-        let own = [(CARD, describe::of(plan)?.text()), (RECIPE, recipe_text(plan)?)];
+        let own = [
+            (CARD, describe::of(plan)?.text()),
+            (RECIPE, recipe_text(plan)?),
+        ];
         for (name, text) in own {
             files.retain(|file| file.name() != Path::new(name));
             files.push(SideFile::new(name, Contents::Bytes(text.into_bytes()))?);
@@ -60,11 +66,23 @@ fn lent(plan: &Plan) -> Result<Files> {
     let (donor, lender) = (plan.job.donor, plan.job.tokenizer_donor());
     let mut files = Files::new();
     for (index, wants_tokenizer) in [(donor, donor == lender), (lender, true)] {
-        let Some(folder) = folder_of(plan, index) else { continue };
-        let components = if index == donor { components_of(plan) } else { Vec::new() };
+        let Some(folder) = folder_of(plan, index) else {
+            continue;
+        };
+        let components = if index == donor {
+            components_of(plan)
+        } else {
+            Vec::new()
+        };
         for name in look_beside(folder, &components)?.files {
-            let is_wanted = if is_tokenizer_file(&name) { wants_tokenizer } else { index == donor };
-            if !is_wanted || (is_read_me(&name) && !plan.job.rewritten) || files.iter().any(|(known, _)| *known == name)
+            let is_wanted = if is_tokenizer_file(&name) {
+                wants_tokenizer
+            } else {
+                index == donor
+            };
+            if !is_wanted
+                || (is_read_me(&name) && !plan.job.rewritten)
+                || files.iter().any(|(known, _)| *known == name)
             {
                 continue;
             }
@@ -75,47 +93,77 @@ fn lent(plan: &Plan) -> Result<Files> {
     Ok(files)
 }
 
-/// What lies beside the donor's weights and stays there, because it would be untrue of the output: weights in other
-/// formats, what training left. Relative to its folder, sorted, folders with a slash at the end.
+/// What lies beside the donor's weights and stays there, because it would be untrue of the output:
+/// weights in other formats, what training left. Relative to its folder, sorted, folders with a
+/// slash at the end.
 ///
 /// # Errors
 ///
 /// When the donor's folder cannot be listed.
 pub fn left_beside(plan: &Plan) -> Result<Vec<String>> {
     let input = &plan.inputs[plan.job.donor];
-    let Some(folder) = folder_of(plan, plan.job.donor) else { return Ok(Vec::new()) };
-    let own = |name: &String| {
-        let read = input.files().iter().map(|file| file.name.strip_suffix(".zst").unwrap_or(&file.name));
-        let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
-        is_index || read.into_iter().any(|read| name == read || name.strip_suffix(".zst") == Some(read))
+    let Some(folder) = folder_of(plan, plan.job.donor) else {
+        return Ok(Vec::new());
     };
-    Ok(look_beside(folder, &components_of(plan))?.left.into_iter().filter(|name| !own(name)).collect())
+    let own = |name: &String| {
+        let read = input
+            .files()
+            .iter()
+            .map(|file| file.name.strip_suffix(".zst").unwrap_or(&file.name));
+        let is_index =
+            name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
+        is_index
+            || read
+                .into_iter()
+                .any(|read| name == read || name.strip_suffix(".zst") == Some(read))
+    };
+    Ok(look_beside(folder, &components_of(plan))?
+        .left
+        .into_iter()
+        .filter(|name| !own(name))
+        .collect())
 }
 
-/// The folder in which the files of an input lie. A single weight file lends what lies around it only to another single
-/// file, when that was asked for.
+/// The folder in which the files of an input lie. A single weight file lends what lies around it
+/// only to another single file, when that was asked for.
 fn folder_of(plan: &Plan, input: usize) -> Option<&Path> {
     let input = &plan.inputs[input];
-    input.folder().or_else(|| plan.job.beside_a_file.then(|| parent_of(input)))
+    input
+        .folder()
+        .or_else(|| plan.job.beside_a_file.then(|| parent_of(input)))
 }
 
 fn parent_of(input: &Checkpoint) -> &Path {
-    input.root().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    input
+        .root()
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Contents> {
     let carried = Contents::CopyOf(folder.join(name));
-    let merged = |component: &&Component| !component.carried && name == Path::new(&component.folder).join(CONFIG);
+    let merged = |component: &&Component| {
+        !component.carried && name == Path::new(&component.folder).join(CONFIG)
+    };
     if let Some(component) = plan.components.iter().find(merged) {
-        let Some(config) = plan.inputs[index].component_config(&component.folder)? else { return Ok(carried) };
-        let restated = plan.dtype_of(component).and_then(|dtype| with_dtype(&config, dtype));
+        let Some(config) = plan.inputs[index].component_config(&component.folder)? else {
+            return Ok(carried);
+        };
+        let restated = plan
+            .dtype_of(component)
+            .and_then(|dtype| with_dtype(&config, dtype));
         let name = name.to_string_lossy();
-        return restated.map_or(Ok(carried), |changed| Ok(Contents::Bytes(rewritten(plan, index, &name, &changed)?)));
+        return restated.map_or(Ok(carried), |changed| {
+            Ok(Contents::Bytes(rewritten(plan, index, &name, &changed)?))
+        });
     }
     if name != Path::new(CONFIG) {
         return Ok(carried);
     }
-    let Some(config) = plan.inputs[index].config()? else { return Ok(carried) };
+    let Some(config) = plan.inputs[index].config()? else {
+        return Ok(carried);
+    };
     match restated(&config, &truth::of(plan)?) {
         Some(changed) => Ok(Contents::Bytes(rewritten(plan, index, CONFIG, &changed)?)),
         None => Ok(carried),
@@ -123,22 +171,35 @@ fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Con
 }
 
 fn components_of(plan: &Plan) -> Vec<&str> {
-    plan.components.iter().map(|component| component.folder.as_str()).collect()
+    plan.components
+        .iter()
+        .map(|component| component.folder.as_str())
+        .collect()
 }
 
 /// Whether a file is what somebody wrote about another model.
 fn is_read_me(name: &Path) -> bool {
     let name = name.to_string_lossy().to_ascii_lowercase();
-    name.strip_prefix("readme").is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_', '-']))
+    name.strip_prefix("readme")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_', '-']))
 }
 
 /// Whether a file belongs to a tokenizer.
 fn is_tokenizer_file(name: &Path) -> bool {
-    const NAMES: [&str; 5] =
-        ["special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.json", "chat_template.jinja"];
-    let Some(name) = name.to_str().filter(|name| !name.contains('/')) else { return false };
+    const NAMES: [&str; 5] = [
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "merges.txt",
+        "chat_template.json",
+        "chat_template.jinja",
+    ];
+    let Some(name) = name.to_str().filter(|name| !name.contains('/')) else {
+        return false;
+    };
     NAMES.contains(&name)
-        || ["tokenizer", "vocab.", "chat_template."].iter().any(|begin| name.starts_with(begin))
+        || ["tokenizer", "vocab.", "chat_template."]
+            .iter()
+            .any(|begin| name.starts_with(begin))
         || name.ends_with(".model")
 }
 
@@ -151,24 +212,39 @@ fn recipe_text(plan: &Plan) -> Result<String> {
 }
 
 fn document_value(document: &Document) -> Result<Value> {
-    serde_json::to_value(document).map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))
+    serde_json::to_value(document)
+        .map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))
 }
 
-/// The text of a file beside an input as it must be to say `changed`; what is the same keeps its bytes.
+/// The text of a file beside an input as it must be to say `changed`; what is the same keeps its
+/// bytes.
 fn rewritten(plan: &Plan, input: usize, name: &str, changed: &Value) -> Result<Vec<u8>> {
     let text = text_beside(plan, input, name)?;
-    Ok(text.map_or_else(|| json::pretty(changed), |text| json::edited(&text, changed)).into_bytes())
+    Ok(text
+        .map_or_else(
+            || json::pretty(changed),
+            |text| json::edited(&text, changed),
+        )
+        .into_bytes())
 }
 
 /// A small text beside an input; none when it is not there, too long, or no text.
 fn text_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<String>> {
-    let Some(folder) = folder_of(plan, input) else { return Ok(None) };
+    let Some(folder) = folder_of(plan, input) else {
+        return Ok(None);
+    };
     let path = folder.join(name);
     let failed = |error| Error::io("cannot read", &path, error);
     let mut bytes = Vec::new();
     match open_regular(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(failed)?.take(READ_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?,
+        opened => opened
+            .map_err(failed)?
+            .take(READ_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?,
     };
-    Ok(String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= READ_BYTES))
+    Ok(String::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.len() as u64 <= READ_BYTES))
 }

@@ -35,7 +35,8 @@ const LLAMA3: &str = r"{{- bos_token }}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}
 ";
 
-/// The user's turns between `INST` marks, the system's words ahead of the first one (Mistral instruct).
+/// The user's turns between `INST` marks, the system's words ahead of the first one (Mistral
+/// instruct).
 const MISTRAL: &str = r"{{- bos_token }}
 {%- set said = namespace(system='') %}
 {%- for message in messages %}

@@ -19,9 +19,11 @@ pub fn of(plan: &Plan) -> Result<Truth> {
     let untied = plan.job.is_folded()? || plan.ties.untied;
     let tied = plan.ties.tied && !untied;
     let layers = match &plan.agreed.deeper {
-        Some(Deeper { before, origins }) => {
-            Some(Restacked { before: *before, origins: origins.clone(), configs: configs(plan)? })
-        }
+        Some(Deeper { before, origins }) => Some(Restacked {
+            before: *before,
+            origins: origins.clone(),
+            configs: configs(plan)?,
+        }),
         None => restacked(plan)?,
     };
     let edits = plan.agreed.edits.clone();
@@ -36,8 +38,8 @@ pub fn of(plan: &Plan) -> Result<Truth> {
     })
 }
 
-/// Whether what the donor says of quantised weights is not true of the output: they are not stored so, or the codes that
-/// were taken raw have become another type.
+/// Whether what the donor says of quantised weights is not true of the output: they are not stored
+/// so, or the codes that were taken raw have become another type.
 fn is_plain(plan: &Plan) -> bool {
     let donor = plan.job.donor;
     match plan.inputs[donor].stored() {
@@ -52,25 +54,44 @@ fn is_plain(plan: &Plan) -> bool {
 
 /// Where the layers come from, unless they are the donor's in their order.
 fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
-    let Sources::Slices(slices) = &plan.job.document.sources else { return Ok(None) };
+    let Sources::Slices(slices) = &plan.job.document.sources else {
+        return Ok(None);
+    };
     let document = &plan.job.document;
     let models = document.models();
     let mut origins = Vec::new();
     for slice in 0..slices.len() {
         let inputs = document.inputs(slice);
-        let index = |input: &crate::recipe::Input<'_>| models.iter().position(|model| *model == input.model);
-        // Of several models that meet in a slice the donor decides what its layers are, else the first.
-        let chosen = inputs.iter().find(|input| index(input) == Some(plan.job.donor)).or(inputs.first());
-        let Some((input, model)) = chosen.and_then(|input| Some((input, index(input)?))) else { continue };
-        let range =
-            input.layers.map_or(0..layer_count(plan, model), |range| to_usize(range.start)..to_usize(range.end));
+        let index = |input: &crate::recipe::Input<'_>| {
+            models.iter().position(|model| *model == input.model)
+        };
+        // Of several models that meet in a slice the donor decides what its layers are, else the
+        // first.
+        let chosen = inputs
+            .iter()
+            .find(|input| index(input) == Some(plan.job.donor))
+            .or(inputs.first());
+        let Some((input, model)) = chosen.and_then(|input| Some((input, index(input)?))) else {
+            continue;
+        };
+        let range = input.layers.map_or(0..layer_count(plan, model), |range| {
+            to_usize(range.start)..to_usize(range.end)
+        });
         origins.extend(range.map(|layer| (model, layer)));
     }
     let before = layer_count(plan, plan.job.donor);
-    if origins.iter().copied().eq((0..before).map(|layer| (plan.job.donor, layer))) {
+    if origins
+        .iter()
+        .copied()
+        .eq((0..before).map(|layer| (plan.job.donor, layer)))
+    {
         return Ok(None);
     }
-    Ok(Some(Restacked { before, origins, configs: configs(plan)? }))
+    Ok(Some(Restacked {
+        before,
+        origins,
+        configs: configs(plan)?,
+    }))
 }
 
 fn configs(plan: &Plan) -> Result<Vec<Option<Value>>> {
@@ -78,8 +99,16 @@ fn configs(plan: &Plan) -> Result<Vec<Option<Value>>> {
 }
 
 fn layer_count(plan: &Plan, input: usize) -> usize {
-    let layers = Layers::find(plan.inputs[input].tensors().keys().map(|name| name.as_str()));
-    layers.stacks().next().map_or(0, |(_, count)| to_usize(count))
+    let layers = Layers::find(
+        plan.inputs[input]
+            .tensors()
+            .keys()
+            .map(|name| name.as_str()),
+    );
+    layers
+        .stacks()
+        .next()
+        .map_or(0, |(_, count)| to_usize(count))
 }
 
 fn to_usize(number: u32) -> usize {

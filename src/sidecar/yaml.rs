@@ -33,7 +33,11 @@ fn block(value: &Value, depth: usize, text: &mut String) {
         Value::Object(fields) if !fields.is_empty() => {
             for (number, (key, value)) in fields.iter().enumerate() {
                 // The first key of a list's entry stands behind the dash.
-                let before = if number == 0 && text.ends_with("- ") { "" } else { &indent };
+                let before = if number == 0 && text.ends_with("- ") {
+                    ""
+                } else {
+                    &indent
+                };
                 text.push_str(&format!("{before}{}:", scalar(&Value::from(key.as_str()))));
                 nested(value, depth + 1, text);
             }
@@ -72,12 +76,16 @@ fn is_flat(value: &Value) -> bool {
 
 fn flat(value: &Value) -> String {
     match value {
-        Value::Array(entries) => format!("[{}]", entries.iter().map(scalar).collect::<Vec<_>>().join(", ")),
+        Value::Array(entries) => format!(
+            "[{}]",
+            entries.iter().map(scalar).collect::<Vec<_>>().join(", ")
+        ),
         other => scalar(other),
     }
 }
 
-/// Whether text means itself without quotes: a word that no reader takes for a number, a date, a switch or null.
+/// Whether text means itself without quotes: a word that no reader takes for a number, a date, a
+/// switch or null.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.');
     let reserved = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
@@ -121,6 +129,11 @@ mod tests {
             "parameters": { "normalize": false },
         });
         let written = Recipe::parse(&document(&value), "yaml").expect("a recipe");
-        assert_eq!(written.documents, Recipe::parse(&value.to_string(), "json").expect("a recipe").documents);
+        assert_eq!(
+            written.documents,
+            Recipe::parse(&value.to_string(), "json")
+                .expect("a recipe")
+                .documents
+        );
     }
 }

@@ -24,7 +24,12 @@ impl Alignment {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.symmetries.spec.as_bytes());
         for (group, element) in self.symmetries.groups.iter().zip(self.transform.elements()) {
-            let sizes = [group.name.len(), element.permutation.len(), element.negative.len(), element.angle.len()];
+            let sizes = [
+                group.name.len(),
+                element.permutation.len(),
+                element.negative.len(),
+                element.angle.len(),
+            ];
             hasher.update(format!("{sizes:?}{}", group.name).as_bytes());
             for unit in &element.permutation {
                 hasher.update(&unit.to_le_bytes());
@@ -37,7 +42,9 @@ impl Alignment {
             }
             if let Some(map) = &element.map {
                 hasher.update(b"map");
-                map.elements().iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+                map.elements()
+                    .iter()
+                    .for_each(|number| _ = hasher.update(&number.to_le_bytes()));
             }
         }
         if self.symmetries.fold.is_some() {

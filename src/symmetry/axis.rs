@@ -3,7 +3,8 @@
 use super::Alignment;
 use super::symmetries::{Node, TensorSymmetry};
 
-/// A pair's rotation as one of its two units sees it: `new = cos · old[source] + sin · old[partner]`.
+/// A pair's rotation as one of its two units sees it: `new = cos · old[source] + sin ·
+/// old[partner]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Turn {
     /// The other unit's old place.
@@ -37,20 +38,29 @@ impl AxisMap {
     /// The map of axis `axis` of a tensor; `None` when it stays as it is.
     pub fn new(alignment: &Alignment, tensor: &TensorSymmetry, axis: usize) -> Option<Self> {
         let node = &tensor.axes[axis];
-        let Alignment { symmetries, transform } = alignment;
+        let Alignment {
+            symmetries,
+            transform,
+        } = alignment;
         // Most of a big model's axes stay as they are; it is cheaper to see that than to find out.
-        let idle =
-            |(at, group): (usize, &super::Group)| !node.names(at) || transform.elements()[at].is_in_place(group.units);
+        let idle = |(at, group): (usize, &super::Group)| {
+            !node.names(at) || transform.elements()[at].is_in_place(group.units)
+        };
         if node.is_fixed() || symmetries.groups.iter().enumerate().all(idle) {
             return None;
         }
         let mut outer = outer_of(alignment, tensor);
         let cells = cells(alignment, node, &mut outer);
-        let still = |(at, cell): (usize, &Cell)| at == cell.source as usize && !cell.negative && cell.turn.is_none();
+        let still = |(at, cell): (usize, &Cell)| {
+            at == cell.source as usize && !cell.negative && cell.turn.is_none()
+        };
         if cells.iter().enumerate().all(still) {
             return None;
         }
-        let mut map = Self { source: cells.iter().map(|cell| cell.source).collect(), ..Self::default() };
+        let mut map = Self {
+            source: cells.iter().map(|cell| cell.source).collect(),
+            ..Self::default()
+        };
         if cells.iter().any(|cell| cell.negative) {
             map.negative = cells.iter().map(|cell| cell.negative).collect();
         }
@@ -71,33 +81,60 @@ impl AxisMap {
     }
 }
 
-/// Which units of outer groups a tensor lies in by its name: group and copy number of what lies within.
+/// Which units of outer groups a tensor lies in by its name: group and copy number of what lies
+/// within.
 fn outer_of(alignment: &Alignment, tensor: &TensorSymmetry) -> Vec<(usize, usize)> {
     let groups = &alignment.symmetries.groups;
     let index = tensor.index.iter();
-    // Groups of names lie within nothing, so that a unit's number is the number of the copy inside it.
-    index.map(|index| (index.group, usize::try_from(index.position).unwrap_or(groups[index.group].units))).collect()
+    // Groups of names lie within nothing, so that a unit's number is the number of the copy inside
+    // it.
+    index
+        .map(|index| {
+            (
+                index.group,
+                usize::try_from(index.position).unwrap_or(groups[index.group].units),
+            )
+        })
+        .collect()
 }
 
-/// The places of `node`; `outer` holds, for each group around it, which of its units over all copies this is.
+/// The places of `node`; `outer` holds, for each group around it, which of its units over all
+/// copies this is.
 fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) -> Vec<Cell> {
     let groups = &alignment.symmetries.groups;
     match node {
         Node::Fixed(size) => (0..u32::try_from(*size).expect("axes are numbered by 32 bits"))
-            .map(|source| Cell { source, negative: false, turn: None })
+            .map(|source| Cell {
+                source,
+                negative: false,
+                turn: None,
+            })
             .collect(),
-        Node::Group { group, signed } => leaf(alignment, *group, *signed, copy_in(alignment, *group, outer)),
+        Node::Group { group, signed } => leaf(
+            alignment,
+            *group,
+            *signed,
+            copy_in(alignment, *group, outer),
+        ),
         Node::Sum(parts) => {
             let mut all = Vec::new();
             for part in parts {
                 let start = number(all.len());
-                all.extend(cells(alignment, part, outer).into_iter().map(|cell| cell.moved(start)));
+                all.extend(
+                    cells(alignment, part, outer)
+                        .into_iter()
+                        .map(|cell| cell.moved(start)),
+                );
             }
             all
         }
         Node::Product(parts) => {
             let Some((first, rest)) = parts.split_first() else {
-                return vec![Cell { source: 0, negative: false, turn: None }];
+                return vec![Cell {
+                    source: 0,
+                    negative: false,
+                    turn: None,
+                }];
             };
             let rest = Node::Product(rest.to_vec());
             let len = number(rest.len(groups));
@@ -108,7 +145,11 @@ fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) ->
                     let unit = copy_in(alignment, *group, outer) * groups[*group].units + at;
                     outer.push((*group, unit));
                 }
-                all.extend(cells(alignment, &rest, outer).into_iter().map(|cell| block.holding(cell, len)));
+                all.extend(
+                    cells(alignment, &rest, outer)
+                        .into_iter()
+                        .map(|cell| block.holding(cell, len)),
+                );
                 if matches!(first, Node::Group { .. }) {
                     outer.pop();
                 }
@@ -123,7 +164,9 @@ fn copy_in(alignment: &Alignment, group: usize, outer: &[(usize, usize)]) -> usi
     let within = alignment.symmetries.groups[group].within;
     within.map_or(0, |within| {
         let found = outer.iter().rev().find(|(outer, _)| *outer == within);
-        found.expect("inner groups were checked to stand inside their outer ones").1
+        found
+            .expect("inner groups were checked to stand inside their outer ones")
+            .1
     })
 }
 
@@ -133,10 +176,18 @@ fn leaf(alignment: &Alignment, index: usize, signed: bool, copy: usize) -> Vec<C
     let cell = |unit: usize| {
         let source = number(element.unit(group, copy, unit));
         if !signed {
-            return Cell { source, negative: false, turn: None };
+            return Cell {
+                source,
+                negative: false,
+                turn: None,
+            };
         }
         let Some((pair, first)) = group.place_in_pairs(unit) else {
-            return Cell { source, negative: element.is_negative(group, copy, unit), turn: None };
+            return Cell {
+                source,
+                negative: element.is_negative(group, copy, unit),
+                turn: None,
+            };
         };
         let angle = element.angle_of(group, copy, pair);
         let turn = (angle != 0.0).then(|| Turn {
@@ -144,26 +195,47 @@ fn leaf(alignment: &Alignment, index: usize, signed: bool, copy: usize) -> Vec<C
             cos: angle.cos(),
             sin: if first { -angle.sin() } else { angle.sin() },
         });
-        Cell { source, negative: element.is_negative(group, copy, pair), turn }
+        Cell {
+            source,
+            negative: element.is_negative(group, copy, pair),
+            turn,
+        }
     };
     (0..group.units).map(cell).collect()
 }
 
 impl Cell {
     fn moved(self, by: u32) -> Self {
-        let turn = self.turn.map(|turn| Turn { partner: turn.partner + by, ..turn });
-        Self { source: self.source + by, turn, ..self }
+        let turn = self.turn.map(|turn| Turn {
+            partner: turn.partner + by,
+            ..turn
+        });
+        Self {
+            source: self.source + by,
+            turn,
+            ..self
+        }
     }
 
     /// Place `inner` of a block of `len` that has come to this place.
     fn holding(self, inner: Self, len: u32) -> Self {
         let at = |block: u32, inside: u32| block * len + inside;
         let turn = match (self.turn, inner.turn) {
-            (Some(turn), _) => Some(Turn { partner: at(turn.partner, inner.source), ..turn }),
-            (None, Some(turn)) => Some(Turn { partner: at(self.source, turn.partner), ..turn }),
+            (Some(turn), _) => Some(Turn {
+                partner: at(turn.partner, inner.source),
+                ..turn
+            }),
+            (None, Some(turn)) => Some(Turn {
+                partner: at(self.source, turn.partner),
+                ..turn
+            }),
             (None, None) => None,
         };
-        Self { source: at(self.source, inner.source), negative: self.negative ^ inner.negative, turn }
+        Self {
+            source: at(self.source, inner.source),
+            negative: self.negative ^ inner.negative,
+            turn,
+        }
     }
 }
 

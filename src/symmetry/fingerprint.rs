@@ -10,8 +10,8 @@ const SAMPLE_BYTES: u64 = 256;
 
 /// A hash of every tensor's name, type, shape and some bytes from its middle.
 ///
-/// Two fine-tunes of one model differ in it, unless they are equal in all of these bytes; copies of one model in other
-/// shards, or on another disk, do not.
+/// Two fine-tunes of one model differ in it, unless they are equal in all of these bytes; copies of
+/// one model in other shards, or on another disk, do not.
 ///
 /// # Errors
 ///

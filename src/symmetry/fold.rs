@@ -1,11 +1,13 @@
 //! Norm weights folded into the matrices that read what the norms give.
 //!
-//! RMSNorm gives w ∘ x / rms(x). With w multiplied into the columns of every matrix that reads it, the norm's own weight
-//! becomes one, and the norm commutes with every orthogonal map Q of the residual stream: what writes to it becomes Q W,
-//! what reads from it W diag(w) Qᵀ (Ashkboos et al., "SliceGPT", ICLR 2024, section 3). A head that is tied to the
-//! embeddings takes the last norm's weight, so that it becomes a tensor of its own.
+//! RMSNorm gives w ∘ x / rms(x). With w multiplied into the columns of every matrix that reads it,
+//! the norm's own weight becomes one, and the norm commutes with every orthogonal map Q of the
+//! residual stream: what writes to it becomes Q W, what reads from it W diag(w) Qᵀ (Ashkboos et
+//! al., "SliceGPT", ICLR 2024, section 3). A head that is tied to the embeddings takes the last
+//! norm's weight, so that it becomes a tensor of its own.
 //!
-//! A folded model is another network of the same function and of more symmetries: [`Symmetries::folded`] gives them.
+//! A folded model is another network of the same function and of more symmetries:
+//! [`Symmetries::folded`] gives them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -76,10 +78,14 @@ impl Fold {
 
     /// The stored tensor of which `tensor` is made, when that has another name.
     pub fn source(&self, tensor: &str) -> Option<&str> {
-        self.head.as_ref().filter(|(head, _)| head == tensor).map(|(_, embeddings)| embeddings.as_str())
+        self.head
+            .as_ref()
+            .filter(|(head, _)| head == tensor)
+            .map(|(_, embeddings)| embeddings.as_str())
     }
 
-    /// The tensor that is made besides those that the model has, if there is one: a head that was tied.
+    /// The tensor that is made besides those that the model has, if there is one: a head that was
+    /// tied.
     pub fn untied(&self) -> Option<&str> {
         self.head.as_ref().map(|(head, _)| head.as_str())
     }
@@ -99,13 +105,13 @@ impl Fold {
 }
 
 impl Symmetries {
-    /// The symmetries of the network that `model` becomes when its norms are folded: its residual stream allows every
-    /// orthogonal map; a head that was tied is a tensor of its own.
+    /// The symmetries of the network that `model` becomes when its norms are folded: its residual
+    /// stream allows every orthogonal map; a head that was tied is a tensor of its own.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when that is not possible, with the reason; when a norm's weight cannot be read;
-    /// [`Kind::NonFinite`] when it is not finite.
+    /// [`Kind::Mismatch`] when that is not possible, with the reason; when a norm's weight cannot
+    /// be read; [`Kind::NonFinite`] when it is not finite.
     pub fn folded(&self, model: &Checkpoint) -> Result<Self> {
         let refused = |cause: &str| {
             Error::new(Kind::Mismatch, "cannot fold norms", model.root().display(), cause)
@@ -118,28 +124,47 @@ impl Symmetries {
         };
         let mut folded = self.clone();
         let offset = f64::from(plan.offset);
-        let mut fold = Fold { head: plan.head.clone(), ..Fold::default() };
+        let mut fold = Fold {
+            head: plan.head.clone(),
+            ..Fold::default()
+        };
         let mut scales = HashMap::new();
         for norm in &plan.norms {
             let mut scale = vector(model, norm)?;
             scale.iter_mut().for_each(|weight| *weight += offset);
             scales.insert(norm.as_str(), Arc::new(scale));
-            fold.tensors.insert(norm.clone(), Folded::Constant(1.0 - offset));
+            fold.tensors
+                .insert(norm.clone(), Folded::Constant(1.0 - offset));
             let tensor = &mut folded.tensors[norm.as_str()];
             tensor.axes = tensor.shape.iter().map(|size| Node::Fixed(*size)).collect();
         }
         if let Some((head, embeddings)) = &plan.head {
             let TensorSymmetry { shape, axes, .. } = &self.tensors[embeddings.as_str()];
-            if self.tensors.get(head).is_some_and(|stored| stored.shape != *shape) {
-                return Err(refused(&format!("`{head}` is tied to `{embeddings}`, but has another shape")));
+            if self
+                .tensors
+                .get(head)
+                .is_some_and(|stored| stored.shape != *shape)
+            {
+                return Err(refused(&format!(
+                    "`{head}` is tied to `{embeddings}`, but has another shape"
+                )));
             }
-            let made = TensorSymmetry { shape: shape.clone(), index: None, axes: axes.clone() };
+            let made = TensorSymmetry {
+                shape: shape.clone(),
+                index: None,
+                axes: axes.clone(),
+            };
             folded.tensors.insert(head.clone(), made);
         }
         for (reader, norm) in &plan.readers {
-            fold.tensors.insert(reader.clone(), Folded::Scaled(Arc::clone(&scales[norm.as_str()])));
+            fold.tensors.insert(
+                reader.clone(),
+                Folded::Scaled(Arc::clone(&scales[norm.as_str()])),
+            );
         }
-        folded.groups[plan.residual].allows.push(Allowed::Orthogonal);
+        folded.groups[plan.residual]
+            .allows
+            .push(Allowed::Orthogonal);
         folded.fold = Some(Arc::new(fold));
         Ok(folded)
     }
@@ -149,21 +174,41 @@ impl Symmetries {
 fn vector(model: &Checkpoint, name: &str) -> Result<Vec<f64>> {
     let subject = || format!("{}: `{}`", model.root().display(), name.escape_debug());
     let entry = model.tensors().get(name).ok_or_else(|| {
-        Error::new(Kind::Mismatch, "cannot fold norms", subject(), "the model does not have this tensor")
+        Error::new(
+            Kind::Mismatch,
+            "cannot fold norms",
+            subject(),
+            "the model does not have this tensor",
+        )
     })?;
     if !entry.dtype.is_mergeable() {
         let cause = format!("{} elements are no floats", entry.dtype);
-        return Err(Error::new(Kind::Mismatch, "cannot fold norms", subject(), cause));
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot fold norms",
+            subject(),
+            cause,
+        ));
     }
-    let window = model.open_file(entry.file, &SourceOptions::default())?.load(entry.bytes.clone())?;
-    let elements = Elements { dtype: entry.dtype, bytes: &window };
+    let window = model
+        .open_file(entry.file, &SourceOptions::default())?
+        .load(entry.bytes.clone())?;
+    let elements = Elements {
+        dtype: entry.dtype,
+        bytes: &window,
+    };
     let mut values = vec![0.0; elements.len()];
     Kernels::detect().convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut values));
     window.intact()?;
     match values.iter().position(|value: &f64| !value.is_finite()) {
         Some(at) => {
             let cause = format!("element {at} is {}", values[at]);
-            Err(Error::new(Kind::NonFinite, "cannot fold norms", subject(), cause))
+            Err(Error::new(
+                Kind::NonFinite,
+                "cannot fold norms",
+                subject(),
+                cause,
+            ))
         }
         None => Ok(values),
     }

@@ -1,4 +1,5 @@
-//! Symmetries of networks: which reorderings, sign flips and rotations of hidden units leave a model's function alone.
+//! Symmetries of networks: which reorderings, sign flips and rotations of hidden units leave a
+//! model's function alone.
 //!
 //! ```text
 //! spec (YAML) + tensor names and shapes + config.json ──► Symmetries   spec/       groups, and what acts on each axis
@@ -7,10 +8,10 @@
 //!                                                         Alignment    alignment   both, for one model
 //! ```
 //!
-//! A [`Spec`] is data: built-in families are written in the format that users write. [`Symmetries`] is a spec resolved
-//! against one model, every size checked. A [`Transform`] is an element of every group; an [`Alignment`] is both
-//! together. Views of transformed tensors are made in [`view`](crate::view); transforms are found in
-//! [`align`](crate::align).
+//! A [`Spec`] is data: built-in families are written in the format that users write. [`Symmetries`]
+//! is a spec resolved against one model, every size checked. A [`Transform`] is an element of every
+//! group; an [`Alignment`] is both together. Views of transformed tensors are made in
+//! [`view`](crate::view); transforms are found in [`align`](crate::align).
 
 mod alignment;
 mod axis;

@@ -21,7 +21,8 @@ pub struct Group {
     /// The group for each of whose units this one has an element of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<usize>,
-    /// How many elements there are: one, or one for each unit of the group that this one lies within.
+    /// How many elements there are: one, or one for each unit of the group that this one lies
+    /// within.
     pub copies: usize,
     /// Units that one element acts on.
     pub units: usize,
@@ -48,7 +49,11 @@ impl Group {
 
     /// Signs of one element: one a unit, or one a pair.
     pub fn sign_count(&self) -> usize {
-        if self.pairs.is_some() { self.pair_count() } else { self.units }
+        if self.pairs.is_some() {
+            self.pair_count()
+        } else {
+            self.units
+        }
     }
 
     /// Where in its pairs a unit stands: the pair, and whether it is the first of it.
@@ -140,20 +145,28 @@ pub struct Symmetries {
 }
 
 impl Symmetries {
-    /// The symmetries of `model` by `spec`, or by the built-in spec for its config or, without one, its tensors.
+    /// The symmetries of `model` by `spec`, or by the built-in spec for its config or, without one,
+    /// its tensors.
     ///
     /// # Errors
     ///
     /// When no built-in spec is for this model, or the spec does not fit it.
     pub fn of(model: &Checkpoint, spec: Option<&Spec>) -> Result<Self> {
         let config = model.config()?;
-        let shapes: IndexMap<String, Vec<u64>> =
-            model.tensors().iter().map(|(name, entry)| (name.to_string(), entry.shape.clone())).collect();
+        let shapes: IndexMap<String, Vec<u64>> = model
+            .tensors()
+            .iter()
+            .map(|(name, entry)| (name.to_string(), entry.shape.clone()))
+            .collect();
         let chosen;
         let spec = match spec {
             Some(spec) => spec,
             None => {
-                chosen = builtin::choose(&shapes, config.as_ref(), &model.root().display().to_string())?;
+                chosen = builtin::choose(
+                    &shapes,
+                    config.as_ref(),
+                    &model.root().display().to_string(),
+                )?;
                 &chosen
             }
         };
@@ -168,25 +181,48 @@ impl Symmetries {
     /// The tensors and axes on which `group` acts; an axis that names it twice comes once.
     pub fn acting(&self, group: usize) -> impl Iterator<Item = (&str, usize)> {
         self.tensors.iter().flat_map(move |(name, tensor)| {
-            let axes = tensor.axes.iter().enumerate().filter(move |(_, node)| node.names(group));
+            let axes = tensor
+                .axes
+                .iter()
+                .enumerate()
+                .filter(move |(_, node)| node.names(group));
             axes.map(move |(axis, _)| (name.as_str(), axis))
         })
     }
 
     /// About how many bytes of memory this takes.
     pub fn bytes(&self) -> u64 {
-        let tensors = self.tensors.iter().map(|(name, tensor)| 256 + name.len() + 64 * tensor.axes.len());
-        let groups = self.groups.iter().map(|group| 192 + group.name.len() + group.key.len());
-        (tensors.sum::<usize>() + groups.sum::<usize>()) as u64 + self.fold.as_ref().map_or(0, |fold| fold.bytes())
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| 256 + name.len() + 64 * tensor.axes.len());
+        let groups = self
+            .groups
+            .iter()
+            .map(|group| 192 + group.name.len() + group.key.len());
+        (tensors.sum::<usize>() + groups.sum::<usize>()) as u64
+            + self.fold.as_ref().map_or(0, |fold| fold.bytes())
     }
 
     /// An axis as people write it.
     pub fn shown(&self, node: &Node) -> String {
-        let all = |parts: &[Node], by: &str| parts.iter().map(|part| self.shown(part)).collect::<Vec<_>>().join(by);
+        let all = |parts: &[Node], by: &str| {
+            parts
+                .iter()
+                .map(|part| self.shown(part))
+                .collect::<Vec<_>>()
+                .join(by)
+        };
         match node {
             Node::Fixed(_) => "fixed".into(),
-            Node::Group { group, signed: true } => self.groups[*group].name.clone(),
-            Node::Group { group, signed: false } => format!("order({})", self.groups[*group].name),
+            Node::Group {
+                group,
+                signed: true,
+            } => self.groups[*group].name.clone(),
+            Node::Group {
+                group,
+                signed: false,
+            } => format!("order({})", self.groups[*group].name),
             Node::Sum(parts) if parts.is_empty() => "nothing".into(),
             Node::Sum(parts) => all(parts, " + "),
             Node::Product(parts) => {
@@ -199,19 +235,37 @@ impl Symmetries {
         }
     }
 
-    /// Checks that inner groups stand inside their outer ones, that pairs are whole, that names with numbers are
-    /// complete, and that what acts on one matrix is undone by another.
+    /// Checks that inner groups stand inside their outer ones, that pairs are whole, that names
+    /// with numbers are complete, and that what acts on one matrix is undone by another.
     pub(super) fn check(&self) -> Result<()> {
         let mut places = vec![0_usize; self.groups.len()];
         let refused = |subject: &str, cause: String| {
-            Err(Error::new(Kind::Mismatch, "spec does not fit the model", subject.escape_debug(), cause))
+            Err(Error::new(
+                Kind::Mismatch,
+                "spec does not fit the model",
+                subject.escape_debug(),
+                cause,
+            ))
         };
         for group in &self.groups {
             if group.pairs.is_some() && group.units % 2 == 1 {
-                return refused(&group.name, format!("units come in pairs, got {}", group.units));
+                return refused(
+                    &group.name,
+                    format!("units come in pairs, got {}", group.units),
+                );
             }
-            if group.copies.checked_mul(group.units).is_none_or(|all| all > 1 << 28) {
-                return refused(&group.name, format!("{} copies of {} units are too many", group.copies, group.units));
+            if group
+                .copies
+                .checked_mul(group.units)
+                .is_none_or(|all| all > 1 << 28)
+            {
+                return refused(
+                    &group.name,
+                    format!(
+                        "{} copies of {} units are too many",
+                        group.copies, group.units
+                    ),
+                );
             }
         }
         for (name, tensor) in &self.tensors {
@@ -223,11 +277,16 @@ impl Symmetries {
             let mut turned = 0;
             for (node, len) in tensor.axes.iter().zip(&tensor.shape) {
                 if !node.is_fixed() && u32::try_from(*len).is_err() {
-                    return refused(name, format!("an axis of {len} is too long to be reordered"));
+                    return refused(
+                        name,
+                        format!("an axis of {len} is too long to be reordered"),
+                    );
                 }
                 // A vector goes along with what a matrix writes; it neither writes nor reads.
                 let counted = tensor.shape.len() > 1;
-                if let Err(cause) = self.check_node(node, &mut outer, counted.then_some(&mut places)) {
+                if let Err(cause) =
+                    self.check_node(node, &mut outer, counted.then_some(&mut places))
+                {
                     return refused(name, cause);
                 }
                 turned += usize::from(self.turns(node));
@@ -267,7 +326,9 @@ impl Symmetries {
                     _ => Ok(()),
                 }
             }
-            Node::Sum(parts) => parts.iter().try_for_each(|part| self.check_node(part, outer, places.as_deref_mut())),
+            Node::Sum(parts) => parts
+                .iter()
+                .try_for_each(|part| self.check_node(part, outer, places.as_deref_mut())),
             Node::Product(parts) => {
                 let depth = outer.len();
                 for part in parts {
@@ -296,20 +357,37 @@ impl Symmetries {
         for tensor in self.tensors.values() {
             let Some(index) = &tensor.index else { continue };
             let group = &self.groups[index.group];
-            let family = families.entry((&index.before, &index.after)).or_insert((0, tensor));
+            let family = families
+                .entry((&index.before, &index.after))
+                .or_insert((0, tensor));
             family.0 += 1;
             let subject = index.name_of(index.position);
-            let refused =
-                |cause: String| Err(Error::new(Kind::Mismatch, "spec does not fit the model", &subject, cause));
+            let refused = |cause: String| {
+                Err(Error::new(
+                    Kind::Mismatch,
+                    "spec does not fit the model",
+                    &subject,
+                    cause,
+                ))
+            };
             if index.position >= group.units as u64 {
-                return refused(format!("`{}` has {} units, numbered from 0", group.name, group.units));
+                return refused(format!(
+                    "`{}` has {} units, numbered from 0",
+                    group.name, group.units
+                ));
             }
             if tensor.shape != family.1.shape {
-                return refused(format!("has shape {:?}, others of its kind {:?}", tensor.shape, family.1.shape));
+                return refused(format!(
+                    "has shape {:?}, others of its kind {:?}",
+                    tensor.shape, family.1.shape
+                ));
             }
         }
         for ((before, after), (count, tensor)) in families {
-            let units = tensor.index.as_ref().map_or(0, |index| self.groups[index.group].units);
+            let units = tensor
+                .index
+                .as_ref()
+                .map_or(0, |index| self.groups[index.group].units);
             if count != units {
                 let cause = format!("wanted {units} tensors of this kind, got {count}");
                 return Err(Error::new(

@@ -1,8 +1,10 @@
-//! A tensor of the transformed model, read from the files of the original: any range of its elements at any time.
+//! A tensor of the transformed model, read from the files of the original: any range of its
+//! elements at any time.
 //!
-//! Reordered rows are copied as runs of bytes, neighbours that stay neighbours with one read; reordered columns are
-//! gathered from whole rows. A sign flips the sign bit and nothing else. Where pairs are turned the elements are given as
-//! f64, so that whoever uses them rounds once. Nothing larger than a few rows is held.
+//! Reordered rows are copied as runs of bytes, neighbours that stay neighbours with one read;
+//! reordered columns are gathered from whole rows. A sign flips the sign bit and nothing else.
+//! Where pairs are turned the elements are given as f64, so that whoever uses them rounds once.
+//! Nothing larger than a few rows is held.
 
 use std::ops::Range;
 
@@ -29,13 +31,15 @@ pub struct Aligned {
     making: Option<Making>,
 }
 
-/// Where each element of a transformed tensor comes from, worked out, with the memory that reading it takes.
+/// Where each element of a transformed tensor comes from, worked out, with the memory that reading
+/// it takes.
 pub struct Gather {
     moves: Moves,
     mix: Option<Mix>,
 }
 
-/// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it flattened to rows.
+/// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it
+/// flattened to rows.
 struct Rows {
     /// How many axes make up the rows.
     axes: usize,
@@ -48,12 +52,13 @@ struct Rows {
 }
 
 impl Aligned {
-    /// The view of tensor `name` of the transformed model, whose elements are stored as `stored`; `None` when they come
-    /// as they are from the tensor that [`Aligned::source_name`] gives.
+    /// The view of tensor `name` of the transformed model, whose elements are stored as `stored`;
+    /// `None` when they come as they are from the tensor that [`Aligned::source_name`] gives.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or it is not known.
+    /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or
+    /// it is not known.
     pub fn new(alignment: &Alignment, name: &str, stored: Dtype) -> Result<Option<Self>> {
         let tensor = tensor_of(alignment, name)?;
         let making = making(alignment, name, tensor);
@@ -62,11 +67,22 @@ impl Aligned {
         }
         if !stored.is_mergeable() {
             let cause = format!("{stored} elements can be neither reordered nor turned");
-            return Err(Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
-                .with_hint("transform the model before it is quantised"));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot transform tensor",
+                name.escape_debug(),
+                cause,
+            )
+            .with_hint("transform the model before it is quantised"));
         }
         let turned = tensor.axes.iter().any(|axis| is_turned(alignment, axis));
-        Ok(Some(Self { alignment: alignment.clone(), name: name.to_owned(), stored, turned, making }))
+        Ok(Some(Self {
+            alignment: alignment.clone(),
+            name: name.to_owned(),
+            stored,
+            turned,
+            making,
+        }))
     }
 
     /// The tensor of the original model from which tensor `name` of the transformed one is made.
@@ -77,17 +93,26 @@ impl Aligned {
     pub fn source_name(alignment: &Alignment, name: &str) -> Result<String> {
         let tensor = tensor_of(alignment, name)?;
         let Some(index) = &tensor.index else {
-            let made_of = alignment.symmetries.fold.as_ref().and_then(|fold| fold.source(name));
+            let made_of = alignment
+                .symmetries
+                .fold
+                .as_ref()
+                .and_then(|fold| fold.source(name));
             return Ok(made_of.unwrap_or(name).to_owned());
         };
         let group = &alignment.symmetries.groups[index.group];
         let position = usize::try_from(index.position).unwrap_or(usize::MAX);
-        Ok(index.name_of(alignment.transform.elements()[index.group].unit(group, 0, position) as u64))
+        Ok(index
+            .name_of(alignment.transform.elements()[index.group].unit(group, 0, position) as u64))
     }
 
     /// The type of the elements as the view gives them.
     pub fn dtype(&self) -> Dtype {
-        if self.turned || self.making.is_some() { Dtype::F64 } else { self.stored }
+        if self.turned || self.making.is_some() {
+            Dtype::F64
+        } else {
+            self.stored
+        }
     }
 
     /// The type of the elements as they are stored.
@@ -99,16 +124,36 @@ impl Aligned {
     pub fn gather_bytes(&self) -> u64 {
         let tensor = self.tensor();
         let per_place = if self.turned { 64 } else { 5 };
-        let active = tensor.axes.iter().zip(&tensor.shape).filter(|(axis, _)| is_active(&self.alignment, axis));
+        let active = tensor
+            .axes
+            .iter()
+            .zip(&tensor.shape)
+            .filter(|(axis, _)| is_active(&self.alignment, axis));
         // Twice: cells on their way to becoming a map.
         let maps: u64 = active.map(|(_, len)| len * (per_place + 48)).sum();
         let rows = Rows::of(&self.alignment, tensor, self.stored);
         let row = rows.cells * rows.run * self.stored.bytes() as u64;
-        // Rows that are gathered from, twice where pairs are turned; then both rows as they are stored, and one as f64.
-        let batches = if rows.gathered { row.max(BATCH_BYTES) * (1 + u64::from(self.turned)) } else { 0 };
-        let turned = if self.turned { 2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64 } else { 0 };
-        let unit = if self.turned { Dtype::F64.bytes() } else { self.stored.bytes() } as u64;
-        let made = self.making.as_ref().map_or(0, |making| making.bytes(self.size(making), unit));
+        // Rows that are gathered from, twice where pairs are turned; then both rows as they are
+        // stored, and one as f64.
+        let batches = if rows.gathered {
+            row.max(BATCH_BYTES) * (1 + u64::from(self.turned))
+        } else {
+            0
+        };
+        let turned = if self.turned {
+            2 * row + rows.cells * rows.run * Dtype::F64.bytes() as u64
+        } else {
+            0
+        };
+        let unit = if self.turned {
+            Dtype::F64.bytes()
+        } else {
+            self.stored.bytes()
+        } as u64;
+        let made = self
+            .making
+            .as_ref()
+            .map_or(0, |making| making.bytes(self.size(making), unit));
         maps + batches + turned + made
     }
 
@@ -117,14 +162,27 @@ impl Aligned {
         let tensor = self.tensor();
         let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
         let rows = Rows::of(&self.alignment, tensor, self.stored);
-        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
+        let outer = (0..rows.axes)
+            .map(|axis| (tensor.shape[axis], map(axis)))
+            .collect();
         let columns = if rows.gathered { map(rows.axes) } else { None };
-        let moves = Moves::new(outer, columns, rows.cells * rows.run, rows.run, self.stored, self.turned);
-        let mix = self.making.as_ref().map(|making| Mix::new(making.clone(), self.size(making)));
+        let moves = Moves::new(
+            outer,
+            columns,
+            rows.cells * rows.run,
+            rows.run,
+            self.stored,
+            self.turned,
+        );
+        let mix = self
+            .making
+            .as_ref()
+            .map(|making| Mix::new(making.clone(), self.size(making)));
         Gather { moves, mix }
     }
 
-    /// The same but for the order of columns, and that; `None` where more than that is done inside rows, or nothing.
+    /// The same but for the order of columns, and that; `None` where more than that is done inside
+    /// rows, or nothing.
     pub fn apart(&self) -> Option<(Gather, Columns)> {
         let tensor = self.tensor();
         let rows = Rows::of(&self.alignment, tensor, self.stored);
@@ -134,19 +192,36 @@ impl Aligned {
         }
         let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
         let columns = map(rows.axes)?;
-        let outer = (0..rows.axes).map(|axis| (tensor.shape[axis], map(axis))).collect();
+        let outer = (0..rows.axes)
+            .map(|axis| (tensor.shape[axis], map(axis)))
+            .collect();
         let moves = Moves::new(outer, None, rows.cells, 1, self.stored, false);
-        Some((Gather { moves, mix: None }, Columns::new(&columns.source, &columns.negative)))
+        Some((
+            Gather { moves, mix: None },
+            Columns::new(&columns.source, &columns.negative),
+        ))
     }
 
     /// The tensor as a matrix, one of whose axes is the residual stream.
     fn size(&self, making: &Making) -> Size {
         let shape = &self.tensor().shape;
         let all: u64 = shape.iter().product();
-        let last = matches!(making, Making::Mixed { axis: Axis::Last, .. });
-        let rows =
-            if last { all / shape.last().copied().unwrap_or(1).max(1) } else { shape.first().copied().unwrap_or(1) };
-        Size { rows, row: all / rows.max(1) }
+        let last = matches!(
+            making,
+            Making::Mixed {
+                axis: Axis::Last,
+                ..
+            }
+        );
+        let rows = if last {
+            all / shape.last().copied().unwrap_or(1).max(1)
+        } else {
+            shape.first().copied().unwrap_or(1)
+        };
+        Size {
+            rows,
+            row: all / rows.max(1),
+        }
     }
 
     fn tensor(&self) -> &TensorSymmetry {
@@ -202,7 +277,8 @@ impl Reading for Gather {
     }
 }
 
-/// What is made of a tensor besides moving its units: where norms are folded, and the residual stream is mapped.
+/// What is made of a tensor besides moving its units: where norms are folded, and the residual
+/// stream is mapped.
 fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<Making> {
     let fold = alignment.symmetries.fold.as_ref()?;
     let scale = match fold.get(name) {
@@ -216,7 +292,11 @@ fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<
         }
         _ => None,
     };
-    let (at, element) = tensor.axes.iter().enumerate().find_map(|(at, node)| Some((at, element_of(node)?)))?;
+    let (at, element) = tensor
+        .axes
+        .iter()
+        .enumerate()
+        .find_map(|(at, node)| Some((at, element_of(node)?)))?;
     let map = element.map.clone();
     // A vector that is added to the stream has it on its first axis, and one column.
     let axis = if at == 0 { Axis::First } else { Axis::Last };
@@ -225,19 +305,38 @@ fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<
 
 impl Rows {
     fn of(alignment: &Alignment, tensor: &TensorSymmetry, stored: Dtype) -> Self {
-        let last = tensor.axes.iter().rposition(|axis| is_active(alignment, axis)).map_or(0, |last| last + 1);
+        let last = tensor
+            .axes
+            .iter()
+            .rposition(|axis| is_active(alignment, axis))
+            .map_or(0, |last| last + 1);
         let run: u64 = tensor.shape[last..].iter().product();
         if last > 0 && run * (stored.bytes() as u64) < RUN_BYTES {
-            return Self { axes: last - 1, gathered: true, cells: tensor.shape[last - 1], run };
+            return Self {
+                axes: last - 1,
+                gathered: true,
+                cells: tensor.shape[last - 1],
+                run,
+            };
         }
-        Self { axes: last, gathered: false, cells: 1, run }
+        Self {
+            axes: last,
+            gathered: false,
+            cells: 1,
+            run,
+        }
     }
 }
 
 fn tensor_of<'a>(alignment: &'a Alignment, name: &str) -> Result<&'a TensorSymmetry> {
     alignment.symmetries.tensors.get(name).ok_or_else(|| {
         let cause = "the model whose symmetries these are does not have it";
-        Error::new(Kind::Mismatch, "cannot transform tensor", name.escape_debug(), cause)
+        Error::new(
+            Kind::Mismatch,
+            "cannot transform tensor",
+            name.escape_debug(),
+            cause,
+        )
     })
 }
 
@@ -249,14 +348,21 @@ fn is_active(alignment: &Alignment, node: &Node) -> bool {
             let units = alignment.symmetries.groups[*group].units;
             !alignment.transform.elements()[*group].is_in_place(units)
         }
-        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_active(alignment, part)),
+        Node::Product(parts) | Node::Sum(parts) => {
+            parts.iter().any(|part| is_active(alignment, part))
+        }
     }
 }
 
 fn is_turned(alignment: &Alignment, node: &Node) -> bool {
     match node {
         Node::Fixed(_) | Node::Group { signed: false, .. } => false,
-        Node::Group { group, .. } => alignment.transform.elements()[*group].angle.iter().any(|angle| *angle != 0.0),
-        Node::Product(parts) | Node::Sum(parts) => parts.iter().any(|part| is_turned(alignment, part)),
+        Node::Group { group, .. } => alignment.transform.elements()[*group]
+            .angle
+            .iter()
+            .any(|angle| *angle != 0.0),
+        Node::Product(parts) | Node::Sum(parts) => {
+            parts.iter().any(|part| is_turned(alignment, part))
+        }
     }
 }

@@ -13,7 +13,8 @@ pub(super) enum Side {
     Partner,
 }
 
-/// Fills `into` with elements `range` of a row whose source is `row`; a cell is `run` elements of `unit` bytes.
+/// Fills `into` with elements `range` of a row whose source is `row`; a cell is `run` elements of
+/// `unit` bytes.
 pub(super) fn gather(
     row: &[u8],
     map: &AxisMap,
@@ -32,7 +33,9 @@ pub(super) fn gather(
     }
     if !map.negative.is_empty() {
         let elements = into.chunks_exact_mut(unit).zip(range.clone());
-        elements.filter(|(_, at)| map.negative[at / run]).for_each(|(element, _)| flip(element));
+        elements
+            .filter(|(_, at)| map.negative[at / run])
+            .for_each(|(element, _)| flip(element));
     }
 }
 
@@ -43,7 +46,15 @@ fn single<const UNIT: usize>(row: &[u8], sources: &[u32], into: &mut [u8]) {
     }
 }
 
-fn runs(row: &[u8], map: &AxisMap, side: Side, run: usize, unit: usize, range: &Range<usize>, into: &mut [u8]) {
+fn runs(
+    row: &[u8],
+    map: &AxisMap,
+    side: Side,
+    run: usize,
+    unit: usize,
+    range: &Range<usize>,
+    into: &mut [u8],
+) {
     let mut rest = into;
     let mut at = range.start;
     while at < range.end {

@@ -1,10 +1,10 @@
-//! Elements that are made of many: multiplied along the residual axis by a norm's weight, and mapped by an orthogonal
-//! matrix.
+//! Elements that are made of many: multiplied along the residual axis by a norm's weight, and
+//! mapped by an orthogonal matrix.
 //!
-//! With the stream on the last axis (what reads from it, and embeddings) a row becomes `Q · (scale ∘ row)`, row by row.
-//! With the stream on the first axis (what writes to it) a row becomes a sum over all rows, so that the whole tensor
-//! streams by for a batch of new rows. Every element is one sum in a fixed order, so that its bits do not depend on which
-//! range was asked for.
+//! With the stream on the last axis (what reads from it, and embeddings) a row becomes `Q · (scale
+//! ∘ row)`, row by row. With the stream on the first axis (what writes to it) a row becomes a sum
+//! over all rows, so that the whole tensor streams by for a batch of new rows. Every element is one
+//! sum in a fixed order, so that its bits do not depend on which range was asked for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,13 +69,24 @@ pub(super) struct Mix {
 impl Making {
     /// New rows that are made together.
     fn rows_made(&self, size: Size) -> u64 {
-        let bytes = if self.sums_rows() { SUM_BYTES } else { ROW_BYTES };
+        let bytes = if self.sums_rows() {
+            SUM_BYTES
+        } else {
+            ROW_BYTES
+        };
         (bytes / (8 * size.row).max(1)).clamp(1, size.rows.max(1))
     }
 
     /// Whether a new row is a sum over all rows.
     fn sums_rows(&self) -> bool {
-        matches!(self, Self::Mixed { axis: Axis::First, map: Some(_), .. })
+        matches!(
+            self,
+            Self::Mixed {
+                axis: Axis::First,
+                map: Some(_),
+                ..
+            }
+        )
     }
 
     /// Memory that making a tensor of this size takes, whose elements come as `unit` bytes each.
@@ -90,7 +101,14 @@ impl Making {
 
 impl Mix {
     pub fn new(making: Making, size: Size) -> Self {
-        Self { making, size, batch: 0..0, made: Vec::new(), wide: Vec::new(), bytes: Vec::new() }
+        Self {
+            making,
+            size,
+            batch: 0..0,
+            made: Vec::new(),
+            wide: Vec::new(),
+            bytes: Vec::new(),
+        }
     }
 
     /// Fills `into` with the elements of `range`, as f64.
@@ -98,7 +116,13 @@ impl Mix {
     /// # Errors
     ///
     /// When the original cannot be read.
-    pub fn read(&mut self, moves: &mut Moves, from: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    pub fn read(
+        &mut self,
+        moves: &mut Moves,
+        from: Below<'_>,
+        range: Range<u64>,
+        into: &mut [u8],
+    ) -> Result<()> {
         if let Making::Constant(number) = self.making {
             into.as_chunks_mut().0.fill(number.to_le_bytes());
             return Ok(());
@@ -113,7 +137,9 @@ impl Mix {
             let end = range.end.min(self.batch.end * self.size.row);
             let first = index(at - self.batch.start * self.size.row);
             let (piece, after) = rest.split_at_mut(index(end - at) * 8);
-            piece.copy_from_slice(bytemuck::cast_slice(&self.made[first..first + index(end - at)]));
+            piece.copy_from_slice(bytemuck::cast_slice(
+                &self.made[first..first + index(end - at)],
+            ));
             (rest, at) = (after, end);
         }
         Ok(())
@@ -126,7 +152,9 @@ impl Mix {
         self.batch = 0..0;
         self.made.clear();
         self.made.resize(index((last - first) * self.size.row), 0.0);
-        let Making::Mixed { axis, scale, map } = self.making.clone() else { return Ok(()) };
+        let Making::Mixed { axis, scale, map } = self.making.clone() else {
+            return Ok(());
+        };
         match (axis, map) {
             (Axis::First, Some(map)) => self.sum_rows(moves, from, scale, &map, first..last)?,
             (_, map) => {
@@ -134,8 +162,14 @@ impl Mix {
                 match map {
                     Some(map) => {
                         let (count, width) = (index(last - first), index(self.size.row));
-                        let right = Right::Transposed(Wide::new(map.elements(), width, width, width));
-                        multiply(from, Wide::new(&self.wide, count, width, width), right, &mut self.made);
+                        let right =
+                            Right::Transposed(Wide::new(map.elements(), width, width, width));
+                        multiply(
+                            from,
+                            Wide::new(&self.wide, count, width, width),
+                            right,
+                            &mut self.made,
+                        );
                     }
                     None => std::mem::swap(&mut self.made, &mut self.wide),
                 }
@@ -179,18 +213,35 @@ impl Mix {
         scale: Option<&Vec<f64>>,
         rows: Range<u64>,
     ) -> Result<()> {
-        let (count, width) = (index((rows.end - rows.start) * self.size.row), index(self.size.row));
+        let (count, width) = (
+            index((rows.end - rows.start) * self.size.row),
+            index(self.size.row),
+        );
         let dtype = moves.dtype();
         self.bytes.resize(count * dtype.bytes(), 0);
-        moves.read(from, rows.start * self.size.row..rows.end * self.size.row, &mut self.bytes)?;
+        moves.read(
+            from,
+            rows.start * self.size.row..rows.end * self.size.row,
+            &mut self.bytes,
+        )?;
         self.wide.resize(count, 0.0);
-        let elements = Elements { dtype, bytes: &self.bytes };
-        from.kernels.convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut self.wide));
+        let elements = Elements {
+            dtype,
+            bytes: &self.bytes,
+        };
+        from.kernels.convert(
+            elements,
+            Dtype::F64,
+            bytemuck::cast_slice_mut(&mut self.wide),
+        );
         let Some(scale) = scale else { return Ok(()) };
         for (row, at) in self.wide.chunks_exact_mut(width).zip(index(rows.start)..) {
             match axis {
                 Axis::First => row.iter_mut().for_each(|element| *element *= scale[at]),
-                Axis::Last => row.iter_mut().zip(scale).for_each(|(element, scale)| *element *= scale),
+                Axis::Last => row
+                    .iter_mut()
+                    .zip(scale)
+                    .for_each(|(element, scale)| *element *= scale),
             }
         }
         Ok(())
@@ -199,7 +250,13 @@ impl Mix {
 
 /// Adds the product to `result`, on the pool that is given, or on the one that this thread is of.
 fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
-    let Some(width) = result.len().checked_div(left.rows()).filter(|width| *width > 0) else { return };
+    let Some(width) = result
+        .len()
+        .checked_div(left.rows())
+        .filter(|width| *width > 0)
+    else {
+        return;
+    };
     let threads = match from.pool {
         Some(pool) => pool.current_num_threads(),
         None if rayon::current_thread_index().is_some() => rayon::current_num_threads(),
@@ -212,7 +269,15 @@ fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64
     };
     match from.pool {
         _ if threads < 2 => result.chunks_mut(part * width).enumerate().for_each(work),
-        Some(pool) => pool.install(|| result.par_chunks_mut(part * width).enumerate().for_each(work)),
-        None => result.par_chunks_mut(part * width).enumerate().for_each(work),
+        Some(pool) => pool.install(|| {
+            result
+                .par_chunks_mut(part * width)
+                .enumerate()
+                .for_each(work)
+        }),
+        None => result
+            .par_chunks_mut(part * width)
+            .enumerate()
+            .for_each(work),
     }
 }

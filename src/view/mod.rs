@@ -6,10 +6,11 @@
 //!  window ──InMemory──────────┘
 //! ```
 //!
-//! A [`View`] is plain data: element types, memory, and which elements below belong to which above. Opened, it is a
-//! [`Reading`], with everything worked out that reading takes. It reads from one tensor or several, each [`Readable`]:
-//! the first is what lies below it in its stack, the others are its own. Whoever plans pushes views, whoever reads walks
-//! the stack; neither readers nor views know which views there are besides.
+//! A [`View`] is plain data: element types, memory, and which elements below belong to which above.
+//! Opened, it is a [`Reading`], with everything worked out that reading takes. It reads from one
+//! tensor or several, each [`Readable`]: the first is what lies below it in its stack, the others
+//! are its own. Whoever plans pushes views, whoever reads walks the stack; neither readers nor
+//! views know which views there are besides.
 //!
 //! - [`Aligned`]: the model is transformed; units are moved, flipped, turned, mapped.
 //! - [`Placed`]: a tensor of another shape is padded or cropped.
@@ -58,7 +59,8 @@ pub trait View: Debug + Send + Sync {
         0
     }
 
-    /// Bytes that a single read takes for each element and gives back, besides the window that it fills.
+    /// Bytes that a single read takes for each element and gives back, besides the window that it
+    /// fills.
     fn scratch_unit(&self) -> u64 {
         0
     }
@@ -69,7 +71,8 @@ pub trait View: Debug + Send + Sync {
         range.end - range.start
     }
 
-    /// From the first to the last element below that belongs to `range`; `None` when only an opened view knows.
+    /// From the first to the last element below that belongs to `range`; `None` when only an opened
+    /// view knows.
     fn span(&self, range: Range<u64>) -> Option<Range<u64>>;
 
     /// Returns true when some elements are made of nothing below.
@@ -114,7 +117,8 @@ pub struct Below<'a> {
     pub tensors: &'a [&'a dyn Readable],
     /// The kernels.
     pub kernels: Kernels,
-    /// The threads that multiply; those of the pool that the reading thread is of, or itself alone, when `None`.
+    /// The threads that multiply; those of the pool that the reading thread is of, or itself alone,
+    /// when `None`.
     pub pool: Option<&'a ThreadPool>,
 }
 
@@ -177,16 +181,18 @@ pub struct InMemory<'a> {
 impl Readable for InMemory<'_> {
     fn read(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         let Elements { dtype, bytes } = self.elements;
-        let bytes =
-            &bytes[index(range.start - self.start) * dtype.bytes()..index(range.end - self.start) * dtype.bytes()];
-        self.kernels.convert(Elements { dtype, bytes }, self.dtype, into);
+        let bytes = &bytes[index(range.start - self.start) * dtype.bytes()
+            ..index(range.end - self.start) * dtype.bytes()];
+        self.kernels
+            .convert(Elements { dtype, bytes }, self.dtype, into);
         Ok(())
     }
 
     fn prefetch(&self, _: Range<u64>) {}
 }
 
-/// Returns true when elements `span` hold so many more than those of `range` that reading them ahead is not worth it.
+/// Returns true when elements `span` hold so many more than those of `range` that reading them
+/// ahead is not worth it.
 pub fn is_sparse(span: &Range<u64>, range: &Range<u64>) -> bool {
     span.end - span.start > SPARSE * (range.end - range.start)
 }

@@ -100,7 +100,9 @@ impl Moves {
         let mut run = 0..0;
         for row in range.start / self.row.max(1)..range.end.div_ceil(self.row.max(1)) {
             let origin = self.origin(row);
-            for source in std::iter::once(origin.row).chain(origin.turn.map(|(partner, _, _)| partner)) {
+            for source in
+                std::iter::once(origin.row).chain(origin.turn.map(|(partner, _, _)| partner))
+            {
                 let elements = source * self.row..(source + 1) * self.row;
                 if elements.start == run.end {
                     run.end = elements.end;
@@ -112,13 +114,16 @@ impl Moves {
         from.first().prefetch(run);
     }
 
-    /// Where a piece that begins at `at` in `row` ends: with the row, or where rows are copied with the last row that
-    /// lies behind the one before it in the original too.
+    /// Where a piece that begins at `at` in `row` ends: with the row, or where rows are copied with
+    /// the last row that lies behind the one before it in the original too.
     fn stretch(&self, row: u64, at: u64, end: u64) -> u64 {
         let mut last = row;
         if self.columns.is_none() && !self.turned {
             let first = self.origin(row);
-            let follows = |next: u64| Origin { row: first.row + (next - row), ..first };
+            let follows = |next: u64| Origin {
+                row: first.row + (next - row),
+                ..first
+            };
             while (last + 1) * self.row < end && self.origin(last + 1) == follows(last + 1) {
                 last += 1;
             }
@@ -129,7 +134,11 @@ impl Moves {
 
     /// The origin of a row: each axis gives its digit, its sign and perhaps a turn.
     fn origin(&self, row: u64) -> Origin {
-        let mut origin = Origin { row: 0, negative: false, turn: None };
+        let mut origin = Origin {
+            row: 0,
+            negative: false,
+            turn: None,
+        };
         let (mut rest, mut stride) = (row, 1);
         let mut partner = None;
         for (len, map) in self.outer.iter().rev() {
@@ -139,7 +148,11 @@ impl Moves {
             let source = map.as_ref().map_or(place, |map| u64::from(map.source[at]));
             let turn = map.as_ref().and_then(|map| map.turn(at));
             partner = match (turn, partner) {
-                (Some(turn), _) => Some((origin.row + u64::from(turn.partner) * stride, turn.cos, turn.sin)),
+                (Some(turn), _) => Some((
+                    origin.row + u64::from(turn.partner) * stride,
+                    turn.cos,
+                    turn.sin,
+                )),
                 (None, Some((other, cos, sin))) => Some((other + source * stride, cos, sin)),
                 (None, None) => None,
             };
@@ -152,7 +165,13 @@ impl Moves {
     }
 
     /// Fills `into` with the elements `range`, counted from the start of `row`.
-    fn piece(&mut self, from: Below<'_>, row: u64, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    fn piece(
+        &mut self,
+        from: Below<'_>,
+        row: u64,
+        range: Range<u64>,
+        into: &mut [u8],
+    ) -> Result<()> {
         let origin = self.origin(row);
         if self.turned {
             self.turned_piece(from, row, origin, &range, into)?;
@@ -172,7 +191,10 @@ impl Moves {
     }
 
     /// The elements as they are stored, columns gathered.
-    #[expect(clippy::too_many_arguments, reason = "a row, where it is, and the memory for it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a row, where it is, and the memory for it"
+    )]
     fn stored_piece(
         &self,
         from: Below<'_>,
@@ -186,13 +208,17 @@ impl Moves {
         let unit = self.stored.bytes();
         let Some(map) = &self.columns else {
             let start = source * self.row;
-            return from.first().read(start + range.start..start + range.end, into);
+            return from
+                .first()
+                .read(start + range.start..start + range.end, into);
         };
         let bytes = index(self.row) * unit;
         if !batch.rows.contains(&source) {
             let most = (BATCH_BYTES / (bytes as u64).max(1)).max(1);
             let all = self.outer.iter().map(|(len, _)| len).product::<u64>();
-            let ahead = (1..most).take_while(|n| row + n < all && self.origin(row + n).row == source + n).count();
+            let ahead = (1..most)
+                .take_while(|n| row + n < all && self.origin(row + n).row == source + n)
+                .count();
             batch.rows = source..source + 1 + ahead as u64;
             batch.bytes.resize((1 + ahead) * bytes, 0);
             let range = batch.rows.start * self.row..batch.rows.end * self.row;
@@ -202,7 +228,15 @@ impl Moves {
             }
         }
         let row = &batch.bytes[index(source - batch.rows.start) * bytes..][..bytes];
-        cells::gather(row, map, side, index(self.run), unit, &(index(range.start)..index(range.end)), into);
+        cells::gather(
+            row,
+            map,
+            side,
+            index(self.run),
+            unit,
+            &(index(range.start)..index(range.end)),
+            into,
+        );
         Ok(())
     }
 
@@ -220,10 +254,21 @@ impl Moves {
         let [mut one, mut other] = std::mem::take(&mut self.rows);
         one.resize(len, 0);
         let mut batch = std::mem::take(&mut self.own);
-        let done = self.stored_piece(from, row, origin.row, Side::Own, range, &mut batch, &mut one);
+        let done = self.stored_piece(
+            from,
+            row,
+            origin.row,
+            Side::Own,
+            range,
+            &mut batch,
+            &mut one,
+        );
         self.own = batch;
         done?;
-        let inside = self.columns.as_ref().is_some_and(|map| !map.turns.is_empty());
+        let inside = self
+            .columns
+            .as_ref()
+            .is_some_and(|map| !map.turns.is_empty());
         let second = match origin.turn {
             Some((partner, _, _)) => Some((partner, Side::Own)),
             None => inside.then_some((origin.row, Side::Partner)),
@@ -232,14 +277,34 @@ impl Moves {
             other.resize(len, 0);
             let mut batch = std::mem::take(&mut self.partner);
             // The partner's neighbours are not those of the row, so none of them are read ahead.
-            let done = self.stored_piece(from, u64::MAX - 1, source, side, range, &mut batch, &mut other);
+            let done = self.stored_piece(
+                from,
+                u64::MAX - 1,
+                source,
+                side,
+                range,
+                &mut batch,
+                &mut other,
+            );
             self.partner = batch;
             done?;
         }
-        let (own, partner) = (Elements { dtype, bytes: &one }, Elements { dtype, bytes: &other });
+        let (own, partner) = (
+            Elements { dtype, bytes: &one },
+            Elements {
+                dtype,
+                bytes: &other,
+            },
+        );
         match origin.turn {
             Some((_, cos, sin)) => {
-                kernels.combine(&[(cos, own), (sin, partner)], 1.0, Dtype::F64, &mut self.scratch, into);
+                kernels.combine(
+                    &[(cos, own), (sin, partner)],
+                    1.0,
+                    Dtype::F64,
+                    &mut self.scratch,
+                    into,
+                );
             }
             None => {
                 kernels.convert(own, Dtype::F64, into);
@@ -257,10 +322,15 @@ impl Moves {
     /// Turns the cells of a row, whose partners' values are in the first wide row.
     fn turn_cells(&self, range: &Range<u64>, into: &mut [u8]) {
         let Some(map) = &self.columns else { return };
-        let values = into.as_chunks_mut::<8>().0.iter_mut().zip(self.wide.as_chunks::<8>().0);
+        let values = into
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(self.wide.as_chunks::<8>().0);
         for ((value, partner), at) in values.zip(range.clone()) {
             if let Some(turn) = map.turn(index(at / self.run)) {
-                let turned = turn.cos * f64::from_le_bytes(*value) + turn.sin * f64::from_le_bytes(*partner);
+                let turned =
+                    turn.cos * f64::from_le_bytes(*value) + turn.sin * f64::from_le_bytes(*partner);
                 *value = turned.to_le_bytes();
             }
         }

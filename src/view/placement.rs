@@ -1,4 +1,5 @@
-//! Where the elements of a stored tensor lie in an output tensor of as many dimensions and other sizes.
+//! Where the elements of a stored tensor lie in an output tensor of as many dimensions and other
+//! sizes.
 
 use std::ops::Range;
 
@@ -9,8 +10,8 @@ pub const PIECE_BYTES: u64 = 256 << 10;
 /// Bytes between two runs beyond which it is cheaper to read them apart.
 const GAP_BYTES: u64 = 16 << 10;
 
-/// How a stored tensor lies in a wide one: both begin at the same corner. What the stored one has beyond what is kept of an
-/// axis is left out, what the wide one has there is somebody else's.
+/// How a stored tensor lies in a wide one: both begin at the same corner. What the stored one has
+/// beyond what is kept of an axis is left out, what the wide one has there is somebody else's.
 ///
 /// Kept elements are counted in their order, which is the same in both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +43,17 @@ struct Run {
 }
 
 impl Placement {
-    /// The placement of a tensor of shape `stored` in one of shape `wide`, of whose elements those within `common` are kept;
-    /// `None` when they are the start of the stored tensor and all of the wide one, so that nothing has to be moved.
+    /// The placement of a tensor of shape `stored` in one of shape `wide`, of whose elements those
+    /// within `common` are kept; `None` when they are the start of the stored tensor and all of the
+    /// wide one, so that nothing has to be moved.
     pub fn new(stored: &[u64], common: &[u64], wide: &[u64]) -> Option<Self> {
         let mut sizes: Vec<[u64; 3]> = Vec::new();
         for ((&stored, &common), &wide) in stored.iter().zip(common).zip(wide) {
             let size = [stored, wide, stored.min(common)];
             match sizes.last_mut() {
-                Some(outer) if size == [stored; 3] => outer.iter_mut().for_each(|outer| *outer *= stored),
+                Some(outer) if size == [stored; 3] => {
+                    outer.iter_mut().for_each(|outer| *outer *= stored)
+                }
                 _ => sizes.push(size),
             }
         }
@@ -61,9 +65,18 @@ impl Placement {
         let mut axes = Vec::with_capacity(sizes.len());
         for [stored, wide, kept] in sizes.into_iter().rev() {
             axes.push(Axis {
-                stored: Steps { size: stored, stride: strides[0] },
-                wide: Steps { size: wide, stride: strides[1] },
-                kept: Steps { size: kept, stride: strides[2] },
+                stored: Steps {
+                    size: stored,
+                    stride: strides[0],
+                },
+                wide: Steps {
+                    size: wide,
+                    stride: strides[1],
+                },
+                kept: Steps {
+                    size: kept,
+                    stride: strides[2],
+                },
             });
             strides = [strides[0] * stored, strides[1] * wide, strides[2] * kept];
         }
@@ -81,7 +94,8 @@ impl Placement {
         self.kept_before(start + len) - self.kept_before(start)
     }
 
-    /// From the first to the last element of the stored tensor that lies among the `len` elements from `start` on.
+    /// From the first to the last element of the stored tensor that lies among the `len` elements
+    /// from `start` on.
     pub fn range(&self, start: u64, len: u64) -> Range<u64> {
         let kept = self.kept_before(start)..self.kept_before(start + len);
         if kept.is_empty() {
@@ -90,8 +104,9 @@ impl Placement {
         self.places(kept.start).1..self.places(kept.end - 1).1 + 1
     }
 
-    /// Has the kept elements among the `len` from `start` on brought in pieces that are worth reading at once: `bring` is
-    /// given the elements of the stored tensor that a piece spans, and who puts each of its runs into place.
+    /// Has the kept elements among the `len` from `start` on brought in pieces that are worth
+    /// reading at once: `bring` is given the elements of the stored tensor that a piece spans, and
+    /// who puts each of its runs into place.
     ///
     /// A piece of several runs takes at most [`PIECE_BYTES`], where an element is `unit` bytes.
     ///
@@ -108,7 +123,11 @@ impl Placement {
         let (mut at, end) = (self.kept_before(start), self.kept_before(start + len));
         while at < end {
             let until = self.piece_end(at, end, unit as u64);
-            bring(&Piece { placement: self, kept: at..until, start })?;
+            bring(&Piece {
+                placement: self,
+                kept: at..until,
+                start,
+            })?;
             at = until;
         }
         Ok(())
@@ -133,7 +152,11 @@ impl Placement {
     fn run(&self, at: u64, end: u64) -> Run {
         let (wide, stored) = self.places(at);
         let row = self.axes.last().map_or(1, |axis| axis.kept.size);
-        Run { wide, stored, len: (row - at % row).min(end - at) }
+        Run {
+            wide,
+            stored,
+            len: (row - at % row).min(end - at),
+        }
     }
 
     /// Kept elements that lie before element `index` of the wide tensor.
@@ -190,7 +213,10 @@ impl Piece<'_> {
         let mut at = self.kept.start;
         while at < self.kept.end {
             let run = self.placement.run(at, self.kept.end);
-            put(span(run.stored - first, run.len), span(run.wide - self.start, run.len));
+            put(
+                span(run.stored - first, run.len),
+                span(run.wide - self.start, run.len),
+            );
             at += run.len;
         }
     }
@@ -205,7 +231,8 @@ fn span(start: u64, len: u64) -> Range<usize> {
 mod tests {
     use super::*;
 
-    /// The window of `len` elements from `start` on, as pieces bring it; zeros where nothing is kept.
+    /// The window of `len` elements from `start` on, as pieces bring it; zeros where nothing is
+    /// kept.
     fn window(placement: &Placement, stored: &[u16], start: u64, len: u64) -> Vec<u16> {
         let mut window = vec![0; usize::try_from(len).expect("small")];
         let mut bring = |piece: &Piece<'_>| {
@@ -218,7 +245,9 @@ mod tests {
             }
             Ok(())
         };
-        placement.pieces(start, len, 2, &mut bring).expect("nothing fails");
+        placement
+            .pieces(start, len, 2, &mut bring)
+            .expect("nothing fails");
         window
     }
 
@@ -258,16 +287,32 @@ mod tests {
         ];
         for (shape, wide) in shapes {
             let placement = Placement::new(shape, wide, wide).expect("something moves");
-            let stored: Vec<u16> = (1..).take(shape.iter().product::<u64>().try_into().expect("small")).collect();
+            let stored: Vec<u16> = (1..)
+                .take(shape.iter().product::<u64>().try_into().expect("small"))
+                .collect();
             let whole = naive(&stored, shape, wide);
             let total: u64 = wide.iter().product();
-            assert_eq!(placement.count(0, total), whole.iter().filter(|element| **element != 0).count() as u64);
+            assert_eq!(
+                placement.count(0, total),
+                whole.iter().filter(|element| **element != 0).count() as u64
+            );
             for start in 0..=total {
                 for len in 0..=total - start {
                     let wanted = &whole[span(start, len)];
-                    assert_eq!(window(&placement, &stored, start, len), wanted, "{shape:?} {wide:?} {start} {len}");
-                    let numbers = || wanted.iter().filter(|element| **element != 0).map(|element| u64::from(*element));
-                    let range = numbers().min().map_or(0..0, |least| least - 1..numbers().max().unwrap_or(0));
+                    assert_eq!(
+                        window(&placement, &stored, start, len),
+                        wanted,
+                        "{shape:?} {wide:?} {start} {len}"
+                    );
+                    let numbers = || {
+                        wanted
+                            .iter()
+                            .filter(|element| **element != 0)
+                            .map(|element| u64::from(*element))
+                    };
+                    let range = numbers()
+                        .min()
+                        .map_or(0..0, |least| least - 1..numbers().max().unwrap_or(0));
                     assert_eq!(placement.range(start, len), range);
                 }
             }
@@ -279,11 +324,19 @@ mod tests {
         for (shape, wide) in [([3_u64, 4], [3_u64, 4]), ([9, 4], [7, 4])] {
             assert_eq!(Placement::new(&shape, &wide, &wide), None);
         }
-        let lacks = |common: &[u64], wide: &[u64]| Placement::new(&[9, 4], common, wide).map(|p| p.lacks_some());
-        assert_eq!((lacks(&[7, 4], &[7, 5]), lacks(&[7, 3], &[7, 3])), (Some(true), Some(false)));
+        let lacks = |common: &[u64], wide: &[u64]| {
+            Placement::new(&[9, 4], common, wide).map(|p| p.lacks_some())
+        };
+        assert_eq!(
+            (lacks(&[7, 4], &[7, 5]), lacks(&[7, 3], &[7, 3])),
+            (Some(true), Some(false))
+        );
         // Cut to seven rows, then filled up to eight.
         let cut = Placement::new(&[9, 4], &[7, 4], &[8, 4]).expect("something moves");
-        assert_eq!((cut.lacks_some(), cut.count(0, 32), cut.range(0, 32)), (true, 28, 0..28));
+        assert_eq!(
+            (cut.lacks_some(), cut.count(0, 32), cut.range(0, 32)),
+            (true, 28, 0..28)
+        );
     }
 
     #[test]
@@ -294,8 +347,15 @@ mod tests {
             pieces.push(piece.stored());
             Ok(())
         };
-        placement.pieces(0, 16_000, 8, &mut bring).expect("nothing fails");
-        assert!(pieces.len() == 2 && pieces.iter().all(|range| (range.end - range.start) * 8 <= PIECE_BYTES));
+        placement
+            .pieces(0, 16_000, 8, &mut bring)
+            .expect("nothing fails");
+        assert!(
+            pieces.len() == 2
+                && pieces
+                    .iter()
+                    .all(|range| (range.end - range.start) * 8 <= PIECE_BYTES)
+        );
         let far = Placement::new(&[5, 100_000], &[5, 4], &[5, 4]).expect("cropped");
         let mut count = 0;
         let mut bring = |piece: &Piece<'_>| {

@@ -52,7 +52,10 @@ pub struct Opened(Vec<Box<dyn Reading>>);
 impl Stack {
     /// A stored tensor as it is.
     pub fn new(place: Place) -> Self {
-        Self { place, layers: Vec::new() }
+        Self {
+            place,
+            layers: Vec::new(),
+        }
     }
 
     /// Puts `view` on top; `places` are those of its sources beyond the first.
@@ -61,8 +64,15 @@ impl Stack {
     ///
     /// When the view has another number of sources.
     pub fn push(&mut self, view: impl View + 'static, places: Vec<Place>) {
-        assert_eq!(view.sources(), 1 + places.len(), "a place for every source but the one below");
-        self.layers.push(Layer { view: Arc::new(view), places });
+        assert_eq!(
+            view.sources(),
+            1 + places.len(),
+            "a place for every source but the one below"
+        );
+        self.layers.push(Layer {
+            view: Arc::new(view),
+            places,
+        });
     }
 
     /// The place of the lowest tensor.
@@ -70,9 +80,14 @@ impl Stack {
         self.place
     }
 
-    /// All places: that of the lowest tensor, then those of the views from the lowest to the highest.
+    /// All places: that of the lowest tensor, then those of the views from the lowest to the
+    /// highest.
     pub fn places(&self) -> impl Iterator<Item = Place> {
-        std::iter::once(self.place).chain(self.layers.iter().flat_map(|layer| layer.places.iter().copied()))
+        std::iter::once(self.place).chain(
+            self.layers
+                .iter()
+                .flat_map(|layer| layer.places.iter().copied()),
+        )
     }
 
     /// The source of the same output tensor that has to be loaded first.
@@ -103,7 +118,8 @@ impl Stack {
         self.views().map(View::scratch_bytes).sum()
     }
 
-    /// Bytes that a single read takes for each element and gives back, besides the window that it fills.
+    /// Bytes that a single read takes for each element and gives back, besides the window that it
+    /// fills.
     pub fn scratch_unit(&self) -> u64 {
         self.views().map(View::scratch_unit).sum()
     }
@@ -113,15 +129,21 @@ impl Stack {
         let (mut range, mut bytes) = (range, 0);
         for layer in self.layers.iter().rev() {
             let own = layer.places.iter().zip(1..);
-            bytes += own.map(|(place, source)| layer.view.count(source, range.clone()) * place.unit()).sum::<u64>();
+            bytes += own
+                .map(|(place, source)| layer.view.count(source, range.clone()) * place.unit())
+                .sum::<u64>();
             range = range.start..range.start + layer.view.count(0, range.clone());
         }
         bytes + (range.end - range.start) * self.place.unit()
     }
 
-    /// From the first to the last element of the lowest tensor that belongs to `range`; `None` when only opened views know.
+    /// From the first to the last element of the lowest tensor that belongs to `range`; `None` when
+    /// only opened views know.
     pub fn span(&self, range: Range<u64>) -> Option<Range<u64>> {
-        self.layers.iter().rev().try_fold(range, |range, layer| layer.view.span(range))
+        self.layers
+            .iter()
+            .rev()
+            .try_fold(range, |range, layer| layer.view.span(range))
     }
 
     /// Opens the views.
@@ -153,12 +175,19 @@ impl Place {
 }
 
 impl Opened {
-    /// Fills `into` with elements `range` of the highest view of `stack`; `below` are the tensors in all of its places.
+    /// Fills `into` with elements `range` of the highest view of `stack`; `below` are the tensors
+    /// in all of its places.
     ///
     /// # Errors
     ///
     /// When one of them cannot be read.
-    pub fn read(&mut self, stack: &Stack, below: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()> {
+    pub fn read(
+        &mut self,
+        stack: &Stack,
+        below: Below<'_>,
+        range: Range<u64>,
+        into: &mut [u8],
+    ) -> Result<()> {
         Level::new(&stack.layers, &mut self.0, below).read(range, into)
     }
 
@@ -178,18 +207,41 @@ struct Level<'a> {
 
 impl<'a> Level<'a> {
     fn new(layers: &'a [Layer], readings: &'a mut [Box<dyn Reading>], below: Below<'a>) -> Self {
-        Self { layers, readings: RefCell::new(readings), below }
+        Self {
+            layers,
+            readings: RefCell::new(readings),
+            below,
+        }
     }
 
-    /// Lets `act` use the view on top and the tensors from which it reads; `None` when there is no view.
+    /// Lets `act` use the view on top and the tensors from which it reads; `None` when there is no
+    /// view.
     fn top<T>(&self, act: impl FnOnce(&mut dyn Reading, Below<'_>) -> T) -> Option<T> {
         let (layer, lower) = self.layers.split_last()?;
         let mut readings = self.readings.borrow_mut();
         let (reading, rest) = readings.split_last_mut()?;
-        let (tensors, own) = self.below.tensors.split_at(self.below.tensors.len() - layer.places.len());
-        let under = Level::new(lower, rest, Below { tensors, ..self.below });
-        let tensors: Vec<&dyn Readable> = std::iter::once(&under as &dyn Readable).chain(own.iter().copied()).collect();
-        Some(act(reading.as_mut(), Below { tensors: &tensors, ..self.below }))
+        let (tensors, own) = self
+            .below
+            .tensors
+            .split_at(self.below.tensors.len() - layer.places.len());
+        let under = Level::new(
+            lower,
+            rest,
+            Below {
+                tensors,
+                ..self.below
+            },
+        );
+        let tensors: Vec<&dyn Readable> = std::iter::once(&under as &dyn Readable)
+            .chain(own.iter().copied())
+            .collect();
+        Some(act(
+            reading.as_mut(),
+            Below {
+                tensors: &tensors,
+                ..self.below
+            },
+        ))
     }
 }
 
@@ -203,7 +255,10 @@ impl Readable for Level<'_> {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        if self.top(|reading, below| reading.prefetch(below, range.clone())).is_none() {
+        if self
+            .top(|reading, below| reading.prefetch(below, range.clone()))
+            .is_none()
+        {
             self.below.first().prefetch(range);
         }
     }

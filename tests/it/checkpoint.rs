@@ -1,4 +1,5 @@
-//! Reading checkpoints: what is written by the reference comes back, what is damaged ends in one clear error.
+//! Reading checkpoints: what is written by the reference comes back, what is damaged ends in one
+//! clear error.
 
 mod compressed;
 mod damage;
@@ -29,15 +30,25 @@ const SPECS: [Spec<'static>; 6] = [
 /// Bytes of prime period, so that swapped or shifted blocks cannot look alike.
 fn bytes_of(name: &str, dtype: Dtype, shape: &[usize], seed: u8) -> Vec<u8> {
     let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-    let start = name.bytes().fold(usize::from(seed), |sum, byte| sum + usize::from(byte));
-    (start..start + len).map(|i| u8::try_from(i % 251).expect("below 251")).collect()
+    let start = name
+        .bytes()
+        .fold(usize::from(seed), |sum, byte| sum + usize::from(byte));
+    (start..start + len)
+        .map(|i| u8::try_from(i % 251).expect("below 251"))
+        .collect()
 }
 
 /// A whole safetensors file, written by the reference.
 fn file_of(specs: &[Spec<'_>], seed: u8) -> Vec<u8> {
-    let data: Vec<_> = specs.iter().map(|(name, dtype, shape)| bytes_of(name, *dtype, shape, seed)).collect();
+    let data: Vec<_> = specs
+        .iter()
+        .map(|(name, dtype, shape)| bytes_of(name, *dtype, shape, seed))
+        .collect();
     let views = specs.iter().zip(&data).map(|((name, dtype, shape), data)| {
-        (*name, TensorView::new(*dtype, shape.to_vec(), data).expect("data fits shape"))
+        (
+            *name,
+            TensorView::new(*dtype, shape.to_vec(), data).expect("data fits shape"),
+        )
     });
     safetensors::serialize(views, None).expect("serialise")
 }
@@ -57,10 +68,18 @@ fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
 /// Asserts that every tensor of `specs` is in `checkpoint` and reads back whole.
 fn assert_holds(checkpoint: &Checkpoint, specs: &[Spec<'_>], seed: u8, options: &SourceOptions) {
     for (name, dtype, shape) in specs {
-        let entry = checkpoint.tensors().get(*name).unwrap_or_else(|| panic!("{name} is there"));
+        let entry = checkpoint
+            .tensors()
+            .get(*name)
+            .unwrap_or_else(|| panic!("{name} is there"));
         assert_eq!(entry.dtype.name(), dtype.to_string());
-        assert_eq!(entry.shape, shape.iter().map(|dim| *dim as u64).collect::<Vec<_>>());
-        let source = checkpoint.open_file(entry.file, options).expect("open file");
+        assert_eq!(
+            entry.shape,
+            shape.iter().map(|dim| *dim as u64).collect::<Vec<_>>()
+        );
+        let source = checkpoint
+            .open_file(entry.file, options)
+            .expect("open file");
         let window = source.load(entry.bytes.clone()).expect("load");
         assert_eq!(*window, bytes_of(name, *dtype, shape, seed), "{name}");
     }
@@ -69,7 +88,11 @@ fn assert_holds(checkpoint: &Checkpoint, specs: &[Spec<'_>], seed: u8, options: 
 /// The error that `path` ends in; also its hint, so that both can be searched.
 fn refusal(path: &Path) -> String {
     match Checkpoint::open(path) {
-        Ok(checkpoint) => panic!("{} should be refused, holds {:?}", path.display(), checkpoint.tensors()),
+        Ok(checkpoint) => panic!(
+            "{} should be refused, holds {:?}",
+            path.display(),
+            checkpoint.tensors()
+        ),
         Err(error) => format!("{error} [{}]", error.hint().unwrap_or_default()),
     }
 }

@@ -36,12 +36,30 @@ const MERGE: [&str; 5] = ["merge", "a", "b", "--out", "out"];
 fn a_merge_prints_its_summary_and_nothing_else() {
     let root = two_models();
     let ended = run(root.path(), MERGE).ok();
-    assert!(ended.stdout.starts_with("merged 2 models by karcher into out in "), "{ended:?}");
-    assert!(ended.stdout.contains("\noutput: 8 tensors, of them 2 unchanged, "), "{ended:?}");
-    assert!(ended.stdout.contains(" in 1 shard\n") && ended.stdout.contains("memory: at most "), "{ended:?}");
+    assert!(
+        ended
+            .stdout
+            .starts_with("merged 2 models by karcher into out in "),
+        "{ended:?}"
+    );
+    assert!(
+        ended
+            .stdout
+            .contains("\noutput: 8 tensors, of them 2 unchanged, "),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stdout.contains(" in 1 shard\n") && ended.stdout.contains("memory: at most "),
+        "{ended:?}"
+    );
     assert_eq!(ended.stderr, "");
     let verified = run(root.path(), ["verify", "out"]).ok();
-    assert!(verified.stdout.starts_with("verified: 8 tensors in 1 shard, ") && verified.stderr.is_empty());
+    assert!(
+        verified
+            .stdout
+            .starts_with("verified: 8 tensors in 1 shard, ")
+            && verified.stderr.is_empty()
+    );
 }
 
 #[test]
@@ -58,7 +76,12 @@ fn json_has_the_documented_fields() {
     let root = two_models();
     let keys = |args: &[&str]| -> Vec<String> {
         let value = run(root.path(), args.iter().chain(&["--json"])).ok().json();
-        value.as_object().expect("an object").keys().cloned().collect()
+        value
+            .as_object()
+            .expect("an object")
+            .keys()
+            .cloned()
+            .collect()
     };
     assert_eq!(
         keys(&["plan", "a", "b", "--out", "out"]),
@@ -152,10 +175,36 @@ fn every_command_explains_its_flags() {
         "--json",
         "--help",
     ];
-    let merge = ["--align", "--restart", "--overwrite", "--verify", "--quiet", "--io", "--simd"];
-    let align = ["--out", "--spec", "--cost", "--residual", "--no-signs", "--seed", "--max-sweeps", "--any-vocabulary"];
-    let run_flags =
-        ["--groups", "--memory", "--threads", "--restart", "--overwrite", "--io", "--simd", "--json", "--quiet"];
+    let merge = [
+        "--align",
+        "--restart",
+        "--overwrite",
+        "--verify",
+        "--quiet",
+        "--io",
+        "--simd",
+    ];
+    let align = [
+        "--out",
+        "--spec",
+        "--cost",
+        "--residual",
+        "--no-signs",
+        "--seed",
+        "--max-sweeps",
+        "--any-vocabulary",
+    ];
+    let run_flags = [
+        "--groups",
+        "--memory",
+        "--threads",
+        "--restart",
+        "--overwrite",
+        "--io",
+        "--simd",
+        "--json",
+        "--quiet",
+    ];
     let align = [&align[..], &run_flags].concat();
     for (command, own) in [
         ("merge", &merge[..]),
@@ -164,36 +213,87 @@ fn every_command_explains_its_flags() {
         ("align", &align),
     ] {
         let help = run(root.path(), [command, "--help"]).ok().stdout;
-        let wanted = shared.iter().filter(|_| matches!(command, "merge" | "plan")).chain(own);
-        wanted.for_each(|flag| assert!(help.contains(flag), "{command} --help does not mention {flag}"));
+        let wanted = shared
+            .iter()
+            .filter(|_| matches!(command, "merge" | "plan"))
+            .chain(own);
+        wanted.for_each(|flag| {
+            assert!(
+                help.contains(flag),
+                "{command} --help does not mention {flag}"
+            )
+        });
         // Each flag that is listed says something.
         let lines: Vec<&str> = help.lines().collect();
-        for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.trim_start().starts_with('-')) {
-            let words = line.split_whitespace().filter(|word| !word.starts_with(['-', '<'])).count();
-            let below = lines.get(at + 1).is_some_and(|next| next.starts_with("          "));
+        for (at, line) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.trim_start().starts_with('-'))
+        {
+            let words = line
+                .split_whitespace()
+                .filter(|word| !word.starts_with(['-', '<']))
+                .count();
+            let below = lines
+                .get(at + 1)
+                .is_some_and(|next| next.starts_with("          "));
             assert!(words > 0 || below, "{command}: {line}");
         }
     }
     let all = run(root.path(), ["--help"]).ok().stdout;
-    assert!(["merge", "plan", "verify", "3 stopped but resumable"].iter().all(|words| all.contains(words)), "{all}");
-    assert!(run(root.path(), ["--version"]).ok().stdout.starts_with("thalweg "));
+    assert!(
+        ["merge", "plan", "verify", "3 stopped but resumable"]
+            .iter()
+            .all(|words| all.contains(words)),
+        "{all}"
+    );
+    assert!(
+        run(root.path(), ["--version"])
+            .ok()
+            .stdout
+            .starts_with("thalweg ")
+    );
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let root = two_models();
-    for args in [&MERGE[..], &["verify", "out"], &["plan", "a", "b", "--out", "other", "--tensors"]] {
-        let mut child = program(root.path(), args).spawn().expect("the program starts");
+    for args in [
+        &MERGE[..],
+        &["verify", "out"],
+        &["plan", "a", "b", "--out", "other", "--tensors"],
+    ] {
+        let mut child = program(root.path(), args)
+            .spawn()
+            .expect("the program starts");
         drop(child.stdout.take());
         let mut stderr = String::new();
-        child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
-        assert_eq!((child.wait().expect("a child of ours").code(), stderr.as_str()), (Some(0), ""), "{args:?}");
+        child
+            .stderr
+            .take()
+            .expect("piped")
+            .read_to_string(&mut stderr)
+            .expect("UTF-8");
+        assert_eq!(
+            (
+                child.wait().expect("a child of ours").code(),
+                stderr.as_str()
+            ),
+            (Some(0), ""),
+            "{args:?}"
+        );
     }
     // Help and usage go the way of the argument parser.
     let mut help: Command = program(root.path(), ["merge", "--help"]);
-    let mut child = help.stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut child = help
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     drop(child.stdout.take());
-    assert!(child.wait().expect("a child of ours").code().is_some(), "no signal, no panic");
+    assert!(
+        child.wait().expect("a child of ours").code().is_some(),
+        "no signal, no panic"
+    );
 }
 
 #[test]
@@ -210,7 +310,10 @@ fn progress_in_a_pipe_is_a_line_every_few_seconds() {
     let lines: Vec<&str> = ended.stderr.lines().collect();
     assert!((1..4).contains(&lines.len()), "{ended:?}");
     for line in lines {
-        assert!(line.starts_with("merging ") && line.contains("%), ") && line.contains(" GB/s, "), "{line}");
+        assert!(
+            line.starts_with("merging ") && line.contains("%), ") && line.contains(" GB/s, "),
+            "{line}"
+        );
         assert!(line.ends_with(" of 256 MiB]"), "{line}");
     }
     assert!(ended.stdout.starts_with("merged "), "{ended:?}");
@@ -235,9 +338,16 @@ fn seventy_billion(folder: &Path) {
     };
     let mut tensors: Vec<Spec> = (0..80).flat_map(layer).collect();
     tensors.push(spec("model.norm.weight", Dtype::BF16, &[8192]));
-    tensors.push(spec("model.embed_tokens.weight", Dtype::BF16, &[128_256, 8192]));
+    tensors.push(spec(
+        "model.embed_tokens.weight",
+        Dtype::BF16,
+        &[128_256, 8192],
+    ));
     tensors.push(spec("lm_head.weight", Dtype::BF16, &[128_256, 8192]));
-    let shards: Vec<Vec<Spec>> = tensors.chunks(tensors.len().div_ceil(30)).map(<[Spec]>::to_vec).collect();
+    let shards: Vec<Vec<Spec>> = tensors
+        .chunks(tensors.len().div_ceil(30))
+        .map(<[Spec]>::to_vec)
+        .collect();
     write_headers(folder, &shards);
 }
 
@@ -246,15 +356,25 @@ fn a_merge_of_two_70b_models_is_planned_in_a_second_from_their_headers() {
     let root = scratch();
     seventy_billion(&root.path().join("a"));
     seventy_billion(&root.path().join("b"));
-    let args = ["plan", "a", "b", "--out", "out", "--memory", "1GiB", "--json"];
+    let args = [
+        "plan", "a", "b", "--out", "out", "--memory", "1GiB", "--json",
+    ];
     let timed = |_| {
         let begun = Instant::now();
-        let ended = start(root.path(), args.map(|arg| if arg == "--json" { "--threads=8" } else { arg })).end_watched();
+        let ended = start(
+            root.path(),
+            args.map(|arg| if arg == "--json" { "--threads=8" } else { arg }),
+        )
+        .end_watched();
         // The plan is made all the same where this machine's disk is too small for the output.
-        assert!(ended.code == Some(0) || ended.stderr.contains("no space left"), "{ended:?}");
+        assert!(
+            ended.code == Some(0) || ended.stderr.contains("no space left"),
+            "{ended:?}"
+        );
         (begun.elapsed(), ended.peak)
     };
-    // The machine may be busy with other tests: the best of three counts. Reading 280 GB would take minutes.
+    // The machine may be busy with other tests: the best of three counts. Reading 280 GB would take
+    // minutes.
     let (span, peak) = (0..3).map(timed).min().expect("three runs");
     assert!(span < Duration::from_secs(1), "{span:?}");
     assert!(peak < 128 << 20, "{peak}");
@@ -266,7 +386,16 @@ fn a_merge_of_two_70b_models_is_planned_in_a_second_from_their_headers() {
 #[test]
 fn verify_finds_damage_in_every_file() {
     let root = two_models();
-    let merge = ["merge", "a", "b", "--out", "out", "--shard-size", "170KB", "--quiet"];
+    let merge = [
+        "merge",
+        "a",
+        "b",
+        "--out",
+        "out",
+        "--shard-size",
+        "170KB",
+        "--quiet",
+    ];
     run(root.path(), merge).ok();
     let out = root.path().join("out");
     let sound = files_below(&out);
@@ -276,7 +405,9 @@ fn verify_finds_damage_in_every_file() {
     verify().ok();
     // Side files have no checksum: people edit them.
     let has_checksum = |name: &Path| {
-        weights(name) || name.ends_with("thalweg.json") || name.to_string_lossy().ends_with(".index.json")
+        weights(name)
+            || name.ends_with("thalweg.json")
+            || name.to_string_lossy().ends_with(".index.json")
     };
     for (name, bytes) in sound.iter().filter(|(name, _)| has_checksum(name)) {
         let path = out.join(name);
@@ -290,21 +421,44 @@ fn verify_finds_damage_in_every_file() {
             }
             flip(&path, at);
             let found = verify();
-            assert_eq!(found.code, Some(1), "byte {at} of {}: {found:?}", name.display());
+            assert_eq!(
+                found.code,
+                Some(1),
+                "byte {at} of {}: {found:?}",
+                name.display()
+            );
             assert!(found.stderr.starts_with("thalweg: cannot "), "{found:?}");
             flip(&path, at);
         }
         std::fs::remove_file(&path).expect("removed");
         if name.ends_with("thalweg.json") {
-            // Without its manifest it is any checkpoint, of which only the structure can be checked.
-            assert!(run(root.path(), ["verify", "out"]).ok().stdout.contains("no checksums"));
+            // Without its manifest it is any checkpoint, of which only the structure can be
+            // checked.
+            assert!(
+                run(root.path(), ["verify", "out"])
+                    .ok()
+                    .stdout
+                    .contains("no checksums")
+            );
         } else {
             verify().fails(1, &["missing"]);
         }
         std::fs::write(&path, bytes).expect("written");
     }
-    std::fs::write(out.join("model-00004-of-00003.safetensors"), &sound[Path::new("model-00001-of-00003.safetensors")])
-        .expect("written");
-    verify().fails(1, &["model-00004-of-00003.safetensors", "the manifest knows of no such shard"]);
-    run(root.path(), ["verify", "nowhere"]).fails(1, &["thalweg: cannot verify: nowhere: there is no such folder"]);
+    std::fs::write(
+        out.join("model-00004-of-00003.safetensors"),
+        &sound[Path::new("model-00001-of-00003.safetensors")],
+    )
+    .expect("written");
+    verify().fails(
+        1,
+        &[
+            "model-00004-of-00003.safetensors",
+            "the manifest knows of no such shard",
+        ],
+    );
+    run(root.path(), ["verify", "nowhere"]).fails(
+        1,
+        &["thalweg: cannot verify: nowhere: there is no such folder"],
+    );
 }

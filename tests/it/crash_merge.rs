@@ -1,4 +1,5 @@
-//! Whole merges lose power at every operation, go on, and end with the bytes of an uninterrupted run.
+//! Whole merges lose power at every operation, go on, and end with the bytes of an uninterrupted
+//! run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -30,7 +31,8 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 pub struct Case {
     inputs: TempDir,
     recipe: String,
-    /// Bytes of input windows at once, when less than the plan would take: then tensors are read twice.
+    /// Bytes of input windows at once, when less than the plan would take: then tensors are read
+    /// twice.
     pub window_bytes: Option<u64>,
     pub commit_bytes: u64,
     pub block_bytes: u64,
@@ -44,10 +46,25 @@ impl Case {
         for (name, seed) in [("a", 1), ("b", 2)] {
             write(&inputs.path().join(name), shards, seed);
         }
-        let model =
-            |name| format!("  - {{ model: {}, parameters: {{ weight: 1 }} }}\n", inputs.path().join(name).display());
-        let recipe = format!("merge_method: karcher\nmodels:\n{}{}{keys}", model("a"), model("b"));
-        Self { inputs, recipe, window_bytes: None, commit_bytes: 1, block_bytes: 64 << 10, io: Io::Map }
+        let model = |name| {
+            format!(
+                "  - {{ model: {}, parameters: {{ weight: 1 }} }}\n",
+                inputs.path().join(name).display()
+            )
+        };
+        let recipe = format!(
+            "merge_method: karcher\nmodels:\n{}{}{keys}",
+            model("a"),
+            model("b")
+        );
+        Self {
+            inputs,
+            recipe,
+            window_bytes: None,
+            commit_bytes: 1,
+            block_bytes: 64 << 10,
+            io: Io::Map,
+        }
     }
 
     /// The folder in which the models are `a` and `b`.
@@ -62,10 +79,16 @@ impl Case {
 
     fn plan(&self) -> Plan {
         let recipe = Recipe::parse(&self.recipe, "case.yml").expect("a valid recipe");
-        let folders = ["a", "b"].map(|name| self.inputs.path().join(name)).to_vec();
+        let folders = ["a", "b"]
+            .map(|name| self.inputs.path().join(name))
+            .to_vec();
         let mut job = Job::new(recipe.documents[0].clone(), folders).expect("two models");
         job.recipe_text = Some(recipe.text);
-        let wish = Wish { memory: 256 << 20, threads: 2, block_bytes: Some(self.block_bytes) };
+        let wish = Wish {
+            memory: 256 << 20,
+            threads: 2,
+            block_bytes: Some(self.block_bytes),
+        };
         let mut plan = Plan::new(&job, &wish).expect("inputs that fit");
         plan.memory.input = self.window_bytes.unwrap_or(plan.memory.input);
         plan
@@ -76,12 +99,21 @@ impl Case {
         self.run_planned(self.plan(), storage, root)
     }
 
-    fn run_planned(&self, plan: Plan, storage: CrashStorage, root: &Path) -> (CrashStorage, Result<Report>) {
+    fn run_planned(
+        &self,
+        plan: Plan,
+        storage: CrashStorage,
+        root: &Path,
+    ) -> (CrashStorage, Result<Report>) {
         let storage = Arc::new(storage);
         let outcome = merge(Merge {
             plan: Arc::new(plan),
             storage: Arc::clone(&storage) as Arc<dyn Storage>,
-            target: Target { dir: root.join("out"), overwrite: false, restart: false },
+            target: Target {
+                dir: root.join("out"),
+                overwrite: false,
+                restart: false,
+            },
             options: Options {
                 kernels: Kernels::detect(),
                 io: self.io,
@@ -92,7 +124,10 @@ impl Case {
             },
             verify: false,
         });
-        (Arc::into_inner(storage).expect("all of the run is dropped"), outcome)
+        (
+            Arc::into_inner(storage).expect("all of the run is dropped"),
+            outcome,
+        )
     }
 
     /// What a run that nothing disturbs makes, and in how many operations.
@@ -118,14 +153,26 @@ impl Case {
         let (_, outcome) = self.run(CrashStorage::reliable(after), after);
         let report = outcome.unwrap_or_else(|error| panic!("{case}: {error}"));
         let found = files_below(&after.join("out"));
-        assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{case}");
-        let differing: Vec<_> = wanted.iter().filter(|(name, bytes)| found[*name] != **bytes).collect();
-        assert!(differing.is_empty(), "{case}: {:?}", differing.iter().map(|(name, _)| name).collect::<Vec<_>>());
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            wanted.keys().collect::<Vec<_>>(),
+            "{case}"
+        );
+        let differing: Vec<_> = wanted
+            .iter()
+            .filter(|(name, bytes)| found[*name] != **bytes)
+            .collect();
+        assert!(
+            differing.is_empty(),
+            "{case}: {:?}",
+            differing.iter().map(|(name, _)| name).collect::<Vec<_>>()
+        );
         report
     }
 }
 
-/// Three shards: tensors of several blocks, of one chunk and an odd rest, a scalar, an empty one, integers.
+/// Three shards: tensors of several blocks, of one chunk and an odd rest, a scalar, an empty one,
+/// integers.
 pub fn small_shards() -> Vec<Vec<Spec>> {
     vec![
         vec![
@@ -138,7 +185,10 @@ pub fn small_shards() -> Vec<Vec<Spec>> {
             spec("b.none", Dtype::F32, &[0, 4]),
             spec("b.norm", Dtype::F32, &[33]),
         ],
-        vec![spec("c.head", Dtype::F32, &[40, 1000]), spec("c.flag", Dtype::Bool, &[3])],
+        vec![
+            spec("c.head", Dtype::F32, &[40, 1000]),
+            spec("c.flag", Dtype::Bool, &[3]),
+        ],
     ]
 }
 
@@ -149,12 +199,26 @@ pub const SMALL_KEYS: &str = "out_shard_size: 170000\n";
 fn loses_power_everywhere(case: &Case, with_every_image: bool) {
     let (wanted, operations) = case.undisturbed();
     assert!(operations > 40, "{operations} operations");
-    assert_eq!(wanted.keys().filter(|name| name.extension().is_some_and(|end| end == "safetensors")).count(), 3);
+    assert_eq!(
+        wanted
+            .keys()
+            .filter(|name| name.extension().is_some_and(|end| end == "safetensors"))
+            .count(),
+        3
+    );
     for at in 1..=operations {
-        let images = if with_every_image { &Image::ALL[..] } else { &Image::ALL[at % 4..=at % 4] };
+        let images = if with_every_image {
+            &Image::ALL[..]
+        } else {
+            &Image::ALL[at % 4..=at % 4]
+        };
         for &image in images {
             let after = case.crashed(at, image);
-            case.recovers(after.path(), &wanted, &format!("operation {at} of {operations}, {image:?}"));
+            case.recovers(
+                after.path(),
+                &wanted,
+                &format!("operation {at} of {operations}, {image:?}"),
+            );
         }
     }
 }
@@ -168,51 +232,96 @@ fn a_merge_by_tensor_survives_power_loss_at_every_operation() {
 
 #[test]
 fn a_merge_by_row_survives_power_loss_at_every_operation() {
-    loses_power_everywhere(&Case::new(&small_shards(), &format!("{SMALL_KEYS}granularity: row\n")), false);
+    loses_power_everywhere(
+        &Case::new(&small_shards(), &format!("{SMALL_KEYS}granularity: row\n")),
+        false,
+    );
 }
 
 #[test]
 fn a_merge_over_the_whole_model_survives_power_loss_at_every_operation() {
-    loses_power_everywhere(&Case::new(&small_shards(), &format!("{SMALL_KEYS}granularity: model\n")), true);
+    loses_power_everywhere(
+        &Case::new(
+            &small_shards(),
+            &format!("{SMALL_KEYS}granularity: model\n"),
+        ),
+        true,
+    );
 }
 
 #[test]
 fn a_merge_of_components_survives_power_loss_at_every_operation() {
     let case = Case::new(&small_shards(), SMALL_KEYS);
-    let sharded = [vec![spec("a", Dtype::BF16, &[300, 100])], vec![spec("b", Dtype::BF16, &[700, 130])]];
+    let sharded = [
+        vec![spec("a", Dtype::BF16, &[300, 100])],
+        vec![spec("b", Dtype::BF16, &[700, 130])],
+    ];
     for (name, seed) in [("a", 5), ("b", 6)] {
         write(&case.inputs().join(name).join("1_Large"), &sharded, seed);
-        write(&case.inputs().join(name).join("2_Dense"), &[vec![spec("weight", Dtype::F32, &[30, 30])]], seed);
+        write(
+            &case.inputs().join(name).join("2_Dense"),
+            &[vec![spec("weight", Dtype::F32, &[30, 30])]],
+            seed,
+        );
     }
     let (wanted, operations) = case.undisturbed();
-    for name in ["1_Large/model.safetensors.index.json", "2_Dense/model.safetensors", "model.safetensors.index.json"] {
-        assert!(wanted.contains_key(Path::new(name)), "{name}: {:?}", wanted.keys());
+    for name in [
+        "1_Large/model.safetensors.index.json",
+        "2_Dense/model.safetensors",
+        "model.safetensors.index.json",
+    ] {
+        assert!(
+            wanted.contains_key(Path::new(name)),
+            "{name}: {:?}",
+            wanted.keys()
+        );
     }
     for at in 1..=operations {
         let image = Image::ALL[at % 4];
         let after = case.crashed(at, image);
-        case.recovers(after.path(), &wanted, &format!("operation {at} of {operations}, {image:?}"));
+        case.recovers(
+            after.path(),
+            &wanted,
+            &format!("operation {at} of {operations}, {image:?}"),
+        );
     }
 }
 
 #[test]
 fn a_solved_model_is_not_measured_again() {
-    let mut case = Case::new(&small_shards(), &format!("{SMALL_KEYS}granularity: model\n"));
+    let mut case = Case::new(
+        &small_shards(),
+        &format!("{SMALL_KEYS}granularity: model\n"),
+    );
     // So large that nothing but the solution is committed on the way.
     case.commit_bytes = 1 << 30;
     let (wanted, operations) = case.undisturbed();
     let whole = case.plan();
     let all: u64 = whole.source_bytes();
     let resumed_reading: Vec<u64> = (1..operations)
-        .map(|at| case.recovers(case.crashed(at, Image::Kept).path(), &wanted, &format!("operation {at}")).read_bytes)
+        .map(|at| {
+            case.recovers(
+                case.crashed(at, Image::Kept).path(),
+                &wanted,
+                &format!("operation {at}"),
+            )
+            .read_bytes
+        })
         .collect();
     let once = resumed_reading.iter().filter(|read| **read == all).count();
-    assert!(once > 0, "of {all} bytes were read again: {resumed_reading:?}");
+    assert!(
+        once > 0,
+        "of {all} bytes were read again: {resumed_reading:?}"
+    );
 }
 
-/// One tensor of three check blocks that is read twice, of values that overflow when they are narrowed.
+/// One tensor of three check blocks that is read twice, of values that overflow when they are
+/// narrowed.
 fn large_case(granularity: &str) -> Case {
-    let large = Spec { upper: 0x47, ..spec("large", Dtype::BF16, &[20, 1 << 20]) };
+    let large = Spec {
+        upper: 0x47,
+        ..spec("large", Dtype::BF16, &[20, 1 << 20])
+    };
     let shard = vec![large, spec("small", Dtype::BF16, &[1000])];
     let keys = format!("granularity: {granularity}\ndtype: float16\nout_shard_size: 42000000\n");
     let mut case = Case::new(&[shard], &keys);
@@ -227,8 +336,13 @@ fn a_tensor_of_several_check_blocks_goes_on_in_its_middle() {
     for granularity in ["tensor", "row", "model"] {
         let case = large_case(granularity);
         let (wanted, operations) = case.undisturbed();
-        let manifest: Value = serde_json::from_slice(&wanted[Path::new("thalweg.json")]).expect("JSON");
-        assert!(manifest["tensors"][0]["note"]["overflowed"].as_u64() > Some(0), "{}", manifest["tensors"][0]);
+        let manifest: Value =
+            serde_json::from_slice(&wanted[Path::new("thalweg.json")]).expect("JSON");
+        assert!(
+            manifest["tensors"][0]["note"]["overflowed"].as_u64() > Some(0),
+            "{}",
+            manifest["tensors"][0]
+        );
         let mut spared = 0;
         for at in (4..=operations).step_by(9) {
             let image = Image::ALL[at % 4];
@@ -238,7 +352,9 @@ fn a_tensor_of_several_check_blocks_goes_on_in_its_middle() {
                 &wanted,
                 &format!("{granularity}, operation {at} of {operations}, {image:?}"),
             );
-            spared += usize::from(report.status == "resumed" && (1..40 << 20).contains(&report.written_bytes));
+            spared += usize::from(
+                report.status == "resumed" && (1..40 << 20).contains(&report.written_bytes),
+            );
         }
         assert!(spared > 0, "no run went on in the middle");
     }
@@ -248,21 +364,37 @@ fn a_tensor_of_several_check_blocks_goes_on_in_its_middle() {
 fn fails_to_read_everywhere(case: &Case) {
     let (wanted, _) = case.undisturbed();
     for shard in 1..=3 {
-        let path = case.inputs().join(format!("b/model-0000{shard}-of-00003.safetensors"));
+        let path = case
+            .inputs()
+            .join(format!("b/model-0000{shard}-of-00003.safetensors"));
         let bytes = fs::read(&path).expect("an input");
-        let modified = fs::metadata(&path).and_then(|found| found.modified()).expect("it has a time");
+        let modified = fs::metadata(&path)
+            .and_then(|found| found.modified())
+            .expect("it has a time");
         for at in (0..bytes.len()).step_by(16 << 10) {
             let about = format!("{:?}, {} cut at {at}", case.io, path.display());
             let (root, plan) = (scratch(), case.plan());
             let file = File::options().write(true).open(&path).expect("writable");
             file.set_len(at as u64).expect("cut");
-            let (storage, outcome) = case.run_planned(plan, CrashStorage::reliable(root.path()), root.path());
+            let (storage, outcome) =
+                case.run_planned(plan, CrashStorage::reliable(root.path()), root.path());
             let error = outcome.expect_err(&about);
-            assert!(error.subject().contains(&format!("b/model-0000{shard}")), "{about}: {error}");
+            assert!(
+                error.subject().contains(&format!("b/model-0000{shard}")),
+                "{about}: {error}"
+            );
             drop(storage);
-            assert!(!root.path().join("out/model.safetensors.index.json").exists(), "{about}");
+            assert!(
+                !root
+                    .path()
+                    .join("out/model.safetensors.index.json")
+                    .exists(),
+                "{about}"
+            );
             // The disk is whole again, and nothing that the failed run has left may be wrong.
-            file.write_all_at(&bytes, 0).and_then(|()| file.set_modified(modified)).expect("put right");
+            file.write_all_at(&bytes, 0)
+                .and_then(|()| file.set_modified(modified))
+                .expect("put right");
             case.recovers(root.path(), &wanted, &about);
         }
     }
@@ -274,7 +406,10 @@ fn a_merge_survives_a_failure_of_every_read() {
     for io in [Io::Map, Io::Positioned] {
         for granularity in ["tensor", "row", "model"] {
             let keys = format!("{SMALL_KEYS}granularity: {granularity}\n");
-            fails_to_read_everywhere(&Case { io, ..Case::new(&small_shards(), &keys) });
+            fails_to_read_everywhere(&Case {
+                io,
+                ..Case::new(&small_shards(), &keys)
+            });
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The device backend without a device: the CUDA kernels compiled for the host, and a driver that runs and records them.
+//! The device backend without a device: the CUDA kernels compiled for the host, and a driver that
+//! runs and records them.
 
 mod aligning;
 mod choices;

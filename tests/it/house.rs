@@ -1,4 +1,5 @@
-//! The house: which module may use which, where threads begin, and which files use each other in a circle.
+//! The house: which module may use which, where threads begin, and which files use each other in a
+//! circle.
 //!
 //! The order is that of the list in `src/lib.rs`; tests within `src/` may use what they like.
 
@@ -10,10 +11,16 @@ use std::path::{Path, PathBuf};
 const THREADS: [&str; 4] = ["engine", "align/run", "cli/activations", "cli/interpolate"];
 
 /// What starts threads.
-const STARTS: [&str; 4] = ["ThreadPoolBuilder", "thread::spawn", "thread::scope", "thread::Builder"];
+const STARTS: [&str; 4] = [
+    "ThreadPoolBuilder",
+    "thread::spawn",
+    "thread::scope",
+    "thread::Builder",
+];
 
-/// Files that use each other in a circle and may: a folder, then names in it. A facade and the types that its children name do
-/// not count. A circle that was opened leaves this list; a new one does not come into it without a reason.
+/// Files that use each other in a circle and may: a folder, then names in it. A facade and the
+/// types that its children name do not count. A circle that was opened leaves this list; a new one
+/// does not come into it without a reason.
 const CIRCLES: [&str; 15] = [
     "align/matching: panel terms",
     "checkpoint: component folder nested parts rivals",
@@ -47,7 +54,11 @@ fn a_module_uses_only_those_that_stand_above_it_in_the_list() {
     let place = |name: &str| order.iter().position(|known| known == name);
     let mut upward = Vec::new();
     for file in files() {
-        let room = file.module.split('/').next().expect("a path has a first part");
+        let room = file
+            .module
+            .split('/')
+            .next()
+            .expect("a path has a first part");
         let Some(own) = place(room) else { continue };
         for path in paths(&file.code, "crate::") {
             let used = path.split("::").next().expect("a path has a first part");
@@ -56,7 +67,11 @@ fn a_module_uses_only_those_that_stand_above_it_in_the_list() {
             }
         }
     }
-    assert!(upward.is_empty(), "lib.rs lists these modules the other way round:\n{}", upward.join("\n"));
+    assert!(
+        upward.is_empty(),
+        "lib.rs lists these modules the other way round:\n{}",
+        upward.join("\n")
+    );
 }
 
 #[test]
@@ -65,20 +80,41 @@ fn the_list_names_every_module_once() {
     let listed: BTreeSet<&String> = order.iter().collect();
     assert_eq!(listed.len(), order.len(), "a module is listed twice");
     let text = fs::read_to_string(root().join("lib.rs")).expect("lib.rs");
-    let declared: BTreeSet<String> = text.lines().filter_map(|line| name_of(line.strip_prefix("pub mod ")?)).collect();
-    assert_eq!(listed.into_iter().cloned().collect::<BTreeSet<_>>(), declared);
+    let declared: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| name_of(line.strip_prefix("pub mod ")?))
+        .collect();
+    assert_eq!(
+        listed.into_iter().cloned().collect::<BTreeSet<_>>(),
+        declared
+    );
 }
 
 #[test]
 fn threads_begin_where_the_list_says() {
     let text = fs::read_to_string(root().join("lib.rs")).expect("lib.rs");
-    let said = text.lines().find(|line| line.starts_with("//! Threads begin in")).expect("lib.rs says where");
-    let named: Vec<String> = said.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let said = text
+        .lines()
+        .find(|line| line.starts_with("//! Threads begin in"))
+        .expect("lib.rs says where");
+    let named: Vec<String> = said
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
     assert_eq!(named, THREADS);
     for file in files() {
-        let may = THREADS.iter().any(|room| file.module == *room || file.module.starts_with(&format!("{room}/")));
+        let may = THREADS
+            .iter()
+            .any(|room| file.module == *room || file.module.starts_with(&format!("{room}/")));
         let starts = STARTS.iter().find(|start| file.code.contains(**start));
-        assert!(may || starts.is_none(), "{} uses {}", file.module, starts.unwrap_or(&""));
+        assert!(
+            may || starts.is_none(),
+            "{} uses {}",
+            file.module,
+            starts.unwrap_or(&"")
+        );
     }
 }
 
@@ -87,10 +123,16 @@ fn files_use_each_other_in_a_circle_only_where_that_is_known() {
     for circle in circles(&arrows(&files())) {
         let is_known = CIRCLES.iter().any(|known| {
             let (folder, names) = known.split_once(": ").expect("a folder, then names");
-            let known: Vec<String> = names.split_whitespace().map(|name| format!("{folder}/{name}")).collect();
+            let known: Vec<String> = names
+                .split_whitespace()
+                .map(|name| format!("{folder}/{name}"))
+                .collect();
             circle.iter().all(|file| known.contains(file))
         });
-        assert!(is_known, "these files use each other in a circle: {circle:?}");
+        assert!(
+            is_known,
+            "these files use each other in a circle: {circle:?}"
+        );
     }
 }
 
@@ -101,7 +143,10 @@ fn root() -> PathBuf {
 /// The modules as lib.rs lists them.
 fn order() -> Vec<String> {
     let text = fs::read_to_string(root().join("lib.rs")).expect("lib.rs");
-    let order: Vec<String> = text.lines().filter_map(|line| name_of(line.strip_prefix("//! - [`")?)).collect();
+    let order: Vec<String> = text
+        .lines()
+        .filter_map(|line| name_of(line.strip_prefix("//! - [`")?))
+        .collect();
     assert!(order.len() > 20, "lib.rs lists its modules");
     order
 }
@@ -130,14 +175,23 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
             collect(root, &path, files);
             continue;
         }
-        let below = path.strip_prefix(root).expect("it lies there").with_extension("");
+        let below = path
+            .strip_prefix(root)
+            .expect("it lies there")
+            .with_extension("");
         let below = below.to_str().expect("names are plain").to_owned();
-        let is_test = below.split('/').any(|part| matches!(part, "tests" | "testing"));
+        let is_test = below
+            .split('/')
+            .any(|part| matches!(part, "tests" | "testing"));
         if path.extension().is_some_and(|end| end == "rs") && !is_test {
             let text = fs::read_to_string(&path).expect("a source");
             let is_facade = below.ends_with("/mod");
             let module = below.trim_end_matches("/mod").to_owned();
-            files.push(File { module, is_facade, code: code_of(&text) });
+            files.push(File {
+                module,
+                is_facade,
+                code: code_of(&text),
+            });
         }
     }
 }
@@ -146,7 +200,10 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
 fn code_of(text: &str) -> String {
     let tests = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
     let lines = text[..tests].lines();
-    lines.map(|line| line.split_once("//").map_or(line, |(code, _)| code)).collect::<Vec<_>>().join("\n")
+    lines
+        .map(|line| line.split_once("//").map_or(line, |(code, _)| code))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The paths that begin with `prefix`, groups in braces taken apart, without the prefix.
@@ -185,7 +242,9 @@ fn take_path<'a>(text: &'a str, before: &str, found: &mut Vec<String>) -> &'a st
         _ => {
             found.push(path);
             // An alias is none of the path.
-            let aliased = rest.strip_prefix(" as ").map(|alias| alias.trim_start_matches(is_of_name));
+            let aliased = rest
+                .strip_prefix(" as ")
+                .map(|alias| alias.trim_start_matches(is_of_name));
             aliased.unwrap_or(rest)
         }
     }
@@ -193,11 +252,19 @@ fn take_path<'a>(text: &'a str, before: &str, found: &mut Vec<String>) -> &'a st
 
 /// For each file the files that it uses. A child that names what its facade defines does not count.
 fn arrows(files: &[File]) -> BTreeMap<String, BTreeSet<String>> {
-    let known: BTreeMap<&str, &File> = files.iter().map(|file| (file.module.as_str(), file)).collect();
+    let known: BTreeMap<&str, &File> = files
+        .iter()
+        .map(|file| (file.module.as_str(), file))
+        .collect();
     let mut arrows = BTreeMap::new();
     for file in files {
-        let mut used: BTreeSet<String> = absolute(file).iter().map(|path| owner(path, &known)).collect();
-        used.retain(|other| *other != file.module && !format!("{}/", file.module).starts_with(&format!("{other}/")));
+        let mut used: BTreeSet<String> = absolute(file)
+            .iter()
+            .map(|path| owner(path, &known))
+            .collect();
+        used.retain(|other| {
+            *other != file.module && !format!("{}/", file.module).starts_with(&format!("{other}/"))
+        });
         used.remove("");
         arrows.insert(file.module.clone(), used);
     }
@@ -206,25 +273,39 @@ fn arrows(files: &[File]) -> BTreeMap<String, BTreeSet<String>> {
 
 /// All paths of a file, from the root, parts divided by slashes.
 fn absolute(file: &File) -> Vec<String> {
-    let mut all: Vec<String> = paths(&file.code, "crate::").iter().map(|path| path.replace("::", "/")).collect();
+    let mut all: Vec<String> = paths(&file.code, "crate::")
+        .iter()
+        .map(|path| path.replace("::", "/"))
+        .collect();
     let parts: Vec<&str> = file.module.split('/').collect();
     for ups in 1..=parts.len() {
         let prefix = "super::".repeat(ups);
         let base = parts[..parts.len() - ups].join("/");
-        let found = paths(&file.code, &prefix).into_iter().filter(|path| !path.starts_with("super"));
-        all.extend(found.map(|path| format!("{base}/{}", path.replace("::", "/")).trim_start_matches('/').to_owned()));
+        let found = paths(&file.code, &prefix)
+            .into_iter()
+            .filter(|path| !path.starts_with("super"));
+        all.extend(found.map(|path| {
+            format!("{base}/{}", path.replace("::", "/"))
+                .trim_start_matches('/')
+                .to_owned()
+        }));
     }
     if file.is_facade {
         // A facade names its children without a prefix.
         let uses = file.code.split("use ").skip(1);
         let mut found = Vec::new();
         uses.for_each(|text| _ = take_path(text, "", &mut found));
-        all.extend(found.iter().map(|path| format!("{}/{}", file.module, path.replace("::", "/"))));
+        all.extend(
+            found
+                .iter()
+                .map(|path| format!("{}/{}", file.module, path.replace("::", "/"))),
+        );
     }
     all
 }
 
-/// The file that a path leads to: the longest that there is, and on through what a facade passes on.
+/// The file that a path leads to: the longest that there is, and on through what a facade passes
+/// on.
 fn owner(path: &str, known: &BTreeMap<&str, &File>) -> String {
     let mut end = path;
     let file = loop {
@@ -236,12 +317,18 @@ fn owner(path: &str, known: &BTreeMap<&str, &File>) -> String {
             },
         }
     };
-    let item = path[end.len()..].trim_start_matches('/').split('/').next().unwrap_or_default();
+    let item = path[end.len()..]
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
     let mut passed = Vec::new();
     for text in file.code.split("pub use ").skip(1) {
         take_path(text, "", &mut passed);
     }
-    let from = passed.iter().find(|path| !item.is_empty() && path.rsplit("::").next() == Some(item));
+    let from = passed
+        .iter()
+        .find(|path| !item.is_empty() && path.rsplit("::").next() == Some(item));
     match from {
         Some(from) if file.is_facade && !from.starts_with("crate") => {
             owner(&format!("{end}/{}", from.replace("::", "/")), known)
@@ -252,15 +339,29 @@ fn owner(path: &str, known: &BTreeMap<&str, &File>) -> String {
 
 /// Sets of files each of which leads to all others.
 fn circles(arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<BTreeSet<String>> {
-    let reached: BTreeMap<&String, BTreeSet<&String>> = arrows.keys().map(|file| (file, reach(file, arrows))).collect();
+    let reached: BTreeMap<&String, BTreeSet<&String>> = arrows
+        .keys()
+        .map(|file| (file, reach(file, arrows)))
+        .collect();
     let circle = |file: &String| -> BTreeSet<String> {
-        reached[file].iter().filter(|other| reached[**other].contains(file)).map(|other| (*other).clone()).collect()
+        reached[file]
+            .iter()
+            .filter(|other| reached[**other].contains(file))
+            .map(|other| (*other).clone())
+            .collect()
     };
-    arrows.keys().map(circle).filter(|circle| circle.len() > 1).collect()
+    arrows
+        .keys()
+        .map(circle)
+        .filter(|circle| circle.len() > 1)
+        .collect()
 }
 
 /// The files to which arrows lead from `file`.
-fn reach<'a>(file: &String, arrows: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a String> {
+fn reach<'a>(
+    file: &String,
+    arrows: &'a BTreeMap<String, BTreeSet<String>>,
+) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::new();
     let mut next: Vec<&String> = arrows[file].iter().collect();
     while let Some(file) = next.pop() {

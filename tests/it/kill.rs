@@ -1,4 +1,5 @@
-//! The program is killed at random moments, asked to stop, and stopped twice; the same command goes on.
+//! The program is killed at random moments, asked to stop, and stopped twice; the same command goes
+//! on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +44,10 @@ fn killed_again_and_again_it_ends_with_the_bytes_of_an_undisturbed_run() {
     assert_eq!(relative_hashes(&out), wanted);
     assert!(resumed > 0, "no run went on after a kill");
     let after = hashes(root.path());
-    assert!(inputs.iter().all(|(path, hash)| after[path] == *hash), "an input was changed");
+    assert!(
+        inputs.iter().all(|(path, hash)| after[path] == *hash),
+        "an input was changed"
+    );
 }
 
 /// Whatever the moment, a file that has its final name has its final bytes.
@@ -52,7 +56,12 @@ fn whole_under_final_names(out: &Path, wanted: &BTreeMap<PathBuf, blake3::Hash>)
         return;
     }
     for (name, hash) in relative_hashes(out) {
-        assert_eq!(wanted.get(&name), Some(&hash), "{} is half done", name.display());
+        assert_eq!(
+            wanted.get(&name),
+            Some(&hash),
+            "{} is half done",
+            name.display()
+        );
     }
 }
 
@@ -63,14 +72,25 @@ fn asked_to_stop_it_says_how_to_go_on_and_goes_on() {
     let wanted = relative_hashes(&root.path().join("undisturbed"));
     for (signal, out) in [(Signal::TERM, "terminated"), (Signal::INT, "interrupted")] {
         let mut running = start(root.path(), slow_merge(out, &[]));
-        let first = root.path().join(out).join("model-00001-of-00005.safetensors");
-        assert!(running.until(|| first.exists()), "it was finished before its first shard was");
+        let first = root
+            .path()
+            .join(out)
+            .join("model-00001-of-00005.safetensors");
+        assert!(
+            running.until(|| first.exists()),
+            "it was finished before its first shard was"
+        );
         running.signal(signal);
-        let ended = running.end().fails(3, &["stopped on request", "run the same command again"]);
+        let ended = running
+            .end()
+            .fails(3, &["stopped on request", "run the same command again"]);
         assert_eq!(ended.stdout, "");
         let resumed = run(root.path(), slow_merge(out, &["--json"])).ok().json();
         assert_eq!(resumed["status"], "resumed");
-        assert!(resumed["written_bytes"].as_u64() < resumed["output_bytes"].as_u64(), "{resumed}");
+        assert!(
+            resumed["written_bytes"].as_u64() < resumed["output_bytes"].as_u64(),
+            "{resumed}"
+        );
         assert_eq!(relative_hashes(&root.path().join(out)), wanted);
     }
 }
@@ -87,10 +107,17 @@ fn a_second_signal_ends_it_at_once_and_it_can_be_resumed_all_the_same() {
     let begun = Instant::now();
     running.signal(Signal::CONT);
     let ended = running.end();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
     // It did not get to say anything.
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), ""));
-    assert_eq!(run(root.path(), slow_merge("out", &["--json"])).ok().json()["status"], "resumed");
+    assert_eq!(
+        run(root.path(), slow_merge("out", &["--json"])).ok().json()["status"],
+        "resumed"
+    );
     run(root.path(), ["verify", "out"]).ok();
 }
 
@@ -102,7 +129,8 @@ fn a_second_process_on_the_same_output_is_refused_and_the_first_goes_on() {
     first.signal(Signal::STOP);
     let holder = format!("process {} works on this output", first.pid());
     for more in [&[][..], &["--restart"], &["--overwrite"]] {
-        run(root.path(), slow_merge("out", more)).fails(2, &["cannot lock: out/.thalweg/lock", &holder]);
+        run(root.path(), slow_merge("out", more))
+            .fails(2, &["cannot lock: out/.thalweg/lock", &holder]);
     }
     first.signal(Signal::CONT);
     first.end().ok();

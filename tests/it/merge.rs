@@ -35,7 +35,9 @@ use thalweg::recipe::{HubCache, Recipe};
 use thalweg::report::Report;
 
 use crate::support::reference::files::{read_model, write_model};
-use crate::support::reference::{Model, Random, Tensor, distance, float::ulp_distance, norm, round_to};
+use crate::support::reference::{
+    Model, Random, Tensor, distance, float::ulp_distance, norm, round_to,
+};
 
 /// A folder with models in it, gone when dropped.
 pub struct Place(TempDir);
@@ -57,13 +59,18 @@ impl Place {
 
     /// Writes models into folders `m0`, `m1` and so on.
     pub fn models(&self, models: &[Model]) -> Vec<PathBuf> {
-        models.iter().enumerate().map(|(i, model)| self.model(&format!("m{i}"), model)).collect()
+        models
+            .iter()
+            .enumerate()
+            .map(|(i, model)| self.model(&format!("m{i}"), model))
+            .collect()
     }
 
     /// Merges, and reads the result back.
     pub fn merged(&self, run: &Run) -> Model {
         let out = tempfile::tempdir_in(self.0.path()).expect("a folder");
-        run.merge_to(&out.path().join("out")).expect("a merge that succeeds");
+        run.merge_to(&out.path().join("out"))
+            .expect("a merge that succeeds");
         read_model(&out.path().join("out"))
     }
 
@@ -72,8 +79,15 @@ impl Place {
         let out = tempfile::tempdir_in(self.0.path()).expect("a folder");
         let out = out.path().join("out");
         let error = run.merge_to(&out).expect_err("a merge that is refused");
-        let left = ["model.safetensors", "model.safetensors.index.json", "thalweg.json"];
-        assert!(left.iter().all(|name| !out.join(name).exists()), "a refused merge has left a checkpoint");
+        let left = [
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "thalweg.json",
+        ];
+        assert!(
+            left.iter().all(|name| !out.join(name).exists()),
+            "a refused merge has left a checkpoint"
+        );
         error
     }
 }
@@ -95,7 +109,15 @@ impl Run {
     pub fn new(recipe: Value) -> Self {
         let kernels = Kernels::detect();
         let commit_bytes = engine::COMMIT_BYTES;
-        Self { recipe, memory: 1 << 30, threads: 2, block_bytes: None, kernels, io: Io::Map, commit_bytes }
+        Self {
+            recipe,
+            memory: 1 << 30,
+            threads: 2,
+            block_bytes: None,
+            kernels,
+            io: Io::Map,
+            commit_bytes,
+        }
     }
 
     /// A Karcher mean with equal weights.
@@ -124,12 +146,20 @@ impl Run {
         let recipe = Recipe::parse(&self.recipe.to_string(), "recipe")?;
         let document = recipe.documents[0].clone();
         let hub = HubCache::at("/nowhere");
-        let inputs = document.models().into_iter().map(|model| model.locate(&hub)).collect::<Result<_>>()?;
+        let inputs = document
+            .models()
+            .into_iter()
+            .map(|model| model.locate(&hub))
+            .collect::<Result<_>>()?;
         Job::new(document, inputs)
     }
 
     pub fn plan(&self) -> Result<Plan> {
-        let wish = Wish { memory: self.memory, threads: self.threads, block_bytes: self.block_bytes };
+        let wish = Wish {
+            memory: self.memory,
+            threads: self.threads,
+            block_bytes: self.block_bytes,
+        };
         Plan::new(&self.job()?, &wish)
     }
 
@@ -141,7 +171,11 @@ impl Run {
         engine::merge(Merge {
             plan: Arc::new(self.plan()?),
             storage: Arc::new(DiskStorage),
-            target: Target { dir: out.to_owned(), overwrite: false, restart: false },
+            target: Target {
+                dir: out.to_owned(),
+                overwrite: false,
+                restart: false,
+            },
             options: Options {
                 kernels: self.kernels,
                 io: self.io,
@@ -183,7 +217,12 @@ pub enum Kinship {
 }
 
 /// One random model a dtype, of tensors with these shapes, named after them.
-pub fn random_models(random: &mut Random, dtypes: &[Dtype], shapes: &[&[usize]], kinship: Kinship) -> Vec<Model> {
+pub fn random_models(
+    random: &mut Random,
+    dtypes: &[Dtype],
+    shapes: &[&[usize]],
+    kinship: Kinship,
+) -> Vec<Model> {
     let mut models = vec![Model::new(); dtypes.len()];
     for shape in shapes {
         let len: usize = shape.iter().product();
@@ -196,38 +235,56 @@ pub fn random_models(random: &mut Random, dtypes: &[Dtype], shapes: &[&[usize]],
             _ => dtypes.iter().map(|_| random.gaussian(len)).collect(),
         };
         for ((model, dtype), values) in models.iter_mut().zip(dtypes).zip(own) {
-            model.insert(format!("t{shape:?}"), Tensor::rounded(*dtype, shape, &values));
+            model.insert(
+                format!("t{shape:?}"),
+                Tensor::rounded(*dtype, shape, &values),
+            );
         }
     }
     models
 }
 
-/// Asserts that `got` is `wanted`, rounded once: 9,999 elements of 10,000 exactly, the others to the next number.
+/// Asserts that `got` is `wanted`, rounded once: 9,999 elements of 10,000 exactly, the others to
+/// the next number.
 ///
-/// The solver ends within an angle of 1e-12 of the mean. In F64, and where the inputs cancel so that steps are as small
-/// as that, this much of the largest element is allowed; in F64 several times as much, for tensors that cancel whole.
+/// The solver ends within an angle of 1e-12 of the mean. In F64, and where the inputs cancel so
+/// that steps are as small as that, this much of the largest element is allowed; in F64 several
+/// times as much, for tensors that cancel whole.
 pub fn assert_rounded(got: &Model, wanted: &BTreeMap<String, Vec<f64>>, about: &str) {
     let (mut elements, mut off) = (0, 0u64);
     assert_eq!(got.len(), wanted.len(), "{about}: tensors");
     for (name, wanted) in wanted {
         let tensor = &got[name];
-        assert_eq!(tensor.values.len(), wanted.len(), "{about}: elements of {name}");
+        assert_eq!(
+            tensor.values.len(),
+            wanted.len(),
+            "{about}: elements of {name}"
+        );
         if tensor.dtype == Dtype::F64 {
             let error = distance(&tensor.values, wanted) / norm(wanted).max(f64::MIN_POSITIVE);
             assert!(error <= 1e-11, "{about}: {name} is off by {error:e}");
             continue;
         }
-        let allowed = 1e-12 * wanted.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let allowed = 1e-12
+            * wanted
+                .iter()
+                .fold(0.0f64, |largest, value| largest.max(value.abs()));
         for (k, (bits, wanted)) in tensor.bits().into_iter().zip(wanted).enumerate() {
             let ulps = ulp_distance(tensor.dtype, bits, round_to(tensor.dtype, *wanted));
             let value = tensor.values[k];
             let close = ulps <= 1 || (value - wanted).abs() <= allowed;
-            assert!(close, "{about}: element {k} of {name} is {value:e}, wanted {wanted:e}, {ulps} steps off");
+            assert!(
+                close,
+                "{about}: element {k} of {name} is {value:e}, wanted {wanted:e}, {ulps} steps off"
+            );
             off += u64::from(ulps > 0);
         }
         elements += wanted.len();
     }
-    assert!(10_000 * off <= u64::try_from(elements).expect("small"), "{about}: {off} of {elements} are off");
+    assert!(
+        10_000 * off <= u64::try_from(elements).expect("small"),
+        "{about}: {off} of {elements} are off"
+    );
 }
 
 /// Every file below `folder` by its name, with its contents.
@@ -235,9 +292,17 @@ pub fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).expect("a readable folder") {
         let path = entry.expect("an entry").path();
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() {
-            files.extend(files_of(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+            files.extend(
+                files_of(&path)
+                    .into_iter()
+                    .map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)),
+            );
         } else {
             files.insert(name, fs::read(&path).expect("a readable file"));
         }
@@ -247,11 +312,23 @@ pub fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Asserts that two models are the same to the bit.
 pub fn assert_same(got: &Model, wanted: &Model, about: &str) {
-    assert_eq!(got.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{about}: tensors");
+    assert_eq!(
+        got.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>(),
+        "{about}: tensors"
+    );
     for (name, wanted) in wanted {
         let got = &got[name];
-        assert_eq!((got.dtype, &got.shape), (wanted.dtype, &wanted.shape), "{about}: {name}");
-        let first = got.bytes.iter().zip(&wanted.bytes).position(|(a, b)| a != b);
+        assert_eq!(
+            (got.dtype, &got.shape),
+            (wanted.dtype, &wanted.shape),
+            "{about}: {name}"
+        );
+        let first = got
+            .bytes
+            .iter()
+            .zip(&wanted.bytes)
+            .position(|(a, b)| a != b);
         assert_eq!(first, None, "{about}: first differing byte of {name}");
     }
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use thalweg::method::{
-    GeometricMedian, Gram, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough, Slerp, Solution,
-    Statistics, Stop, TaskArithmetic,
+    GeometricMedian, Gram, Karcher, Linear, Method, ModelStock, Multislerp, Nuslerp, Passthrough,
+    Slerp, Solution, Statistics, Stop, TaskArithmetic,
 };
 
 use crate::support::reference::{Random, Rule, combine, distance, dot, karcher_gradient, norm};
@@ -27,12 +27,24 @@ fn measure(statistics: Statistics, inputs: &[Vec<f64>]) -> Gram {
     let length = inputs[0].len();
     for from in (0..length).step_by(1000) {
         let to = length.min(from + 1000);
-        let chunk: Vec<Vec<f64>> = (0..inputs.len()).map(|i| (from..to).map(|k| shifted(i, k)).collect()).collect();
+        let chunk: Vec<Vec<f64>> = (0..inputs.len())
+            .map(|i| (from..to).map(|k| shifted(i, k)).collect())
+            .collect();
         let sums = (0..chunk.len()).flat_map(|i| (i..chunk.len()).map(move |j| (i, j)));
         let pairs: Vec<(usize, usize)> = sums.collect();
-        gram.add(&pairs.iter().map(|(i, j)| dot(&chunk[*i], &chunk[*j])).collect::<Vec<_>>());
+        gram.add(
+            &pairs
+                .iter()
+                .map(|(i, j)| dot(&chunk[*i], &chunk[*j]))
+                .collect::<Vec<_>>(),
+        );
         if statistics == Statistics::Wide {
-            gram.add(&pairs.iter().map(|(i, j)| lost(&chunk[*i], &chunk[*j])).collect::<Vec<_>>());
+            gram.add(
+                &pairs
+                    .iter()
+                    .map(|(i, j)| lost(&chunk[*i], &chunk[*j]))
+                    .collect::<Vec<_>>(),
+            );
         }
     }
     gram
@@ -40,13 +52,18 @@ fn measure(statistics: Statistics, inputs: &[Vec<f64>]) -> Gram {
 
 /// What the inner product has lost to rounding.
 fn lost(a: &[f64], b: &[f64]) -> f64 {
-    let products = a.iter().zip(b).flat_map(|(a, b)| [a * b, a.mul_add(*b, -(a * b))]);
+    let products = a
+        .iter()
+        .zip(b)
+        .flat_map(|(a, b)| [a * b, a.mul_add(*b, -(a * b))]);
     let terms: Vec<f64> = products.chain([-dot(a, b)]).collect();
     dot(&terms, &vec![1.0; terms.len()])
 }
 
 fn solve(method: &dyn Method, inputs: &[Vec<f64>]) -> Solution {
-    method.solve(&measure(method.statistics(), inputs)).expect("finite inputs")
+    method
+        .solve(&measure(method.statistics(), inputs))
+        .expect("finite inputs")
 }
 
 fn merge(method: &dyn Method, inputs: &[Vec<f64>]) -> Vec<f64> {
@@ -64,7 +81,14 @@ fn error(method: &dyn Method, rule: &Rule, inputs: &[Vec<f64>]) -> f64 {
 }
 
 fn karcher_error(weights: &[f64], inputs: &[Vec<f64>]) -> f64 {
-    error(&karcher(weights), &Rule::Karcher { weights: weights.to_vec(), max_iter: 2000 }, inputs)
+    error(
+        &karcher(weights),
+        &Rule::Karcher {
+            weights: weights.to_vec(),
+            max_iter: 2000,
+        },
+        inputs,
+    )
 }
 
 fn weights(random: &mut Random, count: usize) -> Vec<f64> {
@@ -114,7 +138,11 @@ fn small_dimensions_with_dependent_inputs_have_the_same_mean() {
             let near = |random: &mut Random| -> Vec<f64> {
                 let noise = random.gaussian(dimension);
                 let size = 0.5 * norm(&centre) / norm(&noise);
-                centre.iter().zip(&noise).map(|(c, noise)| c + size * noise).collect()
+                centre
+                    .iter()
+                    .zip(&noise)
+                    .map(|(c, noise)| c + size * noise)
+                    .collect()
             };
             let inputs: Vec<Vec<f64>> = (0..6).map(|_| near(&mut random)).collect();
             let error = karcher_error(&weights(&mut random, 6), &inputs);
@@ -138,27 +166,76 @@ fn every_other_method_agrees_with_its_formula() {
         let multislerp = |base| Multislerp::new(&w, true, 1e-8, base).expect("valid");
         let check = |method: &dyn Method, rule: Rule, inputs: &[Vec<f64>]| {
             let error = error(method, &rule, inputs);
-            assert!(error < 1e-12, "{} at cosine {cosine}: {error:e}", method.name());
+            assert!(
+                error < 1e-12,
+                "{} at cosine {cosine}: {error:e}",
+                method.name()
+            );
         };
         for normalize in [true, false] {
-            check(&linear(normalize), Rule::Linear { weights: all.clone(), normalize }, &inputs);
-            let rule = Rule::TaskArithmetic { base: 2, weights: all.clone(), normalize, lambda: 0.7 };
+            check(
+                &linear(normalize),
+                Rule::Linear {
+                    weights: all.clone(),
+                    normalize,
+                },
+                &inputs,
+            );
+            let rule = Rule::TaskArithmetic {
+                base: 2,
+                weights: all.clone(),
+                normalize,
+                lambda: 0.7,
+            };
             check(&task(normalize), rule, &inputs);
         }
-        check(&Passthrough::new(0.3).expect("valid"), Rule::Passthrough { scale: 0.3 }, &inputs[..1]);
+        check(
+            &Passthrough::new(0.3).expect("valid"),
+            Rule::Passthrough { scale: 0.3 },
+            &inputs[..1],
+        );
         for base in [0, 1] {
-            check(&Slerp::new(base, 0.3).expect("valid"), Rule::Slerp { base, t: 0.3 }, two);
+            check(
+                &Slerp::new(base, 0.3).expect("valid"),
+                Rule::Slerp { base, t: 0.3 },
+                two,
+            );
         }
         let nuslerp = |weights: &[f64], base| Nuslerp::new(weights, base).expect("valid");
-        check(&nuslerp(&w[..2], None), Rule::Nuslerp { weights: w[..2].to_vec(), base: None }, two);
-        check(&nuslerp(&some, Some(1)), Rule::Nuslerp { weights: some.clone(), base: Some(1) }, three);
+        check(
+            &nuslerp(&w[..2], None),
+            Rule::Nuslerp {
+                weights: w[..2].to_vec(),
+                base: None,
+            },
+            two,
+        );
+        check(
+            &nuslerp(&some, Some(1)),
+            Rule::Nuslerp {
+                weights: some.clone(),
+                base: Some(1),
+            },
+            three,
+        );
         for base in [None, Some(3)] {
-            let rule = Rule::Multislerp { weights: all.clone(), normalize: true, eps: 1e-8, base };
+            let rule = Rule::Multislerp {
+                weights: all.clone(),
+                normalize: true,
+                eps: 1e-8,
+                base,
+            };
             check(&multislerp(base), rule, &inputs);
         }
-        check(&ModelStock::new(0, 4).expect("valid"), Rule::ModelStock { base: 0 }, &inputs);
-        let median = GeometricMedian::new(&w, GeometricMedian::MAX_ITER, GeometricMedian::TOL).expect("valid");
-        // Its tolerance is on the gradient, which leaves a distance of a few times as many mean distances.
+        check(
+            &ModelStock::new(0, 4).expect("valid"),
+            Rule::ModelStock { base: 0 },
+            &inputs,
+        );
+        let median = GeometricMedian::new(&w, GeometricMedian::MAX_ITER, GeometricMedian::TOL)
+            .expect("valid");
+        // Its tolerance is on the gradient, which leaves a distance of a few times as many mean
+        // distances.
         let error = error(&median, &Rule::GeometricMedian { weights: all }, &inputs);
         assert!(error < 1e-11, "cosine {cosine}: {error:e}");
         assert_ne!(solve(&median, &inputs).facts.stop, Stop::MaxIterations);
@@ -178,12 +255,20 @@ fn facts_are_those_of_the_vectors() {
     for method in methods {
         let facts = solve(method, &inputs).facts;
         let merged = merge(method, &inputs);
-        assert!((facts.merged_norm.expect("measured") / norm(&merged) - 1.0).abs() < 1e-13, "{}", method.name());
+        assert!(
+            (facts.merged_norm.expect("measured") / norm(&merged) - 1.0).abs() < 1e-13,
+            "{}",
+            method.name()
+        );
         for (i, input) in inputs.iter().enumerate() {
             let angle = (dot(input, &merged) / norm(input) / norm(&merged)).acos();
             assert!((facts.norms[i] / norm(input) - 1.0).abs() < 1e-13);
             // acos loses digits at small angles: these are about half a radian.
-            assert!((facts.angles[i].expect("nonzero") - angle).abs() < 1e-13, "{}", method.name());
+            assert!(
+                (facts.angles[i].expect("nonzero") - angle).abs() < 1e-13,
+                "{}",
+                method.name()
+            );
         }
         assert!(facts.flags.is_empty());
     }
@@ -196,7 +281,10 @@ fn odd_inputs_have_the_mean_of_the_reference() {
     let cases: [(&[f64], Vec<Vec<f64>>); 8] = [
         (&[1.0, 1.0], vec![x.clone(), x.clone()]),
         (&[1.0, 1.0], vec![x.clone(), zero.clone()]),
-        (&[1.0, 2.0, 1.0], vec![x.clone(), zero.clone(), aside.clone()]),
+        (
+            &[1.0, 2.0, 1.0],
+            vec![x.clone(), zero.clone(), aside.clone()],
+        ),
         (&[1.0, 1.0], vec![zero.clone(), zero]),
         (&[1.0, 1.0], vec![x.clone(), minus.clone()]),
         (&[2.0, 3.0], vec![x.clone(), minus.clone()]),
@@ -204,9 +292,16 @@ fn odd_inputs_have_the_mean_of_the_reference() {
         (&[1.0, 1.0], vec![x, aside]),
     ];
     for (weights, inputs) in cases {
-        let wanted = Rule::Karcher { weights: weights.to_vec(), max_iter: 1000 }.apply(&views(&inputs));
+        let wanted = Rule::Karcher {
+            weights: weights.to_vec(),
+            max_iter: 1000,
+        }
+        .apply(&views(&inputs));
         let got = merge(&karcher(weights), &inputs);
-        assert!(distance(&got, &wanted) < 1e-13, "{weights:?} {inputs:?}: wanted {wanted:?}, got {got:?}");
+        assert!(
+            distance(&got, &wanted) < 1e-13,
+            "{weights:?} {inputs:?}: wanted {wanted:?}, got {got:?}"
+        );
     }
 }
 
@@ -217,28 +312,42 @@ fn a_limited_number_of_steps_is_the_same_step_for_step() {
     let weights = weights(&mut random, 5);
     for max_iter in [0, 1, 2, 5] {
         let method = Karcher::new(&weights, max_iter, 0.0).expect("valid");
-        let error = error(&method, &Rule::Karcher { weights: weights.clone(), max_iter }, &inputs);
+        let error = error(
+            &method,
+            &Rule::Karcher {
+                weights: weights.clone(),
+                max_iter,
+            },
+            &inputs,
+        );
         assert!(error < 1e-13, "{max_iter} steps: {error:e}");
         assert_eq!(solve(&method, &inputs).facts.iterations, max_iter);
     }
 }
 
-/// Up to six vectors of one dimension within a right angle of each other on average, and their weights.
+/// Up to six vectors of one dimension within a right angle of each other on average, and their
+/// weights.
 fn inputs() -> impl Strategy<Value = (Vec<f64>, Vec<Vec<f64>>)> {
-    (2usize..7, 1usize..40, 0u64..u64::MAX, 0.0f64..1.5).prop_map(|(count, dimension, seed, spread)| {
-        let mut random = Random::new(seed);
-        let base = random.gaussian(dimension);
-        let vector = |random: &mut Random| -> Vec<f64> {
-            let (size, noise) = (1.0 + 9.0 * random.uniform(), random.gaussian(dimension));
-            let share = spread * norm(&base) / norm(&noise).max(1e-300) / 2.0;
-            base.iter().zip(&noise).map(|(b, noise)| size * (b + share * noise)).collect()
-        };
-        let vectors = (0..count).map(|_| vector(&mut random)).collect();
-        (weights(&mut random, count), vectors)
-    })
+    (2usize..7, 1usize..40, 0u64..u64::MAX, 0.0f64..1.5).prop_map(
+        |(count, dimension, seed, spread)| {
+            let mut random = Random::new(seed);
+            let base = random.gaussian(dimension);
+            let vector = |random: &mut Random| -> Vec<f64> {
+                let (size, noise) = (1.0 + 9.0 * random.uniform(), random.gaussian(dimension));
+                let share = spread * norm(&base) / norm(&noise).max(1e-300) / 2.0;
+                base.iter()
+                    .zip(&noise)
+                    .map(|(b, noise)| size * (b + share * noise))
+                    .collect()
+            };
+            let vectors = (0..count).map(|_| vector(&mut random)).collect();
+            (weights(&mut random, count), vectors)
+        },
+    )
 }
 
-/// Vectors of few dimensions at any angle, some zero, repeated or turned round, and weights of which some are zero.
+/// Vectors of few dimensions at any angle, some zero, repeated or turned round, and weights of
+/// which some are zero.
 fn wild_inputs() -> impl Strategy<Value = (Vec<f64>, Vec<Vec<f64>>)> {
     (1usize..9, 1usize..5, 0u64..u64::MAX).prop_map(|(count, dimension, seed)| {
         let mut random = Random::new(seed);
@@ -248,13 +357,19 @@ fn wild_inputs() -> impl Strategy<Value = (Vec<f64>, Vec<Vec<f64>>)> {
             vectors.push(match (odd, random.uniform()) {
                 (Some(last), u) if u < 0.3 => last,
                 (Some(last), u) if u < 0.6 => last.iter().map(|x| -2.0 * x).collect(),
-                (Some(last), u) if u < 0.8 => last.iter().map(|x| x * (1.0 + 1e-9 * random.uniform())).collect(),
+                (Some(last), u) if u < 0.8 => last
+                    .iter()
+                    .map(|x| x * (1.0 + 1e-9 * random.uniform()))
+                    .collect(),
                 (Some(last), _) => vec![0.0; last.len()],
                 (None, _) => random.gaussian(dimension),
             });
         }
         let mut w = weights(&mut random, count);
-        w[1..].iter_mut().filter(|_| random.uniform() < 0.1).for_each(|w| *w = 0.0);
+        w[1..]
+            .iter_mut()
+            .filter(|_| random.uniform() < 0.1)
+            .for_each(|w| *w = 0.0);
         (w, vectors)
     })
 }
@@ -268,7 +383,8 @@ proptest! {
         let merged = combine(&solution.coefficients, &views(&x));
         let none = x.iter().zip(&w).all(|(x, w)| *w == 0.0 || norm(x) == 0.0);
         let wanted = if none { 0.0 } else { s };
-        // Where large parts cancel, as between nearly opposite inputs, squares of norms keep that much less.
+        // Where large parts cancel, as between nearly opposite inputs, squares of norms keep that
+        // much less.
         let parts: f64 = solution.coefficients.iter().zip(&x).map(|(c, x)| c.abs() * norm(x)).sum();
         let lost = 1e-14 * (parts / s.max(1e-300)).powi(2);
         prop_assert!((norm(&merged) - wanted).abs() <= (1e-12 + lost) * wanted, "{:?}: {:?}", norm(&merged), solution);

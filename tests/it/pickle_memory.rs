@@ -12,12 +12,15 @@ use crate::support::program::start;
 
 const LIMIT: u64 = 64 << 20;
 
-/// An archive as torch writes them, of one compressed pickle: `op` so many times, between a start and a stop mark.
+/// An archive as torch writes them, of one compressed pickle: `op` so many times, between a start
+/// and a stop mark.
 fn archive(start: &[u8], op: &[u8], times: usize) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
-    zip.start_file("archive/data.pkl", options).expect("a new member");
-    zip.write_all(&[b"\x80\x02", start].concat()).expect("memory is enough");
+    zip.start_file("archive/data.pkl", options)
+        .expect("a new member");
+    zip.write_all(&[b"\x80\x02", start].concat())
+        .expect("memory is enough");
     zip.write_all(&op.repeat(times)).expect("memory is enough");
     zip.write_all(b"}.").expect("memory is enough");
     zip.finish().expect("a whole archive").into_inner()
@@ -33,8 +36,21 @@ fn refused(name: &str, bytes: &[u8], words: &str) {
 }
 
 fn refused_in(root: &Path, name: &str, words: &str) {
-    let args = ["merge", "hostile.pt", "hostile.pt", "--out", "out", "--memory", "64MiB", "--threads", "1", "--quiet"];
-    let ended = start(root, args).end_watched().fails(2, &["hostile.pt", words]);
+    let args = [
+        "merge",
+        "hostile.pt",
+        "hostile.pt",
+        "--out",
+        "out",
+        "--memory",
+        "64MiB",
+        "--threads",
+        "1",
+        "--quiet",
+    ];
+    let ended = start(root, args)
+        .end_watched()
+        .fails(2, &["hostile.pt", words]);
     assert!(ended.peak <= LIMIT, "{name}: {} bytes", ended.peak);
 }
 
@@ -60,7 +76,11 @@ fn a_pickle_that_describes_more_than_the_memory_holds_is_refused_within_it() {
 
 #[test]
 fn a_pickle_longer_than_the_memory_is_refused_within_it() {
-    refused("long", &archive(b"", &[b'N', b'0'].repeat(1000), 100_000), "at most");
+    refused(
+        "long",
+        &archive(b"", &[b'N', b'0'].repeat(1000), 100_000),
+        "at most",
+    );
 }
 
 #[test]
@@ -68,7 +88,8 @@ fn a_zip_directory_that_takes_more_than_the_memory_is_refused_within_it() {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     for number in 0..60_000 {
-        zip.start_file(format!("a/{number}"), options).expect("a new member");
+        zip.start_file(format!("a/{number}"), options)
+            .expect("a new member");
     }
     let bytes = zip.finish().expect("a whole archive").into_inner();
     refused("directory", &bytes, "zip directory of 60000 members");

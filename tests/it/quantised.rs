@@ -1,4 +1,5 @@
-//! Weights that are codes, and adapters: refused by name at every door, taken raw where that is asked for.
+//! Weights that are codes, and adapters: refused by name at every door, taken raw where that is
+//! asked for.
 
 mod adapters;
 mod doors;
@@ -21,7 +22,8 @@ fn bits(dtype: &str) -> u64 {
     }
 }
 
-/// Writes a file of these tensors; every byte of them is 0x38, which is a moderate number in every floating type.
+/// Writes a file of these tensors; every byte of them is 0x38, which is a moderate number in every
+/// floating type.
 fn file(path: &Path, tensors: &[Tensor<'_>], metadata: &Value) {
     let mut header = Map::new();
     if !metadata.is_null() {
@@ -30,7 +32,10 @@ fn file(path: &Path, tensors: &[Tensor<'_>], metadata: &Value) {
     let mut at = 0;
     for (name, dtype, shape) in tensors {
         let end = at + shape.iter().product::<u64>() * bits(dtype) / 8;
-        header.insert((*name).to_owned(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }));
+        header.insert(
+            (*name).to_owned(),
+            json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] }),
+        );
         at = end;
     }
     let text = Value::from(header).to_string();

@@ -35,13 +35,27 @@ fn a_merge_that_fails_at_its_last_element_leaves_what_it_was_to_replace() {
         found.retain(|name, _| !name.starts_with(".thalweg"));
         assert!(found == old, "what was there was changed");
         let verified = run(root.path(), ["verify", "out"]).ok();
-        assert!(verified.stdout.contains("a run that is to replace this has begun"), "{verified:?}");
+        assert!(
+            verified
+                .stdout
+                .contains("a run that is to replace this has begun"),
+            "{verified:?}"
+        );
     }
-    run(root.path(), [&again[..], &["--nan", "propagate", "--restart"]].concat()).ok();
+    run(
+        root.path(),
+        [&again[..], &["--nan", "propagate", "--restart"]].concat(),
+    )
+    .ok();
     let new = files_below(&out);
-    assert!(!new.contains_key(Path::new("tokenizer.json")) && new.contains_key(Path::new("notes.txt")));
+    assert!(
+        !new.contains_key(Path::new("tokenizer.json")) && new.contains_key(Path::new("notes.txt"))
+    );
     assert!(new.keys().all(|name| !name.starts_with(".thalweg")));
-    assert_ne!(new[Path::new("model.safetensors")], old[Path::new("model.safetensors")]);
+    assert_ne!(
+        new[Path::new("model.safetensors")],
+        old[Path::new("model.safetensors")]
+    );
     run(root.path(), ["verify", "out", "--quiet"]).ok();
 }
 
@@ -52,10 +66,19 @@ fn a_single_file_stays_until_its_successor_is_whole() {
     run(root.path(), merge).ok();
     let old = fs::read(root.path().join("m.safetensors")).expect("there");
     spoil(root.path());
-    run(root.path(), [&merge[..], &["--overwrite"]].concat()).fails(1, &["input is not finite: two"]);
+    run(root.path(), [&merge[..], &["--overwrite"]].concat())
+        .fails(1, &["input is not finite: two"]);
     assert!(fs::read(root.path().join("m.safetensors")).expect("still there") == old);
     run(root.path(), ["verify", "m.safetensors", "--quiet"]).ok();
-    run(root.path(), [&merge[..], &["--overwrite", "--restart", "--nan", "propagate"]].concat()).ok();
+    run(
+        root.path(),
+        [
+            &merge[..],
+            &["--overwrite", "--restart", "--nan", "propagate"],
+        ]
+        .concat(),
+    )
+    .ok();
     assert!(fs::read(root.path().join("m.safetensors")).expect("there") != old);
     assert!(!root.path().join(".m.safetensors.thalweg").exists());
 }
@@ -64,30 +87,66 @@ fn a_single_file_stays_until_its_successor_is_whole() {
 fn the_same_merge_restores_what_is_missing_and_names_what_was_changed() {
     let root = small();
     for name in ["tokenizer.json", "generation_config.json"] {
-        fs::write(root.path().join("one").join(name), format!("{{\"name\": \"{name}\"}}\n")).expect("written");
+        fs::write(
+            root.path().join("one").join(name),
+            format!("{{\"name\": \"{name}\"}}\n"),
+        )
+        .expect("written");
     }
     let merge = ["merge", "one", "two", "--out", "out"];
     run(root.path(), merge).ok();
     let out = root.path().join("out");
     let wanted = files_below(&out);
     let complete = run(root.path(), merge).ok();
-    assert!(complete.stdout.contains("complete already") && complete.stdout.contains("looked at: "), "{complete:?}");
-    assert!(!complete.stdout.contains("solved") && !complete.stdout.contains("angles"), "{complete:?}");
-    for name in ["config.json", "tokenizer.json", "README.md", "mergekit_config.yml"] {
+    assert!(
+        complete.stdout.contains("complete already") && complete.stdout.contains("looked at: "),
+        "{complete:?}"
+    );
+    assert!(
+        !complete.stdout.contains("solved") && !complete.stdout.contains("angles"),
+        "{complete:?}"
+    );
+    for name in [
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "mergekit_config.yml",
+    ] {
         fs::remove_file(out.join(name)).expect("there");
         let verified = run(root.path(), ["verify", "out"]);
         assert!(format!("{verified:?}").contains(name), "{verified:?}");
-        assert_eq!(verified.code, Some(i32::from(name != "README.md")), "{verified:?}");
+        assert_eq!(
+            verified.code,
+            Some(i32::from(name != "README.md")),
+            "{verified:?}"
+        );
         let again = run(root.path(), merge).ok();
-        assert!(again.stdout.contains(&format!("{name} was not as it was written: written again")), "{again:?}");
+        assert!(
+            again
+                .stdout
+                .contains(&format!("{name} was not as it was written: written again")),
+            "{again:?}"
+        );
         assert!(files_below(&out) == wanted, "{name}");
     }
-    for (name, code) in [("config.json", 1), ("generation_config.json", 0), ("README.md", 0)] {
+    for (name, code) in [
+        ("config.json", 1),
+        ("generation_config.json", 0),
+        ("README.md", 0),
+    ] {
         fs::write(out.join(name), "my own words").expect("written");
         let verified = run(root.path(), ["verify", "out"]);
-        assert!(verified.code == Some(code) && format!("{verified:?}").contains(name), "{verified:?}");
+        assert!(
+            verified.code == Some(code) && format!("{verified:?}").contains(name),
+            "{verified:?}"
+        );
         let again = run(root.path(), merge).ok();
-        assert!(again.stdout.contains(&format!("{name} is not as it was written, and stays as it is")), "{again:?}");
+        assert!(
+            again.stdout.contains(&format!(
+                "{name} is not as it was written, and stays as it is"
+            )),
+            "{again:?}"
+        );
         assert_eq!(fs::read(out.join(name)).expect("there"), b"my own words");
         run(root.path(), [&merge[..], &["--overwrite"]].concat()).ok();
         assert!(files_below(&out) == wanted, "{name}");
@@ -95,14 +154,24 @@ fn the_same_merge_restores_what_is_missing_and_names_what_was_changed() {
     for cut in [false, true] {
         let shard = out.join("model.safetensors");
         if cut {
-            fs::File::options().write(true).open(&shard).and_then(|file| file.set_len(1000)).expect("cut");
+            fs::File::options()
+                .write(true)
+                .open(&shard)
+                .and_then(|file| file.set_len(1000))
+                .expect("cut");
         } else {
             fs::remove_file(&shard).expect("there");
         }
         let planned = run(root.path(), ["plan", "one", "two", "--out", "out"]).ok();
-        assert!(planned.stdout.contains("made again: model.safetensors"), "{planned:?}");
+        assert!(
+            planned.stdout.contains("made again: model.safetensors"),
+            "{planned:?}"
+        );
         let again = run(root.path(), merge).ok();
-        assert!(again.stdout.contains("model.safetensors") && again.stdout.contains("made again"), "{again:?}");
+        assert!(
+            again.stdout.contains("model.safetensors") && again.stdout.contains("made again"),
+            "{again:?}"
+        );
         assert!(files_below(&out) == wanted);
     }
 }
@@ -114,7 +183,11 @@ fn a_manifest_without_side_files_is_still_read_and_they_are_still_restored() {
     let path = root.path().join("out/thalweg.json");
     let old = crate::output_verify::unsealed(&fs::read_to_string(&path).expect("there"));
     let mut value: serde_json::Value = serde_json::from_str(&old).expect("JSON");
-    value.as_object_mut().expect("an object").remove("side_files").expect("recorded");
+    value
+        .as_object_mut()
+        .expect("an object")
+        .remove("side_files")
+        .expect("recorded");
     fs::write(&path, value.to_string()).expect("written");
     run(root.path(), ["verify", "out", "--quiet"]).ok();
     fs::remove_file(root.path().join("out/config.json")).expect("there");
@@ -135,12 +208,20 @@ fn two_runs_of_a_recipe_with_stages_write_the_same_bytes() {
     run(root.path(), merge("a/out")).ok();
     run(root.path(), merge("b/out")).ok();
     assert!(files_below(&root.path().join("a")) == files_below(&root.path().join("b")));
-    run(root.path(), ["verify", "a/out", "--against", "stages.yml", "--quiet"]).ok();
+    run(
+        root.path(),
+        ["verify", "a/out", "--against", "stages.yml", "--quiet"],
+    )
+    .ok();
     // A stage that was made anew is the same stage; one that was written to is another.
     fs::remove_dir_all(root.path().join("a/out-stages")).expect("there");
     run(root.path(), merge("a/out")).ok();
     let stage = root.path().join("a/out-stages/first/model.safetensors");
-    let file = fs::File::options().read(true).write(true).open(&stage).expect("there");
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&stage)
+        .expect("there");
     let len = file.metadata().expect("open").len();
     file.write_all_at(&[0], len - 1).expect("written");
     run(root.path(), merge("a/out")).fails(2, &["another merge is finished there"]);

@@ -1,4 +1,5 @@
-//! What a run may go on with: the same request on the same inputs over undamaged work; all else is refused or redone.
+//! What a run may go on with: the same request on the same inputs over undamaged work; all else is
+//! refused or redone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,7 +29,9 @@ fn stopped() -> Stopped {
     let (wanted, operations) = case.undisturbed();
     let root = (operations / 3..operations)
         .map(|at| case.crashed(at, Image::Kept))
-        .find(|root| root.path().join("out").join(FIRST).exists() && journal_len(root.path()) > 2000)
+        .find(|root| {
+            root.path().join("out").join(FIRST).exists() && journal_len(root.path()) > 2000
+        })
         .expect("the first shard is finished before the last");
     assert!(!root.path().join("out").join(THIRD).exists());
     fs::write(root.path().join("case.yml"), case.recipe()).expect("written");
@@ -40,7 +43,9 @@ const SECOND: &str = "model-00002-of-00003.safetensors";
 const THIRD: &str = "model-00003-of-00003.safetensors";
 
 fn journal_len(root: &Path) -> u64 {
-    fs::metadata(root.join("out/.thalweg/journal")).expect("a journal").len()
+    fs::metadata(root.join("out/.thalweg/journal"))
+        .expect("a journal")
+        .len()
 }
 
 impl Stopped {
@@ -49,7 +54,9 @@ impl Stopped {
     }
 
     fn run(&self, more: &[&str]) -> Ended {
-        let args = ["merge", "case.yml", "--out", "out", "--memory", "256MiB", "--quiet"];
+        let args = [
+            "merge", "case.yml", "--out", "out", "--memory", "256MiB", "--quiet",
+        ];
         run(self.root.path(), args.iter().chain(more))
     }
 
@@ -71,8 +78,16 @@ impl Stopped {
         let before = files_below(&self.out());
         self.run(&[]).fails(2, words).fails(2, &["--restart"]);
         let lock = Path::new(".thalweg/lock");
-        let same = |files: Files| files.into_iter().filter(|(name, _)| name != lock).collect::<Files>();
-        assert!(same(before) == same(files_below(&self.out())), "a refused run changed something");
+        let same = |files: Files| {
+            files
+                .into_iter()
+                .filter(|(name, _)| name != lock)
+                .collect::<Files>()
+        };
+        assert!(
+            same(before) == same(files_below(&self.out())),
+            "a refused run changed something"
+        );
         self.run(&["--restart"]).ok();
     }
 }
@@ -91,36 +106,70 @@ fn another_request_is_refused_and_named() {
     for (from, to, words) in [
         ("weight: 1", "weight: 2", "weight"),
         ("karcher", "linear", "merge_method"),
-        ("out_shard_size: 170000", "out_shard_size: 180000", "shard_bytes"),
+        (
+            "out_shard_size: 170000",
+            "out_shard_size: 180000",
+            "shard_bytes",
+        ),
         ("out_shard_size", "dtype: float16\nout_shard_size", "dtype"),
-        ("out_shard_size", "granularity: row\nout_shard_size", "granularity"),
+        (
+            "out_shard_size",
+            "granularity: row\nout_shard_size",
+            "granularity",
+        ),
         ("/b,", "/a,", "inputs[1]"),
     ] {
         let stopped = stopped();
         stopped.change(from, to);
-        stopped.refused(&["cannot resume: out/.thalweg/journal", words, "journal has", "this run"]);
+        stopped.refused(&[
+            "cannot resume: out/.thalweg/journal",
+            words,
+            "journal has",
+            "this run",
+        ]);
     }
 }
 
 #[test]
 fn what_does_not_change_the_output_may_change() {
     let mut stopped = stopped();
-    stopped.change("out_shard_size", "memory: 300MiB\nthreads: 1\nout_shard_size");
+    stopped.change(
+        "out_shard_size",
+        "memory: 300MiB\nthreads: 1\nout_shard_size",
+    );
     // The recipe goes along word for word, whatever of it matters.
     let text = fs::read(stopped.root.path().join("case.yml")).expect("there");
     stopped.wanted.insert("mergekit_config.yml".into(), text);
-    stopped.run(&["--threads", "2", "--block-size", "300KB", "--io", "pread", "--simd", "portable"]).ok();
-    // The card quotes it. So the hashes of both in the manifest are others too, and nothing else there.
+    stopped
+        .run(&[
+            "--threads",
+            "2",
+            "--block-size",
+            "300KB",
+            "--io",
+            "pread",
+            "--simd",
+            "portable",
+        ])
+        .ok();
+    // The card quotes it. So the hashes of both in the manifest are others too, and nothing else
+    // there.
     let found = |name: &str| fs::read(stopped.out().join(name)).expect("there");
     let (card, manifest) = (found("README.md"), found("thalweg.json"));
     let without_recipe = |manifest: &[u8]| {
         let mut manifest: serde_json::Value = serde_json::from_slice(manifest).expect("JSON");
-        manifest.as_object_mut().expect("an object").remove("blake3_of_all_above").expect("it is there");
+        manifest
+            .as_object_mut()
+            .expect("an object")
+            .remove("blake3_of_all_above")
+            .expect("it is there");
         let sides = manifest["side_files"].as_array_mut().expect("a list");
         sides.retain(|side| side["name"] != "mergekit_config.yml" && side["name"] != "README.md");
         manifest
     };
-    assert!(without_recipe(&manifest) == without_recipe(&stopped.wanted[Path::new("thalweg.json")]));
+    assert!(
+        without_recipe(&manifest) == without_recipe(&stopped.wanted[Path::new("thalweg.json")])
+    );
     stopped.wanted.insert("README.md".into(), card);
     stopped.wanted.insert("thalweg.json".into(), manifest);
     stopped.is_as_wanted();
@@ -131,20 +180,36 @@ fn changed_inputs_are_refused_and_named() {
     let file = "b/model-00002-of-00003.safetensors";
     let touch = |path: &Path| {
         let later = SystemTime::now() + Duration::from_secs(5);
-        File::options().write(true).open(path).and_then(|file| file.set_modified(later)).expect("touched");
+        File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_modified(later))
+            .expect("touched");
     };
     let rename = |path: &Path| {
         let bytes = fs::read(path).expect("there");
         // Another tensor's name, at the same length.
-        let at = bytes.windows(6).position(|window| window == b"b.none").expect("in the header");
-        let modified = fs::metadata(path).and_then(|it| it.modified()).expect("there");
+        let at = bytes
+            .windows(6)
+            .position(|window| window == b"b.none")
+            .expect("in the header");
+        let modified = fs::metadata(path)
+            .and_then(|it| it.modified())
+            .expect("there");
         flip(path, at as u64 + 5);
-        File::options().write(true).open(path).and_then(|file| file.set_modified(modified)).expect("as it was");
+        File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_modified(modified))
+            .expect("as it was");
     };
     type Change<'a> = &'a dyn Fn(&Path);
     let cases: [(Change<'_>, &str); 3] = [
         (&touch, "modified_ns"),
-        (&|path| flip(path, fs::metadata(path).expect("there").len() - 1), "modified_ns"),
+        (
+            &|path| flip(path, fs::metadata(path).expect("there").len() - 1),
+            "modified_ns",
+        ),
         (&rename, ""),
     ];
     for (change, words) in cases {
@@ -164,9 +229,15 @@ fn damaged_work_is_refused_or_redone_and_never_trusted() {
     let part = format!(".thalweg/{THIRD}.part");
     for name in [FIRST, SECOND, THIRD, &part, ".thalweg/journal"] {
         let mut tried = 0;
-        for damage in
-            [flip_at(0.1), flip_at(0.5), flip_at(0.9), flip_at(1.0), Damage::Cut, Damage::Empty, Damage::Delete]
-        {
+        for damage in [
+            flip_at(0.1),
+            flip_at(0.5),
+            flip_at(0.9),
+            flip_at(1.0),
+            Damage::Cut,
+            Damage::Empty,
+            Damage::Delete,
+        ] {
             let stopped = stopped();
             let path = stopped.out().join(name);
             if !path.exists() {
@@ -178,16 +249,24 @@ fn damaged_work_is_refused_or_redone_and_never_trusted() {
             match ended.code {
                 Some(0) => stopped.is_as_wanted(),
                 Some(1 | 2) => {
-                    assert!(ended.stderr.starts_with("thalweg: cannot "), "{name}, {damage:?}: {ended:?}");
+                    assert!(
+                        ended.stderr.starts_with("thalweg: cannot "),
+                        "{name}, {damage:?}: {ended:?}"
+                    );
                     // Without its journal the work is nobody's: only leave to overwrite helps.
                     let gone = name.ends_with("journal") && matches!(damage, Damage::Delete);
-                    stopped.run(&[if gone { "--overwrite" } else { "--restart" }]).ok();
+                    stopped
+                        .run(&[if gone { "--overwrite" } else { "--restart" }])
+                        .ok();
                     stopped.is_as_wanted();
                 }
                 _ => panic!("{name}, {damage:?}: {ended:?}"),
             }
         }
-        assert!(tried > 0 || [SECOND, THIRD].contains(&name), "there is no {name}");
+        assert!(
+            tried > 0 || [SECOND, THIRD].contains(&name),
+            "there is no {name}"
+        );
     }
 }
 
@@ -207,9 +286,19 @@ fn flip_at(share: f64) -> Damage {
 impl Damage {
     fn inflict(&self, path: &Path) {
         let len = fs::metadata(path).expect("there").len();
-        let resize = |len| File::options().write(true).open(path).and_then(|file| file.set_len(len)).expect("resized");
+        let resize = |len| {
+            File::options()
+                .write(true)
+                .open(path)
+                .and_then(|file| file.set_len(len))
+                .expect("resized")
+        };
         match self {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a small file")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a place in a small file"
+            )]
             #[expect(clippy::cast_precision_loss, reason = "a place in a small file")]
             Self::Flip(share) => flip(path, ((len - 1) as f64 * share) as u64),
             Self::Cut => resize(len - 1),
@@ -234,7 +323,14 @@ fn finished() -> Stopped {
 fn times(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let names = files_below(dir).into_keys();
     names
-        .map(|name| (name.clone(), fs::metadata(dir.join(name)).and_then(|it| it.modified()).expect("there")))
+        .map(|name| {
+            (
+                name.clone(),
+                fs::metadata(dir.join(name))
+                    .and_then(|it| it.modified())
+                    .expect("there"),
+            )
+        })
         .collect()
 }
 
@@ -242,9 +338,17 @@ fn times(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
 fn a_finished_merge_is_complete_already_and_nothing_is_rewritten() {
     let finished = finished();
     let before = times(&finished.out());
-    for more in [&["--json"][..], &["--json", "--overwrite"], &["--json", "--restart"]] {
+    for more in [
+        &["--json"][..],
+        &["--json", "--overwrite"],
+        &["--json", "--restart"],
+    ] {
         let report = finished.run(more).ok().json();
-        assert_eq!((&report["status"], &report["written_bytes"]), (&"complete already".into(), &0.into()), "{more:?}");
+        assert_eq!(
+            (&report["status"], &report["written_bytes"]),
+            (&"complete already".into(), &0.into()),
+            "{more:?}"
+        );
         assert_eq!(times(&finished.out()), before, "{more:?}");
     }
     finished.run(&["--restart", "--overwrite"]).ok();
@@ -255,16 +359,33 @@ fn a_finished_merge_is_complete_already_and_nothing_is_rewritten() {
 #[test]
 fn another_merge_over_a_finished_one_is_refused_unless_it_may_overwrite() {
     let finished = finished();
-    finished.change("out_shard_size: 170000", "dtype: float16\nout_shard_size: 10GB");
+    finished.change(
+        "out_shard_size: 170000",
+        "dtype: float16\nout_shard_size: 10GB",
+    );
     for more in [&[][..], &["--restart"]] {
-        finished.run(more).fails(2, &["cannot write to folder: out", "another merge is finished there", "--overwrite"]);
+        finished.run(more).fails(
+            2,
+            &[
+                "cannot write to folder: out",
+                "another merge is finished there",
+                "--overwrite",
+            ],
+        );
         finished.is_as_wanted();
     }
     finished.run(&["--overwrite"]).ok();
     let left: Vec<_> = files_below(&finished.out()).into_keys().collect();
     assert_eq!(
         left,
-        ["README.md", "config.json", "mergekit_config.yml", "model.safetensors", "thalweg.json"].map(PathBuf::from),
+        [
+            "README.md",
+            "config.json",
+            "mergekit_config.yml",
+            "model.safetensors",
+            "thalweg.json"
+        ]
+        .map(PathBuf::from),
         "stale shards are gone"
     );
     run(finished.root.path(), ["verify", "out"]).ok();
@@ -272,7 +393,12 @@ fn another_merge_over_a_finished_one_is_refused_unless_it_may_overwrite() {
 
 #[test]
 fn somebody_elses_checkpoint_is_not_touched() {
-    for name in ["model.safetensors", "pytorch_model.bin", "config.json", "model.safetensors.index.json"] {
+    for name in [
+        "model.safetensors",
+        "pytorch_model.bin",
+        "config.json",
+        "model.safetensors.index.json",
+    ] {
         let finished = finished();
         fs::create_dir(finished.root.path().join("theirs")).expect("made");
         let file = finished.root.path().join("theirs").join(name);
@@ -281,7 +407,12 @@ fn somebody_elses_checkpoint_is_not_touched() {
         for more in [&[][..], &["--restart"]] {
             let ended = run(finished.root.path(), merge.iter().chain(more));
             ended.fails(2, &["cannot write to folder: theirs", name, "--overwrite"]);
-            assert_eq!(fs::read_dir(finished.root.path().join("theirs")).expect("there").count(), 1);
+            assert_eq!(
+                fs::read_dir(finished.root.path().join("theirs"))
+                    .expect("there")
+                    .count(),
+                1
+            );
             assert_eq!(fs::read(&file).expect("there"), b"theirs");
         }
         run(finished.root.path(), merge.iter().chain(&["--overwrite"])).ok();

@@ -1,4 +1,5 @@
-//! Real torch files, read against what torch said they hold and against another reader of the format.
+//! Real torch files, read against what torch said they hold and against another reader of the
+//! format.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +13,9 @@ use thalweg::Kind;
 use thalweg::checkpoint::torch::TorchFile;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/torch")
+        .join(name)
 }
 
 fn open(name: &str) -> TorchFile {
@@ -20,7 +23,8 @@ fn open(name: &str) -> TorchFile {
 }
 
 fn refusal(name: &str, key: Option<&str>) -> String {
-    let error = TorchFile::open(&fixture(name), key).expect_err("a refused checkpoint does not open");
+    let error =
+        TorchFile::open(&fixture(name), key).expect_err("a refused checkpoint does not open");
     assert_eq!(error.kind(), Kind::Input);
     format!("{error}; {}", error.hint().unwrap_or_default())
 }
@@ -32,7 +36,9 @@ fn converted(file: &TorchFile) -> Vec<u8> {
     let bytes = file.convert(&dst).expect("an open checkpoint converts");
     let content = fs::read(&dst).expect("the converted file is there");
     assert_eq!(content.len() as u64, bytes);
-    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder is there").collect();
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder is there")
+        .collect();
     assert_eq!(left.len(), 1, "nothing is left beside the converted file");
     content
 }
@@ -46,14 +52,24 @@ fn assert_holds(file: &TorchFile, expected: &str) {
     assert_eq!(found.len(), wanted.len());
     for (name, wanted) in wanted.iter() {
         let found = found.tensor(name).expect("every tensor is converted");
-        assert_eq!((found.dtype(), found.shape()), (wanted.dtype(), wanted.shape()), "{name}");
+        assert_eq!(
+            (found.dtype(), found.shape()),
+            (wanted.dtype(), wanted.shape()),
+            "{name}"
+        );
         assert_eq!(found.data(), wanted.data(), "{name}");
     }
 }
 
 #[test]
 fn twenty_tensors_are_read_from_every_container_and_protocol() {
-    for name in ["dict.pt", "legacy.pt", "protocol4.pt", "legacy-protocol5.pt", "deflated.pt"] {
+    for name in [
+        "dict.pt",
+        "legacy.pt",
+        "protocol4.pt",
+        "legacy-protocol5.pt",
+        "deflated.pt",
+    ] {
         let file = open(name);
         assert_eq!(file.tensors().len(), 20, "{name}");
         assert!(file.needs_conversion());
@@ -64,13 +80,20 @@ fn twenty_tensors_are_read_from_every_container_and_protocol() {
 #[test]
 fn tensors_keep_the_order_of_the_state_dict_through_conversion() {
     let file = open("dict.pt");
-    let names: Vec<_> = file.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    let names: Vec<_> = file
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
     assert_eq!(names[..3], ["bf16", "f16", "f32"]);
     assert_eq!(names[17..], ["permuted", "scalar", "empty"]);
     let bytes = converted(&file);
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("what is written is valid");
     assert_eq!(header.offset_keys().len(), 20);
-    let mut starts: Vec<_> = names.iter().map(|name| header.info(name).expect("it is there").data_offsets).collect();
+    let mut starts: Vec<_> = names
+        .iter()
+        .map(|name| header.info(name).expect("it is there").data_offsets)
+        .collect();
     assert!(starts.is_sorted());
     starts.dedup();
     assert_eq!(starts.len(), 20);
@@ -85,20 +108,37 @@ fn byte_ranges_of_contiguous_tensors_hold_their_elements() {
         let file = open(name);
         let mut ranged: Vec<_> = Vec::new();
         for (tensor, range) in file.contiguous() {
-            let range = usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small");
-            assert_eq!(&content[range], wanted.tensor(&tensor.name).expect("it is there").data(), "{}", tensor.name);
+            let range = usize::try_from(range.start).expect("small")
+                ..usize::try_from(range.end).expect("small");
+            assert_eq!(
+                &content[range],
+                wanted.tensor(&tensor.name).expect("it is there").data(),
+                "{}",
+                tensor.name
+            );
             ranged.push(tensor.name.as_str());
         }
-        let strided: Vec<_> =
-            file.tensors().iter().map(|tensor| tensor.name.as_str()).filter(|name| !ranged.contains(name)).collect();
-        assert_eq!(strided, ["transposed", "slice", "step", "expanded", "permuted"], "{name}");
+        let strided: Vec<_> = file
+            .tensors()
+            .iter()
+            .map(|tensor| tensor.name.as_str())
+            .filter(|name| !ranged.contains(name))
+            .collect();
+        assert_eq!(
+            strided,
+            ["transposed", "slice", "step", "expanded", "permuted"],
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn compressed_members_leave_only_empty_tensors_readable_in_place() {
     let file = open("deflated.pt");
-    let ranged: Vec<_> = file.contiguous().map(|(tensor, range)| (tensor.name.as_str(), range)).collect();
+    let ranged: Vec<_> = file
+        .contiguous()
+        .map(|(tensor, range)| (tensor.name.as_str(), range))
+        .collect();
     assert_eq!(ranged, [("empty", 0..0)]);
 }
 
@@ -109,7 +149,12 @@ fn tied_tensors_are_reported_and_views_of_one_storage_are_not() {
         let tied: Vec<_> = file
             .tensors()
             .iter()
-            .filter_map(|tensor| Some((tensor.name.as_str(), file.tensors()[tensor.alias_of?].name.as_str())))
+            .filter_map(|tensor| {
+                Some((
+                    tensor.name.as_str(),
+                    file.tensors()[tensor.alias_of?].name.as_str(),
+                ))
+            })
             .collect();
         assert_eq!(tied, [("head.weight", "embed.weight")], "{name}");
     }
@@ -152,10 +197,14 @@ fn parameters_and_tensors_with_attributes_are_tensors() {
 fn a_state_dict_is_found_beside_optimizer_settings_and_counters() {
     for name in ["nested.pt", "nested-legacy.pt"] {
         assert_holds(&open(name), "nested.safetensors");
-        let named = TorchFile::open(&fixture(name), Some("model_state_dict")).expect("the key is there");
+        let named =
+            TorchFile::open(&fixture(name), Some("model_state_dict")).expect("the key is there");
         assert_holds(&named, "nested.safetensors");
         let refused = refusal(name, Some("weights"));
-        assert!(refused.contains("no key \"weights\"") && refused.contains("\"model_state_dict\""), "{refused}");
+        assert!(
+            refused.contains("no key \"weights\"") && refused.contains("\"model_state_dict\""),
+            "{refused}"
+        );
         let refused = refusal(name, Some("args"));
         assert!(refused.contains("argparse.Namespace"), "{refused}");
     }
@@ -164,7 +213,10 @@ fn a_state_dict_is_found_beside_optimizer_settings_and_counters() {
 #[test]
 fn several_state_dicts_need_a_key() {
     let refused = refusal("two.pt", None);
-    assert!(refused.contains("2 state dicts: \"state_dict\", \"ema\""), "{refused}");
+    assert!(
+        refused.contains("2 state dicts: \"state_dict\", \"ema\""),
+        "{refused}"
+    );
     assert!(refused.contains("`state_dict_key: KEY`"), "{refused}");
     let ema = TorchFile::open(&fixture("two.pt"), Some("ema")).expect("the key is there");
     assert_eq!(ema.tensors().len(), 1);
@@ -174,7 +226,11 @@ fn several_state_dicts_need_a_key() {
 fn a_pickled_module_of_an_unknown_package_is_read_like_its_state_dict() {
     let file = open("module.pt");
     assert_holds(&file, "module.safetensors");
-    let names: Vec<_> = file.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    let names: Vec<_> = file
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
     assert_eq!(names[..3], ["0.weight", "0.bias", "1.0.weight"]);
     assert_eq!(names.last(), Some(&"1.0.num_batches_tracked"));
 }
@@ -183,7 +239,10 @@ fn a_pickled_module_of_an_unknown_package_is_read_like_its_state_dict() {
 fn objects_of_unknown_classes_matter_only_where_a_tensor_should_be() {
     assert_holds(&open("opaque-beside.pt"), "opaque-beside.safetensors");
     let refused = refusal("opaque-value.pt", None);
-    assert!(refused.contains("\"scale\"") && refused.contains("faraway.Scale"), "{refused}");
+    assert!(
+        refused.contains("\"scale\"") && refused.contains("faraway.Scale"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -222,7 +281,10 @@ fn other_formats_are_refused_by_name() {
     tar[257..262].copy_from_slice(b"ustar");
     for (content, words) in [
         (&b""[..], "neither a zip archive nor a pickle"),
-        (b"\x08\0\0\0\0\0\0\0{}      ", "neither a zip archive nor a pickle"),
+        (
+            b"\x08\0\0\0\0\0\0\0{}      ",
+            "neither a zip archive nor a pickle",
+        ),
         (&tar, "tar archive"),
         (b"\x80\x02}q\0.", "plain pickle"),
     ] {
@@ -238,7 +300,9 @@ fn conversion_replaces_no_file() {
     let folder = TempDir::new().expect("a temporary folder can be made");
     let dst = folder.path().join("model.safetensors");
     fs::write(&dst, "mine").expect("the file can be written");
-    let error = open("dict.pt").convert(&dst).expect_err("the name is taken");
+    let error = open("dict.pt")
+        .convert(&dst)
+        .expect_err("the name is taken");
     assert_eq!(error.kind(), Kind::Occupied);
     assert_eq!(fs::read(&dst).expect("it is still there"), b"mine");
 }
@@ -247,14 +311,20 @@ fn conversion_replaces_no_file() {
 fn a_compressed_storage_that_was_damaged_fails_and_leaves_nothing() {
     let mut bytes = fs::read(fixture("deflated.pt")).expect("the fixture is there");
     let name = b"a folder/data/0";
-    let at = bytes.windows(name.len()).position(|window| window == name).expect("the first member is there");
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .expect("the first member is there");
     bytes[at + name.len() + 5] ^= 0x20;
     let folder = TempDir::new().expect("a temporary folder can be made");
     let path = folder.path().join("damaged.pt");
     fs::write(&path, bytes).expect("the file can be written");
     let file = TorchFile::open(&path, None).expect("the index is whole");
-    file.convert(&folder.path().join("out")).expect_err("the checksum does not hold");
-    let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder is there").collect();
+    file.convert(&folder.path().join("out"))
+        .expect_err("the checksum does not hold");
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("the folder is there")
+        .collect();
     assert_eq!(left.len(), 1);
 }
 
@@ -262,15 +332,27 @@ fn a_compressed_storage_that_was_damaged_fails_and_leaves_nothing() {
 fn exercise(content: &[u8]) {
     let folder = TempDir::new().expect("a temporary folder can be made");
     let path = folder.path().join("damaged.pt");
-    fs::File::create(&path).and_then(|mut file| file.write_all(content)).expect("the file can be written");
+    fs::File::create(&path)
+        .and_then(|mut file| file.write_all(content))
+        .expect("the file can be written");
     for key in [None, Some("."), Some("model_state_dict")] {
         match TorchFile::open(&path, key) {
             Ok(file) => {
                 for (tensor, range) in file.contiguous() {
                     assert_eq!(range.end - range.start, tensor.bytes());
-                    assert!(range.end <= content.len() as u64, "{} ends beyond the file", tensor.name);
+                    assert!(
+                        range.end <= content.len() as u64,
+                        "{} ends beyond the file",
+                        tensor.name
+                    );
                 }
-                if file.tensors().iter().map(|tensor| tensor.bytes()).sum::<u64>() < 1 << 20 {
+                if file
+                    .tensors()
+                    .iter()
+                    .map(|tensor| tensor.bytes())
+                    .sum::<u64>()
+                    < 1 << 20
+                {
                     let dst = folder.path().join("out");
                     let written = file.convert(&dst).is_ok();
                     assert_eq!(written, dst.exists());

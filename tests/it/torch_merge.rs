@@ -64,14 +64,22 @@ impl Pickle {
             other => panic!("no storage class for {other:?}"),
         };
         let elements = i64::try_from(tensor.shape.iter().product::<usize>()).expect("small");
-        self.raw(b"ctorch._utils\n_rebuild_tensor_v2\n((").text("storage").raw(b"ctorch\n").raw(class).raw(b"\n");
+        self.raw(b"ctorch._utils\n_rebuild_tensor_v2\n((")
+            .text("storage")
+            .raw(b"ctorch\n")
+            .raw(class)
+            .raw(b"\n");
         self.text(key).text("cpu").int(elements).raw(b"tQ").int(0);
-        self.ints(&tensor.shape).ints(strides).raw(b"\x89ccollections\nOrderedDict\n)RtR")
+        self.ints(&tensor.shape)
+            .ints(strides)
+            .raw(b"\x89ccollections\nOrderedDict\n)RtR")
     }
 }
 
 fn strides(shape: &[usize]) -> Vec<usize> {
-    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
+    (0..shape.len())
+        .map(|axis| shape[axis + 1..].iter().product())
+        .collect()
 }
 
 /// The bytes of a matrix, columns first.
@@ -79,7 +87,9 @@ fn transposed(tensor: &Tensor) -> Vec<u8> {
     let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
     let width = tensor.bytes.len() / (rows * columns);
     let at = |index: usize| index % rows * columns + index / rows;
-    (0..rows * columns).flat_map(|index| tensor.bytes[at(index) * width..][..width].to_vec()).collect()
+    (0..rows * columns)
+        .flat_map(|index| tensor.bytes[at(index) * width..][..width].to_vec())
+        .collect()
 }
 
 /// What `torch.save` writes for a dict of `entries`.
@@ -121,7 +131,10 @@ fn saved(entries: &[(&str, Entry<'_>)], method: CompressionMethod) -> Vec<u8> {
 }
 
 fn plain(model: &Model) -> Vec<(&str, Entry<'_>)> {
-    model.iter().map(|(name, tensor)| (name.as_str(), Entry::Plain(tensor))).collect()
+    model
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), Entry::Plain(tensor)))
+        .collect()
 }
 
 fn stored(entries: &[(&str, Entry<'_>)]) -> Vec<u8> {
@@ -144,7 +157,10 @@ fn model(seed: u64) -> Model {
             ((*name).to_owned(), Tensor::rounded(*dtype, shape, &values))
         })
         .collect();
-    model.insert("n.num_batches_tracked".into(), Tensor::from_bytes(Dtype::I64, &[], vec![3; 8]));
+    model.insert(
+        "n.num_batches_tracked".into(),
+        Tensor::from_bytes(Dtype::I64, &[], vec![3; 8]),
+    );
     model
 }
 
@@ -156,8 +172,13 @@ fn merge(paths: &[PathBuf], out: &Path) -> Model {
 
 /// The merge of models 1 and 2 from safetensors folders.
 fn wanted(folder: &Path) -> Model {
-    let paths: Vec<PathBuf> = (1..3).map(|seed| folder.join(format!("safe{seed}"))).collect();
-    paths.iter().zip(1..).for_each(|(path, seed)| files::write_model(path, &model(seed), 1));
+    let paths: Vec<PathBuf> = (1..3)
+        .map(|seed| folder.join(format!("safe{seed}")))
+        .collect();
+    paths
+        .iter()
+        .zip(1..)
+        .for_each(|(path, seed)| files::write_model(path, &model(seed), 1));
     merge(&paths, &folder.join("wanted"))
 }
 
@@ -167,14 +188,28 @@ fn write_sharded(folder: &Path, model: &Model, indexed: bool) {
     let entries: Vec<(&String, &Tensor)> = model.iter().collect();
     let mut map = serde_json::Map::new();
     for (number, part) in entries.chunks(3).enumerate() {
-        let name = format!("pytorch_model-{:05}-of-{:05}.bin", number + 1, entries.len().div_ceil(3));
-        let part: Vec<_> = part.iter().map(|(name, tensor)| (name.as_str(), Entry::Plain(tensor))).collect();
+        let name = format!(
+            "pytorch_model-{:05}-of-{:05}.bin",
+            number + 1,
+            entries.len().div_ceil(3)
+        );
+        let part: Vec<_> = part
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), Entry::Plain(tensor)))
+            .collect();
         fs::write(folder.join(&name), stored(&part)).expect("a shard");
-        map.extend(part.iter().map(|(tensor, _)| ((*tensor).to_owned(), json!(name))));
+        map.extend(
+            part.iter()
+                .map(|(tensor, _)| ((*tensor).to_owned(), json!(name))),
+        );
     }
     if indexed {
         let index = json!({"metadata": {}, "weight_map": map});
-        fs::write(folder.join("pytorch_model.bin.index.json"), index.to_string()).expect("an index");
+        fs::write(
+            folder.join("pytorch_model.bin.index.json"),
+            index.to_string(),
+        )
+        .expect("an index");
     }
 }
 
@@ -220,8 +255,18 @@ fn tensors_in_order_are_read_in_place_and_others_through_a_conversion() {
         plain(model).into_iter().map(turn).collect()
     };
     let cases = [
-        ("stored", stored(&plain(&one)), stored(&plain(&two)), Container::Torch),
-        ("turned", stored(&turned(&one)), stored(&turned(&two)), Container::TorchConverted),
+        (
+            "stored",
+            stored(&plain(&one)),
+            stored(&plain(&two)),
+            Container::Torch,
+        ),
+        (
+            "turned",
+            stored(&turned(&one)),
+            stored(&turned(&two)),
+            Container::TorchConverted,
+        ),
         (
             "deflated",
             saved(&plain(&one), CompressionMethod::Deflated),
@@ -235,16 +280,29 @@ fn tensors_in_order_are_read_in_place_and_others_through_a_conversion() {
         fs::write(&paths[1], second).expect("a file");
         let checkpoint = Checkpoint::open(&paths[0]).expect("it opens");
         assert_eq!(checkpoint.files()[0].container, container, "{name}");
-        let alone = checkpoint.open_file(0, &SourceOptions::default()).expect("it opens");
-        assert_eq!(alone.load(0..8).is_ok(), container == Container::Torch, "{name}: a conversion needs a folder");
+        let alone = checkpoint
+            .open_file(0, &SourceOptions::default())
+            .expect("it opens");
+        assert_eq!(
+            alone.load(0..8).is_ok(),
+            container == Container::Torch,
+            "{name}: a conversion needs a folder"
+        );
         let out = folder.path().join(name);
         assert_eq!(merge(&paths, &out), wanted, "{name}");
-        let left = fs::read_dir(&out).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        let left = fs::read_dir(&out)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name());
         let mut left: Vec<_> = left.collect();
         left.sort();
         assert_eq!(
             left,
-            ["README.md", "mergekit_config.yml", "model.safetensors", "thalweg.json"],
+            [
+                "README.md",
+                "mergekit_config.yml",
+                "model.safetensors",
+                "thalweg.json"
+            ],
             "{name}: the converted files are gone"
         );
     }
@@ -255,27 +313,58 @@ fn a_conversion_is_done_once_and_found_again() {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("model.pt");
     let model = model(1);
-    fs::write(&path, stored(&[("w", Entry::Transposed(&model["a.weight"]))])).expect("a file");
+    fs::write(
+        &path,
+        stored(&[("w", Entry::Transposed(&model["a.weight"]))]),
+    )
+    .expect("a file");
     let scratch = folder.path().join("scratch");
     fs::create_dir(&scratch).expect("a folder");
     let checkpoint = Checkpoint::open(&path).expect("it opens");
     let entry = &checkpoint.tensors()["w"];
     for io in [Io::Map, Io::Positioned, Io::Map] {
-        let options = SourceOptions { io, scratch: Some(scratch.clone()) };
+        let options = SourceOptions {
+            io,
+            scratch: Some(scratch.clone()),
+        };
         let source = checkpoint.open_file(0, &options).expect("it opens");
-        assert_eq!(*source.load(entry.bytes.clone()).expect("bytes"), model["a.weight"].bytes);
-        let copies = || fs::read_dir(&scratch).expect("a folder").map(|entry| entry.expect("an entry").path());
-        let copies: Vec<_> = copies().filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect();
-        let [copy] = copies.as_slice() else { panic!("{} copies", copies.len()) };
+        assert_eq!(
+            *source.load(entry.bytes.clone()).expect("bytes"),
+            model["a.weight"].bytes
+        );
+        let copies = || {
+            fs::read_dir(&scratch)
+                .expect("a folder")
+                .map(|entry| entry.expect("an entry").path())
+        };
+        let copies: Vec<_> = copies()
+            .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+            .collect();
+        let [copy] = copies.as_slice() else {
+            panic!("{} copies", copies.len())
+        };
         // Half a copy, as a crash of the machine may leave it, is made again.
         let whole = fs::read(copy).expect("the copy");
         assert_eq!(whole.len() as u64, source.len());
         fs::write(copy, &whole[..whole.len() / 2]).expect("the copy");
     }
-    let options = SourceOptions { io: Io::Map, scratch: Some(scratch) };
+    let options = SourceOptions {
+        io: Io::Map,
+        scratch: Some(scratch),
+    };
     let source = checkpoint.open_file(0, &options).expect("it opens");
-    fs::write(&path, stored(&[("w", Entry::Transposed(&model["d.weight"]))])).expect("a file");
-    assert!(source.load(0..8).expect_err("another file").to_string().contains("changed"));
+    fs::write(
+        &path,
+        stored(&[("w", Entry::Transposed(&model["d.weight"]))]),
+    )
+    .expect("a file");
+    assert!(
+        source
+            .load(0..8)
+            .expect_err("another file")
+            .to_string()
+            .contains("changed")
+    );
 }
 
 #[test]
@@ -284,7 +373,14 @@ fn safetensors_are_preferred_to_pytorch_files_beside_them() {
     files::write_model(folder.path(), &model(1), 1);
     write_sharded(folder.path(), &model(2), true);
     let checkpoint = Checkpoint::open(folder.path()).expect("it opens");
-    assert_eq!(checkpoint.files().iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["model.safetensors"]);
+    assert_eq!(
+        checkpoint
+            .files()
+            .iter()
+            .map(|file| file.name.as_str())
+            .collect::<Vec<_>>(),
+        ["model.safetensors"]
+    );
 }
 
 #[test]
@@ -296,7 +392,9 @@ fn folders_that_do_not_tell_what_to_take_are_refused() {
         let text = format!("{error} {}", error.hint().unwrap_or_default());
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
-    let write = |name: &str| fs::write(folder.path().join(name), stored(&plain(&model(1)))).expect("a file");
+    let write = |name: &str| {
+        fs::write(folder.path().join(name), stored(&plain(&model(1)))).expect("a file")
+    };
     write("training_args.bin");
     refused(&["no safetensors file"]);
     write("adapter_model.bin");
@@ -305,7 +403,10 @@ fn folders_that_do_not_tell_what_to_take_are_refused() {
     write("second.pt");
     refused(&["several PyTorch files: first.pt, second.pt", "name one"]);
     write("pytorch_model-00001-of-00003.bin");
-    refused(&["1 of 3 shards are there", "pytorch_model-00002-of-00003.bin"]);
+    refused(&[
+        "1 of 3 shards are there",
+        "pytorch_model-00002-of-00003.bin",
+    ]);
     let index = |shard: &str| {
         let text = json!({"weight_map": {"a.weight": shard}}).to_string();
         fs::write(folder.path().join("pytorch_model.bin.index.json"), text).expect("an index");
@@ -318,7 +419,12 @@ fn folders_that_do_not_tell_what_to_take_are_refused() {
     refused(&["0 of 1 shards are there"]);
     fs::write(folder.path().join("first.pt"), "weights").expect("a file");
     let error = Checkpoint::open(&folder.path().join("first.pt")).expect_err("no weights");
-    assert!(error.to_string().contains("neither a zip archive nor a pickle"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("neither a zip archive nor a pickle"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -331,7 +437,11 @@ fn a_safetensors_header_that_begins_like_a_pickle_is_none() {
     for name in ["model.safetensors", "model.bin", "model"] {
         let path = folder.path().join(name);
         fs::write(&path, &bytes).expect("a file");
-        assert_eq!(Checkpoint::open(&path).expect("it opens").files()[0].container, Container::Plain, "{name}");
+        assert_eq!(
+            Checkpoint::open(&path).expect("it opens").files()[0].container,
+            Container::Plain,
+            "{name}"
+        );
     }
 }
 
@@ -341,12 +451,21 @@ fn a_tied_head_is_left_out_when_the_config_ties_it_and_kept_otherwise() {
     let embeddings = model(1)["a.weight"].clone();
     let bytes = stored(&[
         ("model.embed_tokens.weight", Entry::Plain(&embeddings)),
-        ("lm_head.weight", Entry::Tied("model.embed_tokens.weight", &embeddings)),
-        ("other.weight", Entry::Tied("model.embed_tokens.weight", &embeddings)),
+        (
+            "lm_head.weight",
+            Entry::Tied("model.embed_tokens.weight", &embeddings),
+        ),
+        (
+            "other.weight",
+            Entry::Tied("model.embed_tokens.weight", &embeddings),
+        ),
     ]);
     let head_first = stored(&[
         ("lm_head.weight", Entry::Plain(&embeddings)),
-        ("model.embed_tokens.weight", Entry::Tied("lm_head.weight", &embeddings)),
+        (
+            "model.embed_tokens.weight",
+            Entry::Tied("lm_head.weight", &embeddings),
+        ),
         ("other.weight", Entry::Tied("lm_head.weight", &embeddings)),
     ]);
     for bytes in [bytes, head_first] {
@@ -359,17 +478,31 @@ fn a_tied_head_is_left_out_when_the_config_ties_it_and_kept_otherwise() {
         ] {
             fs::write(folder.path().join("config.json"), config).expect("a config");
             let checkpoint = Checkpoint::open(folder.path()).expect("it opens");
-            assert!(checkpoint.tensors().contains_key("model.embed_tokens.weight"));
+            assert!(
+                checkpoint
+                    .tensors()
+                    .contains_key("model.embed_tokens.weight")
+            );
             assert!(checkpoint.tensors().contains_key("other.weight"));
-            assert_eq!(checkpoint.tensors().contains_key("lm_head.weight"), kept, "{config}");
+            assert_eq!(
+                checkpoint.tensors().contains_key("lm_head.weight"),
+                kept,
+                "{config}"
+            );
             let planned = plan(&recipe("karcher", &[folder.path()], ""), &PLENTY).expect("a plan");
             assert_eq!(planned.dropped.len(), usize::from(!kept));
-            assert!(planned.dropped.iter().all(|dropped| dropped.reason.contains("model.embed_tokens.weight")));
+            assert!(
+                planned
+                    .dropped
+                    .iter()
+                    .all(|dropped| dropped.reason.contains("model.embed_tokens.weight"))
+            );
         }
     }
     let elsewhere = tempfile::tempdir().expect("a folder");
     let out = elsewhere.path().join("out");
-    let both = run(&recipe("karcher", &[folder.path()], ""), &out, &PLENTY).expect("tied tensors merge alike");
+    let both = run(&recipe("karcher", &[folder.path()], ""), &out, &PLENTY)
+        .expect("tied tensors merge alike");
     assert_eq!(both.tensors, 3);
     let out = files::read_model(&out.join("model.safetensors"));
     assert_eq!(out["lm_head.weight"], out["model.embed_tokens.weight"]);
@@ -382,7 +515,12 @@ fn entries_that_are_no_tensors_are_told() {
     let tensor = model(1)["a.weight"].clone();
     let entries = [("w", Entry::Plain(&tensor)), ("epoch", Entry::Number(7))];
     fs::write(&path, stored(&entries)).expect("a file");
-    let report = run(&recipe("karcher", &[&path], ""), &folder.path().join("out"), &PLENTY).expect("a merge");
+    let report = run(
+        &recipe("karcher", &[&path], ""),
+        &folder.path().join("out"),
+        &PLENTY,
+    )
+    .expect("a merge");
     let told = |warning: &String| warning.contains("model.pt") && warning.contains("`epoch`");
     assert!(report.warnings.iter().any(told), "{:?}", report.warnings);
 }
@@ -391,13 +529,35 @@ fn entries_that_are_no_tensors_are_told() {
 fn one_of_several_state_dicts_is_chosen_by_the_recipe() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch/two.pt");
     let folder = TempDir::new().expect("a temporary folder");
-    let error = plan(&recipe("karcher", &[&path], ""), &PLENTY).err().expect("which one is meant?");
-    assert!(error.hint().is_some_and(|hint| hint.contains("`state_dict_key: KEY`")), "{error}");
+    let error = plan(&recipe("karcher", &[&path], ""), &PLENTY)
+        .err()
+        .expect("which one is meant?");
+    assert!(
+        error
+            .hint()
+            .is_some_and(|hint| hint.contains("`state_dict_key: KEY`")),
+        "{error}"
+    );
     let out = folder.path().join("out");
-    run(&recipe("karcher", &[&path], "state_dict_key: ema"), &out, &PLENTY).expect("it is told");
-    let options = OpenOptions { state_dict_key: Some("ema".to_owned()), ..OpenOptions::default() };
-    let names: Vec<_> = Checkpoint::open_with(&path, &options).expect("it opens").tensors().keys().cloned().collect();
-    let mut written: Vec<_> = files::read_model(&out.join("model.safetensors")).into_keys().collect();
+    run(
+        &recipe("karcher", &[&path], "state_dict_key: ema"),
+        &out,
+        &PLENTY,
+    )
+    .expect("it is told");
+    let options = OpenOptions {
+        state_dict_key: Some("ema".to_owned()),
+        ..OpenOptions::default()
+    };
+    let names: Vec<_> = Checkpoint::open_with(&path, &options)
+        .expect("it opens")
+        .tensors()
+        .keys()
+        .cloned()
+        .collect();
+    let mut written: Vec<_> = files::read_model(&out.join("model.safetensors"))
+        .into_keys()
+        .collect();
     written.sort();
     let mut names = names;
     names.sort();
@@ -420,17 +580,36 @@ fn every_fixture_reads_as_its_safetensors_twin() {
         ("parameters.pt", "parameters"),
     ] {
         let checkpoint = Checkpoint::open(&data.join(name)).expect("it opens");
-        let options = SourceOptions { io: Io::Map, scratch: Some(scratch.path().to_owned()) };
+        let options = SourceOptions {
+            io: Io::Map,
+            scratch: Some(scratch.path().to_owned()),
+        };
         let source = checkpoint.open_file(0, &options).expect("it opens");
         let wanted = fs::read(data.join(format!("{twin}.safetensors"))).expect("the twin");
         let wanted = safetensors::SafeTensors::deserialize(&wanted).expect("the twin is valid");
         assert_eq!(checkpoint.tensors().len(), wanted.len(), "{name}");
         for (tensor, entry) in checkpoint.tensors() {
             let bytes = source.load(entry.bytes.clone()).expect("bytes");
-            assert_eq!(*bytes, *wanted.tensor(tensor).expect("the same names").data(), "{name}: {tensor}");
+            assert_eq!(
+                *bytes,
+                *wanted.tensor(tensor).expect("the same names").data(),
+                "{name}: {tensor}"
+            );
         }
     }
-    for name in ["hostile.pt", "hostile-legacy.pt", "quantized.pt", "sparse.pt", "script.pt"] {
-        assert_eq!(Checkpoint::open(&data.join(name)).expect_err("refused").kind(), Kind::Input, "{name}");
+    for name in [
+        "hostile.pt",
+        "hostile-legacy.pt",
+        "quantized.pt",
+        "sparse.pt",
+        "script.pt",
+    ] {
+        assert_eq!(
+            Checkpoint::open(&data.join(name))
+                .expect_err("refused")
+                .kind(),
+            Kind::Input,
+            "{name}"
+        );
     }
 }

@@ -17,17 +17,38 @@ use crate::support::striped::{spec, write};
 /// Two models in two shards, the first of which takes several frames.
 fn inputs() -> TempDir {
     let root = tempdir().expect("temporary folder");
-    let shards = [vec![spec("big", Dtype::BF16, &[2600, 1024])], vec![spec("small", Dtype::F32, &[999])]];
+    let shards = [
+        vec![spec("big", Dtype::BF16, &[2600, 1024])],
+        vec![spec("small", Dtype::F32, &[999])],
+    ];
     for (name, seed) in [("a", 1), ("b", 2)] {
         write(&root.path().join(name), &shards, seed);
     }
     root
 }
 
-const PLAIN: [&str; 7] = ["merge", "a", "b", "--shard-size", "5326000", "--out", "plain"];
+const PLAIN: [&str; 7] = [
+    "merge",
+    "a",
+    "b",
+    "--shard-size",
+    "5326000",
+    "--out",
+    "plain",
+];
 
 fn packed<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["merge", "a", "b", "--shard-size", "5326000", "--zstd", "3", "--out", out];
+    let mut args = vec![
+        "merge",
+        "a",
+        "b",
+        "--shard-size",
+        "5326000",
+        "--zstd",
+        "3",
+        "--out",
+        out,
+    ];
     args.extend(more);
     args
 }
@@ -36,7 +57,10 @@ fn expanded(path: &Path) -> Vec<u8> {
     zstd::decode_all(fs::File::open(path).expect("a shard")).expect("what any decoder reads")
 }
 
-const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+const SHARDS: [&str; 2] = [
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+];
 
 #[test]
 fn compressed_shards_expand_to_the_plain_ones_and_everything_names_them() {
@@ -44,22 +68,36 @@ fn compressed_shards_expand_to_the_plain_ones_and_everything_names_them() {
     run(root.path(), PLAIN).ok();
     let ended = run(root.path(), packed("packed", &["--verify", "--json"])).ok();
     let (plain, packed) = (root.path().join("plain"), root.path().join("packed"));
-    let manifest: Value = serde_json::from_slice(&fs::read(packed.join("thalweg.json")).expect("it")).expect("JSON");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(packed.join("thalweg.json")).expect("it")).expect("JSON");
     let index = fs::read_to_string(packed.join("model.safetensors.index.json")).expect("an index");
     let mut stored = 0;
     for (number, name) in SHARDS.iter().enumerate() {
         let file = packed.join(format!("{name}.zst"));
-        assert_eq!(expanded(&file), fs::read(plain.join(name)).expect("a shard"), "{name}");
+        assert_eq!(
+            expanded(&file),
+            fs::read(plain.join(name)).expect("a shard"),
+            "{name}"
+        );
         let len = fs::metadata(&file).expect("there").len();
         assert_eq!(manifest["shards"][number]["compressed_size"], len);
-        assert_eq!(manifest["shards"][number]["size"], fs::metadata(plain.join(name)).expect("there").len());
-        assert!(index.contains(&format!("{name}.zst")) && !packed.join(name).exists(), "{name}");
+        assert_eq!(
+            manifest["shards"][number]["size"],
+            fs::metadata(plain.join(name)).expect("there").len()
+        );
+        assert!(
+            index.contains(&format!("{name}.zst")) && !packed.join(name).exists(),
+            "{name}"
+        );
         stored += len;
     }
     assert!(!packed.join(".thalweg").exists());
     let report = ended.json();
     assert_eq!(report["stored_bytes"], stored);
-    assert!(stored < report["output_bytes"].as_u64().expect("a number") / 2, "holes take nearly nothing");
+    assert!(
+        stored < report["output_bytes"].as_u64().expect("a number") / 2,
+        "holes take nearly nothing"
+    );
     assert_eq!(report["verified_bytes"], report["output_bytes"]);
 }
 
@@ -67,23 +105,58 @@ fn compressed_shards_expand_to_the_plain_ones_and_everything_names_them() {
 fn the_only_shard_and_a_single_file_are_compressed_too() {
     let root = inputs();
     run(root.path(), ["merge", "a", "b", "--out", "plain"]).ok();
-    run(root.path(), ["merge", "a", "b", "--zstd", "1", "--out", "packed"]).ok();
-    run(root.path(), ["merge", "a", "b", "--zstd", "1", "--out", "one.safetensors.zst"]).ok();
+    run(
+        root.path(),
+        ["merge", "a", "b", "--zstd", "1", "--out", "packed"],
+    )
+    .ok();
+    run(
+        root.path(),
+        [
+            "merge",
+            "a",
+            "b",
+            "--zstd",
+            "1",
+            "--out",
+            "one.safetensors.zst",
+        ],
+    )
+    .ok();
     let wanted = fs::read(root.path().join("plain/model.safetensors")).expect("it");
-    assert_eq!(expanded(&root.path().join("packed/model.safetensors.zst")), wanted);
+    assert_eq!(
+        expanded(&root.path().join("packed/model.safetensors.zst")),
+        wanted
+    );
     assert_eq!(expanded(&root.path().join("one.safetensors.zst")), wanted);
     for out in ["packed", "one.safetensors.zst"] {
         run(root.path(), ["verify", out]).ok();
     }
-    run(root.path(), ["merge", "a", "b", "--zstd", "1", "--out", "x.safetensors"]).fails(2, &["X.safetensors.zst"]);
-    run(root.path(), ["merge", "a", "b", "--out", "x.safetensors.zst"]).fails(2, &["--zstd LEVEL"]);
+    run(
+        root.path(),
+        ["merge", "a", "b", "--zstd", "1", "--out", "x.safetensors"],
+    )
+    .fails(2, &["X.safetensors.zst"]);
+    run(
+        root.path(),
+        ["merge", "a", "b", "--out", "x.safetensors.zst"],
+    )
+    .fails(2, &["--zstd LEVEL"]);
 }
 
 #[test]
 fn bytes_depend_neither_on_threads_nor_on_memory() {
     let root = inputs();
-    run(root.path(), packed("one", &["--threads", "1", "--memory", "100MiB"])).ok();
-    run(root.path(), packed("many", &["--threads", "5", "--memory", "1GiB"])).ok();
+    run(
+        root.path(),
+        packed("one", &["--threads", "1", "--memory", "100MiB"]),
+    )
+    .ok();
+    run(
+        root.path(),
+        packed("many", &["--threads", "5", "--memory", "1GiB"]),
+    )
+    .ok();
     assert!(files_below(&root.path().join("one")) == files_below(&root.path().join("many")));
 }
 
@@ -95,10 +168,23 @@ fn a_compressed_output_is_an_input_like_any_other_and_complete_the_second_time()
     let again = run(root.path(), packed("packed", &["--json"])).ok().json();
     assert_eq!(again["status"], "complete already");
     assert!(
-        run(root.path(), ["plan", "a", "b", "--out", "packed", "--zstd", "3", "--shard-size", "5326000"])
-            .ok()
-            .stdout
-            .contains("complete already")
+        run(
+            root.path(),
+            [
+                "plan",
+                "a",
+                "b",
+                "--out",
+                "packed",
+                "--zstd",
+                "3",
+                "--shard-size",
+                "5326000"
+            ]
+        )
+        .ok()
+        .stdout
+        .contains("complete already")
     );
     for (from, out) in [("plain", "x"), ("packed", "y")] {
         run(root.path(), ["merge", from, "b", "--out", out]).ok();
@@ -111,7 +197,10 @@ fn a_compressed_output_is_an_input_like_any_other_and_complete_the_second_time()
 fn damage_is_found_through_the_compression() {
     let root = inputs();
     run(root.path(), packed("packed", &[])).ok();
-    let shard = root.path().join("packed").join(format!("{}.zst", SHARDS[0]));
+    let shard = root
+        .path()
+        .join("packed")
+        .join(format!("{}.zst", SHARDS[0]));
     let len = fs::metadata(&shard).expect("there").len();
     // In the first frame's head, in its data, in the last frame's checksum, in the seek table.
     for at in [0, 5, len / 4, len / 2, len - 9, len - 1] {
@@ -120,7 +209,12 @@ fn damage_is_found_through_the_compression() {
         flip(&shard, at);
     }
     run(root.path(), ["verify", "packed"]).ok();
-    fs::File::options().write(true).open(&shard).expect("there").set_len(len - 100).expect("cut");
+    fs::File::options()
+        .write(true)
+        .open(&shard)
+        .expect("there")
+        .set_len(len - 100)
+        .expect("cut");
     run(root.path(), ["verify", "packed"]).fails(1, &["model-00001-of-00002"]);
     fs::remove_file(&shard).expect("there");
     run(root.path(), ["verify", "packed"]).fails(1, &["the shard is missing"]);
@@ -130,13 +224,22 @@ fn damage_is_found_through_the_compression() {
 fn a_compressed_merge_survives_power_loss_at_every_operation() {
     let case = Case::new(&small_shards(), &format!("{SMALL_KEYS}zstd: 3\n"));
     let (wanted, operations) = case.undisturbed();
-    assert_eq!(wanted.keys().filter(|name| name.extension().is_some_and(|end| end == "zst")).count(), 3);
+    assert_eq!(
+        wanted
+            .keys()
+            .filter(|name| name.extension().is_some_and(|end| end == "zst"))
+            .count(),
+        3
+    );
     for at in 1..=operations {
         let image = Image::ALL[at % 4];
         let after = case.crashed(at, image);
         let (_, outcome) = case.run(CrashStorage::reliable(after.path()), after.path());
         outcome.unwrap_or_else(|error| panic!("operation {at}, {image:?}: {error}"));
-        assert!(files_below(&after.path().join("out")) == wanted, "operation {at} of {operations}, {image:?}");
+        assert!(
+            files_below(&after.path().join("out")) == wanted,
+            "operation {at} of {operations}, {image:?}"
+        );
     }
 }
 
@@ -152,7 +255,10 @@ fn a_finished_compressed_shard_that_was_changed_is_not_taken_up_again() {
         .map(|entry| entry.expect("an entry").path())
         .find(|path| path.extension().is_some_and(|end| end == "zst"))
         .expect("a finished shard");
-    assert!(!out.join("model.safetensors.index.json").exists(), "the run is not finished");
+    assert!(
+        !out.join("model.safetensors.index.json").exists(),
+        "the run is not finished"
+    );
     flip(&shard, fs::metadata(&shard).expect("there").len() / 2);
     let (_, outcome) = case.run(CrashStorage::reliable(after.path()), after.path());
     let error = outcome.expect_err("refused");

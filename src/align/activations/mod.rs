@@ -1,11 +1,13 @@
-//! Activation matching: the permutation of every group that brings a model's activations nearest to a reference's.
+//! Activation matching: the permutation of every group that brings a model's activations nearest to
+//! a reference's.
 //!
-//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), section 3.1: with Z_A and Z_B the activations of a
-//! group's units over the same samples, [units, samples], the groups are independent, and each is one exact assignment,
-//! argmax_P ⟨P, Z_A Z_B^T⟩. The paper's products are uncentred; correlations are a choice.
+//! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), section 3.1: with Z_A and Z_B
+//! the activations of a group's units over the same samples, [units, samples], the groups are
+//! independent, and each is one exact assignment, argmax_P ⟨P, Z_A Z_B^T⟩. The paper's products are
+//! uncentred; correlations are a choice.
 //!
-//! Activations are tensors [samples, units] called as their groups are, read in blocks of rows. Products of a block are
-//! f32, blocks are added up in f64 and in their order.
+//! Activations are tensors [samples, units] called as their groups are, read in blocks of rows.
+//! Products of a block are f32, blocks are added up in f64 and in their order.
 
 mod moments;
 mod products;
@@ -54,29 +56,36 @@ pub struct Options {
     /// Bytes that matrices, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
-    /// Where products are summed; see [`matching::Options::backend`](super::matching::Options::backend).
+    /// Where products are summed; see
+    /// [`matching::Options::backend`](super::matching::Options::backend).
     #[serde(skip)]
     pub backend: Backend,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { similarity: Similarity::default(), signs: true, memory: 1 << 30, backend: Backend::default() }
+        Self {
+            similarity: Similarity::default(),
+            signs: true,
+            memory: 1 << 30,
+            backend: Backend::default(),
+        }
     }
 }
 
 /// The element of every group for which there are activations, on the threads of the current pool.
 ///
-/// Groups within others, groups that others lie within and groups of pairs cannot be matched so; they and residual groups
-/// may be left out and stay as they are. All other groups must be there. A step's objective is the cosine of the two
-/// sets of activations. `replay` are the steps of an interrupted run, whose results are taken.
+/// Groups within others, groups that others lie within and groups of pairs cannot be matched so;
+/// they and residual groups may be left out and stay as they are. All other groups must be there. A
+/// step's objective is the cosine of the two sets of activations. `replay` are the steps of an
+/// interrupted run, whose results are taken.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when the activations of a group are missing, have another number of units or of samples, or belong
-/// to a group that cannot be matched so, or when `replay` is of another run; [`Kind::NonFinite`] when one is NaN or
-/// infinite; [`Kind::Budget`] when the memory is too small; [`Kind::Device`] when a device fails; those of reading and of
-/// `watch`.
+/// [`Kind::Mismatch`] when the activations of a group are missing, have another number of units or
+/// of samples, or belong to a group that cannot be matched so, or when `replay` is of another run;
+/// [`Kind::NonFinite`] when one is NaN or infinite; [`Kind::Budget`] when the memory is too small;
+/// [`Kind::Device`] when a device fails; those of reading and of `watch`.
 pub fn match_activations(
     reference: &dyn Weights,
     moving: &dyn Weights,
@@ -97,8 +106,18 @@ pub fn match_activations(
                 step.clone()
             }
             Some(step) => {
-                let cause = format!("step {} is of group {}, wanted {}", steps.len(), step.root, group.index);
-                return Err(Error::new(Kind::Mismatch, "cannot go on", "recorded steps", cause));
+                let cause = format!(
+                    "step {} is of group {}, wanted {}",
+                    steps.len(),
+                    step.root,
+                    group.index
+                );
+                return Err(Error::new(
+                    Kind::Mismatch,
+                    "cannot go on",
+                    "recorded steps",
+                    cause,
+                ));
             }
             None => {
                 let step = group.solve(reference, moving, options, watch)?;
@@ -111,12 +130,22 @@ pub fn match_activations(
         }
         steps.push(step);
     }
-    Ok(Matched { transform, steps, sweeps: 1 })
+    Ok(Matched {
+        transform,
+        steps,
+        sweeps: 1,
+    })
 }
 
-/// The least memory with which the groups of a model can be matched, whichever of them are, in bytes.
+/// The least memory with which the groups of a model can be matched, whichever of them are, in
+/// bytes.
 pub fn least_memory(symmetries: &Symmetries) -> u64 {
-    symmetries.groups.iter().map(|group| products::bytes(group.units, ROWS.min(group.units))).max().unwrap_or(0)
+    symmetries
+        .groups
+        .iter()
+        .map(|group| products::bytes(group.units, ROWS.min(group.units)))
+        .max()
+        .unwrap_or(0)
 }
 
 /// A group that is matched.
@@ -127,18 +156,33 @@ struct Job<'a> {
 }
 
 /// The groups for which there are activations, checked.
-fn groups<'a>(reference: &dyn Weights, moving: &dyn Weights, symmetries: &'a Symmetries) -> Result<Vec<Job<'a>>> {
+fn groups<'a>(
+    reference: &dyn Weights,
+    moving: &dyn Weights,
+    symmetries: &'a Symmetries,
+) -> Result<Vec<Job<'a>>> {
     let mut jobs = Vec::new();
     for (index, group) in symmetries.groups.iter().enumerate() {
         let there = [reference, moving].map(|weights| weights.shape(&group.name).is_some());
-        let outer = symmetries.groups.iter().any(|inner| inner.within == Some(index));
-        let flat = group.within.is_none() && !outer && group.pairs.is_none() && group.may(Allowed::Permutation);
+        let outer = symmetries
+            .groups
+            .iter()
+            .any(|inner| inner.within == Some(index));
+        let flat = group.within.is_none()
+            && !outer
+            && group.pairs.is_none()
+            && group.may(Allowed::Permutation);
         if there == [false, false] && (!flat || group.residual) {
             continue;
         }
         let refused = |cause: &str, hint: &str| {
-            Err(Error::new(Kind::Mismatch, "cannot match activations", group.name.escape_debug(), cause)
-                .with_hint(hint))
+            Err(Error::new(
+                Kind::Mismatch,
+                "cannot match activations",
+                group.name.escape_debug(),
+                cause,
+            )
+            .with_hint(hint))
         };
         if !flat {
             return refused(
@@ -146,17 +190,32 @@ fn groups<'a>(reference: &dyn Weights, moving: &dyn Weights, symmetries: &'a Sym
                 "leave its activations out and match it by weights",
             );
         }
-        for (there, side) in there.into_iter().zip(["reference", "model that is aligned"]) {
+        for (there, side) in there
+            .into_iter()
+            .zip(["reference", "model that is aligned"])
+        {
             if !there {
                 let cause = format!("there are no activations of the {side} for it");
-                return refused(&cause, "each group has a tensor [samples, units] of its name");
+                return refused(
+                    &cause,
+                    "each group has a tensor [samples, units] of its name",
+                );
             }
         }
-        jobs.push(Job { index, group, samples: check_shapes(reference, moving, group)? });
+        jobs.push(Job {
+            index,
+            group,
+            samples: check_shapes(reference, moving, group)?,
+        });
     }
     if jobs.is_empty() {
         let cause = "there are activations of none of its groups";
-        return Err(Error::new(Kind::Mismatch, "cannot match activations", &symmetries.spec, cause));
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot match activations",
+            &symmetries.spec,
+            cause,
+        ));
     }
     Ok(jobs)
 }
@@ -175,19 +234,34 @@ impl Job<'_> {
     ) -> Result<Step> {
         let units = self.group.units;
         let signs = options.signs && self.group.may(Allowed::Sign);
-        let [first, second] = [reference, moving]
-            .map(|weights| Moments::new(weights, &self.group.name, self.samples, units, options.similarity));
+        let [first, second] = [reference, moving].map(|weights| {
+            Moments::new(
+                weights,
+                &self.group.name,
+                self.samples,
+                units,
+                options.similarity,
+            )
+        });
         let mut products = Products::new(first?, second?, (units, signs), &options.backend, watch);
         let start: Vec<u32> = (0..).take(units).collect();
-        let (columns, mut proof) = if units <= DENSE && products::bytes(units, units) <= options.memory {
-            let mut costs = vec![0.0; units * units];
-            products.rows(0..units, &mut costs)?;
-            (dense(&Costs::new(units, &costs)?, Sense::Maximise)?.columns, Proof::Optimal(0.0))
-        } else {
-            let settings = assignment::Options { tile_rows: self.tile_rows(options)?, ..Default::default() };
-            let (solved, certificate) = certified(&mut products, Sense::Maximise, &start, &settings)?;
-            (solved.columns, Proof::Optimal(certificate.optimal_within))
-        };
+        let (columns, mut proof) =
+            if units <= DENSE && products::bytes(units, units) <= options.memory {
+                let mut costs = vec![0.0; units * units];
+                products.rows(0..units, &mut costs)?;
+                (
+                    dense(&Costs::new(units, &costs)?, Sense::Maximise)?.columns,
+                    Proof::Optimal(0.0),
+                )
+            } else {
+                let settings = assignment::Options {
+                    tile_rows: self.tile_rows(options)?,
+                    ..Default::default()
+                };
+                let (solved, certificate) =
+                    certified(&mut products, Sense::Maximise, &start, &settings)?;
+                (solved.columns, Proof::Optimal(certificate.optimal_within))
+            };
         // The solver works on f32; whether to move anything is decided in f64.
         let (before, after) = (products.picked(&start)?, products.picked(&columns)?);
         let value = |term: &f64| if signs { term.abs() } else { *term };
@@ -199,7 +273,9 @@ impl Job<'_> {
         if better && signs && after.iter().any(|term| *term < 0.0) {
             element.negative = after.iter().map(|term| *term < 0.0).collect();
         }
-        let is_moved = |at: &usize| element.unit(self.group, 0, *at) != *at || element.is_negative(self.group, 0, *at);
+        let is_moved = |at: &usize| {
+            element.unit(self.group, 0, *at) != *at || element.is_negative(self.group, 0, *at)
+        };
         let moved = (0..units).filter(is_moved).count();
         if moved == 0 {
             proof = Proof::Identity;
@@ -207,20 +283,48 @@ impl Job<'_> {
         let norms = products.norms();
         let cosine = |sum: f64| if norms > 0.0 { sum / norms } else { 0.0 };
         let before = cosine(before.iter().sum());
-        let after = if moved == 0 { before } else { cosine(after.iter().map(value).sum()) };
-        let elements = if moved == 0 { Vec::new() } else { vec![(self.index, element)] };
-        Ok(Step { sweep: 0, root: self.index, elements, before, after, units, moved, proof })
+        let after = if moved == 0 {
+            before
+        } else {
+            cosine(after.iter().map(value).sum())
+        };
+        let elements = if moved == 0 {
+            Vec::new()
+        } else {
+            vec![(self.index, element)]
+        };
+        Ok(Step {
+            sweep: 0,
+            root: self.index,
+            elements,
+            before,
+            after,
+            units,
+            moved,
+            proof,
+        })
     }
 
     fn tile_rows(&self, options: &Options) -> Result<usize> {
         let units = self.group.units;
         let fits = |rows: &usize| products::bytes(units, (*rows).min(units)) <= options.memory;
-        let most = (1..=units.div_ceil(ROWS)).map(|tiles| tiles * ROWS).take_while(fits).last();
+        let most = (1..=units.div_ceil(ROWS))
+            .map(|tiles| tiles * ROWS)
+            .take_while(fits)
+            .last();
         most.ok_or_else(|| {
-            let cause =
-                format!("group {} needs {}", self.group.name, format_bytes(products::bytes(units, ROWS.min(units))));
-            Error::new(Kind::Budget, "cannot match activations", format_bytes(options.memory), cause)
-                .with_hint("give more --memory")
+            let cause = format!(
+                "group {} needs {}",
+                self.group.name,
+                format_bytes(products::bytes(units, ROWS.min(units)))
+            );
+            Error::new(
+                Kind::Budget,
+                "cannot match activations",
+                format_bytes(options.memory),
+                cause,
+            )
+            .with_hint("give more --memory")
         })
     }
 }

@@ -11,18 +11,30 @@ pub const BLOCK: u64 = 1024;
 
 /// Both tensors have [samples, units] elements; gives the samples.
 pub fn check_shapes(reference: &dyn Weights, moving: &dyn Weights, group: &Group) -> Result<u64> {
-    let refused =
-        |cause: String| Err(Error::new(Kind::Mismatch, "cannot match activations", group.name.escape_debug(), cause));
+    let refused = |cause: String| {
+        Err(Error::new(
+            Kind::Mismatch,
+            "cannot match activations",
+            group.name.escape_debug(),
+            cause,
+        ))
+    };
     let sides = [(reference, "reference"), (moving, "model that is aligned")];
     for (weights, side) in sides {
         let shape = weights.shape(&group.name).unwrap_or_default();
         if !matches!(shape, [samples, units] if *units == group.units as u64 && *samples > 0) {
-            return refused(format!("wanted shape [samples, {}], got {shape:?} of the {side}", group.units));
+            return refused(format!(
+                "wanted shape [samples, {}], got {shape:?} of the {side}",
+                group.units
+            ));
         }
     }
-    let [first, second] = sides.map(|(weights, _)| weights.shape(&group.name).map_or(0, |shape| shape[0]));
+    let [first, second] =
+        sides.map(|(weights, _)| weights.shape(&group.name).map_or(0, |shape| shape[0]));
     if first != second {
-        return refused(format!("the reference has {first} samples, the model that is aligned {second}"));
+        return refused(format!(
+            "the reference has {first} samples, the model that is aligned {second}"
+        ));
     }
     Ok(first)
 }
@@ -46,18 +58,37 @@ impl<'a> Moments<'a> {
         units: usize,
         similarity: Similarity,
     ) -> Result<Self> {
-        let mut own = Self { weights, name, samples, scaling: vec![(0.0, 1.0); units], square: 0.0 };
+        let mut own = Self {
+            weights,
+            name,
+            samples,
+            scaling: vec![(0.0, 1.0); units],
+            square: 0.0,
+        };
         if similarity != Similarity::Uncentred {
             let sums = own.sums(|value| value)?;
-            own.scaling = sums.into_iter().map(|sum| (sum / samples as f64, 1.0)).collect();
+            own.scaling = sums
+                .into_iter()
+                .map(|sum| (sum / samples as f64, 1.0))
+                .collect();
         }
         let squares = own.sums(|value| value * value)?;
         own.square = squares.iter().sum();
         if similarity == Similarity::Correlation {
             // A unit that never changes has no correlation with any; it is left at zero.
-            let factor = |square: f64| if square > 0.0 { (square / samples as f64).sqrt().recip() } else { 0.0 };
-            own.scaling.iter_mut().zip(&squares).for_each(|(scaling, square)| scaling.1 = factor(*square));
-            own.square = squares.iter().filter(|square| **square > 0.0).count() as f64 * samples as f64;
+            let factor = |square: f64| {
+                if square > 0.0 {
+                    (square / samples as f64).sqrt().recip()
+                } else {
+                    0.0
+                }
+            };
+            own.scaling
+                .iter_mut()
+                .zip(&squares)
+                .for_each(|(scaling, square)| scaling.1 = factor(*square));
+            own.square =
+                squares.iter().filter(|square| **square > 0.0).count() as f64 * samples as f64;
         }
         Ok(own)
     }
@@ -84,8 +115,16 @@ impl<'a> Moments<'a> {
         numbers.read(first * units..(first + rows) * units, &mut block)?;
         if let Some(at) = block.iter().position(|value| !value.is_finite()) {
             let (sample, unit) = (first + at as u64 / units, at as u64 % units);
-            let cause = format!("sample {sample}, unit {unit}: the activation is {}", block[at]);
-            return Err(Error::new(Kind::NonFinite, "cannot match activations", self.name.escape_debug(), cause));
+            let cause = format!(
+                "sample {sample}, unit {unit}: the activation is {}",
+                block[at]
+            );
+            return Err(Error::new(
+                Kind::NonFinite,
+                "cannot match activations",
+                self.name.escape_debug(),
+                cause,
+            ));
         }
         Ok(block)
     }

@@ -11,13 +11,14 @@ use crate::data::narrow;
 use crate::error::Result;
 use crate::linalg::{self, Backend, Matrix};
 
-/// Rows are computed in runs that begin at multiples of this, so that their bits do not depend on who asks.
+/// Rows are computed in runs that begin at multiples of this, so that their bits do not depend on
+/// who asks.
 pub const ROWS: usize = linalg::ROWS;
 /// What the sparse solver keeps of a row, at most.
 const CANDIDATES_BYTES: usize = 1 << 10;
 
-/// Memory for `rows` rows at a time of a matrix of `units`, in bytes: their sums, products and entries, and the blocks
-/// that are multiplied.
+/// Memory for `rows` rows at a time of a matrix of `units`, in bytes: their sums, products and
+/// entries, and the blocks that are multiplied.
 pub fn bytes(units: usize, rows: usize) -> u64 {
     let block = usize::try_from(BLOCK).expect("a small number");
     let sums = rows * units * (size_of::<f64>() + 2 * size_of::<f32>());
@@ -25,7 +26,8 @@ pub fn bytes(units: usize, rows: usize) -> u64 {
     (sums + blocks + CANDIDATES_BYTES * units) as u64
 }
 
-/// The matrix, divided by both norms so that its entries are shares of a cosine; absolute values where signs are free.
+/// The matrix, divided by both norms so that its entries are shares of a cosine; absolute values
+/// where signs are free.
 pub struct Products<'a> {
     first: Moments<'a>,
     second: Moments<'a>,
@@ -44,7 +46,14 @@ impl<'a> Products<'a> {
         backend: &'a Backend,
         watch: &'a dyn Watch,
     ) -> Self {
-        Self { first, second, units, signs, backend, watch }
+        Self {
+            first,
+            second,
+            units,
+            signs,
+            backend,
+            watch,
+        }
     }
 
     /// The product of both norms.
@@ -52,7 +61,8 @@ impl<'a> Products<'a> {
         (self.first.square * self.second.square).sqrt()
     }
 
-    /// The entries of each row in its column, with their signs, not divided: products and sums in f64.
+    /// The entries of each row in its column, with their signs, not divided: products and sums in
+    /// f64.
     pub fn picked(&self, columns: &[u32]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; self.units];
         for block in self.first.blocks() {
@@ -75,7 +85,10 @@ impl CostTiles for Products<'_> {
 
     fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let units = self.units;
-        let (start, end) = (rows.start / ROWS * ROWS, rows.end.next_multiple_of(ROWS).min(units));
+        let (start, end) = (
+            rows.start / ROWS * ROWS,
+            rows.end.next_multiple_of(ROWS).min(units),
+        );
         let count = end - start;
         let mut sums = vec![0.0_f64; count * units];
         let mut product = vec![0.0_f32; count * units];
@@ -83,18 +96,26 @@ impl CostTiles for Products<'_> {
             self.watch.go_on()?;
             let (first, second) = (self.first.block(block)?, self.second.block(block)?);
             let samples = first.len() / units;
-            let tile: Vec<f32> = first.chunks(units).flat_map(|row| &row[start..end]).copied().collect();
+            let tile: Vec<f32> = first
+                .chunks(units)
+                .flat_map(|row| &row[start..end])
+                .copied()
+                .collect();
             let left = Matrix::new(&tile, samples, count).transposed();
             let mut sum = self.backend.begin(count, &mut product)?;
             sum.add(1.0, left, Matrix::new(&second, samples, units))?;
             sum.finish()?;
-            sums.par_iter_mut().zip(&product).for_each(|(sum, product)| *sum += f64::from(*product));
+            sums.par_iter_mut()
+                .zip(&product)
+                .for_each(|(sum, product)| *sum += f64::from(*product));
             self.watch.advanced(2 * (samples * count * units) as u64);
         }
         let norms = self.norms();
         let scale = if norms > 0.0 { norms.recip() } else { 0.0 };
         let entry = |sum: &f64| narrow(if self.signs { sum.abs() } else { *sum } * scale);
-        out.iter_mut().zip(&sums[(rows.start - start) * units..]).for_each(|(out, sum)| *out = entry(sum));
+        out.iter_mut()
+            .zip(&sums[(rows.start - start) * units..])
+            .for_each(|(out, sum)| *out = entry(sum));
         Ok(())
     }
 }

@@ -46,26 +46,47 @@ struct Part {
     first_row: u64,
 }
 
-/// Writes the activations of every group, behind norm and ReLU, as f32 to the file `path`: under another name first,
-/// renamed when it is whole and durable. `go_on` is asked, and told how many samples are done, before every batch.
+/// Writes the activations of every group, behind norm and ReLU, as f32 to the file `path`: under
+/// another name first, renamed when it is whole and durable. `go_on` is asked, and told how many
+/// samples are done, before every batch.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] when one batch does not fit the memory, [`Kind::NonFinite`] for an activation that is NaN or
-/// infinite, those of reading, writing and `go_on`.
-pub fn record(recording: &Recording<'_>, path: &Path, go_on: &dyn Fn(usize) -> Result<()>) -> Result<Vec<Recorded>> {
-    let Recording { network, parameters, data, .. } = recording;
+/// [`Kind::Budget`] when one batch does not fit the memory, [`Kind::NonFinite`] for an activation
+/// that is NaN or infinite, those of reading, writing and `go_on`.
+pub fn record(
+    recording: &Recording<'_>,
+    path: &Path,
+    go_on: &dyn Fn(usize) -> Result<()>,
+) -> Result<Vec<Recorded>> {
+    let Recording {
+        network,
+        parameters,
+        data,
+        ..
+    } = recording;
     let (groups, parts) = plan(recording);
     let keep = |value: usize| parts.iter().any(|part| part.value == value);
     let samples = network.batch().min(data.samples());
-    let largest = parts.iter().map(|part| (4 * samples * network.shape(part.value).len()) as u64).max().unwrap_or(0);
+    let largest = parts
+        .iter()
+        .map(|part| (4 * samples * network.shape(part.value).len()) as u64)
+        .max()
+        .unwrap_or(0);
     let bytes = network.forward_bytes(samples, &keep) + largest;
     if bytes > recording.memory {
         let cause = format!("a batch of samples needs {}", format_bytes(bytes));
-        return Err(Error::new(Kind::Budget, "cannot record activations", format_bytes(recording.memory), cause)
-            .with_hint("give more --memory"));
+        return Err(Error::new(
+            Kind::Budget,
+            "cannot record activations",
+            format_bytes(recording.memory),
+            cause,
+        )
+        .with_hint("give more --memory"));
     }
-    let tensors = groups.iter().map(|group| (group.group.clone(), [group.samples, group.units as u64]));
+    let tensors = groups
+        .iter()
+        .map(|group| (group.group.clone(), [group.samples, group.units as u64]));
     let mut writer = Writer::create(path, tensors, &recording.notes)?;
     for range in network.batches(data.samples()) {
         go_on(range.start)?;
@@ -78,9 +99,18 @@ pub fn record(recording: &Recording<'_>, path: &Path, go_on: &dyn Fn(usize) -> R
             if rows.iter().any(|value| !value.is_finite()) {
                 let cause = "an activation is NaN or infinite";
                 let group = groups[part.tensor].group.escape_debug();
-                return Err(Error::new(Kind::NonFinite, "cannot record activations", group, cause));
+                return Err(Error::new(
+                    Kind::NonFinite,
+                    "cannot record activations",
+                    group,
+                    cause,
+                ));
             }
-            writer.write(part.tensor, part.first_row + first * shape.places() as u64, &rows)?;
+            writer.write(
+                part.tensor,
+                part.first_row + first * shape.places() as u64,
+                &rows,
+            )?;
         }
     }
     go_on(data.samples())?;
@@ -90,17 +120,33 @@ pub fn record(recording: &Recording<'_>, path: &Path, go_on: &dyn Fn(usize) -> R
 
 /// The groups in their order, and the values that go to each.
 fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
-    let Recording { symmetries, network, data, .. } = recording;
+    let Recording {
+        symmetries,
+        network,
+        data,
+        ..
+    } = recording;
     let (mut groups, mut parts) = (Vec::new(), Vec::new());
     for (index, group) in symmetries.groups.iter().enumerate() {
-        let of_group = network.units().iter().filter(|units| group_of(symmetries, units) == Some(index));
+        let of_group = network
+            .units()
+            .iter()
+            .filter(|units| group_of(symmetries, units) == Some(index));
         let mut samples = 0;
         for units in of_group {
-            parts.push(Part { tensor: groups.len(), value: units.value, first_row: samples });
+            parts.push(Part {
+                tensor: groups.len(),
+                value: units.value,
+                first_row: samples,
+            });
             samples += (data.samples() * network.shape(units.value).places()) as u64;
         }
         if samples > 0 {
-            groups.push(Recorded { group: group.name.clone(), samples, units: group.units });
+            groups.push(Recorded {
+                group: group.name.clone(),
+                samples,
+                units: group.units,
+            });
         }
     }
     (groups, parts)

@@ -35,13 +35,18 @@ impl Writer {
     ) -> Result<Self> {
         let mut header = Map::new();
         let mut metadata = json!({ "format": "thalweg-activations" });
-        notes.iter().for_each(|(key, value)| metadata[key] = value.as_str().into());
+        notes
+            .iter()
+            .for_each(|(key, value)| metadata[key] = value.as_str().into());
         header.insert("__metadata__".into(), metadata);
         let (mut tensors, mut end) = (Vec::new(), 0);
         for (name, [rows, columns]) in matrices {
             let start = end;
             end += rows * columns * size_of::<f32>() as u64;
-            header.insert(name, json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end] }));
+            header.insert(
+                name,
+                json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end] }),
+            );
             tensors.push((start, columns * size_of::<f32>() as u64));
         }
         let mut text = Value::from(header).to_string().into_bytes();
@@ -56,9 +61,18 @@ impl Writer {
         let data = 8 + text.len() as u64;
         tensors.iter_mut().for_each(|(start, _)| *start += data);
         let file = create_anew(&part).map_err(failed)?;
-        let writer = Self { path: path.to_owned(), part, file, tensors, is_finished: false };
+        let writer = Self {
+            path: path.to_owned(),
+            part,
+            file,
+            tensors,
+            is_finished: false,
+        };
         writer.file.set_len(data + end).map_err(failed)?;
-        writer.file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).map_err(failed)?;
+        writer
+            .file
+            .write_all_at(&(text.len() as u64).to_le_bytes(), 0)
+            .map_err(failed)?;
         writer.file.write_all_at(&text, 8).map_err(failed)?;
         Ok(writer)
     }
@@ -72,7 +86,9 @@ impl Writer {
         let (start, row) = self.tensors[tensor];
         // The lowest byte comes first in the file, whatever the machine.
         let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.file.write_all_at(&bytes, start + first * row).map_err(|error| Error::io(WHAT, &self.path, error))
+        self.file
+            .write_all_at(&bytes, start + first * row)
+            .map_err(|error| Error::io(WHAT, &self.path, error))
     }
 
     /// Makes the file durable and gives it its name.
@@ -85,8 +101,14 @@ impl Writer {
         self.file.sync_all().map_err(failed)?;
         fs::rename(&self.part, &self.path).map_err(failed)?;
         self.is_finished = true;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Assignment on a matrix that is only ever seen in passing, with a proof that the result is optimal.
+//! Assignment on a matrix that is only ever seen in passing, with a proof that the result is
+//! optimal.
 
 use crate::error::{Error, Kind, Result};
 
@@ -23,7 +24,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { candidates: 16, additions: 16, tile_rows: 128, tolerance: None }
+        Self {
+            candidates: 16,
+            additions: 16,
+            tile_rows: 128,
+            tolerance: None,
+        }
     }
 }
 
@@ -37,9 +43,11 @@ impl Options {
 /// The proof that comes with a result of [`certified`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// No permutation is better by more than this: the sum over rows of what the duals are violated by.
+    /// No permutation is better by more than this: the sum over rows of what the duals are violated
+    /// by.
     pub optimal_within: f64,
-    /// Passes over the matrix. After the first, a pass leaves out the rows whose bounds already prove them.
+    /// Passes over the matrix. After the first, a pass leaves out the rows whose bounds already
+    /// prove them.
     pub rounds: usize,
     /// Rows computed over all passes.
     pub rows_streamed: usize,
@@ -53,20 +61,21 @@ pub struct Certificate {
 
 /// The optimal permutation of a matrix that streams by in row tiles, and the proof.
 ///
-/// The first pass keeps the smallest entries of each row and column; these candidates and the permutation `start` are
-/// solved exactly. Wherever the whole matrix may still hold an entry that violates the duals, further passes look at it
-/// and make the worst such entries candidates, until there is none (column generation, as in Volgenant, "Linear and
-/// semi-assignment problems: a core oriented approach", 1996). Where every row's smallest entry is in a column of its
-/// own, the first pass proves it. Of equal choices `start` is taken, then the lowest index.
+/// The first pass keeps the smallest entries of each row and column; these candidates and the
+/// permutation `start` are solved exactly. Wherever the whole matrix may still hold an entry that
+/// violates the duals, further passes look at it and make the worst such entries candidates, until
+/// there is none (column generation, as in Volgenant, "Linear and semi-assignment problems: a core
+/// oriented approach", 1996). Where every row's smallest entry is in a column of its own, the first
+/// pass proves it. Of equal choices `start` is taken, then the lowest index.
 ///
-/// Memory is O(n · (candidates + additions)) and one tile: when candidates pile up, those of large reduced cost are
-/// dropped. That is done only when the objective fell since the last time, so the search cannot go round in a circle.
-/// The result does not depend on the tiles.
+/// Memory is O(n · (candidates + additions)) and one tile: when candidates pile up, those of large
+/// reduced cost are dropped. That is done only when the objective fell since the last time, so the
+/// search cannot go round in a circle. The result does not depend on the tiles.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when `start` is not a permutation of as many rows, [`Kind::NonFinite`] when an entry is NaN or
-/// infinite, and whatever `tiles` returns.
+/// [`Kind::Mismatch`] when `start` is not a permutation of as many rows, [`Kind::NonFinite`] when
+/// an entry is NaN or infinite, and whatever `tiles` returns.
 pub fn certified(
     tiles: &mut dyn CostTiles,
     sense: Sense,
@@ -88,7 +97,11 @@ pub fn certified(
 }
 
 /// Columns and prices after at most `rounds` passes: a permutation that is optimal or near it.
-pub(super) fn approximate(tiles: &mut dyn CostTiles, sense: Sense, rounds: usize) -> Result<(Vec<u32>, Vec<f64>)> {
+pub(super) fn approximate(
+    tiles: &mut dyn CostTiles,
+    sense: Sense,
+    rounds: usize,
+) -> Result<(Vec<u32>, Vec<f64>)> {
     let start: Vec<u32> = (0..).take(tiles.size()).collect();
     let options = Options::default();
     let (_, matching) = Run::new(tiles, sense, &options).generate(&start, rounds)?;
@@ -100,7 +113,14 @@ pub(super) fn approximate(tiles: &mut dyn CostTiles, sense: Sense, rounds: usize
 const ROUNDING: f64 = f64::EPSILON * 4096.0;
 
 fn check_start(start: &[u32], size: usize) -> Result<()> {
-    let fault = |cause| Err(Error::new(Kind::Mismatch, "cannot assign", "starting permutation", cause));
+    let fault = |cause| {
+        Err(Error::new(
+            Kind::Mismatch,
+            "cannot assign",
+            "starting permutation",
+            cause,
+        ))
+    };
     costs::check_size(size)?;
     if start.len() != size {
         return fault(format!("wanted {size} rows, got {}", start.len()));
@@ -108,8 +128,16 @@ fn check_start(start: &[u32], size: usize) -> Result<()> {
     let mut seen = vec![false; size];
     for (row, column) in start.iter().enumerate() {
         match seen.get_mut(*column as usize) {
-            None => return fault(format!("row {row} has column {column}, wanted less than {size}")),
-            Some(true) => return fault(format!("row {row} has column {column}, which another row has")),
+            None => {
+                return fault(format!(
+                    "row {row} has column {column}, wanted less than {size}"
+                ));
+            }
+            Some(true) => {
+                return fault(format!(
+                    "row {row} has column {column}, which another row has"
+                ));
+            }
             Some(seen) => *seen = true,
         }
     }
@@ -122,7 +150,8 @@ struct Run<'a> {
     sense: Sense,
     options: &'a Options,
     tile: Vec<f32>,
-    /// For each row, no entry that is not a candidate has a smaller reduced cost. Prices only fall, so these stay true.
+    /// For each row, no entry that is not a candidate has a smaller reduced cost. Prices only fall,
+    /// so these stay true.
     bounds: Vec<f64>,
     /// The largest absolute entry.
     scale: f32,
@@ -146,7 +175,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Adds candidates and solves them until no entry violates the duals, or for at most `most_rounds` passes.
+    /// Adds candidates and solves them until no entry violates the duals, or for at most
+    /// `most_rounds` passes.
     fn generate(&mut self, start: &[u32], most_rounds: usize) -> Result<(Graph, Matching)> {
         check_start(start, self.tiles.size())?;
         let mut graph = self.first_pass(start)?;
@@ -208,56 +238,88 @@ impl<'a> Run<'a> {
         for first in (0..size).step_by(self.tile_rows()) {
             let end = size.min(first + self.tile_rows());
             self.read(first, end)?;
-            for ((row, column), entries) in (first..end).zip(&start[first..end]).zip(self.tile.chunks_exact(size)) {
+            for ((row, column), entries) in (first..end)
+                .zip(&start[first..end])
+                .zip(self.tile.chunks_exact(size))
+            {
                 self.scale = self.scale.max(scan::magnitude(entries));
                 rows.offer_row(row, entries);
                 columns.offer(u32::try_from(row).expect("the size fits 32 bits"), entries);
                 started.push((*column, entries[*column as usize]));
             }
         }
-        let bound = |row| if keep < size { f64::from(rows.bound(row)) } else { f64::INFINITY };
+        let bound = |row| {
+            if keep < size {
+                f64::from(rows.bound(row))
+            } else {
+                f64::INFINITY
+            }
+        };
         self.bounds = (0..size).map(bound).collect();
         let graph = Graph::gather(&rows, &columns, &started);
-        self.note_peak(graph.bytes() + size * (2 * Nearest::bytes(keep) + size_of::<Edge>() * keep));
+        self.note_peak(
+            graph.bytes() + size * (2 * Nearest::bytes(keep) + size_of::<Edge>() * keep),
+        );
         Ok(graph)
     }
 
     /// The rows whose duals the bounds do not prove.
     fn doubtful(&self, matching: &Matching, tolerance: f64) -> Vec<usize> {
         let rows = self.bounds.iter().enumerate();
-        rows.filter(|(row, bound)| **bound < matching.dual(*row) - tolerance).map(|(row, _)| row).collect()
+        rows.filter(|(row, bound)| **bound < matching.dual(*row) - tolerance)
+            .map(|(row, _)| row)
+            .collect()
     }
 
-    /// Looks at the `doubtful` rows, with those between them in a tile; returns entries that violate the duals, the worst
-    /// of each row, and renews the bounds.
-    fn pass(&mut self, doubtful: &[usize], graph: &Graph, matching: &Matching, tolerance: f64) -> Result<Vec<Edge>> {
+    /// Looks at the `doubtful` rows, with those between them in a tile; returns entries that
+    /// violate the duals, the worst of each row, and renews the bounds.
+    fn pass(
+        &mut self,
+        doubtful: &[usize],
+        graph: &Graph,
+        matching: &Matching,
+        tolerance: f64,
+    ) -> Result<Vec<Edge>> {
         let size = self.bounds.len();
         let mut found = Vec::new();
         let mut reduced = vec![0.0; size];
         let mut least = Vec::new();
         let mut rest = doubtful;
         while let Some(&first) = rest.first() {
-            let (near, far) = rest.split_at(rest.partition_point(|row| *row < first + self.tile_rows()));
+            let (near, far) =
+                rest.split_at(rest.partition_point(|row| *row < first + self.tile_rows()));
             rest = far;
             let end = near.last().map_or(first, |row| row + 1);
             self.read(first, end)?;
             for (row, entries) in (first..end).zip(self.tile.chunks_exact_mut(size)) {
                 // Candidates are solved for already; what counts is the least of the others.
-                graph.row(row).0.iter().for_each(|column| entries[*column as usize] = f32::INFINITY);
+                graph
+                    .row(row)
+                    .0
+                    .iter()
+                    .for_each(|column| entries[*column as usize] = f32::INFINITY);
                 self.bounds[row] = scan::reduce(entries, 1.0, matching.prices(), &mut reduced);
                 let limit = matching.dual(row) - tolerance;
                 if self.bounds[row] < limit {
-                    self.bounds[row] = few_smallest(&reduced, self.options.additions.max(1), &mut least);
+                    self.bounds[row] =
+                        few_smallest(&reduced, self.options.additions.max(1), &mut least);
                     let at = u32::try_from(row).expect("the size fits 32 bits");
-                    found.extend(least.iter().map(|(_, column)| (at, *column, entries[*column as usize])));
+                    found.extend(
+                        least
+                            .iter()
+                            .map(|(_, column)| (at, *column, entries[*column as usize])),
+                    );
                 }
             }
         }
-        self.note_peak(graph.bytes() + size_of_val(&reduced[..]) + found.capacity() * size_of::<Edge>());
+        self.note_peak(
+            graph.bytes() + size_of_val(&reduced[..]) + found.capacity() * size_of::<Edge>(),
+        );
         Ok(found)
     }
 
-    /// Keeps the candidates of least reduced cost of each row, and its own column; the bounds cover what goes.
+    /// Keeps the candidates of least reduced cost of each row, and its own column; the bounds cover
+    /// what goes.
     fn thin(&mut self, graph: &Graph, matching: &Matching) -> Graph {
         let keep = (self.options.candidates + self.options.additions).max(2);
         let prices = matching.prices();
@@ -265,28 +327,51 @@ impl<'a> Run<'a> {
         let mut last = Vec::with_capacity(self.bounds.len());
         for (row, bound) in self.bounds.iter_mut().enumerate() {
             ranked.clear();
-            ranked.extend(graph.edges(row).map(|(column, cost)| (cost - prices[column], column)));
+            ranked.extend(
+                graph
+                    .edges(row)
+                    .map(|(column, cost)| (cost - prices[column], column)),
+            );
             ranked.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            *bound = ranked.get(keep).map_or(*bound, |(first_dropped, _)| bound.min(*first_dropped));
-            last.push(ranked.get(keep - 1).copied().unwrap_or((f64::INFINITY, usize::MAX)));
+            *bound = ranked
+                .get(keep)
+                .map_or(*bound, |(first_dropped, _)| bound.min(*first_dropped));
+            last.push(
+                ranked
+                    .get(keep - 1)
+                    .copied()
+                    .unwrap_or((f64::INFINITY, usize::MAX)),
+            );
         }
         graph.filtered(|row, column, cost| {
             let at = column as usize;
             let reduced = f64::from(cost) - prices[at];
-            column == matching.columns()[row] || reduced < last[row].0 || (reduced == last[row].0 && at <= last[row].1)
+            column == matching.columns()[row]
+                || reduced < last[row].0
+                || (reduced == last[row].0 && at <= last[row].1)
         })
     }
 
-    /// By how much the duals exceed what the rows' entries allow, summed: the gap between the objective and the bound
-    /// that the duals, lowered until they are valid, set to all permutations.
+    /// By how much the duals exceed what the rows' entries allow, summed: the gap between the
+    /// objective and the bound that the duals, lowered until they are valid, set to all
+    /// permutations.
     fn gap(&self, graph: &Graph, matching: &Matching) -> f64 {
         let prices = matching.prices();
-        let lowest = |row| graph.edges(row).fold(self.bounds[row], |least, (at, cost)| least.min(cost - prices[at]));
-        (0..self.bounds.len()).map(|row| (matching.dual(row) - lowest(row)).max(0.0)).sum()
+        let lowest = |row| {
+            graph
+                .edges(row)
+                .fold(self.bounds[row], |least, (at, cost)| {
+                    least.min(cost - prices[at])
+                })
+        };
+        (0..self.bounds.len())
+            .map(|row| (matching.dual(row) - lowest(row)).max(0.0))
+            .sum()
     }
 
     fn note_peak(&mut self, other_bytes: usize) {
-        let own = size_of_val(&self.tile[..]) + self.bounds.len() * (size_of::<f64>() + Matching::BYTES_PER_ROW);
+        let own = size_of_val(&self.tile[..])
+            + self.bounds.len() * (size_of::<f64>() + Matching::BYTES_PER_ROW);
         self.peak_bytes = self.peak_bytes.max(own + other_bytes);
     }
 }

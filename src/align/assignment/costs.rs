@@ -13,8 +13,8 @@ pub trait CostTiles {
 
     /// Writes the entries of `rows`, row after row, to `out`, which holds exactly that many.
     ///
-    /// Within one pass the ranges ascend, but a pass may leave rows out. An entry must have the same bits whenever it is
-    /// asked for, whatever the range.
+    /// Within one pass the ranges ascend, but a pass may leave rows out. An entry must have the
+    /// same bits whenever it is asked for, whatever the range.
     ///
     /// # Errors
     ///
@@ -39,7 +39,12 @@ impl<'a> Costs<'a> {
         check_size(size)?;
         if size.checked_mul(size) != Some(entries.len()) {
             let cause = format!("wanted {size} x {size} entries, got {}", entries.len());
-            return Err(Error::new(Kind::Mismatch, "cannot assign", "cost matrix", cause));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot assign",
+                "cost matrix",
+                cause,
+            ));
         }
         Ok(Self { size, entries })
     }
@@ -77,7 +82,12 @@ pub(super) fn check_size(size: usize) -> Result<()> {
         return Ok(());
     }
     let cause = format!("wanted fewer than {} rows, got {size}", u32::MAX);
-    Err(Error::new(Kind::Mismatch, "cannot assign", "cost matrix", cause))
+    Err(Error::new(
+        Kind::Mismatch,
+        "cannot assign",
+        "cost matrix",
+        cause,
+    ))
 }
 
 /// Refuses a row with NaN or infinity.
@@ -87,8 +97,11 @@ pub(super) fn check_row(row: usize, entries: &[f32]) -> Result<()> {
         Some(column) => {
             let subject = format!("cost matrix, row {row}, column {column}");
             let cause = format!("the entry is {}", entries[column]);
-            Err(Error::new(Kind::NonFinite, "cannot assign", subject, cause)
-                .with_hint("look for NaN or infinity in the tensors that the costs are computed from"))
+            Err(
+                Error::new(Kind::NonFinite, "cannot assign", subject, cause).with_hint(
+                    "look for NaN or infinity in the tensors that the costs are computed from",
+                ),
+            )
         }
     }
 }

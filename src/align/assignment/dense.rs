@@ -14,11 +14,12 @@ const ROUNDS: usize = 8;
 
 /// The optimal permutation of a matrix in memory.
 ///
-/// Column reduction, augmenting row reduction, then one shortest augmenting path for each row that is still free
-/// (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse linear assignment problems", 1987),
-/// with duals in f64. A large matrix begins instead with the prices that a few rounds of `certified` find, and
-/// keeps what they matched as far as the whole row agrees. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the entries only,
-/// and among equal choices the lowest index is taken.
+/// Column reduction, augmenting row reduction, then one shortest augmenting path for each row that
+/// is still free (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse
+/// linear assignment problems", 1987), with duals in f64. A large matrix begins instead with the
+/// prices that a few rounds of `certified` find, and keeps what they matched as far as the whole
+/// row agrees. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the
+/// entries only, and among equal choices the lowest index is taken.
 ///
 /// # Errors
 ///
@@ -33,8 +34,14 @@ pub fn dense(costs: &Costs<'_>, sense: Sense) -> Result<Assignment> {
     }
     let free = search.reduce_rows();
     search.augment(&free);
-    let assigned: Vec<f64> = (0..costs.size()).map(|row| search.cost(row, search.columns[row])).collect();
-    let columns = search.columns.iter().map(|column| u32::try_from(*column).expect("the size fits 32 bits")).collect();
+    let assigned: Vec<f64> = (0..costs.size())
+        .map(|row| search.cost(row, search.columns[row]))
+        .collect();
+    let columns = search
+        .columns
+        .iter()
+        .map(|column| u32::try_from(*column).expect("the size fits 32 bits"))
+        .collect();
     Ok(Assignment::new(columns, &assigned, search.prices, sense))
 }
 
@@ -52,7 +59,13 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(costs: &'a Costs<'a>, sign: f64) -> Self {
         let size = costs.size();
-        Self { costs, sign, columns: vec![NONE; size], rows: vec![NONE; size], prices: vec![0.0; size] }
+        Self {
+            costs,
+            sign,
+            columns: vec![NONE; size],
+            rows: vec![NONE; size],
+            prices: vec![0.0; size],
+        }
     }
 
     fn cost(&self, row: usize, column: usize) -> f64 {
@@ -64,7 +77,8 @@ impl<'a> Search<'a> {
         self.rows[column] = row;
     }
 
-    /// Sets every price to its column's smallest cost, and gives each column to the row that has it, once per row.
+    /// Sets every price to its column's smallest cost, and gives each column to the row that has
+    /// it, once per row.
     fn reduce_columns(&mut self) {
         let size = self.costs.size();
         let mut cheapest = vec![NONE; size];
@@ -72,7 +86,13 @@ impl<'a> Search<'a> {
         let zeros = vec![0.0; size];
         for row in 0..size {
             let entries = (row, self.costs.row(row));
-            scan::relax(entries, (self.sign, 0.0), &zeros, &mut self.prices, &mut cheapest);
+            scan::relax(
+                entries,
+                (self.sign, 0.0),
+                &zeros,
+                &mut self.prices,
+                &mut cheapest,
+            );
         }
         for (column, row) in cheapest.into_iter().enumerate() {
             if self.columns[row] == NONE {
@@ -93,8 +113,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Lets free rows take the column that is cheapest for them, twice round, at a price that makes it as dear as their
-    /// second choice; returns the rows that stay free.
+    /// Lets free rows take the column that is cheapest for them, twice round, at a price that makes
+    /// it as dear as their second choice; returns the rows that stay free.
     fn reduce_rows(&mut self) -> Vec<usize> {
         let size = self.costs.size();
         let mut free: Vec<usize> = (0..size).filter(|row| self.columns[*row] == NONE).collect();
@@ -110,13 +130,18 @@ impl<'a> Search<'a> {
                     let best = scan::two_smallest(self.costs.row(row), self.sign, &self.prices);
                     let lowers = best.first < best.second;
                     let taken = self.rows[best.first_column] != NONE;
-                    let column = if lowers || !taken { best.first_column } else { best.second_column };
+                    let column = if lowers || !taken {
+                        best.first_column
+                    } else {
+                        best.second_column
+                    };
                     self.prices[best.first_column] -= best.second - best.first;
                     let owner = self.rows[column];
                     self.assign(row, column);
                     if owner != NONE {
                         self.columns[owner] = NONE;
-                        // Chains of ever smaller bids end: after one step per row the loser waits for a path.
+                        // Chains of ever smaller bids end: after one step per row the loser waits
+                        // for a path.
                         steps += 1;
                         if lowers && steps <= size {
                             next = Some(owner);
@@ -131,10 +156,16 @@ impl<'a> Search<'a> {
         free
     }
 
-    /// Gives each free row a column along a shortest alternating path, by Dijkstra's algorithm on reduced costs.
+    /// Gives each free row a column along a shortest alternating path, by Dijkstra's algorithm on
+    /// reduced costs.
     fn augment(&mut self, free: &[usize]) {
         let size = self.costs.size();
-        let mut tree = Tree { open: Vec::new(), distances: vec![0.0; size], from: vec![0; size], closed: Vec::new() };
+        let mut tree = Tree {
+            open: Vec::new(),
+            distances: vec![0.0; size],
+            from: vec![0; size],
+            closed: Vec::new(),
+        };
         for &start in free {
             let (mut column, distance) = self.nearest_free_column(start, &mut tree);
             for (column, reached) in &tree.closed {
@@ -166,12 +197,15 @@ impl<'a> Search<'a> {
         let mut front = Vec::new();
         loop {
             front.clear();
-            front.extend((0..tree.distances.len()).filter(|column| tree.distances[*column] == least));
+            front.extend(
+                (0..tree.distances.len()).filter(|column| tree.distances[*column] == least),
+            );
             if let Some(column) = front.iter().find(|column| self.rows[**column] == NONE) {
                 return (*column, least);
             }
             for &column in &front {
-                // A closed column is made infinitely far, so the loops over columns need no test for it.
+                // A closed column is made infinitely far, so the loops over columns need no test
+                // for it.
                 tree.closed.push((column, least));
                 tree.open[column] = f64::NEG_INFINITY;
                 tree.distances[column] = f64::INFINITY;
@@ -181,7 +215,13 @@ impl<'a> Search<'a> {
                 let row = self.rows[column];
                 let offset = self.cost(row, column) - self.prices[column] - distance;
                 let entries = (row, self.costs.row(row));
-                least = scan::relax(entries, (self.sign, offset), &tree.open, &mut tree.distances, &mut tree.from);
+                least = scan::relax(
+                    entries,
+                    (self.sign, offset),
+                    &tree.open,
+                    &mut tree.distances,
+                    &mut tree.from,
+                );
             }
         }
     }

@@ -10,7 +10,8 @@ pub struct Gain {
 }
 
 impl Gain {
-    /// Whether the sum rose beyond doubt. A search that takes only such steps cannot return to where it was, so it ends.
+    /// Whether the sum rose beyond doubt. A search that takes only such steps cannot return to
+    /// where it was, so it ends.
     pub fn is_real(&self) -> bool {
         self.value > self.rounding
     }
@@ -18,8 +19,8 @@ impl Gain {
 
 /// How much larger the sum of `after` is than that of `before`, in compensated f64.
 ///
-/// The terms are the entries that each permutation picks, computed anew and not taken from a solver. Where entries are
-/// costs, exchange the two.
+/// The terms are the entries that each permutation picks, computed anew and not taken from a
+/// solver. Where entries are costs, exchange the two.
 pub fn gain(before: impl IntoIterator<Item = f64>, after: impl IntoIterator<Item = f64>) -> Gain {
     let mut sum = Sum::default();
     after.into_iter().for_each(|term| sum.add(term));
@@ -27,8 +28,8 @@ pub fn gain(before: impl IntoIterator<Item = f64>, after: impl IntoIterator<Item
     sum.finish()
 }
 
-/// A sum with the second-order compensation of Kahan and Babuška; error bound as in Ogita, Rump and Oishi, "Accurate sum
-/// and dot product", 2005, Proposition 4.5.
+/// A sum with the second-order compensation of Kahan and Babuška; error bound as in Ogita, Rump and
+/// Oishi, "Accurate sum and dot product", 2005, Proposition 4.5.
 #[derive(Debug, Default)]
 struct Sum {
     sum: f64,
@@ -40,7 +41,11 @@ struct Sum {
 impl Sum {
     fn add(&mut self, term: f64) {
         let sum = self.sum + term;
-        let (large, small) = if self.sum.abs() >= term.abs() { (self.sum, term) } else { (term, self.sum) };
+        let (large, small) = if self.sum.abs() >= term.abs() {
+            (self.sum, term)
+        } else {
+            (term, self.sum)
+        };
         self.carry += (large - sum) + small;
         self.sum = sum;
         self.absolute += term.abs();
@@ -52,7 +57,10 @@ impl Sum {
         let unit = f64::EPSILON / 2.0;
         let spread = self.terms * unit / (1.0 - self.terms * unit);
         // Twice the bound: it is itself computed with rounding.
-        Gain { value, rounding: 2.0 * (unit * value.abs() + spread * spread * self.absolute) }
+        Gain {
+            value,
+            rounding: 2.0 * (unit * value.abs() + spread * spread * self.absolute),
+        }
     }
 }
 
@@ -79,7 +87,13 @@ mod tests {
 
     #[test]
     fn nothing_gains_nothing() {
-        assert_eq!(gain([], []), Gain { value: 0.0, rounding: 0.0 });
+        assert_eq!(
+            gain([], []),
+            Gain {
+                value: 0.0,
+                rounding: 0.0
+            }
+        );
         assert!(!gain([], []).is_real());
         assert!(!gain([f64::NAN], [1.0]).is_real());
     }

@@ -33,7 +33,10 @@ impl Graph {
     /// The columns and costs of one row, in pairs.
     pub(super) fn edges(&self, row: usize) -> impl Iterator<Item = (usize, f64)> {
         let (columns, costs) = self.row(row);
-        columns.iter().zip(costs).map(|(column, cost)| (*column as usize, f64::from(*cost)))
+        columns
+            .iter()
+            .zip(costs)
+            .map(|(column, cost)| (*column as usize, f64::from(*cost)))
     }
 
     /// The cost of an entry, if it is a candidate.
@@ -42,8 +45,8 @@ impl Graph {
         columns.binary_search(&column).ok().map(|at| costs[at])
     }
 
-    /// The union of the entries nearest to each row, nearest to each column, and of the permutation `start` with
-    /// its costs.
+    /// The union of the entries nearest to each row, nearest to each column, and of the permutation
+    /// `start` with its costs.
     pub(super) fn gather(rows: &Nearest, columns: &NearestRows, start: &[(u32, f32)]) -> Self {
         let size = start.len();
         let mut edges: Vec<Edge> = Vec::with_capacity(size);
@@ -84,14 +87,20 @@ impl Graph {
 
     /// Collects what `fill` names for each row; an entry named twice counts once.
     fn build(size: usize, mut fill: impl FnMut(usize, u32, &mut Vec<(u32, f32)>)) -> Self {
-        let mut graph = Self { offsets: vec![0], columns: Vec::new(), costs: Vec::new() };
+        let mut graph = Self {
+            offsets: vec![0],
+            columns: Vec::new(),
+            costs: Vec::new(),
+        };
         let mut entries = Vec::new();
         for (row, at) in (0..size).zip(0..) {
             entries.clear();
             fill(row, at, &mut entries);
             entries.sort_unstable_by_key(|(column, _)| *column);
             entries.dedup_by_key(|(column, _)| *column);
-            graph.columns.extend(entries.iter().map(|(column, _)| *column));
+            graph
+                .columns
+                .extend(entries.iter().map(|(column, _)| *column));
             graph.costs.extend(entries.iter().map(|(_, cost)| *cost));
             graph.offsets.push(graph.columns.len());
         }

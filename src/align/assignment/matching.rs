@@ -1,4 +1,5 @@
-//! Assignment on the candidates of a large matrix, by shortest augmenting paths from wherever the last solution was.
+//! Assignment on the candidates of a large matrix, by shortest augmenting paths from wherever the
+//! last solution was.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -10,7 +11,8 @@ const NONE: u32 = u32::MAX;
 
 /// A matching and column prices, such that every matched row has a column that is cheapest for it.
 ///
-/// Prices begin at zero and only ever fall, which is what lets the caller keep lower bounds on reduced costs.
+/// Prices begin at zero and only ever fall, which is what lets the caller keep lower bounds on
+/// reduced costs.
 #[derive(Debug)]
 pub(super) struct Matching {
     /// The column of each row.
@@ -27,7 +29,12 @@ impl Matching {
     pub(super) const BYTES_PER_ROW: usize = 3 * size_of::<f64>() + 6 * size_of::<u32>();
 
     pub(super) fn new(size: usize) -> Self {
-        Self { columns: vec![NONE; size], rows: vec![NONE; size], costs: vec![0.0; size], prices: vec![0.0; size] }
+        Self {
+            columns: vec![NONE; size],
+            rows: vec![NONE; size],
+            costs: vec![0.0; size],
+            prices: vec![0.0; size],
+        }
     }
 
     pub(super) fn prices(&self) -> &[f64] {
@@ -53,13 +60,20 @@ impl Matching {
         (self.columns, self.costs, self.prices)
     }
 
-    /// Gives every row the column that is cheapest for it as long as no other row has it, those of `start` first. No price
-    /// moves, so where nothing is contested the duals are as low as they can be.
+    /// Gives every row the column that is cheapest for it as long as no other row has it, those of
+    /// `start` first. No price moves, so where nothing is contested the duals are as low as they
+    /// can be.
     pub(super) fn prefer(&mut self, graph: &Graph, start: &[u32]) {
         for (row, column) in start.iter().enumerate() {
-            let cost = graph.cost(row, *column).map(f64::from).expect("the start is among the candidates");
+            let cost = graph
+                .cost(row, *column)
+                .map(f64::from)
+                .expect("the start is among the candidates");
             let price = self.prices[*column as usize];
-            if graph.edges(row).all(|(other, other_cost)| other_cost - self.prices[other] >= cost - price) {
+            if graph
+                .edges(row)
+                .all(|(other, other_cost)| other_cost - self.prices[other] >= cost - price)
+            {
                 self.assign(row, *column as usize, cost);
             }
         }
@@ -71,8 +85,9 @@ impl Matching {
         }
     }
 
-    /// Makes the matching perfect and optimal on the candidates, which must hold a perfect matching. Rows whose column
-    /// a new candidate undercuts by more than `tolerance` are matched anew; the others keep theirs if they can.
+    /// Makes the matching perfect and optimal on the candidates, which must hold a perfect
+    /// matching. Rows whose column a new candidate undercuts by more than `tolerance` are matched
+    /// anew; the others keep theirs if they can.
     pub(super) fn solve(&mut self, graph: &Graph, tolerance: f64) {
         let mut free = self.release(graph, tolerance);
         for _ in 0..2 {
@@ -96,7 +111,10 @@ impl Matching {
             let column = self.columns[row];
             if column != NONE {
                 let limit = self.dual(row) - tolerance;
-                if graph.edges(row).all(|(other, cost)| cost - self.prices[other] >= limit) {
+                if graph
+                    .edges(row)
+                    .all(|(other, cost)| cost - self.prices[other] >= limit)
+                {
                     continue;
                 }
                 self.rows[column as usize] = NONE;
@@ -107,8 +125,8 @@ impl Matching {
         free
     }
 
-    /// Lets free rows take the column that is cheapest for them at a price that makes it as dear as their second
-    /// choice; returns the rows that lost theirs and stay free.
+    /// Lets free rows take the column that is cheapest for them at a price that makes it as dear as
+    /// their second choice; returns the rows that lost theirs and stay free.
     fn bid(&mut self, graph: &Graph, free: Vec<usize>) -> Vec<usize> {
         let mut outbid = Vec::new();
         let mut steps = 0;
@@ -123,8 +141,11 @@ impl Matching {
                     outbid.push(row);
                     continue;
                 }
-                let (column, cost) =
-                    if lowers || !taken { (best.first_column, costs.0) } else { (best.second_column, costs.1) };
+                let (column, cost) = if lowers || !taken {
+                    (best.first_column, costs.0)
+                } else {
+                    (best.second_column, costs.1)
+                };
                 if best.second.is_finite() {
                     self.prices[best.first_column] -= best.second - best.first;
                 }
@@ -133,7 +154,8 @@ impl Matching {
                 if owner != NONE {
                     self.columns[owner as usize] = NONE;
                     steps += 1;
-                    // Chains of ever smaller bids end: after so many steps the losers wait for a path.
+                    // Chains of ever smaller bids end: after so many steps the losers wait for a
+                    // path.
                     if lowers && steps <= 4 * self.columns.len() {
                         next = Some(owner as usize);
                     } else {
@@ -151,10 +173,21 @@ impl Matching {
         for (column, cost) in graph.edges(row) {
             best.see(cost - self.prices[column], column);
         }
-        let cost = |column: usize| graph.cost(row, index(column)).map_or(f64::INFINITY, f64::from);
+        let cost = |column: usize| {
+            graph
+                .cost(row, index(column))
+                .map_or(f64::INFINITY, f64::from)
+        };
         (
             best,
-            (cost(best.first_column), if best.second.is_finite() { cost(best.second_column) } else { f64::INFINITY }),
+            (
+                cost(best.first_column),
+                if best.second.is_finite() {
+                    cost(best.second_column)
+                } else {
+                    f64::INFINITY
+                },
+            ),
         )
     }
 
@@ -167,7 +200,10 @@ impl Matching {
         loop {
             let row = search.from[column] as usize;
             let before = self.columns[row];
-            let cost = graph.cost(row, index(column)).map(f64::from).expect("paths run along candidates");
+            let cost = graph
+                .cost(row, index(column))
+                .map(f64::from)
+                .expect("paths run along candidates");
             self.assign(row, column, cost);
             if row == start {
                 break;
@@ -176,14 +212,22 @@ impl Matching {
         }
     }
 
-    fn nearest_free_column(&self, graph: &Graph, start: usize, search: &mut Search) -> (usize, f64) {
+    fn nearest_free_column(
+        &self,
+        graph: &Graph,
+        start: usize,
+        search: &mut Search,
+    ) -> (usize, f64) {
         search.begin();
         // The nearest free column so far: nothing beyond it is worth a visit.
         let mut nearest = (f64::INFINITY, usize::MAX);
         let (mut row, mut distance, mut offset) = (start, 0.0, 0.0);
         loop {
             for (column, cost) in graph.edges(row) {
-                let reached = f64::max(cost - self.prices[column] - offset, distance_floor(row, start, distance));
+                let reached = f64::max(
+                    cost - self.prices[column] - offset,
+                    distance_floor(row, start, distance),
+                );
                 if reached >= nearest.0 || !search.improves(column, reached) {
                     continue;
                 }
@@ -191,11 +235,17 @@ impl Matching {
                 if self.rows[column] == NONE {
                     nearest = (reached, column);
                 } else {
-                    search.heap.push(Reverse(Step { distance: reached, column: index(column) }));
+                    search.heap.push(Reverse(Step {
+                        distance: reached,
+                        column: index(column),
+                    }));
                 }
             }
             let Some(step) = search.pop(nearest.0) else {
-                assert!(nearest.1 != usize::MAX, "the candidates hold a perfect matching");
+                assert!(
+                    nearest.1 != usize::MAX,
+                    "the candidates hold a perfect matching"
+                );
                 return (nearest.1, nearest.0);
             };
             let column = step.column as usize;
@@ -207,9 +257,14 @@ impl Matching {
     }
 }
 
-/// Distances never fall along a path, though rounding can say so; the first row's are its reduced costs, of any sign.
+/// Distances never fall along a path, though rounding can say so; the first row's are its reduced
+/// costs, of any sign.
 fn distance_floor(row: usize, start: usize, distance: f64) -> f64 {
-    if row == start { f64::NEG_INFINITY } else { distance }
+    if row == start {
+        f64::NEG_INFINITY
+    } else {
+        distance
+    }
 }
 
 fn index(value: usize) -> u32 {
@@ -227,7 +282,9 @@ impl Eq for Step {}
 
 impl Ord for Step {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.distance.total_cmp(&other.distance).then(self.column.cmp(&other.column))
+        self.distance
+            .total_cmp(&other.distance)
+            .then(self.column.cmp(&other.column))
     }
 }
 

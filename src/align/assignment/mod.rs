@@ -3,12 +3,13 @@
 //! Two solvers with one result type:
 //!
 //! - `dense` works on a matrix in memory, by shortest augmenting paths.
-//! - `certified` never holds the matrix. Rows stream by in tiles, a few candidates of each row and column are kept and
-//!   solved, and the duals of that small problem are checked against the whole matrix in further passes; entries that
-//!   they miss become candidates. When none is left the duals prove that the small problem's optimum is the whole one's.
+//! - `certified` never holds the matrix. Rows stream by in tiles, a few candidates of each row and
+//!   column are kept and solved, and the duals of that small problem are checked against the whole
+//!   matrix in further passes; entries that they miss become candidates. When none is left the
+//!   duals prove that the small problem's optimum is the whole one's.
 //!
-//! With signed units the caller puts `unsigned + |signed|` into the entries; a permutation is all that is found here.
-//! `gain` decides if a permutation is worth taking.
+//! With signed units the caller puts `unsigned + |signed|` into the entries; a permutation is all
+//! that is found here. `gain` decides if a permutation is worth taking.
 
 mod certified;
 mod costs;
@@ -47,9 +48,9 @@ impl Sense {
 
 /// An optimal permutation and the duals that prove it.
 ///
-/// With [`Sense::Minimise`] every entry has `c[i][j] >= row_duals[i] + column_duals[j]`, with [`Sense::Maximise`] `<=`,
-/// up to f64 rounding, and the assigned entries have equality. So the duals add up to the objective, and no permutation
-/// can pass that sum.
+/// With [`Sense::Minimise`] every entry has `c[i][j] >= row_duals[i] + column_duals[j]`, with
+/// [`Sense::Maximise`] `<=`, up to f64 rounding, and the assigned entries have equality. So the
+/// duals add up to the objective, and no permutation can pass that sum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
     /// The column of each row.
@@ -65,16 +66,27 @@ pub struct Assignment {
 impl Assignment {
     /// Whether every row has its own column.
     pub fn is_identity(&self) -> bool {
-        self.columns.iter().zip(0..).all(|(column, row)| *column == row)
+        self.columns
+            .iter()
+            .zip(0..)
+            .all(|(column, row)| *column == row)
     }
 
     /// The result for these assigned costs and column prices, with the signs of `sense`.
     fn new(columns: Vec<u32>, costs: &[f64], mut prices: Vec<f64>, sense: Sense) -> Self {
         let sign = sense.sign();
-        let row_duals =
-            columns.iter().zip(costs).map(|(column, cost)| sign * (cost - prices[*column as usize])).collect();
+        let row_duals = columns
+            .iter()
+            .zip(costs)
+            .map(|(column, cost)| sign * (cost - prices[*column as usize]))
+            .collect();
         prices.iter_mut().for_each(|price| *price *= sign);
         let objective = costs.iter().fold(0.0, |sum, cost| sum + sign * cost);
-        Self { columns, row_duals, column_duals: prices, objective }
+        Self {
+            columns,
+            row_duals,
+            column_duals: prices,
+            objective,
+        }
     }
 }

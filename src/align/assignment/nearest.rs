@@ -1,6 +1,7 @@
 //! The few smallest entries of each row and of each column, kept while rows stream by.
 
-/// The `keep` smallest entries seen so far of each of `lists` lists, smallest first; of equal ones those seen first.
+/// The `keep` smallest entries seen so far of each of `lists` lists, smallest first; of equal ones
+/// those seen first.
 #[derive(Debug)]
 pub(super) struct Nearest {
     keep: usize,
@@ -12,7 +13,11 @@ const CHUNK: usize = 16;
 
 impl Nearest {
     pub(super) fn new(lists: usize, keep: usize) -> Self {
-        Self { keep, costs: vec![f32::INFINITY; lists * keep], places: vec![u32::MAX; lists * keep] }
+        Self {
+            keep,
+            costs: vec![f32::INFINITY; lists * keep],
+            places: vec![u32::MAX; lists * keep],
+        }
     }
 
     /// Bytes of one list.
@@ -24,7 +29,9 @@ impl Nearest {
     pub(super) fn list(&self, list: usize) -> impl Iterator<Item = (f32, u32)> {
         let range = list * self.keep..(list + 1) * self.keep;
         let costs = self.costs[range.clone()].iter().copied();
-        costs.zip(self.places[range].iter().copied()).filter(|(_, place)| *place != u32::MAX)
+        costs
+            .zip(self.places[range].iter().copied())
+            .filter(|(_, place)| *place != u32::MAX)
     }
 
     /// No entry of the list that was left out is smaller than this.
@@ -47,7 +54,10 @@ impl Nearest {
     pub(super) fn offer_row(&mut self, list: usize, entries: &[f32]) {
         let mut bound = self.bound(list);
         for (base, chunk) in (0..).step_by(CHUNK).zip(entries.chunks(CHUNK)) {
-            if chunk.iter().fold(false, |any, entry| any | (*entry < bound)) {
+            if chunk
+                .iter()
+                .fold(false, |any, entry| any | (*entry < bound))
+            {
                 for (place, entry) in (base..).zip(chunk) {
                     if *entry < bound {
                         self.insert(list, *entry, place);
@@ -69,7 +79,10 @@ pub(super) struct NearestRows {
 
 impl NearestRows {
     pub(super) fn new(lists: usize, keep: usize) -> Self {
-        Self { lists: Nearest::new(lists, keep), bounds: vec![f32::INFINITY; lists] }
+        Self {
+            lists: Nearest::new(lists, keep),
+            bounds: vec![f32::INFINITY; lists],
+        }
     }
 
     /// The entries kept of one column, as cost and row.
@@ -81,7 +94,11 @@ impl NearestRows {
     pub(super) fn offer(&mut self, row: u32, entries: &[f32]) {
         for (at, entries) in entries.chunks(CHUNK).enumerate() {
             let bounds = &mut self.bounds[at * CHUNK..][..entries.len()];
-            if entries.iter().zip(&*bounds).fold(false, |any, (entry, bound)| any | (entry < bound)) {
+            if entries
+                .iter()
+                .zip(&*bounds)
+                .fold(false, |any, (entry, bound)| any | (entry < bound))
+            {
                 for (k, (entry, bound)) in entries.iter().zip(bounds).enumerate() {
                     if entry < bound {
                         self.lists.insert(at * CHUNK + k, *entry, row);
@@ -93,7 +110,8 @@ impl NearestRows {
     }
 }
 
-/// Fills `least` with the `count` smallest finite values and their places; returns the next smallest.
+/// Fills `least` with the `count` smallest finite values and their places; returns the next
+/// smallest.
 pub(super) fn few_smallest(values: &[f64], count: usize, least: &mut Vec<(f64, u32)>) -> f64 {
     least.clear();
     let mut bound = f64::INFINITY;
@@ -109,5 +127,9 @@ pub(super) fn few_smallest(values: &[f64], count: usize, least: &mut Vec<(f64, u
             }
         }
     }
-    if least.len() > count { least.pop().map_or(f64::INFINITY, |(value, _)| value) } else { f64::INFINITY }
+    if least.len() > count {
+        least.pop().map_or(f64::INFINITY, |(value, _)| value)
+    } else {
+        f64::INFINITY
+    }
 }

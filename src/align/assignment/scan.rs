@@ -1,12 +1,20 @@
-//! The loops over whole rows. They keep several independent lanes so that the compiler can use vector registers;
-//! minima do not depend on the order, so neither do the results.
+//! The loops over whole rows. They keep several independent lanes so that the compiler can use
+//! vector registers; minima do not depend on the order, so neither do the results.
 
 const LANES: usize = 16;
 
 /// Where the first NaN or infinity is.
 pub(super) fn first_nonfinite(row: &[f32]) -> Option<usize> {
-    let all_finite = row.chunks(256).all(|chunk| chunk.iter().fold(true, |all, entry| all & entry.is_finite()));
-    if all_finite { None } else { row.iter().position(|entry| !entry.is_finite()) }
+    let all_finite = row.chunks(256).all(|chunk| {
+        chunk
+            .iter()
+            .fold(true, |all, entry| all & entry.is_finite())
+    });
+    if all_finite {
+        None
+    } else {
+        row.iter().position(|entry| !entry.is_finite())
+    }
 }
 
 /// The largest absolute value.
@@ -19,7 +27,10 @@ pub(super) fn magnitude(row: &[f32]) -> f32 {
             *lane = upper(*lane, entry.abs());
         }
     }
-    lanes.iter().chain(rest).fold(0.0, |most, entry| upper(most, entry.abs()))
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(0.0, |most, entry| upper(most, entry.abs()))
 }
 
 fn lower(a: f64, b: f64) -> f64 {
@@ -41,7 +52,10 @@ pub(super) fn reduce(row: &[f32], sign: f64, prices: &[f64], out: &mut [f64]) ->
     for ((entry, price), out) in row_rest.iter().zip(price_rest).zip(&mut *out_rest) {
         *out = sign * f64::from(*entry) - price;
     }
-    lanes.iter().chain(&*out_rest).fold(f64::INFINITY, |best, value| lower(best, *value))
+    lanes
+        .iter()
+        .chain(&*out_rest)
+        .fold(f64::INFINITY, |best, value| lower(best, *value))
 }
 
 /// The two smallest of a row after reduction, and their columns; of equal ones the lowest columns.
@@ -55,7 +69,12 @@ pub(super) struct TwoSmallest {
 
 impl TwoSmallest {
     pub(super) fn none() -> Self {
-        Self { first: f64::INFINITY, first_column: usize::MAX, second: f64::INFINITY, second_column: usize::MAX }
+        Self {
+            first: f64::INFINITY,
+            first_column: usize::MAX,
+            second: f64::INFINITY,
+            second_column: usize::MAX,
+        }
     }
 
     pub(super) fn see(&mut self, value: f64, column: usize) {
@@ -77,14 +96,17 @@ pub(super) fn two_smallest(row: &[f32], sign: f64, prices: &[f64]) -> TwoSmalles
         let reduced = &mut reduced[..entries.len()];
         // Few blocks hold one of the two smallest; only those are looked through one by one.
         if reduce(entries, sign, prices, reduced) < best.second {
-            reduced.iter().enumerate().for_each(|(k, value)| best.see(*value, at * BLOCK + k));
+            reduced
+                .iter()
+                .enumerate()
+                .for_each(|(k, value)| best.see(*value, at * BLOCK + k));
         }
     }
     best
 }
 
-/// A relaxation step of a shortest path search: lowers every distance to `sign·entry - price - offset` where that is
-/// less, names `row` as the way there, and returns the smallest distance.
+/// A relaxation step of a shortest path search: lowers every distance to `sign·entry - price -
+/// offset` where that is less, names `row` as the way there, and returns the smallest distance.
 pub(super) fn relax(
     row: (usize, &[f32]),
     (sign, offset): (f64, f64),
@@ -104,17 +126,27 @@ pub(super) fn relax(
     let (distance_blocks, distance_rest) = distances.as_chunks_mut::<LANES>();
     let (from_blocks, from_rest) = from.as_chunks_mut::<LANES>();
     let mut lanes = [f64::INFINITY; LANES];
-    for (((entries, prices), distances), from) in
-        entry_blocks.iter().zip(price_blocks).zip(distance_blocks).zip(from_blocks)
+    for (((entries, prices), distances), from) in entry_blocks
+        .iter()
+        .zip(price_blocks)
+        .zip(distance_blocks)
+        .zip(from_blocks)
     {
         for k in 0..LANES {
             step(entries[k], prices[k], &mut distances[k], &mut from[k]);
             lanes[k] = lower(lanes[k], distances[k]);
         }
     }
-    for (((entry, price), distance), from) in entry_rest.iter().zip(price_rest).zip(&mut *distance_rest).zip(from_rest)
+    for (((entry, price), distance), from) in entry_rest
+        .iter()
+        .zip(price_rest)
+        .zip(&mut *distance_rest)
+        .zip(from_rest)
     {
         step(*entry, *price, distance, from);
     }
-    lanes.iter().chain(&*distance_rest).fold(f64::INFINITY, |best, value| lower(best, *value))
+    lanes
+        .iter()
+        .chain(&*distance_rest)
+        .fold(f64::INFINITY, |best, value| lower(best, *value))
 }

@@ -1,4 +1,5 @@
-//! The solvers against brute force, against an independent solver and against each other; duals are checked apart.
+//! The solvers against brute force, against an independent solver and against each other; duals are
+//! checked apart.
 
 use std::ops::Range;
 
@@ -48,7 +49,9 @@ const WIDTH: usize = 32;
 /// Inner products of the rows of two matrices of [`WIDTH`] columns.
 fn products(a: &[f32], b: &[f32]) -> Vec<f32> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
-    a.chunks(WIDTH).flat_map(|x| b.chunks(WIDTH).map(move |y| dot(x, y))).collect()
+    a.chunks(WIDTH)
+        .flat_map(|x| b.chunks(WIDTH).map(move |y| dot(x, y)))
+        .collect()
 }
 
 fn unrelated(size: usize) -> Vec<f32> {
@@ -71,7 +74,8 @@ fn planted(size: usize, noise: f32) -> (Vec<f32>, Vec<u32>) {
     (products(&a, &b), order)
 }
 
-/// A shared part of low rank makes some columns every row's favourite, and each unit has its own strength of match.
+/// A shared part of low rank makes some columns every row's favourite, and each unit has its own
+/// strength of match.
 fn hard(size: usize) -> Vec<f32> {
     let mut random = Random(3);
     let order = random.permutation(size);
@@ -82,7 +86,11 @@ fn hard(size: usize) -> Vec<f32> {
         let (here, there) = (random.bells(4), random.bells(4));
         for k in 0..WIDTH {
             let (x, y) = (row * WIDTH + k, *column as usize * WIDTH + k);
-            let part = |share: &[f32]| (0..4).map(|r| share[r] * shared[r * WIDTH + k]).sum::<f32>();
+            let part = |share: &[f32]| {
+                (0..4)
+                    .map(|r| share[r] * shared[r * WIDTH + k])
+                    .sum::<f32>()
+            };
             b[y] = strength * a[x] + (1.0 - strength * strength).sqrt() * b[y] + part(&there);
             a[x] += part(&here);
         }
@@ -98,14 +106,25 @@ fn uniform(size: usize) -> Vec<f32> {
 /// `(i + 1)(j + 1)`: every row wants the same columns, and only the last augmentation settles it.
 fn worst(size: usize) -> Vec<f32> {
     let number = |k: usize| f32::from(u16::try_from(k + 1).expect("small"));
-    (0..size * size).map(|k| number(k / size) * number(k % size)).collect()
+    (0..size * size)
+        .map(|k| number(k / size) * number(k % size))
+        .collect()
 }
 
 /// Half of the units are dead: their rows and columns are all zero.
 fn dead(size: usize) -> Vec<f32> {
     let live = planted(size, 0.5).0;
     let is_dead = |unit: usize| unit % 4 < 2;
-    live.iter().enumerate().map(|(k, x)| if is_dead(k / size) || is_dead(k % size) { 0.0 } else { *x }).collect()
+    live.iter()
+        .enumerate()
+        .map(|(k, x)| {
+            if is_dead(k / size) || is_dead(k % size) {
+                0.0
+            } else {
+                *x
+            }
+        })
+        .collect()
 }
 
 fn identity(size: usize) -> Vec<u32> {
@@ -116,8 +135,17 @@ fn solve_dense(size: usize, entries: &[f32], sense: Sense) -> Assignment {
     dense(&Costs::new(size, entries).expect("square"), sense).expect("finite")
 }
 
-fn solve_sparse(size: usize, entries: &[f32], sense: Sense, candidates: usize) -> (Assignment, Certificate) {
-    let options = Options { candidates, tile_rows: 37, ..Options::default() };
+fn solve_sparse(
+    size: usize,
+    entries: &[f32],
+    sense: Sense,
+    candidates: usize,
+) -> (Assignment, Certificate) {
+    let options = Options {
+        candidates,
+        tile_rows: 37,
+        ..Options::default()
+    };
     let mut costs = Costs::new(size, entries).expect("square");
     certified(&mut costs, sense, &identity(size), &options).expect("finite")
 }
@@ -127,30 +155,64 @@ fn objective(size: usize, entries: &[f32], columns: &[u32]) -> f64 {
     let mut sorted = columns.to_vec();
     sorted.sort_unstable();
     assert_eq!(sorted, identity(size), "every column once");
-    columns.iter().enumerate().map(|(row, column)| f64::from(entries[row * size + *column as usize])).sum()
+    columns
+        .iter()
+        .enumerate()
+        .map(|(row, column)| f64::from(entries[row * size + *column as usize]))
+        .sum()
 }
 
-/// Proves optimality from the duals alone: no entry is beyond them, and they add up to the objective.
+/// Proves optimality from the duals alone: no entry is beyond them, and they add up to the
+/// objective.
 fn assert_optimal(size: usize, entries: &[f32], sense: Sense, found: &Assignment) {
-    let scale = entries.iter().fold(1e-30, |most: f64, entry| most.max(f64::from(entry.abs())));
+    let scale = entries
+        .iter()
+        .fold(1e-30, |most: f64, entry| most.max(f64::from(entry.abs())));
     let sign = if sense == Sense::Minimise { 1.0 } else { -1.0 };
     for (k, entry) in entries.iter().enumerate() {
-        let excess = sign * (f64::from(*entry) - found.row_duals[k / size] - found.column_duals[k % size]);
+        let excess =
+            sign * (f64::from(*entry) - found.row_duals[k / size] - found.column_duals[k % size]);
         // A few thousand roundings of sums no larger than some entries.
-        assert!(excess >= -scale * 1e-11, "entry {} {} is beyond the duals by {excess}", k / size, k % size);
+        assert!(
+            excess >= -scale * 1e-11,
+            "entry {} {} is beyond the duals by {excess}",
+            k / size,
+            k % size
+        );
     }
-    let bound = found.row_duals.iter().chain(&found.column_duals).sum::<f64>();
+    let bound = found
+        .row_duals
+        .iter()
+        .chain(&found.column_duals)
+        .sum::<f64>();
     let sum = objective(size, entries, &found.columns);
     let tolerance = scale * 1e-11 * (size as f64 + 1.0);
-    assert!((sum - found.objective).abs() <= tolerance, "objective {} is not {sum}", found.objective);
-    assert!((sum - bound).abs() <= tolerance, "objective {sum}, bound {bound}");
+    assert!(
+        (sum - found.objective).abs() <= tolerance,
+        "objective {} is not {sum}",
+        found.objective
+    );
+    assert!(
+        (sum - bound).abs() <= tolerance,
+        "objective {sum}, bound {bound}"
+    );
 }
 
-fn assert_certified(size: usize, entries: &[f32], sense: Sense, candidates: usize) -> (Assignment, Certificate) {
+fn assert_certified(
+    size: usize,
+    entries: &[f32],
+    sense: Sense,
+    candidates: usize,
+) -> (Assignment, Certificate) {
     let (found, certificate) = solve_sparse(size, entries, sense, candidates);
     assert_optimal(size, entries, sense, &found);
-    let scale = entries.iter().fold(0.0, |most: f64, entry| most.max(f64::from(entry.abs())));
-    assert!(certificate.optimal_within <= scale * 1e-11 * size as f64, "{certificate:?}");
+    let scale = entries
+        .iter()
+        .fold(0.0, |most: f64, entry| most.max(f64::from(entry.abs())));
+    assert!(
+        certificate.optimal_within <= scale * 1e-11 * size as f64,
+        "{certificate:?}"
+    );
     assert_eq!(certificate.violations, 0);
     (found, certificate)
 }
@@ -160,7 +222,8 @@ fn brute_force(size: usize, entries: &[f32], sense: Sense) -> f64 {
     fn best(entries: &[f32], size: usize, row: usize, used: u32, sense: Sense) -> f64 {
         let free = (0..size).filter(|column| used & (1 << column) == 0);
         let sums = free.map(|column| {
-            f64::from(entries[row * size + column]) + best(entries, size, row + 1, used | 1 << column, sense)
+            f64::from(entries[row * size + column])
+                + best(entries, size, row + 1, used | 1 << column, sense)
         });
         match sense {
             _ if row == size => 0.0,
@@ -178,19 +241,28 @@ fn small_integer_matrices_get_the_best_of_all_permutations() {
         let size = if round < 6 { 8 } else { 1 + round % 7 };
         // Small ranges make ties and equal rows common.
         let range = [2, 3, 10, 1000][round % 4];
-        let mut entries: Vec<f32> =
-            (0..size * size).map(|_| u16::try_from(random.below(range)).map_or(0.0, f32::from) - 1.0).collect();
+        let mut entries: Vec<f32> = (0..size * size)
+            .map(|_| u16::try_from(random.below(range)).map_or(0.0, f32::from) - 1.0)
+            .collect();
         if round % 3 == 0 && size > 2 {
             entries.copy_within(0..size, size);
         }
         for sense in [Sense::Minimise, Sense::Maximise] {
             let wanted = brute_force(size, &entries, sense);
             let found = solve_dense(size, &entries, sense);
-            assert_eq!(objective(size, &entries, &found.columns), wanted, "dense, {entries:?}");
+            assert_eq!(
+                objective(size, &entries, &found.columns),
+                wanted,
+                "dense, {entries:?}"
+            );
             assert_optimal(size, &entries, sense, &found);
             for candidates in [1, 2, 8] {
                 let (found, _) = assert_certified(size, &entries, sense, candidates);
-                assert_eq!(objective(size, &entries, &found.columns), wanted, "sparse, {entries:?}");
+                assert_eq!(
+                    objective(size, &entries, &found.columns),
+                    wanted,
+                    "sparse, {entries:?}"
+                );
             }
         }
     }
@@ -202,14 +274,25 @@ fn assert_agrees(name: &str, size: usize, entries: &[f32]) {
     let costs = entries.iter().map(|entry| -f64::from(*entry)).collect();
     let costs = lapjv::Matrix::from_shape_vec((size, size), costs).expect("square");
     let (columns, _) = lapjv::lapjv(&costs).expect("the other solver ends");
-    let columns: Vec<u32> = columns.into_iter().map(|column| u32::try_from(column).expect("small")).collect();
+    let columns: Vec<u32> = columns
+        .into_iter()
+        .map(|column| u32::try_from(column).expect("small"))
+        .collect();
     let other = objective(size, entries, &columns);
     // Both are sums of the same size of entries in f64; only their order differs.
     let tolerance = other.abs() * 1e-11;
-    assert!((found.objective - other).abs() <= tolerance, "{name}: {} but {other}", found.objective);
+    assert!(
+        (found.objective - other).abs() <= tolerance,
+        "{name}: {} but {other}",
+        found.objective
+    );
     for candidates in [2, 8, 16] {
         let (sparse, _) = assert_certified(size, entries, Sense::Maximise, candidates);
-        assert!((sparse.objective - other).abs() <= tolerance, "{name}, {candidates}: {}", sparse.objective);
+        assert!(
+            (sparse.objective - other).abs() <= tolerance,
+            "{name}, {candidates}: {}",
+            sparse.objective
+        );
     }
 }
 
@@ -230,23 +313,42 @@ fn all_solvers_agree_on_a_hard_matrix_of_two_thousand() {
     let found = solve_dense(2000, &entries, Sense::Maximise);
     let (sparse, certificate) = assert_certified(2000, &entries, Sense::Maximise, 16);
     assert!((found.objective - sparse.objective).abs() <= found.objective * 1e-11);
-    let costs = lapjv::Matrix::from_shape_vec((2000, 2000), entries.iter().map(|entry| -entry).collect());
+    let costs =
+        lapjv::Matrix::from_shape_vec((2000, 2000), entries.iter().map(|entry| -entry).collect());
     let (columns, _) = lapjv::lapjv(&costs.expect("square")).expect("the other solver ends");
-    let columns: Vec<u32> = columns.into_iter().map(|column| u32::try_from(column).expect("small")).collect();
+    let columns: Vec<u32> = columns
+        .into_iter()
+        .map(|column| u32::try_from(column).expect("small"))
+        .collect();
     let other = objective(2000, &entries, &columns);
     // The other solver works in f32.
-    assert!((found.objective - other).abs() <= other * 1e-5, "{} but {other}", found.objective);
-    assert!(found.objective >= other * (1.0 - 1e-11), "{} but {other}", found.objective);
+    assert!(
+        (found.objective - other).abs() <= other * 1e-5,
+        "{} but {other}",
+        found.objective
+    );
+    assert!(
+        found.objective >= other * (1.0 - 1e-11),
+        "{} but {other}",
+        found.objective
+    );
     assert_bounded(2000, &certificate, 16);
 }
 
-/// Candidates before and after growth, what is added, duals and the state of a search, one tile; nothing else.
+/// Candidates before and after growth, what is added, duals and the state of a search, one tile;
+/// nothing else.
 fn assert_bounded(size: usize, certificate: &Certificate, candidates: usize) {
     let additions = Options::default().additions;
     let graphs = 2 * 2 * (candidates + additions) * 8;
     let row_bytes = graphs + additions * 24 + 100;
-    assert!(certificate.peak_bytes <= size * row_bytes + 37 * size * 4, "{certificate:?}");
-    assert!(certificate.candidates_per_row <= 2.0 * (candidates + additions) as f64, "{certificate:?}");
+    assert!(
+        certificate.peak_bytes <= size * row_bytes + 37 * size * 4,
+        "{certificate:?}"
+    );
+    assert!(
+        certificate.candidates_per_row <= 2.0 * (candidates + additions) as f64,
+        "{certificate:?}"
+    );
 }
 
 #[test]
@@ -255,7 +357,15 @@ fn the_worst_case_is_solved_in_bounded_memory() {
     let entries = worst(size);
     let found = solve_dense(size, &entries, Sense::Minimise);
     assert_optimal(size, &entries, Sense::Minimise, &found);
-    assert!(found.columns.iter().rev().zip(0..).all(|(column, row)| *column == row), "largest with smallest");
+    assert!(
+        found
+            .columns
+            .iter()
+            .rev()
+            .zip(0..)
+            .all(|(column, row)| *column == row),
+        "largest with smallest"
+    );
     for candidates in [2, 8, 16] {
         let (sparse, certificate) = assert_certified(size, &entries, Sense::Minimise, candidates);
         assert_eq!(sparse.columns, found.columns);
@@ -287,7 +397,15 @@ fn equal_choices_leave_the_start_as_it_is() {
     // One row wants another column: it and the row that had it move, no other.
     zeros[7 * size + start[9] as usize] = 1.0;
     let (found, _) = solve(&zeros);
-    assert_eq!(found.columns.iter().zip(&start).filter(|(a, b)| a != b).count(), 2);
+    assert_eq!(
+        found
+            .columns
+            .iter()
+            .zip(&start)
+            .filter(|(a, b)| a != b)
+            .count(),
+        2
+    );
     assert_eq!(found.objective, 1.0);
 }
 
@@ -311,7 +429,13 @@ fn nan_and_infinity_are_refused_with_their_place() {
         entries[31 * 50 + 49] = bad;
         let mut costs = Costs::new(50, &entries).expect("square");
         let first = dense(&costs, Sense::Minimise).expect_err("refused");
-        let second = certified(&mut costs, Sense::Minimise, &identity(50), &Options::default()).expect_err("refused");
+        let second = certified(
+            &mut costs,
+            Sense::Minimise,
+            &identity(50),
+            &Options::default(),
+        )
+        .expect_err("refused");
         for error in [first, second] {
             assert_eq!(error.kind(), Kind::NonFinite);
             assert!(error.subject().contains("row 31, column 49"), "{error}");
@@ -321,11 +445,18 @@ fn nan_and_infinity_are_refused_with_their_place() {
 
 #[test]
 fn what_is_no_square_and_no_permutation_is_refused() {
-    assert_eq!(Costs::new(3, &[0.0; 8]).expect_err("not square").kind(), Kind::Mismatch);
-    assert_eq!(Costs::new(usize::MAX, &[]).expect_err("too large").kind(), Kind::Mismatch);
+    assert_eq!(
+        Costs::new(3, &[0.0; 8]).expect_err("not square").kind(),
+        Kind::Mismatch
+    );
+    assert_eq!(
+        Costs::new(usize::MAX, &[]).expect_err("too large").kind(),
+        Kind::Mismatch
+    );
     for start in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3]] {
         let mut costs = Costs::new(3, &[0.0; 9]).expect("square");
-        let error = certified(&mut costs, Sense::Minimise, start, &Options::default()).expect_err("refused");
+        let error = certified(&mut costs, Sense::Minimise, start, &Options::default())
+            .expect_err("refused");
         assert_eq!(error.kind(), Kind::Mismatch, "{start:?}");
     }
 }
@@ -335,8 +466,14 @@ fn the_result_does_not_depend_on_the_tiles() {
     let entries = hard(200);
     let solve = |tile_rows| {
         let mut costs = Costs::new(200, &entries).expect("square");
-        let options = Options { candidates: 4, tile_rows, ..Options::default() };
-        certified(&mut costs, Sense::Maximise, &identity(200), &options).expect("finite").0
+        let options = Options {
+            candidates: 4,
+            tile_rows,
+            ..Options::default()
+        };
+        certified(&mut costs, Sense::Maximise, &identity(200), &options)
+            .expect("finite")
+            .0
     };
     let whole = solve(200);
     for tile_rows in [1, 7, 64, 200, 1000] {
@@ -353,13 +490,21 @@ fn an_error_of_the_tiles_ends_the_search() {
         }
         fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
             if rows.end > self.0 {
-                return Err(Error::new(Kind::Interrupted, "cannot align", "layer 3", "stopped"));
+                return Err(Error::new(
+                    Kind::Interrupted,
+                    "cannot align",
+                    "layer 3",
+                    "stopped",
+                ));
             }
             out.fill(0.0);
             Ok(())
         }
     }
-    let options = Options { tile_rows: 16, ..Options::default() };
+    let options = Options {
+        tile_rows: 16,
+        ..Options::default()
+    };
     let solve = |rows| certified(&mut Broken(rows), Sense::Minimise, &identity(64), &options);
     assert_eq!(solve(63).expect_err("stopped").kind(), Kind::Interrupted);
     assert!(solve(64).expect("whole").0.is_identity());

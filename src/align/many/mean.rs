@@ -21,8 +21,8 @@ const BLOCK: usize = 1 << 14;
 pub(super) struct Scales(HashMap<String, f64>);
 
 impl Scales {
-    /// One over the norm of each tensor that is compared, so that all models count alike in it; nothing for zeros. For
-    /// raw costs they count as they are.
+    /// One over the norm of each tensor that is compared, so that all models count alike in it;
+    /// nothing for zeros. For raw costs they count as they are.
     ///
     /// # Errors
     ///
@@ -33,16 +33,22 @@ impl Scales {
         cost: Cost,
         go_on: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Self> {
-        let acted = symmetries
-            .tensors
-            .iter()
-            .filter(|(_, tensor)| tensor.index.is_some() || !tensor.axes.iter().all(Node::is_fixed));
+        let acted = symmetries.tensors.iter().filter(|(_, tensor)| {
+            tensor.index.is_some() || !tensor.axes.iter().all(Node::is_fixed)
+        });
         let scale = |(name, _): (&String, _)| {
             let norm = norm(store, name, go_on)?;
             if !norm.is_finite() {
                 let cause = "a model holds NaN or infinity in it";
-                return Err(Error::new(Kind::NonFinite, "cannot match weights", name.escape_debug(), cause)
-                    .with_hint("no unit can be told from another by such numbers; repair the checkpoint first"));
+                return Err(Error::new(
+                    Kind::NonFinite,
+                    "cannot match weights",
+                    name.escape_debug(),
+                    cause,
+                )
+                .with_hint(
+                    "no unit can be told from another by such numbers; repair the checkpoint first",
+                ));
             }
             let scale = match cost {
                 Cost::Raw => 1.0,
@@ -61,11 +67,21 @@ fn norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> R
     let squares = |piece: u64| {
         go_on()?;
         let range = piece * PIECE..count.min((piece + 1) * PIECE);
-        let mut values = vec![0.0_f32; usize::try_from(range.end - range.start).expect("a piece fits the memory")];
+        let mut values = vec![
+            0.0_f32;
+            usize::try_from(range.end - range.start)
+                .expect("a piece fits the memory")
+        ];
         store.tensor(name)?.read(range, &mut values)?;
-        Ok(values.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>())
+        Ok(values
+            .iter()
+            .map(|value| f64::from(*value) * f64::from(*value))
+            .sum::<f64>())
     };
-    let sums = (0..count.div_ceil(PIECE)).into_par_iter().map(squares).collect::<Result<Vec<f64>>>()?;
+    let sums = (0..count.div_ceil(PIECE))
+        .into_par_iter()
+        .map(squares)
+        .collect::<Result<Vec<f64>>>()?;
     Ok(sums.iter().sum::<f64>().sqrt())
 }
 
@@ -86,11 +102,21 @@ impl<'a> Mean<'a> {
         symmetries: &Arc<Symmetries>,
         members: impl Iterator<Item = (&'a Arc<Store>, &'a Transform, f64, &'a Scales)>,
     ) -> Self {
-        let member = |(store, transform, weight, scales): (&Arc<Store>, &Transform, f64, &'a Scales)| {
-            let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
-            Member { model: Transformed::new(Arc::clone(store), alignment), weight, scales }
-        };
-        Self { members: members.map(member).collect() }
+        let member =
+            |(store, transform, weight, scales): (&Arc<Store>, &Transform, f64, &'a Scales)| {
+                let alignment = Alignment {
+                    symmetries: Arc::clone(symmetries),
+                    transform: Arc::new(transform.clone()),
+                };
+                Member {
+                    model: Transformed::new(Arc::clone(store), alignment),
+                    weight,
+                    scales,
+                }
+            };
+        Self {
+            members: members.map(member).collect(),
+        }
     }
 }
 
@@ -110,7 +136,11 @@ impl Weights for Mean<'_> {
         for member in &self.members {
             terms.push((term(member)?, member.model.tensor(tensor)?));
         }
-        Ok(Box::new(Terms { terms, part: Vec::new(), sums: Vec::new() }))
+        Ok(Box::new(Terms {
+            terms,
+            part: Vec::new(),
+            sums: Vec::new(),
+        }))
     }
 }
 
@@ -131,16 +161,24 @@ impl Numbers for Terms<'_> {
             self.sums.resize(block.len(), 0.0);
             for (factor, numbers) in &mut self.terms {
                 numbers.read(at..end, &mut self.part)?;
-                self.sums.iter_mut().zip(&self.part).for_each(|(sum, value)| *sum += *factor * f64::from(*value));
+                self.sums
+                    .iter_mut()
+                    .zip(&self.part)
+                    .for_each(|(sum, value)| *sum += *factor * f64::from(*value));
             }
             #[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
-            block.iter_mut().zip(&self.sums).for_each(|(value, sum)| *value = *sum as f32);
+            block
+                .iter_mut()
+                .zip(&self.sums)
+                .for_each(|(value, sum)| *value = *sum as f32);
             at = end;
         }
         Ok(())
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        self.terms.iter().for_each(|(_, numbers)| numbers.prefetch(range.clone()));
+        self.terms
+            .iter()
+            .for_each(|(_, numbers)| numbers.prefetch(range.clone()));
     }
 }

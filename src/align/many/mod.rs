@@ -1,16 +1,18 @@
 //! Many models brought together.
 //!
-//! *Universe matching* (in the manner of Crisostomi et al., "C²M³: Cycle-Consistent Multi-Model Merging", NeurIPS 2024,
-//! with exact assignments in place of their Frank-Wolfe steps): every model is matched to the mean U of all as they are
-//! aligned by then, round after round, until none moves. Each step raises Σ_t |Σ_i a_i π_i(B_i)_t|, tensors normalised
-//! (or its raw counterpart), so that it ends. All go through U, so that every cycle of them is consistent.
+//! *Universe matching* (in the manner of Crisostomi et al., "C²M³: Cycle-Consistent Multi-Model
+//! Merging", NeurIPS 2024, with exact assignments in place of their Frank-Wolfe steps): every model
+//! is matched to the mean U of all as they are aligned by then, round after round, until none
+//! moves. Each step raises Σ_t |Σ_i a_i π_i(B_i)_t|, tensors normalised (or its raw counterpart),
+//! so that it ends. All go through U, so that every cycle of them is consistent.
 //!
-//! *MergeMany* (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023, Algorithm 3): in a seeded random order, anew in
-//! every round, each model is matched to the mean of the *others*. Unlike in the paper's code a model goes on from where
-//! it is, and moves only when it comes nearer, so that this ends too.
+//! *MergeMany* (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023, Algorithm 3): in a seeded
+//! random order, anew in every round, each model is matched to the mean of the *others*. Unlike in
+//! the paper's code a model goes on from where it is, and moves only when it comes nearer, so that
+//! this ends too.
 //!
-//! Both begin with every model matched to one of them. Models are read where they lie; a mean is made block by block
-//! while it is read, and never held.
+//! Both begin with every model matched to one of them. Models are read where they lie; a mean is
+//! made block by block while it is read, and never held.
 
 mod cycle;
 mod mean;
@@ -66,7 +68,12 @@ pub struct ManyOptions {
 
 impl Default for ManyOptions {
     fn default() -> Self {
-        Self { towards: Towards::Mean, begin: Begin::Nearest, rounds: 100, matching: Options::default() }
+        Self {
+            towards: Towards::Mean,
+            begin: Begin::Nearest,
+            rounds: 100,
+            matching: Options::default(),
+        }
     }
 }
 
@@ -100,13 +107,14 @@ pub struct ManyMatched {
 
 /// Brings `models` together, each weighing `weights`, one for each model or none at all.
 ///
-/// The work is done on the threads of the current rayon pool; the result depends neither on them nor on the memory.
-/// `replay` are the steps of a run that was interrupted.
+/// The work is done on the threads of the current rayon pool; the result depends neither on them
+/// nor on the memory. `replay` are the steps of a run that was interrupted.
 ///
 /// # Errors
 ///
-/// As [`match_weights`]; [`Kind::Usage`] for fewer than two models, weights that are not positive or not one for each,
-/// a model that does not exist, and residual maps, which are found for pairs only.
+/// As [`match_weights`]; [`Kind::Usage`] for fewer than two models, weights that are not positive
+/// or not one for each, a model that does not exist, and residual maps, which are found for pairs
+/// only.
 pub fn match_many(
     models: &[Arc<Store>],
     weights: &[f64],
@@ -116,9 +124,15 @@ pub fn match_many(
     watch: &dyn Watch<ManyStep>,
 ) -> Result<ManyMatched> {
     check(models, weights, options)?;
-    let weights = if weights.is_empty() { vec![1.0; models.len()] } else { weights.to_vec() };
+    let weights = if weights.is_empty() {
+        vec![1.0; models.len()]
+    } else {
+        weights.to_vec()
+    };
     let cost = options.matching.cost;
-    let scales = models.iter().map(|model| Scales::of(model, symmetries, cost, &|| watch.go_on()));
+    let scales = models
+        .iter()
+        .map(|model| Scales::of(model, symmetries, cost, &|| watch.go_on()));
     let scales = scales.collect::<Result<Vec<_>>>()?;
     let begun = match options.begin {
         Begin::Model(model) => model,
@@ -155,46 +169,79 @@ pub fn match_many(
 }
 
 fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Result<()> {
-    let refused = |subject: &str, cause: String| Err(Error::new(Kind::Usage, "cannot align many", subject, cause));
+    let refused = |subject: &str, cause: String| {
+        Err(Error::new(Kind::Usage, "cannot align many", subject, cause))
+    };
     if models.len() < 2 {
         return refused("models", format!("wanted at least 2, got {}", models.len()));
     }
     if !weights.is_empty() && weights.len() != models.len() {
-        return refused("weights", format!("wanted one for each of {} models, got {}", models.len(), weights.len()));
+        return refused(
+            "weights",
+            format!(
+                "wanted one for each of {} models, got {}",
+                models.len(),
+                weights.len()
+            ),
+        );
     }
-    if let Some(odd) = weights.iter().find(|weight| !(weight.is_finite() && **weight > 0.0)) {
+    if let Some(odd) = weights
+        .iter()
+        .find(|weight| !(weight.is_finite() && **weight > 0.0))
+    {
         return refused("weights", format!("wanted positive numbers, got {odd}"));
     }
     if let Begin::Model(model) = options.begin
         && model >= models.len()
     {
-        return refused("reference", format!("wanted one of {} models, counted from 0, got {model}", models.len()));
+        return refused(
+            "reference",
+            format!(
+                "wanted one of {} models, counted from 0, got {model}",
+                models.len()
+            ),
+        );
     }
     match options.matching.residual {
         Residual::Fixed | Residual::Permute => Ok(()),
-        Residual::Orthogonal | Residual::Map => {
-            refused("residual", "maps of the residual stream are found for two models only".into())
-        }
+        Residual::Orthogonal | Residual::Map => refused(
+            "residual",
+            "maps of the residual stream are found for two models only".into(),
+        ),
     }
 }
 
 /// The model whose tensors have the largest cosines with those of all others.
-fn nearest(models: &[Arc<Store>], symmetries: &Symmetries, watch: &dyn Watch<ManyStep>) -> Result<usize> {
-    let acted =
-        symmetries.tensors.iter().filter(|(_, tensor)| !tensor.axes.iter().all(crate::symmetry::Node::is_fixed));
+fn nearest(
+    models: &[Arc<Store>],
+    symmetries: &Symmetries,
+    watch: &dyn Watch<ManyStep>,
+) -> Result<usize> {
+    let acted = symmetries
+        .tensors
+        .iter()
+        .filter(|(_, tensor)| !tensor.axes.iter().all(crate::symmetry::Node::is_fixed));
     let names: Vec<&str> = acted.map(|(name, _)| name.as_str()).collect();
     let mut sums = vec![0.0; models.len()];
     for (one, model) in models.iter().enumerate() {
         for (other, second) in models.iter().enumerate().skip(one + 1) {
             let passed = |_| watch.go_on();
-            let cosines = angles::cosines(model.as_ref(), second.as_ref(), &names, model.kernels(), &passed)?;
+            let cosines = angles::cosines(
+                model.as_ref(),
+                second.as_ref(),
+                &names,
+                model.kernels(),
+                &passed,
+            )?;
             let sum: f64 = cosines.into_iter().flatten().sum();
             sums[one] += sum;
             sums[other] += sum;
         }
     }
     // Of equal ones the first.
-    let best = (0..models.len()).rev().max_by(|one, other| sums[*one].total_cmp(&sums[*other]));
+    let best = (0..models.len())
+        .rev()
+        .max_by(|one, other| sums[*one].total_cmp(&sums[*other]));
     Ok(best.expect("there are at least two"))
 }
 
@@ -212,27 +259,46 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The order of a round: by hashes of seed, round and number where it is random, so that it is the same everywhere.
+    /// The order of a round: by hashes of seed, round and number where it is random, so that it is
+    /// the same everywhere.
     fn order(&self, round: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.models.len()).collect();
         if self.options.towards == Towards::Others {
             let seed = self.options.matching.seed;
-            order.sort_by_key(|model| *blake3::hash(format!("{seed} {round} {model}").as_bytes()).as_bytes());
+            order.sort_by_key(|model| {
+                *blake3::hash(format!("{seed} {round} {model}").as_bytes()).as_bytes()
+            });
         }
         order
     }
 
     /// Matches a model to the mean of `members`; says whether it moved.
     fn solve(&mut self, round: usize, model: usize, members: &[usize]) -> Result<bool> {
-        let member =
-            |&member: &usize| (&self.models[member], &self.current[member], self.weights[member], &self.scales[member]);
+        let member = |&member: &usize| {
+            (
+                &self.models[member],
+                &self.current[member],
+                self.weights[member],
+                &self.scales[member],
+            )
+        };
         let mean = Mean::new(self.symmetries, members.iter().map(member));
-        let own = self.replay.iter().take_while(|step| (step.round, step.model) == (round, model)).count();
+        let own = self
+            .replay
+            .iter()
+            .take_while(|step| (step.round, step.model) == (round, model))
+            .count();
         let (own, rest) = self.replay.split_at(own);
         let steps: Vec<Step> = own.iter().map(|step| step.step.clone()).collect();
         self.replay = rest;
-        let watch = One { watch: self.watch, round, model };
-        let Matched { transform, steps, .. } = match_weights(
+        let watch = One {
+            watch: self.watch,
+            round,
+            model,
+        };
+        let Matched {
+            transform, steps, ..
+        } = match_weights(
             &mean,
             &self.models[model],
             self.symmetries,
@@ -250,20 +316,39 @@ impl Run<'_> {
 
     fn finish(self, begun: usize, rounds: usize, settled: bool) -> Result<ManyMatched> {
         if let Some(ManyStep { round, model, .. }) = self.replay.first() {
-            let cause = format!("{} steps are left, the first of model {model} in round {round}", self.replay.len());
-            return Err(Error::new(Kind::Resume, "cannot go on with recorded steps", "end of the run", cause)
-                .with_hint("they are of another run: other models, symmetries or options"));
+            let cause = format!(
+                "{} steps are left, the first of model {model} in round {round}",
+                self.replay.len()
+            );
+            return Err(Error::new(
+                Kind::Resume,
+                "cannot go on with recorded steps",
+                "end of the run",
+                cause,
+            )
+            .with_hint("they are of another run: other models, symmetries or options"));
         }
         let symmetries = self.symmetries;
         let cycle_error = cycle_error(symmetries, &through_universe(symmetries, &self.current));
         let back = self.current[begun].inverse(symmetries);
-        let transforms = self.current.iter().enumerate().map(|(model, transform)| match model == begun {
-            true => Transform::identity(symmetries),
-            // Nothing that could round is done where there is nothing to undo.
-            false if back.is_identity(symmetries) => transform.clone(),
-            false => transform.compose(symmetries, &back),
-        });
-        Ok(ManyMatched { transforms: transforms.collect(), begun, rounds, settled, steps: self.steps, cycle_error })
+        let transforms =
+            self.current
+                .iter()
+                .enumerate()
+                .map(|(model, transform)| match model == begun {
+                    true => Transform::identity(symmetries),
+                    // Nothing that could round is done where there is nothing to undo.
+                    false if back.is_identity(symmetries) => transform.clone(),
+                    false => transform.compose(symmetries, &back),
+                });
+        Ok(ManyMatched {
+            transforms: transforms.collect(),
+            begun,
+            rounds,
+            settled,
+            steps: self.steps,
+            cycle_error,
+        })
     }
 }
 
@@ -285,7 +370,11 @@ impl Watch for One<'_> {
     }
 
     fn taken(&self, step: &Step) -> Result<()> {
-        self.watch.taken(&ManyStep { round: self.round, model: self.model, step: step.clone() })
+        self.watch.taken(&ManyStep {
+            round: self.round,
+            model: self.model,
+            step: step.clone(),
+        })
     }
 
     fn go_on(&self) -> Result<()> {

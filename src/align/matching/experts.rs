@@ -1,10 +1,12 @@
-//! A group that reorders names, such as a layer's experts: an assignment of tensors, with one of units inside each pair.
+//! A group that reorders names, such as a layer's experts: an assignment of tensors, with one of
+//! units inside each pair.
 //!
-//! An entry of the outer matrix is what the best order of units makes of a pair of experts, plus what the pair has in
-//! common wherever else the outer group acts (the router's rows). Each takes as long as an MLP. Where all of them would
-//! take too long, a sample of units tells which pairs are worth it: the largest product that each of some units of the
-//! reference's expert has with any unit of the other's. Those that come near the best, and each expert with its own
-//! counterpart, are solved; the others are not candidates, and the result is not proved.
+//! An entry of the outer matrix is what the best order of units makes of a pair of experts, plus
+//! what the pair has in common wherever else the outer group acts (the router's rows). Each takes
+//! as long as an MLP. Where all of them would take too long, a sample of units tells which pairs
+//! are worth it: the largest product that each of some units of the reference's expert has with any
+//! unit of the other's. Those that come near the best, and each expert with its own counterpart,
+//! are solved; the others are not candidates, and the result is not proved.
 
 use super::flat::{self, Weighted};
 use super::heads::unmatchable;
@@ -41,7 +43,8 @@ struct Found {
     score: f64,
 }
 
-/// The transforms worth trying; all pairs are solved where that takes no more than `afforded` operations.
+/// The transforms worth trying; all pairs are solved where that takes no more than `afforded`
+/// operations.
 pub(super) fn candidates(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -49,55 +52,98 @@ pub(super) fn candidates(
     current: &Transform,
     afforded: u64,
 ) -> Result<Candidates> {
-    let solver = Experts { problem, tree, tensors, units: inner_units(problem, tree), afforded };
+    let solver = Experts {
+        problem,
+        tree,
+        tensors,
+        units: inner_units(problem, tree),
+        afforded,
+    };
     let root = &problem.symmetries.groups[tree.root];
     let experts = root.units;
-    let wanted = if root.may(Allowed::Permutation) { solver.wanted(current)? } else { diagonal(experts) };
+    let wanted = if root.may(Allowed::Permutation) {
+        solver.wanted(current)?
+    } else {
+        diagonal(experts)
+    };
     let moved = problem.moved(current);
     let mut found: Vec<Option<Found>> = Vec::with_capacity(experts * experts);
     for (place, wanted) in wanted.iter().enumerate() {
         let (one, other) = (place / experts, place % experts);
-        found.push(if *wanted { Some(solver.pair_score(moved.as_ref(), current, one, other)?) } else { None });
+        found.push(if *wanted {
+            Some(solver.pair_score(moved.as_ref(), current, one, other)?)
+        } else {
+            None
+        });
     }
     let order = outer_order(&found, experts)?;
     let exact = wanted.iter().all(|wanted| *wanted) || !root.may(Allowed::Permutation);
     // Signs of whole experts are not looked for.
     let exact = exact && !is_signed(problem, tree.root);
-    let own = |one: usize| found[one * experts + one].as_ref().map(|found| found.order.columns.clone());
+    let own = |one: usize| {
+        found[one * experts + one]
+            .as_ref()
+            .map(|found| found.order.columns.clone())
+    };
     let stay: Vec<Vec<u32>> = (0..experts).filter_map(own).collect();
-    let within: f64 = found.iter().flatten().map(|found| found.order.optimal_within).sum();
+    let within: f64 = found
+        .iter()
+        .flatten()
+        .map(|found| found.order.optimal_within)
+        .sum();
     let identity: Vec<u32> = (0..).take(experts).collect();
     let mut chosen = Vec::with_capacity(experts);
     for (one, other) in order.iter().enumerate() {
         let pair = found[one * experts + *other as usize].take();
-        chosen.push(pair.expect("a pair that was not solved is not taken").order.columns);
+        chosen.push(
+            pair.expect("a pair that was not solved is not taken")
+                .order
+                .columns,
+        );
     }
     let mut transforms = vec![solver.transform(current, &order, &chosen)?];
-    // Perhaps the experts' order gains nothing that is real, but that of their units does, or their signs.
+    // Perhaps the experts' order gains nothing that is real, but that of their units does, or their
+    // signs.
     if order != identity {
         transforms.push(solver.transform(current, &identity, &stay)?);
     }
-    if stay.iter().any(|order| order.iter().zip(0..).any(|(from, unit)| *from != unit)) {
+    if stay
+        .iter()
+        .any(|order| order.iter().zip(0..).any(|(from, unit)| *from != unit))
+    {
         transforms.push(solver.transform(current, &identity, &[])?);
     }
     transforms.retain(|transform| transform != current);
-    Ok(Candidates { transforms, optimal_within: if exact { within } else { f64::INFINITY } })
+    Ok(Candidates {
+        transforms,
+        optimal_within: if exact { within } else { f64::INFINITY },
+    })
 }
 
 fn inner_units(problem: &Problem<'_>, tree: &Tree) -> usize {
-    tree.inner.first().map_or(0, |inner| problem.symmetries.groups[*inner].units)
+    tree.inner
+        .first()
+        .map_or(0, |inner| problem.symmetries.groups[*inner].units)
 }
 
 fn diagonal(experts: usize) -> Vec<bool> {
-    (0..experts * experts).map(|place| place / experts == place % experts).collect()
+    (0..experts * experts)
+        .map(|place| place / experts == place % experts)
+        .collect()
 }
 
 /// The best order of experts among the pairs that were solved.
 fn outer_order(found: &[Option<Found>], experts: usize) -> Result<Vec<u32>> {
-    let most = found.iter().flatten().map(|found| found.score.abs()).fold(1e-30, f64::max);
+    let most = found
+        .iter()
+        .flatten()
+        .map(|found| found.score.abs())
+        .fold(1e-30, f64::max);
     // With one such entry a sum is below that of the diagonal, which was solved.
     let unsolved = -2.0 * most * (experts + 1) as f64;
-    let score = |found: &Option<Found>| super::problem::narrow(found.as_ref().map_or(unsolved, |found| found.score));
+    let score = |found: &Option<Found>| {
+        super::problem::narrow(found.as_ref().map_or(unsolved, |found| found.score))
+    };
     let entries: Vec<f32> = found.iter().map(score).collect();
     Ok(order_of(&entries, experts)?.columns)
 }
@@ -114,28 +160,40 @@ impl Experts<'_, '_> {
     /// Which pairs to solve.
     fn wanted(&self, current: &Transform) -> Result<Vec<bool>> {
         let experts = self.problem.symmetries.groups[self.tree.root].units;
-        let cost = |(term, _): &(Term, f64)| 2 * (self.units as u64).pow(2) * term.feature_count() as u64;
+        let cost =
+            |(term, _): &(Term, f64)| 2 * (self.units as u64).pow(2) * term.feature_count() as u64;
         let one: u64 = self.pair(current, 0, 0)?.units.iter().map(cost).sum();
         if one.saturating_mul((experts as u64).pow(2)) <= self.afforded {
             return Ok(vec![true; experts * experts]);
         }
-        let sample = (self.units / SAMPLED).clamp(SAMPLE[0], SAMPLE[1]).min(self.units);
+        let sample = (self.units / SAMPLED)
+            .clamp(SAMPLE[0], SAMPLE[1])
+            .min(self.units);
         let moved = self.problem.moved(current);
         let mut wanted = diagonal(experts);
         for expert in 0..experts {
             let mut ranked = Vec::with_capacity(experts);
             for other in 0..experts {
-                ranked.push((self.sampled(moved.as_ref(), current, (expert, other), sample)?, other));
+                ranked.push((
+                    self.sampled(moved.as_ref(), current, (expert, other), sample)?,
+                    other,
+                ));
             }
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            let limit = ranked.first().map_or(0.0, |(best, _)| best - (1.0 - NEAR) * best.abs());
-            let near = ranked.iter().take(MOST_PAIRS).take_while(|(estimate, _)| *estimate >= limit);
+            let limit = ranked
+                .first()
+                .map_or(0.0, |(best, _)| best - (1.0 - NEAR) * best.abs());
+            let near = ranked
+                .iter()
+                .take(MOST_PAIRS)
+                .take_while(|(estimate, _)| *estimate >= limit);
             near.for_each(|(_, other)| wanted[expert * experts + other] = true);
         }
         Ok(wanted)
     }
 
-    /// What some units of an expert can have in common with another, and their share of what the pair has besides.
+    /// What some units of an expert can have in common with another, and their share of what the
+    /// pair has besides.
     fn sampled(
         &self,
         moved: &dyn Weights,
@@ -144,19 +202,33 @@ impl Experts<'_, '_> {
         sample: usize,
     ) -> Result<f64> {
         let pair = self.pair(current, expert, other)?;
-        let mut entries = [vec![0.0; sample * self.units], vec![0.0; sample * self.units]];
+        let mut entries = [
+            vec![0.0; sample * self.units],
+            vec![0.0; sample * self.units],
+        ];
         let mut panels = [Panel::default(), Panel::default()];
         for (signed, entries) in [false, true].into_iter().zip(&mut entries) {
             let mut sum = self.problem.options.backend.begin(sample, entries)?;
             for (term, weight) in pair.units.iter().filter(|(term, _)| term.signed == signed) {
-                self.problem.add_products(moved, (term, *weight), &(0..sample), &mut panels, sum.as_mut())?;
+                self.problem.add_products(
+                    moved,
+                    (term, *weight),
+                    &(0..sample),
+                    &mut panels,
+                    sum.as_mut(),
+                )?;
             }
             sum.finish()?;
         }
         let [plain, signed] = &entries;
-        let rows = plain.chunks(self.units.max(1)).zip(signed.chunks(self.units.max(1)));
+        let rows = plain
+            .chunks(self.units.max(1))
+            .zip(signed.chunks(self.units.max(1)));
         let most = |(plain, signed): (&[f32], &[f32])| {
-            let entries = plain.iter().zip(signed).map(|(plain, signed)| plain + signed.abs());
+            let entries = plain
+                .iter()
+                .zip(signed)
+                .map(|(plain, signed)| plain + signed.abs());
             f64::from(entries.fold(f32::NEG_INFINITY, f32::max))
         };
         let share = sample as f64 / self.units.max(1) as f64;
@@ -164,13 +236,18 @@ impl Experts<'_, '_> {
     }
 
     /// What the best order of units makes of a pair.
-    fn pair_score(&self, moved: &dyn Weights, current: &Transform, expert: usize, other: usize) -> Result<Found> {
+    fn pair_score(
+        &self,
+        moved: &dyn Weights,
+        current: &Transform,
+        expert: usize,
+        other: usize,
+    ) -> Result<Found> {
         let pair = self.pair(current, expert, other)?;
-        let free = self
-            .tree
-            .inner
-            .first()
-            .is_some_and(|inner| self.problem.symmetries.groups[*inner].may(Allowed::Permutation));
+        let free =
+            self.tree.inner.first().is_some_and(|inner| {
+                self.problem.symmetries.groups[*inner].may(Allowed::Permutation)
+            });
         let order = flat::order(self.problem, moved, &pair.units, self.units, free)?;
         let score = order.value + self.constant(moved, &pair)?;
         Ok(Found { order, score })
@@ -179,8 +256,16 @@ impl Experts<'_, '_> {
     fn constant(&self, moved: &dyn Weights, pair: &Pair) -> Result<f64> {
         let mut sum = 0.0;
         for (term, weight) in &pair.constant {
-            let (a, b) = ((self.problem.reference, &term.reference), (moved, &term.moving));
-            sum += weight * self.problem.own_products(term, a, b, None)?.iter().sum::<f64>();
+            let (a, b) = (
+                (self.problem.reference, &term.reference),
+                (moved, &term.moving),
+            );
+            sum += weight
+                * self
+                    .problem
+                    .own_products(term, a, b, None)?
+                    .iter()
+                    .sum::<f64>();
         }
         Ok(sum)
     }
@@ -188,9 +273,15 @@ impl Experts<'_, '_> {
     /// The terms of a pair of experts.
     fn pair(&self, current: &Transform, expert: usize, other: usize) -> Result<Pair> {
         let symmetries = self.problem.symmetries;
-        let mut pair = Pair { units: Vec::new(), constant: Vec::new() };
+        let mut pair = Pair {
+            units: Vec::new(),
+            constant: Vec::new(),
+        };
         for tensor in self.tensors {
-            let index = symmetries.tensors[*tensor].index.as_ref().filter(|index| index.group == self.tree.root);
+            let index = symmetries.tensors[*tensor]
+                .index
+                .as_ref()
+                .filter(|index| index.group == self.tree.root);
             if index.is_some_and(|index| index.position != expert as u64) {
                 continue;
             }
@@ -209,7 +300,11 @@ impl Experts<'_, '_> {
                 }
                 let weight = self.problem.term_weight(&term, current)?;
                 if weight > 0.0 {
-                    let into = if inner == 1 { &mut pair.units } else { &mut pair.constant };
+                    let into = if inner == 1 {
+                        &mut pair.units
+                    } else {
+                        &mut pair.constant
+                    };
                     into.push((term, weight));
                 }
             }
@@ -221,36 +316,77 @@ impl Experts<'_, '_> {
     fn term(&self, part: &Part, expert: usize, other: usize) -> Term {
         let is_inner = |group: usize| self.tree.inner.contains(&group);
         let signed = part.factors.iter().any(|factor| {
-            factor.acts.is_some_and(|(group, signed)| is_inner(group) && signed && is_signed(self.problem, group))
+            factor.acts.is_some_and(|(group, signed)| {
+                is_inner(group) && signed && is_signed(self.problem, group)
+            })
         });
         let mut place = part.start;
         let mut cut = part.clone();
-        cut.factors.retain(|factor| factor.acts.is_none_or(|(group, _)| is_inner(group)));
+        cut.factors
+            .retain(|factor| factor.acts.is_none_or(|(group, _)| is_inner(group)));
         let mut term = Term::new(&cut, signed, |_, factor| factor.acts.is_some());
-        for factor in part.factors.iter().filter(|factor| factor.acts.is_some_and(|(group, _)| !is_inner(group))) {
+        for factor in part
+            .factors
+            .iter()
+            .filter(|factor| factor.acts.is_some_and(|(group, _)| !is_inner(group)))
+        {
             place += factor.extent.stride * expert as u64;
             term.moving.start += factor.extent.stride * other as u64;
         }
-        term.reference = Place { start: place, ..term.reference };
+        term.reference = Place {
+            start: place,
+            ..term.reference
+        };
         term
     }
 
-    /// `current`, then this order of experts, these of their units, and the signs that are best then.
-    fn transform(&self, current: &Transform, order: &[u32], orders: &[Vec<u32>]) -> Result<Transform> {
-        let mut elements = vec![(self.tree.root, Element { permutation: order.to_vec(), ..Element::default() })];
+    /// `current`, then this order of experts, these of their units, and the signs that are best
+    /// then.
+    fn transform(
+        &self,
+        current: &Transform,
+        order: &[u32],
+        orders: &[Vec<u32>],
+    ) -> Result<Transform> {
+        let mut elements = vec![(
+            self.tree.root,
+            Element {
+                permutation: order.to_vec(),
+                ..Element::default()
+            },
+        )];
         let inner = self.tree.inner.first().copied();
         if let (Some(inner), false) = (inner, orders.is_empty()) {
-            elements.push((inner, Element { permutation: orders.concat(), ..Element::default() }));
+            elements.push((
+                inner,
+                Element {
+                    permutation: orders.concat(),
+                    ..Element::default()
+                },
+            ));
         }
         let ordered = apply(self.problem, current, elements)?;
-        let Some(inner) = inner.filter(|inner| is_signed(self.problem, *inner)) else { return Ok(ordered) };
+        let Some(inner) = inner.filter(|inner| is_signed(self.problem, *inner)) else {
+            return Ok(ordered);
+        };
         let moved = self.problem.moved(&ordered);
         let mut negative = Vec::new();
         for expert in 0..order.len() {
             let pair = self.pair(&ordered, expert, expert)?;
-            let [_, signed] = flat::own_products(self.problem, moved.as_ref(), &pair.units, self.units)?;
+            let [_, signed] =
+                flat::own_products(self.problem, moved.as_ref(), &pair.units, self.units)?;
             negative.extend(signed.iter().map(|product| *product < 0.0));
         }
-        apply(self.problem, &ordered, vec![(inner, Element { negative, ..Element::default() })])
+        apply(
+            self.problem,
+            &ordered,
+            vec![(
+                inner,
+                Element {
+                    negative,
+                    ..Element::default()
+                },
+            )],
+        )
     }
 }

@@ -1,9 +1,10 @@
 //! A group without groups within: one assignment of its units, and their signs.
 //!
-//! The other model is read under the transform so far, this group's element included, so that what is solved for is how
-//! the units go on from where they are: the identity when there is nothing to gain. The products of all pairs of units
-//! are a matrix C = U + |S|, U from what only the order acts on, S from what signs act on too (a unit's sign is free, so
-//! it makes the most of S). It is computed in row tiles that the assignment asks for.
+//! The other model is read under the transform so far, this group's element included, so that what
+//! is solved for is how the units go on from where they are: the identity when there is nothing to
+//! gain. The products of all pairs of units are a matrix C = U + |S|, U from what only the order
+//! acts on, S from what signs act on too (a unit's sign is free, so it makes the most of S). It is
+//! computed in row tiles that the assignment asks for.
 
 use std::ops::Range;
 
@@ -19,7 +20,8 @@ use crate::symmetry::{Allowed, Element, Transform};
 
 /// Up to this size the matrix is held and solved whole.
 const DENSE: usize = 1024;
-/// Rows of a tile at most: with more, reading the other model again for each tile costs next to nothing.
+/// Rows of a tile at most: with more, reading the other model again for each tile costs next to
+/// nothing.
 const MOST_ROWS: usize = 4096;
 /// Bytes that the assignment takes for each unit: candidates, bounds, prices.
 const SOLVER_BYTES: usize = 3072;
@@ -31,15 +33,20 @@ const ASKED_ROWS: usize = 128;
 /// Terms and by how much each counts; those of weight nothing are left out.
 pub(super) type Weighted = Vec<(Term, f64)>;
 
-/// The terms of a group of which no group lies within; where it acts on several axes of a tensor, there is one for each,
-/// the others being held as they are.
+/// The terms of a group of which no group lies within; where it acts on several axes of a tensor,
+/// there is one for each, the others being held as they are.
 pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec<Term> {
     let signed_group = is_signed(problem, tree.root);
     let mut terms = Vec::new();
-    for part in tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor)) {
+    for part in tensors
+        .iter()
+        .flat_map(|tensor| tree.parts(problem.symmetries, tensor))
+    {
         for (place, factor) in part.factors.iter().enumerate() {
             if let Some((_, signed)) = factor.acts {
-                terms.push(Term::new(&part, signed && signed_group, |at, _| at == place));
+                terms.push(Term::new(&part, signed && signed_group, |at, _| {
+                    at == place
+                }));
             }
         }
     }
@@ -48,7 +55,11 @@ pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec
 
 /// The terms with their weights.
 fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Result<Weighted> {
-    let weighted = terms.into_iter().map(|term| problem.term_weight(&term, current).map(|weight| (term, weight)));
+    let weighted = terms.into_iter().map(|term| {
+        problem
+            .term_weight(&term, current)
+            .map(|weight| (term, weight))
+    });
     let mut all = weighted.collect::<Result<Weighted>>()?;
     all.retain(|(_, weight)| *weight > 0.0);
     Ok(all)
@@ -68,15 +79,27 @@ pub(super) fn order(
     }
     if !is_free {
         let [plain, signed] = own_products(problem, moved, terms, units)?;
-        identity.value = plain.iter().zip(&signed).map(|(plain, signed)| plain + signed.abs()).sum();
+        identity.value = plain
+            .iter()
+            .zip(&signed)
+            .map(|(plain, signed)| plain + signed.abs())
+            .sum();
         return Ok(identity);
     }
     let mut tiles = Tiles::new(problem, moved, terms, units)?;
     if units > DENSE {
-        let options = assignment::Options { tile_rows: ASKED_ROWS, ..assignment::Options::default() };
-        let (found, certificate) = assignment::certified(&mut tiles, Sense::Maximise, &identity.columns, &options)?;
+        let options = assignment::Options {
+            tile_rows: ASKED_ROWS,
+            ..assignment::Options::default()
+        };
+        let (found, certificate) =
+            assignment::certified(&mut tiles, Sense::Maximise, &identity.columns, &options)?;
         let (columns, optimal_within) = (found.columns, certificate.optimal_within);
-        return Ok(Order { columns, value: found.objective, optimal_within });
+        return Ok(Order {
+            columns,
+            value: found.objective,
+            optimal_within,
+        });
     }
     let mut entries = vec![0.0; units * units];
     tiles.rows(0..units, &mut entries)?;
@@ -84,7 +107,8 @@ pub(super) fn order(
     order_of(&entries, units)
 }
 
-/// For each unit the products with its own counterpart: of what signs do not act on, and of what they do.
+/// For each unit the products with its own counterpart: of what signs do not act on, and of what
+/// they do.
 pub(super) fn own_products(
     problem: &Problem<'_>,
     moved: &dyn Weights,
@@ -96,12 +120,15 @@ pub(super) fn own_products(
         let (one, other) = ((problem.reference, &term.reference), (moved, &term.moving));
         let products = problem.own_products(term, one, other, None)?;
         let into = &mut sums[usize::from(term.signed)];
-        into.iter_mut().zip(&products).for_each(|(sum, product)| *sum += weight * product);
+        into.iter_mut()
+            .zip(&products)
+            .for_each(|(sum, product)| *sum += weight * product);
     }
     Ok(sums)
 }
 
-/// The transforms worth trying, from the one that should gain most to the one that should gain least.
+/// The transforms worth trying, from the one that should gain most to the one that should gain
+/// least.
 pub(super) fn candidates(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -111,31 +138,71 @@ pub(super) fn candidates(
     let group = &problem.symmetries.groups[tree.root];
     let terms = weighted(problem, terms(problem, tree, tensors), current)?;
     let is_free = group.may(Allowed::Permutation);
-    let order = order(problem, problem.moved(current).as_ref(), &terms, group.units, is_free)?;
+    let order = order(
+        problem,
+        problem.moved(current).as_ref(),
+        &terms,
+        group.units,
+        is_free,
+    )?;
     // With the group on two axes of a tensor the order was solved for one axis at a time.
-    let twice = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
+    let twice = tensors
+        .iter()
+        .flat_map(|tensor| tree.parts(problem.symmetries, tensor));
     let held = twice.into_iter().any(|part| part.times(tree.root) > 1);
-    let optimal_within = if held { f64::INFINITY } else { order.optimal_within };
+    let optimal_within = if held {
+        f64::INFINITY
+    } else {
+        order.optimal_within
+    };
     let mut found = Vec::new();
     let stays = order.is_identity();
     for order in std::iter::once(order).chain((!stays).then(|| Order::identity(group.units))) {
         let stays = order.is_identity();
         let permutation = if stays { Vec::new() } else { order.columns };
-        let ordered = apply(problem, current, vec![(tree.root, Element { permutation, ..Element::default() })])?;
+        let ordered = apply(
+            problem,
+            current,
+            vec![(
+                tree.root,
+                Element {
+                    permutation,
+                    ..Element::default()
+                },
+            )],
+        )?;
         let signed = terms.iter().any(|(term, _)| term.signed);
         let negative = if signed {
-            let [_, signed] = own_products(problem, problem.moved(&ordered).as_ref(), &terms, group.units)?;
+            let [_, signed] = own_products(
+                problem,
+                problem.moved(&ordered).as_ref(),
+                &terms,
+                group.units,
+            )?;
             signed.iter().map(|product| *product < 0.0).collect()
         } else {
             Vec::new()
         };
         if negative.contains(&true) {
-            found.push(apply(problem, &ordered, vec![(tree.root, Element { negative, ..Element::default() })])?);
+            found.push(apply(
+                problem,
+                &ordered,
+                vec![(
+                    tree.root,
+                    Element {
+                        negative,
+                        ..Element::default()
+                    },
+                )],
+            )?);
         } else if !stays {
             found.push(ordered);
         }
     }
-    Ok(Candidates { transforms: found, optimal_within })
+    Ok(Candidates {
+        transforms: found,
+        optimal_within,
+    })
 }
 
 /// Rows of C, computed when they are asked for.
@@ -157,7 +224,12 @@ struct Tiles<'a, 'b> {
 }
 
 impl<'a, 'b> Tiles<'a, 'b> {
-    fn new(problem: &'a Problem<'b>, moved: &'a dyn Weights, terms: &'a Weighted, units: usize) -> Result<Self> {
+    fn new(
+        problem: &'a Problem<'b>,
+        moved: &'a dyn Weights,
+        terms: &'a Weighted,
+        units: usize,
+    ) -> Result<Self> {
         let mixed = is_mixed(terms);
         let memory = problem.options.memory;
         let for_height = |height: usize, kept: usize| bytes(units, mixed, height, kept);
@@ -165,20 +237,39 @@ impl<'a, 'b> Tiles<'a, 'b> {
         // A device that cannot hold a strip of sums is given lower ones.
         let most = problem.options.backend.most_entries().unwrap_or(usize::MAX);
         let stays = |height: usize| height == linalg::ROWS || height * units <= most;
-        let fits = |height: &usize| for_height(*height, if keep { units } else { *height }) <= memory && stays(*height);
+        let fits = |height: &usize| {
+            for_height(*height, if keep { units } else { *height }) <= memory && stays(*height)
+        };
         let heights = (linalg::ROWS..=MOST_ROWS.max(linalg::ROWS)).step_by(linalg::ROWS);
         let Some(height) = heights.take_while(fits).last() else {
             let least = least_bytes(units, mixed);
             let cause = format!("{units} units need at least {least} bytes, got {memory}");
-            return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause));
+            return Err(Error::new(
+                Kind::Budget,
+                "cannot match weights",
+                "memory budget",
+                cause,
+            ));
         };
         let panels = [Panel::default(), Panel::default()];
         let (entries, signed) = (Vec::new(), Vec::new());
-        Ok(Self { problem, moved, terms, units, height, held: 0..0, entries, signed, panels, keep })
+        Ok(Self {
+            problem,
+            moved,
+            terms,
+            units,
+            height,
+            held: 0..0,
+            entries,
+            signed,
+            panels,
+            keep,
+        })
     }
 
-    /// Computes the next rows where all are kept, else those from the first one asked for: a tile of full height when a
-    /// pass begins or goes on, and no more than what was asked for when it leaves rows out.
+    /// Computes the next rows where all are kept, else those from the first one asked for: a tile
+    /// of full height when a pass begins or goes on, and no more than what was asked for when it
+    /// leaves rows out.
     fn compute(&mut self, asked: &Range<usize>) -> Result<()> {
         let (start, end) = if self.keep {
             (self.held.end, self.units.min(self.held.end + self.height))
@@ -186,12 +277,21 @@ impl<'a, 'b> Tiles<'a, 'b> {
             (asked.start, self.units.min(asked.start + self.height))
         } else {
             let start = asked.start / linalg::ROWS * linalg::ROWS;
-            (start, self.units.min(asked.end.next_multiple_of(linalg::ROWS).min(start + self.height)))
+            (
+                start,
+                self.units.min(
+                    asked
+                        .end
+                        .next_multiple_of(linalg::ROWS)
+                        .min(start + self.height),
+                ),
+            )
         };
         let size = (end - start) * self.units;
         if self.keep {
             self.held = 0..end;
-            self.entries.reserve_exact(self.units * self.units - self.entries.len());
+            self.entries
+                .reserve_exact(self.units * self.units - self.entries.len());
         } else {
             self.held = start..end;
             self.entries.clear();
@@ -202,16 +302,31 @@ impl<'a, 'b> Tiles<'a, 'b> {
         self.signed.clear();
         self.signed.resize(if mixed { size } else { 0 }, 0.0);
         let tile = &mut self.entries[begin..];
-        for (signed, out) in [(false, &mut *tile), (true, &mut self.signed)].into_iter().take(1 + usize::from(mixed)) {
+        for (signed, out) in [(false, &mut *tile), (true, &mut self.signed)]
+            .into_iter()
+            .take(1 + usize::from(mixed))
+        {
             let mut sum = self.problem.options.backend.begin(end - start, out)?;
-            for (term, weight) in self.terms.iter().filter(|(term, _)| !mixed || term.signed == signed) {
+            for (term, weight) in self
+                .terms
+                .iter()
+                .filter(|(term, _)| !mixed || term.signed == signed)
+            {
                 let (term, units) = ((term, *weight), start..end);
-                self.problem.add_products(self.moved, term, &units, &mut self.panels, sum.as_mut())?;
+                self.problem.add_products(
+                    self.moved,
+                    term,
+                    &units,
+                    &mut self.panels,
+                    sum.as_mut(),
+                )?;
             }
             sum.finish()?;
         }
         if mixed {
-            tile.iter_mut().zip(&self.signed).for_each(|(entry, signed)| *entry += signed.abs());
+            tile.iter_mut()
+                .zip(&self.signed)
+                .for_each(|(entry, signed)| *entry += signed.abs());
         } else if self.terms.iter().any(|(term, _)| term.signed) {
             tile.iter_mut().for_each(|entry| *entry = entry.abs());
         }
@@ -219,16 +334,18 @@ impl<'a, 'b> Tiles<'a, 'b> {
     }
 }
 
-/// Bytes that so many units take when `height` rows are computed together and `kept` rows are held: tiles, panels of both
-/// models, and what the assignment takes.
+/// Bytes that so many units take when `height` rows are computed together and `kept` rows are held:
+/// tiles, panels of both models, and what the assignment takes.
 fn bytes(units: usize, mixed: bool, height: usize, kept: usize) -> u64 {
     let row = units * size_of::<f32>();
     let readers = rayon::current_num_threads() * READER_BYTES;
     let fixed = readers + units * (FEATURES * size_of::<f32>() + SOLVER_BYTES) + ASKED_ROWS * row;
-    (fixed + height * FEATURES * size_of::<f32>() + (kept + height * usize::from(mixed)) * row) as u64
+    (fixed + height * FEATURES * size_of::<f32>() + (kept + height * usize::from(mixed)) * row)
+        as u64
 }
 
-/// The least bytes in which so many units are assigned; `mixed` when signs act on some of what they are compared by.
+/// The least bytes in which so many units are assigned; `mixed` when signs act on some of what they
+/// are compared by.
 pub(super) fn least_bytes(units: usize, mixed: bool) -> u64 {
     bytes(units, mixed, linalg::ROWS, linalg::ROWS)
 }

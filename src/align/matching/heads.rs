@@ -1,18 +1,23 @@
-//! A group with groups within it on the same axes: attention heads, with their queries, rotary pairs, and dimensions.
+//! A group with groups within it on the same axes: attention heads, with their queries, rotary
+//! pairs, and dimensions.
 //!
-//! For each unit of the reference and each of the other model the inner groups are solved jointly ([`inner`](super::inner));
-//! what they can have in common is an entry of the matrix that the outer order is found by. The products of one
-//! reference unit's cells with all cells of the other model are computed at a time.
+//! For each unit of the reference and each of the other model the inner groups are solved jointly
+//! ([`inner`](super::inner)); what they can have in common is an entry of the matrix that the outer
+//! order is found by. The products of one reference unit's cells with all cells of the other model
+//! are computed at a time.
 //!
-//! **Angles.** The angles that come out of f32 products are only a start: once the order is known, D and X of each pair
-//! are summed anew in f64, and the angle is atan2(X, D). It is taken only if it gains more than it costs:
+//! **Angles.** The angles that come out of f32 products are only a start: once the order is known,
+//! D and X of each pair are summed anew in f64, and the angle is atan2(X, D). It is taken only if
+//! it gains more than it costs:
 //!
 //! - Turned weights are rounded to the type that they are stored in, which moves them by up to u |B| (u the unit
 //!   roundoff), while untouched ones stay exact. So the squared distance must fall by more than (u |B|)².
-//! - Even if a pair is not turned at all, noise will say it is. By the Bayesian information criterion with twice its
-//!   penalty, the squared distance must fall by more than 2 ln(n) times its mean per number, over the n numbers of a pair.
+//! - Even if a pair is not turned at all, noise will say it is. By the Bayesian information
+//!   criterion with twice its penalty, the squared distance must fall by more than 2 ln(n) times
+//!   its mean per number, over the n numbers of a pair.
 //!
-//! So equal heads have the angle 0.0, and fine-tunes of one model are not turned by what is noise to them.
+//! So equal heads have the angle 0.0, and fine-tunes of one model are not turned by what is noise
+//! to them.
 
 use rayon::prelude::*;
 
@@ -28,8 +33,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Allowed, Element, Transform};
 
-/// The share of the objective within which an upper bound proves a result: what single pairs could gain by angles of
-/// their own, which they share, is far below.
+/// The share of the objective within which an upper bound proves a result: what single pairs could
+/// gain by angles of their own, which they share, is far below.
 const PROVEN: f64 = 1e-4;
 
 /// A term, and what its rows are made of.
@@ -39,7 +44,8 @@ struct Headed {
     leaves: Vec<Leaf>,
 }
 
-/// The inner groups' moves for each unit of the reference, and which unit of the other model each comes from.
+/// The inner groups' moves for each unit of the reference, and which unit of the other model each
+/// comes from.
 struct Heads {
     order: Vec<u32>,
     moves: Vec<Vec<Moves>>,
@@ -57,8 +63,11 @@ pub(super) fn candidates(
     current: &Transform,
 ) -> Result<Candidates> {
     let groups = &problem.symmetries.groups;
-    let inners: Vec<Inner<'_>> =
-        tree.inner.iter().map(|group| Inner::new(&groups[*group], problem.options.signs)).collect();
+    let inners: Vec<Inner<'_>> = tree
+        .inner
+        .iter()
+        .map(|group| Inner::new(&groups[*group], problem.options.signs))
+        .collect();
     let terms = terms(problem, tree, tensors, current)?;
     let heads = solve(problem, tree, &inners, &terms, current)?;
     let mut transforms = Vec::new();
@@ -68,7 +77,13 @@ pub(super) fn candidates(
     let turned = turns(problem, tree, &inners, &terms, &ordered, &mut dropped)?;
     transforms.push(apply(problem, &ordered, turned)?);
     let stays = |order: &[u32]| order.iter().zip(0..).all(|(from, unit)| *from == unit);
-    if !stays(&heads.order) || heads.moves.iter().flatten().any(|moves| !stays(&moves.order)) {
+    if !stays(&heads.order)
+        || heads
+            .moves
+            .iter()
+            .flatten()
+            .any(|moves| !stays(&moves.order))
+    {
         // Perhaps the order gains nothing that is real, but signs and angles do.
         let turned = turns(problem, tree, &inners, &terms, current, &mut 0.0)?;
         transforms.push(apply(problem, current, turned)?);
@@ -77,13 +92,24 @@ pub(super) fn candidates(
     let gap = (heads.bound - heads.score).max(0.0) + dropped;
     // Signs of whole units of the root are not looked for.
     let proven = gap <= PROVEN * heads.bound.abs() && !is_signed(problem, tree.root);
-    Ok(Candidates { transforms, optimal_within: if proven { gap } else { f64::INFINITY } })
+    Ok(Candidates {
+        transforms,
+        optimal_within: if proven { gap } else { f64::INFINITY },
+    })
 }
 
 /// The terms of the tree, units of the root first among the rows.
-fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str], current: &Transform) -> Result<Vec<Headed>> {
+fn terms(
+    problem: &Problem<'_>,
+    tree: &Tree,
+    tensors: &[&str],
+    current: &Transform,
+) -> Result<Vec<Headed>> {
     let mut terms = Vec::new();
-    for part in tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor)) {
+    for part in tensors
+        .iter()
+        .flat_map(|tensor| tree.parts(problem.symmetries, tensor))
+    {
         if part.factors.iter().all(|factor| factor.acts.is_none()) {
             continue;
         }
@@ -93,7 +119,11 @@ fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str], current: &Transfo
         let (term, leaves) = headed(&part, tree);
         let weight = problem.term_weight(&term, current)?;
         if weight > 0.0 {
-            terms.push(Headed { term, weight, leaves });
+            terms.push(Headed {
+                term,
+                weight,
+                leaves,
+            });
         }
     }
     Ok(terms)
@@ -103,21 +133,37 @@ fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str], current: &Transfo
 pub(super) fn unmatchable(problem: &Problem<'_>, tree: &Tree, tensor: &str) -> Error {
     let name = &problem.symmetries.groups[tree.root].name;
     let cause = format!("`{name}` and the groups within it act more than once on its elements");
-    Error::new(Kind::Mismatch, "cannot match weights", tensor.escape_debug(), cause)
-        .with_hint("such a spec can be applied, but there is no one assignment to solve for")
+    Error::new(
+        Kind::Mismatch,
+        "cannot match weights",
+        tensor.escape_debug(),
+        cause,
+    )
+    .with_hint("such a spec can be applied, but there is no one assignment to solve for")
 }
 
 fn headed(part: &Part, tree: &Tree) -> (Term, Vec<Leaf>) {
     let is_root = |group: usize| group == tree.root;
-    let mut term = Term::new(part, false, |_, factor| factor.acts.is_some_and(|(group, _)| is_root(group)));
+    let mut term = Term::new(part, false, |_, factor| {
+        factor.acts.is_some_and(|(group, _)| is_root(group))
+    });
     let mut leaves = Vec::new();
     term.features.clear();
     for factor in &part.factors {
         match factor.acts {
             Some((group, _)) if is_root(group) => {}
             Some((group, signed)) => {
-                let inner = tree.inner.iter().position(|inner| *inner == group).unwrap_or_default();
-                leaves.push(Leaf { inner, size: factor.extent.size, stride: 1, signed });
+                let inner = tree
+                    .inner
+                    .iter()
+                    .position(|inner| *inner == group)
+                    .unwrap_or_default();
+                leaves.push(Leaf {
+                    inner,
+                    size: factor.extent.size,
+                    stride: 1,
+                    signed,
+                });
                 term.rows.push(factor.extent);
             }
             None => term.features.push(factor.extent),
@@ -150,47 +196,90 @@ fn solve(
     let mut found = Vec::with_capacity(units * units);
     for unit in 0..units {
         let products = products(problem, moved.as_ref(), terms, unit, &mut panels)?;
-        let others = if moves_order { 0..units } else { unit..unit + 1 };
+        let others = if moves_order {
+            0..units
+        } else {
+            unit..unit + 1
+        };
         let joint = |other: usize| {
             problem.watch.go_on()?;
-            let most: Result<f64> = products.iter().map(|products| bound(products, inners, other)).sum();
-            Ok((Joint { inners, products: &products, unit: other }.solve()?, most?))
+            let most: Result<f64> = products
+                .iter()
+                .map(|products| bound(products, inners, other))
+                .sum();
+            Ok((
+                Joint {
+                    inners,
+                    products: &products,
+                    unit: other,
+                }
+                .solve()?,
+                most?,
+            ))
         };
-        let solved = others.clone().into_par_iter().map(joint).collect::<Result<Vec<_>>>()?;
+        let solved = others
+            .clone()
+            .into_par_iter()
+            .map(joint)
+            .collect::<Result<Vec<_>>>()?;
         for (other, (pair, most)) in others.zip(&solved) {
             scores[unit * units + other] = narrow(pair.score);
             bounds[unit * units + other] = narrow(*most);
         }
         found.push(solved);
     }
-    let stay = || (0..units).map(|unit| f64::from(bounds[unit * units + unit])).sum();
+    let stay = || {
+        (0..units)
+            .map(|unit| f64::from(bounds[unit * units + unit]))
+            .sum()
+    };
     let (order, most) = match moves_order {
-        true => (order_of(&scores, units)?.columns, order_of(&bounds, units)?.value),
+        true => (
+            order_of(&scores, units)?.columns,
+            order_of(&bounds, units)?.value,
+        ),
         false => ((0..).take(units).collect(), stay()),
     };
     let mut moves = Vec::with_capacity(units);
     let mut score = 0.0;
     for (solved, from) in found.into_iter().zip(&order) {
         let taken = if moves_order { *from as usize } else { 0 };
-        let (pair, _) = solved.into_iter().nth(taken).expect("every pair was solved");
+        let (pair, _) = solved
+            .into_iter()
+            .nth(taken)
+            .expect("every pair was solved");
         score += pair.score;
         moves.push(pair.moves);
     }
-    Ok(Heads { order, moves, score, bound: most })
+    Ok(Heads {
+        order,
+        moves,
+        score,
+        bound: most,
+    })
 }
 
 /// The bytes in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
-    let parts = tensors.iter().flat_map(|tensor| tree.parts(problem.symmetries, tensor));
+    let parts = tensors
+        .iter()
+        .flat_map(|tensor| tree.parts(problem.symmetries, tensor));
     let acts = |part: &Part| part.factors.iter().any(|factor| factor.acts.is_some());
-    let terms: Vec<Term> = parts.filter(acts).map(|part| headed(&part, tree).0).collect();
+    let terms: Vec<Term> = parts
+        .filter(acts)
+        .map(|part| headed(&part, tree).0)
+        .collect();
     bytes(terms.iter(), problem.symmetries.groups[tree.root].units)
 }
 
 fn bytes<'a>(terms: impl Iterator<Item = &'a Term>, units: usize) -> u64 {
     let cells: Vec<usize> = terms.map(Term::cells).collect();
     let entries: usize = cells.iter().map(|cells| cells * cells * units).sum();
-    let widest = cells.iter().map(|cells| cells * (units + 1)).max().unwrap_or(0);
+    let widest = cells
+        .iter()
+        .map(|cells| cells * (units + 1))
+        .max()
+        .unwrap_or(0);
     let readers = rayon::current_num_threads() * flat::READER_BYTES;
     ((entries + widest * super::problem::FEATURES) * size_of::<f32>() + readers) as u64
 }
@@ -202,7 +291,12 @@ fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result
         return Ok(());
     }
     let cause = format!("attention heads need at least {bytes} bytes, got {memory}");
-    Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause))
+    Err(Error::new(
+        Kind::Budget,
+        "cannot match weights",
+        "memory budget",
+        cause,
+    ))
 }
 
 /// The products of one unit's cells with all others', those of terms with the same cells added up.
@@ -222,18 +316,35 @@ fn products(
         let units = term.rows.first().map_or(1, |extent| extent.size);
         let mut entries = vec![0.0; cells * cells * units];
         let mut sum = problem.options.backend.begin(cells, &mut entries)?;
-        for Headed { term, weight, .. } in terms[at..].iter().filter(|other| other.leaves == *leaves) {
-            problem.add_products(moved, (term, *weight), &(unit..unit + 1), panels, sum.as_mut())?;
+        for Headed { term, weight, .. } in
+            terms[at..].iter().filter(|other| other.leaves == *leaves)
+        {
+            problem.add_products(
+                moved,
+                (term, *weight),
+                &(unit..unit + 1),
+                panels,
+                sum.as_mut(),
+            )?;
         }
         sum.finish()?;
-        all.push(Products { leaves: leaves.clone(), cells, units, entries });
+        all.push(Products {
+            leaves: leaves.clone(),
+            cells,
+            units,
+            entries,
+        });
     }
     Ok(all)
 }
 
-/// The elements of the tree's groups: orders and the signs of single units; those of pairs are left for later.
+/// The elements of the tree's groups: orders and the signs of single units; those of pairs are left
+/// for later.
 fn elements(tree: &Tree, order: &[u32], moves: &[Vec<Moves>]) -> Vec<(usize, Element)> {
-    let root = Element { permutation: order.to_vec(), ..Element::default() };
+    let root = Element {
+        permutation: order.to_vec(),
+        ..Element::default()
+    };
     let inner = |(at, group): (usize, &usize)| {
         let mut element = Element::default();
         for unit in moves {
@@ -244,7 +355,9 @@ fn elements(tree: &Tree, order: &[u32], moves: &[Vec<Moves>]) -> Vec<(usize, Ele
         }
         (*group, element)
     };
-    std::iter::once((tree.root, root)).chain(tree.inner.iter().enumerate().map(inner)).collect()
+    std::iter::once((tree.root, root))
+        .chain(tree.inner.iter().enumerate().map(inner))
+        .collect()
 }
 
 /// Sums over all numbers of a pair of units.
@@ -257,8 +370,8 @@ struct PairSums {
     numbers: f64,
 }
 
-/// The signs and angles of pairs, all orders being as `ordered` has them; adds to `dropped` what angles that are not
-/// taken would have gained.
+/// The signs and angles of pairs, all orders being as `ordered` has them; adds to `dropped` what
+/// angles that are not taken would have gained.
 fn turns(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -276,7 +389,13 @@ fn turns(
         let mut sums = vec![PairSums::default(); units * inner.group.pair_count()];
         let mut roundoff = 0.0_f64;
         for headed in terms {
-            let Some(leaf) = headed.leaves.iter().find(|leaf| leaf.inner == at && leaf.signed) else { continue };
+            let Some(leaf) = headed
+                .leaves
+                .iter()
+                .find(|leaf| leaf.inner == at && leaf.signed)
+            else {
+                continue;
+            };
             add_pair_sums(problem, headed, (inner, leaf), ordered, &mut sums)?;
             roundoff = roundoff.max(unit_roundoff(problem, &headed.term.moving));
         }
@@ -304,7 +423,8 @@ fn is_worth_it(sums: &PairSums, gain: f64, roundoff: f64) -> bool {
     2.0 * gain > noise.max(roundoff * roundoff * sums.moving)
 }
 
-/// Half the distance from one to the next number of the type in which a tensor of the other model is stored.
+/// Half the distance from one to the next number of the type in which a tensor of the other model
+/// is stored.
 fn unit_roundoff(problem: &Problem<'_>, place: &Place) -> f64 {
     let digits = match problem.moving.dtype(&place.tensor) {
         Some(Dtype::BF16) => 8,
@@ -317,7 +437,8 @@ fn unit_roundoff(problem: &Problem<'_>, place: &Place) -> f64 {
     0.5_f64.powi(digits)
 }
 
-/// Adds what a term has of each pair's sums; `sums` holds all pairs of the first unit, then those of the second.
+/// Adds what a term has of each pair's sums; `sums` holds all pairs of the first unit, then those
+/// of the second.
 fn add_pair_sums(
     problem: &Problem<'_>,
     headed: &Headed,
@@ -333,10 +454,16 @@ fn add_pair_sums(
         let unit = unit_of(cell);
         cell - unit * leaf.stride + inner.group.partner(unit).unwrap_or(unit) * leaf.stride
     };
-    let (a, b) = ((problem.reference, &term.reference), (moved.as_ref(), &term.moving));
+    let (a, b) = (
+        (problem.reference, &term.reference),
+        (moved.as_ref(), &term.moving),
+    );
     let own = problem.own_products(term, a, b, None)?;
     let crossed = problem.own_products(term, a, b, Some(&partner))?;
-    let squares = [problem.own_products(term, a, a, None)?, problem.own_products(term, b, b, None)?];
+    let squares = [
+        problem.own_products(term, a, a, None)?,
+        problem.own_products(term, b, b, None)?,
+    ];
     let scale = match problem.options.cost {
         Cost::Raw => [1.0; 2],
         Cost::Normalised => problem.term_norms(term, ordered)?.map(|norm| norm.powi(-2)),
@@ -344,7 +471,9 @@ fn add_pair_sums(
     let numbers = own.len() / cells.max(1);
     debug_assert_eq!(numbers * inner.group.pair_count(), sums.len());
     for (at, own) in own.iter().enumerate() {
-        let Some((pair, first)) = inner.group.place_in_pairs(unit_of(at % cells)) else { continue };
+        let Some((pair, first)) = inner.group.place_in_pairs(unit_of(at % cells)) else {
+            continue;
+        };
         let sums = &mut sums[at / cells * inner.group.pair_count() + pair];
         sums.along += weight * own;
         // X = ⟨second, first'⟩ - ⟨first, second'⟩

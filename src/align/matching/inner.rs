@@ -1,12 +1,15 @@
-//! The groups within one unit of a root, for one pair of units: a joint problem on the products of their cells.
+//! The groups within one unit of a root, for one pair of units: a joint problem on the products of
+//! their cells.
 //!
-//! What a cell of the reference's unit has in common with a cell of the other model's unit is one entry of a small
-//! matrix. Each inner group's own problem, all others held, is exact: an assignment where units may be reordered, the
-//! sign of a sum where they may be flipped, and for a pair turned by θ the maximum of D cos θ + X sin θ, which is at
-//! atan2(X, D). Groups that meet on one axis (the queries of a head and their rotary pairs) are solved in turn until
-//! nothing is gained: from where they are, then from each order of the one that meets most others, best first by an upper
-//! bound of what can come of it, until the bound is below what was found. With the few queries that share a key head all
-//! orders are tried or ruled out so, which makes the result exact; of many queries the most promising orders are tried.
+//! What a cell of the reference's unit has in common with a cell of the other model's unit is one
+//! entry of a small matrix. Each inner group's own problem, all others held, is exact: an
+//! assignment where units may be reordered, the sign of a sum where they may be flipped, and for a
+//! pair turned by θ the maximum of D cos θ + X sin θ, which is at atan2(X, D). Groups that meet on
+//! one axis (the queries of a head and their rotary pairs) are solved in turn until nothing is
+//! gained: from where they are, then from each order of the one that meets most others, best first
+//! by an upper bound of what can come of it, until the bound is below what was found. With the few
+//! queries that share a key head all orders are tried or ruled out so, which makes the result
+//! exact; of many queries the most promising orders are tried.
 
 use super::moves::{Inner, Leaf, Moves, Products, order_of};
 use super::problem::narrow;
@@ -42,14 +45,21 @@ impl Joint<'_> {
     pub fn solve(&self) -> Result<Found> {
         let stay: Vec<Moves> = self.inners.iter().map(Inner::stay).collect();
         let mut best = self.ascend(stay.clone(), 0)?;
-        let Some(first) = self.meeting() else { return Ok(best) };
+        let Some(first) = self.meeting() else {
+            return Ok(best);
+        };
         let reach = self.reach_of(first);
         let mut apart = 0.0;
-        for products in self.products.iter().filter(|products| products.leaves.iter().all(|leaf| leaf.inner != first)) {
+        for products in self
+            .products
+            .iter()
+            .filter(|products| products.leaves.iter().all(|leaf| leaf.inner != first))
+        {
             apart += bound(products, self.inners, self.unit)?;
         }
         for (order, most) in ranked(&reach, self.inners[first].group.units)? {
-            let is_better = |score: f64, best: &Found| score > best.score + NOISE * best.score.abs();
+            let is_better =
+                |score: f64, best: &Found| score > best.score + NOISE * best.score.abs();
             if !is_better(most + apart, &best) {
                 break;
             }
@@ -73,7 +83,8 @@ impl Joint<'_> {
             });
             shared.count()
         };
-        let ordered = (0..self.inners.len()).filter(|at| self.inners[*at].is_ordered() && meets(*at) > 0);
+        let ordered =
+            (0..self.inners.len()).filter(|at| self.inners[*at].is_ordered() && meets(*at) > 0);
         ordered.max_by_key(|at| (meets(*at), std::cmp::Reverse(*at)))
     }
 
@@ -90,13 +101,20 @@ impl Joint<'_> {
                 break;
             }
         }
-        Ok(Found { score: self.score(&moves), moves })
+        Ok(Found {
+            score: self.score(&moves),
+            moves,
+        })
     }
 
     /// Solves one group; says whether that gained anything.
     fn improve(&self, at: usize, moves: &mut [Moves]) -> Result<bool> {
         let inner = &self.inners[at];
-        let (better, before, after) = if inner.is_paired() { self.turned(at, moves) } else { self.ordered(at, moves)? };
+        let (better, before, after) = if inner.is_paired() {
+            self.turned(at, moves)
+        } else {
+            self.ordered(at, moves)?
+        };
         let gains = after > before + NOISE * before.abs().max(after.abs());
         if gains {
             moves[at] = better;
@@ -111,11 +129,18 @@ impl Joint<'_> {
         let [plain, signed] = self.costs(at, moves);
         let worth = |unit: usize, other: usize, negative: bool| {
             let entry = unit * units + other;
-            plain[entry] + if negative { -signed[entry] } else { signed[entry] }
+            plain[entry]
+                + if negative {
+                    -signed[entry]
+                } else {
+                    signed[entry]
+                }
         };
         let mut new = old.clone();
         if inner.is_ordered() {
-            let best = |(plain, signed): (&f64, &f64)| plain + if inner.sign { signed.abs() } else { *signed };
+            let best = |(plain, signed): (&f64, &f64)| {
+                plain + if inner.sign { signed.abs() } else { *signed }
+            };
             let entries: Vec<f32> = plain.iter().zip(&signed).map(best).map(narrow).collect();
             new.order = order_of(&entries, units)?.columns;
         }
@@ -124,13 +149,16 @@ impl Joint<'_> {
             new.negative = new.order.iter().enumerate().map(flips).collect();
         }
         let value = |moves: &Moves| -> f64 {
-            (0..units).map(|unit| worth(unit, moves.order[unit] as usize, moves.negative[unit])).sum()
+            (0..units)
+                .map(|unit| worth(unit, moves.order[unit] as usize, moves.negative[unit]))
+                .sum()
         };
         let (before, after) = (value(old), value(&new));
         Ok((new, before, after))
     }
 
-    /// The best signs and angles of pairs, all others held; what the old ones and the new ones are worth.
+    /// The best signs and angles of pairs, all others held; what the old ones and the new ones are
+    /// worth.
     fn turned(&self, at: usize, moves: &[Moves]) -> (Moves, f64, f64) {
         let (inner, old) = (&self.inners[at], &moves[at]);
         let mut new = old.clone();
@@ -140,7 +168,11 @@ impl Joint<'_> {
             let worth = |moves: &Moves| {
                 let (sin, cos) = moves.angle[pair].sin_cos();
                 let value = along * cos + across * sin;
-                if moves.negative.get(pair) == Some(&true) { -value } else { value }
+                if moves.negative.get(pair) == Some(&true) {
+                    -value
+                } else {
+                    value
+                }
             };
             (new.negative[pair], new.angle[pair]) = best_turn(inner, along, across);
             before += worth(old);
@@ -154,7 +186,11 @@ impl Joint<'_> {
         let inner = &self.inners[at];
         let mut sums = vec![(0.0, 0.0); inner.group.pair_count()];
         for products in self.products {
-            for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at && leaf.signed) {
+            for leaf in products
+                .leaves
+                .iter()
+                .filter(|leaf| leaf.inner == at && leaf.signed)
+            {
                 self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
                     for (pair, (along, across)) in sums.iter_mut().enumerate() {
                         let (d, x) = self.pair_products(products, leaf, pair, cell, other);
@@ -168,11 +204,25 @@ impl Joint<'_> {
     }
 
     /// D and X of one pair of one leaf.
-    fn pair_products(&self, products: &Products, leaf: &Leaf, pair: usize, cell: usize, other: usize) -> (f64, f64) {
-        pair_products(products, &self.inners[leaf.inner], leaf, (pair, self.unit), (cell, other))
+    fn pair_products(
+        &self,
+        products: &Products,
+        leaf: &Leaf,
+        pair: usize,
+        cell: usize,
+        other: usize,
+    ) -> (f64, f64) {
+        pair_products(
+            products,
+            &self.inners[leaf.inner],
+            leaf,
+            (pair, self.unit),
+            (cell, other),
+        )
     }
 
-    /// For each unit and each that could take its place: the products that signs do not act on, and those they do.
+    /// For each unit and each that could take its place: the products that signs do not act on, and
+    /// those they do.
     fn costs(&self, at: usize, moves: &[Moves]) -> [Vec<f64>; 2] {
         let units = self.inners[at].group.units;
         let mut costs = [vec![0.0; units * units], vec![0.0; units * units]];
@@ -182,7 +232,8 @@ impl Joint<'_> {
                 self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
                     for (unit, row) in into.chunks_exact_mut(units).enumerate() {
                         for (to, entry) in row.iter_mut().enumerate() {
-                            let (cell, other) = (cell + unit * leaf.stride, other + to * leaf.stride);
+                            let (cell, other) =
+                                (cell + unit * leaf.stride, other + to * leaf.stride);
                             *entry += factor * products.entry(self.unit, cell, other);
                         }
                     }
@@ -192,8 +243,8 @@ impl Joint<'_> {
         costs
     }
 
-    /// For each unit of group `at` and each that could take its place, the most that can come of it, whatever is done
-    /// with the groups that it meets.
+    /// For each unit of group `at` and each that could take its place, the most that can come of
+    /// it, whatever is done with the groups that it meets.
     fn reach_of(&self, at: usize) -> Vec<f64> {
         let units = self.inners[at].group.units;
         let mut most = vec![0.0; units * units];
@@ -210,20 +261,31 @@ impl Joint<'_> {
 
     /// The most that cells with one unit of `leaf` can have in common with cells with another.
     fn reach(&self, products: &Products, leaf: &Leaf, cell: usize, other: usize) -> f64 {
-        let rest: Vec<&Leaf> = products.leaves.iter().filter(|rest| !std::ptr::eq(*rest, leaf)).collect();
+        let rest: Vec<&Leaf> = products
+            .leaves
+            .iter()
+            .filter(|rest| !std::ptr::eq(*rest, leaf))
+            .collect();
         let mut sum = 0.0;
         each_cell(&rest, cell, self.inners, &mut |cell, pair| {
             let mut most = f64::NEG_INFINITY;
             each_target(&rest, cell, other, self.inners, &mut |target| {
-                most = most.max(cell_reach(products, self.inners, &rest, self.unit, (cell, target), pair));
+                most = most.max(cell_reach(
+                    products,
+                    self.inners,
+                    &rest,
+                    self.unit,
+                    (cell, target),
+                    pair,
+                ));
             });
             sum += most;
         });
         sum
     }
 
-    /// Calls `visit` for all units of all leaves but one, with the cell that has none of that leaf's, a cell that they
-    /// come from, and the factor.
+    /// Calls `visit` for all units of all leaves but one, with the cell that has none of that
+    /// leaf's, a cell that they come from, and the factor.
     fn visit(
         &self,
         products: &Products,
@@ -231,8 +293,12 @@ impl Joint<'_> {
         moves: &[Moves],
         visit: &mut dyn FnMut(usize, usize, f64),
     ) {
-        let rest: Vec<Leaf> =
-            products.leaves.iter().filter(|leaf| !but.is_some_and(|but| std::ptr::eq(*leaf, but))).copied().collect();
+        let rest: Vec<Leaf> = products
+            .leaves
+            .iter()
+            .filter(|leaf| !but.is_some_and(|but| std::ptr::eq(*leaf, but)))
+            .copied()
+            .collect();
         self.walk(&rest, moves, (0, 0, 1.0), visit);
     }
 
@@ -243,12 +309,18 @@ impl Joint<'_> {
         (cell, other, factor): (usize, usize, f64),
         visit: &mut dyn FnMut(usize, usize, f64),
     ) {
-        let Some((leaf, rest)) = leaves.split_first() else { return visit(cell, other, factor) };
+        let Some((leaf, rest)) = leaves.split_first() else {
+            return visit(cell, other, factor);
+        };
         for unit in 0..leaf.size {
             let image = self.inners[leaf.inner].image(&moves[leaf.inner], leaf.signed, unit);
             for (from, share) in image {
                 if share != 0.0 {
-                    let next = (cell + unit * leaf.stride, other + from * leaf.stride, factor * share);
+                    let next = (
+                        cell + unit * leaf.stride,
+                        other + from * leaf.stride,
+                        factor * share,
+                    );
                     self.walk(rest, moves, next, visit);
                 }
             }
@@ -267,10 +339,16 @@ impl Joint<'_> {
     }
 }
 
-/// Orders of units with an upper bound of what can come of each, the largest first, and of equal ones the first.
+/// Orders of units with an upper bound of what can come of each, the largest first, and of equal
+/// ones the first.
 fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
-    let most =
-        |order: &[u32]| -> f64 { order.iter().enumerate().map(|(unit, to)| reach[unit * units + *to as usize]).sum() };
+    let most = |order: &[u32]| -> f64 {
+        order
+            .iter()
+            .enumerate()
+            .map(|(unit, to)| reach[unit * units + *to as usize])
+            .sum()
+    };
     if units > RANKED {
         let entries: Vec<f32> = reach.iter().map(|entry| narrow(*entry)).collect();
         let order = order_of(&entries, units)?.columns;
@@ -281,20 +359,28 @@ fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
     for _ in 0..units {
         let longer = |order: &Vec<u32>| {
             let free = (0..).take(units).filter(|unit| !order.contains(unit));
-            free.map(|unit| order.iter().copied().chain([unit]).collect()).collect::<Vec<Vec<u32>>>()
+            free.map(|unit| order.iter().copied().chain([unit]).collect())
+                .collect::<Vec<Vec<u32>>>()
         };
         orders = orders.iter().flat_map(longer).collect();
     }
-    let mut ranked: Vec<(Vec<u32>, f64)> = orders.into_iter().map(|order| (order.clone(), most(&order))).collect();
+    let mut ranked: Vec<(Vec<u32>, f64)> = orders
+        .into_iter()
+        .map(|order| (order.clone(), most(&order)))
+        .collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(TRIED);
     Ok(ranked)
 }
 
-/// The best sign and angle of a pair with these sums. A sign is exact where a turn rounds, so that a pair is turned by
-/// no more than a quarter of a circle if it may be flipped.
+/// The best sign and angle of a pair with these sums. A sign is exact where a turn rounds, so that
+/// a pair is turned by no more than a quarter of a circle if it may be flipped.
 pub(super) fn best_turn(inner: &Inner<'_>, along: f64, across: f64) -> (bool, f64) {
     let negative = inner.sign && along < 0.0;
-    let (along, across) = if negative { (-along, -across) } else { (along, across) };
+    let (along, across) = if negative {
+        (-along, -across)
+    } else {
+        (along, across)
+    };
     (negative, if inner.turn { across.atan2(along) } else { 0.0 })
 }

@@ -1,9 +1,11 @@
-//! Weight matching: the element of every group that brings a model's weights nearest to a reference's.
+//! Weight matching: the element of every group that brings a model's weights nearest to a
+//! reference's.
 //!
-//! Coordinate ascent as in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 1, on the objective
-//! Σ_t w_t ⟨A_t, π(B)_t⟩. A [`Step`] solves one *root*: a group that lies within no other, together with the groups that
-//! lie within it, everything else held fixed. The order of steps is a function of the symmetries and the options alone,
-//! so a run that was interrupted goes on by replaying the steps that it has recorded.
+//! Coordinate ascent as in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 1,
+//! on the objective Σ_t w_t ⟨A_t, π(B)_t⟩. A [`Step`] solves one *root*: a group that lies within
+//! no other, together with the groups that lie within it, everything else held fixed. The order of
+//! steps is a function of the symmetries and the options alone, so a run that was interrupted goes
+//! on by replaying the steps that it has recorded.
 //!
 //! ```text
 //! schedule   which root is solved when, and what is replayed
@@ -18,9 +20,9 @@
 //!   panel    a block in memory
 //! ```
 //!
-//! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), or on a device, over features cut into
-//! blocks of a fixed size; whatever decides whether a step is taken, signs of units and angles of pairs are summed in f64,
-//! always on the processor.
+//! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), or on a device,
+//! over features cut into blocks of a fixed size; whatever decides whether a step is taken, signs
+//! of units and angles of pairs are summed in f64, always on the processor.
 
 mod experts;
 mod flat;
@@ -65,10 +67,11 @@ pub enum Residual {
     /// Nothing: right for models of one ancestor.
     #[default]
     Fixed,
-    /// They are reordered (and flipped, where that is allowed), first by the tensors that have nothing else to align,
-    /// such as embeddings, then in turn with all other groups.
+    /// They are reordered (and flipped, where that is allowed), first by the tensors that have
+    /// nothing else to align, such as embeddings, then in turn with all other groups.
     Permute,
-    /// They are mapped by any orthogonal matrix, in turn with all other groups: for models whose norms are folded.
+    /// They are mapped by any orthogonal matrix, in turn with all other groups: for models whose
+    /// norms are folded.
     Orthogonal,
     /// They are held under the map that is there from the start, of models whose norms are folded.
     Map,
@@ -90,8 +93,8 @@ pub struct Options {
     /// Bytes that tiles, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
-    /// Where products of units are summed. Sums of another backend are rounded otherwise, so where two orders are within
-    /// rounding of each other it may find the other one.
+    /// Where products of units are summed. Sums of another backend are rounded otherwise, so where
+    /// two orders are within rounding of each other it may find the other one.
     #[serde(skip)]
     pub backend: Backend,
 }
@@ -100,9 +103,9 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
-    /// Leaving everything where it is was proved optimal, everything else held fixed, but for what rounding of the products in
-    /// f32 is worth: by their assignment, and where groups lie within the root up to a ten-thousandth of the objective, for angles that are not worth
-    /// taking.
+    /// Leaving everything where it is was proved optimal, everything else held fixed, but for what
+    /// rounding of the products in f32 is worth: by their assignment, and where groups lie within
+    /// the root up to a ten-thousandth of the objective, for angles that are not worth taking.
     Identity,
     /// The result was proved optimal within so much of the objective, everything else held fixed.
     Optimal(f64),
@@ -117,17 +120,19 @@ pub struct Step {
     pub sweep: usize,
     /// The place of the root in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
     pub root: usize,
-    /// New elements of the root and of the groups within it, by their places; empty when what was there stays.
+    /// New elements of the root and of the groups within it, by their places; empty when what was
+    /// there stays.
     pub elements: Vec<(usize, Element)>,
-    /// The part of the objective that the tensors solved on make up, before the step, in f64: those on which the root acts,
-    /// of the residual stream in the first sweep those on which nothing else does.
+    /// The part of the objective that the tensors solved on make up, before the step, in f64: those
+    /// on which the root acts, of the residual stream in the first sweep those on which nothing
+    /// else does.
     pub before: f64,
     /// The same after the step.
     pub after: f64,
     /// Units of the root and of the groups within it.
     pub units: usize,
-    /// How many of them are, after the step, not where they are in the model as it is stored, have another sign or are
-    /// turned.
+    /// How many of them are, after the step, not where they are in the model as it is stored, have
+    /// another sign or are turned.
     pub moved: usize,
     /// What is known of the result.
     pub proof: Proof,
@@ -183,7 +188,8 @@ pub struct Matched {
     pub transform: Transform,
     /// The last step of each root, in the order of roots.
     pub steps: Vec<Step>,
-    /// Sweeps in which a root was solved. A root is not solved again until something has moved that it depends on.
+    /// Sweeps in which a root was solved. A root is not solved again until something has moved that
+    /// it depends on.
     pub sweeps: usize,
 }
 
@@ -201,18 +207,23 @@ impl Default for Options {
     }
 }
 
-/// Brings `moving` as near to `reference` as the moves that `symmetries` allow can, from `start` on.
+/// Brings `moving` as near to `reference` as the moves that `symmetries` allow can, from `start`
+/// on.
 ///
-/// Where the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference` is folded too.
+/// Where the residual stream is mapped, `symmetries` are those of the folded `moving`, and
+/// `reference` is folded too.
 ///
-/// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the result does not depend
-/// on how many threads they are, nor on the memory. `replay` are the steps of a run that was interrupted: they are taken over as they are.
+/// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the
+/// result does not depend on how many threads they are, nor on the memory. `replay` are the steps
+/// of a run that was interrupted: they are taken over as they are.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or groups stand so that no
-/// assignment can be solved for, [`Kind::NonFinite`] when a tensor holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`] when `replay` is of
-/// another run, [`Kind::Device`] when a device fails, and whatever `watch` returns.
+/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or
+/// groups stand so that no assignment can be solved for, [`Kind::NonFinite`] when a tensor holds
+/// NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`]
+/// when `replay` is of another run, [`Kind::Device`] when a device fails, and whatever `watch`
+/// returns.
 pub fn match_weights(
     reference: &dyn Weights,
     moving: &Arc<Store>,
@@ -224,32 +235,53 @@ pub fn match_weights(
 ) -> Result<Matched> {
     // A folded model may have a tensor more than is stored.
     let identity = Arc::new(Transform::identity(symmetries));
-    let still =
-        Transformed::new(Arc::clone(moving), Alignment { symmetries: Arc::clone(symmetries), transform: identity });
-    for (model, weights) in [("reference", reference), ("model that is moved", &still as &dyn Weights)] {
+    let still = Transformed::new(
+        Arc::clone(moving),
+        Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: identity,
+        },
+    );
+    for (model, weights) in [
+        ("reference", reference),
+        ("model that is moved", &still as &dyn Weights),
+    ] {
         check_shapes(symmetries, model, weights)?;
     }
     let groups = &symmetries.groups;
-    if let Some(group) = groups.iter().find(|group| group.within.is_some_and(|outer| groups[outer].within.is_some())) {
+    if let Some(group) = groups.iter().find(|group| {
+        group
+            .within
+            .is_some_and(|outer| groups[outer].within.is_some())
+    }) {
         let cause = "lies within a group that lies within another; orders three levels deep are not solved for";
-        return Err(Error::new(Kind::Mismatch, "cannot match weights", group.name.escape_debug(), cause));
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot match weights",
+            group.name.escape_debug(),
+            cause,
+        ));
     }
     if matches!(options.residual, Residual::Orthogonal | Residual::Map) {
-        return super::orthogonal::match_mapped(reference, moving, symmetries, start, replay, options, watch);
+        return super::orthogonal::match_mapped(
+            reference, moving, symmetries, start, replay, options, watch,
+        );
     }
     let problem = Problem::new(reference, moving, symmetries, options, watch);
     schedule::run(&problem, start, replay, None)
 }
 
-/// The least [`Options::memory`] with which two models can be matched on the threads of the current rayon pool; nothing of
-/// them is read.
+/// The least [`Options::memory`] with which two models can be matched on the threads of the current
+/// rayon pool; nothing of them is read.
 pub fn least_memory(
     reference: &dyn Weights,
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
     options: &Options,
 ) -> u64 {
-    let tiles = schedule::least_bytes(&Problem::new(reference, moving, symmetries, options, &Unwatched));
+    let tiles = schedule::least_bytes(&Problem::new(
+        reference, moving, symmetries, options, &Unwatched,
+    ));
     match options.residual {
         Residual::Fixed | Residual::Permute => tiles,
         Residual::Orthogonal | Residual::Map => super::orthogonal::least_bytes(symmetries, tiles),
@@ -263,10 +295,18 @@ fn check_shapes(symmetries: &Symmetries, model: &str, weights: &dyn Weights) -> 
         }
         let shape = weights.shape(name);
         if shape != Some(tensor.shape.as_slice()) {
-            let got = shape.map_or_else(|| "does not have it".to_owned(), |shape| format!("has it as {shape:?}"));
+            let got = shape.map_or_else(
+                || "does not have it".to_owned(),
+                |shape| format!("has it as {shape:?}"),
+            );
             let cause = format!("wanted {:?}, the {model} {got}", tensor.shape);
-            return Err(Error::new(Kind::Mismatch, "cannot match weights", name.escape_debug(), cause)
-                .with_hint("only models of one architecture and size can be aligned"));
+            return Err(Error::new(
+                Kind::Mismatch,
+                "cannot match weights",
+                name.escape_debug(),
+                cause,
+            )
+            .with_hint("only models of one architecture and size can be aligned"));
         }
     }
     Ok(())

@@ -7,13 +7,16 @@ use crate::symmetry::{Allowed, Element, Group, Transform};
 
 /// What a root's problem may gain by.
 pub(super) struct Candidates {
-    /// From the one that should gain most to the one that should gain least; none when everything should stay.
+    /// From the one that should gain most to the one that should gain least; none when everything
+    /// should stay.
     pub transforms: Vec<Transform>,
-    /// No other can be better than the first, or than staying, by more than this; infinite when nothing is known.
+    /// No other can be better than the first, or than staying, by more than this; infinite when
+    /// nothing is known.
     pub optimal_within: f64,
 }
 
-/// An order of units, what is known of it, and whether it is the one that leaves all where they are.
+/// An order of units, what is known of it, and whether it is the one that leaves all where they
+/// are.
 #[derive(Debug)]
 pub(super) struct Order {
     pub columns: Vec<u32>,
@@ -25,11 +28,18 @@ pub(super) struct Order {
 
 impl Order {
     pub fn identity(units: usize) -> Self {
-        Self { columns: (0..).take(units).collect(), value: 0.0, optimal_within: 0.0 }
+        Self {
+            columns: (0..).take(units).collect(),
+            value: 0.0,
+            optimal_within: 0.0,
+        }
     }
 
     pub fn is_identity(&self) -> bool {
-        self.columns.iter().zip(0..).all(|(column, unit)| *column == unit)
+        self.columns
+            .iter()
+            .zip(0..)
+            .all(|(column, unit)| *column == unit)
     }
 }
 
@@ -54,8 +64,8 @@ pub(super) struct Leaf {
     pub signed: bool,
 }
 
-/// The products of a term's cells: a row for each cell of one unit of the reference, a column for each of every unit of
-/// the other model.
+/// The products of a term's cells: a row for each cell of one unit of the reference, a column for
+/// each of every unit of the other model.
 #[derive(Debug)]
 pub(super) struct Products {
     pub leaves: Vec<Leaf>,
@@ -77,7 +87,11 @@ pub(super) struct Moves {
 impl<'a> Inner<'a> {
     pub fn new(group: &'a Group, signs: bool) -> Self {
         let turn = signs && group.pairs.is_some() && group.may(Allowed::Rotation);
-        Self { group, sign: signs && group.may(Allowed::Sign), turn }
+        Self {
+            group,
+            sign: signs && group.may(Allowed::Sign),
+            turn,
+        }
     }
 
     pub fn is_paired(&self) -> bool {
@@ -96,7 +110,10 @@ impl<'a> Inner<'a> {
     /// The units of a pair, the first one first.
     pub fn pair(&self, pair: usize) -> (usize, usize) {
         let of = |unit: usize| self.group.place_in_pairs(unit) == Some((pair, true));
-        let first = [pair, 2 * pair].into_iter().find(|unit| of(*unit)).unwrap_or(pair);
+        let first = [pair, 2 * pair]
+            .into_iter()
+            .find(|unit| of(*unit))
+            .unwrap_or(pair);
         (first, self.group.partner(first).unwrap_or(first))
     }
 
@@ -104,7 +121,14 @@ impl<'a> Inner<'a> {
         Moves {
             order: (0..).take(self.group.units).collect(),
             negative: vec![false; self.group.sign_count()],
-            angle: vec![0.0; if self.is_paired() { self.group.pair_count() } else { 0 }],
+            angle: vec![
+                0.0;
+                if self.is_paired() {
+                    self.group.pair_count()
+                } else {
+                    0
+                }
+            ],
         }
     }
 
@@ -120,7 +144,10 @@ impl<'a> Inner<'a> {
             Some((pair, first)) => {
                 let (sin, cos) = moves.angle[pair].sin_cos();
                 let sin = if first { -sin } else { sin };
-                [(own, sign(pair) * cos), (self.group.partner(unit).unwrap_or(own), sign(pair) * sin)]
+                [
+                    (own, sign(pair) * cos),
+                    (self.group.partner(unit).unwrap_or(own), sign(pair) * sin),
+                ]
             }
         }
     }
@@ -139,25 +166,46 @@ pub(super) fn is_signed(problem: &Problem<'_>, group: usize) -> bool {
 
 /// The best order by a matrix in memory. Of equal choices the units stay where they are.
 pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
-    let value = (0..units).map(|unit| f64::from(entries[unit * units + unit])).sum();
+    let value = (0..units)
+        .map(|unit| f64::from(entries[unit * units + unit]))
+        .sum();
     let mut rows = entries.chunks_exact(units.max(1)).enumerate();
     if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
-        return Ok(Order { value, ..Order::identity(units) });
+        return Ok(Order {
+            value,
+            ..Order::identity(units)
+        });
     }
     let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
     if found.objective <= value {
-        return Ok(Order { value, ..Order::identity(units) });
+        return Ok(Order {
+            value,
+            ..Order::identity(units)
+        });
     }
-    Ok(Order { columns: found.columns, value: found.objective, optimal_within: 0.0 })
+    Ok(Order {
+        columns: found.columns,
+        value: found.objective,
+        optimal_within: 0.0,
+    })
 }
 
 /// `current`, then `elements` of some groups; what does nothing is left out of them.
-pub(super) fn apply(problem: &Problem<'_>, current: &Transform, elements: Vec<(usize, Element)>) -> Result<Transform> {
+pub(super) fn apply(
+    problem: &Problem<'_>,
+    current: &Transform,
+    elements: Vec<(usize, Element)>,
+) -> Result<Transform> {
     let symmetries = problem.symmetries;
     let mut then = Transform::identity(symmetries);
     for (group, mut element) in elements {
         let units = symmetries.groups[group].units.max(1);
-        if element.permutation.iter().enumerate().all(|(at, unit)| at % units == *unit as usize) {
+        if element
+            .permutation
+            .iter()
+            .enumerate()
+            .all(|(at, unit)| at % units == *unit as usize)
+        {
             element.permutation.clear();
         }
         if !element.negative.contains(&true) {

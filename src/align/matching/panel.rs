@@ -29,8 +29,8 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Says that the block will be read soon, where it lies together in the file; where it is a part of each of many rows,
-    /// the kernel reads ahead of the blocks before it.
+    /// Says that the block will be read soon, where it lies together in the file; where it is a
+    /// part of each of many rows, the kernel reads ahead of the blocks before it.
     ///
     /// # Errors
     ///
@@ -42,7 +42,9 @@ impl Block<'_> {
             (extent.size == 1 || extent.stride == count).then_some(count * extent.size as u64)
         });
         let Some(count) = count else { return Ok(()) };
-        weights.tensor(self.tensor)?.prefetch(self.start..self.start + count);
+        weights
+            .tensor(self.tensor)?
+            .prefetch(self.start..self.start + count);
         Ok(())
     }
 }
@@ -62,11 +64,21 @@ impl Panel {
     ///
     /// When the tensor cannot be read.
     pub fn fill(&mut self, weights: &dyn Weights, block: &Block<'_>) -> Result<()> {
-        let Block { tensor, start, rows, features, features_first } = *block;
+        let Block {
+            tensor,
+            start,
+            rows,
+            features,
+            features_first,
+        } = *block;
         let count = |extents: &[Extent]| extents.iter().map(|extent| extent.size).product();
         (self.rows, self.features) = (count(rows), count(features));
         self.features_first = features_first;
-        let (row_step, feature_step) = if self.features_first { (1, self.rows) } else { (self.features, 1) };
+        let (row_step, feature_step) = if self.features_first {
+            (1, self.rows)
+        } else {
+            (self.features, 1)
+        };
         let mut runs = runs(rows, row_step);
         runs.extend(self::runs(features, feature_step));
         runs.sort_by_key(|run| std::cmp::Reverse(run.stride));
@@ -82,16 +94,28 @@ impl Panel {
         }
         if outer.step * outer.size != self.elements.len() {
             let mut numbers = weights.tensor(tensor)?;
-            return read(numbers.as_mut(), start, &runs, &mut Vec::new(), &mut self.elements);
+            return read(
+                numbers.as_mut(),
+                start,
+                &runs,
+                &mut Vec::new(),
+                &mut self.elements,
+            );
         }
         let piece = outer.size.div_ceil(2 * rayon::current_num_threads()).max(1);
-        self.elements.par_chunks_mut(piece * outer.step).enumerate().try_for_each(|(at, out)| {
-            let mut numbers = weights.tensor(tensor)?;
-            let mine = Run { size: out.len() / outer.step, ..*outer };
-            let all: Vec<Run> = std::iter::once(mine).chain(inner.iter().copied()).collect();
-            let start = start + (at * piece) as u64 * outer.stride;
-            read(numbers.as_mut(), start, &all, &mut Vec::new(), out)
-        })
+        self.elements
+            .par_chunks_mut(piece * outer.step)
+            .enumerate()
+            .try_for_each(|(at, out)| {
+                let mut numbers = weights.tensor(tensor)?;
+                let mine = Run {
+                    size: out.len() / outer.step,
+                    ..*outer
+                };
+                let all: Vec<Run> = std::iter::once(mine).chain(inner.iter().copied()).collect();
+                let start = start + (at * piece) as u64 * outer.stride;
+                read(numbers.as_mut(), start, &all, &mut Vec::new(), out)
+            })
     }
 
     /// The elements with a row for each cell.
@@ -103,10 +127,13 @@ impl Panel {
         }
     }
 
-    /// Adds to `sums` the product of each row with a row of `other`, of the same block: that which `map` gives for its
-    /// place among as many rows as the map has.
+    /// Adds to `sums` the product of each row with a row of `other`, of the same block: that which
+    /// `map` gives for its place among as many rows as the map has.
     pub fn add_row_products(&self, other: &Self, map: &[usize], sums: &mut [f64]) {
-        debug_assert!(self.features_first == other.features_first && self.elements.len() == other.elements.len());
+        debug_assert!(
+            self.features_first == other.features_first
+                && self.elements.len() == other.elements.len()
+        );
         let of = |row: usize| row / map.len() * map.len() + map[row % map.len()];
         let (rows, features) = (self.rows.max(1), self.features.max(1));
         if self.features_first {
@@ -115,10 +142,17 @@ impl Panel {
                 terms.for_each(|(row, (sum, a))| *sum += f64::from(*a) * f64::from(b[of(row)]));
             }
         } else {
-            sums.par_iter_mut().zip(self.elements.par_chunks(features)).enumerate().for_each(|(row, (sum, a))| {
-                let b = &other.elements[of(row) * features..][..features];
-                *sum += a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-            });
+            sums.par_iter_mut()
+                .zip(self.elements.par_chunks(features))
+                .enumerate()
+                .for_each(|(row, (sum, a))| {
+                    let b = &other.elements[of(row) * features..][..features];
+                    *sum += a
+                        .iter()
+                        .zip(b)
+                        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                        .sum::<f64>();
+                });
         }
     }
 }
@@ -129,7 +163,11 @@ fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
     let mut runs = Vec::with_capacity(extents.len() + 2);
     for extent in extents.iter().rev() {
         if extent.size != 1 {
-            runs.push(Run { size: extent.size, stride: extent.stride, step });
+            runs.push(Run {
+                size: extent.size,
+                stride: extent.stride,
+                step,
+            });
         }
         step *= extent.size;
     }
@@ -137,7 +175,13 @@ fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
 }
 
 /// Reads what `runs`, outermost first, say, in as few pieces as lie together in the file.
-fn read(numbers: &mut dyn Numbers, start: u64, runs: &[Run], scratch: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
+fn read(
+    numbers: &mut dyn Numbers,
+    start: u64,
+    runs: &[Run],
+    scratch: &mut Vec<f32>,
+    out: &mut [f32],
+) -> Result<()> {
     // From here on the elements lie together in the file, and perhaps in the panel too.
     let (mut together, mut same) = (runs.len(), runs.len());
     let mut count = 1;
@@ -151,14 +195,20 @@ fn read(numbers: &mut dyn Numbers, start: u64, runs: &[Run], scratch: &mut Vec<f
         count *= run.size;
     }
     if same > together && together == 0 && runs.len() > 1 {
-        // Scattered; one coordinate of the outermost run at a time, so that the scratch stays small.
+        // Scattered; one coordinate of the outermost run at a time, so that the scratch stays
+        // small.
         together = 1;
         count /= runs[0].size;
     }
     let (outer, inner) = runs.split_at(together);
     let mut at = vec![0; outer.len()];
     loop {
-        let from = start + outer.iter().zip(&at).map(|(run, at)| run.stride * *at as u64).sum::<u64>();
+        let from = start
+            + outer
+                .iter()
+                .zip(&at)
+                .map(|(run, at)| run.stride * *at as u64)
+                .sum::<u64>();
         let to: usize = outer.iter().zip(&at).map(|(run, at)| run.step * at).sum();
         if same <= together {
             numbers.read(from..from + count as u64, &mut out[to..to + count])?;
@@ -167,7 +217,10 @@ fn read(numbers: &mut dyn Numbers, start: u64, runs: &[Run], scratch: &mut Vec<f
             numbers.read(from..from + count as u64, scratch)?;
             scatter(scratch, inner, &mut out[to..]);
         }
-        let Some(axis) = (0..outer.len()).rev().find(|axis| at[*axis] + 1 < outer[*axis].size) else {
+        let Some(axis) = (0..outer.len())
+            .rev()
+            .find(|axis| at[*axis] + 1 < outer[*axis].size)
+        else {
             return Ok(());
         };
         at[axis] += 1;
@@ -178,7 +231,11 @@ fn read(numbers: &mut dyn Numbers, start: u64, runs: &[Run], scratch: &mut Vec<f
 fn scatter(from: &[f32], runs: &[Run], out: &mut [f32]) {
     match runs {
         [] => {}
-        [run] => out.iter_mut().step_by(run.step).zip(from).for_each(|(out, from)| *out = *from),
+        [run] => out
+            .iter_mut()
+            .step_by(run.step)
+            .zip(from)
+            .for_each(|(out, from)| *out = *from),
         [run, inner @ ..] => {
             for (at, from) in from.chunks(from.len() / run.size).enumerate() {
                 scatter(from, inner, &mut out[at * run.step..]);

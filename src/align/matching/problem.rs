@@ -1,4 +1,5 @@
-//! What a run works on: two models, their symmetries, how much each tensor counts, and the objective.
+//! What a run works on: two models, their symmetries, how much each tensor counts, and the
+//! objective.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg::{Columns, Sum};
 use crate::symmetry::{Alignment, Symmetries, Transform};
 
-/// Features that are read at a time; sums over features are cut where these blocks are, so this is no option.
+/// Features that are read at a time; sums over features are cut where these blocks are, so this is
+/// no option.
 pub(super) const FEATURES: usize = 512;
 /// Units whose own products are summed at a time.
 const UNITS: usize = 1024;
@@ -31,12 +33,18 @@ pub(in crate::align) trait Moving: Sync {
     /// The type in which a tensor's elements are stored.
     fn dtype(&self, tensor: &str) -> Option<Dtype>;
 
-    /// Told before a root is solved whose tensors are these, which are read many times from then on.
+    /// Told before a root is solved whose tensors are these, which are read many times from then
+    /// on.
     ///
     /// # Errors
     ///
     /// Those of getting them ready.
-    fn prepare(&self, problem: &Problem<'_>, tensors: &[&str], transform: &Transform) -> Result<()> {
+    fn prepare(
+        &self,
+        problem: &Problem<'_>,
+        tensors: &[&str],
+        transform: &Transform,
+    ) -> Result<()> {
         let _ = (problem, tensors, transform);
         Ok(())
     }
@@ -44,7 +52,10 @@ pub(in crate::align) trait Moving: Sync {
 
 impl Moving for Arc<Store> {
     fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_> {
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(transform.clone()),
+        };
         Box::new(Transformed::new(Self::clone(self), alignment))
     }
 
@@ -72,7 +83,14 @@ impl<'a> Problem<'a> {
         options: &'a Options,
         watch: &'a dyn Watch,
     ) -> Self {
-        Self { reference, moving, symmetries, options, watch, norms: Mutex::default() }
+        Self {
+            reference,
+            moving,
+            symmetries,
+            options,
+            watch,
+            norms: Mutex::default(),
+        }
     }
 
     /// The moving model under `transform`.
@@ -87,8 +105,9 @@ impl<'a> Problem<'a> {
     /// [`Kind::NonFinite`] when a tensor holds NaN or infinity.
     pub fn norms(&self, reference: &str, moving: &str) -> Result<[f64; 2]> {
         let mut found = [0.0; 2];
-        for (side, (tensor, model)) in
-            [(reference, "reference"), (moving, "model that is moved")].into_iter().enumerate()
+        for (side, (tensor, model)) in [(reference, "reference"), (moving, "model that is moved")]
+            .into_iter()
+            .enumerate()
         {
             let known = |norms: &[HashMap<String, f64>; 2]| norms[side].get(tensor).copied();
             if let Some(norm) = known(&self.norms.lock().unwrap_or_else(PoisonError::into_inner)) {
@@ -98,7 +117,11 @@ impl<'a> Problem<'a> {
             let squares = if side == 0 {
                 self.products(self.reference, None, tensor)?
             } else {
-                self.products(self.moved(&Transform::identity(self.symmetries)).as_ref(), None, tensor)?
+                self.products(
+                    self.moved(&Transform::identity(self.symmetries)).as_ref(),
+                    None,
+                    tensor,
+                )?
             };
             found[side] = squares.iter().sum::<f64>().sqrt();
             if !found[side].is_finite() {
@@ -124,7 +147,10 @@ impl<'a> Problem<'a> {
 
     /// Norms of the tensors of a term, the other model being under `current`.
     pub(super) fn term_norms(&self, term: &Term, current: &Transform) -> Result<[f64; 2]> {
-        self.norms(&term.reference.tensor, &self.source_name(current, &term.moving.tensor))
+        self.norms(
+            &term.reference.tensor,
+            &self.source_name(current, &term.moving.tensor),
+        )
     }
 
     /// By how much a term counts, the other model being under `current`.
@@ -134,12 +160,17 @@ impl<'a> Problem<'a> {
 
     /// Under which name the other model has what `transform` brings to `tensor`.
     fn source_name(&self, transform: &Transform, tensor: &str) -> String {
-        let index = self.symmetries.tensors.get(tensor).and_then(|symmetry| symmetry.index.as_ref());
+        let index = self
+            .symmetries
+            .tensors
+            .get(tensor)
+            .and_then(|symmetry| symmetry.index.as_ref());
         index.map_or_else(
             || tensor.to_owned(),
             |index| {
                 let group = &self.symmetries.groups[index.group];
-                let position = usize::try_from(index.position).expect("positions were checked to be units");
+                let position =
+                    usize::try_from(index.position).expect("positions were checked to be units");
                 index.name_of(transform.elements()[index.group].unit(group, 0, position) as u64)
             },
         )
@@ -155,15 +186,17 @@ impl<'a> Problem<'a> {
             let weight = self.weight(norms);
             if weight > 0.0 {
                 let terms = self.products(self.reference, Some(moved.as_ref()), tensor)?;
-                objective.terms.extend(terms.into_iter().map(|term| weight * term));
+                objective
+                    .terms
+                    .extend(terms.into_iter().map(|term| weight * term));
                 objective.scale += weight * norms[0] * norms[1];
             }
         }
         Ok(objective)
     }
 
-    /// Adds to `sum` the products of the cells of `units` in the reference with all cells of the other model, times
-    /// `weight`.
+    /// Adds to `sum` the products of the cells of `units` in the reference with all cells of the
+    /// other model, times `weight`.
     pub(super) fn add_products(
         &self,
         moved: &dyn Weights,
@@ -179,35 +212,52 @@ impl<'a> Problem<'a> {
         for (at, (block, features)) in blocks.iter().enumerate() {
             self.watch.go_on()?;
             let [left, right] = &mut *panels;
-            left.fill(self.reference, &term.block(&term.reference, first + block, &rows, features))?;
-            right.fill(moved, &term.block(&term.moving, *block, &term.rows, features))?;
+            left.fill(
+                self.reference,
+                &term.block(&term.reference, first + block, &rows, features),
+            )?;
+            right.fill(
+                moved,
+                &term.block(&term.moving, *block, &term.rows, features),
+            )?;
             if let Some((next, features)) = blocks.get(at + 1) {
-                term.block(&term.reference, first + next, &rows, features).prefetch(self.reference)?;
-                term.block(&term.moving, *next, &term.rows, features).prefetch(moved)?;
+                term.block(&term.reference, first + next, &rows, features)
+                    .prefetch(self.reference)?;
+                term.block(&term.moving, *next, &term.rows, features)
+                    .prefetch(moved)?;
             }
             let (left, right) = (left.matrix(), right.matrix());
             match &apart {
-                Some(apart) => sum.add_gathered(narrow(weight), left, right.transposed(), &apart.columns)?,
+                Some(apart) => {
+                    sum.add_gathered(narrow(weight), left, right.transposed(), &apart.columns)?
+                }
                 None => sum.add(narrow(weight), left, right.transposed())?,
             }
-            self.watch.advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
+            self.watch
+                .advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
         }
         Ok(())
     }
 
-    /// The other model with the columns of the term's tensor where they are stored, if it is left to the sum to reorder
-    /// them: where its rows are read whole, and a row is all cells of a feature.
+    /// The other model with the columns of the term's tensor where they are stored, if it is left
+    /// to the sum to reorder them: where its rows are read whole, and a row is all cells of a
+    /// feature.
     fn apart<'w>(&self, moved: &'w dyn Weights, term: &Term) -> Result<Option<Apart<'w>>> {
         let tensor = term.moving.tensor.as_str();
-        let width = moved.shape(tensor).and_then(|shape| shape.last().copied()).unwrap_or(0);
+        let width = moved
+            .shape(tensor)
+            .and_then(|shape| shape.last().copied())
+            .unwrap_or(0);
         if !self.options.backend.gathers() || !term.is_whole_rows(width) {
             return Ok(None);
         }
-        Ok(moved.apart(tensor)?.map(|(_, columns)| Apart { moved, columns }))
+        Ok(moved
+            .apart(tensor)?
+            .map(|(_, columns)| Apart { moved, columns }))
     }
 
-    /// The products of each cell of `one` with the same cell of `other`, or with the one that `partner` gives, counted
-    /// within a unit of the first factor, in f64.
+    /// The products of each cell of `one` with the same cell of `other`, or with the one that
+    /// `partner` gives, counted within a unit of the first factor, in f64.
     pub(super) fn own_products(
         &self,
         term: &Term,
@@ -217,7 +267,9 @@ impl<'a> Problem<'a> {
     ) -> Result<Vec<f64>> {
         let units = term.rows.first().map_or(1, |extent| extent.size);
         let cells = term.cells();
-        let map: Vec<usize> = (0..cells).map(|cell| partner.map_or(cell, |partner| partner(cell))).collect();
+        let map: Vec<usize> = (0..cells)
+            .map(|cell| partner.map_or(cell, |partner| partner(cell)))
+            .collect();
         let mut panels = [Panel::default(), Panel::default()];
         let mut sums = Vec::with_capacity(units * cells);
         for first in (0..units).step_by(UNITS) {
@@ -228,7 +280,10 @@ impl<'a> Problem<'a> {
                 self.watch.go_on()?;
                 let [left, right] = &mut panels;
                 left.fill(one.0, &term.block(one.1, start + block, &rows, &features))?;
-                right.fill(other.0, &term.block(other.1, start + block, &rows, &features))?;
+                right.fill(
+                    other.0,
+                    &term.block(other.1, start + block, &rows, &features),
+                )?;
                 left.add_row_products(right, &map, &mut products);
             }
             sums.append(&mut products);
@@ -236,9 +291,14 @@ impl<'a> Problem<'a> {
         Ok(sums)
     }
 
-    /// The products of a tensor's numbers in `one` with those in `other`, or with themselves, in pieces of [`PIECE`], each
-    /// summed in f64.
-    fn products(&self, one: &dyn Weights, other: Option<&dyn Weights>, tensor: &str) -> Result<Vec<f64>> {
+    /// The products of a tensor's numbers in `one` with those in `other`, or with themselves, in
+    /// pieces of [`PIECE`], each summed in f64.
+    fn products(
+        &self,
+        one: &dyn Weights,
+        other: Option<&dyn Weights>,
+        tensor: &str,
+    ) -> Result<Vec<f64>> {
         let count: u64 = one.shape(tensor).unwrap_or_default().iter().product();
         let pieces = (0..count.div_ceil(PIECE)).into_par_iter();
         let product = |[a, b]: &mut [Vec<f32>; 2], piece: u64| -> Result<f64> {
@@ -247,7 +307,9 @@ impl<'a> Problem<'a> {
             let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
             a.resize(len, 0.0);
             one.tensor(tensor)?.read(range.clone(), a)?;
-            let Some(other) = other else { return Ok(dot(a, a)) };
+            let Some(other) = other else {
+                return Ok(dot(a, a));
+            };
             b.resize(len, 0.0);
             other.tensor(tensor)?.read(range, b)?;
             Ok(dot(a, b))
@@ -275,7 +337,8 @@ impl Weights for Apart<'_> {
     }
 }
 
-/// A part of the objective, as terms that are always the same and in the same order for the same transform.
+/// A part of the objective, as terms that are always the same and in the same order for the same
+/// transform.
 #[derive(Debug, Default)]
 pub(super) struct Objective {
     terms: Vec<f64>,
@@ -284,28 +347,32 @@ pub(super) struct Objective {
 }
 
 impl Objective {
-    /// Products of two tensors in f64 are off by less than this share of the product of their norms: a term is a sum of
-    /// [`LANES`] partial sums of 2^16 products each at most, whose roundings are of either sign.
+    /// Products of two tensors in f64 are off by less than this share of the product of their
+    /// norms: a term is a sum of [`LANES`] partial sums of 2^16 products each at most, whose
+    /// roundings are of either sign.
     const ROUNDING: f64 = 1e-13;
-    /// Orders of units are told apart by products in f32, an entry of which is off by half a unit in the last place of its
-    /// size, 2^-24 of the product of the units' norms, however it is summed; over all units that is this share of the product
-    /// of the tensors' norms. A step that is worth less was found by chance: what it gains in f64 is real and says nothing
-    /// about the networks, so everything stays where it is.
+    /// Orders of units are told apart by products in f32, an entry of which is off by half a unit
+    /// in the last place of its size, 2^-24 of the product of the units' norms, however it is
+    /// summed; over all units that is this share of the product of the tensors' norms. A step that
+    /// is worth less was found by chance: what it gains in f64 is real and says nothing about the
+    /// networks, so everything stays where it is.
     const WORTH: f64 = 1.0 / 16_777_216.0;
 
     pub fn value(&self) -> f64 {
         self.terms.iter().sum()
     }
 
-    /// Whether it is as large as tensors of these norms allow (Cauchy, Schwarz): whatever were done to the units that
-    /// leaves tensors in their places, it could not grow.
+    /// Whether it is as large as tensors of these norms allow (Cauchy, Schwarz): whatever were done
+    /// to the units that leaves tensors in their places, it could not grow.
     pub fn is_at_its_bound(&self) -> bool {
         self.value() >= self.scale * (1.0 - Self::ROUNDING)
     }
 
-    /// Whether this is larger than `before` by more than the products in f32 that led to it can tell.
+    /// Whether this is larger than `before` by more than the products in f32 that led to it can
+    /// tell.
     pub fn exceeds(&self, before: &Self) -> bool {
-        let Gain { value, rounding } = gain(before.terms.iter().copied(), self.terms.iter().copied());
+        let Gain { value, rounding } =
+            gain(before.terms.iter().copied(), self.terms.iter().copied());
         value > rounding.max(Self::WORTH * self.scale)
     }
 }

@@ -4,8 +4,8 @@ use super::moves::{Inner, Leaf, Products, order_of};
 use super::problem::narrow;
 use crate::error::Result;
 
-/// D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of the other model,
-/// D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
+/// D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of the other
+/// model, D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
 pub(super) fn pair_products(
     products: &Products,
     inner: &Inner<'_>,
@@ -14,12 +14,18 @@ pub(super) fn pair_products(
     (cell, other): (usize, usize),
 ) -> (f64, f64) {
     let (first, second) = inner.pair(pair);
-    let at = |one: usize, two: usize| products.entry(unit, cell + one * leaf.stride, other + two * leaf.stride);
-    (at(first, first) + at(second, second), at(second, first) - at(first, second))
+    let at = |one: usize, two: usize| {
+        products.entry(unit, cell + one * leaf.stride, other + two * leaf.stride)
+    };
+    (
+        at(first, first) + at(second, second),
+        at(second, first) - at(first, second),
+    )
 }
 
-/// An upper bound of what the cells of these products have in common for one pair of units: the best assignment where one
-/// group alone acts, else each cell, or pair of cells, with the one that suits it best.
+/// An upper bound of what the cells of these products have in common for one pair of units: the
+/// best assignment where one group alone acts, else each cell, or pair of cells, with the one that
+/// suits it best.
 pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> Result<f64> {
     let leaves: Vec<&Leaf> = products.leaves.iter().collect();
     if let [leaf] = leaves[..]
@@ -27,14 +33,23 @@ pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> R
     {
         let flips = leaf.signed && inners[leaf.inner].sign;
         let entry = |place: usize| products.entry(unit, place / leaf.size, place % leaf.size);
-        let entries = (0..leaf.size * leaf.size).map(entry).map(|entry| if flips { entry.abs() } else { entry });
+        let entries = (0..leaf.size * leaf.size)
+            .map(entry)
+            .map(|entry| if flips { entry.abs() } else { entry });
         return Ok(order_of(&entries.map(narrow).collect::<Vec<f32>>(), leaf.size)?.value);
     }
     let mut sum = 0.0;
     each_cell(&leaves, 0, inners, &mut |cell, pair| {
         let mut most = f64::NEG_INFINITY;
         each_target(&leaves, cell, 0, inners, &mut |target| {
-            most = most.max(cell_reach(products, inners, &leaves, unit, (cell, target), pair));
+            most = most.max(cell_reach(
+                products,
+                inners,
+                &leaves,
+                unit,
+                (cell, target),
+                pair,
+            ));
         });
         sum += most;
     });
@@ -54,7 +69,12 @@ fn paired(leaves: &[&Leaf], inners: &[Inner<'_>]) -> Option<usize> {
 }
 
 /// Calls `visit` with every cell; of a pair's two units with the first only, which stands for both.
-pub(super) fn each_cell(leaves: &[&Leaf], start: usize, inners: &[Inner<'_>], visit: &mut dyn FnMut(usize, PairOf)) {
+pub(super) fn each_cell(
+    leaves: &[&Leaf],
+    start: usize,
+    inners: &[Inner<'_>],
+    visit: &mut dyn FnMut(usize, PairOf),
+) {
     let pairs = paired(leaves, inners);
     let count: usize = leaves.iter().map(|leaf| leaf.size).product();
     for index in 0..count {
@@ -83,9 +103,15 @@ pub(super) fn each_target(
     inners: &[Inner<'_>],
     visit: &mut dyn FnMut(usize),
 ) {
-    let Some((leaf, rest)) = leaves.split_first() else { return visit(start) };
+    let Some((leaf, rest)) = leaves.split_first() else {
+        return visit(start);
+    };
     let own = cell / leaf.stride % leaf.size;
-    let units = if inners[leaf.inner].is_ordered() { 0..leaf.size } else { own..own + 1 };
+    let units = if inners[leaf.inner].is_ordered() {
+        0..leaf.size
+    } else {
+        own..own + 1
+    };
     for unit in units {
         each_target(rest, cell, start + unit * leaf.stride, inners, visit);
     }
@@ -103,10 +129,22 @@ pub(super) fn cell_reach(
     if let Some((at, pair)) = pair {
         let (leaf, inner) = (leaves[at], &inners[leaves[at].inner]);
         let first = inner.pair(pair).0 * leaf.stride;
-        let (along, across) = pair_products(products, inner, leaf, (pair, unit), (cell - first, other - first));
-        return if inner.turn { along.hypot(across) } else { along.abs() };
+        let (along, across) = pair_products(
+            products,
+            inner,
+            leaf,
+            (pair, unit),
+            (cell - first, other - first),
+        );
+        return if inner.turn {
+            along.hypot(across)
+        } else {
+            along.abs()
+        };
     }
     let entry = products.entry(unit, cell, other);
-    let flips = leaves.iter().any(|leaf| leaf.signed && inners[leaf.inner].sign);
+    let flips = leaves
+        .iter()
+        .any(|leaf| leaf.signed && inners[leaf.inner].sign);
     if flips { entry.abs() } else { entry }
 }

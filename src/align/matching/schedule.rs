@@ -1,8 +1,9 @@
 //! Which root is solved when.
 //!
-//! A root is *stale* when something that it depends on has moved since it was solved. Sweeps solve the stale roots, each
-//! sweep in an order of its own, until none is left; to solve one that is not stale would find what was found before. So
-//! where no two roots act on one tensor, as in a transformer whose residual stream is fixed, one sweep solves each once.
+//! A root is *stale* when something that it depends on has moved since it was solved. Sweeps solve
+//! the stale roots, each sweep in an order of its own, until none is left; to solve one that is not
+//! stale would find what was found before. So where no two roots act on one tensor, as in a
+//! transformer whose residual stream is fixed, one sweep solves each once.
 
 use std::collections::HashMap;
 
@@ -53,8 +54,8 @@ struct Root {
     stale: bool,
 }
 
-/// Solves all roots of `problem` but those of the residual stream, unless the options have them permuted, from `start`
-/// on; `residual`, if given, moves the residual stream in another way.
+/// Solves all roots of `problem` but those of the residual stream, unless the options have them
+/// permuted, from `start` on; `residual`, if given, moves the residual stream in another way.
 pub(in crate::align) fn run(
     problem: &Problem<'_>,
     start: &Transform,
@@ -64,12 +65,16 @@ pub(in crate::align) fn run(
     let mut run = Run::new(problem, start, replay);
     let anchored = run.anchored();
     let mut anchor = anchored.map(|at| Anchored { at });
-    let mut residual = residual.or(anchor.as_mut().map(|anchor| anchor as &mut dyn ResidualStep));
+    let mut residual = residual.or(anchor
+        .as_mut()
+        .map(|anchor| anchor as &mut dyn ResidualStep));
     let mut sweeps = 0;
     for sweep in 0..problem.options.sweeps {
         run.sweep = sweep;
         let others = run.order(anchored);
-        let more = residual.as_ref().map_or(0, |residual| residual.operations(&run, sweep == 0));
+        let more = residual
+            .as_ref()
+            .map_or(0, |residual| residual.operations(&run, sweep == 0));
         problem.watch.planned(run.planned() + more);
         let mut moved = match &mut residual {
             Some(residual) => residual.solve(&mut run, sweep == 0)?,
@@ -95,7 +100,8 @@ pub(in crate::align) fn run(
     run.finish(sweeps)
 }
 
-/// The one residual root of a transformer, on the tensors that have nothing else to align, then on all.
+/// The one residual root of a transformer, on the tensors that have nothing else to align, then on
+/// all.
 struct Anchored {
     at: usize,
 }
@@ -103,10 +109,18 @@ struct Anchored {
 impl ResidualStep for Anchored {
     fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool> {
         if !first {
-            return if run.trees[self.at].stale { run.step(self.at, None) } else { Ok(false) };
+            return if run.trees[self.at].stale {
+                run.step(self.at, None)
+            } else {
+                Ok(false)
+            };
         }
         let own = &run.trees[self.at];
-        let others: Vec<&Root> = run.trees.iter().filter(|root| root.tree.root != own.tree.root).collect();
+        let others: Vec<&Root> = run
+            .trees
+            .iter()
+            .filter(|root| root.tree.root != own.tree.root)
+            .collect();
         let alone = |tensor: &&String| others.iter().all(|other| !other.tensors.contains(tensor));
         let anchors: Vec<String> = own.tensors.iter().filter(alone).cloned().collect();
         let moved = !anchors.is_empty() && run.step(self.at, Some(&anchors))?;
@@ -122,21 +136,42 @@ pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
         let tensors: Vec<&str> = root.tensors.iter().map(String::as_str).collect();
         least_of_root(problem, &root.tree, &tensors)
     };
-    Run::new(problem, &Transform::identity(symmetries), &[]).trees.iter().map(least).max().unwrap_or(0)
+    Run::new(problem, &Transform::identity(symmetries), &[])
+        .trees
+        .iter()
+        .map(least)
+        .max()
+        .unwrap_or(0)
 }
 
 impl<'a, 'p> Run<'a, 'p> {
     fn new(problem: &'a Problem<'p>, start: &Transform, replay: &'a [Step]) -> Self {
         let (symmetries, options) = (problem.symmetries, problem.options);
-        let residual = |group: usize| symmetries.groups[group].residual && options.residual != Residual::Permute;
-        let roots = (0..symmetries.groups.len()).filter(|at| symmetries.groups[*at].within.is_none() && !residual(*at));
+        let residual = |group: usize| {
+            symmetries.groups[group].residual && options.residual != Residual::Permute
+        };
+        let roots = (0..symmetries.groups.len())
+            .filter(|at| symmetries.groups[*at].within.is_none() && !residual(*at));
         let trees: Vec<Root> = roots
             .map(|root| Tree::of(symmetries, root))
             .filter(|tree| tree.is_free(symmetries, options.signs))
-            .map(|tree| Root { tensors: tree.tensors(symmetries).map(str::to_owned).collect(), tree, stale: true })
+            .map(|tree| Root {
+                tensors: tree.tensors(symmetries).map(str::to_owned).collect(),
+                tree,
+                stale: true,
+            })
             .collect();
         let (meets, steps) = (meetings(&trees), vec![None; trees.len()]);
-        Self { problem, current: start.clone(), sweep: 0, replay, trees, meets, steps, residual: None }
+        Self {
+            problem,
+            current: start.clone(),
+            sweep: 0,
+            replay,
+            trees,
+            meets,
+            steps,
+            residual: None,
+        }
     }
 
     /// The sweep, counted from 0.
@@ -144,13 +179,16 @@ impl<'a, 'p> Run<'a, 'p> {
         self.sweep
     }
 
-    /// The recorded step of the residual group that comes next, and whether none that follows moves it again.
+    /// The recorded step of the residual group that comes next, and whether none that follows moves
+    /// it again.
     ///
     /// # Errors
     ///
     /// [`Kind::Resume`] when another step was recorded.
     pub fn recorded(&mut self, residual: usize) -> Result<Option<(Step, bool)>> {
-        let Some((step, rest)) = self.replay.split_first() else { return Ok(None) };
+        let Some((step, rest)) = self.replay.split_first() else {
+            return Ok(None);
+        };
         self.fits(step, residual)?;
         self.replay = rest;
         let again = |step: &Step| step.root == residual && !step.elements.is_empty();
@@ -162,33 +200,57 @@ impl<'a, 'p> Run<'a, 'p> {
         self.residual = Some(step);
     }
 
-    /// The tensors on which the residual group acts; at `first` those on which nothing else does, if there are any.
+    /// The tensors on which the residual group acts; at `first` those on which nothing else does,
+    /// if there are any.
     pub fn along(&self, residual: usize, first: bool) -> Vec<&'p str> {
         let symmetries: &'p Symmetries = self.problem.symmetries;
         let acts = |node: &crate::symmetry::Node| node.names(residual);
-        let all = symmetries.tensors.iter().filter(|(_, tensor)| tensor.axes.iter().any(acts));
+        let all = symmetries
+            .tensors
+            .iter()
+            .filter(|(_, tensor)| tensor.axes.iter().any(acts));
         let all: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
-        let others = |name: &str| self.trees.iter().any(|root| root.tensors.iter().any(|tensor| tensor == name));
+        let others = |name: &str| {
+            self.trees
+                .iter()
+                .any(|root| root.tensors.iter().any(|tensor| tensor == name))
+        };
         let alone: Vec<&str> = all.iter().copied().filter(|name| !others(name)).collect();
-        if first && !alone.is_empty() { alone } else { all }
+        if first && !alone.is_empty() {
+            alone
+        } else {
+            all
+        }
     }
 
     /// The only residual root, where no two others act on one tensor.
     fn anchored(&self) -> Option<usize> {
-        let residual = |at: &usize| self.problem.symmetries.groups[self.trees[*at].tree.root].residual;
-        let (residual, others): (Vec<usize>, Vec<usize>) = (0..self.trees.len()).partition(residual);
-        let apart = others.iter().all(|at| others.iter().all(|other| at == other || !self.meets[*at][*other]));
+        let residual =
+            |at: &usize| self.problem.symmetries.groups[self.trees[*at].tree.root].residual;
+        let (residual, others): (Vec<usize>, Vec<usize>) =
+            (0..self.trees.len()).partition(residual);
+        let apart = others.iter().all(|at| {
+            others
+                .iter()
+                .all(|other| at == other || !self.meets[*at][*other])
+        });
         match residual[..] {
             [one] if apart => Some(one),
             _ => None,
         }
     }
 
-    /// The order of this sweep: that of the groups where it does not matter, else by hashes of seed, sweep and name, so
-    /// that it is the same everywhere.
+    /// The order of this sweep: that of the groups where it does not matter, else by hashes of
+    /// seed, sweep and name, so that it is the same everywhere.
     fn order(&self, anchored: Option<usize>) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.trees.len()).filter(|at| Some(*at) != anchored).collect();
-        if order.iter().any(|one| order.iter().any(|other| one < other && self.meets[*one][*other])) {
+        let mut order: Vec<usize> = (0..self.trees.len())
+            .filter(|at| Some(*at) != anchored)
+            .collect();
+        if order.iter().any(|one| {
+            order
+                .iter()
+                .any(|other| one < other && self.meets[*one][*other])
+        }) {
             order.sort_by_cached_key(|at| {
                 let name = &self.problem.symmetries.groups[self.trees[*at].tree.root].name;
                 let text = format!("{} {} {name}", self.problem.options.seed, self.sweep);
@@ -201,22 +263,38 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Floating-point operations of the stale roots.
     fn planned(&self) -> u64 {
         let stale = self.trees.iter().filter(|root| root.stale);
-        stale.map(|root| root.tree.operations(self.problem.symmetries, &root.tensors)).sum()
+        stale
+            .map(|root| root.tree.operations(self.problem.symmetries, &root.tensors))
+            .sum()
     }
 
     /// Solves root `at` on `tensors`, or on all of its own; says whether it moved.
     fn step(&mut self, at: usize, tensors: Option<&[String]>) -> Result<bool> {
         self.problem.watch.go_on()?;
         let root = &self.trees[at];
-        let tensors: Vec<&str> = tensors.unwrap_or(&root.tensors).iter().map(String::as_str).collect();
+        let tensors: Vec<&str> = tensors
+            .unwrap_or(&root.tensors)
+            .iter()
+            .map(String::as_str)
+            .collect();
         let step = if let Some((step, rest)) = self.replay.split_first() {
             self.replay = rest;
             self.current = self.replayed(step, &root.tree)?;
-            self.problem.watch.advanced(root.tree.operations(self.problem.symmetries, &root.tensors));
+            self.problem
+                .watch
+                .advanced(root.tree.operations(self.problem.symmetries, &root.tensors));
             step.clone()
         } else {
-            self.problem.moving.prepare(self.problem, &tensors, &self.current)?;
-            let (step, transform) = solve(self.problem, &root.tree, &tensors, &self.current, self.sweep)?;
+            self.problem
+                .moving
+                .prepare(self.problem, &tensors, &self.current)?;
+            let (step, transform) = solve(
+                self.problem,
+                &root.tree,
+                &tensors,
+                &self.current,
+                self.sweep,
+            )?;
             self.current = transform;
             self.problem.watch.taken(&step)?;
             step
@@ -225,7 +303,11 @@ impl<'a, 'p> Run<'a, 'p> {
         self.trees[at].stale = false;
         if moved {
             for other in 0..self.trees.len() {
-                let depends = if other == at { self.is_coupled_to_itself(at) } else { self.meets[at][other] };
+                let depends = if other == at {
+                    self.is_coupled_to_itself(at)
+                } else {
+                    self.meets[at][other]
+                };
                 self.trees[other].stale |= depends;
             }
         }
@@ -237,7 +319,11 @@ impl<'a, 'p> Run<'a, 'p> {
     fn is_coupled_to_itself(&self, at: usize) -> bool {
         let Root { tree, tensors, .. } = &self.trees[at];
         let symmetries: &Symmetries = self.problem.symmetries;
-        let twice = |tensor: &String| tree.parts(symmetries, tensor).iter().any(|part| part.times(tree.root) > 1);
+        let twice = |tensor: &String| {
+            tree.parts(symmetries, tensor)
+                .iter()
+                .any(|part| part.times(tree.root) > 1)
+        };
         tensors.iter().any(twice)
     }
 
@@ -248,17 +334,30 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         let subject = self.problem.symmetries.groups[root].name.escape_debug();
         let (sweep, got) = (self.sweep, step.root);
-        let cause = format!("wanted group {root} in sweep {sweep}, got group {got} in sweep {}", step.sweep);
-        Err(Error::new(Kind::Resume, "cannot go on with recorded steps", subject, cause)
-            .with_hint("they are of another run: other models, symmetries or options"))
+        let cause = format!(
+            "wanted group {root} in sweep {sweep}, got group {got} in sweep {}",
+            step.sweep
+        );
+        Err(Error::new(
+            Kind::Resume,
+            "cannot go on with recorded steps",
+            subject,
+            cause,
+        )
+        .with_hint("they are of another run: other models, symmetries or options"))
     }
 
     /// The transform after a recorded step.
     fn replayed(&self, step: &Step, tree: &Tree) -> Result<Transform> {
         let groups = &self.problem.symmetries.groups;
         let refused = |cause: String| {
-            Error::new(Kind::Resume, "cannot go on with recorded steps", groups[tree.root].name.escape_debug(), cause)
-                .with_hint("they are of another run: other models, symmetries or options")
+            Error::new(
+                Kind::Resume,
+                "cannot go on with recorded steps",
+                groups[tree.root].name.escape_debug(),
+                cause,
+            )
+            .with_hint("they are of another run: other models, symmetries or options")
         };
         self.fits(step, tree.root)?;
         let mut transform = self.current.clone();
@@ -275,13 +374,26 @@ impl<'a, 'p> Run<'a, 'p> {
 
     fn finish(self, sweeps: usize) -> Result<Matched> {
         if let Some(step) = self.replay.first() {
-            let cause = format!("{} steps are left, the first of sweep {}", self.replay.len(), step.sweep);
-            return Err(Error::new(Kind::Resume, "cannot go on with recorded steps", "end of the run", cause)
-                .with_hint("they are of another run: other models, symmetries or options"));
+            let cause = format!(
+                "{} steps are left, the first of sweep {}",
+                self.replay.len(),
+                step.sweep
+            );
+            return Err(Error::new(
+                Kind::Resume,
+                "cannot go on with recorded steps",
+                "end of the run",
+                cause,
+            )
+            .with_hint("they are of another run: other models, symmetries or options"));
         }
         Ok(Matched {
             transform: self.current,
-            steps: self.residual.into_iter().chain(self.steps.into_iter().flatten()).collect(),
+            steps: self
+                .residual
+                .into_iter()
+                .chain(self.steps.into_iter().flatten())
+                .collect(),
             sweeps,
         })
     }
@@ -291,12 +403,16 @@ impl<'a, 'p> Run<'a, 'p> {
 fn meetings(roots: &[Root]) -> Vec<Vec<bool>> {
     let mut acting: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, root) in roots.iter().enumerate() {
-        root.tensors.iter().for_each(|tensor| acting.entry(tensor).or_default().push(at));
+        root.tensors
+            .iter()
+            .for_each(|tensor| acting.entry(tensor).or_default().push(at));
     }
     let mut meets = vec![vec![false; roots.len()]; roots.len()];
     for together in acting.values() {
         for one in together {
-            together.iter().for_each(|other| meets[*one][*other] = one != other);
+            together
+                .iter()
+                .for_each(|other| meets[*one][*other] = one != other);
         }
     }
     meets

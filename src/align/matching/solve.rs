@@ -18,7 +18,10 @@ pub(super) fn solve(
 ) -> Result<(Step, Transform)> {
     let before = problem.objective(tensors, current)?;
     let found = if before.is_at_its_bound() && !names_tensors(problem, tree) {
-        Candidates { transforms: Vec::new(), optimal_within: 0.0 }
+        Candidates {
+            transforms: Vec::new(),
+            optimal_within: 0.0,
+        }
     } else if names_tensors(problem, tree) {
         experts::candidates(problem, tree, tensors, current, experts::AFFORDED)?
     } else if tree.inner.is_empty() {
@@ -40,7 +43,10 @@ pub(super) fn solve(
     };
     let groups = &problem.symmetries.groups;
     let element = |group: usize| (group, transform.elements()[group].clone());
-    let moved = tree.groups().map(|group| moved_units(&groups[group], &transform.elements()[group])).sum();
+    let moved = tree
+        .groups()
+        .map(|group| moved_units(&groups[group], &transform.elements()[group]))
+        .sum();
     let proof = match found.optimal_within {
         within if !within.is_finite() => Proof::Parts,
         _ if moved == 0 => Proof::Identity,
@@ -49,19 +55,34 @@ pub(super) fn solve(
     let step = Step {
         sweep,
         root: tree.root,
-        elements: if taken.is_some() { tree.groups().map(element).collect() } else { Vec::new() },
+        elements: if taken.is_some() {
+            tree.groups().map(element).collect()
+        } else {
+            Vec::new()
+        },
         before: before.value(),
         after,
-        units: tree.groups().map(|group| groups[group].copies * groups[group].units).sum(),
+        units: tree
+            .groups()
+            .map(|group| groups[group].copies * groups[group].units)
+            .sum(),
         moved,
         proof,
     };
-    Ok((step, taken.map_or_else(|| current.clone(), |(transform, _)| transform)))
+    Ok((
+        step,
+        taken.map_or_else(|| current.clone(), |(transform, _)| transform),
+    ))
 }
 
 /// The least memory in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
-    let flat = |group: usize| flat::least_bytes(problem.symmetries.groups[group].units, is_signed(problem, group));
+    let flat = |group: usize| {
+        flat::least_bytes(
+            problem.symmetries.groups[group].units,
+            is_signed(problem, group),
+        )
+    };
     if names_tensors(problem, tree) || tree.inner.is_empty() {
         return tree.groups().map(flat).max().unwrap_or(0);
     }
@@ -70,8 +91,13 @@ pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) 
 
 /// Whether the root's units are numbers in the names of tensors, as experts are.
 fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
-    let index = |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
-    problem.symmetries.tensors.values().any(|tensor| index(tensor) == Some(tree.root))
+    let index =
+        |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
+    problem
+        .symmetries
+        .tensors
+        .values()
+        .any(|tensor| index(tensor) == Some(tree.root))
 }
 
 /// Units of a group that an element moves, flips or turns.
@@ -82,5 +108,7 @@ fn moved_units(group: &Group, element: &Element) -> usize {
             || element.is_negative(group, copy, pair.unwrap_or(unit))
             || pair.is_some_and(|pair| element.angle_of(group, copy, pair) != 0.0)
     };
-    (0..group.copies).map(|copy| (0..group.units).filter(|unit| moved(copy, *unit)).count()).sum()
+    (0..group.copies)
+        .map(|copy| (0..group.units).filter(|unit| moved(copy, *unit)).count())
+        .sum()
 }

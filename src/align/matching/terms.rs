@@ -1,4 +1,5 @@
-//! Tensors as strided blocks: which coordinates are the units of a group, and which are what a unit is compared by.
+//! Tensors as strided blocks: which coordinates are the units of a group, and which are what a unit
+//! is compared by.
 
 use std::ops::Range;
 
@@ -21,7 +22,8 @@ pub(super) struct Factor {
     pub acts: Option<(usize, bool)>,
 }
 
-/// A part of a tensor in which every axis is one product: an element lies at `start` and so many strides from there.
+/// A part of a tensor in which every axis is one product: an element lies at `start` and so many
+/// strides from there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub tensor: String,
@@ -37,7 +39,8 @@ pub(super) struct Place {
     pub start: u64,
 }
 
-/// A matrix inside a tensor: a row for each cell, a column for each coordinate that cells are compared by.
+/// A matrix inside a tensor: a row for each cell, a column for each coordinate that cells are
+/// compared by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Term {
     /// In the reference.
@@ -63,7 +66,10 @@ pub(super) struct Tree {
 impl Tree {
     pub fn of(symmetries: &Symmetries, root: usize) -> Self {
         let inner = |at: &usize| symmetries.groups[*at].within == Some(root);
-        Self { root, inner: (0..symmetries.groups.len()).filter(inner).collect() }
+        Self {
+            root,
+            inner: (0..symmetries.groups.len()).filter(inner).collect(),
+        }
     }
 
     pub fn groups(&self) -> impl Iterator<Item = usize> {
@@ -77,10 +83,17 @@ impl Tree {
     /// The tensors on which the tree acts.
     pub fn tensors<'a>(&'a self, symmetries: &'a Symmetries) -> impl Iterator<Item = &'a str> {
         let acts = |tensor: &crate::symmetry::TensorSymmetry| {
-            tensor.index.as_ref().is_some_and(|index| index.group == self.root)
+            tensor
+                .index
+                .as_ref()
+                .is_some_and(|index| index.group == self.root)
                 || tensor.axes.iter().any(|axis| self.acts_on(axis))
         };
-        symmetries.tensors.iter().filter(move |(_, tensor)| acts(tensor)).map(|(name, _)| name.as_str())
+        symmetries
+            .tensors
+            .iter()
+            .filter(move |(_, tensor)| acts(tensor))
+            .map(|(name, _)| name.as_str())
     }
 
     /// Whether anything may be done with it.
@@ -93,38 +106,76 @@ impl Tree {
         self.groups().any(|group| free(&symmetries.groups[group]))
     }
 
-    /// Floating-point operations of the products of all cells with all cells, at most: of experts, each with each.
+    /// Floating-point operations of the products of all cells with all cells, at most: of experts,
+    /// each with each.
     pub fn operations(&self, symmetries: &Symmetries, tensors: &[String]) -> u64 {
         let times = |part: &Part| {
-            let named = symmetries.tensors[&part.tensor].index.as_ref().is_some_and(|index| index.group == self.root);
-            if named { symmetries.groups[self.root].units as u64 } else { 1 }
+            let named = symmetries.tensors[&part.tensor]
+                .index
+                .as_ref()
+                .is_some_and(|index| index.group == self.root);
+            if named {
+                symmetries.groups[self.root].units as u64
+            } else {
+                1
+            }
         };
         let of_part = |part: &Part| {
-            let (rows, features): (Vec<&Factor>, Vec<&Factor>) =
-                part.factors.iter().partition(|factor| factor.acts.is_some());
-            let count = |factors: &[&Factor]| factors.iter().map(|factor| factor.extent.size as u64).product::<u64>();
+            let (rows, features): (Vec<&Factor>, Vec<&Factor>) = part
+                .factors
+                .iter()
+                .partition(|factor| factor.acts.is_some());
+            let count = |factors: &[&Factor]| {
+                factors
+                    .iter()
+                    .map(|factor| factor.extent.size as u64)
+                    .product::<u64>()
+            };
             2 * count(&rows).pow(2) * count(&features) * times(part)
         };
-        tensors.iter().flat_map(|tensor| self.parts(symmetries, tensor)).map(|part| of_part(&part)).sum()
+        tensors
+            .iter()
+            .flat_map(|tensor| self.parts(symmetries, tensor))
+            .map(|part| of_part(&part))
+            .sum()
     }
 
     /// The parts of a tensor, sums taken apart where the tree acts on a summand.
     pub fn parts(&self, symmetries: &Symmetries, tensor: &str) -> Vec<Part> {
         let symmetry = &symmetries.tensors[tensor];
-        let mut parts = vec![Part { tensor: tensor.to_owned(), start: 0, factors: Vec::new() }];
+        let mut parts = vec![Part {
+            tensor: tensor.to_owned(),
+            start: 0,
+            factors: Vec::new(),
+        }];
         let mut below: u64 = symmetry.shape.iter().product();
         for (node, len) in symmetry.axes.iter().zip(&symmetry.shape) {
             below /= (*len).max(1);
             let paths = self.paths(node, &symmetries.groups);
             let joined = |part: &Part, path: &Path| {
                 let factor = |factor: &Factor| {
-                    let extent = Extent { stride: factor.extent.stride * below, ..factor.extent };
+                    let extent = Extent {
+                        stride: factor.extent.stride * below,
+                        ..factor.extent
+                    };
                     Factor { extent, ..*factor }
                 };
-                let factors = part.factors.iter().copied().chain(path.factors.iter().map(factor)).collect();
-                Part { tensor: part.tensor.clone(), start: part.start + path.start * below, factors }
+                let factors = part
+                    .factors
+                    .iter()
+                    .copied()
+                    .chain(path.factors.iter().map(factor))
+                    .collect();
+                Part {
+                    tensor: part.tensor.clone(),
+                    start: part.start + path.start * below,
+                    factors,
+                }
             };
-            parts = parts.iter().flat_map(|part| paths.iter().map(move |path| joined(part, path))).collect();
+            parts = parts
+                .iter()
+                .flat_map(|part| paths.iter().map(move |path| joined(part, path)))
+                .collect();
         }
         parts.iter_mut().for_each(Part::merge);
         parts
@@ -133,7 +184,13 @@ impl Tree {
     /// The products that `node` is a sum of, in units of its own elements.
     fn paths(&self, node: &Node, groups: &[Group]) -> Vec<Path> {
         let size = node.len(groups);
-        let leaf = |acts| Path { start: 0, factors: vec![Factor { extent: Extent { size, stride: 1 }, acts }] };
+        let leaf = |acts| Path {
+            start: 0,
+            factors: vec![Factor {
+                extent: Extent { size, stride: 1 },
+                acts,
+            }],
+        };
         match node {
             _ if !self.acts_on(node) => vec![leaf(None)],
             Node::Fixed(_) => vec![leaf(None)],
@@ -142,17 +199,27 @@ impl Tree {
                 let mut start = 0;
                 let mut all = Vec::new();
                 for part in parts {
-                    all.extend(self.paths(part, groups).into_iter().map(|path| path.moved(start)));
+                    all.extend(
+                        self.paths(part, groups)
+                            .into_iter()
+                            .map(|path| path.moved(start)),
+                    );
                     start += part.len(groups) as u64;
                 }
                 all
             }
             Node::Product(parts) => {
-                let mut all = vec![Path { start: 0, factors: Vec::new() }];
+                let mut all = vec![Path {
+                    start: 0,
+                    factors: Vec::new(),
+                }];
                 for part in parts {
                     let len = part.len(groups) as u64;
                     let paths = self.paths(part, groups);
-                    all = all.iter().flat_map(|before| paths.iter().map(|path| before.holding(path, len))).collect();
+                    all = all
+                        .iter()
+                        .flat_map(|before| paths.iter().map(|path| before.holding(path, len)))
+                        .collect();
                 }
                 all
             }
@@ -169,17 +236,31 @@ struct Path {
 
 impl Path {
     fn moved(self, by: u64) -> Self {
-        Self { start: self.start + by, ..self }
+        Self {
+            start: self.start + by,
+            ..self
+        }
     }
 
     /// Blocks of `len`, `inner` inside each.
     fn holding(&self, inner: &Self, len: u64) -> Self {
         let widened = |factor: &Factor| {
-            let extent = Extent { stride: factor.extent.stride * len, ..factor.extent };
+            let extent = Extent {
+                stride: factor.extent.stride * len,
+                ..factor.extent
+            };
             Factor { extent, ..*factor }
         };
-        let factors = self.factors.iter().map(widened).chain(inner.factors.iter().copied()).collect();
-        Self { start: self.start * len + inner.start, factors }
+        let factors = self
+            .factors
+            .iter()
+            .map(widened)
+            .chain(inner.factors.iter().copied())
+            .collect();
+        Self {
+            start: self.start * len + inner.start,
+            factors,
+        }
     }
 }
 
@@ -193,10 +274,14 @@ impl Part {
                 Some(last)
                     if last.acts.is_none()
                         && factor.acts.is_none()
-                        && last.extent.stride == factor.extent.stride * factor.extent.size as u64 =>
+                        && last.extent.stride
+                            == factor.extent.stride * factor.extent.size as u64 =>
                 {
                     let size = last.extent.size * factor.extent.size;
-                    last.extent = Extent { size, stride: factor.extent.stride };
+                    last.extent = Extent {
+                        size,
+                        stride: factor.extent.stride,
+                    };
                 }
                 _ => merged.push(factor),
             }
@@ -206,29 +291,51 @@ impl Part {
 
     /// How often `group` acts.
     pub fn times(&self, group: usize) -> usize {
-        self.factors.iter().filter(|factor| factor.acts.is_some_and(|(acts, _)| acts == group)).count()
+        self.factors
+            .iter()
+            .filter(|factor| factor.acts.is_some_and(|(acts, _)| acts == group))
+            .count()
     }
 }
 
 impl Term {
     /// The term of `part` whose rows are the factors that `is_row` picks by their places.
     pub fn new(part: &Part, signed: bool, is_row: impl Fn(usize, &Factor) -> bool) -> Self {
-        let place = Place { tensor: part.tensor.clone(), start: part.start };
-        let mut term = Self { reference: place.clone(), moving: place, rows: vec![], features: vec![], signed };
+        let place = Place {
+            tensor: part.tensor.clone(),
+            start: part.start,
+        };
+        let mut term = Self {
+            reference: place.clone(),
+            moving: place,
+            rows: vec![],
+            features: vec![],
+            signed,
+        };
         for (at, factor) in part.factors.iter().enumerate() {
-            if is_row(at, factor) { &mut term.rows } else { &mut term.features }.push(factor.extent);
+            if is_row(at, factor) {
+                &mut term.rows
+            } else {
+                &mut term.features
+            }
+            .push(factor.extent);
         }
         term
     }
 
     /// Whether the file has all cells of a feature before the next feature.
     pub fn features_first(&self) -> bool {
-        let first =
-            |extents: &[Extent]| extents.iter().find(|extent| extent.size > 1).map_or(0, |extent| extent.stride);
+        let first = |extents: &[Extent]| {
+            extents
+                .iter()
+                .find(|extent| extent.size > 1)
+                .map_or(0, |extent| extent.stride)
+        };
         first(&self.features) > first(&self.rows)
     }
 
-    /// Whether its rows are all the places along a last axis of `width`, in their order, and the features whole such rows.
+    /// Whether its rows are all the places along a last axis of `width`, in their order, and the
+    /// features whole such rows.
     pub fn is_whole_rows(&self, width: u64) -> bool {
         let mut count = 1;
         let behind = |extent: &Extent| {
@@ -240,13 +347,28 @@ impl Term {
             && self.rows.iter().rev().all(behind)
             && count == width
             && self.moving.start.is_multiple_of(width)
-            && self.features.iter().all(|extent| extent.stride.is_multiple_of(width))
+            && self
+                .features
+                .iter()
+                .all(|extent| extent.stride.is_multiple_of(width))
     }
 
     /// A block of this term, `more` elements from where it begins in a model.
-    pub fn block<'a>(&self, place: &'a Place, more: u64, rows: &'a [Extent], features: &'a [Extent]) -> Block<'a> {
+    pub fn block<'a>(
+        &self,
+        place: &'a Place,
+        more: u64,
+        rows: &'a [Extent],
+        features: &'a [Extent],
+    ) -> Block<'a> {
         let features_first = self.features_first();
-        Block { tensor: &place.tensor, start: place.start + more, rows, features, features_first }
+        Block {
+            tensor: &place.tensor,
+            start: place.start + more,
+            rows,
+            features,
+            features_first,
+        }
     }
 
     /// Cells of one unit of the first factor.
@@ -262,13 +384,15 @@ impl Term {
     /// Where the rows of some units of the first factor begin, and what they are.
     pub fn some_rows(&self, units: &Range<usize>) -> (u64, Vec<Extent>) {
         let mut rows = self.rows.clone();
-        let Some(first) = rows.first_mut() else { return (0, rows) };
+        let Some(first) = rows.first_mut() else {
+            return (0, rows);
+        };
         first.size = units.len();
         (units.start as u64 * first.stride, rows)
     }
 
-    /// The features in blocks of at most `most`, the same ones whatever the memory and the threads: sums over features
-    /// are cut where these are.
+    /// The features in blocks of at most `most`, the same ones whatever the memory and the threads:
+    /// sums over features are cut where these are.
     pub fn blocks(&self, most: usize) -> Vec<(u64, Vec<Extent>)> {
         let mut inner = 1;
         let mut cut = self.features.len();
@@ -277,17 +401,26 @@ impl Term {
             inner *= self.features[cut].size;
         }
         let whole = self.features[cut..].to_vec();
-        let Some(last) = cut.checked_sub(1) else { return vec![(0, whole)] };
+        let Some(last) = cut.checked_sub(1) else {
+            return vec![(0, whole)];
+        };
         let step = (most / inner).max(1);
         let mut starts = vec![0];
         for extent in &self.features[..last] {
-            let along = |start: u64| (0..extent.size as u64).map(move |at| start + at * extent.stride);
+            let along =
+                |start: u64| (0..extent.size as u64).map(move |at| start + at * extent.stride);
             starts = starts.into_iter().flat_map(along).collect();
         }
         let Extent { size, stride } = self.features[last];
         let block = |start: u64, first: usize| {
-            let cut = Extent { size: step.min(size - first), stride };
-            (start + first as u64 * stride, std::iter::once(cut).chain(whole.iter().copied()).collect())
+            let cut = Extent {
+                size: step.min(size - first),
+                stride,
+            };
+            (
+                start + first as u64 * stride,
+                std::iter::once(cut).chain(whole.iter().copied()).collect(),
+            )
         };
         starts
             .into_iter()

@@ -8,14 +8,15 @@ use crate::symmetry::Alignment;
 use crate::symmetry::{Node, TensorSymmetry};
 use crate::view::Aligned;
 
-/// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within such a panel, in f64
-/// over panels, so this is no option.
+/// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within
+/// such a panel, in f64 over panels, so this is no option.
 const PANEL: usize = 1024;
 /// Columns that are read of a row at a time where the stream is on the first axis.
 const PIECE: u64 = 1 << 18;
 
-/// M = Σ_t w_t Σ_o A_t\[o, ·\]ᵀ B_t\[o, ·\] over all tensors along whose residual axis both models are compared, o running
-/// over everything else; so that Σ_t w_t ⟨A_t, Q B_t⟩ = ⟨Q, M⟩ for every map Q.
+/// M = Σ_t w_t Σ_o A_t\[o, ·\]ᵀ B_t\[o, ·\] over all tensors along whose residual axis both models
+/// are compared, o running over everything else; so that Σ_t w_t ⟨A_t, Q B_t⟩ = ⟨Q, M⟩ for every
+/// map Q.
 pub(super) struct Cross {
     /// Row by row, f64.
     pub sums: Vec<f64>,
@@ -37,7 +38,10 @@ pub(super) fn cross(
     residual: usize,
 ) -> Result<Cross> {
     let size = problem.symmetries.groups[residual].units;
-    let mut cross = Cross { sums: vec![0.0; size * size], scale: 0.0 };
+    let mut cross = Cross {
+        sums: vec![0.0; size * size],
+        scale: 0.0,
+    };
     let mut products = vec![0.0_f32; size * size];
     let mut panels = [Vec::new(), Vec::new()];
     for &tensor in tensors {
@@ -48,7 +52,8 @@ pub(super) fn cross(
         }
         cross.scale += weight * norms[0] * norms[1];
         let symmetry = &alignment.symmetries.tensors[tensor];
-        let others = usize::try_from(symmetry.shape.iter().product::<u64>()).unwrap_or(usize::MAX) / size.max(1);
+        let others = usize::try_from(symmetry.shape.iter().product::<u64>()).unwrap_or(usize::MAX)
+            / size.max(1);
         let first = is_first(symmetry, residual);
         for start in (0..others).step_by(PANEL) {
             problem.watch.go_on()?;
@@ -64,8 +69,14 @@ pub(super) fn cross(
             let mut sum = problem.options.backend.begin(size, &mut products)?;
             sum.add(narrow(weight), a, b.transposed())?;
             sum.finish()?;
-            cross.sums.iter_mut().zip(&products).for_each(|(sum, product)| *sum += f64::from(*product));
-            problem.watch.advanced(2 * (size as u64).pow(2) * count as u64);
+            cross
+                .sums
+                .iter_mut()
+                .zip(&products)
+                .for_each(|(sum, product)| *sum += f64::from(*product));
+            problem
+                .watch
+                .advanced(2 * (size as u64).pow(2) * count as u64);
         }
     }
     Ok(cross)
@@ -83,7 +94,8 @@ fn is_first(symmetry: &TensorSymmetry, residual: usize) -> bool {
     matches!(symmetry.axes.first(), Some(Node::Group { group, .. }) if *group == residual)
 }
 
-/// Fills `panel` with rows from `start` on; or, of a tensor of rows of `width`, with columns from `start` on.
+/// Fills `panel` with rows from `start` on; or, of a tensor of rows of `width`, with columns from
+/// `start` on.
 fn read(
     weights: &dyn Weights,
     tensor: &str,
@@ -99,7 +111,10 @@ fn read(
     };
     let count = panel.len() / size;
     if count == width {
-        for (piece, at) in panel.chunks_mut(usize::try_from(PIECE).expect("a piece fits")).zip(0..) {
+        for (piece, at) in panel
+            .chunks_mut(usize::try_from(PIECE).expect("a piece fits"))
+            .zip(0..)
+        {
             numbers.read(at * PIECE..at * PIECE + piece.len() as u64, piece)?;
         }
         return Ok(());

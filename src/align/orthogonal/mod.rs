@@ -1,14 +1,16 @@
-//! Matching with a dense map of the residual stream: models whose norms are folded (see [`fold`](crate::symmetry::fold)).
+//! Matching with a dense map of the residual stream: models whose norms are folded (see
+//! [`fold`](crate::symmetry::fold)).
 //!
-//! Alternates two exact steps, which can only raise Σ_t w_t ⟨A_t, Q π(B)_t⟩: the orthogonal Q of a Procrustes problem, all
-//! other groups held fixed; and every other root by [`match_weights`](super::matching::match_weights)'s schedule, Q held.
-//! The first Q is found from what only the stream acts on, embeddings and head. It ends when Q is solved again and the
-//! objective has risen by less than [`TOLERANCE`] of itself since it was solved last, or when the sweeps are over. As
-//! measured between small independent networks that takes about ten sweeps.
+//! Alternates two exact steps, which can only raise Σ_t w_t ⟨A_t, Q π(B)_t⟩: the orthogonal Q of a
+//! Procrustes problem, all other groups held fixed; and every other root by
+//! [`match_weights`](super::matching::match_weights)'s schedule, Q held. The first Q is found from
+//! what only the stream acts on, embeddings and head. It ends when Q is solved again and the
+//! objective has risen by less than [`TOLERANCE`] of itself since it was solved last, or when the
+//! sweeps are over. As measured between small independent networks that takes about ten sweeps.
 //!
-//! A [`Step`] of the stream is recorded without its map: that is a function of the elements that are recorded before it,
-//! so an interrupted run works out the last one again: the same one, and where the products are summed on another
-//! backend by then, the same up to their rounding.
+//! A [`Step`] of the stream is recorded without its map: that is a function of the elements that
+//! are recorded before it, so an interrupted run works out the last one again: the same one, and
+//! where the products are summed on another backend by then, the same up to their rounding.
 
 mod cross;
 mod procrustes;
@@ -24,18 +26,20 @@ use crate::error::{Error, Kind, Result};
 use crate::symmetry::fold::Fold;
 use crate::symmetry::{Alignment, Element, OrthogonalMap, Symmetries, Transform};
 
-/// The share of the objective by which two solutions of Q in a row must differ for another sweep to be worth it.
+/// The share of the objective by which two solutions of Q in a row must differ for another sweep to
+/// be worth it.
 pub const TOLERANCE: f64 = 1e-5;
-/// What sums in f32 are off by, as a share of the objective: a smaller gain is none, and the units stay as they are.
+/// What sums in f32 are off by, as a share of the objective: a smaller gain is none, and the units
+/// stay as they are.
 const ROUNDING: f64 = 1e-7;
 
-/// Brings `moving` as near to `reference` as it can, its residual stream under any orthogonal map, or under the one that
-/// `start` has.
+/// Brings `moving` as near to `reference` as it can, its residual stream under any orthogonal map,
+/// or under the one that `start` has.
 ///
 /// # Errors
 ///
-/// As [`match_weights`](super::matching::match_weights); [`Kind::Mismatch`] when `symmetries` are not those of a folded
-/// model.
+/// As [`match_weights`](super::matching::match_weights); [`Kind::Mismatch`] when `symmetries` are
+/// not those of a folded model.
 pub(super) fn match_mapped(
     reference: &dyn Weights,
     moving: &Arc<Store>,
@@ -52,14 +56,22 @@ pub(super) fn match_mapped(
     if options.residual == Residual::Map {
         return schedule::run(&problem, start, replay, None);
     }
-    let mut stream = Stream { residual, mapped: &mapped, last: None };
+    let mut stream = Stream {
+        residual,
+        mapped: &mapped,
+        last: None,
+    };
     schedule::run(&problem, start, replay, Some(&mut stream))
 }
 
 /// The least memory for matching these models, whose other roots need `tiles` bytes.
 pub(super) fn least_bytes(symmetries: &Symmetries, tiles: u64) -> u64 {
-    let Ok(residual) = residual_of(symmetries) else { return tiles };
-    let Needs { solving, holding, .. } = Needs::of(symmetries, residual);
+    let Ok(residual) = residual_of(symmetries) else {
+        return tiles;
+    };
+    let Needs {
+        solving, holding, ..
+    } = Needs::of(symmetries, residual);
     solving.max(holding + tiles)
 }
 
@@ -79,21 +91,45 @@ impl Needs {
         let map = 8 * (size as u64).pow(2);
         let kept = most_kept(symmetries, residual);
         let solving = 2 * map + cross::bytes(size as u64) + procrustes::bytes(size);
-        Self { solving, holding: map + kept, kept }
+        Self {
+            solving,
+            holding: map + kept,
+            kept,
+        }
     }
 }
 
 /// What may be kept, and the options of the other roots with what is left to them.
-fn shared_out(symmetries: &Symmetries, residual: usize, options: &Options) -> Result<(u64, Options)> {
-    let Needs { solving, holding, kept } = Needs::of(symmetries, residual);
+fn shared_out(
+    symmetries: &Symmetries,
+    residual: usize,
+    options: &Options,
+) -> Result<(u64, Options)> {
+    let Needs {
+        solving,
+        holding,
+        kept,
+    } = Needs::of(symmetries, residual);
     let least = solving.max(holding + 1);
     if options.memory < least {
         let size = symmetries.groups[residual].units;
-        let cause = format!("a map of {size} units takes at least {least} bytes, got {}", options.memory);
-        return Err(Error::new(Kind::Budget, "cannot match weights", "memory budget", cause)
-            .with_hint("give more --memory, or leave the residual stream as it is, `residual: fixed`"));
+        let cause = format!(
+            "a map of {size} units takes at least {least} bytes, got {}",
+            options.memory
+        );
+        return Err(
+            Error::new(Kind::Budget, "cannot match weights", "memory budget", cause).with_hint(
+                "give more --memory, or leave the residual stream as it is, `residual: fixed`",
+            ),
+        );
     }
-    Ok((kept, Options { memory: options.memory - holding, ..options.clone() }))
+    Ok((
+        kept,
+        Options {
+            memory: options.memory - holding,
+            ..options.clone()
+        },
+    ))
 }
 
 /// The most bytes that the tensors of one root, with those within it, take as f32.
@@ -107,13 +143,18 @@ fn most_kept(symmetries: &Symmetries, residual: usize) -> u64 {
     let mut bytes = vec![0; symmetries.groups.len()];
     for tensor in symmetries.tensors.values() {
         let named = (0..symmetries.groups.len()).filter(|group| {
-            tensor.index.as_ref().is_some_and(|index| index.group == *group)
+            tensor
+                .index
+                .as_ref()
+                .is_some_and(|index| index.group == *group)
                 || tensor.axes.iter().any(|axis| axis.names(*group))
         });
         let mut roots: Vec<usize> = named.map(root).filter(|root| *root != residual).collect();
         roots.sort_unstable();
         roots.dedup();
-        roots.into_iter().for_each(|root| bytes[root] += 4 * tensor.shape.iter().product::<u64>());
+        roots
+            .into_iter()
+            .for_each(|root| bytes[root] += 4 * tensor.shape.iter().product::<u64>());
     }
     bytes.into_iter().max().unwrap_or(0)
 }
@@ -126,7 +167,8 @@ fn residual_of(symmetries: &Symmetries) -> Result<usize> {
     })
 }
 
-/// The moving model with its stream mapped; what is mapped is made for one root at a time, and kept.
+/// The moving model with its stream mapped; what is mapped is made for one root at a time, and
+/// kept.
 struct Mapped<'a> {
     store: &'a Arc<Store>,
     residual: usize,
@@ -145,9 +187,23 @@ struct Kept {
 }
 
 impl<'a> Mapped<'a> {
-    fn new(store: &'a Arc<Store>, symmetries: &Arc<Symmetries>, residual: usize, most: u64) -> Self {
-        let plain = Symmetries { fold: Some(Arc::new(Fold::default())), ..(**symmetries).clone() };
-        Self { store, residual, plain: Arc::new(plain), most, kept: Mutex::default() }
+    fn new(
+        store: &'a Arc<Store>,
+        symmetries: &Arc<Symmetries>,
+        residual: usize,
+        most: u64,
+    ) -> Self {
+        let plain = Symmetries {
+            fold: Some(Arc::new(Fold::default())),
+            ..(**symmetries).clone()
+        };
+        Self {
+            store,
+            residual,
+            plain: Arc::new(plain),
+            most,
+            kept: Mutex::default(),
+        }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
@@ -157,8 +213,13 @@ impl<'a> Mapped<'a> {
 
     /// The model under `transform` and no map.
     fn unmapped(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Result<Transformed> {
-        let unmapped = transform.clone().with(symmetries, self.residual, Element::default())?;
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(unmapped) };
+        let unmapped = transform
+            .clone()
+            .with(symmetries, self.residual, Element::default())?;
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(unmapped),
+        };
         Ok(Transformed::new(Arc::clone(self.store), alignment))
     }
 }
@@ -169,12 +230,21 @@ impl Moving for Mapped<'_> {
         let kept = self.kept();
         if let (Some(kept), Some(map)) = (&*kept, map)
             && kept.map.is(map)
-            && let Ok(moved) = transform.clone().with(&self.plain, self.residual, Element::default())
+            && let Ok(moved) =
+                transform
+                    .clone()
+                    .with(&self.plain, self.residual, Element::default())
         {
-            let alignment = Alignment { symmetries: Arc::clone(&self.plain), transform: Arc::new(moved) };
+            let alignment = Alignment {
+                symmetries: Arc::clone(&self.plain),
+                transform: Arc::new(moved),
+            };
             return Box::new(Transformed::new(Arc::clone(&kept.store), alignment));
         }
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(transform.clone()),
+        };
         Box::new(Transformed::new(Arc::clone(self.store), alignment))
     }
 
@@ -182,22 +252,45 @@ impl Moving for Mapped<'_> {
         self.store.dtype(tensor)
     }
 
-    fn prepare(&self, problem: &Problem<'_>, tensors: &[&str], transform: &Transform) -> Result<()> {
-        let Some(map) = &transform.elements()[self.residual].map else { return Ok(()) };
-        let known =
-            |kept: &Kept| kept.map.is(map) && tensors.iter().all(|tensor| kept.tensors.iter().any(|t| t == tensor));
+    fn prepare(
+        &self,
+        problem: &Problem<'_>,
+        tensors: &[&str],
+        transform: &Transform,
+    ) -> Result<()> {
+        let Some(map) = &transform.elements()[self.residual].map else {
+            return Ok(());
+        };
+        let known = |kept: &Kept| {
+            kept.map.is(map)
+                && tensors
+                    .iter()
+                    .all(|tensor| kept.tensors.iter().any(|t| t == tensor))
+        };
         if self.kept().as_ref().is_some_and(known) {
             return Ok(());
         }
         *self.kept() = None;
         let symmetries = problem.symmetries;
-        let element = Element { map: Some(map.clone()), ..Element::default() };
+        let element = Element {
+            map: Some(map.clone()),
+            ..Element::default()
+        };
         let only = Transform::identity(symmetries).with(symmetries, self.residual, element)?;
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(only) };
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(only),
+        };
         let model = Transformed::new(Arc::clone(self.store), alignment);
-        let store = kept::keep(&model, tensors, self.store.kernels(), self.most, &|| problem.watch.go_on())?;
+        let store = kept::keep(&model, tensors, self.store.kernels(), self.most, &|| {
+            problem.watch.go_on()
+        })?;
         let tensors = tensors.iter().map(|&tensor| tensor.to_owned()).collect();
-        *self.kept() = Some(Kept { map: map.clone(), tensors, store: Arc::new(store) });
+        *self.kept() = Some(Kept {
+            map: map.clone(),
+            tensors,
+            store: Arc::new(store),
+        });
         Ok(())
     }
 }
@@ -220,8 +313,13 @@ impl ResidualStep for Stream<'_> {
                 // Sums of another backend are rounded otherwise.
                 if (solved.best - step.after).abs() > solved.rounding {
                     let cause = format!("wanted the objective {}, got {}", step.after, solved.best);
-                    return Err(Error::new(Kind::Resume, "cannot go on with recorded steps", "residual stream", cause)
-                        .with_hint("they are of another run: other models, symmetries or options"));
+                    return Err(Error::new(
+                        Kind::Resume,
+                        "cannot go on with recorded steps",
+                        "residual stream",
+                        cause,
+                    )
+                    .with_hint("they are of another run: other models, symmetries or options"));
                 }
                 run.current = self.with_map(run, solved.map)?;
                 step
@@ -236,7 +334,9 @@ impl ResidualStep for Stream<'_> {
                 step
             }
         };
-        let rose = self.last.is_none_or(|last| step.after - last > TOLERANCE * step.after);
+        let rose = self
+            .last
+            .is_none_or(|last| step.after - last > TOLERANCE * step.after);
         self.last = (!first).then_some(step.after);
         let moved = !step.elements.is_empty();
         run.keep(step);
@@ -244,7 +344,11 @@ impl ResidualStep for Stream<'_> {
     }
 
     fn operations(&self, run: &Run<'_, '_>, first: bool) -> u64 {
-        operations(run.problem.symmetries, self.residual, &run.along(self.residual, first))
+        operations(
+            run.problem.symmetries,
+            self.residual,
+            &run.along(self.residual, first),
+        )
     }
 }
 
@@ -257,8 +361,13 @@ fn operations(symmetries: &Symmetries, residual: usize, tensors: &[&str]) -> u64
 
 impl Stream<'_> {
     fn with_map(&self, run: &Run<'_, '_>, map: OrthogonalMap) -> Result<Transform> {
-        let element = Element { map: Some(map), ..Element::default() };
-        run.current.clone().with(run.problem.symmetries, self.residual, element)
+        let element = Element {
+            map: Some(map),
+            ..Element::default()
+        };
+        run.current
+            .clone()
+            .with(run.problem.symmetries, self.residual, element)
     }
 
     /// The best map, everything else held.
@@ -270,11 +379,21 @@ impl Stream<'_> {
         let cross = cross::cross(problem, &moved, moved.alignment(), &tensors, residual)?;
         let size = problem.symmetries.groups[residual].units;
         let before = match &run.current.elements()[residual].map {
-            Some(map) => map.elements().iter().zip(&cross.sums).map(|(x, y)| x * y).sum(),
+            Some(map) => map
+                .elements()
+                .iter()
+                .zip(&cross.sums)
+                .map(|(x, y)| x * y)
+                .sum(),
             None => (0..size).map(|unit| cross.sums[unit * size + unit]).sum(),
         };
         let (map, best) = procrustes::procrustes(size, &cross.sums)?;
-        Ok(Solved { map, before, best, rounding: ROUNDING * cross.scale })
+        Ok(Solved {
+            map,
+            before,
+            best,
+            rounding: ROUNDING * cross.scale,
+        })
     }
 
     fn step(&self, run: &Run<'_, '_>, solved: &Solved) -> Step {
@@ -284,12 +403,20 @@ impl Stream<'_> {
         Step {
             sweep: run.sweep(),
             root: self.residual,
-            elements: if gains { vec![(self.residual, Element::default())] } else { Vec::new() },
+            elements: if gains {
+                vec![(self.residual, Element::default())]
+            } else {
+                Vec::new()
+            },
             before: solved.before,
             after: if gains { solved.best } else { solved.before },
             units,
             moved: if mapped { units } else { 0 },
-            proof: if mapped { Proof::Optimal(solved.rounding) } else { Proof::Identity },
+            proof: if mapped {
+                Proof::Optimal(solved.rounding)
+            } else {
+                Proof::Identity
+            },
         }
     }
 }

@@ -1,5 +1,5 @@
-//! On what the products of an alignment are summed: on the device of its options, if some of that may be used, else in
-//! memory.
+//! On what the products of an alignment are summed: on the device of its options, if some of that
+//! may be used, else in memory.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg::Backend;
 use crate::plan::memory::DeviceWish;
 
-/// Bytes that a device takes of the `memory` of the process: what its driver keeps, and what is pinned for copies.
+/// Bytes that a device takes of the `memory` of the process: what its driver keeps, and what is
+/// pinned for copies.
 ///
 /// # Errors
 ///
@@ -28,7 +29,11 @@ pub fn host_bytes(options: &Options, wish: Option<DeviceWish>, memory: u64) -> R
 /// [`Kind::Device`] when the device has not the memory.
 pub fn backend(options: &Options, wish: Option<DeviceWish>, memory: u64) -> Result<Backend> {
     match options.device.as_ref().zip(wish) {
-        Some((driver, wish)) => Ok(Backend::on(Arc::new(Products::new(Arc::clone(driver), memory, wish.memory)?))),
+        Some((driver, wish)) => Ok(Backend::on(Arc::new(Products::new(
+            Arc::clone(driver),
+            memory,
+            wish.memory,
+        )?))),
         None => Ok(Backend::default()),
     }
 }
@@ -41,7 +46,12 @@ pub fn name(options: &Options, wish: Option<DeviceWish>) -> String {
     }
 }
 
-/// The same error; where steps are kept and a device has failed, one after which the run can be gone on with.
+/// The same error; where steps are kept and a device has failed, one after which the run can be
+/// gone on with.
 pub fn resumable(error: Error, kept: bool) -> Error {
-    if kept && error.kind() == Kind::Device { error.resumable() } else { error }
+    if kept && error.kind() == Kind::Device {
+        error.resumable()
+    } else {
+        error
+    }
 }

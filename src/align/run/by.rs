@@ -75,9 +75,17 @@ impl By {
     /// # Errors
     ///
     /// When one of both cannot be opened.
-    pub fn activations(reference: &Path, model: &Path, options: activations::Options) -> Result<Self> {
+    pub fn activations(
+        reference: &Path,
+        model: &Path,
+        options: activations::Options,
+    ) -> Result<Self> {
         let open = |path| Checkpoint::open(path).map(Box::new);
-        Ok(Self::Activations { reference: open(reference)?, model: open(model)?, options })
+        Ok(Self::Activations {
+            reference: open(reference)?,
+            model: open(model)?,
+            options,
+        })
     }
 
     /// By the loss on the data set `data` of the midpoint of `pair`.
@@ -93,8 +101,17 @@ impl By {
     ) -> Result<Self> {
         let print = fingerprint::of(&Checkpoint::open(data)?)?;
         let data = DataSet::open(data, run.kernels)?;
-        let network = network(&pair.symmetries, pair.reference.config()?.as_ref(), data.shape())?;
-        Ok(Self::StraightThrough { network: Box::new(network), data: Box::new(data), print, options })
+        let network = network(
+            &pair.symmetries,
+            pair.reference.config()?.as_ref(),
+            data.shape(),
+        )?;
+        Ok(Self::StraightThrough {
+            network: Box::new(network),
+            data: Box::new(data),
+            print,
+            options,
+        })
     }
 
     /// Adds to what decides whether two runs look for the same.
@@ -106,11 +123,17 @@ impl By {
         identity["by"] = match self {
             // As it was before there was anything else.
             Self::Weights => return Ok(()),
-            Self::Activations { reference, model, options } => json!({
+            Self::Activations {
+                reference,
+                model,
+                options,
+            } => json!({
                 "activations": [fingerprint::of(reference)?, fingerprint::of(model)?],
                 "options": options,
             }),
-            Self::StraightThrough { print, options, .. } => json!({ "data": print, "options": options }),
+            Self::StraightThrough { print, options, .. } => {
+                json!({ "data": print, "options": options })
+            }
         };
         Ok(())
     }
@@ -127,14 +150,23 @@ impl By {
         match self {
             Self::Weights => by_weights(),
             Self::Activations { .. } => activations::least_memory(symmetries),
-            Self::StraightThrough { network, data, options, .. } => {
-                straight_through::bytes(network, data, options) + by_weights()
-            }
+            Self::StraightThrough {
+                network,
+                data,
+                options,
+                ..
+            } => straight_through::bytes(network, data, options) + by_weights(),
         }
     }
 
     /// Adds to what was found what only this way of matching knows.
-    pub fn add_findings(&self, found: &mut Findings, steps: &[Step], pair: &Pair, losses: Option<Losses>) {
+    pub fn add_findings(
+        &self,
+        found: &mut Findings,
+        steps: &[Step],
+        pair: &Pair,
+        losses: Option<Losses>,
+    ) {
         found.losses = losses;
         if !matches!(self, Self::Activations { .. }) {
             return;
@@ -159,26 +191,81 @@ impl By {
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
-        let Models { pair, stored, moving, options: run, .. } = models;
+        let Models {
+            pair,
+            stored,
+            moving,
+            options: run,
+            ..
+        } = models;
         let symmetries = &pair.symmetries;
         match self {
             Self::Weights => {
                 let start = pair.start()?;
-                let found = match_weights(models.reference, moving, symmetries, &start, earlier, matching, watch)?;
-                Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
+                let found = match_weights(
+                    models.reference,
+                    moving,
+                    symmetries,
+                    &start,
+                    earlier,
+                    matching,
+                    watch,
+                )?;
+                Ok(Solved {
+                    transform: found.transform,
+                    sweeps: found.sweeps,
+                    losses: None,
+                })
             }
-            Self::Activations { reference, model, options } => {
-                let sources = SourceOptions { io: run.io, scratch: None };
+            Self::Activations {
+                reference,
+                model,
+                options,
+            } => {
+                let sources = SourceOptions {
+                    io: run.io,
+                    scratch: None,
+                };
                 let open = |model| Store::open(model, &sources, run.kernels);
                 let (memory, backend) = (matching.memory, matching.backend.clone());
-                let options = activations::Options { memory, backend, ..options.clone() };
-                let found = match_activations(&open(reference)?, &open(model)?, symmetries, earlier, &options, watch)?;
-                Ok(Solved { transform: found.transform, sweeps: found.sweeps, losses: None })
+                let options = activations::Options {
+                    memory,
+                    backend,
+                    ..options.clone()
+                };
+                let found = match_activations(
+                    &open(reference)?,
+                    &open(model)?,
+                    symmetries,
+                    earlier,
+                    &options,
+                    watch,
+                )?;
+                Ok(Solved {
+                    transform: found.transform,
+                    sweeps: found.sweeps,
+                    losses: None,
+                })
             }
-            Self::StraightThrough { network, data, options, .. } => {
-                let problem = Problem { reference: *stored, moving, symmetries, network, data, kernels: run.kernels };
+            Self::StraightThrough {
+                network,
+                data,
+                options,
+                ..
+            } => {
+                let problem = Problem {
+                    reference: *stored,
+                    moving,
+                    symmetries,
+                    network,
+                    data,
+                    kernels: run.kernels,
+                };
                 let own = straight_through::bytes(network, data, options);
-                let matching = matching::Options { memory: matching.memory.saturating_sub(own), ..matching.clone() };
+                let matching = matching::Options {
+                    memory: matching.memory.saturating_sub(own),
+                    ..matching.clone()
+                };
                 let found = straight_through(&problem, options, &matching, watch)?;
                 let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;
                 let is_root = |root: &usize| {
@@ -188,14 +275,28 @@ impl By {
                 for root in (0..symmetries.groups.len()).filter(is_root) {
                     watch.taken(&unproved(root, &found.transform))?;
                 }
-                Ok(Solved { transform: found.transform, sweeps: options.epochs, losses: Some(found.losses) })
+                Ok(Solved {
+                    transform: found.transform,
+                    sweeps: options.epochs,
+                    losses: Some(found.losses),
+                })
             }
         }
     }
 }
 
-/// A root of which nothing is known but where its units go; its part of the objective was not looked at.
+/// A root of which nothing is known but where its units go; its part of the objective was not
+/// looked at.
 fn unproved(root: usize, transform: &Transform) -> Step {
     let elements = vec![(root, transform.elements()[root].clone())];
-    Step { sweep: 0, root, elements, before: 0.0, after: 0.0, units: 0, moved: 0, proof: Proof::Parts }
+    Step {
+        sweep: 0,
+        root,
+        elements,
+        before: 0.0,
+        after: 0.0,
+        units: 0,
+        moved: 0,
+        proof: Proof::Parts,
+    }
 }

@@ -16,7 +16,10 @@ use crate::linalg::Backend;
 use crate::output::{Target, check_folder_ending};
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile};
 
-use super::{ManyReport, Pair, Ran, Solving, Task, findings, is_of, note, pair, refuse_inputs_folder, report_of};
+use super::{
+    ManyReport, Pair, Ran, Solving, Task, findings, is_of, note, pair, refuse_inputs_folder,
+    report_of,
+};
 
 /// Bytes that a thread takes to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
@@ -45,11 +48,16 @@ impl Crowd {
     ///
     /// # Errors
     ///
-    /// As [`Pair::new`]; [`Kind::Usage`] for fewer than two models, or two of one content, which need no alignment and
-    /// could not be told apart by their transforms.
+    /// As [`Pair::new`]; [`Kind::Usage`] for fewer than two models, or two of one content, which
+    /// need no alignment and could not be told apart by their transforms.
     pub fn new(models: Vec<Checkpoint>, spec: Option<&Spec>, allowed: Waived) -> Result<Self> {
         let [first, others @ ..] = models.as_slice() else {
-            return Err(Error::new(Kind::Usage, "cannot align", "models", "wanted at least two, got none"));
+            return Err(Error::new(
+                Kind::Usage,
+                "cannot align",
+                "models",
+                "wanted at least two, got none",
+            ));
         };
         let mut found: Option<(Arc<Symmetries>, Value)> = None;
         let mut prints = Vec::with_capacity(models.len());
@@ -61,8 +69,10 @@ impl Crowd {
             }
             if let Some(same) = prints.iter().position(|print| *print == pair.model_print) {
                 let cause = format!("it has the content of {}", models[same].root().display());
-                return Err(Error::new(Kind::Usage, "cannot align", other.root().display(), cause)
-                    .with_hint("name each model once"));
+                return Err(
+                    Error::new(Kind::Usage, "cannot align", other.root().display(), cause)
+                        .with_hint("name each model once"),
+                );
             }
             warnings.extend(pair.warnings);
             let spec = pair::spec_identity(&pair.symmetries);
@@ -70,9 +80,20 @@ impl Crowd {
             found.get_or_insert((pair.symmetries, spec));
         }
         let Some((symmetries, spec)) = found else {
-            return Err(Error::new(Kind::Usage, "cannot align", "models", "wanted at least two, got one"));
+            return Err(Error::new(
+                Kind::Usage,
+                "cannot align",
+                "models",
+                "wanted at least two, got one",
+            ));
         };
-        Ok(Self { models, prints, symmetries, spec, warnings })
+        Ok(Self {
+            models,
+            prints,
+            symmetries,
+            spec,
+            warnings,
+        })
     }
 
     /// What decides whether two runs look for the same.
@@ -107,11 +128,12 @@ impl Task for CrowdTask {
         format!("{} of these models", self.crowd.models.len())
     }
 
-    /// What is done to each model, what is tried, what comes of it, and the steps as they are journalled; then parts of
-    /// the models of a mean.
+    /// What is done to each model, what is tried, what comes of it, and the steps as they are
+    /// journalled; then parts of the models of a mean.
     fn held_bytes(&self, threads: usize) -> u64 {
         let count = self.crowd.models.len() as u64;
-        let transforms = (3 * count + 4) * findings::largest_transform_bytes(&self.crowd.symmetries);
+        let transforms =
+            (3 * count + 4) * findings::largest_transform_bytes(&self.crowd.symmetries);
         transforms + threads as u64 * count * READER_BYTES
     }
 
@@ -128,7 +150,9 @@ impl Task for CrowdTask {
     }
 
     fn paths(&self, out: &Path) -> Vec<PathBuf> {
-        (0..self.crowd.models.len()).map(|model| path_of(out, model)).collect()
+        (0..self.crowd.models.len())
+            .map(|model| path_of(out, model))
+            .collect()
     }
 
     fn check_target(&self, target: &Target, identity: &Value) -> Result<()> {
@@ -137,29 +161,68 @@ impl Task for CrowdTask {
         refuse_others(&self.crowd, target, identity)
     }
 
-    fn solve(&self, solving: &Solving<'_, ManyStep>, backend: Backend) -> Result<Vec<TransformFile>> {
-        let matching = matching::Options { backend, ..self.many.matching.clone() };
-        let many = ManyOptions { matching, ..self.many.clone() };
+    fn solve(
+        &self,
+        solving: &Solving<'_, ManyStep>,
+        backend: Backend,
+    ) -> Result<Vec<TransformFile>> {
+        let matching = matching::Options {
+            backend,
+            ..self.many.matching.clone()
+        };
+        let many = ManyOptions {
+            matching,
+            ..self.many.clone()
+        };
         let symmetries = &self.crowd.symmetries;
-        let found = match_many(solving.stores, &[], symmetries, solving.earlier, &many, solving.session)?;
+        let found = match_many(
+            solving.stores,
+            &[],
+            symmetries,
+            solving.earlier,
+            &many,
+            solving.session,
+        )?;
         // What sums products is not needed any more.
         drop(many);
-        (0..solving.stores.len()).map(|model| self.file(solving, &found, model)).collect()
+        (0..solving.stores.len())
+            .map(|model| self.file(solving, &found, model))
+            .collect()
     }
 
     fn found(&self, files: Vec<TransformFile>, ran: &Ran) -> Result<ManyReport> {
         let path = |model: usize| ran.out.as_ref().map(|out| path_of(out, model));
-        let together = files.first().and_then(|file| file.notes.get(note::TOGETHER)).map(String::as_str);
-        let together: Value = serde_json::from_str(together.unwrap_or_default()).map_err(|error| {
-            let path = path(0).unwrap_or_else(|| PathBuf::from("transform"));
-            Error::new(Kind::Damaged, "cannot read the notes of a transform", path.display(), error)
-        })?;
-        let number = |key: &str| together[key].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0);
+        let together = files
+            .first()
+            .and_then(|file| file.notes.get(note::TOGETHER))
+            .map(String::as_str);
+        let together: Value =
+            serde_json::from_str(together.unwrap_or_default()).map_err(|error| {
+                let path = path(0).unwrap_or_else(|| PathBuf::from("transform"));
+                Error::new(
+                    Kind::Damaged,
+                    "cannot read the notes of a transform",
+                    path.display(),
+                    error,
+                )
+            })?;
+        let number = |key: &str| {
+            together[key]
+                .as_u64()
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(0)
+        };
         let reference = number("begun").min(files.len().saturating_sub(1));
         let models = &self.crowd.models;
         let reports = files.iter().enumerate().map(|(model, file)| {
             let path = path(model);
-            report_of(file, path.as_deref(), [&models[reference], &models[model]], &self.crowd.symmetries, ran)
+            report_of(
+                file,
+                path.as_deref(),
+                [&models[reference], &models[model]],
+                &self.crowd.symmetries,
+                ran,
+            )
         });
         Ok(ManyReport {
             models: reports.collect::<Result<_>>()?,
@@ -174,7 +237,12 @@ impl Task for CrowdTask {
 
 impl CrowdTask {
     /// The transform file of a model, with what was found about it beside the one that stays.
-    fn file(&self, solving: &Solving<'_, ManyStep>, found: &ManyMatched, model: usize) -> Result<TransformFile> {
+    fn file(
+        &self,
+        solving: &Solving<'_, ManyStep>,
+        found: &ManyMatched,
+        model: usize,
+    ) -> Result<TransformFile> {
         let (symmetries, transform) = (&self.crowd.symmetries, &found.transforms[model]);
         let before = self.cosines(solving, found.begun, model, Transform::identity(symmetries))?;
         let after = match transform.is_identity(symmetries) {
@@ -182,17 +250,34 @@ impl CrowdTask {
             false => self.cosines(solving, found.begun, model, transform.clone())?,
         };
         let (options, steps) = (&self.many.matching, &found.steps[model]);
-        let found_here = findings::of(symmetries, options, transform, found.rounds, steps, [before, after]);
+        let found_here = findings::of(
+            symmetries,
+            options,
+            transform,
+            found.rounds,
+            steps,
+            [before, after],
+        );
         let together = json!({
             "begun": found.begun, "rounds": found.rounds, "settled": found.settled, "cycle_error": found.cycle_error,
         });
         let notes = IndexMap::from([
-            (note::REFERENCE.to_owned(), self.crowd.prints[found.begun].clone()),
+            (
+                note::REFERENCE.to_owned(),
+                self.crowd.prints[found.begun].clone(),
+            ),
             (note::IDENTITY.to_owned(), solving.identity.to_string()),
-            (note::FINDINGS.to_owned(), serde_json::to_string(&found_here).expect("findings are plain data")),
+            (
+                note::FINDINGS.to_owned(),
+                serde_json::to_string(&found_here).expect("findings are plain data"),
+            ),
             (note::TOGETHER.to_owned(), together.to_string()),
         ]);
-        Ok(TransformFile { transform: transform.clone(), model: self.crowd.prints[model].clone(), notes })
+        Ok(TransformFile {
+            transform: transform.clone(),
+            model: self.crowd.prints[model].clone(),
+            notes,
+        })
     }
 
     /// The cosines of the tensors of model `reference` and of `model` under `transform`.
@@ -203,18 +288,33 @@ impl CrowdTask {
         model: usize,
         transform: Transform,
     ) -> Result<Vec<Option<f64>>> {
-        let (symmetries, stores, options) = (&self.crowd.symmetries, solving.stores, solving.options);
+        let (symmetries, stores, options) =
+            (&self.crowd.symmetries, solving.stores, solving.options);
         let names: Vec<&str> = pair::acted_on(symmetries).collect();
-        let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform) };
+        let alignment = Alignment {
+            symmetries: Arc::clone(symmetries),
+            transform: Arc::new(transform),
+        };
         let moved = Transformed::new(Arc::clone(&stores[model]), alignment);
         let passed = |_| match options.stop.asked() {
             // The steps are journalled, so that only the measuring is done again.
-            true => Err(Error::new(Kind::Interrupted, "stopped on request", "alignment", "it is not written")
-                .with_hint("run the same command again to go on from here")
-                .resumable()),
+            true => Err(Error::new(
+                Kind::Interrupted,
+                "stopped on request",
+                "alignment",
+                "it is not written",
+            )
+            .with_hint("run the same command again to go on from here")
+            .resumable()),
             false => Ok(()),
         };
-        angles::cosines(stores[reference].as_ref(), &moved, &names, options.kernels, &passed)
+        angles::cosines(
+            stores[reference].as_ref(),
+            &moved,
+            &names,
+            options.kernels,
+            &passed,
+        )
     }
 }
 
@@ -224,12 +324,20 @@ fn refuse_others(crowd: &Crowd, target: &Target, identity: &Value) -> Result<()>
         return Ok(());
     }
     let paths = (0..crowd.models.len()).map(|model| path_of(&target.dir, model));
-    match paths.into_iter().find(|path| path.exists() && !is_of(path, identity)) {
+    match paths
+        .into_iter()
+        .find(|path| path.exists() && !is_of(path, identity))
+    {
         None => Ok(()),
         Some(path) => {
             let cause = "a file is there that this run did not write";
-            Err(Error::new(Kind::Occupied, "cannot write to file", path.display(), cause)
-                .with_hint("choose another folder, or let --overwrite replace it"))
+            Err(Error::new(
+                Kind::Occupied,
+                "cannot write to file",
+                path.display(),
+                cause,
+            )
+            .with_hint("choose another folder, or let --overwrite replace it"))
         }
     }
 }

@@ -24,7 +24,8 @@ pub fn of(
         let group = &symmetries.groups[step.root];
         let tree = tree_of(symmetries, step.root);
         let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
-        // A step may look at a part of the tensors only, or count them by their norms: what is shown is the same always.
+        // A step may look at a part of the tensors only, or count them by their norms: what is
+        // shown is the same always.
         let part = |cosines: &[Option<f64>]| {
             let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
             own.filter_map(|(_, cosine)| *cosine).sum()
@@ -33,7 +34,19 @@ pub fn of(
         let (units, moved) = moved_units(symmetries, transform, &tree);
         let (name, kind, proof) = (group.name.clone(), group.key.clone(), step.proof);
         let activations = None;
-        roots.push((step.root, RootFound { name, kind, units, moved, before, after, proof, activations }));
+        roots.push((
+            step.root,
+            RootFound {
+                name,
+                kind,
+                units,
+                moved,
+                before,
+                after,
+                proof,
+                activations,
+            },
+        ));
     }
     let [before, after] = cosines;
     let tensor = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| Cosines {
@@ -46,16 +59,30 @@ pub fn of(
         sweeps,
         losses: None,
         roots: roots.into_iter().map(|(_, root)| root).collect(),
-        tensors: names.into_iter().zip(before.into_iter().zip(after)).map(tensor).collect(),
+        tensors: names
+            .into_iter()
+            .zip(before.into_iter().zip(after))
+            .map(tensor)
+            .collect(),
     }
 }
 
 /// The most bytes that a transform of these groups can take.
 pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     let group = |group: &Group| {
-        let angles = if group.pairs.is_some() { group.pair_count() } else { 0 };
-        let map = if group.may(crate::symmetry::Allowed::Orthogonal) { 8 * group.units * group.units } else { 0 };
-        size_of::<Element>() + map + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
+        let angles = if group.pairs.is_some() {
+            group.pair_count()
+        } else {
+            0
+        };
+        let map = if group.may(crate::symmetry::Allowed::Orthogonal) {
+            8 * group.units * group.units
+        } else {
+            0
+        };
+        size_of::<Element>()
+            + map
+            + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
     };
     symmetries.groups.iter().map(group).sum::<usize>() as u64
 }
@@ -69,12 +96,17 @@ fn tree_of(symmetries: &Symmetries, root: usize) -> Vec<usize> {
         }
         group
     };
-    (0..groups.len()).filter(|&group| outermost(group) == root).collect()
+    (0..groups.len())
+        .filter(|&group| outermost(group) == root)
+        .collect()
 }
 
 fn acts_on(symmetries: &Symmetries, group: usize, tensor: &str) -> bool {
     let tensor = &symmetries.tensors[tensor];
-    let by_name = tensor.index.as_ref().is_some_and(|index| index.group == group);
+    let by_name = tensor
+        .index
+        .as_ref()
+        .is_some_and(|index| index.group == group);
     by_name || tensor.axes.iter().any(|axis| axis.names(group))
 }
 
@@ -83,7 +115,9 @@ fn moved_units(symmetries: &Symmetries, transform: &Transform, tree: &[usize]) -
     tree.iter().fold((0, 0), |(units, moved), &group| {
         let (own, element) = (&symmetries.groups[group], &transform.elements()[group]);
         let all = (0..own.copies).flat_map(|copy| (0..own.units).map(move |unit| (copy, unit)));
-        let count = all.filter(|&(copy, unit)| moves(own, element, copy, unit)).count();
+        let count = all
+            .filter(|&(copy, unit)| moves(own, element, copy, unit))
+            .count();
         (units + own.copies * own.units, moved + count)
     })
 }

@@ -1,8 +1,10 @@
-//! Which transform goes with which input of a merge: from files, or found now and kept beside the output.
+//! Which transform goes with which input of a merge: from files, or found now and kept beside the
+//! output.
 //!
-//! Transforms that are found for a merge lie in the folder `alignment` of its output, or `X.safetensors.alignment`
-//! beside a single file, one for each aligned input, numbered from 1 as the inputs are. They are whole before the merge
-//! begins, so a merge that was killed finds them and aligns nothing again.
+//! Transforms that are found for a merge lie in the folder `alignment` of its output, or
+//! `X.safetensors.alignment` beside a single file, one for each aligned input, numbered from 1 as
+//! the inputs are. They are whole before the merge begins, so a merge that was killed finds them
+//! and aligns nothing again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,9 @@ use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
 use crate::error::{Error, Kind, Result};
 use crate::likeness::Waived;
-use crate::output::{Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders};
+use crate::output::{
+    Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders,
+};
 use crate::plan::memory::{DeviceWish, Wish};
 use crate::plan::{AlignmentFile, Job, Plan};
 use crate::recipe::{self, Align as Asked, AlignFrom, WeightMatching, expand_home};
@@ -66,8 +70,8 @@ impl AlignInputs<'_> {
     ///
     /// # Errors
     ///
-    /// When a file cannot be used, is for none of the inputs, or two are for one; and whatever keeps the inputs from
-    /// being aligned with each other.
+    /// When a file cannot be used, is for none of the inputs, or two are for one; and whatever
+    /// keeps the inputs from being aligned with each other.
     pub fn look(&self, job: &mut Job) -> Result<Looked> {
         let models = job.open_inputs(None)?;
         self.look_among(job, &models)
@@ -86,14 +90,25 @@ impl AlignInputs<'_> {
         match &self.asked.from {
             AlignFrom::Weights(asked) => self.look_beside(job, models, &matching_options(asked)),
             AlignFrom::Files(files) => {
-                let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
-                let files = files.iter().map(|file| expand_home(file)).collect::<Vec<_>>();
-                let chosen = files.iter().map(|file| Ok((file.clone(), input_of(file, &prints, models)?)));
+                let prints = models
+                    .iter()
+                    .map(fingerprint::of)
+                    .collect::<Result<Vec<_>>>()?;
+                let files = files
+                    .iter()
+                    .map(|file| expand_home(file))
+                    .collect::<Vec<_>>();
+                let chosen = files
+                    .iter()
+                    .map(|file| Ok((file.clone(), input_of(file, &prints, models)?)));
                 let chosen = chosen.collect::<Result<Vec<_>>>()?;
                 self.use_files(job, models, &prints, &chosen)
             }
             AlignFrom::FilesOf(files) => {
-                let prints = models.iter().map(fingerprint::of).collect::<Result<Vec<_>>>()?;
+                let prints = models
+                    .iter()
+                    .map(fingerprint::of)
+                    .collect::<Result<Vec<_>>>()?;
                 let names = job.document.models();
                 let chosen = files.iter().filter_map(|(model, file)| {
                     let input = names.iter().position(|name| name.to_string() == *model)?;
@@ -105,7 +120,8 @@ impl AlignInputs<'_> {
         }
     }
 
-    /// Folds the norms of all inputs where those of one are folded: only then have their weights to do with each other.
+    /// Folds the norms of all inputs where those of one are folded: only then have their weights to
+    /// do with each other.
     fn fold_all(&self, job: &mut Job, models: &[Checkpoint]) -> Result<()> {
         let folded = |alignment: &Alignment| alignment.symmetries.fold.is_some();
         if !job.alignments.iter().flatten().any(folded) {
@@ -119,12 +135,17 @@ impl AlignInputs<'_> {
                 Some(alignment) => alignment.symmetries.folded(model)?,
                 None => Symmetries::of(model, self.spec)?.folded(model)?,
             };
-            let elements = alignment.as_ref().map(|alignment| alignment.transform.elements().to_vec());
+            let elements = alignment
+                .as_ref()
+                .map(|alignment| alignment.transform.elements().to_vec());
             let transform = match elements {
                 Some(elements) => Transform::new(&symmetries, elements)?,
                 None => Transform::identity(&symmetries),
             };
-            *alignment = Some(Alignment { symmetries: Arc::new(symmetries), transform: Arc::new(transform) });
+            *alignment = Some(Alignment {
+                symmetries: Arc::new(symmetries),
+                transform: Arc::new(transform),
+            });
         }
         Ok(())
     }
@@ -138,7 +159,9 @@ impl AlignInputs<'_> {
         // Opened once for all that follows.
         let models = job.open_inputs(None).map_err(Error::refused)?;
         let looked = self.look_among(job, &models).map_err(Error::refused)?;
-        let AlignFrom::Weights(asked) = &self.asked.from else { return Ok(looked) };
+        let AlignFrom::Weights(asked) = &self.asked.from else {
+            return Ok(looked);
+        };
         let storage = finder.storage.as_ref();
         if looked.missing.is_empty() {
             tidy_transforms(storage, &self.target.dir)?;
@@ -148,9 +171,10 @@ impl AlignInputs<'_> {
         let options = matching_options(asked);
         match self.asked.together {
             true => self.find_all(job, &models, &options, finder)?,
-            false => {
-                looked.missing.iter().try_for_each(|input| self.find_one(job, &models, *input, &options, finder))?
-            }
+            false => looked
+                .missing
+                .iter()
+                .try_for_each(|input| self.find_one(job, &models, *input, &options, finder))?,
         }
         let again = self.look_among(job, &models)?;
         match again.missing.first() {
@@ -175,16 +199,30 @@ impl AlignInputs<'_> {
         options: &matching::Options,
         finder: &Finder<'_>,
     ) -> Result<()> {
-        let pair = self.pair(models[job.donor].clone(), models[input].clone())?.ready_for(options.residual)?;
-        let task = PairTask { pair, by: By::Weights, matching: options.clone() };
+        let pair = self
+            .pair(models[job.donor].clone(), models[input].clone())?
+            .ready_for(options.residual)?;
+        let task = PairTask {
+            pair,
+            by: By::Weights,
+            matching: options.clone(),
+        };
         let path = path_of(&self.folder(finder.storage.as_ref())?, input);
         let found = align(self.run(task, path, models, finder))?;
         (finder.told)(&found.report)
     }
 
     /// The run of `task` that writes to `path`, while the headers of `models` are held.
-    fn run<T>(&self, task: T, path: PathBuf, models: &[Checkpoint], finder: &Finder<'_>) -> Align<T> {
-        let Target { overwrite, restart, .. } = *self.target;
+    fn run<T>(
+        &self,
+        task: T,
+        path: PathBuf,
+        models: &[Checkpoint],
+        finder: &Finder<'_>,
+    ) -> Align<T> {
+        let Target {
+            overwrite, restart, ..
+        } = *self.target;
         Align {
             task,
             memory: finder.wish.memory,
@@ -193,21 +231,34 @@ impl AlignInputs<'_> {
             device: finder.device,
             storage: Arc::clone(&finder.storage),
             // An output that may be begun anew may lose the transforms of another run.
-            target: Some(Target { dir: path, overwrite: overwrite || restart, restart }),
+            target: Some(Target {
+                dir: path,
+                overwrite: overwrite || restart,
+                restart,
+            }),
             options: finder.options.clone(),
         }
     }
 
     /// Says what would keep the merge from beginning before hours are spent on its inputs.
     fn check(&self, job: &Job, finder: &Finder<'_>) -> Result<()> {
-        let bare = Job { alignments: Vec::new(), alignment_files: Vec::new(), ..job.clone() };
+        let bare = Job {
+            alignments: Vec::new(),
+            alignment_files: Vec::new(),
+            ..job.clone()
+        };
         let plan = Plan::new(&bare, finder.wish)?;
         refuse_inputs_folder(&plan.inputs, &self.target.dir)?;
-        check_target(Arc::clone(&finder.storage), self.target, &plan.layout, &plan.identity)
+        check_target(
+            Arc::clone(&finder.storage),
+            self.target,
+            &plan.layout,
+            &plan.identity,
+        )
     }
 
-    /// The transform of an input that was found for this merge before: beside the output's weights, or with a new
-    /// output that is to replace what is there.
+    /// The transform of an input that was found for this merge before: beside the output's weights,
+    /// or with a new output that is to replace what is there.
     fn found(&self, input: usize, is_of: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let [last, aside] = transform_folders(&self.target.dir);
         check_folder(&last)?;
@@ -219,7 +270,11 @@ impl AlignInputs<'_> {
     fn folder(&self, storage: &dyn Storage) -> Result<PathBuf> {
         let [last, aside] = transform_folders(&self.target.dir);
         check_folder(&last)?;
-        Ok(if is_replacing(storage, self.target)? { aside } else { last })
+        Ok(if is_replacing(storage, self.target)? {
+            aside
+        } else {
+            last
+        })
     }
 
     fn pair(&self, reference: Checkpoint, model: Checkpoint) -> Result<Pair> {
@@ -227,14 +282,21 @@ impl AlignInputs<'_> {
     }
 
     /// The transforms that a run of the same merge has found.
-    fn look_beside(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+    fn look_beside(
+        &self,
+        job: &mut Job,
+        models: &[Checkpoint],
+        options: &matching::Options,
+    ) -> Result<Looked> {
         if self.asked.together {
             return self.look_for_all(job, models, options);
         }
         let mut looked = Looked::default();
         let donor = job.donor;
         for input in (0..models.len()).filter(|input| *input != donor) {
-            let pair = self.pair(models[donor].clone(), models[input].clone())?.ready_for(options.residual)?;
+            let pair = self
+                .pair(models[donor].clone(), models[input].clone())?
+                .ready_for(options.residual)?;
             let identity = pair.identity(options);
             let Some(path) = self.found(input, &|path| is_of(path, &identity))? else {
                 looked.missing.push(input);
@@ -246,20 +308,36 @@ impl AlignInputs<'_> {
         Ok(looked)
     }
 
-    /// The transforms that a run of the same merge has found for all models together; all of them are there, or none.
-    fn look_for_all(&self, job: &mut Job, models: &[Checkpoint], options: &matching::Options) -> Result<Looked> {
+    /// The transforms that a run of the same merge has found for all models together; all of them
+    /// are there, or none.
+    fn look_for_all(
+        &self,
+        job: &mut Job,
+        models: &[Checkpoint],
+        options: &matching::Options,
+    ) -> Result<Looked> {
         let crowd = self.crowd(models.to_vec())?;
         let identity = crowd.identity(&together(job, options));
         let all = (0..models.len()).map(|input| self.found(input, &|path| is_of(path, &identity)));
         let all: Option<Vec<PathBuf>> = all.collect::<Result<Vec<_>>>()?.into_iter().collect();
         let others = (0..models.len()).filter(|input| *input != job.donor);
         let Some(all) = all else {
-            return Ok(Looked { missing: others.collect(), ..Looked::default() });
+            return Ok(Looked {
+                missing: others.collect(),
+                ..Looked::default()
+            });
         };
         for input in others.collect::<Vec<_>>() {
             let path = &all[input];
             let file = TransformFile::read(path, crowd.symmetries())?;
-            take(job, input, path, name_of(path), file, Arc::clone(crowd.symmetries()))?;
+            take(
+                job,
+                input,
+                path,
+                name_of(path),
+                file,
+                Arc::clone(crowd.symmetries()),
+            )?;
         }
         Ok(Looked::default())
     }
@@ -276,10 +354,17 @@ impl AlignInputs<'_> {
         options: &matching::Options,
         finder: &Finder<'_>,
     ) -> Result<()> {
-        let task = CrowdTask { crowd: self.crowd(models.to_vec())?, many: together(job, options) };
+        let task = CrowdTask {
+            crowd: self.crowd(models.to_vec())?,
+            many: together(job, options),
+        };
         let folder = self.folder(finder.storage.as_ref())?;
         let report = align(self.run(task, folder, models, finder))?;
-        let others = report.models.iter().enumerate().filter(|(model, _)| *model != job.donor);
+        let others = report
+            .models
+            .iter()
+            .enumerate()
+            .filter(|(model, _)| *model != job.donor);
         others.map(|(_, report)| report).try_for_each(finder.told)
     }
 
@@ -294,31 +379,50 @@ impl AlignInputs<'_> {
         let mut looked = Looked::default();
         let mut references = Vec::new();
         for (at, (path, inputs)) in chosen.iter().enumerate() {
-            let refused = |cause: String| Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause));
+            let refused =
+                |cause: String| Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause));
             for &input in inputs {
                 let model = models[input].root().display();
-                if let Some((earlier, _)) = chosen[..at].iter().find(|(_, taken)| taken.contains(&input)) {
+                if let Some((earlier, _)) = chosen[..at]
+                    .iter()
+                    .find(|(_, taken)| taken.contains(&input))
+                {
                     return refused(format!("is for {model}, as is {}", earlier.display()));
                 }
                 let symmetries = Symmetries::of(&models[input], self.spec)?;
                 let is_folded = TransformFile::is_folded(path)? == Some(true);
-                let symmetries = Arc::new(if is_folded { symmetries.folded(&models[input])? } else { symmetries });
+                let symmetries = Arc::new(if is_folded {
+                    symmetries.folded(&models[input])?
+                } else {
+                    symmetries
+                });
                 let file = TransformFile::read(path, &symmetries)?;
                 if file.model != prints[input] {
                     return refused(format!("was made for another model than {model}"));
                 }
                 references.push((path, file.notes.get(note::REFERENCE).cloned()));
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let name = path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default();
                 take(job, input, path, name, file, symmetries)?;
             }
         }
         let stays = |input: &usize| !chosen.iter().any(|(_, inputs)| inputs.contains(input));
-        let staying: Vec<&String> = (0..models.len()).filter(stays).map(|input| &prints[input]).collect();
-        let elsewhere = references
-            .iter()
-            .filter(|(_, reference)| reference.as_ref().is_some_and(|reference| !staying.contains(&reference)));
+        let staying: Vec<&String> = (0..models.len())
+            .filter(stays)
+            .map(|input| &prints[input])
+            .collect();
+        let elsewhere = references.iter().filter(|(_, reference)| {
+            reference
+                .as_ref()
+                .is_some_and(|reference| !staying.contains(&reference))
+        });
         looked.warnings.extend(elsewhere.map(|(path, _)| {
-            format!("{} was found against a model that is none of the inputs which stay as they are", path.display())
+            format!(
+                "{} was found against a model that is none of the inputs which stay as they are",
+                path.display()
+            )
         }));
         Ok(looked)
     }
@@ -346,21 +450,36 @@ fn matching_options(asked: &WeightMatching) -> matching::Options {
 /// What a transform beside the output is called in it.
 fn name_of(path: &Path) -> String {
     let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-    Path::new(folder).join(path.file_name().unwrap_or_default()).display().to_string()
+    Path::new(folder)
+        .join(path.file_name().unwrap_or_default())
+        .display()
+        .to_string()
 }
 
 /// How the inputs of a merge are brought together: the donor stays as it is.
 fn together(job: &Job, options: &matching::Options) -> ManyOptions {
-    ManyOptions { begin: Begin::Model(job.donor), matching: options.clone(), ..ManyOptions::default() }
+    ManyOptions {
+        begin: Begin::Model(job.donor),
+        matching: options.clone(),
+        ..ManyOptions::default()
+    }
 }
 
 /// The inputs for which a file was made.
 fn input_of(path: &Path, prints: &[String], models: &[Checkpoint]) -> Result<Vec<usize>> {
     let stored = Checkpoint::open(path)?;
-    let wanted = stored.files().first().and_then(|file| file.metadata.get("model").cloned());
-    let inputs: Vec<usize> = (0..prints.len()).filter(|input| Some(&prints[*input]) == wanted.as_ref()).collect();
+    let wanted = stored
+        .files()
+        .first()
+        .and_then(|file| file.metadata.get("model").cloned());
+    let inputs: Vec<usize> = (0..prints.len())
+        .filter(|input| Some(&prints[*input]) == wanted.as_ref())
+        .collect();
     if inputs.is_empty() {
-        let names: Vec<String> = models.iter().map(|model| model.root().display().to_string()).collect();
+        let names: Vec<String> = models
+            .iter()
+            .map(|model| model.root().display().to_string())
+            .collect();
         let cause = format!("was made for none of {}", names.join(", "));
         return Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause)
             .with_hint("give the model that was aligned among the inputs"));
@@ -377,13 +496,22 @@ fn take(
     file: TransformFile,
     symmetries: Arc<Symmetries>,
 ) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io("cannot read transform", path, error))?;
+    let bytes =
+        std::fs::read(path).map_err(|error| Error::io("cannot read transform", path, error))?;
     let moves = !file.transform.is_identity(&symmetries);
     let blake3 = blake3::hash(&bytes).to_hex().to_string();
-    job.alignment_files.push(AlignmentFile { input, file: name, blake3, moves });
+    job.alignment_files.push(AlignmentFile {
+        input,
+        file: name,
+        blake3,
+        moves,
+    });
     // A model whose norms are folded is another one, even where nothing moves.
     if moves || symmetries.fold.is_some() {
-        job.alignments[input] = Some(Alignment { symmetries, transform: Arc::new(file.transform) });
+        job.alignments[input] = Some(Alignment {
+            symmetries,
+            transform: Arc::new(file.transform),
+        });
     }
     Ok(())
 }

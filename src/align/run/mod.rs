@@ -1,11 +1,12 @@
 //! A whole alignment of two models or many: begin or go on, match, write the transforms, report.
 //!
-//! Two models are a [`PairTask`], which writes one file; many are a [`CrowdTask`], which writes a file for each of them,
-//! `1.safetensors` and so on in one folder. The steps are journalled beside the last of these files, which is written when
-//! all others are durable: while it is not there the run is not finished, and goes on when it is started again.
+//! Two models are a [`PairTask`], which writes one file; many are a [`CrowdTask`], which writes a
+//! file for each of them, `1.safetensors` and so on in one folder. The steps are journalled beside
+//! the last of these files, which is written when all others are durable: while it is not there the
+//! run is not finished, and goes on when it is started again.
 //!
-//! Merging aligned models is [`merge`](crate::engine::merge())'s; which transform goes with which input of a merge is
-//! found in [`inputs`].
+//! Merging aligned models is [`merge`](crate::engine::merge())'s; which transform goes with which
+//! input of a merge is found in [`inputs`].
 
 mod backend;
 mod by;
@@ -73,7 +74,8 @@ pub struct Align<T> {
     pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
-    /// The transform file to write, `X.safetensors`, or the folder of them; without one there is only a report.
+    /// The transform file to write, `X.safetensors`, or the folder of them; without one there is
+    /// only a report.
     pub target: Option<Target>,
     /// How it is carried out.
     pub options: Options,
@@ -83,17 +85,33 @@ pub struct Align<T> {
 ///
 /// # Errors
 ///
-/// Whatever keeps the transforms from being found or written. The steps that were taken stay for the next run, when there
-/// is a target.
+/// Whatever keeps the transforms from being found or written. The steps that were taken stay for
+/// the next run, when there is a target.
 pub fn align<T: Task>(align: Align<T>) -> Result<T::Found> {
     let begun = Instant::now();
-    let Align { mut task, memory, held, threads, device, storage, target, options } = align;
+    let Align {
+        mut task,
+        memory,
+        held,
+        threads,
+        device,
+        storage,
+        target,
+        options,
+    } = align;
     check_limits(memory, threads)?;
     let pool = pool(threads)?;
     let held = held + backend::host_bytes(&options, device, memory)?;
     task.set_memory(left_for_matching(&task, memory, held, &pool).map_err(Error::refused)?);
     let identity = task.identity().map_err(Error::refused)?;
-    let run = Run { task: &task, pool: &pool, options: &options, identity: &identity, device, memory };
+    let run = Run {
+        task: &task,
+        pool: &pool,
+        options: &options,
+        identity: &identity,
+        device,
+        memory,
+    };
     let (files, status) = match &target {
         None => (run.carry_out(None, vec![])?, "aligned"),
         Some(target) => run.carry_out_to(target, storage)?,
@@ -123,9 +141,21 @@ fn left_for_matching<T: Task>(task: &T, memory: u64, held: u64, pool: &ThreadPoo
     let (first, second) = (open(models[0])?, Arc::new(open(models[1])?));
     let least = fixed + pool.install(|| task.least_bytes(&first, &second));
     if memory < least {
-        let cause = format!("aligning {} needs at least {}", task.words(), format_bytes(least));
-        return Err(Error::new(Kind::Budget, "memory is too small", format_bytes(memory), cause)
-            .with_hint(format!("give --memory {}MiB or more, or fewer --threads", least.div_ceil(1 << 20))));
+        let cause = format!(
+            "aligning {} needs at least {}",
+            task.words(),
+            format_bytes(least)
+        );
+        return Err(Error::new(
+            Kind::Budget,
+            "memory is too small",
+            format_bytes(memory),
+            cause,
+        )
+        .with_hint(format!(
+            "give --memory {}MiB or more, or fewer --threads",
+            least.div_ceil(1 << 20)
+        )));
     }
     Ok(memory - fixed)
 }
@@ -133,25 +163,48 @@ fn left_for_matching<T: Task>(task: &T, memory: u64, held: u64, pool: &ThreadPoo
 /// Whether the file at `path` is the result of this very run.
 fn is_of(path: &Path, identity: &Value) -> bool {
     let metadata = |stored: Checkpoint| stored.files().first().map(|file| file.metadata.clone());
-    let metadata = Checkpoint::open(path).ok().and_then(metadata).unwrap_or_default();
-    metadata.contains_key(note::FINDINGS) && metadata.get(note::IDENTITY) == Some(&identity.to_string())
+    let metadata = Checkpoint::open(path)
+        .ok()
+        .and_then(metadata)
+        .unwrap_or_default();
+    metadata.contains_key(note::FINDINGS)
+        && metadata.get(note::IDENTITY) == Some(&identity.to_string())
 }
 
 fn parsed<S: TaskStep>(steps: &[String], out: &Path) -> Result<Vec<S>> {
     let odd = |error| {
-        Error::new(Kind::Resume, "cannot resume", out.display(), format!("a journalled step is odd: {error}"))
-            .with_hint("run with --restart to discard what was found and begin anew")
+        Error::new(
+            Kind::Resume,
+            "cannot resume",
+            out.display(),
+            format!("a journalled step is odd: {error}"),
+        )
+        .with_hint("run with --restart to discard what was found and begin anew")
     };
-    steps.iter().map(|step| serde_json::from_str(step).map_err(odd)).collect()
+    steps
+        .iter()
+        .map(|step| serde_json::from_str(step).map_err(odd))
+        .collect()
 }
 
 fn findings_of(file: &TransformFile, path: &Path) -> Result<Findings> {
-    let text = file.notes.get(note::FINDINGS).map(String::as_str).unwrap_or_default();
-    serde_json::from_str(text)
-        .map_err(|error| Error::new(Kind::Damaged, "cannot read the notes of a transform", path.display(), error))
+    let text = file
+        .notes
+        .get(note::FINDINGS)
+        .map(String::as_str)
+        .unwrap_or_default();
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(
+            Kind::Damaged,
+            "cannot read the notes of a transform",
+            path.display(),
+            error,
+        )
+    })
 }
 
-/// Reports on the alignment of `model` to `reference`, whose transform `file` has its place at `path`.
+/// Reports on the alignment of `model` to `reference`, whose transform `file` has its place at
+/// `path`.
 fn report_of(
     file: &TransformFile,
     path: Option<&Path>,
@@ -192,39 +245,67 @@ struct Run<'a, T> {
 
 impl<T: Task> Run<'_, T> {
     /// The transforms at `target`: those that are there, or found now and written; and the status.
-    fn carry_out_to(&self, target: &Target, storage: Arc<dyn Storage>) -> Result<(Vec<TransformFile>, &'static str)> {
+    fn carry_out_to(
+        &self,
+        target: &Target,
+        storage: Arc<dyn Storage>,
+    ) -> Result<(Vec<TransformFile>, &'static str)> {
         let (task, identity) = (self.task, self.identity);
-        task.check_target(target, identity).map_err(Error::refused)?;
+        task.check_target(target, identity)
+            .map_err(Error::refused)?;
         let paths = task.paths(&target.dir);
-        let last = Target { dir: last_of(&paths), ..target.clone() };
+        let last = Target {
+            dir: last_of(&paths),
+            ..target.clone()
+        };
         let is_same = |_: &Path| paths.iter().all(|path| is_of(path, identity));
-        Ok(match Steps::begin(storage, &last, identity, &is_same).map_err(Error::refused)? {
-            BegunSteps::Complete => {
-                let read = |path: &PathBuf| TransformFile::read(path, task.symmetries());
-                (paths.iter().map(read).collect::<Result<_>>()?, COMPLETE)
-            }
-            BegunSteps::Fresh(steps) => (self.carry_out(Some(steps), vec![])?, "aligned"),
-            BegunSteps::Resumed(steps, earlier) => {
-                (self.carry_out(Some(steps), parsed(&earlier, &target.dir)?)?, "resumed")
-            }
-        })
+        Ok(
+            match Steps::begin(storage, &last, identity, &is_same).map_err(Error::refused)? {
+                BegunSteps::Complete => {
+                    let read = |path: &PathBuf| TransformFile::read(path, task.symmetries());
+                    (paths.iter().map(read).collect::<Result<_>>()?, COMPLETE)
+                }
+                BegunSteps::Fresh(steps) => (self.carry_out(Some(steps), vec![])?, "aligned"),
+                BegunSteps::Resumed(steps, earlier) => (
+                    self.carry_out(Some(steps), parsed(&earlier, &target.dir)?)?,
+                    "resumed",
+                ),
+            },
+        )
     }
 
     /// Matches from behind the `earlier` steps on, and writes the transforms if there is a journal.
-    fn carry_out(&self, journal: Option<Steps>, earlier: Vec<T::Step>) -> Result<Vec<TransformFile>> {
+    fn carry_out(
+        &self,
+        journal: Option<Steps>,
+        earlier: Vec<T::Step>,
+    ) -> Result<Vec<TransformFile>> {
         let kept = journal.is_some();
-        self.matched(journal, earlier).map_err(|error| backend::resumable(error, kept))
+        self.matched(journal, earlier)
+            .map_err(|error| backend::resumable(error, kept))
     }
 
     fn matched(&self, journal: Option<Steps>, earlier: Vec<T::Step>) -> Result<Vec<TransformFile>> {
         let (task, options) = (self.task, self.options);
         let backend = backend::backend(options, self.device, self.memory)?;
-        let sources = SourceOptions { io: options.io, scratch: journal.as_ref().map(Steps::scratch_dir) };
+        let sources = SourceOptions {
+            io: options.io,
+            scratch: journal.as_ref().map(Steps::scratch_dir),
+        };
         let open = |model| Ok(Arc::new(Store::open(model, &sources, options.kernels)?));
-        let stores = task.models().into_iter().map(open).collect::<Result<Vec<_>>>()?;
+        let stores = task
+            .models()
+            .into_iter()
+            .map(open)
+            .collect::<Result<Vec<_>>>()?;
         let session = Session::new(task.symmetries(), options, journal, earlier.clone());
-        let solving =
-            Solving { stores: &stores, earlier: &earlier, session: &session, options, identity: self.identity };
+        let solving = Solving {
+            stores: &stores,
+            earlier: &earlier,
+            session: &session,
+            options,
+            identity: self.identity,
+        };
         let files = self.pool.install(|| task.solve(&solving, backend))?;
         drop(stores);
         if let Some(journal) = session.end() {
@@ -236,7 +317,9 @@ impl<T: Task> Run<'_, T> {
     /// Writes the transforms, the last one last.
     fn write(&self, journal: Steps, files: &[TransformFile]) -> Result<()> {
         let (symmetries, paths) = (self.task.symmetries(), self.task.paths(Path::new("")));
-        let Some((last, others)) = files.split_last() else { return Ok(()) };
+        let Some((last, others)) = files.split_last() else {
+            return Ok(());
+        };
         for (file, path) in others.iter().zip(&paths) {
             journal.write_beside(&path.to_string_lossy(), file.to_bytes(symmetries)?)?;
         }

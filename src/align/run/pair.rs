@@ -11,8 +11,8 @@ use crate::error::{Error, Kind, Result};
 use crate::likeness::{Waived, meanings, vocabularies};
 use crate::symmetry::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint};
 
-/// Raised when the same models and options lead to another transform, so that no run goes on with another version's
-/// steps.
+/// Raised when the same models and options lead to another transform, so that no run goes on with
+/// another version's steps.
 pub const ALIGNMENT_VERSION: u32 = 1;
 
 /// How many tensors a refusal names.
@@ -42,40 +42,67 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for their kind, and that both
-    /// mean the same by their tensors, but for what is `allowed`.
+    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for
+    /// their kind, and that both mean the same by their tensors, but for what is `allowed`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or tensors, shapes, types,
-    /// configs or tokens differ, each with the first that do.
-    pub fn new(reference: Checkpoint, model: Checkpoint, spec: Option<&Spec>, allowed: Waived) -> Result<Self> {
+    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or
+    /// tensors, shapes, types, configs or tokens differ, each with the first that do.
+    pub fn new(
+        reference: Checkpoint,
+        model: Checkpoint,
+        spec: Option<&Spec>,
+        allowed: Waived,
+    ) -> Result<Self> {
         refuse_same(&reference, &model)?;
         let symmetries = Symmetries::of(&reference, spec)?;
         same_shapes(&reference, &model)?;
         let other = Symmetries::of(&model, spec)?;
         if other.spec != symmetries.spec {
-            let cause = format!("{} is a {}, this one a {}", shown(&reference), symmetries.spec, other.spec);
+            let cause = format!(
+                "{} is a {}, this one a {}",
+                shown(&reference),
+                symmetries.spec,
+                other.spec
+            );
             return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause));
         }
         if other != symmetries {
-            let cause = format!("config.json says other sizes of its groups than that of {}", shown(&reference));
+            let cause = format!(
+                "config.json says other sizes of its groups than that of {}",
+                shown(&reference)
+            );
             return Err(Error::new(Kind::Mismatch, WHAT, shown(&model), cause)
                 .with_hint("compare the numbers of heads, experts and dimensions in both"));
         }
-        [&reference, &model].into_iter().try_for_each(|model| all_floats(model, &symmetries))?;
+        [&reference, &model]
+            .into_iter()
+            .try_for_each(|model| all_floats(model, &symmetries))?;
         let mut warnings = meanings(WHAT, &reference, &model, allowed)?;
         warnings.extend(vocabularies(WHAT, &reference, &model, allowed)?);
-        let (reference_print, model_print) = (fingerprint::of(&reference)?, fingerprint::of(&model)?);
+        let (reference_print, model_print) =
+            (fingerprint::of(&reference)?, fingerprint::of(&model)?);
         let symmetries = Arc::new(symmetries);
-        Ok(Self { symmetries, folded: None, map: None, reference, model, reference_print, model_print, warnings })
+        Ok(Self {
+            symmetries,
+            folded: None,
+            map: None,
+            reference,
+            model,
+            reference_print,
+            model_print,
+            warnings,
+        })
     }
 
-    /// The pair as what is to be done to the residual stream wants it: norms folded where it is mapped.
+    /// The pair as what is to be done to the residual stream wants it: norms folded where it is
+    /// mapped.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when the norms of these models cannot be folded, [`Kind::NonFinite`] when they are not finite.
+    /// [`Kind::Mismatch`] when the norms of these models cannot be folded, [`Kind::NonFinite`] when
+    /// they are not finite.
     pub fn ready_for(self, residual: Residual) -> Result<Self> {
         match residual {
             Residual::Fixed | Residual::Permute => Ok(self),
@@ -92,15 +119,23 @@ impl Pair {
         let pair = self.with_norms_folded()?;
         let residual = pair.symmetries.groups.iter().find(|group| group.residual);
         let units = residual.map_or(0, |group| group.units);
-        Ok(Self { map: Some(OrthogonalMap::read(path, units)?), ..pair })
+        Ok(Self {
+            map: Some(OrthogonalMap::read(path, units)?),
+            ..pair
+        })
     }
 
     fn with_norms_folded(self) -> Result<Self> {
         if self.folded.is_some() {
             return Ok(self);
         }
-        let [ours, theirs] = [&self.reference, &self.model].map(|model| self.symmetries.folded(model));
-        Ok(Self { folded: Some(Arc::new(ours?)), symmetries: Arc::new(theirs?), ..self })
+        let [ours, theirs] =
+            [&self.reference, &self.model].map(|model| self.symmetries.folded(model));
+        Ok(Self {
+            folded: Some(Arc::new(ours?)),
+            symmetries: Arc::new(theirs?),
+            ..self
+        })
     }
 
     /// From where the model is moved: nowhere, or under its map.
@@ -110,11 +145,20 @@ impl Pair {
     /// None that a map which was read for this pair could cause.
     pub fn start(&self) -> Result<Transform> {
         let start = Transform::identity(&self.symmetries);
-        let residual = self.symmetries.groups.iter().position(|group| group.residual);
+        let residual = self
+            .symmetries
+            .groups
+            .iter()
+            .position(|group| group.residual);
         match (residual, &self.map) {
-            (Some(residual), Some(map)) => {
-                start.with(&self.symmetries, residual, Element { map: Some(map.clone()), ..Element::default() })
-            }
+            (Some(residual), Some(map)) => start.with(
+                &self.symmetries,
+                residual,
+                Element {
+                    map: Some(map.clone()),
+                    ..Element::default()
+                },
+            ),
             _ => Ok(start),
         }
     }
@@ -130,7 +174,9 @@ impl Pair {
         });
         if let Some(map) = &self.map {
             let mut hasher = blake3::Hasher::new();
-            map.elements().iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+            map.elements()
+                .iter()
+                .for_each(|number| _ = hasher.update(&number.to_le_bytes()));
             identity["map"] = hasher.finalize().to_hex().as_str().into();
         }
         identity
@@ -154,7 +200,11 @@ pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
     let acts = |tensor: &crate::symmetry::TensorSymmetry| {
         tensor.index.is_some() || !tensor.axes.iter().all(crate::symmetry::Node::is_fixed)
     };
-    symmetries.tensors.iter().filter(move |(_, tensor)| acts(tensor)).map(|(name, _)| name.as_str())
+    symmetries
+        .tensors
+        .iter()
+        .filter(move |(_, tensor)| acts(tensor))
+        .map(|(name, _)| name.as_str())
 }
 
 fn shown(model: &Checkpoint) -> String {
@@ -162,12 +212,20 @@ fn shown(model: &Checkpoint) -> String {
 }
 
 fn refuse_same(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
-    let paths =
-        |model: &Checkpoint| model.files().iter().map(|file| file.path.canonicalize().ok()).collect::<Option<Vec<_>>>();
+    let paths = |model: &Checkpoint| {
+        model
+            .files()
+            .iter()
+            .map(|file| file.path.canonicalize().ok())
+            .collect::<Option<Vec<_>>>()
+    };
     if paths(reference).is_some_and(|files| Some(files) == paths(model)) {
         let cause = format!("it is the same model as {}", shown(reference));
-        return Err(Error::new(Kind::Usage, WHAT, shown(model), cause)
-            .with_hint("name two models: the one that stays, then the one that is brought near to it"));
+        return Err(
+            Error::new(Kind::Usage, WHAT, shown(model), cause).with_hint(
+                "name two models: the one that stays, then the one that is brought near to it",
+            ),
+        );
     }
     Ok(())
 }
@@ -181,37 +239,67 @@ fn same_shapes(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
             None => differing.push(format!("it lacks `{}`", name.escape_debug())),
             Some(other) if other.shape != entry.shape => {
                 let (wanted, got) = (&entry.shape, &other.shape);
-                differing.push(format!("`{}` is {got:?}, wanted {wanted:?}", name.escape_debug()));
+                differing.push(format!(
+                    "`{}` is {got:?}, wanted {wanted:?}",
+                    name.escape_debug()
+                ));
             }
             Some(_) => {}
         }
     }
     let more = theirs.keys().filter(|name| !ours.contains_key(*name));
-    differing.extend(more.map(|name| format!("it has `{}`, which the other lacks", name.escape_debug())));
+    differing.extend(
+        more.map(|name| format!("it has `{}`, which the other lacks", name.escape_debug())),
+    );
     if differing.is_empty() {
         return Ok(());
     }
-    let cause = format!("its tensors are not those of {}: {}", shown(reference), first(&differing));
+    let cause = format!(
+        "its tensors are not those of {}: {}",
+        shown(reference),
+        first(&differing)
+    );
     Err(Error::new(Kind::Mismatch, WHAT, shown(model), cause).with_hint(
         "models that are aligned have one architecture, one size and one vocabulary; cut or fill up what differs first",
     ))
 }
 
 fn all_floats(model: &Checkpoint, symmetries: &Symmetries) -> Result<()> {
-    let is_odd = |name: &&str| model.tensors().get(*name).is_some_and(|entry| !entry.dtype.is_mergeable());
+    let is_odd = |name: &&str| {
+        model
+            .tensors()
+            .get(*name)
+            .is_some_and(|entry| !entry.dtype.is_mergeable())
+    };
     let odd: Vec<String> = acted_on(symmetries)
         .filter(is_odd)
-        .map(|name| format!("`{}` is {}", name.escape_debug(), model.tensors()[name].dtype))
+        .map(|name| {
+            format!(
+                "`{}` is {}",
+                name.escape_debug(),
+                model.tensors()[name].dtype
+            )
+        })
         .collect();
     if odd.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Mismatch, WHAT, shown(model), format!("wanted floats, {}", first(&odd)))
-        .with_hint("align models before they are quantised"))
+    Err(Error::new(
+        Kind::Mismatch,
+        WHAT,
+        shown(model),
+        format!("wanted floats, {}", first(&odd)),
+    )
+    .with_hint("align models before they are quantised"))
 }
 
 fn first(sentences: &[String]) -> String {
-    let named = sentences.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let named = sentences
+        .iter()
+        .take(NAMED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
     match sentences.len().saturating_sub(NAMED) {
         0 => named,
         more => format!("{named}; and {more} more"),

@@ -17,7 +17,9 @@ use crate::symmetry::{Alignment, Symmetries, Transform, TransformFile};
 
 use super::by::{Models, Solved};
 use super::session::Session;
-use super::{AlignmentReport, By, Pair, Ran, Solving, Task, findings, note, refuse_inputs_folder, report_of};
+use super::{
+    AlignmentReport, By, Pair, Ran, Solving, Task, findings, note, refuse_inputs_folder, report_of,
+};
 
 /// A pair, and the criterion by which it is aligned.
 pub struct PairTask {
@@ -53,13 +55,15 @@ impl Task for PairTask {
         "these models".to_owned()
     }
 
-    /// What the matcher has found and what it tries, and the steps, twice where they are taken up again.
+    /// What the matcher has found and what it tries, and the steps, twice where they are taken up
+    /// again.
     fn held_bytes(&self, _: usize) -> u64 {
         6 * findings::largest_transform_bytes(&self.pair.symmetries)
     }
 
     fn least_bytes(&self, first: &Store, second: &Arc<Store>) -> u64 {
-        self.by.least_memory(first, second, &self.pair.symmetries, &self.matching)
+        self.by
+            .least_memory(first, second, &self.pair.symmetries, &self.matching)
     }
 
     fn set_memory(&mut self, bytes: u64) {
@@ -82,35 +86,82 @@ impl Task for PairTask {
     }
 
     fn solve(&self, solving: &Solving<'_, Step>, backend: Backend) -> Result<Vec<TransformFile>> {
-        let &Solving { stores, earlier, session, options, identity } = solving;
+        let &Solving {
+            stores,
+            earlier,
+            session,
+            options,
+            identity,
+        } = solving;
         let (stored, moving) = (&stores[0], &stores[1]);
-        let matching = matching::Options { backend, ..self.matching.clone() };
+        let matching = matching::Options {
+            backend,
+            ..self.matching.clone()
+        };
         let reference = self.reference(Arc::clone(stored));
         let (reference, stored) = (reference.as_ref(), stored.as_ref());
-        let models = Models { pair: &self.pair, reference, stored, moving, options };
+        let models = Models {
+            pair: &self.pair,
+            reference,
+            stored,
+            moving,
+            options,
+        };
         let solved = self.by.solve(&models, &matching, earlier, session)?;
         // What sums products is not needed any more.
         drop(matching);
         let cosines = self.cosines(&models, &solved.transform, session)?;
-        let Solved { transform, sweeps, losses } = solved;
+        let Solved {
+            transform,
+            sweeps,
+            losses,
+        } = solved;
         let symmetries = &self.pair.symmetries;
         let found = session.with_steps(|steps| {
-            let mut found = findings::of(symmetries, &self.matching, &transform, sweeps, steps, cosines);
+            let mut found = findings::of(
+                symmetries,
+                &self.matching,
+                &transform,
+                sweeps,
+                steps,
+                cosines,
+            );
             self.by.add_findings(&mut found, steps, &self.pair, losses);
             found
         });
         let notes = IndexMap::from([
-            (note::REFERENCE.to_owned(), self.pair.reference_print.clone()),
+            (
+                note::REFERENCE.to_owned(),
+                self.pair.reference_print.clone(),
+            ),
             (note::IDENTITY.to_owned(), identity.to_string()),
-            (note::FINDINGS.to_owned(), serde_json::to_string(&found).expect("findings are plain data")),
+            (
+                note::FINDINGS.to_owned(),
+                serde_json::to_string(&found).expect("findings are plain data"),
+            ),
         ]);
-        Ok(vec![TransformFile { transform, model: self.pair.model_print.clone(), notes }])
+        Ok(vec![TransformFile {
+            transform,
+            model: self.pair.model_print.clone(),
+            notes,
+        }])
     }
 
     fn found(&self, files: Vec<TransformFile>, ran: &Ran) -> Result<Aligned> {
-        let Pair { reference, model, symmetries, .. } = &self.pair;
+        let Pair {
+            reference,
+            model,
+            symmetries,
+            ..
+        } = &self.pair;
         let file = files.into_iter().next().expect("a pair has one transform");
-        let report = report_of(&file, ran.out.as_deref(), [reference, model], symmetries, ran)?;
+        let report = report_of(
+            &file,
+            ran.out.as_deref(),
+            [reference, model],
+            symmetries,
+            ran,
+        )?;
         Ok(Aligned { file, report })
     }
 }
@@ -118,9 +169,20 @@ impl Task for PairTask {
 impl PairTask {
     /// The reference as it is compared.
     fn reference(&self, store: Arc<Store>) -> Arc<dyn Weights> {
-        let Some(symmetries) = &self.pair.folded else { return store };
-        let (symmetries, transform) = (Arc::clone(symmetries), Arc::new(Transform::identity(symmetries)));
-        Arc::new(Transformed::new(store, Alignment { symmetries, transform }))
+        let Some(symmetries) = &self.pair.folded else {
+            return store;
+        };
+        let (symmetries, transform) = (
+            Arc::clone(symmetries),
+            Arc::new(Transform::identity(symmetries)),
+        );
+        Arc::new(Transformed::new(
+            store,
+            Alignment {
+                symmetries,
+                transform,
+            },
+        ))
     }
 
     /// The cosines of all tensors before and after.
@@ -130,17 +192,33 @@ impl PairTask {
         transform: &Transform,
         session: &Session<'_, Step>,
     ) -> Result<[Vec<Option<f64>>; 2]> {
-        let &Models { reference, moving, options, .. } = models;
+        let &Models {
+            reference,
+            moving,
+            options,
+            ..
+        } = models;
         let (symmetries, names) = (&self.pair.symmetries, self.pair.acted_on());
-        let elements = |name: &&str| reference.shape(name).unwrap_or_default().iter().product::<u64>();
+        let elements = |name: &&str| {
+            reference
+                .shape(name)
+                .unwrap_or_default()
+                .iter()
+                .product::<u64>()
+        };
         let moves = !transform.is_identity(symmetries);
         let passes = 1 + u64::from(moves);
-        options.monitor.phase(Phase::Measuring, 2 * 4 * passes * names.iter().map(elements).sum::<u64>());
+        options.monitor.phase(
+            Phase::Measuring,
+            2 * 4 * passes * names.iter().map(elements).sum::<u64>(),
+        );
         let passed = |elements: u64| {
             options.monitor.advance(2 * 4 * elements);
             session.go_on()
         };
-        let measure = |model: &dyn Weights| angles::cosines(reference, model, &names, options.kernels, &passed);
+        let measure = |model: &dyn Weights| {
+            angles::cosines(reference, model, &names, options.kernels, &passed)
+        };
         let before = measure(&self.under(moving, Transform::identity(symmetries)))?;
         if !moves {
             return Ok([before.clone(), before]);
@@ -152,7 +230,13 @@ impl PairTask {
     /// The model under `transform`; its norms are folded where the pair's are.
     fn under(&self, moving: &Arc<Store>, transform: Transform) -> Transformed {
         let symmetries = Arc::clone(&self.pair.symmetries);
-        Transformed::new(Arc::clone(moving), Alignment { symmetries, transform: Arc::new(transform) })
+        Transformed::new(
+            Arc::clone(moving),
+            Alignment {
+                symmetries,
+                transform: Arc::new(transform),
+            },
+        )
     }
 }
 
@@ -161,5 +245,10 @@ fn refuse_other_names(out: &Path) -> Result<()> {
     if out.extension().is_some_and(|end| end == "safetensors") && !out.is_dir() {
         return Ok(());
     }
-    Err(Error::new(Kind::Usage, "cannot write to file", out.display(), "wanted the name of one file, X.safetensors"))
+    Err(Error::new(
+        Kind::Usage,
+        "cannot write to file",
+        out.display(),
+        "wanted the name of one file, X.safetensors",
+    ))
 }

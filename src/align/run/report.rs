@@ -22,8 +22,8 @@ pub struct Findings {
     /// Losses of the midpoint, where the alignment was found by them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,
-    /// The groups that lie within no other, each with those that lie within it, in the order in which they were first
-    /// solved.
+    /// The groups that lie within no other, each with those that lie within it, in the order in
+    /// which they were first solved.
     pub roots: Vec<RootFound>,
     /// The tensors on which some group acts.
     pub tensors: Vec<Cosines>,
@@ -40,8 +40,8 @@ pub struct RootFound {
     pub units: usize,
     /// How many of them change their places or signs, or are turned.
     pub moved: usize,
-    /// The sum of the cosines of the tensors on which it acts, of the models as they are: its part of the objective
-    /// when every tensor counts alike.
+    /// The sum of the cosines of the tensors on which it acts, of the models as they are: its part
+    /// of the objective when every tensor counts alike.
     pub before: f64,
     /// The same of the reference and the aligned model.
     pub after: f64,
@@ -78,9 +78,11 @@ pub struct AlignmentReport {
     pub spec: String,
     /// What was found.
     pub findings: Findings,
-    /// The sum of all tensors' cosines before and after: the objective when every tensor counts alike.
+    /// The sum of all tensors' cosines before and after: the objective when every tensor counts
+    /// alike.
     pub objective: [f64; 2],
-    /// The mean angle of these tensors before and after, in radians: a diagnostic, not a measure of quality.
+    /// The mean angle of these tensors before and after, in radians: a diagnostic, not a measure of
+    /// quality.
     pub mean_angle: [Option<f64>; 2],
     /// Units that change their places or signs, or are turned, over all roots.
     pub moved: usize,
@@ -90,8 +92,8 @@ pub struct AlignmentReport {
     pub peak_resident_bytes: Option<u64>,
     /// The memory that it was allowed.
     pub memory_limit_bytes: u64,
-    /// Where products were summed: `cpu`, or the device's name and what multiplied there; `None` when there was nothing to
-    /// do.
+    /// Where products were summed: `cpu`, or the device's name and what multiplied there; `None`
+    /// when there was nothing to do.
     pub device: Option<String>,
 }
 
@@ -108,7 +110,8 @@ pub struct ManyReport {
     pub rounds: usize,
     /// Whether it ended because no model moved.
     pub settled: bool,
-    /// The share of units that do not come back to their places when they are brought from model to model and back.
+    /// The share of units that do not come back to their places when they are brought from model to
+    /// model and back.
     pub cycle_error: f64,
 }
 
@@ -120,14 +123,33 @@ impl fmt::Display for ManyReport {
                 false => writeln!(f, "{}", model.headline())?,
             }
         }
-        for (at, model) in self.models.iter().enumerate().filter(|(at, _)| *at != self.reference) {
+        for (at, model) in self
+            .models
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at != self.reference)
+        {
             let [before, after] = model.objective;
             let tensors = model.findings.tensors.len();
-            writeln!(f, "model {}: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors", at + 1)?;
+            writeln!(
+                f,
+                "model {}: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors",
+                at + 1
+            )?;
         }
-        let end = if self.settled { "nothing moves any more" } else { "the rounds were over" };
-        write!(f, "rounds: {}, {end}; cycle error {}", self.rounds, self.cycle_error)?;
-        let Some(model) = self.models.first() else { return writeln!(f) };
+        let end = if self.settled {
+            "nothing moves any more"
+        } else {
+            "the rounds were over"
+        };
+        write!(
+            f,
+            "rounds: {}, {end}; cycle error {}",
+            self.rounds, self.cycle_error
+        )?;
+        let Some(model) = self.models.first() else {
+            return writeln!(f);
+        };
         writeln!(f, "; in {:.1} s", model.seconds)?;
         match &model.device {
             Some(device) => writeln!(f, "computed on: {device}"),
@@ -157,13 +179,17 @@ impl Findings {
         self.roots.iter().map(|root| root.moved).sum()
     }
 
-    /// Names of the roots that were matched by activations, and the cosines of these before and after.
+    /// Names of the roots that were matched by activations, and the cosines of these before and
+    /// after.
     fn activations(&self) -> impl Iterator<Item = (String, [f64; 2])> {
-        self.roots.iter().filter_map(|root| Some((shown_name(&root.name), root.activations?)))
+        self.roots
+            .iter()
+            .filter_map(|root| Some((shown_name(&root.name), root.activations?)))
     }
 
     fn each<T>(&self, of: impl Fn(&mut dyn Iterator<Item = f64>) -> T) -> [T; 2] {
-        let sides: [fn(&Cosines) -> Option<f64>; 2] = [|cosines| cosines.before, |cosines| cosines.after];
+        let sides: [fn(&Cosines) -> Option<f64>; 2] =
+            [|cosines| cosines.before, |cosines| cosines.after];
         sides.map(|side| of(&mut self.tensors.iter().filter_map(side)))
     }
 
@@ -171,7 +197,10 @@ impl Findings {
     fn kinds(&self) -> Vec<Vec<&RootFound>> {
         let mut kinds: Vec<Vec<&RootFound>> = Vec::new();
         for root in &self.roots {
-            match kinds.iter_mut().find(|kind| kind.iter().all(|other| other.kind == root.kind)) {
+            match kinds
+                .iter_mut()
+                .find(|kind| kind.iter().all(|other| other.kind == root.kind))
+            {
                 Some(kind) => kind.push(root),
                 None => kinds.push(vec![root]),
             }
@@ -183,19 +212,36 @@ impl Findings {
 impl AlignmentReport {
     /// One line: what was aligned with what, and how much moves.
     pub fn headline(&self) -> String {
-        let to = self.out.as_ref().map_or(String::new(), |out| format!(", in {out}"));
+        let to = self
+            .out
+            .as_ref()
+            .map_or(String::new(), |out| format!(", in {out}"));
         let moved = match self.moved {
             0 => "nothing worth moving".to_owned(),
             moved => {
-                format!("{moved} of {} units move", self.findings.roots.iter().map(|root| root.units).sum::<usize>())
+                format!(
+                    "{moved} of {} units move",
+                    self.findings
+                        .roots
+                        .iter()
+                        .map(|root| root.units)
+                        .sum::<usize>()
+                )
             }
         };
-        format!("{}: {} to {} by the spec {}{to}: {moved}", self.status, self.model, self.reference, self.spec)
+        format!(
+            "{}: {} to {} by the spec {}{to}: {moved}",
+            self.status, self.model, self.reference, self.spec
+        )
     }
 
     /// A table with a row for every root.
     pub fn roots(&self) -> String {
-        let rows = self.findings.roots.iter().map(|root| Row::of(&root.name, &[root]));
+        let rows = self
+            .findings
+            .roots
+            .iter()
+            .map(|root| Row::of(&root.name, &[root]));
         table("group", rows)
     }
 }
@@ -205,33 +251,50 @@ impl fmt::Display for AlignmentReport {
         writeln!(f, "{}", self.headline())?;
         let kinds = self.findings.kinds();
         if !kinds.is_empty() {
-            let rows = kinds.iter().filter_map(|kind| Some(Row::of(&kind.first()?.kind, kind)));
+            let rows = kinds
+                .iter()
+                .filter_map(|kind| Some(Row::of(&kind.first()?.kind, kind)));
             writeln!(f, "{}", table("kind", rows))?;
         }
         let [before, after] = self.objective;
         let tensors = self.findings.tensors.len();
-        writeln!(f, "objective: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors")?;
+        writeln!(
+            f,
+            "objective: {before:.4} -> {after:.4}, the sum of the cosines of {tensors} tensors"
+        )?;
         if let [Some(before), Some(after)] = self.mean_angle {
             writeln!(
                 f,
                 "angles: {before:.4} -> {after:.4} rad on average; a diagnostic, it does not say how well a merge will do"
             )?;
         }
-        if let Some(Losses { naive, weights, found }) = self.findings.losses {
+        if let Some(Losses {
+            naive,
+            weights,
+            found,
+        }) = self.findings.losses
+        {
             writeln!(
                 f,
                 "loss of the midpoint: {found:.4}; of the models as they are {naive:.4}, by weights {weights:.4}"
             )?;
         }
         for (name, [before, after]) in self.findings.activations() {
-            writeln!(f, "activations of {name}: {before:.4} -> {after:.4}, the cosine between both models")?;
+            writeln!(
+                f,
+                "activations of {name}: {before:.4} -> {after:.4}, the cosine between both models"
+            )?;
         }
         let sweeps = self.findings.sweeps;
         write!(f, "sweeps: {sweeps}, in {:.1} s", self.seconds)?;
         match self.peak_resident_bytes {
             Some(peak) => {
                 let limit = format_bytes(self.memory_limit_bytes);
-                writeln!(f, "; at most {} resident of {limit} allowed", format_bytes(peak))?;
+                writeln!(
+                    f,
+                    "; at most {} resident of {limit} allowed",
+                    format_bytes(peak)
+                )?;
             }
             None => writeln!(f)?,
         }
@@ -284,16 +347,36 @@ fn proofs(roots: &[&RootFound]) -> String {
     }
     match counted.as_slice() {
         [(words, _)] => (*words).to_owned(),
-        several => several.iter().map(|(words, count)| format!("{words} {count}")).collect::<Vec<_>>().join(", "),
+        several => several
+            .iter()
+            .map(|(words, count)| format!("{words} {count}"))
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 
 fn table(first: &str, rows: impl Iterator<Item = Row>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header([first, "groups", "units", "moved", "before", "after", "certificate"]);
+    table.set_header([
+        first,
+        "groups",
+        "units",
+        "moved",
+        "before",
+        "after",
+        "certificate",
+    ]);
     for row in rows {
-        let Row { name, groups, units, moved, before, after, proof } = row;
+        let Row {
+            name,
+            groups,
+            units,
+            moved,
+            before,
+            after,
+            proof,
+        } = row;
         let counts = [groups, units, moved].map(|count| count.to_string());
         let sums = [before, after].map(|sum| format!("{sum:.4}"));
         table.add_row([name].into_iter().chain(counts).chain(sums).chain([proof]));
@@ -303,5 +386,9 @@ fn table(first: &str, rows: impl Iterator<Item = Row>) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -15,7 +15,8 @@ use crate::symmetry::Symmetries;
 
 /// A step that can be journalled.
 pub trait TaskStep: Serialize + DeserializeOwned + Clone + Send + Sync {
-    /// The root that was solved, by its place in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
+    /// The root that was solved, by its place in
+    /// [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
     fn root(&self) -> usize;
 }
 
@@ -45,8 +46,20 @@ struct Kept<S> {
 
 impl<'a, S: TaskStep> Session<'a, S> {
     /// A run whose earlier steps are these; without a journal an interrupted run is lost.
-    pub fn new(symmetries: &'a Symmetries, options: &'a Options, journal: Option<Steps>, earlier: Vec<S>) -> Self {
-        Self { symmetries, options, kept: Mutex::new(Kept { journal, steps: earlier }) }
+    pub fn new(
+        symmetries: &'a Symmetries,
+        options: &'a Options,
+        journal: Option<Steps>,
+        earlier: Vec<S>,
+    ) -> Self {
+        Self {
+            symmetries,
+            options,
+            kept: Mutex::new(Kept {
+                journal,
+                steps: earlier,
+            }),
+        }
     }
 
     /// Lets `act` see all steps, those of earlier runs first.
@@ -56,7 +69,10 @@ impl<'a, S: TaskStep> Session<'a, S> {
 
     /// The journal.
     pub fn end(self) -> Option<Steps> {
-        self.kept.into_inner().unwrap_or_else(PoisonError::into_inner).journal
+        self.kept
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .journal
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept<S>> {
@@ -66,20 +82,28 @@ impl<'a, S: TaskStep> Session<'a, S> {
 
     fn interrupted(&self) -> Error {
         let kept = self.kept();
-        let cause = format!("the alignment is not finished, {} steps are", kept.steps.len());
-        let stopped = |subject: String| Error::new(Kind::Interrupted, "stopped on request", subject, cause);
+        let cause = format!(
+            "the alignment is not finished, {} steps are",
+            kept.steps.len()
+        );
+        let stopped =
+            |subject: String| Error::new(Kind::Interrupted, "stopped on request", subject, cause);
         match &kept.journal {
             Some(journal) => stopped(journal.out().display().to_string())
                 .with_hint("run the same command again to go on from here")
                 .resumable(),
-            None => stopped(self.symmetries.spec.clone()).with_hint("with --out what was found is kept"),
+            None => {
+                stopped(self.symmetries.spec.clone()).with_hint("with --out what was found is kept")
+            }
         }
     }
 }
 
 impl<S: TaskStep> Watch<S> for Session<'_, S> {
     fn begun(&self, round: usize, model: usize) {
-        self.options.monitor.part(&format!("round {}, model {}", round + 1, model + 1));
+        self.options
+            .monitor
+            .part(&format!("round {}, model {}", round + 1, model + 1));
     }
 
     fn planned(&self, operations: u64) {
@@ -93,8 +117,9 @@ impl<S: TaskStep> Watch<S> for Session<'_, S> {
     fn taken(&self, step: &S) -> Result<()> {
         let mut kept = self.kept();
         if let Some(journal) = &mut kept.journal {
-            let text = serde_json::to_string(step)
-                .map_err(|error| Error::new(Kind::Io, "cannot journal", journal.out().display(), error))?;
+            let text = serde_json::to_string(step).map_err(|error| {
+                Error::new(Kind::Io, "cannot journal", journal.out().display(), error)
+            })?;
             journal.append(text)?;
         }
         kept.steps.push(step.clone());
@@ -105,6 +130,10 @@ impl<S: TaskStep> Watch<S> for Session<'_, S> {
     }
 
     fn go_on(&self) -> Result<()> {
-        if self.options.stop.asked() { Err(self.interrupted()) } else { Ok(()) }
+        if self.options.stop.asked() {
+            Err(self.interrupted())
+        } else {
+            Ok(())
+        }
     }
 }

@@ -31,7 +31,8 @@ pub trait Task: Sync {
     /// The models in words, for a refusal.
     fn words(&self) -> String;
 
-    /// Bytes that the run holds besides those of the matcher: transforms, steps, buffers of `threads` threads.
+    /// Bytes that the run holds besides those of the matcher: transforms, steps, buffers of
+    /// `threads` threads.
     fn held_bytes(&self, threads: usize) -> u64;
 
     /// The least memory with which the matcher finds transforms of the first two models, in bytes.
@@ -47,7 +48,8 @@ pub trait Task: Sync {
     /// When something that decides it cannot be read.
     fn identity(&self) -> Result<Value>;
 
-    /// The transform files of the output `out`. The last is written last: with it the run is finished.
+    /// The transform files of the output `out`. The last is written last: with it the run is
+    /// finished.
     fn paths(&self, out: &Path) -> Vec<PathBuf>;
 
     /// Refuses an output that cannot be written to.
@@ -57,13 +59,17 @@ pub trait Task: Sync {
     /// When its name or something that is there is in the way.
     fn check_target(&self, target: &Target, identity: &Value) -> Result<()>;
 
-    /// Finds the transforms from behind the earlier steps on, one for each of [`Task::paths`], on the threads of the
-    /// current pool. Products are summed by `backend`.
+    /// Finds the transforms from behind the earlier steps on, one for each of [`Task::paths`], on
+    /// the threads of the current pool. Products are summed by `backend`.
     ///
     /// # Errors
     ///
     /// Those of the matchers, and when a model cannot be read.
-    fn solve(&self, solving: &Solving<'_, Self::Step>, backend: Backend) -> Result<Vec<TransformFile>>;
+    fn solve(
+        &self,
+        solving: &Solving<'_, Self::Step>,
+        backend: Backend,
+    ) -> Result<Vec<TransformFile>>;
 
     /// The result, from the transforms as they were written.
     ///

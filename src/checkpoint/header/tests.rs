@@ -17,9 +17,18 @@ fn tensors_come_in_the_order_of_their_data_with_ranges_of_the_file() {
         "a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"c":{"dtype":"F4","shape":[0],"data_offsets":[15,15]}}"#;
     let header = read(json, 15).expect("valid header");
     let start = 8 + json.len() as u64;
-    let names: Vec<_> = header.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<_> = header
+        .tensors
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
     assert_eq!(names, ["a", "b", "c"]);
-    let entry = TensorEntry { dtype: Dtype::BF16, shape: vec![2, 3], file: 7, bytes: start + 3..start + 15 };
+    let entry = TensorEntry {
+        dtype: Dtype::BF16,
+        shape: vec![2, 3],
+        file: 7,
+        bytes: start + 3..start + 15,
+    };
     assert_eq!(header.tensors[1].1, entry);
     assert_eq!(header.metadata.keys().collect::<Vec<_>>(), ["z", "a"]);
     assert_eq!(header.data_len, start + 15);
@@ -29,7 +38,8 @@ fn tensors_come_in_the_order_of_their_data_with_ranges_of_the_file() {
 fn every_dtype_of_the_reference_is_known_and_of_the_same_size() {
     for dtype in Dtype::ALL {
         let reader = StrDeserializer::<de::value::Error>::new(dtype.name());
-        let reference = safetensors::Dtype::deserialize(reader).expect("the reference knows the name");
+        let reference =
+            safetensors::Dtype::deserialize(reader).expect("the reference knows the name");
         assert_eq!(reference.bitsize() as u64, dtype.bits(), "{dtype}");
     }
 }

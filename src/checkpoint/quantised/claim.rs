@@ -19,7 +19,10 @@ const CONFIG_FILES: [(&str, &str); 6] = [
     ("quantization_map.json", "quanto"),
 ];
 /// Keys of a header's `__metadata__` that say it.
-const METADATA_KEYS: [(&str, &str); 2] = [("_quantization_metadata", "comfy"), ("quantization_config", "nunchaku")];
+const METADATA_KEYS: [(&str, &str); 2] = [
+    ("_quantization_metadata", "comfy"),
+    ("quantization_config", "nunchaku"),
+];
 /// Such files are short.
 const MAX_BYTES: u64 = 16 << 20;
 /// Names of the method, in the order in which they are looked for.
@@ -46,36 +49,64 @@ impl Claim {
             .as_ref()
             .and_then(Value::as_object)
             .and_then(|fields| in_config(fields, "config.json"))
-            .or_else(|| CONFIG_FILES.iter().find_map(|(name, writer)| in_file(&folder.join(name), name, writer)))
+            .or_else(|| {
+                CONFIG_FILES
+                    .iter()
+                    .find_map(|(name, writer)| in_file(&folder.join(name), name, writer))
+            })
             .or_else(|| files.iter().find_map(in_header))
     }
 }
 
 fn in_config(fields: &Map<String, Value>, place: &str) -> Option<Claim> {
     let own = CONFIG_KEYS.iter().find_map(|key| {
-        let stated = fields.get(*key)?.as_object().filter(|stated| !stated.is_empty())?;
+        let stated = fields
+            .get(*key)?
+            .as_object()
+            .filter(|stated| !stated.is_empty())?;
         let method = method_of(stated).or_else(|| unnamed(key, stated))?;
-        Some(Claim { place: format!("{key} in {place}"), when_used: is_when_used(&method, stated), method })
+        Some(Claim {
+            place: format!("{key} in {place}"),
+            when_used: is_when_used(&method, stated),
+            method,
+        })
     });
     own.or_else(|| {
-        let inner = fields.iter().filter(|(key, _)| key.ends_with("_config") && !CONFIG_KEYS.contains(&key.as_str()));
-        inner.into_iter().find_map(|(key, value)| in_config(value.as_object()?, &format!("{key} in {place}")))
+        let inner = fields
+            .iter()
+            .filter(|(key, _)| key.ends_with("_config") && !CONFIG_KEYS.contains(&key.as_str()));
+        inner
+            .into_iter()
+            .find_map(|(key, value)| in_config(value.as_object()?, &format!("{key} in {place}")))
     })
 }
 
 /// How the method is called.
 fn method_of(stated: &Map<String, Value>) -> Option<String> {
-    let named = METHOD_KEYS.iter().find_map(|key| stated.get(*key)?.as_str().filter(|name| !name.is_empty()));
+    let named = METHOD_KEYS
+        .iter()
+        .find_map(|key| stated.get(*key)?.as_str().filter(|name| !name.is_empty()));
     let switch = |key: &&&str| stated.get(**key) == Some(&Value::Bool(true));
-    let switched = ["load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit"];
+    let switched = [
+        "load_in_4bit",
+        "load_in_8bit",
+        "_load_in_4bit",
+        "_load_in_8bit",
+    ];
     let inner = || stated.get("quantization")?.as_object().and_then(method_of);
     named
         .map(str::to_owned)
-        .or_else(|| switched.iter().find(switch).map(|key| key.trim_start_matches('_').to_owned()))
+        .or_else(|| {
+            switched
+                .iter()
+                .find(switch)
+                .map(|key| key.trim_start_matches('_').to_owned())
+        })
         .or_else(inner)
 }
 
-/// What a statement without a name means: MLX counts bits; TensorRT-LLM names an algorithm, or none.
+/// What a statement without a name means: MLX counts bits; TensorRT-LLM names an algorithm, or
+/// none.
 fn unnamed(key: &str, stated: &Map<String, Value>) -> Option<String> {
     if stated.contains_key("quant_algo") {
         return None;
@@ -101,17 +132,30 @@ fn in_file(path: &Path, name: &str, writer: &str) -> Option<Claim> {
     let text = read_capped(path, MAX_BYTES, "cannot read config").ok()?;
     let stated: Map<String, Value> = serde_json::from_slice(&text).ok()?;
     let method = method_of(&stated).unwrap_or_else(|| writer.to_owned());
-    Some(Claim { place: name.to_owned(), method, when_used: false })
+    Some(Claim {
+        place: name.to_owned(),
+        method,
+        when_used: false,
+    })
 }
 
 fn in_header(file: &InputFile) -> Option<Claim> {
     let claim = |method: &str| {
-        Some(Claim { place: format!("the header of {}", file.name), method: method.to_owned(), when_used: false })
+        Some(Claim {
+            place: format!("the header of {}", file.name),
+            method: method.to_owned(),
+            when_used: false,
+        })
     };
-    let stated = METADATA_KEYS.iter().find(|(key, _)| file.metadata.contains_key(*key));
+    let stated = METADATA_KEYS
+        .iter()
+        .find(|(key, _)| file.metadata.contains_key(*key));
     if let Some((_, writer)) = stated {
         return claim(writer);
     }
     // torchao lists the tensors that it has taken apart.
-    file.metadata.contains_key("tensor_names").then(|| claim("torchao")).flatten()
+    file.metadata
+        .contains_key("tensor_names")
+        .then(|| claim("torchao"))
+        .flatten()
 }

@@ -1,4 +1,5 @@
-//! The layouts in which quantised weights are stored: how each is called, by which tensors it is known, how it is undone.
+//! The layouts in which quantised weights are stored: how each is called, by which tensors it is
+//! known, how it is undone.
 
 use crate::dtype::Dtype;
 
@@ -22,8 +23,8 @@ pub struct Mark {
     pub code: &'static str,
     /// What it holds.
     pub holds: Holds,
-    /// What may stand in the place of `code`; a tensor of one of these names must be there too. Empty when the name says
-    /// enough.
+    /// What may stand in the place of `code`; a tensor of one of these names must be there too.
+    /// Empty when the name says enough.
     pub with: &'static [&'static str],
 }
 
@@ -56,7 +57,8 @@ impl Holds {
     }
 }
 
-/// Whether elements of this type may be codes of weights: neither ordinary floats nor what only buffers hold.
+/// Whether elements of this type may be codes of weights: neither ordinary floats nor what only
+/// buffers hold.
 pub fn is_code(dtype: Dtype) -> bool {
     use Dtype::{BF16, Bool, C64, F16, F32, F64, I64, U64};
     !matches!(dtype, F64 | F32 | F16 | BF16 | Bool | C64 | I64 | U64)
@@ -64,7 +66,10 @@ pub fn is_code(dtype: Dtype) -> bool {
 
 /// Whether elements of this type are floating numbers of eight bits.
 pub fn is_fp8(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::F8E4M3Fnuz | Dtype::F8E5M2Fnuz)
+    matches!(
+        dtype,
+        Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::F8E4M3Fnuz | Dtype::F8E5M2Fnuz
+    )
 }
 
 const fn mark(code: &'static str, holds: Holds, with: &'static [&'static str]) -> Mark {
@@ -73,11 +78,10 @@ const fn mark(code: &'static str, holds: Holds, with: &'static [&'static str]) -
 
 const TRANSFORMERS: &str = "load it in transformers with the library of its layout and call `model.dequantize()` before \
                             `save_pretrained`";
-const ORIGINAL: &str = "take the checkpoint in 16 bits that it was made from: most publishers keep both";
-const BITSANDBYTES: &str =
-    "load it in transformers (with bitsandbytes), call `model.dequantize()`, then `save_pretrained`";
-const GPTQ: &str =
-    "take the checkpoint in 16 bits that it was made from, or unpack it with GPTQModel (`dequantize_model`)";
+const ORIGINAL: &str =
+    "take the checkpoint in 16 bits that it was made from: most publishers keep both";
+const BITSANDBYTES: &str = "load it in transformers (with bitsandbytes), call `model.dequantize()`, then `save_pretrained`";
+const GPTQ: &str = "take the checkpoint in 16 bits that it was made from, or unpack it with GPTQModel (`dequantize_model`)";
 const FP8: &str = "write its weights as bfloat16 first: in transformers, load it with \
                    `FineGrainedFP8Config(dequantize=True)` and `save_pretrained`";
 const COMPRESSED: &str = "write its weights as bfloat16 first: in transformers, load it with \
@@ -85,7 +89,8 @@ const COMPRESSED: &str = "write its weights as bfloat16 first: in transformers, 
 const MXFP4: &str = "write its weights as bfloat16 first: in transformers, load it with `Mxfp4Config(dequantize=True)` and \
                      `save_pretrained`";
 const MLX: &str = "undo it with `mlx_lm.convert --dequantize`";
-const COMFY: &str = "take the file in 16 bits that it was made from: it lies beside most scaled ones";
+const COMFY: &str =
+    "take the file in 16 bits that it was made from: it lies beside most scaled ones";
 
 /// What is known, the more particular before the more general.
 pub const LAYOUTS: &[Layout] = &[
@@ -111,7 +116,11 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "SVDQuant (Nunchaku)",
         methods: &["svdquant", "nunchaku"],
-        marks: &[mark(".qweight", Holds::Anything, &[".wscales", ".wtscale", ".wcscales"])],
+        marks: &[mark(
+            ".qweight",
+            Holds::Anything,
+            &[".wscales", ".wtscale", ".wcscales"],
+        )],
         cure: ORIGINAL,
     },
     Layout {
@@ -140,8 +149,16 @@ pub const LAYOUTS: &[Layout] = &[
         name: "NVFP4",
         methods: &["nvfp4", "modelopt_fp4", "nvfp4_awq", "fouroversix"],
         marks: &[
-            mark("weight", Holds::Bytes, &["weight_scale_2", "weight_global_scale"]),
-            mark("weight_packed", Holds::Anything, &["weight_global_scale", "weight_scale_2"]),
+            mark(
+                "weight",
+                Holds::Bytes,
+                &["weight_scale_2", "weight_global_scale"],
+            ),
+            mark(
+                "weight_packed",
+                Holds::Anything,
+                &["weight_global_scale", "weight_scale_2"],
+            ),
         ],
         cure: ORIGINAL,
     },
@@ -149,7 +166,11 @@ pub const LAYOUTS: &[Layout] = &[
         name: "compressed-tensors",
         methods: &["compressed-tensors", "compressed_tensors", "sparseml"],
         marks: &[
-            mark("weight_packed", Holds::Anything, &["weight_scale", "weight_shape", "weight_zero_point"]),
+            mark(
+                "weight_packed",
+                Holds::Anything,
+                &["weight_scale", "weight_shape", "weight_zero_point"],
+            ),
             mark(".bitmask", Holds::Anything, &[".compressed"]),
             mark(".compressed", Holds::Anything, &[".row_offsets", ".shape"]),
         ],
@@ -169,13 +190,20 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "quanto",
         methods: &["quanto"],
-        marks: &[mark("._data", Holds::Anything, &["._scale"]), mark("._data._data", Holds::Anything, &[])],
+        marks: &[
+            mark("._data", Holds::Anything, &["._scale"]),
+            mark("._data._data", Holds::Anything, &[]),
+        ],
         cure: ORIGINAL,
     },
     Layout {
         name: "HQQ",
         methods: &["hqq"],
-        marks: &[mark(".W_q", Holds::Anything, &[".nbits", ".zero", ".meta", ".group_size"])],
+        marks: &[mark(
+            ".W_q",
+            Holds::Anything,
+            &[".nbits", ".zero", ".meta", ".group_size"],
+        )],
         cure: TRANSFORMERS,
     },
     Layout {
@@ -193,7 +221,11 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "SpQR",
         methods: &["spqr"],
-        marks: &[mark(".dense_weights", Holds::Anything, &[".row_offsets", ".col_vals", ".second_order_data"])],
+        marks: &[mark(
+            ".dense_weights",
+            Holds::Anything,
+            &[".row_offsets", ".col_vals", ".second_order_data"],
+        )],
         cure: ORIGINAL,
     },
     Layout {
@@ -205,7 +237,11 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "FP-Quant",
         methods: &["fp_quant", "quartet"],
-        marks: &[mark(".qweight", Holds::Bytes, &[".forward_hadamard_matrix", ".weight_global_scale"])],
+        marks: &[mark(
+            ".qweight",
+            Holds::Bytes,
+            &[".forward_hadamard_matrix", ".weight_global_scale"],
+        )],
         cure: TRANSFORMERS,
     },
     Layout {
@@ -217,13 +253,21 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "EXL3 or QTIP",
         methods: &["exl3", "qtip"],
-        marks: &[mark(".trellis", Holds::Anything, &[".suh", ".su", ".SU", ".svh"])],
+        marks: &[mark(
+            ".trellis",
+            Holds::Anything,
+            &[".suh", ".su", ".SU", ".svh"],
+        )],
         cure: ORIGINAL,
     },
     Layout {
         name: "EXL2",
         methods: &["exl2"],
-        marks: &[mark(".q_weight", Holds::Integers, &[".q_scale", ".q_groups"])],
+        marks: &[mark(
+            ".q_weight",
+            Holds::Integers,
+            &[".q_scale", ".q_groups"],
+        )],
         cure: ORIGINAL,
     },
     Layout {
@@ -234,7 +278,14 @@ pub const LAYOUTS: &[Layout] = &[
     },
     Layout {
         name: "GPTQ",
-        methods: &["gptq", "auto-round", "auto_round", "autoround", "intel/auto-round", "gptqmodel"],
+        methods: &[
+            "gptq",
+            "auto-round",
+            "auto_round",
+            "autoround",
+            "intel/auto-round",
+            "gptqmodel",
+        ],
         marks: &[mark(".qweight", Holds::Integers, &[".g_idx"])],
         cure: GPTQ,
     },
@@ -262,11 +313,36 @@ pub const LAYOUTS: &[Layout] = &[
         marks: &[mark(".weight", Holds::Bytes, &[".weights_scaling_factor"])],
         cure: ORIGINAL,
     },
-    Layout { name: "FBGEMM FP8", methods: &["fbgemm_fp8", "fbgemm"], marks: &[], cure: TRANSFORMERS },
-    Layout { name: "BitNet", methods: &["bitnet"], marks: &[], cure: ORIGINAL },
-    Layout { name: "Quark", methods: &["quark"], marks: &[], cure: ORIGINAL },
-    Layout { name: "SINQ", methods: &["sinq"], marks: &[], cure: ORIGINAL },
-    Layout { name: "ModelOpt", methods: &["modelopt", "modelopt_fp8"], marks: &[], cure: ORIGINAL },
+    Layout {
+        name: "FBGEMM FP8",
+        methods: &["fbgemm_fp8", "fbgemm"],
+        marks: &[],
+        cure: TRANSFORMERS,
+    },
+    Layout {
+        name: "BitNet",
+        methods: &["bitnet"],
+        marks: &[],
+        cure: ORIGINAL,
+    },
+    Layout {
+        name: "Quark",
+        methods: &["quark"],
+        marks: &[],
+        cure: ORIGINAL,
+    },
+    Layout {
+        name: "SINQ",
+        methods: &["sinq"],
+        marks: &[],
+        cure: ORIGINAL,
+    },
+    Layout {
+        name: "ModelOpt",
+        methods: &["modelopt", "modelopt_fp8"],
+        marks: &[],
+        cure: ORIGINAL,
+    },
     Layout {
         name: "bitsandbytes",
         methods: &["bitsandbytes", "bnb", "load_in_4bit", "load_in_8bit"],
@@ -276,7 +352,10 @@ pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "FP8 with a scale for each block",
         methods: &["fp8", "mxfp8", "finegrained_fp8", "blockfp8"],
-        marks: &[mark("weight", Holds::Fp8, &["weight_scale_inv"]), mark("_proj", Holds::Fp8, &["_proj_scale_inv"])],
+        marks: &[
+            mark("weight", Holds::Fp8, &["weight_scale_inv"]),
+            mark("_proj", Holds::Fp8, &["_proj_scale_inv"]),
+        ],
         cure: FP8,
     },
 ];
@@ -308,8 +387,8 @@ pub const BESIDE_WEIGHT: [&str; 10] = [
     "qzeros",
 ];
 
-/// Names of tensors that only quantised models have: where a config says that a model is one, they agree with it even
-/// when the weights beside them have dtypes of floats.
+/// Names of tensors that only quantised models have: where a config says that a model is one, they
+/// agree with it even when the weights beside them have dtypes of floats.
 pub const COMPANIONS: [&str; 14] = [
     ".weight_scale",
     ".weight_scale_inv",
@@ -328,16 +407,33 @@ pub const COMPANIONS: [&str; 14] = [
 ];
 
 /// What is said of codes whose layout has no name.
-pub const UNNAMED: Layout = Layout { name: "codes with scales beside them", methods: &[], marks: &[], cure: ORIGINAL };
+pub const UNNAMED: Layout = Layout {
+    name: "codes with scales beside them",
+    methods: &[],
+    marks: &[],
+    cure: ORIGINAL,
+};
 
 /// The scales of the microscaling formats have a type of their own.
-pub const MICROSCALING: Layout = Layout { name: "microscaling (MX)", methods: &[], marks: &[], cure: ORIGINAL };
+pub const MICROSCALING: Layout = Layout {
+    name: "microscaling (MX)",
+    methods: &[],
+    marks: &[],
+    cure: ORIGINAL,
+};
 
 /// Eight-bit floats with scales, by tensor or by channel.
-pub const SCALED_FP8: Layout = Layout { name: "FP8 with scales", methods: &[], marks: &[], cure: FP8 };
+pub const SCALED_FP8: Layout = Layout {
+    name: "FP8 with scales",
+    methods: &[],
+    marks: &[],
+    cure: FP8,
+};
 
 /// The layout that configs call `method`.
 pub fn called(method: &str) -> Option<&'static Layout> {
     let method = method.to_ascii_lowercase();
-    LAYOUTS.iter().find(|layout| layout.methods.contains(&method.as_str()))
+    LAYOUTS
+        .iter()
+        .find(|layout| layout.methods.contains(&method.as_str()))
 }

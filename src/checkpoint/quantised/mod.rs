@@ -1,9 +1,10 @@
-//! Whether a checkpoint's weights are stored as codes with scales beside them: such codes are no numbers, and a mean of
-//! codes and a mean of scales are not the mean of what they stand for.
+//! Whether a checkpoint's weights are stored as codes with scales beside them: such codes are no
+//! numbers, and a mean of codes and a mean of scales are not the mean of what they stand for.
 //!
-//! What the tensors are called and which types they have decides; what a config says gives the layout its name, and
-//! decides where names alone would not. A config that calls plain floats quantised is stale. `layouts` lists what is
-//! known, `claim` reads the configs. Nothing is decoded here.
+//! What the tensors are called and which types they have decides; what a config says gives the
+//! layout its name, and decides where names alone would not. A config that calls plain floats
+//! quantised is stale. `layouts` lists what is known, `claim` reads the configs. Nothing is decoded
+//! here.
 
 mod claim;
 mod layouts;
@@ -19,7 +20,9 @@ use crate::error::{Error, Kind};
 pub use claim::CONFIG_KEYS;
 use claim::Claim;
 pub use layouts::is_code;
-use layouts::{BESIDE_TENSOR, BESIDE_WEIGHT, COMPANIONS, LAYOUTS, Layout, MICROSCALING, SCALED_FP8, UNNAMED};
+use layouts::{
+    BESIDE_TENSOR, BESIDE_WEIGHT, COMPANIONS, LAYOUTS, Layout, MICROSCALING, SCALED_FP8, UNNAMED,
+};
 
 type Tensors = IndexMap<Name, TensorEntry>;
 
@@ -56,17 +59,25 @@ pub(super) fn look(folder: &Path, files: &[InputFile], tensors: &Tensors) -> Sto
         (None, Some((layout, tensor))) => codes(layout.name.to_owned(), layout, tensor),
         (Some(claim), Some((layout, tensor))) => {
             let named = layouts::called(&claim.method);
-            let specific = named.filter(|named| !named.marks.is_empty() || layout.marks.is_empty()).unwrap_or(layout);
+            let specific = named
+                .filter(|named| !named.marks.is_empty() || layout.marks.is_empty())
+                .unwrap_or(layout);
             let name = match named {
                 Some(_) => specific.name.to_owned(),
-                None => format!("{} ({}: {})", layout.name, claim.place, shown(&claim.method)),
+                None => format!(
+                    "{} ({}: {})",
+                    layout.name,
+                    claim.place,
+                    shown(&claim.method)
+                ),
             };
             codes(name, specific, tensor)
         }
         (Some(claim), None) => match by_claim(tensors) {
             Some(tensor) => {
                 let layout = layouts::called(&claim.method).unwrap_or(&UNNAMED);
-                let name = layouts::called(&claim.method).map_or_else(|| shown(&claim.method), |l| l.name.to_owned());
+                let name = layouts::called(&claim.method)
+                    .map_or_else(|| shown(&claim.method), |l| l.name.to_owned());
                 codes(format!("{name}, by {}", claim.place), layout, tensor)
             }
             None if claim.when_used => Stored::RoundedInUse,
@@ -76,25 +87,39 @@ pub(super) fn look(folder: &Path, files: &[InputFile], tensors: &Tensors) -> Sto
 }
 
 fn codes(layout: String, known: &Layout, tensor: &str) -> Stored {
-    Stored::Codes(Codes { layout, tensor: tensor.to_owned(), cure: known.cure })
+    Stored::Codes(Codes {
+        layout,
+        tensor: tensor.to_owned(),
+        cure: known.cure,
+    })
 }
 
 /// The first tensor that is the mark of a layout, of the first layout that has one.
 fn by_mark(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
-    let mut marks = LAYOUTS.iter().flat_map(|layout| layout.marks.iter().map(move |mark| (layout, mark)));
+    let mut marks = LAYOUTS
+        .iter()
+        .flat_map(|layout| layout.marks.iter().map(move |mark| (layout, mark)));
     marks.find_map(|(layout, mark)| {
         let is_marked = |(name, entry): &(&Name, &TensorEntry)| {
-            let Some(stem) = name.strip_suffix(mark.code) else { return false };
+            let Some(stem) = name.strip_suffix(mark.code) else {
+                return false;
+            };
             let there = |with: &&str| tensors.contains_key(format!("{stem}{with}").as_str());
             mark.holds.fits(entry.dtype) && (mark.with.is_empty() || mark.with.iter().any(there))
         };
-        tensors.iter().find(is_marked).map(|(name, _)| (layout, name.as_str()))
+        tensors
+            .iter()
+            .find(is_marked)
+            .map(|(name, _)| (layout, name.as_str()))
     })
 }
 
-/// The first tensor of codes with scales beside it, whatever the layout, or of scales that are nothing else.
+/// The first tensor of codes with scales beside it, whatever the layout, or of scales that are
+/// nothing else.
 fn by_scales(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
-    let found = tensors.iter().find(|(name, entry)| is_code(entry.dtype) && has_scales(tensors, name, entry));
+    let found = tensors
+        .iter()
+        .find(|(name, entry)| is_code(entry.dtype) && has_scales(tensors, name, entry));
     found.map(|(name, entry)| {
         let layout = match entry.dtype {
             Dtype::F8E8M0 => &MICROSCALING,
@@ -116,12 +141,22 @@ fn has_scales(tensors: &Tensors, name: &str, entry: &TensorEntry) -> bool {
     let count = |shape: &[u64]| shape.iter().product::<u64>();
     // A tool that casts all tensors to eight bits casts an ordinary model's scales too.
     let is_scale = |name: String| {
-        let fits = |scale: &TensorEntry| !layouts::is_fp8(scale.dtype) && count(&scale.shape) < count(&entry.shape);
+        let fits = |scale: &TensorEntry| {
+            !layouts::is_fp8(scale.dtype) && count(&scale.shape) < count(&entry.shape)
+        };
         tensors.get(name.as_str()).is_some_and(fits)
     };
-    let module = name.strip_suffix("weight").filter(|module| module.ends_with('.'));
-    BESIDE_TENSOR.iter().any(|ending| is_scale(format!("{name}{ending}")))
-        || module.is_some_and(|module| BESIDE_WEIGHT.iter().any(|sibling| is_scale(format!("{module}{sibling}"))))
+    let module = name
+        .strip_suffix("weight")
+        .filter(|module| module.ends_with('.'));
+    BESIDE_TENSOR
+        .iter()
+        .any(|ending| is_scale(format!("{name}{ending}")))
+        || module.is_some_and(|module| {
+            BESIDE_WEIGHT
+                .iter()
+                .any(|sibling| is_scale(format!("{module}{sibling}")))
+        })
 }
 
 /// The first tensor that agrees with a config which says that weights are quantised.
@@ -139,7 +174,11 @@ fn by_claim(tensors: &Tensors) -> Option<&str> {
 impl Codes {
     /// Why a checkpoint of such weights is not read.
     pub(super) fn refusal(&self, root: &Path) -> Error {
-        let Self { layout, tensor, cure } = self;
+        let Self {
+            layout,
+            tensor,
+            cure,
+        } = self;
         let cause = format!(
             "its weights are quantised: {layout}, as {} shows. Codes and scales cannot be averaged or moved as if they \
              were numbers",

@@ -1,8 +1,10 @@
-//! The zip archive that `torch.save` writes since version 1.6: `<root>/data.pkl` and `<root>/data/<key>`.
+//! The zip archive that `torch.save` writes since version 1.6: `<root>/data.pkl` and
+//! `<root>/data/<key>`.
 //!
-//! Members of real checkpoints are stored as they are, so a storage is a byte range of the file. Sizes and offsets are
-//! believed only after they were checked against each other and the file's length; two members that share a byte, or
-//! two of one name, refuse the file, because readers would disagree on what it holds.
+//! Members of real checkpoints are stored as they are, so a storage is a byte range of the file.
+//! Sizes and offsets are believed only after they were checked against each other and the file's
+//! length; two members that share a byte, or two of one name, refuse the file, because readers
+//! would disagree on what it holds.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -27,36 +29,51 @@ const MOST_COMMENT_BYTES: u64 = u16::MAX as u64;
 /// The smallest entry of a directory.
 const LEAST_ENTRY_BYTES: u64 = 46;
 
-/// How many members the directory of `file` may have: as many as fit behind the place where it says to begin.
+/// How many members the directory of `file` may have: as many as fit behind the place where it says
+/// to begin.
 fn members(file: &File, file_bytes: u64) -> Parsed<u64> {
     let len = file_bytes.min(END_BYTES + MOST_COMMENT_BYTES);
     let mut tail = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut tail, file_bytes - len)?;
     // The last one that could be the end; the reader of the directory looks for the same.
-    let Some(at) = tail.windows(4).rposition(|window| window == b"PK\x05\x06") else { return Ok(0) };
+    let Some(at) = tail.windows(4).rposition(|window| window == b"PK\x05\x06") else {
+        return Ok(0);
+    };
     let word = |from: usize| {
-        tail.get(at + from..at + from + 4).map_or(0, |word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        tail.get(at + from..at + from + 4).map_or(0, |word| {
+            u32::from_le_bytes([word[0], word[1], word[2], word[3]])
+        })
     };
     let (count, size) = (word(10) & 0xffff, word(12));
     if count < 0xffff && size < u32::MAX {
         return Ok(u64::from(count));
     }
-    // Larger numbers stand in another record, which cannot name more than there is room for before it.
+    // Larger numbers stand in another record, which cannot name more than there is room for before
+    // it.
     let start = u64::from(word(16));
-    let start = if start == u64::from(u32::MAX) { large_start(file, file_bytes - len + at as u64)? } else { start };
+    let start = if start == u64::from(u32::MAX) {
+        large_start(file, file_bytes - len + at as u64)?
+    } else {
+        start
+    };
     Ok(file_bytes.saturating_sub(start) / LEAST_ENTRY_BYTES)
 }
 
-/// Where the directory begins by the larger record, whose place is named just before the end at `end`.
+/// Where the directory begins by the larger record, whose place is named just before the end at
+/// `end`.
 fn large_start(file: &File, end: u64) -> Parsed<u64> {
     let (mut locator, mut record) = ([0; 20], [0; 56]);
-    let Some(at) = end.checked_sub(locator.len() as u64) else { return Ok(0) };
+    let Some(at) = end.checked_sub(locator.len() as u64) else {
+        return Ok(0);
+    };
     file.read_exact_at(&mut locator, at)?;
     let place = u64::from_le_bytes(*locator[8..].first_chunk().expect("eight of twelve bytes"));
     if file.read_exact_at(&mut record, place).is_err() {
         return Ok(0);
     }
-    Ok(u64::from_le_bytes(*record[48..].first_chunk().expect("the last eight bytes")))
+    Ok(u64::from_le_bytes(
+        *record[48..].first_chunk().expect("the last eight bytes"),
+    ))
 }
 
 /// An open archive whose directory was checked.
@@ -88,15 +105,22 @@ impl Member {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the central directory of `file` and finds the one `data.pkl`, for which `memory` bytes may be taken.
+    /// Reads the central directory of `file` and finds the one `data.pkl`, for which `memory` bytes
+    /// may be taken.
     pub(super) fn open(file: &'a File, memory: u64) -> Parsed<Self> {
         let file_bytes = file.metadata()?.len();
         let members = members(file, file_bytes)?;
-        let left = memory.checked_sub(members.saturating_mul(MEMBER_BYTES)).ok_or_else(|| {
-            Fault::new(format!("its zip directory of {members} members takes more memory than there is for it"))
+        let left = memory
+            .checked_sub(members.saturating_mul(MEMBER_BYTES))
+            .ok_or_else(|| {
+                Fault::new(format!(
+                    "its zip directory of {members} members takes more memory than there is for it"
+                ))
                 .with_hint("give more --memory")
-        })?;
-        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+            })?;
+        let config = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
         let mut zip = ZipArchive::with_config(config, At::new(file, 0)?).map_err(damaged)?;
         if zip.has_duplicate_names() {
             return Err(Fault::new("zip archive holds two members of one name"));
@@ -105,7 +129,12 @@ impl<'a> Archive<'a> {
             return Err(Fault::new("zip archive holds members that overlap"));
         }
         let root = root_of(&zip)?;
-        let mut archive = Self { zip, root, file_bytes, left };
+        let mut archive = Self {
+            zip,
+            root,
+            file_bytes,
+            left,
+        };
         archive.refuse_other_kinds()?;
         Ok(archive)
     }
@@ -125,10 +154,11 @@ impl<'a> Archive<'a> {
     /// The member that holds the storage `key`.
     pub(super) fn storage(&mut self, key: &str) -> Parsed<Member> {
         let name = format!("{}data/{key}", self.root);
-        let index = self
-            .zip
-            .index_for_name(&name)
-            .ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}, a storage of the pickle")))?;
+        let index = self.zip.index_for_name(&name).ok_or_else(|| {
+            Fault::new(format!(
+                "zip archive has no member {name:?}, a storage of the pickle"
+            ))
+        })?;
         self.member(index).map_err(|fault| fault.of(&name))
     }
 
@@ -141,44 +171,64 @@ impl<'a> Archive<'a> {
     fn member(&mut self, index: usize) -> Parsed<Member> {
         let member = self.zip.by_index_raw(index).map_err(damaged)?;
         if member.encrypted() {
-            return Err(Fault::new("zip member is encrypted").with_hint("decrypt the archive first"));
+            return Err(
+                Fault::new("zip member is encrypted").with_hint("decrypt the archive first")
+            );
         }
         let (packed, bytes) = (member.compressed_size(), member.size());
-        let start = member.data_start().ok_or_else(|| Fault::new("zip member has no data"))?;
-        let end = start.checked_add(packed).filter(|end| *end <= self.file_bytes).ok_or_else(|| {
-            Fault::new(format!(
-                "zip member of {packed} bytes at byte {start} ends beyond the file of {} bytes",
-                self.file_bytes
-            ))
-        })?;
+        let start = member
+            .data_start()
+            .ok_or_else(|| Fault::new("zip member has no data"))?;
+        let end = start
+            .checked_add(packed)
+            .filter(|end| *end <= self.file_bytes)
+            .ok_or_else(|| {
+                Fault::new(format!(
+                    "zip member of {packed} bytes at byte {start} ends beyond the file of {} bytes",
+                    self.file_bytes
+                ))
+            })?;
         match member.compression() {
             CompressionMethod::Stored if packed == bytes => Ok(Member::Stored(start..end)),
-            CompressionMethod::Stored => {
-                Err(Fault::new(format!("zip member claims {bytes} bytes and stores {packed} without compression")))
+            CompressionMethod::Stored => Err(Fault::new(format!(
+                "zip member claims {bytes} bytes and stores {packed} without compression"
+            ))),
+            CompressionMethod::Deflated if bytes / MAX_DEFLATE_RATIO <= packed => {
+                Ok(Member::Deflated { index, bytes })
             }
-            CompressionMethod::Deflated if bytes / MAX_DEFLATE_RATIO <= packed => Ok(Member::Deflated { index, bytes }),
-            CompressionMethod::Deflated => {
-                Err(Fault::new(format!("zip member claims {bytes} bytes, more than its {packed} can inflate to")))
-            }
-            other => Err(Fault::new(format!("zip member is compressed by {other}; stored and deflate are read"))),
+            CompressionMethod::Deflated => Err(Fault::new(format!(
+                "zip member claims {bytes} bytes, more than its {packed} can inflate to"
+            ))),
+            other => Err(Fault::new(format!(
+                "zip member is compressed by {other}; stored and deflate are read"
+            ))),
         }
     }
 
     fn reader(&mut self, index: usize) -> Parsed<impl Read> {
         // torch writes 0 when it was told not to compute checksums, and never checks them itself.
         let unchecked = self.zip.by_index_raw(index).map_err(damaged)?.crc32() == 0;
-        self.zip.by_index_with_options(index, ZipReadOptions::new().ignore_crc32(unchecked)).map_err(damaged)
+        self.zip
+            .by_index_with_options(index, ZipReadOptions::new().ignore_crc32(unchecked))
+            .map_err(damaged)
     }
 
     /// A whole member of at most `limit` bytes, or `None` when there is none of that name.
     fn read_small(&mut self, name: &str, limit: u64) -> Parsed<Option<Vec<u8>>> {
-        let Some(index) = self.zip.index_for_name(name) else { return Ok(None) };
+        let Some(index) = self.zip.index_for_name(name) else {
+            return Ok(None);
+        };
         let bytes = self.member(index).map_err(|fault| fault.of(name))?.bytes();
         if bytes > limit {
-            return Err(Fault::new(format!("{name:?} has {bytes} bytes; at most {limit} are read")));
+            return Err(Fault::new(format!(
+                "{name:?} has {bytes} bytes; at most {limit} are read"
+            )));
         }
         let mut content = Vec::new();
-        self.reader(index)?.take(limit).read_to_end(&mut content).map_err(|error| Fault::from(error).of(name))?;
+        self.reader(index)?
+            .take(limit)
+            .read_to_end(&mut content)
+            .map_err(|error| Fault::from(error).of(name))?;
         Ok(Some(content))
     }
 
@@ -186,8 +236,11 @@ impl<'a> Archive<'a> {
         let root = self.root.clone();
         let has = |name: &str| self.zip.index_for_name(&format!("{root}{name}")).is_some();
         if has("constants.pkl") {
-            return Err(Fault::new("is a TorchScript program, not a state dict")
-                .with_hint("load it with torch.jit.load and save its state_dict() with torch.save"));
+            return Err(
+                Fault::new("is a TorchScript program, not a state dict").with_hint(
+                    "load it with torch.jit.load and save its state_dict() with torch.save",
+                ),
+            );
         }
         match self.read_small(&format!("{root}byteorder"), 16)? {
             Some(order) if order != b"little" => Err(Fault::new(format!(
@@ -209,8 +262,12 @@ fn root_of(zip: &ZipArchive<At<'_>>) -> Parsed<String> {
     });
     match (roots.next(), roots.next()) {
         (Some(root), None) => Ok(root),
-        (None, _) => Err(Fault::new("zip archive has no member \"…/data.pkl\": torch.save did not write it")),
-        (Some(one), Some(two)) => Err(Fault::new(format!("zip archive has two pickles, in {one:?} and {two:?}"))),
+        (None, _) => Err(Fault::new(
+            "zip archive has no member \"…/data.pkl\": torch.save did not write it",
+        )),
+        (Some(one), Some(two)) => Err(Fault::new(format!(
+            "zip archive has two pickles, in {one:?} and {two:?}"
+        ))),
     }
 }
 

@@ -21,19 +21,26 @@ const MAX_EXPANSION: u64 = 64;
 const FREE_EXPANSION: u64 = 1 << 30;
 
 impl TorchFile {
-    /// Writes all tensors to a new safetensors file at `dst`, in the state dict's order, and returns its length in
-    /// bytes. Tied tensors are written once each, as the format has no sharing.
+    /// Writes all tensors to a new safetensors file at `dst`, in the state dict's order, and
+    /// returns its length in bytes. Tied tensors are written once each, as the format has no
+    /// sharing.
     ///
-    /// The file is written as `dst` with `.part` added, synced and renamed: under `dst` it is always whole. Memory stays
-    /// within 20 MiB whatever the tensors' sizes. Compressed storages are inflated one at a time into an unnamed file
-    /// beside `dst`.
+    /// The file is written as `dst` with `.part` added, synced and renamed: under `dst` it is
+    /// always whole. Memory stays within 20 MiB whatever the tensors' sizes. Compressed storages
+    /// are inflated one at a time into an unnamed file beside `dst`.
     ///
     /// # Errors
     ///
-    /// When `dst` exists, when reading or writing fails, or when a compressed storage does not hold what it claims.
+    /// When `dst` exists, when reading or writing fails, or when a compressed storage does not hold
+    /// what it claims.
     pub fn convert(&self, dst: &Path) -> Result<u64> {
         if dst.exists() {
-            return Err(Error::new(Kind::Occupied, WRITING, dst.display(), "there is a file of that name already"));
+            return Err(Error::new(
+                Kind::Occupied,
+                WRITING,
+                dst.display(),
+                "there is a file of that name already",
+            ));
         }
         let header = self.header()?;
         let part = beside(dst, ".part");
@@ -59,7 +66,8 @@ impl TorchFile {
         Ok(bytes)
     }
 
-    /// The header that a conversion begins with: its length in front, padded with spaces to a multiple of eight bytes.
+    /// The header that a conversion begins with: its length in front, padded with spaces to a
+    /// multiple of eight bytes.
     pub(in crate::checkpoint) fn header(&self) -> Result<Vec<u8>> {
         let refused = |cause: String| Error::new(Kind::Input, WRITING, self.path.display(), cause);
         let held: u64 = self.storages.iter().map(Member::bytes).sum();
@@ -71,24 +79,33 @@ impl TorchFile {
             let start = end;
             end = end.saturating_add(tensor.bytes());
             if end > most {
-                return Err(refused(format!("its tensors expand {held} bytes of storage to more than {most}")));
+                return Err(refused(format!(
+                    "its tensors expand {held} bytes of storage to more than {most}"
+                )));
             }
             let entry = json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [start, end] });
             if entries.insert(tensor.name.clone(), entry).is_some() {
-                return Err(refused(format!("a tensor has the reserved name {:?}", tensor.name)));
+                return Err(refused(format!(
+                    "a tensor has the reserved name {:?}",
+                    tensor.name
+                )));
             }
         }
         let mut text = Value::Object(entries).to_string().into_bytes();
         text.resize(text.len().next_multiple_of(8), b' ');
         if text.len() > MAX_HEADER {
-            return Err(refused(format!("its header has {} bytes; at most {MAX_HEADER} are read", text.len())));
+            return Err(refused(format!(
+                "its header has {} bytes; at most {MAX_HEADER} are read",
+                text.len()
+            )));
         }
         let mut header = (text.len() as u64).to_le_bytes().to_vec();
         header.append(&mut text);
         Ok(header)
     }
 
-    /// Appends the elements of `tensor` to `out`; `inflated` keeps the compressed storage that was used last.
+    /// Appends the elements of `tensor` to `out`; `inflated` keeps the compressed storage that was
+    /// used last.
     fn copy(
         &self,
         tensor: &TorchTensor,
@@ -99,7 +116,10 @@ impl TorchFile {
         let (file, start) = match &self.storages[tensor.storage] {
             Member::Stored(range) => (&self.file, range.start),
             Member::Deflated { index, bytes } => {
-                if inflated.as_ref().is_none_or(|(storage, _)| *storage != tensor.storage) {
+                if inflated
+                    .as_ref()
+                    .is_none_or(|(storage, _)| *storage != tensor.storage)
+                {
                     *inflated = None;
                     *inflated = Some((tensor.storage, self.inflate(*index, *bytes, part)?));
                 }
@@ -115,24 +135,34 @@ impl TorchFile {
             shape: &tensor.shape,
             strides: &tensor.strides,
         };
-        view.gather(&mut |block| out.write_all(block).map_err(Failed::Writing)).map_err(|failed| match failed {
-            Failed::Reading(error) => Error::io(READING, &self.path, error),
-            Failed::Writing(error) => Error::io(WRITING, part, error),
-        })
+        view.gather(&mut |block| out.write_all(block).map_err(Failed::Writing))
+            .map_err(|failed| match failed {
+                Failed::Reading(error) => Error::io(READING, &self.path, error),
+                Failed::Writing(error) => Error::io(WRITING, part, error),
+            })
     }
 
     /// A nameless file with the content of the compressed member of number `index`.
     fn inflate(&self, index: usize, bytes: u64, part: &Path) -> Result<File> {
         let path = beside(part, ".inflated");
         let failed = |error| Error::io(WRITING, &path, error);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(failed)?;
         // Without a name it is gone with its last handle, also when this process is killed.
         fs::remove_file(&path).map_err(failed)?;
-        let mut archive = Archive::open(&self.file, u64::MAX).map_err(|fault| fault.on(&self.path))?;
-        let written = archive.inflate(index, &mut file).map_err(|fault| fault.on(&self.path))?;
+        let mut archive =
+            Archive::open(&self.file, u64::MAX).map_err(|fault| fault.on(&self.path))?;
+        let written = archive
+            .inflate(index, &mut file)
+            .map_err(|fault| fault.on(&self.path))?;
         if written != bytes {
-            let cause = format!("a compressed storage claims {bytes} bytes and inflates to {written}");
+            let cause =
+                format!("a compressed storage claims {bytes} bytes and inflates to {written}");
             return Err(Error::new(Kind::Input, READING, self.path.display(), cause));
         }
         Ok(file)

@@ -17,7 +17,10 @@ pub(super) type Parsed<T> = Result<T, Fault>;
 
 impl Fault {
     pub(super) fn new(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), hint: None }
+        Self {
+            cause: cause.into(),
+            hint: None,
+        }
     }
 
     pub(super) fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -33,7 +36,12 @@ impl Fault {
 
     /// The error on the file at `path`.
     pub(super) fn on(self, path: &Path) -> Error {
-        let error = Error::new(Kind::Input, "cannot read torch checkpoint", path.display(), self.cause);
+        let error = Error::new(
+            Kind::Input,
+            "cannot read torch checkpoint",
+            path.display(),
+            self.cause,
+        );
         match self.hint {
             Some(hint) => error.with_hint(hint),
             None => error,

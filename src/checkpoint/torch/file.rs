@@ -15,7 +15,11 @@ pub(super) struct At<'a> {
 impl<'a> At<'a> {
     /// A reader of the bytes from `start` up to the file's present end.
     pub(super) fn new(file: &'a File, start: u64) -> io::Result<Self> {
-        Ok(Self { file, position: start, end: file.metadata()?.len() })
+        Ok(Self {
+            file,
+            position: start,
+            end: file.metadata()?.len(),
+        })
     }
 }
 
@@ -37,7 +41,12 @@ impl Seek for At<'_> {
         // File offsets are signed for the operating system.
         self.position = position
             .filter(|position| i64::try_from(*position).is_ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek to a position no file has"))?;
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "seek to a position no file has",
+                )
+            })?;
         Ok(self.position)
     }
 }

@@ -1,8 +1,9 @@
 //! Strided views: how far they reach, and their elements in order from a file, in bounded memory.
 //!
-//! The elements are wanted in row-major order of the shape, but lie in the file in order of the strides. The output is
-//! cut into blocks of at most [`BLOCK_BYTES`]; each block is filled by reads in file order, of at most as many bytes
-//! again, so that a transposed matrix of any size is read in long runs and not element by element.
+//! The elements are wanted in row-major order of the shape, but lie in the file in order of the
+//! strides. The output is cut into blocks of at most [`BLOCK_BYTES`]; each block is filled by reads
+//! in file order, of at most as many bytes again, so that a transposed matrix of any size is read
+//! in long runs and not element by element.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +21,9 @@ pub(super) fn elements(shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
-    shape.iter().try_fold(1_u64, |count, size| count.checked_mul(*size))
+    shape
+        .iter()
+        .try_fold(1_u64, |count, size| count.checked_mul(*size))
 }
 
 /// Elements from the first to behind the last one that a view touches, when that is a sane number.
@@ -34,17 +37,25 @@ pub(super) fn reach(shape: &[u64], strides: &[u64]) -> Option<u64> {
     shape
         .iter()
         .zip(strides)
-        .try_fold(1_u64, |reach, (size, stride)| reach.checked_add((size - 1).checked_mul(*stride)?))
+        .try_fold(1_u64, |reach, (size, stride)| {
+            reach.checked_add((size - 1).checked_mul(*stride)?)
+        })
 }
 
-/// Whether the elements lie in order without gaps; the strides of dimensions of size one say nothing.
+/// Whether the elements lie in order without gaps; the strides of dimensions of size one say
+/// nothing.
 pub(super) fn is_contiguous(shape: &[u64], strides: &[u64]) -> bool {
     let mut wanted = 1;
-    shape.iter().zip(strides).rev().filter(|(size, _)| **size != 1).all(|(size, stride)| {
-        let matches = *stride == wanted;
-        wanted = wanted.saturating_mul(*size);
-        matches
-    })
+    shape
+        .iter()
+        .zip(strides)
+        .rev()
+        .filter(|(size, _)| **size != 1)
+        .all(|(size, stride)| {
+            let matches = *stride == wanted;
+            wanted = wanted.saturating_mul(*size);
+            matches
+        })
 }
 
 /// A strided view of elements in a file.
@@ -75,7 +86,11 @@ impl Strided<'_> {
         if self.shape.contains(&0) {
             return Ok(());
         }
-        let mut filler = Filler { view: self, block: Vec::new(), span: Vec::new() };
+        let mut filler = Filler {
+            view: self,
+            block: Vec::new(),
+            span: Vec::new(),
+        };
         filler.blocks(&merged(self.shape, self.strides), 0, sink)
     }
 }
@@ -85,7 +100,9 @@ fn merged(shape: &[u64], strides: &[u64]) -> Vec<(u64, u64)> {
     let mut dims: Vec<(u64, u64)> = Vec::new();
     for (&size, &stride) in shape.iter().zip(strides).filter(|(size, _)| **size != 1) {
         match dims.last_mut() {
-            Some(outer) if stride.checked_mul(size) == Some(outer.1) => *outer = (outer.0 * size, stride),
+            Some(outer) if stride.checked_mul(size) == Some(outer.1) => {
+                *outer = (outer.0 * size, stride)
+            }
             _ => dims.push((size, stride)),
         }
     }
@@ -104,7 +121,12 @@ impl Filler<'_> {
     }
 
     /// Cuts the outermost dimensions until what is left fits a block.
-    fn blocks<E: From<io::Error>>(&mut self, dims: &[(u64, u64)], from: u64, sink: Sink<'_, E>) -> Result<(), E> {
+    fn blocks<E: From<io::Error>>(
+        &mut self,
+        dims: &[(u64, u64)],
+        from: u64,
+        sink: Sink<'_, E>,
+    ) -> Result<(), E> {
         let Some((&(size, stride), inner)) = dims.split_first() else {
             return self.block(&[], from, sink);
         };
@@ -116,18 +138,29 @@ impl Filler<'_> {
         let mut index = 0;
         while index < size {
             let rows = step.min(size - index);
-            let block: Vec<_> = std::iter::once((rows, stride)).chain(inner.iter().copied()).collect();
+            let block: Vec<_> = std::iter::once((rows, stride))
+                .chain(inner.iter().copied())
+                .collect();
             self.block(&block, from + index * stride, sink)?;
             index += rows;
         }
         Ok(())
     }
 
-    fn block<E: From<io::Error>>(&mut self, dims: &[(u64, u64)], from: u64, sink: Sink<'_, E>) -> Result<(), E> {
+    fn block<E: From<io::Error>>(
+        &mut self,
+        dims: &[(u64, u64)],
+        from: u64,
+        sink: Sink<'_, E>,
+    ) -> Result<(), E> {
         let mut axes = Vec::with_capacity(dims.len());
         let mut count = 1;
         for &(size, stride) in dims.iter().rev() {
-            axes.push(Axis { size, from: stride, to: count });
+            axes.push(Axis {
+                size,
+                from: stride,
+                to: count,
+            });
             count *= size;
         }
         // In file order: the longest strides outside.
@@ -143,11 +176,24 @@ impl Filler<'_> {
         if span(axes) <= self.most() && is_dense(axes) {
             return self.load(axes, from, to);
         }
-        let (outer, inner) = axes.split_first().expect("a span without axes is one element");
+        let (outer, inner) = axes
+            .split_first()
+            .expect("a span without axes is one element");
         // As many steps of the outer axis as one read may span, when that is worth reading.
         let steps = self.most().saturating_sub(span(inner)) / outer.from.max(1) + 1;
-        let several = [&[Axis { size: steps, ..*outer }], inner].concat();
-        let steps = if span(&several) <= self.most() && is_dense(&several) { steps } else { 1 };
+        let several = [
+            &[Axis {
+                size: steps,
+                ..*outer
+            }],
+            inner,
+        ]
+        .concat();
+        let steps = if span(&several) <= self.most() && is_dense(&several) {
+            steps
+        } else {
+            1
+        };
         let mut index = 0;
         while index < outer.size {
             let size = steps.min(outer.size - index);
@@ -165,7 +211,9 @@ impl Filler<'_> {
     fn load(&mut self, axes: &[Axis], from: u64, to: u64) -> io::Result<()> {
         let width = self.view.width;
         self.span.resize(bounded(span(axes) * width), 0);
-        self.view.file.read_exact_at(&mut self.span, self.view.start + from * width)?;
+        self.view
+            .file
+            .read_exact_at(&mut self.span, self.view.start + from * width)?;
         let target = &mut self.block[bounded(to * width)..];
         match width {
             1 => scatter::<1>(axes, &self.span, target),
@@ -178,7 +226,10 @@ impl Filler<'_> {
 }
 
 fn span(axes: &[Axis]) -> u64 {
-    1 + axes.iter().map(|axis| (axis.size - 1) * axis.from).sum::<u64>()
+    1 + axes
+        .iter()
+        .map(|axis| (axis.size - 1) * axis.from)
+        .sum::<u64>()
 }
 
 fn is_dense(axes: &[Axis]) -> bool {
@@ -196,13 +247,21 @@ fn scatter<const WIDTH: usize>(axes: &[Axis], from: &[u8], to: &mut [u8]) {
         to[..WIDTH].copy_from_slice(&from[..WIDTH]);
         return;
     };
-    let (size, step_from, step_to) = (bounded(outer.size), bounded(outer.from) * WIDTH, bounded(outer.to) * WIDTH);
+    let (size, step_from, step_to) = (
+        bounded(outer.size),
+        bounded(outer.from) * WIDTH,
+        bounded(outer.to) * WIDTH,
+    );
     if inner.is_empty() && step_from == WIDTH && step_to == WIDTH {
         to[..size * WIDTH].copy_from_slice(&from[..size * WIDTH]);
         return;
     }
     for index in 0..size {
-        scatter::<WIDTH>(inner, &from[index * step_from..], &mut to[index * step_to..]);
+        scatter::<WIDTH>(
+            inner,
+            &from[index * step_from..],
+            &mut to[index * step_to..],
+        );
     }
 }
 
@@ -233,14 +292,21 @@ mod tests {
     fn painted(bytes: usize) -> (File, Vec<u8>) {
         let data: Vec<u8> = (0..251_u8).cycle().take(bytes).collect();
         let mut file = tempfile::tempfile().expect("a temporary file can be made");
-        file.write_all(&data).expect("a temporary file can be written");
+        file.write_all(&data)
+            .expect("a temporary file can be written");
         (file, data)
     }
 
     fn assert_gathers(start: u64, width: u64, shape: &[u64], strides: &[u64]) {
         let reach = reach(shape, strides).expect("small");
         let (file, data) = painted(usize::try_from(start + reach * width).expect("small"));
-        let view = Strided { file: &file, start, width, shape, strides };
+        let view = Strided {
+            file: &file,
+            start,
+            width,
+            shape,
+            strides,
+        };
         let mut out = Vec::new();
         let result: io::Result<()> = view.gather(&mut |block| {
             assert!(block.len() <= BLOCK_BYTES);
@@ -248,7 +314,10 @@ mod tests {
             Ok(())
         });
         result.expect("the whole view lies in the file");
-        assert!(out == naive(&data, &view), "{shape:?} {strides:?} width {width}");
+        assert!(
+            out == naive(&data, &view),
+            "{shape:?} {strides:?} width {width}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! From an open file to the tensors of its state dict, each checked against the storage it looks at.
+//! From an open file to the tensors of its state dict, each checked against the storage it looks
+//! at.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,8 +19,8 @@ const PICKLE_MAGIC: u8 = 0x80;
 /// Where a tar archive says `ustar`.
 const TAR_MAGIC: Range<usize> = 257..262;
 
-/// What a tensor takes beside its name and dimensions: the entry of the state dict, its place, what tells it from others,
-/// and its storage.
+/// What a tensor takes beside its name and dimensions: the entry of the state dict, its place, what
+/// tells it from others, and its storage.
 const TENSOR_BYTES: u64 = 768;
 /// What each dimension takes, with its stride, in the tensor and in what tells it from others.
 const DIMENSION_BYTES: u64 = 32;
@@ -49,31 +50,46 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Reads the index of the state dict under `key` in `file`, of whichever format, in at most `memory` bytes.
+    /// Reads the index of the state dict under `key` in `file`, of whichever format, in at most
+    /// `memory` bytes.
     pub(super) fn read(file: &File, key: Option<&str>, memory: u64) -> Parsed<Self> {
         let mut index = Self::default();
         let mut head = Vec::new();
-        At::new(file, 0)?.take(TAR_MAGIC.end as u64).read_to_end(&mut head)?;
+        At::new(file, 0)?
+            .take(TAR_MAGIC.end as u64)
+            .read_to_end(&mut head)?;
         if is_zip(&head) {
             let mut archive = Archive::open(file, memory)?;
             let pickle = archive.pickle()?;
             // Room for twice as many bytes may have been made for it.
-            let left = archive.left().checked_sub(2 * pickle.len() as u64).ok_or_else(pickle::too_much)?;
+            let left = archive
+                .left()
+                .checked_sub(2 * pickle.len() as u64)
+                .ok_or_else(pickle::too_much)?;
             let (graph, root) = pickle::read(&mut Input::new(pickle.as_slice(), left))?;
             drop(pickle);
             index.read_state(&graph, root, key, |key| archive.storage(key))?;
         } else if is_pickle(&head) {
-            let legacy::Stream { graph, root, mut storages } = legacy::read(file, memory)?;
+            let legacy::Stream {
+                graph,
+                root,
+                mut storages,
+            } = legacy::read(file, memory)?;
             index.read_state(&graph, root, key, |key| {
                 let range = storages.remove(key);
-                let range = range.ok_or_else(|| Fault::new(format!("storage {key:?} is not in the file")))?;
+                let range = range
+                    .ok_or_else(|| Fault::new(format!("storage {key:?} is not in the file")))?;
                 Ok(Member::Stored(range))
             })?;
         } else if head.get(TAR_MAGIC) == Some(b"ustar") {
-            return Err(Fault::new("is a tar archive as torch wrote them before version 0.2")
-                .with_hint("load it in torch and save it again"));
+            return Err(
+                Fault::new("is a tar archive as torch wrote them before version 0.2")
+                    .with_hint("load it in torch and save it again"),
+            );
         } else {
-            return Err(Fault::new("is neither a zip archive nor a pickle: torch.save did not write it"));
+            return Err(Fault::new(
+                "is neither a zip archive nor a pickle: torch.save did not write it",
+            ));
         }
         Ok(index)
     }
@@ -111,22 +127,39 @@ impl Index {
         Ok(())
     }
 
-    /// Shapes can be shared in a pickle but not here; honest files spell out each one, in a byte or more a dimension.
+    /// Shapes can be shared in a pickle but not here; honest files spell out each one, in a byte or
+    /// more a dimension.
     fn pay_for(&mut self, name: &str, view: &View<'_>, graph: &Graph) -> Parsed<()> {
         self.dims += view.shape.len() as u64 * 2;
-        let bytes = TENSOR_BYTES + DIMENSION_BYTES * view.shape.len() as u64 + 3 * name.len() as u64;
+        let bytes =
+            TENSOR_BYTES + DIMENSION_BYTES * view.shape.len() as u64 + 3 * name.len() as u64;
         self.left = self.left.checked_sub(bytes).ok_or_else(pickle::too_much)?;
         if self.dims > graph.pickle_bytes {
-            return Err(Fault::new("the shapes of its tensors are out of all proportion to the file"));
+            return Err(Fault::new(
+                "the shapes of its tensors are out of all proportion to the file",
+            ));
         }
         Ok(())
     }
 
-    fn add(&mut self, name: String, view: View<'_>, find: impl FnMut(&str) -> Parsed<Member>) -> Parsed<()> {
+    fn add(
+        &mut self,
+        name: String,
+        view: View<'_>,
+        find: impl FnMut(&str) -> Parsed<Member>,
+    ) -> Parsed<()> {
         let storage = self.storage_of(&view, find)?;
-        let View { storage: reference, dtype, offset, shape, strides } = view;
+        let View {
+            storage: reference,
+            dtype,
+            offset,
+            shape,
+            strides,
+        } = view;
         let first = reference.view.map_or(0, |(first, _)| first);
-        let offset = offset.checked_add(first).ok_or_else(|| Fault::new("its offset is no offset"))?;
+        let offset = offset
+            .checked_add(first)
+            .ok_or_else(|| Fault::new("its offset is no offset"))?;
         // The view's part of the storage, in elements of this tensor.
         let limit = match reference.view {
             Some((first, length)) => first.saturating_add(length).min(reference.elements),
@@ -134,8 +167,15 @@ impl Index {
         };
         let reach = gather::reach(&shape, &strides)
             .and_then(|reach| reach.checked_add(offset))
-            .filter(|_| gather::elements(&shape).is_some_and(|count| count.checked_mul(dtype.bits()).is_some()))
-            .ok_or_else(|| Fault::new(format!("shape {shape:?} with strides {strides:?} is beyond any storage")))?;
+            .filter(|_| {
+                gather::elements(&shape)
+                    .is_some_and(|count| count.checked_mul(dtype.bits()).is_some())
+            })
+            .ok_or_else(|| {
+                Fault::new(format!(
+                    "shape {shape:?} with strides {strides:?} is beyond any storage"
+                ))
+            })?;
         let empty = shape.contains(&0);
         if reach > limit && !empty {
             return Err(Fault::new(format!(
@@ -149,26 +189,44 @@ impl Index {
         let position = self.tensors.len();
         let identity = (storage, offset, dtype, shape.clone(), strides.clone());
         let first = *self.first_of.entry(identity).or_insert(position);
-        let mut tensor = TorchTensor { name, dtype, shape, strides, alias_of: None, range: None, storage, offset };
+        let mut tensor = TorchTensor {
+            name,
+            dtype,
+            shape,
+            strides,
+            alias_of: None,
+            range: None,
+            storage,
+            offset,
+        };
         tensor.alias_of = (first != position).then_some(first);
         tensor.range = self.range_of(&tensor);
         self.tensors.push(tensor);
         Ok(())
     }
 
-    /// The number of the storage that `view` looks at, found in the file when it is new and long enough.
-    fn storage_of(&mut self, view: &View<'_>, mut find: impl FnMut(&str) -> Parsed<Member>) -> Parsed<usize> {
+    /// The number of the storage that `view` looks at, found in the file when it is new and long
+    /// enough.
+    fn storage_of(
+        &mut self,
+        view: &View<'_>,
+        mut find: impl FnMut(&str) -> Parsed<Member>,
+    ) -> Parsed<usize> {
         let reference = &view.storage;
         let storage = match self.by_key.get(reference.key) {
             Some(storage) => *storage,
             None => {
                 self.storages.push(find(reference.key)?);
-                self.by_key.insert(reference.key.to_owned(), self.storages.len() - 1);
+                self.by_key
+                    .insert(reference.key.to_owned(), self.storages.len() - 1);
                 self.storages.len() - 1
             }
         };
         let held = self.storages[storage].bytes();
-        let wanted = reference.elements.checked_mul(reference.element_bytes).filter(|wanted| *wanted <= held);
+        let wanted = reference
+            .elements
+            .checked_mul(reference.element_bytes)
+            .filter(|wanted| *wanted <= held);
         match wanted {
             Some(_) => Ok(storage),
             None => Err(Fault::new(format!(
@@ -182,7 +240,9 @@ impl Index {
         if tensor.bytes() == 0 {
             return Some(0..0);
         }
-        let Member::Stored(held) = &self.storages[tensor.storage] else { return None };
+        let Member::Stored(held) = &self.storages[tensor.storage] else {
+            return None;
+        };
         let start = held.start + tensor.offset * (tensor.dtype.bits() / 8);
         gather::is_contiguous(&tensor.shape, &tensor.strides).then(|| start..start + tensor.bytes())
     }

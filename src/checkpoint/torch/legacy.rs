@@ -44,7 +44,10 @@ pub(super) fn read(file: &File, memory: u64) -> Parsed<Stream> {
     }
     let (graph, root) = pickle::read(&mut input)?;
     if graph.int(root) != Some(PROTOCOL) {
-        return Err(Fault::new(format!("has protocol {}; wanted {PROTOCOL}", graph.describe(root))));
+        return Err(Fault::new(format!(
+            "has protocol {}; wanted {PROTOCOL}",
+            graph.describe(root)
+        )));
     }
     let (graph, root) = pickle::read(&mut input)?;
     if !is_little_endian(&graph, root) {
@@ -52,21 +55,33 @@ pub(super) fn read(file: &File, memory: u64) -> Parsed<Stream> {
     }
     let (graph, root) = pickle::read(&mut input)?;
     let (key_graph, key_root) = pickle::read(&mut input)?;
-    let keys = key_graph.sequence(key_root).ok_or_else(|| Fault::new("list of storage keys is no list"))?;
-    let keys = keys.iter().map(|key| key_graph.text(*key).ok_or_else(|| Fault::new("a storage key is not text")));
+    let keys = key_graph
+        .sequence(key_root)
+        .ok_or_else(|| Fault::new("list of storage keys is no list"))?;
+    let keys = keys.iter().map(|key| {
+        key_graph
+            .text(*key)
+            .ok_or_else(|| Fault::new("a storage key is not text"))
+    });
     let storages = locate(file, input.position(), &graph, keys)?;
-    Ok(Stream { graph, root, storages })
+    Ok(Stream {
+        graph,
+        root,
+        storages,
+    })
 }
 
 fn is_little_endian(graph: &Graph, root: Id) -> bool {
     graph.mapping(root).is_some_and(|entries| {
         entries.iter().any(|(key, value)| {
-            graph.text(*key) == Some("little_endian") && matches!(graph.node(*value), Node::Bool(true))
+            graph.text(*key) == Some("little_endian")
+                && matches!(graph.node(*value), Node::Bool(true))
         })
     })
 }
 
-/// Walks the storages that follow the pickles: each says how many elements it has, the pickle how long one is.
+/// Walks the storages that follow the pickles: each says how many elements it has, the pickle how
+/// long one is.
 fn locate<'k>(
     file: &File,
     mut position: u64,
@@ -80,20 +95,26 @@ fn locate<'k>(
     for key in keys {
         let key = key?;
         let element = element_bytes.get(key);
-        let element = element.ok_or_else(|| Fault::new(format!("storage {key:?} is not named by any tensor")))?;
+        let element = element
+            .ok_or_else(|| Fault::new(format!("storage {key:?} is not named by any tensor")))?;
         let mut count = [0; 8];
-        file.read_exact_at(&mut count, position)
-            .map_err(|error| Fault::new(format!("cannot read the size of storage {key:?}: {error}")))?;
+        file.read_exact_at(&mut count, position).map_err(|error| {
+            Fault::new(format!("cannot read the size of storage {key:?}: {error}"))
+        })?;
         let start = position + 8;
         let count = u64::from_le_bytes(count);
-        let end = count.checked_mul(*element).and_then(|bytes| start.checked_add(bytes));
+        let end = count
+            .checked_mul(*element)
+            .and_then(|bytes| start.checked_add(bytes));
         let end = end.filter(|end| *end <= file_bytes).ok_or_else(|| {
             Fault::new(format!(
                 "storage {key:?} of {count} elements of {element} bytes at byte {start} ends beyond the file of \
                  {file_bytes} bytes"
             ))
         })?;
-        left = left.checked_sub(STORAGE_BYTES + key.len() as u64).ok_or_else(pickle::too_much)?;
+        left = left
+            .checked_sub(STORAGE_BYTES + key.len() as u64)
+            .ok_or_else(pickle::too_much)?;
         if storages.insert(key.to_owned(), start..end).is_some() {
             return Err(Fault::new(format!("storage {key:?} comes twice")));
         }
@@ -107,5 +128,7 @@ fn element_bytes(graph: &Graph) -> HashMap<&str, u64> {
         Node::Persistent(id) => Reference::parse(graph, *id).ok(),
         _ => None,
     });
-    references.map(|reference| (reference.key, reference.element_bytes)).collect()
+    references
+        .map(|reference| (reference.key, reference.element_bytes))
+        .collect()
 }

@@ -1,10 +1,11 @@
 //! Reading PyTorch's `.bin`, `.pt` and `.pth` files without Python and without running anything.
 //!
-//! [`TorchFile::open`] reads a file's directory and pickle, never its data, and gives an index: every tensor of the
-//! state dict with its dtype, shape, strides and place. Tensors that lie in the file as they should, which is nearly
-//! all there are, are read from there as byte ranges ([`TorchFile::contiguous`]); when some do not,
-//! [`TorchFile::convert`] writes all of them to a safetensors file in bounded memory. Folders and their
-//! `pytorch_model.bin.index.json` are the caller's matter.
+//! [`TorchFile::open`] reads a file's directory and pickle, never its data, and gives an index:
+//! every tensor of the state dict with its dtype, shape, strides and place. Tensors that lie in the
+//! file as they should, which is nearly all there are, are read from there as byte ranges
+//! ([`TorchFile::contiguous`]); when some do not, [`TorchFile::convert`] writes all of them to a
+//! safetensors file in bounded memory. Folders and their `pytorch_model.bin.index.json` are the
+//! caller's matter.
 //!
 //! ```text
 //!  archive   zip members ──┐                 pickle     opcodes ──► graph of nodes and calls
@@ -51,9 +52,11 @@ pub struct TorchTensor {
     pub shape: Vec<u64>,
     /// Its strides, in elements.
     pub strides: Vec<u64>,
-    /// An earlier tensor, by its position, with the same dtype, shape, strides and bytes: the two are tied.
+    /// An earlier tensor, by its position, with the same dtype, shape, strides and bytes: the two
+    /// are tied.
     pub alias_of: Option<usize>,
-    /// Its bytes in the file when they lie there in order, `0..0` when it has none; otherwise it must be converted.
+    /// Its bytes in the file when they lie there in order, `0..0` when it has none; otherwise it
+    /// must be converted.
     pub range: Option<Range<u64>>,
     storage: usize,
     /// The first element's place in the storage, in elements.
@@ -63,7 +66,9 @@ pub struct TorchTensor {
 impl TorchTensor {
     /// Bytes of its elements, each counted once per position.
     pub fn bytes(&self) -> u64 {
-        gather::elements(&self.shape).map_or(u64::MAX, |count| count.saturating_mul(self.dtype.bits() / 8))
+        gather::elements(&self.shape).map_or(u64::MAX, |count| {
+            count.saturating_mul(self.dtype.bits() / 8)
+        })
     }
 }
 
@@ -78,13 +83,14 @@ pub struct TorchFile {
 }
 
 impl TorchFile {
-    /// Reads the index of the file at `path`: of its only state dict, or of the one under the dotted `key` (`.` is the
-    /// top level).
+    /// Reads the index of the file at `path`: of its only state dict, or of the one under the
+    /// dotted `key` (`.` is the top level).
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is damaged or of another format, names code to run, holds no state dict or
-    /// several without a `key`, or holds a tensor that is quantized, sparse, of an unknown class or outside its storage.
+    /// When the file cannot be read, is damaged or of another format, names code to run, holds no
+    /// state dict or several without a `key`, or holds a tensor that is quantized, sparse, of an
+    /// unknown class or outside its storage.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
         Self::open_within(path, key, default_bytes())
     }
@@ -97,9 +103,19 @@ impl TorchFile {
     pub fn open_within(path: &Path, key: Option<&str>, memory: u64) -> Result<Self> {
         let file = crate::checkpoint::open_regular(path)
             .map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
-        let Index { tensors, storages, skipped, .. } =
-            Index::read(&file, key, memory).map_err(|fault| fault.on(path))?;
-        Ok(Self { path: path.to_owned(), file, tensors, storages, skipped })
+        let Index {
+            tensors,
+            storages,
+            skipped,
+            ..
+        } = Index::read(&file, key, memory).map_err(|fault| fault.on(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            tensors,
+            storages,
+            skipped,
+        })
     }
 
     /// The file's path, as it was opened.
@@ -114,10 +130,13 @@ impl TorchFile {
 
     /// The tensors that can be read from the file as they are, with their bytes' range in it.
     pub fn contiguous(&self) -> impl Iterator<Item = (&TorchTensor, Range<u64>)> {
-        self.tensors.iter().filter_map(|tensor| Some((tensor, tensor.range.clone()?)))
+        self.tensors
+            .iter()
+            .filter_map(|tensor| Some((tensor, tensor.range.clone()?)))
     }
 
-    /// Whether some tensor has no byte range in the file: it is strided, or its storage is compressed.
+    /// Whether some tensor has no byte range in the file: it is strided, or its storage is
+    /// compressed.
     pub fn needs_conversion(&self) -> bool {
         self.tensors.iter().any(|tensor| tensor.range.is_none())
     }
@@ -125,7 +144,8 @@ impl TorchFile {
     /// A hash of everything that says which tensors there are and where their bytes lie.
     pub fn index_hash(&self) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
-        // `Debug` shows every field; a hash that changes with the compiler costs no more than a fresh start.
+        // `Debug` shows every field; a hash that changes with the compiler costs no more than a
+        // fresh start.
         hash.update(format!("{:?}", self.storages).as_bytes());
         for tensor in &self.tensors {
             hash.update(format!("{tensor:?}").as_bytes());
@@ -133,13 +153,15 @@ impl TorchFile {
         *hash.finalize().as_bytes()
     }
 
-    /// Entries of the state dict that are no tensors (counters, settings, extra state) and were passed over.
+    /// Entries of the state dict that are no tensors (counters, settings, extra state) and were
+    /// passed over.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
 }
 
-/// Whether a file beginning with `head`, four bytes or more, may be a torch checkpoint rather than safetensors.
+/// Whether a file beginning with `head`, four bytes or more, may be a torch checkpoint rather than
+/// safetensors.
 pub fn is_torch(head: &[u8]) -> bool {
     index::is_zip(head) || index::is_pickle(head)
 }

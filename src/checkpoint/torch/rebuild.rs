@@ -1,4 +1,5 @@
-//! What the calls in a checkpoint's pickle mean: the few that make tensors, and which others are harmless beside them.
+//! What the calls in a checkpoint's pickle mean: the few that make tensors, and which others are
+//! harmless beside them.
 //!
 //! The argument lists are those of `torch/_utils.py` (`_rebuild_tensor_v2` and its kin).
 
@@ -43,7 +44,9 @@ pub(super) fn value(graph: &Graph, id: Id) -> Parsed<Value<'_>> {
         return view(graph, name, args).map(|view| Value::Tensor(Box::new(view)));
     }
     Ok(match graph.node(id) {
-        Node::Call(call) if !graph.class(call).is_some_and(is_harmless) => Value::Opaque(graph.describe(id)),
+        Node::Call(call) if !graph.class(call).is_some_and(is_harmless) => {
+            Value::Opaque(graph.describe(id))
+        }
         Node::Persistent(_) => Value::Opaque(graph.describe(id)),
         _ => Value::Plain,
     })
@@ -84,27 +87,51 @@ fn view<'g>(graph: &'g Graph, name: &str, args: &[Id]) -> Parsed<View<'g>> {
         _ => return Err(refused_kind(name)),
     };
     if args.len() < least {
-        return Err(Fault::new(format!("torch._utils.{name} has {} arguments; wanted {least}", args.len())));
+        return Err(Fault::new(format!(
+            "torch._utils.{name} has {} arguments; wanted {least}",
+            args.len()
+        )));
     }
     if let Some(flag) = metadata.and_then(|metadata| set_flag(graph, *metadata)) {
-        return Err(Fault::new(format!("is a lazy view with the {flag} bit set"))
-            .with_hint("resolve it in torch with resolve_conj() and resolve_neg(), and save again"));
+        return Err(
+            Fault::new(format!("is a lazy view with the {flag} bit set")).with_hint(
+                "resolve it in torch with resolve_conj() and resolve_neg(), and save again",
+            ),
+        );
     }
     let Node::Persistent(storage) = graph.node(args[0]) else {
-        return Err(Fault::new(format!("its storage is {}", graph.describe(args[0]))));
+        return Err(Fault::new(format!(
+            "its storage is {}",
+            graph.describe(args[0])
+        )));
     };
     let storage = Reference::parse(graph, *storage)?;
     let dtype = if name == "_rebuild_tensor_v3" {
         typed(graph, args[6])?
     } else {
-        let refused = || Fault::new(format!("has elements of torch.{}, which are not read", storage.class));
+        let refused = || {
+            Fault::new(format!(
+                "has elements of torch.{}, which are not read",
+                storage.class
+            ))
+        };
         storage.dtype.ok_or_else(refused)?
     };
     let (shape, strides) = (counts(graph, args[2])?, counts(graph, args[3])?);
     if shape.len() != strides.len() {
-        return Err(Fault::new(format!("has {} dimensions and {} strides", shape.len(), strides.len())));
+        return Err(Fault::new(format!(
+            "has {} dimensions and {} strides",
+            shape.len(),
+            strides.len()
+        )));
     }
-    Ok(View { storage, dtype, offset: count(graph, args[1])?, shape, strides })
+    Ok(View {
+        storage,
+        dtype,
+        offset: count(graph, args[1])?,
+        shape,
+        strides,
+    })
 }
 
 fn refused_kind(name: &str) -> Fault {
@@ -115,29 +142,36 @@ fn refused_kind(name: &str) -> Fault {
         "_rebuild_meta_tensor_no_storage" => "a meta tensor, which has no data",
         _ => "a tensor of a kind that is not read",
     };
-    Fault::new(format!("is {kind} (torch._utils.{name})")).with_hint("save it as a plain dense tensor")
+    Fault::new(format!("is {kind} (torch._utils.{name})"))
+        .with_hint("save it as a plain dense tensor")
 }
 
 /// A conjugate or negative bit: the bytes are then not the values.
 fn set_flag(graph: &Graph, metadata: Id) -> Option<&str> {
     let entries = graph.mapping(metadata)?;
-    let flag = entries.iter().find(|(_, value)| matches!(graph.node(*value), Node::Bool(true)));
+    let flag = entries
+        .iter()
+        .find(|(_, value)| matches!(graph.node(*value), Node::Bool(true)));
     flag.and_then(|(key, _)| graph.text(*key))
 }
 
 fn typed(graph: &Graph, id: Id) -> Parsed<Dtype> {
     match graph.global(id) {
-        Some(("torch", name)) => {
-            dtype_of(name).ok_or_else(|| Fault::new(format!("has elements of torch.{name}, which are not read")))
-        }
+        Some(("torch", name)) => dtype_of(name)
+            .ok_or_else(|| Fault::new(format!("has elements of torch.{name}, which are not read"))),
         _ => Err(Fault::new(format!("its dtype is {}", graph.describe(id)))),
     }
 }
 
 fn counts(graph: &Graph, id: Id) -> Parsed<Vec<u64>> {
-    let items = graph.sequence(id).ok_or_else(|| Fault::new(format!("its shape is {}", graph.describe(id))))?;
+    let items = graph
+        .sequence(id)
+        .ok_or_else(|| Fault::new(format!("its shape is {}", graph.describe(id))))?;
     if items.len() > MAX_RANK {
-        return Err(Fault::new(format!("has {} dimensions; at most {MAX_RANK} are read", items.len())));
+        return Err(Fault::new(format!(
+            "has {} dimensions; at most {MAX_RANK} are read",
+            items.len()
+        )));
     }
     items.iter().map(|item| count(graph, *item)).collect()
 }
@@ -147,14 +181,24 @@ fn is_harmless((module, name): (&str, &str)) -> bool {
     match module {
         "argparse" => name == "Namespace",
         "types" => name == "SimpleNamespace",
-        "collections" | "datetime" | "pathlib" | "_codecs" | "_io" | "io" | "uuid" | "decimal" => true,
+        "collections" | "datetime" | "pathlib" | "_codecs" | "_io" | "io" | "uuid" | "decimal" => {
+            true
+        }
         "torch" => matches!(name, "Size" | "device"),
         "numpy" => name == "dtype",
         "numpy.core.multiarray" | "numpy._core.multiarray" => name == "scalar",
         "builtins" | "__builtin__" => {
             matches!(
                 name,
-                "set" | "frozenset" | "complex" | "slice" | "range" | "bytearray" | "list" | "dict" | "tuple"
+                "set"
+                    | "frozenset"
+                    | "complex"
+                    | "slice"
+                    | "range"
+                    | "bytearray"
+                    | "list"
+                    | "dict"
+                    | "tuple"
             )
         }
         _ => false,

@@ -1,8 +1,9 @@
 //! Where in a saved object the state dict is, and what it holds.
 //!
-//! A state dict is a dict with a tensor among its values, or a whole pickled `nn.Module`. Checkpoints keep it at the top
-//! or under a key (`state_dict`, `model_state_dict`, `model`, …), beside the state of optimizers and schedulers. It is
-//! taken when there is one; with several the user must say which is meant.
+//! A state dict is a dict with a tensor among its values, or a whole pickled `nn.Module`.
+//! Checkpoints keep it at the top or under a key (`state_dict`, `model_state_dict`, `model`, …),
+//! beside the state of optimizers and schedulers. It is taken when there is one; with several the
+//! user must say which is meant.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -45,17 +46,30 @@ pub(super) fn entries(graph: &Graph, root: Id, key: Option<&str>) -> Parsed<Entr
 }
 
 fn only_candidate(graph: &Graph, root: Id) -> Parsed<Id> {
-    let mut search =
-        Search { graph, path: Vec::new(), seen: HashSet::new(), found: Vec::new(), budget: graph.pickle_bytes };
+    let mut search = Search {
+        graph,
+        path: Vec::new(),
+        seen: HashSet::new(),
+        found: Vec::new(),
+        budget: graph.pickle_bytes,
+    };
     search.visit(root)?;
     match search.found.as_slice() {
         [(_, id)] => Ok(*id),
-        [] => Err(Fault::new(format!("holds no state dict: it is {}{}", graph.describe(root), keys_of(graph, root)))
-            .with_hint("save model.state_dict() with torch.save")),
+        [] => Err(Fault::new(format!(
+            "holds no state dict: it is {}{}",
+            graph.describe(root),
+            keys_of(graph, root)
+        ))
+        .with_hint("save model.state_dict() with torch.save")),
         several => {
             let paths: Vec<_> = several.iter().map(|(path, _)| path.as_str()).collect();
-            Err(Fault::new(format!("holds {} state dicts: {}", paths.len(), listed(&paths)))
-                .with_hint("choose one by `state_dict_key: KEY`; \".\" is the top level"))
+            Err(Fault::new(format!(
+                "holds {} state dicts: {}",
+                paths.len(),
+                listed(&paths)
+            ))
+            .with_hint("choose one by `state_dict_key: KEY`; \".\" is the top level"))
         }
     }
 }
@@ -67,7 +81,8 @@ struct Search<'g> {
     /// Each container is looked at once, however often it is referred to.
     seen: HashSet<Id>,
     found: Vec<(String, Id)>,
-    /// Entries that may still be looked at; each takes a byte of the pickle or more, unless containers share them.
+    /// Entries that may still be looked at; each takes a byte of the pickle or more, unless
+    /// containers share them.
     budget: u64,
 }
 
@@ -76,15 +91,27 @@ impl Search<'_> {
         if !self.seen.insert(id) {
             return Ok(());
         }
-        let named = if self.path.is_empty() { TOP.to_owned() } else { self.path.join(".") };
+        let named = if self.path.is_empty() {
+            TOP.to_owned()
+        } else {
+            self.path.join(".")
+        };
         if module_parts(self.graph, id).is_some() {
             self.found.push((named, id));
             return Ok(());
         }
-        let Some(items) = self.graph.mapping(id) else { return Ok(()) };
+        let Some(items) = self.graph.mapping(id) else {
+            return Ok(());
+        };
         pay(&mut self.budget, items.len())?;
-        let items: Vec<_> = items.iter().filter_map(|(key, value)| Some((self.graph.text(*key)?, *value))).collect();
-        if items.iter().any(|(key, value)| is_tensor(self.graph, *value) && !key.ends_with(RANDOM)) {
+        let items: Vec<_> = items
+            .iter()
+            .filter_map(|(key, value)| Some((self.graph.text(*key)?, *value)))
+            .collect();
+        if items
+            .iter()
+            .any(|(key, value)| is_tensor(self.graph, *value) && !key.ends_with(RANDOM))
+        {
             self.found.push((named, id));
         }
         if self.path.len() == MAX_DEPTH {
@@ -110,12 +137,19 @@ fn resolve(graph: &Graph, root: Id, key: &str) -> Parsed<Id> {
         let step = children.iter().rev().filter_map(|(name, id)| {
             let name = graph.text(*name)?;
             let after = rest.strip_prefix(name)?;
-            let after = if after.is_empty() { after } else { after.strip_prefix('.')? };
+            let after = if after.is_empty() {
+                after
+            } else {
+                after.strip_prefix('.')?
+            };
             Some((name.len(), after, *id))
         });
         let Some((_, after, id)) = step.max_by_key(|(length, ..)| *length) else {
-            return Err(Fault::new(format!("has no key {rest:?} on the way to {key:?}{}", keys_of(graph, at)))
-                .with_hint("give the key of the state dict by `state_dict_key: KEY`"));
+            return Err(Fault::new(format!(
+                "has no key {rest:?} on the way to {key:?}{}",
+                keys_of(graph, at)
+            ))
+            .with_hint("give the key of the state dict by `state_dict_key: KEY`"));
         };
         (at, rest) = (id, after);
     }
@@ -123,19 +157,37 @@ fn resolve(graph: &Graph, root: Id, key: &str) -> Parsed<Id> {
 }
 
 fn children(graph: &Graph, id: Id) -> Cow<'_, [(Id, Id)]> {
-    graph.mapping(id).or_else(|| graph.attributes(id)).unwrap_or_default()
+    graph
+        .mapping(id)
+        .or_else(|| graph.attributes(id))
+        .unwrap_or_default()
 }
 
 fn keys_of(graph: &Graph, id: Id) -> String {
     let children = children(graph, id);
-    let keys: Vec<_> = children.iter().filter_map(|(key, _)| graph.text(*key)).collect();
-    if keys.is_empty() { String::new() } else { format!(" with the keys {}", listed(&keys)) }
+    let keys: Vec<_> = children
+        .iter()
+        .filter_map(|(key, _)| graph.text(*key))
+        .collect();
+    if keys.is_empty() {
+        String::new()
+    } else {
+        format!(" with the keys {}", listed(&keys))
+    }
 }
 
 fn listed(names: &[&str]) -> String {
-    let shown: Vec<_> = names.iter().take(MAX_LISTED).map(|name| format!("{name:?}")).collect();
+    let shown: Vec<_> = names
+        .iter()
+        .take(MAX_LISTED)
+        .map(|name| format!("{name:?}"))
+        .collect();
     let more = names.len() - shown.len();
-    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+    if more == 0 {
+        shown.join(", ")
+    } else {
+        format!("{} and {more} more", shown.join(", "))
+    }
 }
 
 fn flatten(graph: &Graph, id: Id) -> Parsed<Entries> {
@@ -145,13 +197,17 @@ fn flatten(graph: &Graph, id: Id) -> Parsed<Entries> {
         flatten_module(graph, id, "", MAX_MODULES, &mut budget, &mut entries)?;
         return Ok(entries);
     }
-    let items =
-        graph.mapping(id).ok_or_else(|| Fault::new(format!("wanted a state dict, got {}", graph.describe(id))))?;
+    let items = graph
+        .mapping(id)
+        .ok_or_else(|| Fault::new(format!("wanted a state dict, got {}", graph.describe(id))))?;
     for (key, value) in items.iter() {
         if let Some(name) = graph.text(*key) {
             entries.insert(name.to_owned(), *value);
         } else if is_tensor(graph, *value) {
-            return Err(Fault::new(format!("a tensor's name in the state dict is {}", graph.describe(*key))));
+            return Err(Fault::new(format!(
+                "a tensor's name in the state dict is {}",
+                graph.describe(*key)
+            )));
         }
     }
     Ok(entries)
@@ -165,9 +221,14 @@ struct Parts<'g> {
 }
 
 fn module_parts(graph: &Graph, id: Id) -> Option<Parts<'_>> {
-    let attributes = graph.attributes(id).filter(|attributes| attributes.len() <= MAX_ATTRIBUTES)?;
+    let attributes = graph
+        .attributes(id)
+        .filter(|attributes| attributes.len() <= MAX_ATTRIBUTES)?;
     let get = |wanted: &str| {
-        let attribute = attributes.iter().rev().find(|(key, _)| graph.text(*key) == Some(wanted));
+        let attribute = attributes
+            .iter()
+            .rev()
+            .find(|(key, _)| graph.text(*key) == Some(wanted));
         attribute.and_then(|(_, value)| graph.mapping(*value))
     };
     Some(Parts {
@@ -186,9 +247,11 @@ fn flatten_module(
     budget: &mut u64,
     entries: &mut Entries,
 ) -> Parsed<()> {
-    let parts =
-        module_parts(graph, id).ok_or_else(|| Fault::new(format!("module {prefix:?} is {}", graph.describe(id))))?;
-    let depth = depth.checked_sub(1).ok_or_else(|| Fault::new(format!("modules nest deeper than {MAX_MODULES}")))?;
+    let parts = module_parts(graph, id)
+        .ok_or_else(|| Fault::new(format!("module {prefix:?} is {}", graph.describe(id))))?;
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| Fault::new(format!("modules nest deeper than {MAX_MODULES}")))?;
     let count = parts.parameters.len() + parts.buffers.len() + parts.modules.len();
     pay(budget, count)?;
     for (key, value) in parts.parameters.iter().chain(parts.buffers.iter()) {
@@ -206,12 +269,15 @@ fn flatten_module(
 }
 
 fn joined(graph: &Graph, prefix: &str, key: Id, budget: &mut u64) -> Parsed<String> {
-    let key = graph.text(key).ok_or_else(|| Fault::new(format!("a name in module {prefix:?} is not text")))?;
+    let key = graph
+        .text(key)
+        .ok_or_else(|| Fault::new(format!("a name in module {prefix:?} is not text")))?;
     pay(budget, prefix.len() + key.len() + 1)?;
     Ok(format!("{prefix}{key}"))
 }
 
-/// Names and entries are paid for: modules that are shared could else spell more of them than memory holds.
+/// Names and entries are paid for: modules that are shared could else spell more of them than
+/// memory holds.
 fn pay(budget: &mut u64, amount: usize) -> Parsed<()> {
     *budget = budget
         .checked_sub(amount as u64)

@@ -23,22 +23,38 @@ impl<'g> Reference<'g> {
     pub(super) fn parse(graph: &'g Graph, id: Id) -> Parsed<Self> {
         let parts = graph.tuple(id).filter(|parts| matches!(parts.len(), 5 | 6));
         let parts = parts.filter(|parts| graph.text(parts[0]) == Some("storage"));
-        let parts = parts.ok_or_else(|| Fault::new("refers to something outside the file that is no storage"))?;
-        let (module, class) =
-            graph.global(parts[1]).ok_or_else(|| Fault::new(format!("storage is {}", graph.describe(parts[1]))))?;
+        let parts = parts
+            .ok_or_else(|| Fault::new("refers to something outside the file that is no storage"))?;
+        let (module, class) = graph
+            .global(parts[1])
+            .ok_or_else(|| Fault::new(format!("storage is {}", graph.describe(parts[1]))))?;
         if !matches!(module, "torch" | "torch.cuda" | "torch.storage") {
-            return Err(Fault::new(format!("storage is of class {module}.{class}, which is not torch's")));
+            return Err(Fault::new(format!(
+                "storage is of class {module}.{class}, which is not torch's"
+            )));
         }
-        let (dtype, element_bytes) = element(class)
-            .ok_or_else(|| Fault::new(format!("storage is of class {module}.{class}, which is not known")))?;
-        let key = graph.text(parts[2]).ok_or_else(|| Fault::new("storage key is not text"))?;
+        let (dtype, element_bytes) = element(class).ok_or_else(|| {
+            Fault::new(format!(
+                "storage is of class {module}.{class}, which is not known"
+            ))
+        })?;
+        let key = graph
+            .text(parts[2])
+            .ok_or_else(|| Fault::new("storage key is not text"))?;
         let elements = count(graph, parts[4])?;
         let view = match parts.get(5).and_then(|view| graph.tuple(*view)) {
             Some([_, first, length]) => Some((count(graph, *first)?, count(graph, *length)?)),
             Some(_) => return Err(Fault::new("view of a storage has other than three parts")),
             None => None,
         };
-        Ok(Self { key, class, dtype, element_bytes, elements, view })
+        Ok(Self {
+            key,
+            class,
+            dtype,
+            element_bytes,
+            elements,
+            view,
+        })
     }
 }
 
@@ -47,7 +63,12 @@ pub(super) fn count(graph: &Graph, id: Id) -> Parsed<u64> {
     graph
         .int(id)
         .and_then(|value| u64::try_from(value).ok())
-        .ok_or_else(|| Fault::new(format!("wanted a size or offset, got {}", graph.describe(id))))
+        .ok_or_else(|| {
+            Fault::new(format!(
+                "wanted a size or offset, got {}",
+                graph.describe(id)
+            ))
+        })
 }
 
 /// Dtype and bytes of the elements of a storage class.
@@ -66,7 +87,9 @@ fn element(class: &str) -> Option<(Option<Dtype>, u64)> {
         "ByteStorage" | "UntypedStorage" => Dtype::U8,
         "ComplexDoubleStorage" => return Some((None, 16)),
         "QInt32Storage" => return Some((None, 4)),
-        "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => return Some((None, 1)),
+        "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => {
+            return Some((None, 1));
+        }
         _ => return None,
     };
     Some((Some(dtype), dtype.bits() / 8))

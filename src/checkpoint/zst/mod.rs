@@ -1,8 +1,8 @@
 //! Compressed shards, `.safetensors.zst`.
 //!
-//! Two kinds: with a seek table in the [zstd seekable format], whose frames are decoded as they are needed, and plain
-//! streams, which are expanded once into a scratch file. [`SeekableWriter`] writes the first kind; any zstd decoder
-//! reads it.
+//! Two kinds: with a seek table in the [zstd seekable format], whose frames are decoded as they are
+//! needed, and plain streams, which are expanded once into a scratch file. [`SeekableWriter`]
+//! writes the first kind; any zstd decoder reads it.
 //!
 //! [zstd seekable format]: https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md
 
@@ -25,11 +25,13 @@ use crate::error::{Error, Kind, Result};
 const FRAME_MAGIC: u32 = 0xFD2F_B528;
 /// What a skippable frame begins with, but for the last four bits (RFC 8878, section 3.1.2).
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
-/// Every window up to this is accepted without a look at the frame: all levels but the very highest stay below.
+/// Every window up to this is accepted without a look at the frame: all levels but the very highest
+/// stay below.
 const USUAL_WINDOW_LOG: u32 = 23;
 /// The biggest window that is accepted: 128 MiB, what `zstd -d` takes without being asked.
 const MAX_WINDOW_LOG: u32 = 27;
-/// Memory of a streaming decoder beside its window: block buffers, tables, the buffer in front of it.
+/// Memory of a streaming decoder beside its window: block buffers, tables, the buffer in front of
+/// it.
 const DECODER_BYTES: u64 = 1 << 20;
 /// How many skippable frames may stand in front of the first real one.
 const MAX_LEADING_SKIPPABLE: usize = 16;
@@ -41,28 +43,44 @@ pub(super) fn detect(input: &Input) -> Result<Container> {
     let mut magic = [0; 4];
     let len = input.identity.len;
     let read = |bytes: &mut [u8; 4], at: u64| {
-        input.read_exact_at(bytes, at).map_err(|error| Error::io("cannot read", &input.path, error))
+        input
+            .read_exact_at(bytes, at)
+            .map_err(|error| Error::io("cannot read", &input.path, error))
     };
     if len >= 4 {
         read(&mut magic, 0)?;
     }
     let first = u32::from_le_bytes(magic);
     if first != FRAME_MAGIC && first & !0xF != SKIPPABLE_MAGIC {
-        if input.path.extension().is_some_and(|extension| extension == "zst") {
+        if input
+            .path
+            .extension()
+            .is_some_and(|extension| extension == "zst")
+        {
             let cause = "named .zst, but does not begin with a zstd frame";
-            return Err(Error::new(Kind::Input, "cannot read header", input.path.display(), cause));
+            return Err(Error::new(
+                Kind::Input,
+                "cannot read header",
+                input.path.display(),
+                cause,
+            ));
         }
         return Ok(Container::Plain);
     }
     read(&mut magic, len - 4)?;
     let seekable = u32::from_le_bytes(magic) == zeekstd::SEEKABLE_MAGIC_NUMBER;
-    Ok(if seekable { Container::ZstdSeekable } else { Container::ZstdStream })
+    Ok(if seekable {
+        Container::ZstdSeekable
+    } else {
+        Container::ZstdStream
+    })
 }
 
 /// The file's uncompressed bytes from the start, in bounded memory.
 pub(super) fn decoder(input: &Input) -> io::Result<impl Read> {
     let reader = FromStart { input, at: 0 };
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, reader))?;
+    let mut decoder =
+        zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, reader))?;
     decoder.window_log_max(window_log(input)?)?;
     Ok(decoder)
 }
@@ -72,18 +90,26 @@ fn decoder_bytes(input: &Input) -> u64 {
     (1 << window_log(input).unwrap_or(MAX_WINDOW_LOG)) + DECODER_BYTES
 }
 
-/// The window that the decoder must grant: that of the first frame, or the usual one if that is bigger.
+/// The window that the decoder must grant: that of the first frame, or the usual one if that is
+/// bigger.
 fn window_log(input: &Input) -> io::Result<u32> {
     let mut at = 0;
     for _ in 0..MAX_LEADING_SKIPPABLE {
         let mut head = [0; 14];
         let read = input.read_at(&mut head, at)?;
-        let word = |from: usize| u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]]);
+        let word = |from: usize| {
+            u32::from_le_bytes([head[from], head[from + 1], head[from + 2], head[from + 3]])
+        };
         if read < 8 || word(0) & !0xF != SKIPPABLE_MAGIC {
             let window = window_bytes(&head[4..read.max(4)]).unwrap_or(0);
-            let log = window.checked_next_power_of_two().map_or(u32::MAX, u64::ilog2);
+            let log = window
+                .checked_next_power_of_two()
+                .map_or(u32::MAX, u64::ilog2);
             if log > MAX_WINDOW_LOG {
-                let cause = format!("decoding needs a window of {window} bytes, at most {} are granted", 1u64 << 27);
+                let cause = format!(
+                    "decoding needs a window of {window} bytes, at most {} are granted",
+                    1u64 << 27
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, cause));
             }
             return Ok(log.max(USUAL_WINDOW_LOG));
@@ -93,7 +119,8 @@ fn window_log(input: &Input) -> io::Result<u32> {
     Ok(USUAL_WINDOW_LOG)
 }
 
-/// The window that a frame header asks for, read from the bytes after the magic number (RFC 8878, section 3.1.1.1).
+/// The window that a frame header asks for, read from the bytes after the magic number (RFC 8878,
+/// section 3.1.1.1).
 fn window_bytes(header: &[u8]) -> Option<u64> {
     let (descriptor, rest) = header.split_first()?;
     let single_segment = descriptor & 0x20 != 0;
@@ -106,8 +133,12 @@ fn window_bytes(header: &[u8]) -> Option<u64> {
     let field = rest.get(dictionary_bytes..)?;
     match descriptor >> 6 {
         0 => field.first().map(|size| u64::from(*size)),
-        1 => field.first_chunk().map(|size| u64::from(u16::from_le_bytes(*size)) + 256),
-        2 => field.first_chunk().map(|size| u64::from(u32::from_le_bytes(*size))),
+        1 => field
+            .first_chunk()
+            .map(|size| u64::from(u16::from_le_bytes(*size)) + 256),
+        2 => field
+            .first_chunk()
+            .map(|size| u64::from(u32::from_le_bytes(*size))),
         _ => field.first_chunk().map(|size| u64::from_le_bytes(*size)),
     }
 }

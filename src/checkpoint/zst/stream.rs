@@ -28,9 +28,19 @@ pub(in crate::checkpoint) struct StreamSource {
 impl StreamSource {
     /// A source that will expand `file` into the scratch folder of `options` on the first load.
     pub fn new(input: Input, file: &InputFile, options: &SourceOptions) -> Self {
-        let copy = options.scratch.as_ref().map(|scratch| scratch.join(copy_name(&input, file)));
+        let copy = options
+            .scratch
+            .as_ref()
+            .map(|scratch| scratch.join(copy_name(&input, file)));
         let decoder_bytes = decoder_bytes(&input) + COPY_BYTES as u64;
-        Self { input, data_len: file.data_len, copy, io: options.io, expanded: Mutex::default(), decoder_bytes }
+        Self {
+            input,
+            data_len: file.data_len,
+            copy,
+            io: options.io,
+            expanded: Mutex::default(),
+            decoder_bytes,
+        }
     }
 
     fn expanded(&self) -> Result<Arc<dyn Source>> {
@@ -40,22 +50,33 @@ impl StreamSource {
         }
         let Some(copy) = &self.copy else {
             let cause = "compressed in one piece, without a seek table, and there is no scratch folder to expand it in";
-            return Err(Error::new(Kind::Input, "cannot read", self.input.path.display(), cause)
-                .with_hint("name a scratch folder, expand the file, or compress it in seekable frames"));
+            return Err(
+                Error::new(Kind::Input, "cannot read", self.input.path.display(), cause).with_hint(
+                    "name a scratch folder, expand the file, or compress it in seekable frames",
+                ),
+            );
         };
         let source = open_plain(self.expand(copy)?, self.io);
         *expanded = Some(Arc::clone(&source));
         Ok(source)
     }
 
-    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it is on disk.
+    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it
+    /// is on disk.
     fn expand(&self, copy: &Path) -> Result<Input> {
         let part = copy.with_extension("part");
         let broken = |error| Error::io("cannot expand into", &part, error);
         // The scratch folder is made by whoever needs it first: most merges never do.
-        part.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(broken)?;
+        part.parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .map_err(broken)?;
         // NOTE: not truncated before it is locked, since another source may be writing to it.
-        let mut output = OpenOptions::new().write(true).create(true).truncate(false).open(&part).map_err(broken)?;
+        let mut output = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part)
+            .map_err(broken)?;
         output.lock().map_err(broken)?;
         if let Ok(whole) = Input::open(copy)
             && whole.identity.len == self.data_len
@@ -82,21 +103,34 @@ impl StreamSource {
         let mut buffer = vec![0; COPY_BYTES];
         let mut written = 0;
         loop {
-            let read = decoder.read(&mut buffer).map_err(|error| damaged(path, error))?;
+            let read = decoder
+                .read(&mut buffer)
+                .map_err(|error| damaged(path, error))?;
             if read == 0 {
                 break;
             }
             written += read as u64;
             if written > self.data_len {
-                return Err(damaged(path, format!("holds more than the {} bytes of its header", self.data_len)));
+                return Err(damaged(
+                    path,
+                    format!("holds more than the {} bytes of its header", self.data_len),
+                ));
             }
-            output.write_all(&buffer[..read]).map_err(|error| Error::io("cannot expand into", part, error))?;
+            output
+                .write_all(&buffer[..read])
+                .map_err(|error| Error::io("cannot expand into", part, error))?;
         }
         self.input.unchanged()?;
         if written == self.data_len {
             return Ok(());
         }
-        Err(damaged(path, format!("holds {written} bytes, its header describes {}", self.data_len)))
+        Err(damaged(
+            path,
+            format!(
+                "holds {written} bytes, its header describes {}",
+                self.data_len
+            ),
+        ))
     }
 }
 
@@ -106,7 +140,9 @@ pub(in crate::checkpoint) fn copy_name(input: &Input, file: &InputFile) -> Strin
     let path = std::fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
     let mut hash = blake3::Hasher::new();
     hash.update(path.as_os_str().as_encoded_bytes());
-    hash.update(&len.to_le_bytes()).update(&modified_ns.to_le_bytes()).update(&file.header_hash);
+    hash.update(&len.to_le_bytes())
+        .update(&modified_ns.to_le_bytes())
+        .update(&file.header_hash);
     format!("{}.safetensors", &hash.finalize().to_hex()[..32])
 }
 

@@ -15,7 +15,8 @@ pub const FRAME_BYTES: usize = 2 << 20;
 
 /// Compresses `data` into one frame that carries its length and a checksum.
 ///
-/// The bytes depend on data, level and the bundled zstd only; frames may be made in any order on any thread.
+/// The bytes depend on data, level and the bundled zstd only; frames may be made in any order on
+/// any thread.
 ///
 /// # Errors
 ///
@@ -23,7 +24,11 @@ pub const FRAME_BYTES: usize = 2 << 20;
 pub fn compress_frame(data: &[u8], level: i32) -> io::Result<Vec<u8>> {
     if !zstd::compression_level_range().contains(&level) {
         let range = zstd::compression_level_range();
-        let cause = format!("compression level {level}, there are {} to {}", range.start(), range.end());
+        let cause = format!(
+            "compression level {level}, there are {} to {}",
+            range.start(),
+            range.end()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
     }
     let mut compressor = Compressor::new(level)?;
@@ -34,8 +39,8 @@ pub fn compress_frame(data: &[u8], level: i32) -> io::Result<Vec<u8>> {
 
 /// Puts frames one after another and, at the end, the seek table in its skippable frame.
 ///
-/// The result is read by every zstd decoder. A file without its table, because [`SeekableWriter::finish`] was not
-/// called, is a plain stream.
+/// The result is read by every zstd decoder. A file without its table, because
+/// [`SeekableWriter::finish`] was not called, is a plain stream.
 pub struct SeekableWriter<W> {
     writer: W,
     table: SeekTable,
@@ -44,7 +49,10 @@ pub struct SeekableWriter<W> {
 impl<W: Write> SeekableWriter<W> {
     /// Begins a file.
     pub fn new(writer: W) -> Self {
-        Self { writer, table: SeekTable::new() }
+        Self {
+            writer,
+            table: SeekTable::new(),
+        }
     }
 
     /// Appends a frame from [`compress_frame`] that holds `data_len` bytes of data.
@@ -54,7 +62,9 @@ impl<W: Write> SeekableWriter<W> {
     /// A failed write, a frame of 4 GiB or more, or more frames than the format allows.
     pub fn push(&mut self, frame: &[u8], data_len: usize) -> io::Result<()> {
         let size = |len: usize| u32::try_from(len).map_err(io::Error::other);
-        self.table.log_frame(size(frame.len())?, size(data_len)?).map_err(io::Error::other)?;
+        self.table
+            .log_frame(size(frame.len())?, size(data_len)?)
+            .map_err(io::Error::other)?;
         self.writer.write_all(frame)
     }
 
@@ -72,7 +82,11 @@ impl<W: Write> SeekableWriter<W> {
         let mut serializer = self.table.into_serializer();
         let mut table = vec![0; serializer.encoded_len()];
         let written = serializer.write_into(&mut table);
-        debug_assert_eq!(written, table.len(), "the table has the length it announces");
+        debug_assert_eq!(
+            written,
+            table.len(),
+            "the table has the length it announces"
+        );
         self.writer.write_all(&table)?;
         Ok(self.writer)
     }
@@ -97,10 +111,14 @@ pub fn compress_seekable(src: &Path, dst: &Path, level: i32) -> Result<u64> {
         if data.is_empty() {
             break;
         }
-        writer.push(&compress_frame(&data, level).map_err(broken)?, data.len()).map_err(broken)?;
+        writer
+            .push(&compress_frame(&data, level).map_err(broken)?, data.len())
+            .map_err(broken)?;
     }
     let output = writer.finish().map_err(broken)?;
-    let output = output.into_inner().map_err(|error| broken(error.into_error()))?;
+    let output = output
+        .into_inner()
+        .map_err(|error| broken(error.into_error()))?;
     output.sync_all().map_err(broken)?;
     Ok(output.metadata().map_err(broken)?.len())
 }
@@ -111,17 +129,22 @@ mod tests {
 
     #[test]
     fn frames_are_put_together_into_a_stream_that_plain_zstd_decodes() {
-        let data: Vec<u8> = (0u32..10_000).flat_map(|i| (i % 509).to_le_bytes()).collect();
+        let data: Vec<u8> = (0u32..10_000)
+            .flat_map(|i| (i % 509).to_le_bytes())
+            .collect();
         let mut writer = SeekableWriter::new(Vec::new());
         for chunk in data.chunks(7_000) {
-            writer.push(&compress_frame(chunk, 3).expect("compress"), chunk.len()).expect("push");
+            writer
+                .push(&compress_frame(chunk, 3).expect("compress"), chunk.len())
+                .expect("push");
         }
         let compressed = writer.compressed_bytes();
         let file = writer.finish().expect("finish");
         assert_eq!(zstd::decode_all(&*file).expect("decode"), data);
         assert_eq!(file.len() as u64, compressed + 8 * 6 + 17);
         let mut plain = Vec::new();
-        let mut decoder = zeekstd::Decoder::new(zeekstd::BytesWrapper::new(&file)).expect("seek table");
+        let mut decoder =
+            zeekstd::Decoder::new(zeekstd::BytesWrapper::new(&file)).expect("seek table");
         io::Read::read_to_end(&mut decoder, &mut plain).expect("decode");
         assert_eq!(plain, data);
     }

@@ -35,11 +35,22 @@ pub(in crate::engine) struct Merger<'a> {
 
 impl Merger<'_> {
     /// The rule of the whole model, if some chosen tensor needs it.
-    pub(in crate::engine) fn whole_model(&self, chosen: &BTreeMap<usize, Vec<u64>>) -> Result<Option<Arc<Solved>>> {
-        if !chosen.keys().any(|index| is_over_model(&self.plan.tensors[*index])) {
+    pub(in crate::engine) fn whole_model(
+        &self,
+        chosen: &BTreeMap<usize, Vec<u64>>,
+    ) -> Result<Option<Arc<Solved>>> {
+        if !chosen
+            .keys()
+            .any(|index| is_over_model(&self.plan.tensors[*index]))
+        {
             return Ok(None);
         }
-        let of_model = self.plan.tensors.iter().enumerate().filter(|(_, tensor)| is_over_model(tensor));
+        let of_model = self
+            .plan
+            .tensors
+            .iter()
+            .enumerate()
+            .filter(|(_, tensor)| is_over_model(tensor));
         let mut measured: Option<(Group, &TensorPlan)> = None;
         for (index, tensor) in of_model {
             let mut group = measured.map_or_else(|| Group::new(tensor), |(group, _)| group);
@@ -47,17 +58,26 @@ impl Merger<'_> {
             measured = Some((group, tensor));
         }
         // What decides over the whole model is decided for the last tensor that is measured.
-        measured.map(|(group, last)| group.solve(self.bench, last).map(Arc::new)).transpose()
+        measured
+            .map(|(group, last)| group.solve(self.bench, last).map(Arc::new))
+            .transpose()
     }
 
-    /// How the elements of a tensor are made, with the rule of the `whole` model where that is needed.
-    pub(in crate::engine) fn making_of(&self, index: usize, whole: Option<&Arc<Solved>>) -> Result<Making> {
+    /// How the elements of a tensor are made, with the rule of the `whole` model where that is
+    /// needed.
+    pub(in crate::engine) fn making_of(
+        &self,
+        index: usize,
+        whole: Option<&Arc<Solved>>,
+    ) -> Result<Making> {
         let tensor = &self.plan.tensors[index];
         if !is_measured(tensor) || tensor.segment == 0 {
             return Ok(Making::AtOnce);
         }
         match tensor.span {
-            Span::Model => Ok(Making::Known(Arc::clone(whole.expect("a chosen tensor had it solved")))),
+            Span::Model => Ok(Making::Known(Arc::clone(
+                whole.expect("a chosen tensor had it solved"),
+            ))),
             Span::FirstAxis => Ok(Making::Known(self.solved(index, 0..tensor.elements)?)),
             _ if tensor.segment <= self.plan.memory.block => Ok(Making::AtOnce),
             _ => Ok(Making::Segment(None)),
@@ -65,7 +85,13 @@ impl Merger<'_> {
     }
 
     /// The output's bytes for `len` elements from `start` on.
-    pub(in crate::engine) fn merged(&self, index: usize, start: u64, len: u64, making: &mut Making) -> Result<Vec<u8>> {
+    pub(in crate::engine) fn merged(
+        &self,
+        index: usize,
+        start: u64,
+        len: u64,
+        making: &mut Making,
+    ) -> Result<Vec<u8>> {
         let tensor = &self.plan.tensors[index];
         let unit = usize::try_from(tensor.output_unit()).expect("an element is a few bytes");
         let size = |len: u64| usize::try_from(len).expect("a block fits the memory") * unit;
@@ -77,14 +103,21 @@ impl Merger<'_> {
             let end = segment.end.min(start + len);
             // Segments are taken one by one; where they are solved and combined at once, whole.
             let range = if at_once { segment.clone() } else { at..end };
-            let block = Block { tensor: index, start: range.start, len: range.end - range.start, role: Role::Whole };
+            let block = Block {
+                tensor: index,
+                start: range.start,
+                len: range.end - range.start,
+                role: Role::Whole,
+            };
             let windows = self.load(&block)?;
             let work = Work::new(self.bench, self.plan, &block, &windows);
             let mut made = vec![0; size(block.len)];
             match making {
                 Making::AtOnce => work.whole(&mut made)?,
                 Making::Known(rule) => work.apply(rule, &mut made)?,
-                Making::Segment(known) => work.apply(&*self.rule_of(index, &segment, known)?, &mut made)?,
+                Making::Segment(known) => {
+                    work.apply(&*self.rule_of(index, &segment, known)?, &mut made)?
+                }
             };
             bytes.extend_from_slice(&made[size(at - range.start)..size(end - range.start)]);
             at = end;
@@ -128,8 +161,14 @@ impl Merger<'_> {
     /// Blocks that fit the memory and begin at whole chunks of the range.
     fn blocks(&self, tensor: usize, range: Range<u64>) -> impl Iterator<Item = Block> + use<> {
         let most = self.plan.memory.block;
-        let starts = (range.start..range.end).step_by(usize::try_from(most).expect("a block fits the memory"));
-        starts.map(move |start| Block { tensor, start, len: most.min(range.end - start), role: Role::Whole })
+        let starts = (range.start..range.end)
+            .step_by(usize::try_from(most).expect("a block fits the memory"));
+        starts.map(move |start| Block {
+            tensor,
+            start,
+            len: most.min(range.end - start),
+            role: Role::Whole,
+        })
     }
 
     fn load(&self, block: &Block) -> Result<Vec<Window>> {
@@ -152,7 +191,8 @@ fn is_over_model(tensor: &TensorPlan) -> bool {
     tensor.span == Span::Model && is_measured(tensor)
 }
 
-/// The segment that element `at` of a tensor lies in; all of it where elements are not measured by segments.
+/// The segment that element `at` of a tensor lies in; all of it where elements are not measured by
+/// segments.
 fn segment_at(tensor: &TensorPlan, at: u64) -> Range<u64> {
     if !is_measured(tensor) || tensor.span == Span::FirstAxis {
         return 0..tensor.elements;

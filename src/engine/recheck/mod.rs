@@ -1,8 +1,9 @@
-//! Checks a merged checkpoint against its inputs: takes blocks at random, computes them once more and compares bits.
+//! Checks a merged checkpoint against its inputs: takes blocks at random, computes them once more
+//! and compares bits.
 //!
-//! Nothing of the pipeline takes part: no stages, no memory maps, no SIMD. One block after the other is read, and worked
-//! on with the portable kernels by one thread. What both share is the definition of the result: the plan, the
-//! shape of the sums, the solvers.
+//! Nothing of the pipeline takes part: no stages, no memory maps, no SIMD. One block after the
+//! other is read, and worked on with the portable kernels by one thread. What both share is the
+//! definition of the result: the plan, the shape of the sums, the solvers.
 
 mod again;
 mod sample;
@@ -41,16 +42,19 @@ pub struct Rechecked {
     pub tensors: usize,
 }
 
-/// Computes a sample of the checkpoint in `dir` from the inputs of `plan` and compares it bit for bit.
+/// Computes a sample of the checkpoint in `dir` from the inputs of `plan` and compares it bit for
+/// bit.
 ///
-/// The coefficients of a tensor depend on all of it, so the inputs' parts of every tensor that is met are read whole;
-/// for a merge over the whole model, those of all tensors. `scratch` is a folder for inputs that cannot be read in
-/// place; without it they are refused. `progress` is told how many blocks of how many are done.
+/// The coefficients of a tensor depend on all of it, so the inputs' parts of every tensor that is
+/// met are read whole; for a merge over the whole model, those of all tensors. `scratch` is a
+/// folder for inputs that cannot be read in place; without it they are refused. `progress` is told
+/// how many blocks of how many are done.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when the checkpoint is not one of that plan: other tensors, types or shapes; [`Kind::Damaged`] with
-/// tensor and byte range when bytes differ; whatever reading and merging fail with.
+/// [`Kind::Mismatch`] when the checkpoint is not one of that plan: other tensors, types or shapes;
+/// [`Kind::Damaged`] with tensor and byte range when bytes differ; whatever reading and merging
+/// fail with.
 pub fn recheck(
     plan: &Plan,
     dir: &Path,
@@ -61,20 +65,40 @@ pub fn recheck(
     let output = opened(plan, dir)?;
     same_tensors(plan, &output, dir)?;
     same_metadata(plan, &output, dir)?;
-    let counts: Vec<u64> = plan.tensors.iter().map(|tensor| tensor.elements.div_ceil(BLOCK)).collect();
+    let counts: Vec<u64> = plan
+        .tensors
+        .iter()
+        .map(|tensor| tensor.elements.div_ceil(BLOCK))
+        .collect();
     let all_blocks = counts.iter().sum();
     let chosen = choose(&counts, sample);
     let alone = ThreadPoolBuilder::new()
         .num_threads(1)
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot begin", dir.display(), error))?;
-    let bench = Processor::new(Kernels::at(Level::Portable).expect("every machine has it"), alone);
+    let bench = Processor::new(
+        Kernels::at(Level::Portable).expect("every machine has it"),
+        alone,
+    );
     let sources = super::open_sources(plan, scratch, Io::Positioned)?;
-    let merger = Merger { plan, bench: &bench, sources: &sources };
-    let compared = Compared { plan, output: &output, dir };
+    let merger = Merger {
+        plan,
+        bench: &bench,
+        sources: &sources,
+    };
+    let compared = Compared {
+        plan,
+        output: &output,
+        dir,
+    };
     let whole = merger.whole_model(&chosen)?;
     let total = chosen.values().map(|blocks| blocks.len() as u64).sum();
-    let mut found = Rechecked { blocks: 0, all_blocks, bytes: 0, tensors: chosen.len() };
+    let mut found = Rechecked {
+        blocks: 0,
+        all_blocks,
+        bytes: 0,
+        tensors: chosen.len(),
+    };
     for (tensor, blocks) in chosen {
         let mut making = merger.making_of(tensor, whole.as_ref())?;
         for block in blocks {
@@ -93,13 +117,22 @@ pub fn recheck(
 /// The output holds the plan's tensors and no others, with their types and shapes.
 fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     let differs = |cause: String| {
-        Err(Error::new(Kind::Mismatch, "cannot compare with a merge", dir.display(), cause)
-            .with_hint("give the very inputs and options that the merge was given"))
+        Err(Error::new(
+            Kind::Mismatch,
+            "cannot compare with a merge",
+            dir.display(),
+            cause,
+        )
+        .with_hint("give the very inputs and options that the merge was given"))
     };
     for tensor in &plan.tensors {
         let name = tensor.name.escape_debug();
         match output.tensors().get(&tensor.name) {
-            None => return differs(format!("it has no tensor `{name}`, which the merge would have")),
+            None => {
+                return differs(format!(
+                    "it has no tensor `{name}`, which the merge would have"
+                ));
+            }
             Some(entry) if (entry.dtype, &entry.shape) != (tensor.dtype, &tensor.shape) => {
                 let (wanted, got) = ((tensor.dtype, &tensor.shape), (entry.dtype, &entry.shape));
                 return differs(format!(
@@ -113,15 +146,29 @@ fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     if output.tensors().len() == plan.tensors.len() {
         return Ok(());
     }
-    let planned: std::collections::HashSet<_> = plan.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let extra = output.tensors().keys().find(|name| !planned.contains(name.as_str()));
-    differs(format!("it has tensor `{}`, which the merge would not have", extra.map_or("", |name| name.as_str())))
+    let planned: std::collections::HashSet<_> = plan
+        .tensors
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    let extra = output
+        .tensors()
+        .keys()
+        .find(|name| !planned.contains(name.as_str()));
+    differs(format!(
+        "it has tensor `{}`, which the merge would not have",
+        extra.map_or("", |name| name.as_str())
+    ))
 }
 
 /// The checkpoint in `dir` with the components that the plan has.
 fn opened(plan: &Plan, dir: &Path) -> Result<Checkpoint> {
     // Whether the inputs may be codes was judged with them.
-    let options = OpenOptions { pipeline: true, raw_codes: true, ..OpenOptions::default() };
+    let options = OpenOptions {
+        pipeline: true,
+        raw_codes: true,
+        ..OpenOptions::default()
+    };
     let mut output = Checkpoint::open_with(dir, &options)?;
     for Component { folder, .. } in &plan.components {
         let component = output.open_component(folder, &options)?;
@@ -134,18 +181,38 @@ fn opened(plan: &Plan, dir: &Path) -> Result<Checkpoint> {
 fn same_metadata(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     for file in output.files() {
         let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let Some(part) = plan.layout.parts().iter().find(|part| part.folder == folder) else { continue };
+        let Some(part) = plan
+            .layout
+            .parts()
+            .iter()
+            .find(|part| part.folder == folder)
+        else {
+            continue;
+        };
         let there = |key: &&String| file.metadata.get(*key) != part.metadata.get(*key);
-        let Some(key) = part.metadata.keys().chain(file.metadata.keys()).find(there) else { continue };
+        let Some(key) = part.metadata.keys().chain(file.metadata.keys()).find(there) else {
+            continue;
+        };
         let shown = |value: Option<&String>| match value {
-            Some(value) => format!("`{}`", value.chars().take(SHOWN).collect::<String>().escape_debug()),
+            Some(value) => format!(
+                "`{}`",
+                value.chars().take(SHOWN).collect::<String>().escape_debug()
+            ),
             None => "nothing".to_owned(),
         };
         let (wanted, got) = (shown(part.metadata.get(key)), shown(file.metadata.get(key)));
         let key: String = key.chars().take(SHOWN).collect();
-        let cause = format!("metadata `{}` in its header: wanted {wanted}, got {got}", key.escape_debug());
-        return Err(Error::new(Kind::Mismatch, "cannot compare with a merge", dir.join(&file.name).display(), cause)
-            .with_hint("give the very inputs and options that the merge was given"));
+        let cause = format!(
+            "metadata `{}` in its header: wanted {wanted}, got {got}",
+            key.escape_debug()
+        );
+        return Err(Error::new(
+            Kind::Mismatch,
+            "cannot compare with a merge",
+            dir.join(&file.name).display(),
+            cause,
+        )
+        .with_hint("give the very inputs and options that the merge was given"));
     }
     Ok(())
 }
@@ -162,10 +229,17 @@ impl Compared<'_> {
         let tensor = &self.plan.tensors[index];
         let entry = &self.output.tensors()[&tensor.name];
         let first = entry.bytes.start + start * tensor.output_unit();
-        let options = SourceOptions { io: Io::Positioned, scratch: None };
+        let options = SourceOptions {
+            io: Io::Positioned,
+            scratch: None,
+        };
         let source: Arc<dyn Source> = self.output.open_file(entry.file, &options)?;
         let stored = source.load(first..first + wanted.len() as u64)?;
-        let Some(at) = stored.iter().zip(wanted).position(|(stored, wanted)| stored != wanted) else {
+        let Some(at) = stored
+            .iter()
+            .zip(wanted)
+            .position(|(stored, wanted)| stored != wanted)
+        else {
             return Ok(());
         };
         let subject = self.dir.join(&self.output.files()[entry.file].name);
@@ -176,6 +250,11 @@ impl Compared<'_> {
             tensor.name.escape_debug(),
             begin + at as u64
         );
-        Err(Error::new(Kind::Damaged, "does not match its inputs", subject.display(), cause))
+        Err(Error::new(
+            Kind::Damaged,
+            "does not match its inputs",
+            subject.display(),
+            cause,
+        ))
     }
 }

@@ -54,7 +54,10 @@ mod tests {
         let counts = [3, 0, 1, 1000, 0, 7];
         let of = |blocks, seed| choose(&counts, Sample { blocks, seed });
         let flat = |chosen: &BTreeMap<usize, Vec<u64>>| -> Vec<(usize, u64)> {
-            chosen.iter().flat_map(|(tensor, blocks)| blocks.iter().map(|block| (*tensor, *block))).collect()
+            chosen
+                .iter()
+                .flat_map(|(tensor, blocks)| blocks.iter().map(|block| (*tensor, *block)))
+                .collect()
         };
         assert_eq!(of(50, 7), of(50, 7));
         assert_ne!(of(50, 7), of(50, 8));
@@ -72,10 +75,15 @@ mod tests {
         let mut times = [0_u32; 20];
         for seed in 0..4000 {
             for (_, blocks) in choose(&[20], Sample { blocks: 5, seed }) {
-                blocks.iter().for_each(|block| times[usize::try_from(*block).expect("small")] += 1);
+                blocks
+                    .iter()
+                    .for_each(|block| times[usize::try_from(*block).expect("small")] += 1);
             }
         }
         // 1000 of each, with a standard deviation of 27.
-        assert!(times.iter().all(|times| (865..=1135).contains(times)), "{times:?}");
+        assert!(
+            times.iter().all(|times| (865..=1135).contains(times)),
+            "{times:?}"
+        );
     }
 }

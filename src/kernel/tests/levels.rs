@@ -8,10 +8,34 @@ use crate::kernel::lanes::TILE;
 use crate::kernel::{CHUNK, GramOptions, Kernels, Scratch, pair_count};
 
 /// Zero, one, and one either side of each internal boundary.
-const LENGTHS: [usize; 19] =
-    [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 251, TILE - 1, TILE, TILE + 1, 2 * TILE + 17, CHUNK - 1, CHUNK];
+const LENGTHS: [usize; 19] = [
+    0,
+    1,
+    3,
+    4,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    33,
+    251,
+    TILE - 1,
+    TILE,
+    TILE + 1,
+    2 * TILE + 17,
+    CHUNK - 1,
+    CHUNK,
+];
 
-fn gram_bits(kernels: Kernels, inputs: &[Input], options: GramOptions, scratch: &mut Scratch) -> Vec<u64> {
+fn gram_bits(
+    kernels: Kernels,
+    inputs: &[Input],
+    options: GramOptions,
+    scratch: &mut Scratch,
+) -> Vec<u64> {
     let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
     let mut sums = vec![-1.0; pair_count(inputs.len())];
     kernels.gram(&elements, options, scratch, &mut sums);
@@ -22,9 +46,19 @@ fn assert_levels_agree(inputs: &[Input], options: GramOptions, what: &str) {
     let want = gram_bits(portable(), inputs, options, &mut Scratch::default());
     // A scratch that held other sums before must make no difference.
     let mut scratch = Scratch::default();
-    gram_bits(portable(), &[Input::noise(Dtype::F64, 2000, 99)], GramOptions::default(), &mut scratch);
+    gram_bits(
+        portable(),
+        &[Input::noise(Dtype::F64, 2000, 99)],
+        GramOptions::default(),
+        &mut scratch,
+    );
     for kernels in vector_levels() {
-        assert_eq!(gram_bits(kernels, inputs, options, &mut scratch), want, "{}: {what}", kernels.name());
+        assert_eq!(
+            gram_bits(kernels, inputs, options, &mut scratch),
+            want,
+            "{}: {what}",
+            kernels.name()
+        );
     }
 }
 
@@ -33,8 +67,14 @@ fn gram_sums_agree_at_every_boundary_length() {
     for len in LENGTHS {
         for dtype in Dtype::MERGEABLE {
             for count in [1, 2, 3, 4, 5] {
-                let inputs: Vec<_> = (0..count).map(|i| Input::periodic(dtype, len, i * 31)).collect();
-                assert_levels_agree(&inputs, GramOptions::default(), &format!("{count} {dtype} of {len}"));
+                let inputs: Vec<_> = (0..count)
+                    .map(|i| Input::periodic(dtype, len, i * 31))
+                    .collect();
+                assert_levels_agree(
+                    &inputs,
+                    GramOptions::default(),
+                    &format!("{count} {dtype} of {len}"),
+                );
             }
         }
     }
@@ -55,7 +95,10 @@ fn gram_sums_agree_for_every_pair_of_dtypes_and_option() {
                 (&noise, None, true),
                 (&noise, Some(1), true),
             ] {
-                let options = GramOptions { center, skip_nonfinite };
+                let options = GramOptions {
+                    center,
+                    skip_nonfinite,
+                };
                 assert_levels_agree(inputs, options, &format!("{a} {b} {options:?}"));
             }
         }
@@ -68,9 +111,18 @@ fn gram_sums_agree_for_many_mixed_inputs() {
         for exact in [true, false] {
             // Without F64 the vector levels fuse.
             let dtype = |i: usize| Dtype::MERGEABLE[if exact { 1 + i % 5 } else { i % 6 }];
-            let inputs: Vec<_> = (0..count).map(|i| Input::periodic(dtype(i), 531, i * 13)).collect();
+            let inputs: Vec<_> = (0..count)
+                .map(|i| Input::periodic(dtype(i), 531, i * 13))
+                .collect();
             assert_levels_agree(&inputs, GramOptions::default(), &format!("{count} inputs"));
-            assert_levels_agree(&inputs, GramOptions { center: Some(count / 2), skip_nonfinite: true }, "centred");
+            assert_levels_agree(
+                &inputs,
+                GramOptions {
+                    center: Some(count / 2),
+                    skip_nonfinite: true,
+                },
+                "centred",
+            );
         }
     }
 }
@@ -79,12 +131,19 @@ fn gram_sums_agree_for_many_mixed_inputs() {
 fn combinations_agree_at_every_boundary_length_and_output() {
     for len in LENGTHS {
         for dtype in Dtype::MERGEABLE {
-            let inputs: Vec<_> = (0..3).map(|i| Input::periodic(dtype, len, i * 31)).collect();
+            let inputs: Vec<_> = (0..3)
+                .map(|i| Input::periodic(dtype, len, i * 31))
+                .collect();
             let terms: Vec<_> = [0.3, -1.7, 1e-3].into_iter().zip(&inputs).collect();
             for out in Dtype::MERGEABLE {
                 let want = combine(portable(), &terms, out, len);
                 for kernels in vector_levels() {
-                    assert_eq!(combine(kernels, &terms, out, len), want, "{} {dtype} {out} {len}", kernels.name());
+                    assert_eq!(
+                        combine(kernels, &terms, out, len),
+                        want,
+                        "{} {dtype} {out} {len}",
+                        kernels.name()
+                    );
                 }
             }
         }
@@ -94,12 +153,23 @@ fn combinations_agree_at_every_boundary_length_and_output() {
 #[test]
 fn combinations_of_noise_and_of_many_mixed_inputs_agree() {
     for count in [1, 2, 3, 4, 5, 6, 9, 20, 100] {
-        let inputs: Vec<_> = (0..count).map(|i| Input::noise(Dtype::MERGEABLE[i / 2 % 6], 1100, i as u64)).collect();
-        let terms: Vec<_> = inputs.iter().enumerate().map(|(i, input)| (1.0 / (i as f64 + 3.0), input)).collect();
+        let inputs: Vec<_> = (0..count)
+            .map(|i| Input::noise(Dtype::MERGEABLE[i / 2 % 6], 1100, i as u64))
+            .collect();
+        let terms: Vec<_> = inputs
+            .iter()
+            .enumerate()
+            .map(|(i, input)| (1.0 / (i as f64 + 3.0), input))
+            .collect();
         for out in Dtype::MERGEABLE {
             let want = combine(portable(), &terms, out, 1100);
             for kernels in vector_levels() {
-                assert_eq!(combine(kernels, &terms, out, 1100), want, "{} {count} {out}", kernels.name());
+                assert_eq!(
+                    combine(kernels, &terms, out, 1100),
+                    want,
+                    "{} {count} {out}",
+                    kernels.name()
+                );
             }
         }
     }

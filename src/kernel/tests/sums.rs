@@ -15,7 +15,11 @@ fn gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
 fn shaped_gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
     let mut values: Vec<Vec<f64>> = inputs.iter().map(Input::values).collect();
     if options.skip_nonfinite {
-        values.iter_mut().flatten().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
+        values
+            .iter_mut()
+            .flatten()
+            .filter(|value| !value.is_finite())
+            .for_each(|value| *value = 0.0);
     }
     if let Some(center) = options.center {
         let base = values[center].clone();
@@ -32,7 +36,10 @@ fn shaped_gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
             }
             while lanes.len() > 1 {
                 let upper = lanes.split_off(lanes.len() / 2);
-                lanes.iter_mut().zip(upper).for_each(|(low, high)| *low += high);
+                lanes
+                    .iter_mut()
+                    .zip(upper)
+                    .for_each(|(low, high)| *low += high);
             }
             sums.push(lanes[0]);
         }
@@ -41,14 +48,28 @@ fn shaped_gram(inputs: &[Input], options: GramOptions) -> Vec<f64> {
 }
 
 fn bits(sums: &[f64]) -> Vec<u64> {
-    sums.iter().map(|sum| if sum.is_nan() { f64::NAN.to_bits() } else { sum.to_bits() }).collect()
+    sums.iter()
+        .map(|sum| {
+            if sum.is_nan() {
+                f64::NAN.to_bits()
+            } else {
+                sum.to_bits()
+            }
+        })
+        .collect()
 }
 
 #[test]
 fn pairs_are_the_upper_triangle_row_by_row() {
     assert_eq!([0, 1, 2, 3, 100].map(pair_count), [0, 1, 3, 6, 5050]);
-    let inputs: Vec<Input> = [2.0f32, 3.0, 5.0].iter().map(|x| Input::new(Dtype::F32, &x.to_le_bytes())).collect();
-    assert_eq!(gram(&inputs, GramOptions::default()), [4.0, 6.0, 10.0, 9.0, 15.0, 25.0]);
+    let inputs: Vec<Input> = [2.0f32, 3.0, 5.0]
+        .iter()
+        .map(|x| Input::new(Dtype::F32, &x.to_le_bytes()))
+        .collect();
+    assert_eq!(
+        gram(&inputs, GramOptions::default()),
+        [4.0, 6.0, 10.0, 9.0, 15.0, 25.0]
+    );
 }
 
 #[test]
@@ -64,24 +85,41 @@ fn gram_sums_have_the_documented_shape_at_every_input_count() {
         let input = |i: usize| Input::periodic(Dtype::MERGEABLE[i * 5 % 6], 1100, i * 7);
         let inputs: Vec<Input> = (0..count).map(input).collect();
         for center in [None, Some(0), Some(count - 1)] {
-            let options = GramOptions { center, skip_nonfinite: false };
-            assert_eq!(bits(&gram(&inputs, options)), bits(&shaped_gram(&inputs, options)), "{count} {center:?}");
+            let options = GramOptions {
+                center,
+                skip_nonfinite: false,
+            };
+            assert_eq!(
+                bits(&gram(&inputs, options)),
+                bits(&shaped_gram(&inputs, options)),
+                "{count} {center:?}"
+            );
         }
     }
 }
 
 #[test]
 fn gram_sums_are_near_the_exact_ones() {
-    let inputs = [Input::periodic(Dtype::F32, CHUNK, 0), Input::periodic(Dtype::BF16, CHUNK, 100)];
+    let inputs = [
+        Input::periodic(Dtype::F32, CHUNK, 0),
+        Input::periodic(Dtype::BF16, CHUNK, 100),
+    ];
     let (a, b) = (inputs[0].values(), inputs[1].values());
     // The summands in units of 2^-60, exactly in integers up to the truncation of each, 2^-60.
     let exact: i128 = a.iter().zip(&b).map(|(a, b)| fixed(a * b)).sum();
     let got = gram(&inputs, GramOptions::default())[1];
-    // 2048 additions a lane, each off by half an ulp of a sum of at most 2^13: about 2^-30, mostly cancelling.
-    assert!((got - exact as f64 / 2f64.powi(60)).abs() < 2f64.powi(-30), "{got}");
+    // 2048 additions a lane, each off by half an ulp of a sum of at most 2^13: about 2^-30, mostly
+    // cancelling.
+    assert!(
+        (got - exact as f64 / 2f64.powi(60)).abs() < 2f64.powi(-30),
+        "{got}"
+    );
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "truncation to the unit is within the test's bound")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "truncation to the unit is within the test's bound"
+)]
 fn fixed(value: f64) -> i128 {
     (value * 2f64.powi(60)) as i128
 }
@@ -89,11 +127,26 @@ fn fixed(value: f64) -> i128 {
 #[test]
 fn skipped_elements_count_as_zero_before_the_centre_is_subtracted() {
     let input = |values: [f32; 3]| Input::new(Dtype::F32, &values.map(f32::to_le_bytes).concat());
-    let inputs = [input([1.0, f32::NAN, 2.0]), input([f32::INFINITY, 5.0, 3.0])];
-    let skip = GramOptions { center: None, skip_nonfinite: true };
+    let inputs = [
+        input([1.0, f32::NAN, 2.0]),
+        input([f32::INFINITY, 5.0, 3.0]),
+    ];
+    let skip = GramOptions {
+        center: None,
+        skip_nonfinite: true,
+    };
     assert_eq!(gram(&inputs, skip), [5.0, 6.0, 34.0]);
     // (0, 5, 3) - (1, 0, 2) = (-1, 5, 1)
-    assert_eq!(gram(&inputs, GramOptions { center: Some(0), ..skip }), [5.0, 1.0, 27.0]);
+    assert_eq!(
+        gram(
+            &inputs,
+            GramOptions {
+                center: Some(0),
+                ..skip
+            }
+        ),
+        [5.0, 1.0, 27.0]
+    );
     let kept = gram(&inputs, GramOptions::default());
     assert_eq!(bits(&kept), bits(&[f64::NAN, f64::NAN, f64::INFINITY]));
 }
@@ -102,10 +155,18 @@ fn skipped_elements_count_as_zero_before_the_centre_is_subtracted() {
 fn noise_with_nan_and_infinity_sums_as_the_shaped_oracle() {
     for dtype in Dtype::MERGEABLE {
         for skip_nonfinite in [false, true] {
-            let options = GramOptions { center: None, skip_nonfinite };
+            let options = GramOptions {
+                center: None,
+                skip_nonfinite,
+            };
             for len in [5, 40, 600] {
-                let inputs: Vec<Input> = (0..3).map(|seed| Input::noise(dtype, len, seed)).collect();
-                assert_eq!(bits(&gram(&inputs, options)), bits(&shaped_gram(&inputs, options)), "{dtype} {len}");
+                let inputs: Vec<Input> =
+                    (0..3).map(|seed| Input::noise(dtype, len, seed)).collect();
+                assert_eq!(
+                    bits(&gram(&inputs, options)),
+                    bits(&shaped_gram(&inputs, options)),
+                    "{dtype} {len}"
+                );
             }
         }
     }
@@ -122,10 +183,20 @@ fn combining_is_the_naive_sum_rounded_once() {
             let values: Vec<Vec<f64>> = inputs.iter().map(Input::values).collect();
             let naive = |k: usize| {
                 let first = weights[0] * values[0][k];
-                weights.iter().zip(&values).skip(1).fold(first, |sum, (weight, values)| sum + weight * values[k])
+                weights
+                    .iter()
+                    .zip(&values)
+                    .skip(1)
+                    .fold(first, |sum, (weight, values)| sum + weight * values[k])
             };
-            let want: Vec<u8> = (0..1030).flat_map(|k| oracle::narrow(naive(k), out)).collect();
-            assert_eq!(combine(portable(), &terms, out, 1030).0, want, "{count} {out}");
+            let want: Vec<u8> = (0..1030)
+                .flat_map(|k| oracle::narrow(naive(k), out))
+                .collect();
+            assert_eq!(
+                combine(portable(), &terms, out, 1030).0,
+                want,
+                "{count} {out}"
+            );
         }
     }
 }
@@ -134,7 +205,10 @@ fn combining_is_the_naive_sum_rounded_once() {
 fn a_negative_zero_survives_alone_and_with_its_like() {
     let zeros = Input::new(Dtype::BF16, &[0x00, 0x80].repeat(20));
     for terms in [vec![(1.0, &zeros)], vec![(0.25, &zeros), (3.0, &zeros)]] {
-        assert_eq!(combine(portable(), &terms, Dtype::BF16, 20).0, [0x00, 0x80].repeat(20));
+        assert_eq!(
+            combine(portable(), &terms, Dtype::BF16, 20).0,
+            [0x00, 0x80].repeat(20)
+        );
     }
 }
 
@@ -154,12 +228,22 @@ fn overflows_of_finite_sums_are_counted_one_by_one() {
 #[test]
 fn a_scratch_never_outgrows_its_bound() {
     for count in [1, 2, 5, 30] {
-        let inputs: Vec<Input> = (0..count).map(|i| Input::periodic(Dtype::F16, 100, i)).collect();
+        let inputs: Vec<Input> = (0..count)
+            .map(|i| Input::periodic(Dtype::F16, 100, i))
+            .collect();
         let elements: Vec<_> = inputs.iter().map(Input::elements).collect();
         let terms: Vec<_> = elements.iter().map(|elements| (0.5, *elements)).collect();
         let mut scratch = Scratch::default();
-        portable().gram(&elements, GramOptions::default(), &mut scratch, &mut vec![0.0; pair_count(count)]);
+        portable().gram(
+            &elements,
+            GramOptions::default(),
+            &mut scratch,
+            &mut vec![0.0; pair_count(count)],
+        );
         portable().combine(&terms, 1.0, Dtype::F16, &mut scratch, &mut [0; 200]);
-        assert!(scratch.held_bytes() <= Scratch::bytes(count), "{count} inputs");
+        assert!(
+            scratch.held_bytes() <= Scratch::bytes(count),
+            "{count} inputs"
+        );
     }
 }

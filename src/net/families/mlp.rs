@@ -24,9 +24,18 @@ pub fn mlp(mut build: Builder<'_>, flax: bool) -> Result<Network> {
 fn chain(build: &Builder<'_>, before: &str, end: &str) -> Vec<Link> {
     let mut links: Vec<(u64, Link)> = Vec::new();
     for (name, shape) in build.tensors {
-        let Some(layer) = name.strip_suffix(end) else { continue };
-        let Some((_, number)) = numbered(layer).filter(|(prefix, _)| prefix.ends_with(before)) else { continue };
-        let link = if shape.len() == 2 { Link::Matrix(layer.to_owned()) } else { Link::Norm(layer.to_owned()) };
+        let Some(layer) = name.strip_suffix(end) else {
+            continue;
+        };
+        let Some((_, number)) = numbered(layer).filter(|(prefix, _)| prefix.ends_with(before))
+        else {
+            continue;
+        };
+        let link = if shape.len() == 2 {
+            Link::Matrix(layer.to_owned())
+        } else {
+            Link::Norm(layer.to_owned())
+        };
         links.push((number, link));
     }
     links.sort_by_key(|(number, _)| *number);
@@ -37,7 +46,12 @@ fn chain(build: &Builder<'_>, before: &str, end: &str) -> Vec<Link> {
 pub fn classifier(build: &mut Builder<'_>, prefix: &str, input: usize) -> Result<usize> {
     let only = format!("{prefix}classifier");
     if build.tensors.contains_key(&format!("{only}.weight")) {
-        return build.linear(&format!("{only}.weight"), &format!("{only}.bias"), input, false);
+        return build.linear(
+            &format!("{only}.weight"),
+            &format!("{only}.bias"),
+            input,
+            false,
+        );
     }
     let links = chain(build, &format!("{only}."), ".weight");
     dense(build, links, input, false)
@@ -46,13 +60,19 @@ pub fn classifier(build: &mut Builder<'_>, prefix: &str, input: usize) -> Result
 /// Input features of the first matrix of [`classifier`].
 pub fn classifier_inputs(build: &Builder<'_>, prefix: &str) -> Result<usize> {
     let only = format!("{prefix}classifier");
-    let name = match chain(build, &format!("{only}."), ".weight").into_iter().next() {
+    let name = match chain(build, &format!("{only}."), ".weight")
+        .into_iter()
+        .next()
+    {
         Some(Link::Matrix(layer)) => format!("{layer}.weight"),
         _ => format!("{only}.weight"),
     };
     match *build.sizes(&name)?.as_slice() {
         [_, inputs] => Ok(inputs),
-        ref sizes => Err(unfit(&name, format!("wanted a matrix, got shape {sizes:?}"))),
+        ref sizes => Err(unfit(
+            &name,
+            format!("wanted a matrix, got shape {sizes:?}"),
+        )),
     }
 }
 

@@ -14,13 +14,24 @@ pub use resnet::resnet;
 pub use vgg::vgg;
 
 /// Keys under which configs name what stands behind the layers.
-const ACTIVATIONS: [&str; 4] = ["hidden_act", "activation", "activation_function", "hidden_activation"];
+const ACTIVATIONS: [&str; 4] = [
+    "hidden_act",
+    "activation",
+    "activation_function",
+    "hidden_activation",
+];
 
 /// Refuses configs that name another activation than ReLU.
 pub fn check_activation(config: Option<&Value>) -> Result<()> {
     for key in ACTIVATIONS {
-        if let Some(name) = config.and_then(|config| config.get(key)).filter(|name| *name != "relu") {
-            return Err(unfit(&format!("config.json: {key}"), format!("wanted relu, got {name}")));
+        if let Some(name) = config
+            .and_then(|config| config.get(key))
+            .filter(|name| *name != "relu")
+        {
+            return Err(unfit(
+                &format!("config.json: {key}"),
+                format!("wanted relu, got {name}"),
+            ));
         }
     }
     Ok(())

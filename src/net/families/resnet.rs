@@ -11,12 +11,15 @@ struct Names {
 
 /// A stem, stages of blocks, means over places, a matrix.
 ///
-/// The kernel of the stem tells the size of image that a network is for: one of 7 has a stride of two and pooling behind
-/// it, as for ImageNet, a smaller one has neither, as for CIFAR.
+/// The kernel of the stem tells the size of image that a network is for: one of 7 has a stride of
+/// two and pooling behind it, as for ImageNet, a smaller one has neither, as for CIFAR.
 pub fn resnet(mut build: Builder<'_>, transformers: bool) -> Result<Network> {
     let names = Names::find(&build, transformers)?;
     let [stem, norm] = names.stem(&build);
-    let wide = build.sizes(&format!("{stem}.weight"))?.get(2).is_some_and(|kernel| *kernel >= 7);
+    let wide = build
+        .sizes(&format!("{stem}.weight"))?
+        .get(2)
+        .is_some_and(|kernel| *kernel >= 7);
     let mut value = build.convolution(&stem, 0, if wide { 2 } else { 1 })?;
     value = build.norm(&norm, value)?;
     value = build.relu(value);
@@ -28,7 +31,9 @@ pub fn resnet(mut build: Builder<'_>, transformers: bool) -> Result<Network> {
         if !names.has(&build, stage, 0, 0) {
             break;
         }
-        let blocks = (0..).take_while(|block| names.has(&build, stage, *block, 0)).count();
+        let blocks = (0..)
+            .take_while(|block| names.has(&build, stage, *block, 0))
+            .count();
         for block in 0..blocks {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             value = names.block(&mut build, stage, block, value, stride)?;
@@ -36,37 +41,70 @@ pub fn resnet(mut build: Builder<'_>, transformers: bool) -> Result<Network> {
     }
     value = build.average_pool(value, 1);
     let head = names.head(&build);
-    build.linear(&format!("{head}.weight"), &format!("{head}.bias"), value, false)?;
+    build.linear(
+        &format!("{head}.weight"),
+        &format!("{head}.bias"),
+        value,
+        false,
+    )?;
     build.finish()
 }
 
 impl Names {
     fn find(build: &Builder<'_>, transformers: bool) -> Result<Self> {
-        let first = if transformers { "embedder.embedder.convolution.weight" } else { "layer1.0.conv1.weight" };
-        let prefix = build.tensors.keys().find_map(|name| name.strip_suffix(first)).ok_or_else(|| {
-            unfit("tensors", format!("none of them is called `{first}`, with something before it or without"))
-        })?;
-        Ok(Self { prefix: prefix.to_owned(), transformers })
+        let first = if transformers {
+            "embedder.embedder.convolution.weight"
+        } else {
+            "layer1.0.conv1.weight"
+        };
+        let prefix = build
+            .tensors
+            .keys()
+            .find_map(|name| name.strip_suffix(first))
+            .ok_or_else(|| {
+                unfit(
+                    "tensors",
+                    format!(
+                        "none of them is called `{first}`, with something before it or without"
+                    ),
+                )
+            })?;
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            transformers,
+        })
     }
 
     /// The first of two names whose tensors are there.
     fn either(build: &Builder<'_>, first: String, second: String) -> String {
-        if build.tensors.contains_key(&format!("{first}.weight")) { first } else { second }
+        if build.tensors.contains_key(&format!("{first}.weight")) {
+            first
+        } else {
+            second
+        }
     }
 
     fn stem(&self, build: &Builder<'_>) -> [String; 2] {
         let prefix = &self.prefix;
         if self.transformers {
-            return ["convolution", "normalization"].map(|part| format!("{prefix}embedder.embedder.{part}"));
+            return ["convolution", "normalization"]
+                .map(|part| format!("{prefix}embedder.embedder.{part}"));
         }
-        [format!("{prefix}conv1"), Self::either(build, format!("{prefix}bn1"), format!("{prefix}norm1"))]
+        [
+            format!("{prefix}conv1"),
+            Self::either(build, format!("{prefix}bn1"), format!("{prefix}norm1")),
+        ]
     }
 
     fn head(&self, build: &Builder<'_>) -> String {
         if self.transformers {
             return "classifier.1".into();
         }
-        Self::either(build, format!("{}fc", self.prefix), format!("{}linear", self.prefix))
+        Self::either(
+            build,
+            format!("{}fc", self.prefix),
+            format!("{}linear", self.prefix),
+        )
     }
 
     fn of_block(&self, stage: usize, block: usize) -> String {
@@ -81,12 +119,17 @@ impl Names {
     fn inside(&self, build: &Builder<'_>, stage: usize, block: usize, at: usize) -> [String; 2] {
         let name = self.of_block(stage, block);
         if self.transformers {
-            return ["convolution", "normalization"].map(|part| format!("{name}.layer.{at}.{part}"));
+            return ["convolution", "normalization"]
+                .map(|part| format!("{name}.layer.{at}.{part}"));
         }
         let number = at + 1;
         [
             format!("{name}.conv{number}"),
-            Self::either(build, format!("{name}.bn{number}"), format!("{name}.norm{number}")),
+            Self::either(
+                build,
+                format!("{name}.bn{number}"),
+                format!("{name}.norm{number}"),
+            ),
         ]
     }
 
@@ -95,25 +138,43 @@ impl Names {
         if self.transformers {
             return ["convolution", "normalization"].map(|part| format!("{name}.shortcut.{part}"));
         }
-        let name = Self::either(build, format!("{name}.shortcut.0"), format!("{name}.downsample.0"));
+        let name = Self::either(
+            build,
+            format!("{name}.shortcut.0"),
+            format!("{name}.downsample.0"),
+        );
         let norm = format!("{}1", name.trim_end_matches('0'));
         [name, norm]
     }
 
     fn has(&self, build: &Builder<'_>, stage: usize, block: usize, at: usize) -> bool {
-        build.tensors.contains_key(&format!("{}.weight", self.inside(build, stage, block, at)[0]))
+        build.tensors.contains_key(&format!(
+            "{}.weight",
+            self.inside(build, stage, block, at)[0]
+        ))
     }
 
-    /// Convolutions with norms, ReLU between them; the shortcut is added, ReLU again. Of three convolutions the second
-    /// has the stride, of two the first (torchvision's version of the bottleneck).
-    fn block(&self, build: &mut Builder<'_>, stage: usize, block: usize, from: usize, stride: usize) -> Result<usize> {
-        let count = (0..3).take_while(|at| self.has(build, stage, block, *at)).count();
+    /// Convolutions with norms, ReLU between them; the shortcut is added, ReLU again. Of three
+    /// convolutions the second has the stride, of two the first (torchvision's version of the
+    /// bottleneck).
+    fn block(
+        &self,
+        build: &mut Builder<'_>,
+        stage: usize,
+        block: usize,
+        from: usize,
+        stride: usize,
+    ) -> Result<usize> {
+        let count = (0..3)
+            .take_while(|at| self.has(build, stage, block, *at))
+            .count();
         let strided = usize::from(count == 3);
         let mut value = from;
         let mut last = String::new();
         for at in 0..count {
             let [convolution, norm] = self.inside(build, stage, block, at);
-            value = build.convolution(&convolution, value, if at == strided { stride } else { 1 })?;
+            value =
+                build.convolution(&convolution, value, if at == strided { stride } else { 1 })?;
             value = build.norm(&norm, value)?;
             last = format!("{convolution}.weight");
             if at + 1 < count {

@@ -6,13 +6,26 @@ use crate::net::Parameters;
 
 /// The weight as a matrix [in, out].
 fn matrix(elements: &[f32], inputs: usize, outputs: usize, in_out: bool) -> Matrix<'_> {
-    if in_out { Matrix::new(elements, inputs, outputs) } else { Matrix::new(elements, outputs, inputs).transposed() }
+    if in_out {
+        Matrix::new(elements, inputs, outputs)
+    } else {
+        Matrix::new(elements, outputs, inputs).transposed()
+    }
 }
 
-pub fn forward(step: &Step<'_>, input: &[f32], weight: usize, bias: Option<usize>, in_out: bool, output: &mut [f32]) {
+pub fn forward(
+    step: &Step<'_>,
+    input: &[f32],
+    weight: usize,
+    bias: Option<usize>,
+    in_out: bool,
+    output: &mut [f32],
+) {
     let (inputs, outputs) = (step.from.len(), step.node.shape.len());
     if let Some(bias) = bias {
-        output.chunks_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(step.parameter(bias)));
+        output
+            .chunks_mut(outputs.max(1))
+            .for_each(|row| row.copy_from_slice(step.parameter(bias)));
     }
     let weight = matrix(step.parameter(weight), inputs, outputs, in_out);
     add_product(Matrix::new(input, step.samples, inputs), weight, output);
@@ -29,8 +42,15 @@ pub fn backward(
     back: &mut [f32],
 ) {
     let (inputs, outputs) = (step.from.len(), step.node.shape.len());
-    let (input, gradient) = (Matrix::new(input, step.samples, inputs), Matrix::new(gradient, step.samples, outputs));
-    add_product(gradient, matrix(step.parameter(weight), inputs, outputs, in_out).transposed(), back);
+    let (input, gradient) = (
+        Matrix::new(input, step.samples, inputs),
+        Matrix::new(gradient, step.samples, outputs),
+    );
+    add_product(
+        gradient,
+        matrix(step.parameter(weight), inputs, outputs, in_out).transposed(),
+        back,
+    );
     let by_weight = gradients.tensor_mut(weight);
     if in_out {
         add_product(input.transposed(), gradient, by_weight);

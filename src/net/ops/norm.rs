@@ -1,5 +1,6 @@
-//! Norms: by running statistics (Ioffe, Szegedy, "Batch normalization", 2015, as in inference), and over the units of
-//! each sample (Ba, Kiros, Hinton, "Layer normalization", 2016). Both add [`EPSILON`] to the variance.
+//! Norms: by running statistics (Ioffe, Szegedy, "Batch normalization", 2015, as in inference), and
+//! over the units of each sample (Ba, Kiros, Hinton, "Layer normalization", 2016). Both add
+//! [`EPSILON`] to the variance.
 
 use rayon::prelude::*;
 
@@ -15,34 +16,63 @@ fn scale(variance: f64) -> f64 {
 }
 
 /// One sample; the parameters are weight, bias, mean and variance of each channel.
-pub fn batch_forward(input: &[f32], [weight, bias, mean, variance]: [&[f32]; 4], output: &mut [f32]) {
+pub fn batch_forward(
+    input: &[f32],
+    [weight, bias, mean, variance]: [&[f32]; 4],
+    output: &mut [f32],
+) {
     let places = (input.len() / weight.len().max(1)).max(1);
-    let channels = input.chunks(places).zip(output.chunks_mut(places)).enumerate();
+    let channels = input
+        .chunks(places)
+        .zip(output.chunks_mut(places))
+        .enumerate();
     for (channel, (input, output)) in channels {
         let factor = f64::from(weight[channel]) * scale(f64::from(variance[channel]));
         let (mean, bias) = (f64::from(mean[channel]), f64::from(bias[channel]));
-        input.iter().zip(output).for_each(|(x, y)| *y = narrow((f64::from(*x) - mean) * factor + bias));
+        input
+            .iter()
+            .zip(output)
+            .for_each(|(x, y)| *y = narrow((f64::from(*x) - mean) * factor + bias));
     }
 }
 
 /// The gradient of one sample by its input.
 pub fn batch_backward(gradient: &[f32], weight: &[f32], variance: &[f32], back: &mut [f32]) {
     let places = (gradient.len() / weight.len().max(1)).max(1);
-    for (channel, (gradient, back)) in gradient.chunks(places).zip(back.chunks_mut(places)).enumerate() {
+    for (channel, (gradient, back)) in gradient
+        .chunks(places)
+        .zip(back.chunks_mut(places))
+        .enumerate()
+    {
         let factor = f64::from(weight[channel]) * scale(f64::from(variance[channel]));
-        gradient.iter().zip(back).for_each(|(g, back)| *back = narrow(f64::from(*g) * factor));
+        gradient
+            .iter()
+            .zip(back)
+            .for_each(|(g, back)| *back = narrow(f64::from(*g) * factor));
     }
 }
 
 /// Each input, centred and scaled, times its gradient: what sums up to the gradient by the weight.
-pub fn batch_normed(input: &[f32], shape: Shape, mean: &[f32], variance: &[f32], gradient: &[f32]) -> Vec<f32> {
+pub fn batch_normed(
+    input: &[f32],
+    shape: Shape,
+    mean: &[f32],
+    variance: &[f32],
+    gradient: &[f32],
+) -> Vec<f32> {
     let places = shape.places().max(1);
     let value = |(at, (x, g)): (usize, (&f32, &f32))| {
         let channel = at / places % shape.channels;
-        let normed = (f64::from(*x) - f64::from(mean[channel])) * scale(f64::from(variance[channel]));
+        let normed =
+            (f64::from(*x) - f64::from(mean[channel])) * scale(f64::from(variance[channel]));
         narrow(normed * f64::from(*g))
     };
-    input.par_iter().zip(gradient).enumerate().map(value).collect()
+    input
+        .par_iter()
+        .zip(gradient)
+        .enumerate()
+        .map(value)
+        .collect()
 }
 
 /// Which numbers of a sample are normalised together: the channels of each place, or all.
@@ -58,9 +88,17 @@ pub struct Sets {
 impl Sets {
     pub fn new(shape: Shape, over_places: bool) -> Self {
         if over_places {
-            return Self { count: 1, len: shape.len(), stride: 1 };
+            return Self {
+                count: 1,
+                len: shape.len(),
+                stride: 1,
+            };
         }
-        Self { count: shape.places(), len: shape.channels, stride: shape.places() }
+        Self {
+            count: shape.places(),
+            len: shape.channels,
+            stride: shape.places(),
+        }
     }
 
     fn place(&self, set: usize, at: usize) -> usize {
@@ -72,7 +110,10 @@ impl Sets {
         let values = || (0..self.len).map(|at| f64::from(sample[self.place(set, at)]));
         let count = self.len.max(1) as f64;
         let mean = values().sum::<f64>() / count;
-        (mean, scale(values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count))
+        (
+            mean,
+            scale(values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count),
+        )
     }
 
     pub fn forward(&self, sample: &[f32], weight: &[f32], bias: &[f32], output: &mut [f32]) {
@@ -92,11 +133,13 @@ impl Sets {
         for set in 0..self.count {
             let (mean, scale) = self.moments(sample, set);
             let normed = |at: usize| (f64::from(sample[self.place(set, at)]) - mean) * scale;
-            let slope = |at: usize| f64::from(gradient[self.place(set, at)]) * f64::from(weight[at]);
+            let slope =
+                |at: usize| f64::from(gradient[self.place(set, at)]) * f64::from(weight[at]);
             let slopes = (0..self.len).map(slope).sum::<f64>() / count;
             let along = (0..self.len).map(|at| slope(at) * normed(at)).sum::<f64>() / count;
             for at in 0..self.len {
-                back[self.place(set, at)] = narrow(scale * (slope(at) - slopes - normed(at) * along));
+                back[self.place(set, at)] =
+                    narrow(scale * (slope(at) - slopes - normed(at) * along));
             }
         }
     }

@@ -21,15 +21,26 @@ impl Max {
         start.saturating_sub(self.padding)..(start + self.size - self.padding).min(len)
     }
 
-    /// For each place of the output the place of the window's largest number, the first of equal ones.
+    /// For each place of the output the place of the window's largest number, the first of equal
+    /// ones.
     fn each(&self, input: &[f32], mut work: impl FnMut(usize, usize)) {
         let Shape { height, width, .. } = self.from;
         for to in 0..self.to.len() {
             let (channel, place) = (to / self.to.places(), to % self.to.places());
             let rows = self.window(place / self.to.width, height);
             let columns = self.window(place % self.to.width, width);
-            let places = rows.flat_map(|y| columns.clone().map(move |x| (channel * height + y) * width + x));
-            let best = places.reduce(|best, place| if input[place] > input[best] { place } else { best });
+            let places = rows.flat_map(|y| {
+                columns
+                    .clone()
+                    .map(move |x| (channel * height + y) * width + x)
+            });
+            let best = places.reduce(|best, place| {
+                if input[place] > input[best] {
+                    place
+                } else {
+                    best
+                }
+            });
             work(to, best.expect("a window reaches into the image"));
         }
     }
@@ -62,7 +73,11 @@ impl Average {
             let (channel, place) = (to / self.to.places(), to % self.to.places());
             let rows = Self::window(place / self.to.width, self.to.height, height);
             let columns = Self::window(place % self.to.width, self.to.width, width);
-            let places = rows.flat_map(|y| columns.clone().map(move |x| (channel * height + y) * width + x));
+            let places = rows.flat_map(|y| {
+                columns
+                    .clone()
+                    .map(move |x| (channel * height + y) * width + x)
+            });
             work(to, &places.collect::<Vec<_>>());
         }
     }

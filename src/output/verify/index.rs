@@ -48,10 +48,19 @@ impl FolderIndex {
         room.admit(&path, &room::INDEX)?;
         let file = DiskStorage.open_read(&path)?;
         let text = BufReader::with_capacity(PIECE_BYTES, Sealed::new(file.as_ref())?);
-        let index: Index = serde_json::from_reader(text).map_err(|error| damaged(&path, error.to_string()))?;
-        match index.weight_map.values().find(|name| name.contains(['/', '\\', '\0']) || name.starts_with('.')) {
+        let index: Index =
+            serde_json::from_reader(text).map_err(|error| damaged(&path, error.to_string()))?;
+        match index
+            .weight_map
+            .values()
+            .find(|name| name.contains(['/', '\\', '\0']) || name.starts_with('.'))
+        {
             Some(name) => Err(damaged(&path, format!("{name:?} is not a plain file name"))),
-            None => Ok(Self { path, folder: folder_of(name).to_owned(), index }),
+            None => Ok(Self {
+                path,
+                folder: folder_of(name).to_owned(),
+                index,
+            }),
         }
     }
 
@@ -61,7 +70,8 @@ impl FolderIndex {
     }
 }
 
-/// An index on its way past the shards: which of its tensors were met, and how many bytes they have.
+/// An index on its way past the shards: which of its tensors were met, and how many bytes they
+/// have.
 pub(super) struct Listing<'a> {
     of: &'a FolderIndex,
     met: Vec<bool>,
@@ -70,13 +80,27 @@ pub(super) struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     pub(super) fn new(of: &'a FolderIndex) -> Self {
-        Self { of, met: vec![false; of.index.weight_map.len()], data_bytes: 0 }
+        Self {
+            of,
+            met: vec![false; of.index.weight_map.len()],
+            data_bytes: 0,
+        }
     }
 
-    /// Checks that the index names every tensor of the shard `name`, of `size` bytes, as one of this shard. Shards of
-    /// other folders are none of its business.
-    pub(super) fn check(&mut self, shard: &Path, name: &str, header: &Header, size: u64) -> Result<()> {
-        let FolderIndex { path, folder, index } = self.of;
+    /// Checks that the index names every tensor of the shard `name`, of `size` bytes, as one of
+    /// this shard. Shards of other folders are none of its business.
+    pub(super) fn check(
+        &mut self,
+        shard: &Path,
+        name: &str,
+        header: &Header,
+        size: u64,
+    ) -> Result<()> {
+        let FolderIndex {
+            path,
+            folder,
+            index,
+        } = self.of;
         if folder_of(name) != folder {
             return Ok(());
         }
@@ -84,14 +108,23 @@ impl<'a> Listing<'a> {
         let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
         for tensor in header.tensors.keys() {
             let Some((at, _, listed)) = index.weight_map.get_full(tensor.as_str()) else {
-                return Err(damaged(path, format!("tensor {tensor} of {name} is not listed")));
+                return Err(damaged(
+                    path,
+                    format!("tensor {tensor} of {name} is not listed"),
+                ));
             };
             let wanted = named(listed);
             if wanted != named(name) {
                 if self.met[at] {
-                    return Err(damaged(shard, format!("tensor {tensor} is in {wanted} as well")));
+                    return Err(damaged(
+                        shard,
+                        format!("tensor {tensor} is in {wanted} as well"),
+                    ));
                 }
-                return Err(damaged(path, format!("tensor {tensor} is in {name}, not in {wanted}")));
+                return Err(damaged(
+                    path,
+                    format!("tensor {tensor} is in {name}, not in {wanted}"),
+                ));
             }
             self.met[at] = true;
         }
@@ -101,19 +134,33 @@ impl<'a> Listing<'a> {
     /// Checks that every tensor of the index was met, and that its total is that of the shards.
     pub(super) fn check_all(self, folder: &Folder) -> Result<()> {
         let FolderIndex { path, index, .. } = self.of;
-        if let Some(((tensor, shard), _)) = index.weight_map.iter().zip(&self.met).find(|(_, met)| !**met) {
+        if let Some(((tensor, shard), _)) = index
+            .weight_map
+            .iter()
+            .zip(&self.met)
+            .find(|(_, met)| !**met)
+        {
             return Err(damaged(path, format!("tensor {tensor} is not in {shard}")));
         }
         let (stated, data_bytes) = (&index.metadata["total_size"], self.data_bytes);
         // Some writers put a float there; an index without a total is old, yet complete.
-        #[expect(clippy::cast_precision_loss, reason = "a float of the same value is what other writers state")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a float of the same value is what other writers state"
+        )]
         let is_right = stated.is_null() || stated.as_u64() == Some(data_bytes) || {
             !stated.is_u64() && stated.as_f64() == Some(data_bytes as f64)
         };
         if is_right && !(stated.is_null() && folder.manifest.is_some()) {
             return Ok(());
         }
-        Err(damaged(path, format!("total_size is {stated}, wanted {data_bytes}; in {}", folder.dir.display())))
+        Err(damaged(
+            path,
+            format!(
+                "total_size is {stated}, wanted {data_bytes}; in {}",
+                folder.dir.display()
+            ),
+        ))
     }
 }
 

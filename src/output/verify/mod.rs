@@ -1,4 +1,5 @@
-//! Reading a finished folder back: index against shards, headers against manifest, every block against its checksum.
+//! Reading a finished folder back: index against shards, headers against manifest, every block
+//! against its checksum.
 
 mod folder;
 mod index;
@@ -31,16 +32,16 @@ pub struct Verified {
     pub tensors: usize,
     /// Bytes of tensor data.
     pub data_bytes: u64,
-    /// Whether every byte was compared with a checksum. False for a folder without manifest, of which only the
-    /// structure can be checked.
+    /// Whether every byte was compared with a checksum. False for a folder without manifest, of
+    /// which only the structure can be checked.
     pub has_checksums: bool,
-    /// Weight files that neither index nor manifest names. Always empty where there is a manifest: then they are
-    /// damage.
+    /// Weight files that neither index nor manifest names. Always empty where there is a manifest:
+    /// then they are damage.
     pub unnamed: Vec<String>,
     /// How many files beside the weights were compared with what was recorded of them.
     pub side_files: usize,
-    /// What a user should know and is no damage: files for people that were edited since, a run that has begun to replace
-    /// all of this.
+    /// What a user should know and is no damage: files for people that were edited since, a run
+    /// that has begun to replace all of this.
     pub notes: Vec<String>,
 }
 
@@ -71,7 +72,10 @@ pub(super) struct PlainShard {
 
 impl PlainShard {
     pub(super) fn new(file: Arc<dyn StorageFile>) -> Result<Self> {
-        Ok(Self { size: file.len()?, file })
+        Ok(Self {
+            size: file.len()?,
+            file,
+        })
     }
 }
 
@@ -87,7 +91,11 @@ impl ShardBytes for PlainShard {
 
 /// Opens a shard, compressed or not; none when there is none of that name.
 pub(super) fn open_stored(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
-    if DiskStorage.len(path)?.is_some() { open_shard(path) } else { Ok(None) }
+    if DiskStorage.len(path)?.is_some() {
+        open_shard(path)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The same; where a shard of that name is not there, one that was compressed since.
@@ -100,19 +108,26 @@ fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
         if path.extension().is_some_and(|end| end == "zst") {
             return packed(path);
         }
-        return Ok(Some(Box::new(PlainShard::new(DiskStorage.open_read(path)?)?)));
+        return Ok(Some(Box::new(PlainShard::new(
+            DiskStorage.open_read(path)?,
+        )?)));
     }
     let mut compressed = path.as_os_str().to_owned();
     compressed.push(".zst");
-    if DiskStorage.len(Path::new(&compressed))?.is_some() { packed(Path::new(&compressed)) } else { Ok(None) }
+    if DiskStorage.len(Path::new(&compressed))?.is_some() {
+        packed(Path::new(&compressed))
+    } else {
+        Ok(None)
+    }
 }
 
-/// Reads all of a finished output, a folder or a single file, back and compares it with its manifest.
+/// Reads all of a finished output, a folder or a single file, back and compares it with its
+/// manifest.
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written, [`Kind::Usage`] for a file
-/// that is not named like weights.
+/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written,
+/// [`Kind::Usage`] for a file that is not named like weights.
 ///
 /// # Examples
 ///
@@ -138,7 +153,8 @@ pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
 ///
 /// # Errors
 ///
-/// As [`verify()`], and [`Kind::Budget`] with the smallest memory that would do when this one does not.
+/// As [`verify()`], and [`Kind::Budget`] with the smallest memory that would do when this one does
+/// not.
 ///
 /// # Examples
 ///
@@ -158,7 +174,12 @@ pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
 /// ```
 pub fn verify_within(dir: &Path, memory: u64, progress: &mut Progress<'_>) -> Result<Verified> {
     let open = |path: &Path| open_shard(path);
-    Check { places: Places::new(dir), open: &open, room: Room::new(memory) }.run(dir, progress)
+    Check {
+        places: Places::new(dir),
+        open: &open,
+        room: Room::new(memory),
+    }
+    .run(dir, progress)
 }
 
 /// As [`verify()`], with shards read by `open`.
@@ -166,11 +187,21 @@ pub fn verify_within(dir: &Path, memory: u64, progress: &mut Progress<'_>) -> Re
 /// # Errors
 ///
 /// As [`verify()`], and whatever `open` fails with.
-pub fn verify_with(dir: &Path, open: &OpenShard<'_>, progress: &mut Progress<'_>) -> Result<Verified> {
-    Check { places: Places::new(dir), open, room: Room::new(u64::MAX) }.run(dir, progress)
+pub fn verify_with(
+    dir: &Path,
+    open: &OpenShard<'_>,
+    progress: &mut Progress<'_>,
+) -> Result<Verified> {
+    Check {
+        places: Places::new(dir),
+        open,
+        room: Room::new(u64::MAX),
+    }
+    .run(dir, progress)
 }
 
-/// A check of one output: shard by shard, so that one at a time is open and has its header in memory.
+/// A check of one output: shard by shard, so that one at a time is open and has its header in
+/// memory.
 struct Check<'a> {
     places: Places,
     open: &'a OpenShard<'a>,
@@ -204,7 +235,10 @@ impl Check<'_> {
             data_bytes: headers.data_bytes,
             has_checksums: folder.manifest.is_some(),
             unnamed: folder.unnamed,
-            side_files: folder.manifest.as_ref().map_or(0, |manifest| manifest.side_files.len()),
+            side_files: folder
+                .manifest
+                .as_ref()
+                .map_or(0, |manifest| manifest.side_files.len()),
             notes,
         })
     }
@@ -225,7 +259,9 @@ impl Check<'_> {
             headers.tensors += header.tensors.len();
             headers.hashes.push(*header.hash.as_bytes());
         }
-        listings.into_iter().try_for_each(|listing| listing.check_all(folder))?;
+        listings
+            .into_iter()
+            .try_for_each(|listing| listing.check_all(folder))?;
         Ok(headers)
     }
 
@@ -237,7 +273,10 @@ impl Check<'_> {
 
     fn opened(&self, name: &str) -> Result<(PathBuf, Box<dyn ShardBytes>, Header)> {
         let (path, bytes) = self.open(name)?;
-        self.room.check(&path, bytes.working_bytes() + Header::memory(bytes.as_ref())?)?;
+        self.room.check(
+            &path,
+            bytes.working_bytes() + Header::memory(bytes.as_ref())?,
+        )?;
         let header = Header::read(&path, bytes.as_ref())?;
         Ok((path, bytes, header))
     }
@@ -259,7 +298,10 @@ impl Check<'_> {
         if shard.binds(header, &tensors) {
             return Ok(());
         }
-        Err(damaged(&path, "its digest_of_hashes is not that of its header and tensors"))
+        Err(damaged(
+            &path,
+            "its digest_of_hashes is not that of its header and tensors",
+        ))
     }
 }
 
@@ -295,15 +337,22 @@ fn check_blocks(
     checked: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let values = tensor.values().ok_or_else(|| {
-        damaged(Path::new(MANIFEST), format!("the checksums of tensor {} do not fit together", tensor.name))
+        damaged(
+            Path::new(MANIFEST),
+            format!(
+                "the checksums of tensor {} do not fit together",
+                tensor.name
+            ),
+        )
     })?;
     for (block, wanted) in (0..).zip(values) {
         let mut read = |buffer: &mut [u8], at| bytes.read_at(buffer, tensor.offset + at);
         let range = block_range(tensor.length, block);
-        let value = hash_block(tensor.length, block, &mut read).map_err(|error| match error.kind() {
-            Kind::Input => error.with_kind(Kind::Damaged),
-            _ => error,
-        })?;
+        let value =
+            hash_block(tensor.length, block, &mut read).map_err(|error| match error.kind() {
+                Kind::Input => error.with_kind(Kind::Damaged),
+                _ => error,
+            })?;
         if value != wanted {
             let cause = format!(
                 "block {block} of tensor {} (bytes {} to {}) does not match its checksum",

@@ -26,10 +26,14 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, held: Cell::new(PROGRAM_BYTES) }
+        Self {
+            limit,
+            held: Cell::new(PROGRAM_BYTES),
+        }
     }
 
-    /// Makes room for what the file at `path` says, for good; there is nothing to do where it is not there.
+    /// Makes room for what the file at `path` says, for good; there is nothing to do where it is
+    /// not there.
     pub(super) fn admit(&self, path: &Path, ratio: &Ratio) -> Result<()> {
         let bytes = DiskStorage.len(path)?.unwrap_or(0).saturating_mul(ratio.0) / ratio.1;
         self.check(path, bytes)?;
@@ -37,14 +41,27 @@ impl Room {
         Ok(())
     }
 
-    /// Refuses `bytes` that would be taken for a while because of the file at `path`, when there is no room for them.
+    /// Refuses `bytes` that would be taken for a while because of the file at `path`, when there is
+    /// no room for them.
     pub(super) fn check(&self, path: &Path, bytes: u64) -> Result<()> {
         let needed = self.held.get().saturating_add(bytes);
         if needed <= self.limit {
             return Ok(());
         }
-        let cause = format!("checking {} needs at least {}", path.display(), format_bytes(needed));
-        Err(Error::new(Kind::Budget, "memory is too small", format_bytes(self.limit), cause)
-            .with_hint(format!("give --memory {}MiB or more", needed.div_ceil(1 << 20))))
+        let cause = format!(
+            "checking {} needs at least {}",
+            path.display(),
+            format_bytes(needed)
+        );
+        Err(Error::new(
+            Kind::Budget,
+            "memory is too small",
+            format_bytes(self.limit),
+            cause,
+        )
+        .with_hint(format!(
+            "give --memory {}MiB or more",
+            needed.div_ceil(1 << 20)
+        )))
     }
 }

@@ -50,16 +50,37 @@ struct Stack<'a> {
 /// # Errors
 ///
 /// When the config has no number for them, or the layers are not like the others.
-pub fn agree(given: &Inputs<'_>, config: &Value, assignments: &[Assignment], agreed: &mut Agreed) -> Result<()> {
-    let found = Layers::find(assignments.iter().map(|assignment| assignment.name.as_str()));
+pub fn agree(
+    given: &Inputs<'_>,
+    config: &Value,
+    assignments: &[Assignment],
+    agreed: &mut Agreed,
+) -> Result<()> {
+    let found = Layers::find(
+        assignments
+            .iter()
+            .map(|assignment| assignment.name.as_str()),
+    );
     let own = Layers::find(given.names(given.job.donor));
     let counts: BTreeMap<&str, u32> = own.stacks().collect();
-    let longer = found.stacks().filter(|(stem, count)| counts.get(stem).is_none_or(|before| before < count));
+    let longer = found
+        .stacks()
+        .filter(|(stem, count)| counts.get(stem).is_none_or(|before| before < count));
     for (stem, count) in longer {
-        let mut stack = Stack { stem, before: counts.get(stem).copied().unwrap_or(0), count, layers: BTreeMap::new() };
+        let mut stack = Stack {
+            stem,
+            before: counts.get(stem).copied().unwrap_or(0),
+            count,
+            layers: BTreeMap::new(),
+        };
         for assignment in assignments {
-            let Some(part) = found.of(&assignment.name).filter(|part| part.stem == stem) else { continue };
-            let layer = stack.layers.entry(part.index).or_insert_with(|| (BTreeSet::new(), assignment.sources[0].0));
+            let Some(part) = found.of(&assignment.name).filter(|part| part.stem == stem) else {
+                continue;
+            };
+            let layer = stack
+                .layers
+                .entry(part.index)
+                .or_insert_with(|| (BTreeSet::new(), assignment.sources[0].0));
             layer.0.insert(part.rest);
         }
         stack.refuse_odd(given)?;
@@ -69,20 +90,31 @@ pub fn agree(given: &Inputs<'_>, config: &Value, assignments: &[Assignment], agr
 }
 
 impl Stack<'_> {
-    /// Refuses layers that no config could count: those after a gap, of a stack that the donor has not, unlike all others.
+    /// Refuses layers that no config could count: those after a gap, of a stack that the donor has
+    /// not, unlike all others.
     fn refuse_odd(&self, given: &Inputs<'_>) -> Result<()> {
         let name = |layer: u32| format!("`{}{layer}`", self.stem);
         if self.before == 0 {
-            let cause = format!("the base has no layers `{}*`, so its config describes none", self.stem);
+            let cause = format!(
+                "the base has no layers `{}*`, so its config describes none",
+                self.stem
+            );
             return Err(refusal(given, cause));
         }
-        if let Some(gap) = (self.before..self.count).find(|layer| !self.layers.contains_key(layer)) {
-            let cause = format!("{} would be written, but no model has {}", name(self.count - 1), name(gap));
+        if let Some(gap) = (self.before..self.count).find(|layer| !self.layers.contains_key(layer))
+        {
+            let cause = format!(
+                "{} would be written, but no model has {}",
+                name(self.count - 1),
+                name(gap)
+            );
             return Err(refusal(given, cause));
         }
         let alike = |layer: &u32| {
             let (parts, _) = &self.layers[layer];
-            self.layers.range(..self.before).any(|(_, (others, _))| parts == others)
+            self.layers
+                .range(..self.before)
+                .any(|(_, (others, _))| parts == others)
         };
         match (self.before..self.count).find(|layer| !alike(layer)) {
             Some(odd) => {
@@ -98,10 +130,18 @@ impl Stack<'_> {
     }
 
     /// Puts the number of layers where the config has it.
-    fn count(&self, given: &Inputs<'_>, config: &Value, only: bool, agreed: &mut Agreed) -> Result<()> {
+    fn count(
+        &self,
+        given: &Inputs<'_>,
+        config: &Value,
+        only: bool,
+        agreed: &mut Agreed,
+    ) -> Result<()> {
         let places = self.places(config);
-        let Some(stated) =
-            places.first().map(|place| place.stated).filter(|stated| places.iter().all(|p| p.stated == *stated))
+        let Some(stated) = places
+            .first()
+            .map(|place| place.stated)
+            .filter(|stated| places.iter().all(|p| p.stated == *stated))
         else {
             let cause = format!(
                 "it does not say how many layers `{}*` there are, of which {} are written",
@@ -111,8 +151,14 @@ impl Stack<'_> {
         };
         let added = u64::from(self.count - self.before);
         let last = self.layers[&(self.count - 1)].1;
-        let theirs = given.inputs[last].config()?.map(|config| self.places(&config)).unwrap_or_default();
-        if let Some(other) = theirs.first().filter(|other| other.stated != stated + added) {
+        let theirs = given.inputs[last]
+            .config()?
+            .map(|config| self.places(&config))
+            .unwrap_or_default();
+        if let Some(other) = theirs
+            .first()
+            .filter(|other| other.stated != stated + added)
+        {
             let cause = format!(
                 "it counts {stated} layers and that of {} {}, where {} and {} are stored: which of them count cannot be told",
                 given.inputs[last].root().display(),
@@ -122,20 +168,44 @@ impl Stack<'_> {
             );
             return Err(refusal(given, cause));
         }
-        let origin = |layer: u32| if layer < self.before { given.job.donor } else { self.layers[&layer].1 };
+        let origin = |layer: u32| {
+            if layer < self.before {
+                given.job.donor
+            } else {
+                self.layers[&layer].1
+            }
+        };
         if only && places.iter().all(|place| place.is_plain()) {
-            let origins = (0..self.count).map(|layer| (origin(layer), to_usize(layer))).collect();
-            agreed.deeper = Some(Deeper { before: to_usize(self.before), origins });
+            let origins = (0..self.count)
+                .map(|layer| (origin(layer), to_usize(layer)))
+                .collect();
+            agreed.deeper = Some(Deeper {
+                before: to_usize(self.before),
+                origins,
+            });
             return Ok(());
         }
-        for Place { path, key, stated, lists } in places {
+        for Place {
+            path,
+            key,
+            stated,
+            lists,
+        } in places
+        {
             if let Some(list) = lists.first() {
                 return Err(refusal(
                     given,
-                    format!("its `{list}` has a value for each of the layers `{}*`", self.stem),
+                    format!(
+                        "its `{list}` has a value for each of the layers `{}*`",
+                        self.stem
+                    ),
                 ));
             }
-            agreed.edits.push(Edit { path, key, value: (stated + added).into() });
+            agreed.edits.push(Edit {
+                path,
+                key,
+                value: (stated + added).into(),
+            });
         }
         Ok(())
     }
@@ -147,30 +217,63 @@ impl Stack<'_> {
             self.places_in(fields, &[], Part::Any, &mut all);
         }
         let wanted = part_of(self.stem);
-        let exact: Vec<Place> =
-            all.iter().filter(|(part, _)| *part == wanted).map(|(_, place)| place.clone()).collect();
+        let exact: Vec<Place> = all
+            .iter()
+            .filter(|(part, _)| *part == wanted)
+            .map(|(_, place)| place.clone())
+            .collect();
         // An encoder or decoder that is the whole model is counted without saying of what.
         match exact.is_empty() && matches!(wanted, Part::Encoder | Part::Decoder) {
-            true => all.into_iter().filter(|(part, _)| *part == Part::Any).map(|(_, place)| place).collect(),
+            true => all
+                .into_iter()
+                .filter(|(part, _)| *part == Part::Any)
+                .map(|(_, place)| place)
+                .collect(),
             false => exact,
         }
     }
 
-    fn places_in(&self, fields: &Map<String, Value>, path: &[String], of: Part, all: &mut Vec<(Part, Place)>) {
-        let is_list = |value: &Value| value.as_array().is_some_and(|list| list.len() == to_usize(self.before));
-        let lists =
-            || fields.iter().filter(|(key, value)| is_list(value) && *key != "architectures" && !key.contains("token"));
+    fn places_in(
+        &self,
+        fields: &Map<String, Value>,
+        path: &[String],
+        of: Part,
+        all: &mut Vec<(Part, Place)>,
+    ) {
+        let is_list = |value: &Value| {
+            value
+                .as_array()
+                .is_some_and(|list| list.len() == to_usize(self.before))
+        };
+        let lists = || {
+            fields.iter().filter(|(key, value)| {
+                is_list(value) && *key != "architectures" && !key.contains("token")
+            })
+        };
         for (key, part) in COUNTS {
             if let Some(stated) = fields.get(key).and_then(Value::as_u64) {
                 let lists = lists().map(|(key, _)| key.clone()).collect();
                 let part = if of == Part::Any { part } else { of };
-                all.push((part, Place { path: path.to_vec(), key: key.to_owned(), stated, lists }));
+                all.push((
+                    part,
+                    Place {
+                        path: path.to_vec(),
+                        key: key.to_owned(),
+                        stated,
+                        lists,
+                    },
+                ));
             }
         }
-        for (key, inner) in fields.iter().filter_map(|(key, value)| Some((key, value.as_object()?))) {
+        for (key, inner) in fields
+            .iter()
+            .filter_map(|(key, value)| Some((key, value.as_object()?)))
+        {
             let part = match key.as_str() {
                 _ if TEXT_CONFIGS.contains(&key.as_str()) => Part::Any,
-                _ if key.ends_with("_config") || key == "encoder" || key == "decoder" => part_of(key),
+                _ if key.ends_with("_config") || key == "encoder" || key == "decoder" => {
+                    part_of(key)
+                }
                 _ => continue,
             };
             if path.is_empty() && (part != Part::Any || TEXT_CONFIGS.contains(&key.as_str())) {
@@ -193,8 +296,13 @@ struct Place {
 impl Place {
     /// Whether restacking a model knows it.
     fn is_plain(&self) -> bool {
-        let text = self.path.iter().all(|key| TEXT_CONFIGS.contains(&key.as_str()));
-        text && COUNTS.iter().any(|(key, part)| *key == self.key && *part == Part::Any && *key != "depth")
+        let text = self
+            .path
+            .iter()
+            .all(|key| TEXT_CONFIGS.contains(&key.as_str()));
+        text && COUNTS
+            .iter()
+            .any(|(key, part)| *key == self.key && *part == Part::Any && *key != "depth")
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the written config must say, where tensors are written that its model does not have: layers and biases of other
-//! models. Where that cannot be told, the merge is refused.
+//! What the written config must say, where tensors are written that its model does not have: layers
+//! and biases of other models. Where that cannot be told, the merge is refused.
 
 mod biases;
 mod layers;
@@ -61,12 +61,15 @@ impl Agreed {
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] for layers and biases that it does not know and cannot be made to describe.
+    /// [`Kind::Mismatch`] for layers and biases that it does not know and cannot be made to
+    /// describe.
     pub fn of(given: &Inputs<'_>, assignments: &[Assignment], partial: &[Partial]) -> Result<Self> {
         let donor = given.job.donor;
         let foreign = partial.iter().any(|tensor| tensor.lacking.contains(&donor));
         let whole = matches!(given.job.document.sources, Sources::Models(_));
-        let Some(config) = given.inputs[donor].config()? else { return Ok(Self::default()) };
+        let Some(config) = given.inputs[donor].config()? else {
+            return Ok(Self::default());
+        };
         if !whole || !foreign || given.job.missing() != Missing::Common {
             return Ok(Self::default());
         }
@@ -81,26 +84,41 @@ impl Agreed {
 pub fn warnings(given: &Inputs<'_>, partial: &[Partial]) -> Vec<String> {
     let mut groups: BTreeMap<&[usize], Vec<&str>> = BTreeMap::new();
     for tensor in partial {
-        groups.entry(&tensor.lacking).or_default().push(&tensor.name);
+        groups
+            .entry(&tensor.lacking)
+            .or_default()
+            .push(&tensor.name);
     }
     let line = |(lacking, names): (&[usize], Vec<&str>)| {
-        let roots: Vec<String> =
-            lacking.iter().map(|input| given.inputs[*input].root().display().to_string()).collect();
+        let roots: Vec<String> = lacking
+            .iter()
+            .map(|input| given.inputs[*input].root().display().to_string())
+            .collect();
         let lack = if roots.len() == 1 { "lacks" } else { "lack" };
-        format!("merged over fewer models, because {} {lack} {}", named(&roots), listed(&names))
+        format!(
+            "merged over fewer models, because {} {lack} {}",
+            named(&roots),
+            listed(&names)
+        )
     };
     groups.into_iter().map(line).collect()
 }
 
 fn named(roots: &[String]) -> String {
     match roots {
-        [one, two, three, _, rest @ ..] => format!("{one}, {two}, {three} and {} more", rest.len() + 1),
+        [one, two, three, _, rest @ ..] => {
+            format!("{one}, {two}, {three} and {} more", rest.len() + 1)
+        }
         _ => roots.join(", "),
     }
 }
 
 fn listed(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(NAMED).map(|name| name.escape_debug().to_string()).collect();
+    let shown: Vec<String> = names
+        .iter()
+        .take(NAMED)
+        .map(|name| name.escape_debug().to_string())
+        .collect();
     match names.len().saturating_sub(NAMED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more tensors", shown.join(", ")),

@@ -1,4 +1,5 @@
-//! The exact first bytes of a shard: eight of length, then JSON, padded so that data begins at a multiple of 8.
+//! The exact first bytes of a shard: eight of length, then JSON, padded so that data begins at a
+//! multiple of 8.
 
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::Value;
@@ -7,22 +8,34 @@ use super::{Part, TensorSpec, to_u64};
 use crate::error::{Error, Kind, Result};
 
 /// The header of a shard of `part` that holds the tensors in `group`.
-pub(super) fn bytes(group: &[usize], tensors: &[TensorSpec], lens: &[u64], part: &Part) -> Result<Vec<u8>> {
+pub(super) fn bytes(
+    group: &[usize],
+    tensors: &[TensorSpec],
+    lens: &[u64],
+    part: &Part,
+) -> Result<Vec<u8>> {
     let mut offset = 0usize;
     let mut infos = Vec::with_capacity(group.len());
     for &tensor in group {
         let spec = &tensors[tensor];
-        let refuse =
-            |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot describe tensor", &spec.name, cause);
-        let dtype = serde_json::from_value(Value::from(spec.dtype.name())).map_err(|error| refuse(&error))?;
+        let refuse = |cause: &dyn std::fmt::Display| {
+            Error::new(Kind::Input, "cannot describe tensor", &spec.name, cause)
+        };
+        let dtype = serde_json::from_value(Value::from(spec.dtype.name()))
+            .map_err(|error| refuse(&error))?;
         let shape: Result<_, _> = spec.shape.iter().map(|dim| usize::try_from(*dim)).collect();
         let len = usize::try_from(lens[tensor]).map_err(|error| refuse(&error))?;
-        let info =
-            TensorInfo { dtype, shape: shape.map_err(|error| refuse(&error))?, data_offsets: (offset, offset + len) };
+        let info = TensorInfo {
+            dtype,
+            shape: shape.map_err(|error| refuse(&error))?,
+            data_offsets: (offset, offset + len),
+        };
         offset += len;
         infos.push((name_in(&part.folder, &spec.name).to_owned(), info));
     }
-    let refuse = |cause: &dyn std::fmt::Display| Error::new(Kind::Input, "cannot build header", "shard", cause);
+    let refuse = |cause: &dyn std::fmt::Display| {
+        Error::new(Kind::Input, "cannot build header", "shard", cause)
+    };
     let tensors = Metadata::new(None, infos).map_err(|error| refuse(&error))?;
     let tensors = serde_json::to_string(&tensors).map_err(|error| refuse(&error))?;
     // The crate keeps metadata in a hash map, whose entries would come out in a random order.
@@ -40,5 +53,7 @@ pub(super) fn name_in<'a>(folder: &str, name: &'a str) -> &'a str {
     if folder.is_empty() {
         return name;
     }
-    name.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name)
+    name.strip_prefix(folder)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or(name)
 }

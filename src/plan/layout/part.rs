@@ -6,14 +6,16 @@ use super::to_u64;
 use crate::error::{Error, Kind, Result};
 use crate::plan::metadata::least;
 
-/// The most bytes that metadata may take in all headers of a part together: they are held as long as the run.
+/// The most bytes that metadata may take in all headers of a part together: they are held as long
+/// as the run.
 pub const METADATA_BYTES: u64 = 4 << 20;
 
-/// A folder of the output with shards and an index of its own: the output itself, or a component of a pipeline.
+/// A folder of the output with shards and an index of its own: the output itself, or a component of
+/// a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Where it lies below the output; empty for the output itself. Names of its tensors begin with it and a slash, which
-    /// its files leave out.
+    /// Where it lies below the output; empty for the output itself. Names of its tensors begin with
+    /// it and a slash, which its files leave out.
     pub folder: String,
     /// What its files are named after, such as `model`.
     pub stem: String,
@@ -24,12 +26,19 @@ pub struct Part {
 impl Part {
     /// The output itself, its shards named after `stem`, with the least metadata.
     pub fn main(stem: &str) -> Self {
-        Self { folder: String::new(), stem: stem.to_owned(), metadata: least() }
+        Self {
+            folder: String::new(),
+            stem: stem.to_owned(),
+            metadata: least(),
+        }
     }
 
     /// Whether `name` is one of its tensors, where no other part's folder is longer.
     pub fn holds(&self, name: &str) -> bool {
-        self.folder.is_empty() || name.strip_prefix(&self.folder).is_some_and(|rest| rest.starts_with('/'))
+        self.folder.is_empty()
+            || name
+                .strip_prefix(&self.folder)
+                .is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// The name of its index, below the output.
@@ -38,7 +47,11 @@ impl Part {
     }
 
     pub(super) fn path(&self, name: &str) -> String {
-        if self.folder.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder) }
+        if self.folder.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.folder)
+        }
     }
 
     /// Bytes of the metadata in one header.
@@ -46,9 +59,11 @@ impl Part {
         serde_json::to_string(&self.metadata).map_or(u64::MAX, |json| to_u64(json.len()))
     }
 
-    /// Leaves the metadata out that does not fit the headers of `shards` shards; whether there was any.
+    /// Leaves the metadata out that does not fit the headers of `shards` shards; whether there was
+    /// any.
     pub(super) fn trim(&mut self, shards: usize) -> bool {
-        let fits = self.metadata_bytes().saturating_mul(to_u64(shards)) <= METADATA_BYTES || self.metadata == least();
+        let fits = self.metadata_bytes().saturating_mul(to_u64(shards)) <= METADATA_BYTES
+            || self.metadata == least();
         if !fits {
             self.metadata = least();
         }
@@ -63,10 +78,16 @@ pub(super) fn check(part: &Part) -> Result<()> {
         !name.is_empty() && !name.starts_with('.') && name.chars().all(is_plain)
     };
     let folder = part.folder.is_empty() || part.folder.split('/').all(plain);
-    match [(&part.folder, folder), (&part.stem, plain(&part.stem))].into_iter().find(|(_, is_plain)| !is_plain) {
-        Some((name, _)) => {
-            Err(Error::new(Kind::Usage, "cannot name shards", format!("{name:?}"), "not a plain file name"))
-        }
+    match [(&part.folder, folder), (&part.stem, plain(&part.stem))]
+        .into_iter()
+        .find(|(_, is_plain)| !is_plain)
+    {
+        Some((name, _)) => Err(Error::new(
+            Kind::Usage,
+            "cannot name shards",
+            format!("{name:?}"),
+            "not a plain file name",
+        )),
         None => Ok(()),
     }
 }
@@ -78,7 +99,10 @@ mod tests {
     #[test]
     fn metadata_that_many_headers_would_repeat_for_megabytes_is_left_out() {
         let entry = ("notes".to_owned(), "x".repeat(1 << 20));
-        let mut part = Part { metadata: BTreeMap::from([entry]), ..Part::main("model") };
+        let mut part = Part {
+            metadata: BTreeMap::from([entry]),
+            ..Part::main("model")
+        };
         assert!(!part.trim(3) && part.metadata.contains_key("notes"));
         assert!(part.trim(4));
         assert_eq!(part.metadata, least());
@@ -87,7 +111,10 @@ mod tests {
 
     #[test]
     fn a_part_holds_what_is_named_after_its_folder() {
-        let part = Part { folder: "unet".into(), ..Part::main("model") };
+        let part = Part {
+            folder: "unet".into(),
+            ..Part::main("model")
+        };
         assert!(part.holds("unet/a") && !part.holds("unet2/a") && !part.holds("unet"));
         assert_eq!(part.path("model.safetensors"), "unet/model.safetensors");
     }

@@ -7,23 +7,32 @@ use serde_json::Value;
 /// Sub-configs that speak of the language model, in models that have other parts too.
 pub const TEXT_CONFIGS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
-/// A head: what its name ends in, and what the names of the other tensors begin with that a model has which has such a
-/// head; empty where it stands alone.
+/// A head: what its name ends in, and what the names of the other tensors begin with that a model
+/// has which has such a head; empty where it stands alone.
 pub struct Head {
     /// The end of its name.
     pub end: &'static str,
-    /// What else there must be, before it is believed that a model has this head which does not store it.
+    /// What else there must be, before it is believed that a model has this head which does not
+    /// store it.
     pub beside: &'static str,
     /// Whether the name must be the whole: these words mean other things inside a model.
     pub whole: bool,
 }
 
 const fn head(end: &'static str, beside: &'static str) -> Head {
-    Head { end, beside, whole: false }
+    Head {
+        end,
+        beside,
+        whole: false,
+    }
 }
 
 const fn outermost(end: &'static str, beside: &'static str) -> Head {
-    Head { end, beside, whole: true }
+    Head {
+        end,
+        beside,
+        whole: true,
+    }
 }
 
 /// Heads that may be the input embeddings, the longest ends first.
@@ -64,7 +73,9 @@ pub const EMBEDDINGS: [&str; 13] = [
 ];
 
 /// Words in the names of embeddings of something else than the tokens that a head predicts.
-pub const FOREIGN: [&str; 8] = ["vision", "visual", "audio", "image", "speech", "encoder", "patch", "entity"];
+pub const FOREIGN: [&str; 8] = [
+    "vision", "visual", "audio", "image", "speech", "encoder", "patch", "entity",
+];
 
 /// Tensors that are one under two names, whatever the config says.
 pub struct Alias {
@@ -77,11 +88,19 @@ pub struct Alias {
 }
 
 const fn one(end: &'static str, of: &'static str) -> Alias {
-    Alias { end, of, both: false }
+    Alias {
+        end,
+        of,
+        both: false,
+    }
 }
 
 const fn both(end: &'static str, of: &'static str) -> Alias {
-    Alias { end, of, both: true }
+    Alias {
+        end,
+        of,
+        both: true,
+    }
 }
 
 /// Pairs that are one tensor.
@@ -90,11 +109,26 @@ pub const ALIASES: [Alias; 19] = [
     one("text_decoder.embed_tokens.weight", "shared.weight"),
     one("encoder.embed_tokens.weight", "shared.weight"),
     one("decoder.embed_tokens.weight", "shared.weight"),
-    one("prophetnet.encoder.word_embeddings.weight", "prophetnet.word_embeddings.weight"),
-    one("prophetnet.decoder.word_embeddings.weight", "prophetnet.word_embeddings.weight"),
-    one("decoder.output_projection.weight", "decoder.embed_tokens.weight"),
-    one("prompt_encoder.shared_embedding.positional_embedding", "shared_image_embedding.positional_embedding"),
-    one("encoder.embed_patches.proj.weight", "patch_embed.proj.weight"),
+    one(
+        "prophetnet.encoder.word_embeddings.weight",
+        "prophetnet.word_embeddings.weight",
+    ),
+    one(
+        "prophetnet.decoder.word_embeddings.weight",
+        "prophetnet.word_embeddings.weight",
+    ),
+    one(
+        "decoder.output_projection.weight",
+        "decoder.embed_tokens.weight",
+    ),
+    one(
+        "prompt_encoder.shared_embedding.positional_embedding",
+        "shared_image_embedding.positional_embedding",
+    ),
+    one(
+        "encoder.embed_patches.proj.weight",
+        "patch_embed.proj.weight",
+    ),
     one("encoder.embed_patches.proj.bias", "patch_embed.proj.bias"),
     one(
         "encoder.relative_bias.biases.0.relative_attention_bias.weight",
@@ -113,7 +147,8 @@ pub const ALIASES: [Alias; 19] = [
     both("mmm_image_head.decoder.bias", "mmm_image_head.bias"),
 ];
 
-/// The key by which some encoder-decoders say that encoder and decoder have embeddings of their own.
+/// The key by which some encoder-decoders say that encoder and decoder have embeddings of their
+/// own.
 const SHARED_KEY: &str = "share_encoder_decoder_embeddings";
 
 /// Model types that tie nothing unless their config says so.
@@ -122,8 +157,17 @@ const UNTIED: &str = include_str!("untied.txt");
 /// Model types that tie unless their config says no.
 const TIED: &str = include_str!("tied.txt");
 
-/// Model types whose tied heads read scaled inputs, so that a tied head and one of its own are two functions.
-const SCALED: [&str; 7] = ["t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano", "udop"];
+/// Model types whose tied heads read scaled inputs, so that a tied head and one of its own are two
+/// functions.
+const SCALED: [&str; 7] = [
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "switch_transformers",
+    "pop2piano",
+    "udop",
+];
 
 /// Ends of the names of classes without an output head.
 const HEADLESS: [&str; 8] = [
@@ -137,12 +181,16 @@ const HEADLESS: [&str; 8] = [
     "Model",
 ];
 
-/// Whether `config` ties the head to the embeddings; `None` when it says nothing and its family is not known.
+/// Whether `config` ties the head to the embeddings; `None` when it says nothing and its family is
+/// not known.
 ///
-/// A model of several parts says so at its top or in the config of its language model, and newer versions of transformers
-/// read both: it is tied when either says so.
+/// A model of several parts says so at its top or in the config of its language model, and newer
+/// versions of transformers read both: it is tied when either says so.
 pub fn is_tied(config: &Value) -> Option<bool> {
-    let text = TEXT_CONFIGS.iter().find_map(|key| config.get(key)).filter(|inner| inner.is_object());
+    let text = TEXT_CONFIGS
+        .iter()
+        .find_map(|key| config.get(key))
+        .filter(|inner| inner.is_object());
     let stated = |part: &Value| part.get("tie_word_embeddings").and_then(Value::as_bool);
     let stated = [text.and_then(stated), stated(config)];
     if stated.iter().flatten().next().is_some() {
@@ -168,16 +216,25 @@ pub fn is_apart(config: &Value) -> bool {
 
 /// Whether the model scales what a tied head reads.
 pub fn scales_tied(config: &Value) -> bool {
-    config.get("model_type").and_then(Value::as_str).is_some_and(|name| SCALED.contains(&name))
+    config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .is_some_and(|name| SCALED.contains(&name))
 }
 
 /// Whether `config` is that of a model without an output head.
 pub fn is_headless(config: &Value) -> bool {
-    let classes: Vec<&str> =
-        config["architectures"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let classes: Vec<&str> = config["architectures"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let headless = |class: &&str| {
         HEADLESS.iter().any(|end| class.ends_with(end))
-            && !["LMHeadModel", "DoubleHeadsModel", "MTModel"].iter().any(|end| class.ends_with(end))
+            && !["LMHeadModel", "DoubleHeadsModel", "MTModel"]
+                .iter()
+                .any(|end| class.ends_with(end))
     };
     !classes.is_empty() && classes.iter().all(headless)
 }

@@ -21,18 +21,28 @@ enum State {
 ///
 /// # Errors
 ///
-/// When some inputs tie it, others do not, and the family makes a difference between the two beside the weights.
+/// When some inputs tie it, others do not, and the family makes a difference between the two beside
+/// the weights.
 pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
-    let stored = parts.members.iter().flat_map(|input| parts.inputs[*input].tensors().keys());
-    let heads: BTreeSet<&str> = stored.map(|name| name.as_str()).filter(|name| head_of(name).is_some()).collect();
+    let stored = parts
+        .members
+        .iter()
+        .flat_map(|input| parts.inputs[*input].tensors().keys());
+    let heads: BTreeSet<&str> = stored
+        .map(|name| name.as_str())
+        .filter(|name| head_of(name).is_some())
+        .collect();
     for name in heads {
         let folded = |input: &usize| parts.job.untied_head(*input) == Some(name);
         // Folding has made a tensor of its own of it.
         if parts.members.iter().any(folded) {
             continue;
         }
-        let states: Vec<(usize, State)> =
-            parts.members.iter().map(|input| (*input, state(parts, *input, name))).collect();
+        let states: Vec<(usize, State)> = parts
+            .members
+            .iter()
+            .map(|input| (*input, state(parts, *input, name)))
+            .collect();
         let is_own = |(_, state): &(usize, State)| matches!(state, State::Own);
         let lacks = |(_, state): &(usize, State)| matches!(state, State::Lacking);
         if states.iter().any(is_own) || states.iter().any(lacks) {
@@ -46,31 +56,49 @@ pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
 
 /// The kind of head that a tensor of this name is.
 fn head_of(name: &str) -> Option<(&Head, &str)> {
-    let fits =
-        |head: &'static Head| Some((head, before(name, head.end).filter(|begin| !head.whole || begin.is_empty())?));
+    let fits = |head: &'static Head| {
+        Some((
+            head,
+            before(name, head.end).filter(|begin| !head.whole || begin.is_empty())?,
+        ))
+    };
     HEADS.iter().find_map(fits)
 }
 
 fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
     let own = parts.shape(input, name);
-    let absent = || if own.is_some() { State::Own } else { State::Lacking };
+    let absent = || {
+        if own.is_some() {
+            State::Own
+        } else {
+            State::Lacking
+        }
+    };
     let tied = parts.configs[input].as_ref().and_then(is_tied);
-    // Where nobody says so, a head that is stored is one, and one that is not stored can only be the embeddings.
+    // Where nobody says so, a head that is stored is one, and one that is not stored can only be
+    // the embeddings.
     if tied == Some(false) || (tied.is_none() && own.is_some()) {
         return absent();
     }
     if own.is_none() && !may_have(parts, input, name) {
         return State::Lacking;
     }
-    match embeddings(parts, input, name).filter(|found| own.is_none() || parts.shape(input, found) == own) {
-        Some(found) => State::Tied { embeddings: found.to_owned(), stored: own.is_some() },
+    match embeddings(parts, input, name)
+        .filter(|found| own.is_none() || parts.shape(input, found) == own)
+    {
+        Some(found) => State::Tied {
+            embeddings: found.to_owned(),
+            stored: own.is_some(),
+        },
         None => absent(),
     }
 }
 
 /// Whether a model that does not store the head `name` can have it all the same.
 fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
-    let Some((head, begin)) = head_of(name) else { return false };
+    let Some((head, begin)) = head_of(name) else {
+        return false;
+    };
     let beside = format!("{begin}{}", head.beside);
     let names = || parts.inputs[input].tensors().keys();
     match head.beside.is_empty() {
@@ -79,17 +107,31 @@ fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
     }
 }
 
-/// The input embeddings that belong to the head `name`; `None` when there are none, or no telling which.
+/// The input embeddings that belong to the head `name`; `None` when there are none, or no telling
+/// which.
 fn embeddings<'a>(parts: &Parts<'a>, input: usize, name: &str) -> Option<&'a str> {
     let begin = head_of(name)?.1;
     let rank = |other: &str| {
-        let (at, end) = EMBEDDINGS.iter().enumerate().find(|(_, end)| before(other, end).is_some())?;
+        let (at, end) = EMBEDDINGS
+            .iter()
+            .enumerate()
+            .find(|(_, end)| before(other, end).is_some())?;
         let middle = before(other, end)?;
         let foreign = FOREIGN.iter().any(|word| middle.contains(word));
-        Some((foreign, !other.starts_with(begin), at, middle.matches('.').count()))
+        Some((
+            foreign,
+            !other.starts_with(begin),
+            at,
+            middle.matches('.').count(),
+        ))
     };
-    let matrices = parts.inputs[input].tensors().iter().filter(|(_, entry)| entry.shape.len() == 2);
-    let mut ranked: Vec<_> = matrices.filter_map(|(other, _)| Some((rank(other)?, other.as_str()))).collect();
+    let matrices = parts.inputs[input]
+        .tensors()
+        .iter()
+        .filter(|(_, entry)| entry.shape.len() == 2);
+    let mut ranked: Vec<_> = matrices
+        .filter_map(|(other, _)| Some((rank(other)?, other.as_str())))
+        .collect();
     ranked.sort_unstable();
     match ranked.as_slice() {
         [(first, _), (second, _), ..] if first == second => None,
@@ -105,8 +147,13 @@ fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State
         _ => None,
     });
     let tied: Vec<_> = tied.collect();
-    let Some((first, embeddings, _)) = tied.first() else { return Ok(()) };
-    let own = states.iter().find(|(_, state)| matches!(state, State::Own)).map(|(input, _)| *input);
+    let Some((first, embeddings, _)) = tied.first() else {
+        return Ok(());
+    };
+    let own = states
+        .iter()
+        .find(|(_, state)| matches!(state, State::Own))
+        .map(|(input, _)| *input);
     if let Some(own) = own
         && parts.configs[*first].as_ref().is_some_and(scales_tied)
     {
@@ -114,12 +161,21 @@ fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State
             "it ties `{name}` to `{embeddings}`, {} has a head of its own, and this family scales what a tied head reads",
             parts.root(own)
         );
-        return Err(Error::new(Kind::Mismatch, "inputs do not fit each other", parts.root(*first), cause)
-            .with_hint("merge models that all tie their heads, or that all have heads of their own"));
+        return Err(Error::new(
+            Kind::Mismatch,
+            "inputs do not fit each other",
+            parts.root(*first),
+            cause,
+        )
+        .with_hint("merge models that all tie their heads, or that all have heads of their own"));
     }
     for (input, embeddings, stored) in &tied {
         if *stored {
-            ties.hide(*input, name, format!("its config ties it to {embeddings}, which is taken for both"));
+            ties.hide(
+                *input,
+                name,
+                format!("its config ties it to {embeddings}, which is taken for both"),
+            );
         }
         ties.give(*input, name, embeddings);
     }
@@ -136,9 +192,12 @@ fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State
     Ok(())
 }
 
-/// Untied, a head in a decoder of its own reads the bias beside its weight, which tied models need not store.
+/// Untied, a head in a decoder of its own reads the bias beside its weight, which tied models need
+/// not store.
 fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
-    let Some(begin) = name.strip_suffix("decoder.weight") else { return };
+    let Some(begin) = name.strip_suffix("decoder.weight") else {
+        return;
+    };
     let (inner, outer) = (format!("{begin}decoder.bias"), format!("{begin}bias"));
     for &input in &parts.members {
         if parts.shape(input, &inner).is_none() && parts.shape(input, &outer).is_some() {
@@ -150,8 +209,16 @@ fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
 /// Leaves the head out where it is stored: every input ties it.
 fn leave_out(ties: &mut Ties, name: &str, states: Vec<(usize, State)>) {
     for (input, state) in states {
-        if let State::Tied { embeddings, stored: true } = state {
-            ties.hide(input, name, format!("its config ties it to {embeddings}, which is written for both"));
+        if let State::Tied {
+            embeddings,
+            stored: true,
+        } = state
+        {
+            ties.hide(
+                input,
+                name,
+                format!("its config ties it to {embeddings}, which is written for both"),
+            );
             ties.tied = true;
         }
     }

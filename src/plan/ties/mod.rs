@@ -1,8 +1,9 @@
-//! Tensors that are one under several names: heads that the config ties to the embeddings, and what families of models
-//! share whatever the config says.
+//! Tensors that are one under several names: heads that the config ties to the embeddings, and what
+//! families of models share whatever the config says.
 //!
-//! [`Ties::of`] decides under which names such a tensor is written, and from which name each input gives it. A head that
-//! some inputs tie and others have for themselves is written for all: those that tie it give their embeddings.
+//! [`Ties::of`] decides under which names such a tensor is written, and from which name each input
+//! gives it. A head that some inputs tie and others have for themselves is written for all: those
+//! that tie it give their embeddings.
 
 mod aliases;
 mod families;
@@ -48,9 +49,13 @@ impl Ties {
     ///
     /// # Errors
     ///
-    /// When a config cannot be read, or a head that is tied in some inputs would be another function untied.
+    /// When a config cannot be read, or a head that is tied in some inputs would be another
+    /// function untied.
     pub fn of(job: &Job, inputs: &[Checkpoint]) -> Result<Self> {
-        let mut ties = Self { inputs: vec![Given::default(); inputs.len()], ..Self::default() };
+        let mut ties = Self {
+            inputs: vec![Given::default(); inputs.len()],
+            ..Self::default()
+        };
         let models = job.document.models();
         let members: BTreeSet<usize> = (0..job.document.slice_count())
             .flat_map(|slice| job.document.inputs(slice))
@@ -59,48 +64,86 @@ impl Ties {
         // The donor first, whose names are preferred.
         let mut members: Vec<usize> = members.into_iter().collect();
         members.sort_by_key(|member| *member != job.donor);
-        let configs = inputs.iter().map(Checkpoint::config).collect::<Result<Vec<_>>>()?;
-        let parts = Parts { job, inputs, configs, members };
+        let configs = inputs
+            .iter()
+            .map(Checkpoint::config)
+            .collect::<Result<Vec<_>>>()?;
+        let parts = Parts {
+            job,
+            inputs,
+            configs,
+            members,
+        };
         aliases::share(&parts, &mut ties);
         heads::decide(&parts, &mut ties)?;
         Ok(ties)
     }
 
-    /// The name under which `input` stores what it gives as `name`; `None` when it has no such tensor.
-    pub fn stored<'a>(&'a self, inputs: &[Checkpoint], input: usize, name: &'a str) -> Option<&'a str> {
+    /// The name under which `input` stores what it gives as `name`; `None` when it has no such
+    /// tensor.
+    pub fn stored<'a>(
+        &'a self,
+        inputs: &[Checkpoint],
+        input: usize,
+        name: &'a str,
+    ) -> Option<&'a str> {
         let given = &self.inputs[input];
         match given.aliases.get(name) {
             Some(stored) => Some(stored),
-            None => (inputs[input].tensors().contains_key(name) && !given.hidden.contains(name)).then_some(name),
+            None => (inputs[input].tensors().contains_key(name) && !given.hidden.contains(name))
+                .then_some(name),
         }
     }
 
-    /// The names of all tensors that `input` gives: as they lie in its files, then those that it stores under other names.
-    pub fn names<'a>(&'a self, inputs: &'a [Checkpoint], input: usize) -> impl Iterator<Item = &'a str> {
+    /// The names of all tensors that `input` gives: as they lie in its files, then those that it
+    /// stores under other names.
+    pub fn names<'a>(
+        &'a self,
+        inputs: &'a [Checkpoint],
+        input: usize,
+    ) -> impl Iterator<Item = &'a str> {
         let (given, tensors) = (&self.inputs[input], inputs[input].tensors());
         let own = tensors.keys().map(|name| name.as_str());
-        let own = own.filter(|name| !given.hidden.contains(*name) || given.aliases.contains_key(*name));
-        own.chain(given.aliases.keys().map(String::as_str).filter(|name| !tensors.contains_key(*name)))
+        let own =
+            own.filter(|name| !given.hidden.contains(*name) || given.aliases.contains_key(*name));
+        own.chain(
+            given
+                .aliases
+                .keys()
+                .map(String::as_str)
+                .filter(|name| !tensors.contains_key(*name)),
+        )
     }
 
-    /// What of this decides the output beside the names that are written; nothing when each input gives what it stores.
+    /// What of this decides the output beside the names that are written; nothing when each input
+    /// gives what it stores.
     pub fn describe(&self) -> Option<Value> {
         let given = |given: &Given| json!({ "aliases": given.aliases, "hidden": given.hidden });
-        let any = self.inputs.iter().any(|given| !given.aliases.is_empty() || !given.hidden.is_empty());
+        let any = self
+            .inputs
+            .iter()
+            .any(|given| !given.aliases.is_empty() || !given.hidden.is_empty());
         any.then(|| json!({ "inputs": self.inputs.iter().map(given).collect::<Vec<_>>(), "untied": self.untied }))
     }
 
     /// Lets `input` give as `name` what it stores as `stored`.
     fn give(&mut self, input: usize, name: &str, stored: &str) {
         if name != stored {
-            self.inputs[input].aliases.insert(name.to_owned(), stored.to_owned());
+            self.inputs[input]
+                .aliases
+                .insert(name.to_owned(), stored.to_owned());
         }
     }
 
     /// Leaves the stored tensor `name` of `input` out.
     fn hide(&mut self, input: usize, name: &str, reason: String) {
         if self.inputs[input].hidden.insert(name.to_owned()) {
-            self.dropped.push(Dropped { input, name: name.to_owned(), reason, is_tied: true });
+            self.dropped.push(Dropped {
+                input,
+                name: name.to_owned(),
+                reason,
+                is_tied: true,
+            });
         }
     }
 }
@@ -116,7 +159,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn shape(&self, input: usize, name: &str) -> Option<&[u64]> {
-        self.inputs[input].tensors().get(name).map(|entry| entry.shape.as_slice())
+        self.inputs[input]
+            .tensors()
+            .get(name)
+            .map(|entry| entry.shape.as_slice())
     }
 
     fn root(&self, input: usize) -> String {
@@ -126,5 +172,6 @@ impl Parts<'_> {
 
 /// What stands before `end` in `name`, when it ends in these words.
 fn before<'a>(name: &'a str, end: &str) -> Option<&'a str> {
-    name.strip_suffix(end).filter(|begin| begin.is_empty() || begin.ends_with('.'))
+    name.strip_suffix(end)
+        .filter(|begin| begin.is_empty() || begin.ends_with('.'))
 }

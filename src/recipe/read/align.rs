@@ -12,11 +12,15 @@ use crate::error::Result;
 pub(super) fn read(field: Field<'_>) -> Result<Align> {
     match &field.node.value {
         Value::Text(text) if text == "weights" => Ok(Align::weights()),
-        Value::Text(_) | Value::List(_) => files(field).map(|from| Align { from, ..Align::weights() }),
+        Value::Text(_) | Value::List(_) => files(field).map(|from| Align {
+            from,
+            ..Align::weights()
+        }),
         Value::Map(_) => mapping(field),
-        _ => {
-            Err(field.error(format!("must be weights, a file, a list of files or a mapping, found {}", field.found())))
-        }
+        _ => Err(field.error(format!(
+            "must be weights, a file, a list of files or a mapping, found {}",
+            field.found()
+        ))),
     }
 }
 
@@ -28,7 +32,14 @@ fn mapping(field: Field<'_>) -> Result<Align> {
             AlignFrom::Weights(options(&fields)?)
         }
         (None, Some(given)) => {
-            let known = ["cost", "residual", "signs", "seed", "max_sweeps", "reference"];
+            let known = [
+                "cost",
+                "residual",
+                "signs",
+                "seed",
+                "max_sweeps",
+                "reference",
+            ];
             if let Some(odd) = known.iter().find_map(|key| fields.get(key)) {
                 return Err(odd.error("goes with `method`: what `files` hold was found already"));
             }
@@ -37,10 +48,26 @@ fn mapping(field: Field<'_>) -> Result<Align> {
         (Some(_), Some(given)) => return Err(given.error("cannot stand beside `method`")),
         (None, None) => return Err(field.error("needs one of `method`, `files`")),
     };
-    let spec = fields.get("spec").map(|field| field.text().map(str::to_owned)).transpose()?;
-    let any_vocabulary = fields.get("any_vocabulary").map(|field| field.switch()).transpose()?.unwrap_or(false);
-    let together = fields.get("reference").map(|field| field.choice(REFERENCES)).transpose()?.unwrap_or(false);
-    Ok(Align { from, spec, any_vocabulary, together })
+    let spec = fields
+        .get("spec")
+        .map(|field| field.text().map(str::to_owned))
+        .transpose()?;
+    let any_vocabulary = fields
+        .get("any_vocabulary")
+        .map(|field| field.switch())
+        .transpose()?
+        .unwrap_or(false);
+    let together = fields
+        .get("reference")
+        .map(|field| field.choice(REFERENCES))
+        .transpose()?
+        .unwrap_or(false);
+    Ok(Align {
+        from,
+        spec,
+        any_vocabulary,
+        together,
+    })
 }
 
 fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
@@ -58,7 +85,9 @@ fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
         options.seed = field.whole(0, i64::MAX.unsigned_abs())?;
     }
     if let Some(field) = fields.get("max_sweeps") {
-        options.sweeps = field.whole_in(SWEEPS).and_then(|most| narrow(&field, most))?;
+        options.sweeps = field
+            .whole_in(SWEEPS)
+            .and_then(|most| narrow(&field, most))?;
     }
     Ok(options)
 }
@@ -67,16 +96,28 @@ fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
 fn files(field: Field<'_>) -> Result<AlignFrom> {
     let path = |node: &Node| {
         let text = Field { node, ..field }.text()?;
-        if text.trim().is_empty() { Err(field.error("names a file by an empty text")) } else { Ok(text.to_owned()) }
+        if text.trim().is_empty() {
+            Err(field.error("names a file by an empty text"))
+        } else {
+            Ok(text.to_owned())
+        }
     };
     match &field.node.value {
         Value::Map(entries) if entries.is_empty() => Err(field.error("is an empty mapping")),
         Value::Map(entries) => {
             let entry = |(key, node): &(Key, Node)| Ok((key.text.clone(), path(node)?));
-            entries.iter().map(entry).collect::<Result<_>>().map(AlignFrom::FilesOf)
+            entries
+                .iter()
+                .map(entry)
+                .collect::<Result<_>>()
+                .map(AlignFrom::FilesOf)
         }
         Value::List(items) if items.is_empty() => Err(field.error("is an empty list")),
-        Value::List(items) => items.iter().map(path).collect::<Result<_>>().map(AlignFrom::Files),
+        Value::List(items) => items
+            .iter()
+            .map(path)
+            .collect::<Result<_>>()
+            .map(AlignFrom::Files),
         _ => Ok(AlignFrom::Files(vec![path(field.node)?])),
     }
 }

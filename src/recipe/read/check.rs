@@ -17,10 +17,15 @@ struct Complaint {
 }
 
 fn complaint(cause: impl Into<String>) -> Complaint {
-    Complaint { cause: cause.into(), help: String::new(), input: None }
+    Complaint {
+        cause: cause.into(),
+        help: String::new(),
+        input: None,
+    }
 }
 
-/// Checks every slice of `document`, and that policies which take from the base have one; faults are kept.
+/// Checks every slice of `document`, and that policies which take from the base have one; faults
+/// are kept.
 pub(super) fn check(fields: &Fields<'_>, document: &Document) {
     let info = document.method.info();
     let origin = fields.origin;
@@ -30,7 +35,10 @@ pub(super) fn check(fields: &Fields<'_>, document: &Document) {
             .or_else(|| count_complaint(document, info, slice, &inputs))
             .or_else(|| parameter_complaint(document, info, slice, &inputs));
         if let Some(complaint) = found {
-            let method = fields.get("merge_method").map(|field| field.node.at).unwrap_or_default();
+            let method = fields
+                .get("merge_method")
+                .map(|field| field.node.at)
+                .unwrap_or_default();
             let at = place_of(fields, slice, complaint.input).unwrap_or(method);
             let cause = format!("{} {}", info.name, complaint.cause);
             let fault: Result<()> = Err(origin.error_with(at, cause, &complaint.help));
@@ -43,22 +51,28 @@ pub(super) fn check(fields: &Fields<'_>, document: &Document) {
 
 /// Models are aligned to another one, and files are for models that there are.
 fn check_align(fields: &Fields<'_>, document: &Document) -> Result<()> {
-    let (Some(field), Some(align)) = (fields.get("align"), &document.own.align) else { return Ok(()) };
+    let (Some(field), Some(align)) = (fields.get("align"), &document.own.align) else {
+        return Ok(());
+    };
     let models = document.models();
     if models.len() < 2 {
         return Err(field.error("needs two models at least, one of which stays as it is"));
     }
-    let AlignFrom::FilesOf(files) = &align.from else { return Ok(()) };
+    let AlignFrom::FilesOf(files) = &align.from else {
+        return Ok(());
+    };
     let names: Vec<String> = models.iter().map(ToString::to_string).collect();
     match files.iter().find(|(model, _)| !names.contains(model)) {
-        Some((model, _)) => {
-            Err(field.error(format!("has a file for `{}`, which is not among the models", model.escape_debug())))
-        }
+        Some((model, _)) => Err(field.error(format!(
+            "has a file for `{}`, which is not among the models",
+            model.escape_debug()
+        ))),
         None => Ok(()),
     }
 }
 
-/// Where an input stands, or its slice; none for a base that is appended, and for whole models taken together.
+/// Where an input stands, or its slice; none for a base that is appended, and for whole models
+/// taken together.
 fn place_of(fields: &Fields<'_>, slice: usize, input: Option<usize>) -> Option<At> {
     let find = |key| match fields.get("modules") {
         Some(modules) => child(child_at(modules.node, 0)?, key),
@@ -74,7 +88,10 @@ fn place_of(fields: &Fields<'_>, slice: usize, input: Option<usize>) -> Option<A
 
 fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
     match &node.value {
-        Value::Map(entries) => entries.iter().find(|(known, _)| known.text == key).map(|(_, node)| node),
+        Value::Map(entries) => entries
+            .iter()
+            .find(|(known, _)| known.text == key)
+            .map(|(_, node)| node),
         _ => None,
     }
 }
@@ -98,13 +115,22 @@ fn base_complaint(document: &Document, info: &MethodInfo, slice: usize) -> Optio
         }),
         (BaseRule::Counted, _) | (BaseRule::Optional, None) => None,
         (_, Some(base)) => {
-            let cause = || format!("measures from the base model {base}, which is not among the slice's sources");
+            let cause = || {
+                format!(
+                    "measures from the base model {base}, which is not among the slice's sources"
+                )
+            };
             (!found).then(|| complaint(cause()))
         }
     }
 }
 
-fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs: &[Input<'_>]) -> Option<Complaint> {
+fn count_complaint(
+    document: &Document,
+    info: &MethodInfo,
+    slice: usize,
+    inputs: &[Input<'_>],
+) -> Option<Complaint> {
     let base = document.base_index(slice);
     let apart = base.is_some() && info.base != BaseRule::RequiredCounted;
     let count = inputs.len() - usize::from(apart);
@@ -125,7 +151,11 @@ fn count_complaint(document: &Document, info: &MethodInfo, slice: usize, inputs:
         _ => "",
     };
     let listed: Vec<_> = inputs.iter().map(|input| input.model.to_string()).collect();
-    let cause = format!("takes {wanted} model{}{beside}, found {count} ({})", plural(info.fewest), shortened(&listed));
+    let cause = format!(
+        "takes {wanted} model{}{beside}, found {count} ({})",
+        plural(info.fewest),
+        shortened(&listed)
+    );
     Some(complaint(cause))
 }
 
@@ -151,22 +181,37 @@ fn parameter_complaint(
     inputs: &[Input<'_>],
 ) -> Option<Complaint> {
     let base = document.base_index(slice);
-    for parameter in info.parameters.iter().filter(|parameter| parameter.default.is_none()) {
+    for parameter in info
+        .parameters
+        .iter()
+        .filter(|parameter| parameter.default.is_none())
+    {
         let name = parameter.name;
         if document.shared_settings(name, slice).next().is_some() {
             continue;
         }
         if parameter.scope == Scope::Whole {
             let cause = format!("needs the parameter `{name}`");
-            return Some(Complaint { cause, help: one_value(name), input: None });
+            return Some(Complaint {
+                cause,
+                help: one_value(name),
+                input: None,
+            });
         }
         let lacking = inputs.iter().enumerate().find(|(index, input)| {
-            Some(*index) != base && input.parameters.is_none_or(|parameters| !parameters.contains_key(name))
+            Some(*index) != base
+                && input
+                    .parameters
+                    .is_none_or(|parameters| !parameters.contains_key(name))
         });
         if let Some((index, input)) = lacking {
             let cause = format!("needs the parameter `{name}` for the model {}", input.model);
             let help = one_value(name);
-            return Some(Complaint { cause, help, input: Some(index) });
+            return Some(Complaint {
+                cause,
+                help,
+                input: Some(index),
+            });
         }
     }
     None
@@ -184,7 +229,8 @@ fn check_policies(fields: &Fields<'_>, document: &Document) {
         && document.method == MethodName::Frechet
         && own.granularity != Some(Granularity::Model)
     {
-        let fault: Result<()> = Err(field.error("is always model with frechet; use karcher for another one"));
+        let fault: Result<()> =
+            Err(field.error("is always model with frechet; use karcher for another one"));
         fields.origin.keep(fault);
     }
     let based = [
@@ -197,7 +243,8 @@ fn check_policies(fields: &Fields<'_>, document: &Document) {
             && takes_from_base
             && (0..document.slice_count()).any(|slice| document.base_model_of(slice).is_none())
         {
-            let fault: Result<()> = Err(field.error("takes tensors from the base, but there is no `base_model:`"));
+            let fault: Result<()> =
+                Err(field.error("takes tensors from the base, but there is no `base_model:`"));
             fields.origin.keep(fault);
         }
     }

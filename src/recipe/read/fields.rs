@@ -26,15 +26,26 @@ impl<'a> Fields<'a> {
     /// The keys of `node`, which must be a mapping with no keys but those of `place`.
     pub(super) fn of(origin: Origin<'a>, node: &'a Node, place: Place) -> Result<Self> {
         let Value::Map(entries) = &node.value else {
-            let cause = format!("{} must be a mapping, found {}", described(place), node.kind());
+            let cause = format!(
+                "{} must be a mapping, found {}",
+                described(place),
+                node.kind()
+            );
             return Err(match &node.value {
-                Value::Text(text) if key_without_space(text).is_some() => {
-                    origin.error_with(node.at, cause, "a colon needs a space behind it: `key: value`")
-                }
+                Value::Text(text) if key_without_space(text).is_some() => origin.error_with(
+                    node.at,
+                    cause,
+                    "a colon needs a space behind it: `key: value`",
+                ),
                 _ => origin.error(node.at, cause),
             });
         };
-        let fields = Self { origin, at: node.at, place, entries };
+        let fields = Self {
+            origin,
+            at: node.at,
+            place,
+            entries,
+        };
         for (key, _) in entries {
             if keys_of(place).all(|info| info.key != key.text) {
                 origin.keep(fields.unknown(key));
@@ -43,7 +54,8 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// Judges a key that has no place here: mergekit's keys are read past as mergekit does, with a warning.
+    /// Judges a key that has no place here: mergekit's keys are read past as mergekit does, with a
+    /// warning.
     fn unknown(&self, key: &Key) -> Result<()> {
         let (origin, word, here) = (self.origin, &key.text, described(self.place));
         if is_mergekit_key(word) && self.place != Place::Align {
@@ -52,11 +64,20 @@ impl<'a> Fields<'a> {
                 let cause = format!("unknown key `{word}` in {here}, did you mean `{meant}`?");
                 return Err(origin.error(key.at, cause));
             }
-            origin.warn(key.at, format!("`{word}` in {here} has no effect here, as in mergekit{}", belongs(word)));
+            origin.warn(
+                key.at,
+                format!(
+                    "`{word}` in {here} has no effect here, as in mergekit{}",
+                    belongs(word)
+                ),
+            );
             return Ok(());
         }
         if origin.notes.lenient {
-            origin.warn(key.at, format!("`{word}` in {here} is not known and has no effect"));
+            origin.warn(
+                key.at,
+                format!("`{word}` in {here} is not known and has no effect"),
+            );
             return Ok(());
         }
         Err(unknown_key(origin, key, self.place))
@@ -65,25 +86,38 @@ impl<'a> Fields<'a> {
     /// The absent key of mergekit's that differs from `word` by one letter, if there is one.
     fn slip(&self, word: &str) -> Option<&'static str> {
         let absent = |key: &str| self.entries.iter().all(|(known, _)| known.text != key);
-        let near = keys_of(self.place).filter(|info| info.mergekit && absent(info.key)).map(|info| info.key);
+        let near = keys_of(self.place)
+            .filter(|info| info.mergekit && absent(info.key))
+            .map(|info| info.key);
         near.into_iter().find(|key| distance(word, key) == 1)
     }
 
     /// The value of `key`; none when it is absent or empty.
     pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {
         let (key, node) = self.entries.iter().find(|(known, _)| known.text == key)?;
-        let field = Field { origin: self.origin, key: &key.text, key_at: key.at, node };
+        let field = Field {
+            origin: self.origin,
+            key: &key.text,
+            key_at: key.at,
+            node,
+        };
         Some(field).filter(|field| !matches!(field.node.value, Value::Null))
     }
 
     /// The value of `key` as `read` has it; none when it is absent, or at fault, which is kept.
-    pub(super) fn read<T>(&self, key: &str, read: impl FnOnce(Field<'a>) -> Result<T>) -> Option<T> {
-        self.get(key).and_then(|field| self.origin.keep(read(field)))
+    pub(super) fn read<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(Field<'a>) -> Result<T>,
+    ) -> Option<T> {
+        self.get(key)
+            .and_then(|field| self.origin.keep(read(field)))
     }
 
     /// The value of a key that must be there.
     pub(super) fn need(&self, key: &str) -> Result<Field<'a>> {
-        self.get(key).ok_or_else(|| self.error(format!("{} needs the key `{key}`", described(self.place))))
+        self.get(key)
+            .ok_or_else(|| self.error(format!("{} needs the key `{key}`", described(self.place))))
     }
 
     /// An error about the mapping as a whole.
@@ -113,7 +147,10 @@ fn belongs(word: &str) -> String {
         return "; parameters stand under `parameters`".to_owned();
     }
     match KEYS.iter().find(|info| info.key == word) {
-        Some(KeyInfo { place: Place::ReferencePath, .. }) => "; write `model: ORG/NAME@REVISION`".to_owned(),
+        Some(KeyInfo {
+            place: Place::ReferencePath,
+            ..
+        }) => "; write `model: ORG/NAME@REVISION`".to_owned(),
         Some(info) => format!("; it belongs in {}", described(info.place)),
         None => String::new(),
     }
@@ -123,7 +160,10 @@ fn unknown_key(origin: Origin<'_>, key: &Key, place: Place) -> Error {
     let known = || keys_of(place).map(|info| info.key);
     let word = &key.text;
     if let Some(near) = nearest(word, known()) {
-        let cause = format!("unknown key `{word}` in {}, did you mean `{near}`?", described(place));
+        let cause = format!(
+            "unknown key `{word}` in {}, did you mean `{near}`?",
+            described(place)
+        );
         return origin.error(key.at, cause);
     }
     let elsewhere = KEYS.iter().find(|info| info.key == word);
@@ -131,7 +171,11 @@ fn unknown_key(origin: Origin<'_>, key: &Key, place: Place) -> Error {
         Some(info) => format!("`{word}` belongs in {}", described(info.place)),
         None => format!("known keys are {}", known().collect::<Vec<_>>().join(", ")),
     };
-    origin.error_with(key.at, format!("unknown key `{word}` in {}", described(place)), &help)
+    origin.error_with(
+        key.at,
+        format!("unknown key `{word}` in {}", described(place)),
+        &help,
+    )
 }
 
 /// A key and its value.
@@ -165,9 +209,10 @@ impl<'a> Field<'a> {
     pub(super) fn text(&self) -> Result<&'a str> {
         match &self.node.value {
             Value::Text(text) => Ok(text),
-            Value::Integer(_) | Value::Float(_) | Value::Bool(_) => {
-                Err(self.error(format!("must be text, found {}; put it in quotes", self.node.kind())))
-            }
+            Value::Integer(_) | Value::Float(_) | Value::Bool(_) => Err(self.error(format!(
+                "must be text, found {}; put it in quotes",
+                self.node.kind()
+            ))),
             _ => Err(self.error(format!("must be text, found {}", self.node.kind()))),
         }
     }
@@ -181,7 +226,12 @@ impl<'a> Field<'a> {
 
     /// The value as a whole number from `least` to `most`.
     pub(super) fn whole(&self, least: u64, most: u64) -> Result<u64> {
-        let must = || self.error(format!("must be a whole number from {least} to {most}, found {}", self.found()));
+        let must = || {
+            self.error(format!(
+                "must be a whole number from {least} to {most}, found {}",
+                self.found()
+            ))
+        };
         let number = match &self.node.value {
             Value::Integer(number) => *number,
             // `3.0` counts as the whole number that it is, as in mergekit.
@@ -190,7 +240,10 @@ impl<'a> Field<'a> {
             Value::Text(text) => text.trim().parse().map_err(|_| must())?,
             _ => return Err(must()),
         };
-        u64::try_from(number).ok().filter(|number| (least..=most).contains(number)).ok_or_else(must)
+        u64::try_from(number)
+            .ok()
+            .filter(|number| (least..=most).contains(number))
+            .ok_or_else(must)
     }
 
     /// The value as a whole number in `range`.
@@ -201,7 +254,9 @@ impl<'a> Field<'a> {
     /// The value as a count of bytes: a number, or text such as `5GB`.
     pub(super) fn bytes(&self) -> Result<u64> {
         match &self.node.value {
-            Value::Text(text) => parse_bytes(text).map_err(|sentence| self.error(format!("is wrong: {sentence}"))),
+            Value::Text(text) => {
+                parse_bytes(text).map_err(|sentence| self.error(format!("is wrong: {sentence}")))
+            }
             _ => self.whole(1, i64::MAX.unsigned_abs()),
         }
     }
@@ -213,9 +268,14 @@ impl<'a> Field<'a> {
             return Ok(*choice);
         }
         let names = || choices.iter().map(|(name, _)| *name);
-        let near = nearest(text, names()).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+        let near = nearest(text, names())
+            .map(|near| format!(", did you mean `{near}`?"))
+            .unwrap_or_default();
         let all: Vec<_> = names().collect();
-        Err(self.error(format!("must be one of {}, found `{text}`{near}", all.join(", "))))
+        Err(self.error(format!(
+            "must be one of {}, found `{text}`{near}",
+            all.join(", ")
+        )))
     }
 
     /// The value as true or false.
@@ -229,8 +289,12 @@ impl<'a> Field<'a> {
     /// The value as the name of a device.
     pub(super) fn device(&self) -> Result<Choice> {
         let text = self.text()?;
-        Choice::parse(text)
-            .ok_or_else(|| self.error(format!("must be one of cpu, cuda, cuda:N, auto, found {}", self.found())))
+        Choice::parse(text).ok_or_else(|| {
+            self.error(format!(
+                "must be one of cpu, cuda, cuda:N, auto, found {}",
+                self.found()
+            ))
+        })
     }
 
     /// The value as an error message shows it.

@@ -1,4 +1,5 @@
-//! From the YAML tree to documents: every key known, every value checked, every error with its line.
+//! From the YAML tree to documents: every key known, every value checked, every error with its
+//! line.
 
 mod align;
 mod check;
@@ -24,7 +25,8 @@ use fields::{Field, Fields};
 use models::{model_ref, narrow};
 use parameters::Level;
 
-/// The document that `node` holds, checked whole; none when there was a fault, all of which are kept in `origin`.
+/// The document that `node` holds, checked whole; none when there was a fault, all of which are
+/// kept in `origin`.
 pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Document> {
     let before = origin.notes.fault_count();
     origin.keep(other_program(origin, node))?;
@@ -33,14 +35,30 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
     let info = method.map(MethodName::info);
     let sources = origin.keep(models::sources(&fields, info));
     let parameters = origin.keep(parameters::read(&fields, info, Level::Merge));
-    let read_name = |field| if last { free_name(field) } else { stage_name(field) };
+    let read_name = |field| {
+        if last {
+            free_name(field)
+        } else {
+            stage_name(field)
+        }
+    };
     let optional = Optional {
-        name: fields.get("name").and_then(|field| origin.keep(read_name(field))),
-        base_model: fields.get("base_model").and_then(|field| origin.keep(model_ref(origin, field.node))),
-        dtype: fields.get("dtype").and_then(|field| origin.keep(dtype(field))),
-        out_dtype: fields.get("out_dtype").and_then(|field| origin.keep(dtype(field))),
+        name: fields
+            .get("name")
+            .and_then(|field| origin.keep(read_name(field))),
+        base_model: fields
+            .get("base_model")
+            .and_then(|field| origin.keep(model_ref(origin, field.node))),
+        dtype: fields
+            .get("dtype")
+            .and_then(|field| origin.keep(dtype(field))),
+        out_dtype: fields
+            .get("out_dtype")
+            .and_then(|field| origin.keep(dtype(field))),
         tokenizer: origin.keep(tokenizer(&fields)).flatten(),
-        chat_template: fields.get("chat_template").and_then(|field| origin.keep(chat_template(field))),
+        chat_template: fields
+            .get("chat_template")
+            .and_then(|field| origin.keep(chat_template(field))),
         pad_to_multiple_of: origin.keep(padding(&fields)).flatten(),
         own: own(&fields),
     };
@@ -48,7 +66,10 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
     let mut document = optional.document(method?, sources, module, parameters?);
     document.places = Places::of(origin, node);
     let info = document.method.info();
-    if let Some(field) = fields.get("weights").filter(|_| origin.notes.fault_count() == before) {
+    if let Some(field) = fields
+        .get("weights")
+        .filter(|_| origin.notes.fault_count() == before)
+    {
         origin.keep(spread_weights(field, info, &mut document));
     }
     if origin.notes.fault_count() == before {
@@ -81,7 +102,16 @@ impl Optional {
         module: Option<Module>,
         parameters: Parameters,
     ) -> Document {
-        let Self { name, base_model, dtype, out_dtype, tokenizer, chat_template, pad_to_multiple_of, own } = self;
+        let Self {
+            name,
+            base_model,
+            dtype,
+            out_dtype,
+            tokenizer,
+            chat_template,
+            pad_to_multiple_of,
+            own,
+        } = self;
         Document {
             name,
             method,
@@ -102,12 +132,25 @@ impl Optional {
 
 /// Refuses a recipe that asks another program of mergekit's for something else than a merge.
 fn other_program(origin: Origin<'_>, node: &Node) -> Result<()> {
-    let Value::Map(entries) = &node.value else { return Ok(()) };
-    let at = |wanted: &str| entries.iter().find(|(key, _)| key.text == wanted).map(|(key, _)| key.at);
-    if ["models", "slices", "modules"].iter().any(|key| at(key).is_some()) {
+    let Value::Map(entries) = &node.value else {
+        return Ok(());
+    };
+    let at = |wanted: &str| {
+        entries
+            .iter()
+            .find(|(key, _)| key.text == wanted)
+            .map(|(key, _)| key.at)
+    };
+    if ["models", "slices", "modules"]
+        .iter()
+        .any(|key| at(key).is_some())
+    {
         return Ok(());
     }
-    match PROGRAMS.iter().find_map(|program| Some((program, at(program.key)?))) {
+    match PROGRAMS
+        .iter()
+        .find_map(|program| Some((program, at(program.key)?)))
+    {
         Some((program, at)) => Err(origin.error_with(at, program.is, program.instead)),
         None => Ok(()),
     }
@@ -138,7 +181,10 @@ fn stage_name(field: Field<'_>) -> Result<String> {
     };
     match name.len() <= 200 && name.split('/').count() <= 2 && name.split('/').all(is_plain) {
         true => Ok(name.to_owned()),
-        false => Err(field.error(format!("must be a plain folder name or org/name, found {}", field.found()))),
+        false => Err(field.error(format!(
+            "must be a plain folder name or org/name, found {}",
+            field.found()
+        ))),
     }
 }
 
@@ -150,8 +196,15 @@ fn free_name(field: Field<'_>) -> Result<String> {
 fn dtype(field: Field<'_>) -> Result<Dtype> {
     let name = field.text()?;
     Dtype::parse(name).ok_or_else(|| {
-        let names: Vec<_> = Dtype::MERGEABLE.iter().filter_map(|dtype| dtype.torch_name()).collect();
-        field.error(format!("must be one of {}, found {}", names.join(", "), field.found()))
+        let names: Vec<_> = Dtype::MERGEABLE
+            .iter()
+            .filter_map(|dtype| dtype.torch_name())
+            .collect();
+        field.error(format!(
+            "must be one of {}, found {}",
+            names.join(", "),
+            field.found()
+        ))
     })
 }
 
@@ -166,7 +219,9 @@ fn tokenizer(fields: &Fields<'_>) -> Result<Option<Tokenizer>> {
     }
     let inner = Fields::of(long.origin, long.node, Place::Tokenizer)?;
     if let Some(tokens) = inner.get("tokens") {
-        return Err(tokens.error("is not supported yet: embeddings are merged row by row as they are"));
+        return Err(
+            tokens.error("is not supported yet: embeddings are merged row by row as they are")
+        );
     }
     match inner.get("source") {
         Some(source) => donor(source).map(Some),
@@ -196,9 +251,14 @@ fn chat_template(field: Field<'_>) -> Result<ChatTemplate> {
     if text.contains("{{") || text.contains("{%") {
         return Ok(ChatTemplate::Jinja(text.to_owned()));
     }
-    let near = nearest(text, CHAT_TEMPLATES).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+    let near = nearest(text, CHAT_TEMPLATES)
+        .map(|near| format!(", did you mean `{near}`?"))
+        .unwrap_or_default();
     let presets = CHAT_TEMPLATES.join(", ");
-    Err(field.error(format!("must be auto, one of {presets}, or a Jinja template, found {}{near}", field.found())))
+    Err(field.error(format!(
+        "must be auto, one of {presets}, or a Jinja template, found {}{near}",
+        field.found()
+    )))
 }
 
 /// `pad_to_multiple_of`, at the top or in `tokenizer`.
@@ -208,7 +268,9 @@ fn padding(fields: &Fields<'_>) -> Result<Option<u64>> {
     let Some(tokenizer) = fields.get("tokenizer") else {
         return Ok(top);
     };
-    let Some(inner) = Fields::of(tokenizer.origin, tokenizer.node, Place::Tokenizer)?.get("pad_to_multiple_of") else {
+    let Some(inner) =
+        Fields::of(tokenizer.origin, tokenizer.node, Place::Tokenizer)?.get("pad_to_multiple_of")
+    else {
         return Ok(top);
     };
     match (top, read(inner)?) {
@@ -227,8 +289,12 @@ fn own(fields: &Fields<'_>) -> OwnKeys {
         nan: fields.read("nan", |field| field.choice(NanPolicy::CHOICES)),
         out_shard_size: fields.read("out_shard_size", |field| field.bytes()),
         memory: fields.read("memory", |field| field.bytes()),
-        threads: fields.read("threads", |field| field.whole_in(THREADS).and_then(|n| narrow(&field, n))),
-        zstd: fields.read("zstd", |field| field.whole_in(ZSTD_LEVELS).and_then(|n| narrow(&field, n))),
+        threads: fields.read("threads", |field| {
+            field.whole_in(THREADS).and_then(|n| narrow(&field, n))
+        }),
+        zstd: fields.read("zstd", |field| {
+            field.whole_in(ZSTD_LEVELS).and_then(|n| narrow(&field, n))
+        }),
         quantised: fields.read("quantised", |field| field.choice(Quantised::CHOICES)),
         state_dict_key: fields.read("state_dict_key", |field| field.text().map(str::to_owned)),
         device: fields.read("device", |field| field.device()),
@@ -246,8 +312,15 @@ fn spread_weights(field: Field<'_>, info: &MethodInfo, document: &mut Document) 
     };
     let weights = parameters::read_weights(field, info, models.len())?;
     for (entry, weight) in models.iter_mut().zip(weights) {
-        if entry.parameters.insert("weight".to_owned(), weight).is_some() {
-            return Err(field.error(format!("and a `weight` of its own are given for {}", entry.model)));
+        if entry
+            .parameters
+            .insert("weight".to_owned(), weight)
+            .is_some()
+        {
+            return Err(field.error(format!(
+                "and a `weight` of its own are given for {}",
+                entry.model
+            )));
         }
     }
     Ok(())

@@ -17,8 +17,13 @@ pub(super) enum Level {
     Merge,
 }
 
-/// The parameters of `fields`, as far as `method` takes them at this level; none when the method is not known.
-pub(super) fn read(fields: &Fields<'_>, method: Option<&MethodInfo>, level: Level) -> Result<Parameters> {
+/// The parameters of `fields`, as far as `method` takes them at this level; none when the method is
+/// not known.
+pub(super) fn read(
+    fields: &Fields<'_>,
+    method: Option<&MethodInfo>,
+    level: Level,
+) -> Result<Parameters> {
     let Some(field) = fields.get("parameters") else {
         return Ok(Parameters::new());
     };
@@ -29,7 +34,9 @@ pub(super) fn read(fields: &Fields<'_>, method: Option<&MethodInfo>, level: Leve
     for (key, node) in entries {
         let Some(method) = method else { continue };
         let origin = field.origin;
-        let Some(info) = origin.keep(known(origin, key, method, level)).flatten() else { continue };
+        let Some(info) = origin.keep(known(origin, key, method, level)).flatten() else {
+            continue;
+        };
         if matches!(node.value, Value::Null) {
             continue;
         }
@@ -41,7 +48,12 @@ pub(super) fn read(fields: &Fields<'_>, method: Option<&MethodInfo>, level: Leve
 }
 
 /// The parameter that `key` names; none, with a warning, when it has no effect here.
-fn known(origin: Origin<'_>, key: &Key, method: &MethodInfo, level: Level) -> Result<Option<&'static ParameterInfo>> {
+fn known(
+    origin: Origin<'_>,
+    key: &Key,
+    method: &MethodInfo,
+    level: Level,
+) -> Result<Option<&'static ParameterInfo>> {
     let word = &key.text;
     match method.parameter(word) {
         Some(info) if level == Level::Model && info.scope == Scope::Whole => {
@@ -55,14 +67,20 @@ fn known(origin: Origin<'_>, key: &Key, method: &MethodInfo, level: Level) -> Re
         }
         Some(info) => Ok(Some(info)),
         None if is_mergekit_key(word) => {
-            let sentence = format!("`{word}` has no effect here, as in mergekit: {} does not take it", method.name);
+            let sentence = format!(
+                "`{word}` has no effect here, as in mergekit: {} does not take it",
+                method.name
+            );
             origin.warn(key.at, sentence);
             Ok(None)
         }
         None if origin.notes.lenient => {
             origin.warn(
                 key.at,
-                format!("`{word}` is not known and has no effect: {} has no such parameter", method.name),
+                format!(
+                    "`{word}` is not known and has no effect: {} has no such parameter",
+                    method.name
+                ),
             );
             Ok(None)
         }
@@ -77,25 +95,44 @@ fn unknown(origin: Origin<'_>, key: &Key, method: &MethodInfo) -> Error {
     match nearest(word, names()) {
         Some(near) => origin.error(key.at, format!("{cause}, did you mean `{near}`?")),
         None => {
-            let help = format!("its parameters are {}", names().collect::<Vec<_>>().join(", "));
+            let help = format!(
+                "its parameters are {}",
+                names().collect::<Vec<_>>().join(", ")
+            );
             origin.error_with(key.at, cause, &help)
         }
     }
 }
 
 /// The list `weights`, short for the parameter `weight` of each model.
-pub(super) fn read_weights(field: Field<'_>, method: &MethodInfo, models: usize) -> Result<Vec<Setting>> {
+pub(super) fn read_weights(
+    field: Field<'_>,
+    method: &MethodInfo,
+    models: usize,
+) -> Result<Vec<Setting>> {
     let Some(info) = method.parameter("weight") else {
-        return Err(field.error(format!("is short for the parameter weight, which {} does not have", method.name)));
+        return Err(field.error(format!(
+            "is short for the parameter weight, which {} does not have",
+            method.name
+        )));
     };
     let items = field.list()?;
     if items.len() != models {
-        let cause = format!("must have one number per model: has {} for {models} models", items.len());
+        let cause = format!(
+            "must have one number per model: has {} for {models} models",
+            items.len()
+        );
         return Err(field.error(cause));
     }
-    let reader = Reader { origin: field.origin, info };
+    let reader = Reader {
+        origin: field.origin,
+        info,
+    };
     // Every number that is wrong is named.
-    let read = items.iter().filter_map(|node| field.origin.keep(reader.number(node))).map(Setting::Number);
+    let read = items
+        .iter()
+        .filter_map(|node| field.origin.keep(reader.number(node)))
+        .map(Setting::Number);
     Ok(read.collect())
 }
 
@@ -110,7 +147,11 @@ impl Reader<'_> {
         match &node.value {
             Value::List(items) if items.is_empty() => Err(self.error(node.at, "is an empty list")),
             Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
-                items.iter().map(|item| self.condition(item)).collect::<Result<_>>().map(Setting::Filtered)
+                items
+                    .iter()
+                    .map(|item| self.condition(item))
+                    .collect::<Result<_>>()
+                    .map(Setting::Filtered)
             }
             Value::List(items) => self.gradient(node, items),
             Value::Map(_) => Ok(Setting::Filtered(vec![self.condition(node)?])),
@@ -123,26 +164,40 @@ impl Reader<'_> {
         if self.info.domain == Domain::Switch {
             return Err(self.error(node.at, "is true or false and cannot be a gradient"));
         }
-        items.iter().map(|item| self.number(item)).collect::<Result<_>>().map(Setting::Gradient)
+        items
+            .iter()
+            .map(|item| self.number(item))
+            .collect::<Result<_>>()
+            .map(Setting::Gradient)
     }
 
     fn condition(&self, node: &Node) -> Result<Condition> {
         let fields = Fields::of(self.origin, node, Place::Condition)?;
         let filter = fields.get("filter").map(|field| field.text()).transpose()?;
         let value = self.setting(fields.need("value")?.node)?;
-        Ok(Condition { filter: filter.filter(|&text| text != "*").map(str::to_owned), value })
+        Ok(Condition {
+            filter: filter.filter(|&text| text != "*").map(str::to_owned),
+            value,
+        })
     }
 
     fn number(&self, node: &Node) -> Result<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "parameters are small or not meant to be exact")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "parameters are small or not meant to be exact"
+        )]
         let number = match &node.value {
             Value::Integer(number) => *number as f64,
             Value::Float(number) => *number,
             Value::Text(text) => match text.trim().parse() {
                 Ok(number) => number,
-                Err(_) => return Err(self.error(node.at, format!("must be a number, found `{text}`"))),
+                Err(_) => {
+                    return Err(self.error(node.at, format!("must be a number, found `{text}`")));
+                }
             },
-            _ => return Err(self.error(node.at, format!("must be a number, found {}", node.kind()))),
+            _ => {
+                return Err(self.error(node.at, format!("must be a number, found {}", node.kind())));
+            }
         };
         match self.info.domain.refusal(number) {
             None => Ok(number),
@@ -156,7 +211,10 @@ impl Reader<'_> {
             Value::Text(text) if text.eq_ignore_ascii_case("true") => Ok(true),
             Value::Text(text) if text.eq_ignore_ascii_case("false") => Ok(false),
             Value::Integer(_) | Value::Float(_) => Ok(self.number(node)? == 1.0),
-            _ => Err(self.error(node.at, format!("must be true or false, found {}", node.kind()))),
+            _ => Err(self.error(
+                node.at,
+                format!("must be true or false, found {}", node.kind()),
+            )),
         }
     }
 

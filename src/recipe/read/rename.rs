@@ -9,13 +9,19 @@ use super::fields::{Field, Fields};
 use super::models::model_ref;
 use crate::error::Result;
 
-/// The rules of `field`, for `model` or for all: `{from, to}`, a list of such, or a mapping of expressions to templates.
+/// The rules of `field`, for `model` or for all: `{from, to}`, a list of such, or a mapping of
+/// expressions to templates.
 pub(super) fn read(field: Field<'_>, model: Option<&ModelRef>) -> Result<Vec<Rename>> {
     match &field.node.value {
         Value::List(items) if items.is_empty() => Err(field.error("is an empty list")),
-        Value::List(items) => items.iter().map(|node| rule(Field { node, ..field }, model)).collect(),
+        Value::List(items) => items
+            .iter()
+            .map(|node| rule(Field { node, ..field }, model))
+            .collect(),
         Value::Map(entries) if entries.is_empty() => Err(field.error("is an empty mapping")),
-        Value::Map(entries) if entries.iter().any(|(key, _)| key.text == "from") => Ok(vec![rule(field, model)?]),
+        Value::Map(entries) if entries.iter().any(|(key, _)| key.text == "from") => {
+            Ok(vec![rule(field, model)?])
+        }
         Value::Map(entries) => {
             let each = |(key, node): &(Key, Node)| {
                 let to = Field { node, ..field }.text()?;
@@ -23,18 +29,29 @@ pub(super) fn read(field: Field<'_>, model: Option<&ModelRef>) -> Result<Vec<Ren
             };
             entries.iter().map(each).collect()
         }
-        _ => Err(field.error(format!("must be a list of {{from, to}} or a mapping, found {}", field.found()))),
+        _ => Err(field.error(format!(
+            "must be a list of {{from, to}} or a mapping, found {}",
+            field.found()
+        ))),
     }
 }
 
 fn rule(field: Field<'_>, model: Option<&ModelRef>) -> Result<Rename> {
     let fields = Fields::of(field.origin, field.node, Place::Rename)?;
     let (from, to) = (fields.need("from")?, fields.need("to")?);
-    let named = fields.get("model").map(|field| model_ref(field.origin, field.node)).transpose()?;
+    let named = fields
+        .get("model")
+        .map(|field| model_ref(field.origin, field.node))
+        .transpose()?;
     if let (Some(field), Some(model)) = (fields.get("model"), model) {
-        return Err(field.error(format!("stands at the top only: this rule is {model}'s already")));
+        return Err(field.error(format!(
+            "stands at the top only: this rule is {model}'s already"
+        )));
     }
-    made(from, Rename::new(named.or(model.cloned()), from.text()?, to.text()?))
+    made(
+        from,
+        Rename::new(named.or(model.cloned()), from.text()?, to.text()?),
+    )
 }
 
 fn made(field: Field<'_>, rule: std::result::Result<Rename, String>) -> Result<Rename> {
@@ -49,7 +66,9 @@ fn made(field: Field<'_>, rule: std::result::Result<Rename, String>) -> Result<R
 pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()> {
     let mut rules: Vec<Rename> = Vec::new();
     for entry in entries(fields)? {
-        let Some(field) = entry.get("rename") else { continue };
+        let Some(field) = entry.get("rename") else {
+            continue;
+        };
         let model = model_ref(field.origin, entry.need("model")?.node)?;
         for rule in read(field, Some(&model))? {
             // A model that several slices take from may say so in each of them.
@@ -61,9 +80,13 @@ pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()>
     if let Some(field) = fields.get("rename") {
         let general = read(field, None)?;
         let models = document.models();
-        if let Some(model) = general.iter().find_map(|rule| rule.model.as_ref().filter(|model| !models.contains(model)))
+        if let Some(model) = general
+            .iter()
+            .find_map(|rule| rule.model.as_ref().filter(|model| !models.contains(model)))
         {
-            return Err(field.error(format!("has a rule for `{model}`, which is not among the models")));
+            return Err(field.error(format!(
+                "has a rule for `{model}`, which is not among the models"
+            )));
         }
         rules.extend(general);
     }
@@ -76,9 +99,15 @@ pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()>
 /// The entries of `models`, or the sources of all slices, that are mappings.
 fn entries<'a>(fields: &Fields<'a>) -> Result<Vec<Fields<'a>>> {
     let within = match fields.get("modules") {
-        Some(Field { origin, node: Node { value: Value::Map(modules), .. }, .. }) if modules.len() == 1 => {
-            Fields::of(origin, &modules[0].1, Place::Module)?
-        }
+        Some(Field {
+            origin,
+            node:
+                Node {
+                    value: Value::Map(modules),
+                    ..
+                },
+            ..
+        }) if modules.len() == 1 => Fields::of(origin, &modules[0].1, Place::Module)?,
         _ => *fields,
     };
     let mut found = mappings(within.get("models"), Place::Model)?;
@@ -89,7 +118,13 @@ fn entries<'a>(fields: &Fields<'a>) -> Result<Vec<Fields<'a>>> {
 }
 
 fn mappings<'a>(list: Option<Field<'a>>, place: Place) -> Result<Vec<Fields<'a>>> {
-    let Some(field) = list else { return Ok(Vec::new()) };
-    let maps = field.list()?.iter().filter(|node| matches!(node.value, Value::Map(_)));
-    maps.map(|node| Fields::of(field.origin, node, place)).collect()
+    let Some(field) = list else {
+        return Ok(Vec::new());
+    };
+    let maps = field
+        .list()?
+        .iter()
+        .filter(|node| matches!(node.value, Value::Map(_)));
+    maps.map(|node| Fields::of(field.origin, node, place))
+        .collect()
 }

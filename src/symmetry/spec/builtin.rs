@@ -13,7 +13,8 @@ macro_rules! specs {
     };
 }
 
-/// Name and text of each. Without a config the first whose tensors a model has is taken, so special ones come first.
+/// Name and text of each. Without a config the first whose tensors a model has is taken, so special
+/// ones come first.
 const SPECS: [(&str, &str); 19] = specs![
     "mixtral",
     "qwen3-moe",
@@ -43,7 +44,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// The text of a built-in spec.
 pub fn text_of(name: &str) -> Option<&'static str> {
-    SPECS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    SPECS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, text)| *text)
 }
 
 /// A built-in spec.
@@ -54,32 +58,49 @@ pub fn text_of(name: &str) -> Option<&'static str> {
 pub fn named(name: &str) -> Result<Spec> {
     let text = text_of(name).ok_or_else(|| {
         let known: Vec<&str> = names().collect();
-        let cause = format!("there is no such built-in spec; known are {}", known.join(", "));
+        let cause = format!(
+            "there is no such built-in spec; known are {}",
+            known.join(", ")
+        );
         Error::new(Kind::Usage, "cannot use spec", name.escape_debug(), cause)
     })?;
     Spec::parse(text, name)
 }
 
-/// The built-in spec for a model of these tensors: that of its config's model type, else that of its architecture; for
-/// a model whose config says neither, the first whose tensors it has.
+/// The built-in spec for a model of these tensors: that of its config's model type, else that of
+/// its architecture; for a model whose config says neither, the first whose tensors it has.
 ///
-/// A model type that no spec names is refused, whatever the tensors are called: the same names may stand for another
-/// function (other rotary embeddings, other norms), which a transform would change.
+/// A model type that no spec names is refused, whatever the tensors are called: the same names may
+/// stand for another function (other rotary embeddings, other norms), which a transform would
+/// change.
 ///
 /// # Errors
 ///
 /// [`Kind::Mismatch`] when there is none; `model` is what messages call the model.
-pub fn choose(shapes: &IndexMap<String, Vec<u64>>, config: Option<&Value>, model: &str) -> Result<Spec> {
-    let specs = SPECS.iter().map(|(name, text)| Spec::parse(text, name)).collect::<Result<Vec<_>>>()?;
+pub fn choose(
+    shapes: &IndexMap<String, Vec<u64>>,
+    config: Option<&Value>,
+    model: &str,
+) -> Result<Spec> {
+    let specs = SPECS
+        .iter()
+        .map(|(name, text)| Spec::parse(text, name))
+        .collect::<Result<Vec<_>>>()?;
     let model_type = config.and_then(|config| config.get("model_type")?.as_str());
     let architecture = config.and_then(|config| config.get("architectures")?.get(0)?.as_str());
     let found = match (model_type, architecture) {
-        (Some(model_type), _) => {
-            specs.into_iter().find(|spec| spec.matching.model_types.iter().any(|known| known == model_type))
-        }
-        (None, Some(name)) => {
-            specs.into_iter().find(|spec| spec.matching.architectures.iter().any(|known| known == name))
-        }
+        (Some(model_type), _) => specs.into_iter().find(|spec| {
+            spec.matching
+                .model_types
+                .iter()
+                .any(|known| known == model_type)
+        }),
+        (None, Some(name)) => specs.into_iter().find(|spec| {
+            spec.matching
+                .architectures
+                .iter()
+                .any(|known| known == name)
+        }),
         (None, None) => specs.into_iter().find(|spec| has_tensors(spec, shapes)),
     };
     found.ok_or_else(|| {
@@ -94,13 +115,20 @@ pub fn choose(shapes: &IndexMap<String, Vec<u64>>, config: Option<&Value>, model
 
 fn has_tensors(spec: &Spec, shapes: &IndexMap<String, Vec<u64>>) -> bool {
     let none = [String::new()];
-    let prefixes = if spec.prefixes.is_empty() { &none[..] } else { &spec.prefixes };
+    let prefixes = if spec.prefixes.is_empty() {
+        &none[..]
+    } else {
+        &spec.prefixes
+    };
     let has = |prefix: &str, text: &String| {
         let pattern = Pattern::parse(text, prefix);
         pattern.is_ok_and(|pattern| shapes.keys().any(|name| pattern.bind(name).is_some()))
     };
     let wanted = &spec.matching.tensors;
-    !wanted.is_empty() && prefixes.iter().any(|prefix| wanted.iter().all(|text| has(prefix, text)))
+    !wanted.is_empty()
+        && prefixes
+            .iter()
+            .any(|prefix| wanted.iter().all(|text| has(prefix, text)))
 }
 
 #[cfg(test)]
@@ -113,17 +141,23 @@ mod tests {
             let spec = named(name).expect(name);
             assert_eq!(spec.name, name);
             assert!(!spec.matching.is_empty(), "{name}");
-            let again =
-                Spec::parse(&serde_json::to_string(&spec).expect("plain data"), name).expect("reads its own JSON");
+            let again = Spec::parse(&serde_json::to_string(&spec).expect("plain data"), name)
+                .expect("reads its own JSON");
             assert_eq!(again, spec);
         }
     }
 
     #[test]
     fn a_model_type_that_is_not_known_is_refused_however_familiar_the_tensors() {
-        let shapes = IndexMap::from([("model.layers.0.self_attn.q_proj.weight".to_owned(), vec![8, 8])]);
+        let shapes = IndexMap::from([(
+            "model.layers.0.self_attn.q_proj.weight".to_owned(),
+            vec![8, 8],
+        )]);
         let config = serde_json::json!({ "model_type": "cohere" });
         assert!(choose(&shapes, Some(&config), "m").is_err());
-        assert_eq!(choose(&shapes, None, "m").expect("by its tensors").name, "llama");
+        assert_eq!(
+            choose(&shapes, None, "m").expect("by its tensors").name,
+            "llama"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The two small languages of a spec: what acts on an axis (`kv * queries * value`, `order(mlp) + mlp`), and how many
-//! units there are (`head_dim or hidden_size / num_attention_heads`).
+//! The two small languages of a spec: what acts on an axis (`kv * queries * value`, `order(mlp) +
+//! mlp`), and how many units there are (`head_dim or hidden_size / num_attention_heads`).
 
 use serde_json::Value;
 
@@ -30,7 +30,8 @@ pub struct GroupReference {
     pub which: Which,
 }
 
-/// Which instance of a group is meant; all but the first two count along the last placeholder of the group's name.
+/// Which instance of a group is meant; all but the first two count along the last placeholder of
+/// the group's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// The one of the tensor's own placeholders.
@@ -63,7 +64,9 @@ impl AxisExpression {
         match self {
             Self::Fixed => Vec::new(),
             Self::Group(reference) => vec![reference],
-            Self::Product(parts) | Self::Sum(parts) => parts.iter().flat_map(Self::references).collect(),
+            Self::Product(parts) | Self::Sum(parts) => {
+                parts.iter().flat_map(Self::references).collect()
+            }
         }
     }
 }
@@ -117,7 +120,10 @@ impl SizeExpression {
         match self {
             Self::Number(_) => Vec::new(),
             Self::Name(name) => known(name).map_or_else(|| vec![name.as_str()], |_| Vec::new()),
-            Self::Or(choices) => choices.iter().flat_map(|choice| choice.unknown(known)).collect(),
+            Self::Or(choices) => choices
+                .iter()
+                .flat_map(|choice| choice.unknown(known))
+                .collect(),
             Self::Operation(_, left, right) => [left.unknown(known), right.unknown(known)].concat(),
         }
     }
@@ -125,7 +131,9 @@ impl SizeExpression {
 
 /// The number under a dotted key of a config.
 pub fn config_number(config: &Value, name: &str) -> Option<f64> {
-    name.split('.').try_fold(config, |value, key| value.get(key))?.as_f64()
+    name.split('.')
+        .try_fold(config, |value, key| value.get(key))?
+        .as_f64()
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -142,11 +150,16 @@ struct Parser {
 
 impl Parser {
     fn new(text: &str) -> Result<Self, String> {
-        Ok(Self { tokens: tokens(text)?, at: 0 })
+        Ok(Self {
+            tokens: tokens(text)?,
+            at: 0,
+        })
     }
 
     fn end(&self) -> Result<(), String> {
-        self.tokens.get(self.at).map_or(Ok(()), |token| Err(format!("nothing may follow, got {}", shown(Some(token)))))
+        self.tokens.get(self.at).map_or(Ok(()), |token| {
+            Err(format!("nothing may follow, got {}", shown(Some(token))))
+        })
     }
 
     fn next(&mut self) -> Option<Token> {
@@ -161,7 +174,14 @@ impl Parser {
     }
 
     fn want(&mut self, sign: char) -> Result<(), String> {
-        if self.take(sign) { Ok(()) } else { Err(format!("wanted `{sign}`, got {}", shown(self.tokens.get(self.at)))) }
+        if self.take(sign) {
+            Ok(())
+        } else {
+            Err(format!(
+                "wanted `{sign}`, got {}",
+                shown(self.tokens.get(self.at))
+            ))
+        }
     }
 
     fn axis_sum(&mut self, depth: usize) -> Result<AxisExpression, String> {
@@ -169,7 +189,11 @@ impl Parser {
         while self.take('+') {
             parts.push(self.axis_product(depth)?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { AxisExpression::Sum(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            AxisExpression::Sum(parts)
+        })
     }
 
     fn axis_product(&mut self, depth: usize) -> Result<AxisExpression, String> {
@@ -177,7 +201,11 @@ impl Parser {
         while self.take('*') {
             parts.push(self.axis_atom(depth)?);
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { AxisExpression::Product(parts) })
+        Ok(if parts.len() == 1 {
+            parts.remove(0)
+        } else {
+            AxisExpression::Product(parts)
+        })
     }
 
     fn axis_atom(&mut self, depth: usize) -> Result<AxisExpression, String> {
@@ -191,7 +219,12 @@ impl Parser {
         }
         let name = match self.next() {
             Some(Token::Name(name)) => name,
-            other => return Err(format!("wanted the name of a group, got {}", shown(other.as_ref()))),
+            other => {
+                return Err(format!(
+                    "wanted the name of a group, got {}",
+                    shown(other.as_ref())
+                ));
+            }
         };
         if self.take('(') {
             let inner = self.axis_atom(depth + 1)?;
@@ -204,12 +237,20 @@ impl Parser {
                 other => return Err(format!("wanted a number, got {}", shown(other.as_ref()))),
             };
             self.want(']')?;
-            return Ok(AxisExpression::Group(GroupReference { group: name, signed: true, which }));
+            return Ok(AxisExpression::Group(GroupReference {
+                group: name,
+                signed: true,
+                which,
+            }));
         }
         if name == "fixed" {
             return Ok(AxisExpression::Fixed);
         }
-        Ok(AxisExpression::Group(GroupReference { group: name, signed: true, which: Which::Bound }))
+        Ok(AxisExpression::Group(GroupReference {
+            group: name,
+            signed: true,
+            which: Which::Bound,
+        }))
     }
 
     fn size_or(&mut self, depth: usize) -> Result<SizeExpression, String> {
@@ -218,13 +259,21 @@ impl Parser {
             self.at += 1;
             choices.push(self.size_sum(depth)?);
         }
-        Ok(if choices.len() == 1 { choices.remove(0) } else { SizeExpression::Or(choices) })
+        Ok(if choices.len() == 1 {
+            choices.remove(0)
+        } else {
+            SizeExpression::Or(choices)
+        })
     }
 
     fn size_sum(&mut self, depth: usize) -> Result<SizeExpression, String> {
         let mut sum = self.size_product(depth)?;
         while let Some(operator) = ['+', '-'].into_iter().find(|operator| self.take(*operator)) {
-            sum = SizeExpression::Operation(operator, Box::new(sum), Box::new(self.size_product(depth)?));
+            sum = SizeExpression::Operation(
+                operator,
+                Box::new(sum),
+                Box::new(self.size_product(depth)?),
+            );
         }
         Ok(sum)
     }
@@ -232,7 +281,11 @@ impl Parser {
     fn size_product(&mut self, depth: usize) -> Result<SizeExpression, String> {
         let mut product = self.size_atom(depth)?;
         while let Some(operator) = ['*', '/'].into_iter().find(|operator| self.take(*operator)) {
-            product = SizeExpression::Operation(operator, Box::new(product), Box::new(self.size_atom(depth)?));
+            product = SizeExpression::Operation(
+                operator,
+                Box::new(product),
+                Box::new(self.size_atom(depth)?),
+            );
         }
         Ok(product)
     }
@@ -249,7 +302,10 @@ impl Parser {
         match self.next() {
             Some(Token::Name(name)) => Ok(SizeExpression::Name(name)),
             Some(Token::Number(number)) => Ok(SizeExpression::Number(number)),
-            other => Err(format!("wanted a number or a key, got {}", shown(other.as_ref()))),
+            other => Err(format!(
+                "wanted a number or a key, got {}",
+                shown(other.as_ref())
+            )),
         }
     }
 }
@@ -260,21 +316,41 @@ fn called(function: &str, inner: AxisExpression) -> Result<AxisExpression, Strin
         return Err(format!("`{function}` wants one group"));
     };
     let which = match function {
-        "order" => return Ok(AxisExpression::Group(GroupReference { signed: false, ..reference })),
+        "order" => {
+            return Ok(AxisExpression::Group(GroupReference {
+                signed: false,
+                ..reference
+            }));
+        }
         "previous" => Which::Previous,
         "latest" => Which::Latest,
         "last" => Which::Last,
-        _ => return Err(format!("unknown function `{function}`; known are order, previous, latest, last")),
+        _ => {
+            return Err(format!(
+                "unknown function `{function}`; known are order, previous, latest, last"
+            ));
+        }
     };
     Ok(AxisExpression::Group(GroupReference { which, ..reference }))
 }
 
 fn whole(number: f64) -> Result<u64, String> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "compared with what it came from")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "compared with what it came from"
+    )]
     let count = number as u64;
-    #[expect(clippy::cast_precision_loss, reason = "exact below 2^53, and refused beyond")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact below 2^53, and refused beyond"
+    )]
     let back = count as f64;
-    if back == number && number < 9e15 { Ok(count) } else { Err(format!("wanted a whole number, got {number}")) }
+    if back == number && number < 9e15 {
+        Ok(count)
+    } else {
+        Err(format!("wanted a whole number, got {number}"))
+    }
 }
 
 fn tokens(text: &str) -> Result<Vec<Token>, String> {
@@ -287,7 +363,10 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             let word = &rest[..len];
             let number = first.is_ascii_digit().then(|| word.parse()).transpose();
             let number = number.map_err(|_| format!("`{word}` is not a number"))?;
-            (number.map_or_else(|| Token::Name(word.to_owned()), Token::Number), len)
+            (
+                number.map_or_else(|| Token::Name(word.to_owned()), Token::Number),
+                len,
+            )
         } else if "+-*/()[]".contains(first) {
             (Token::Sign(first), 1)
         } else {
@@ -313,7 +392,11 @@ mod tests {
     use super::*;
 
     fn group(name: &str, signed: bool, which: Which) -> AxisExpression {
-        AxisExpression::Group(GroupReference { group: name.into(), signed, which })
+        AxisExpression::Group(GroupReference {
+            group: name.into(),
+            signed,
+            which,
+        })
     }
 
     #[test]
@@ -321,14 +404,26 @@ mod tests {
         let bound = |name| group(name, true, Which::Bound);
         assert_eq!(
             AxisExpression::parse("a*b + c").expect("reads"),
-            AxisExpression::Sum(vec![AxisExpression::Product(vec![bound("a"), bound("b")]), bound("c")])
+            AxisExpression::Sum(vec![
+                AxisExpression::Product(vec![bound("a"), bound("b")]),
+                bound("c")
+            ])
         );
         assert_eq!(
             AxisExpression::parse("a * (b + fixed)").expect("reads"),
-            AxisExpression::Product(vec![bound("a"), AxisExpression::Sum(vec![bound("b"), AxisExpression::Fixed])])
+            AxisExpression::Product(vec![
+                bound("a"),
+                AxisExpression::Sum(vec![bound("b"), AxisExpression::Fixed])
+            ])
         );
-        assert_eq!(AxisExpression::parse("order(previous(h))").expect("reads"), group("h", false, Which::Previous));
-        assert_eq!(AxisExpression::parse("stage[3]").expect("reads"), group("stage", true, Which::At(3)));
+        assert_eq!(
+            AxisExpression::parse("order(previous(h))").expect("reads"),
+            group("h", false, Which::Previous)
+        );
+        assert_eq!(
+            AxisExpression::parse("stage[3]").expect("reads"),
+            group("stage", true, Which::At(3))
+        );
     }
 
     #[test]

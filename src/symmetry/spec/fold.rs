@@ -1,5 +1,5 @@
-//! The `fold` rule of a spec on one model: which norm goes into which tensor, and whether all that carries the residual
-//! stream is accounted for.
+//! The `fold` rule of a spec on one model: which norm goes into which tensor, and whether all that
+//! carries the residual stream is accounted for.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -33,7 +33,12 @@ impl Spec {
     /// # Errors
     ///
     /// [`Kind::Recipe`](crate::error::Kind::Recipe) when a name of the rule is no pattern.
-    pub(super) fn folding(&self, prefix: &str, symmetries: &Symmetries, config: Option<&Value>) -> Result<Folding> {
+    pub(super) fn folding(
+        &self,
+        prefix: &str,
+        symmetries: &Symmetries,
+        config: Option<&Value>,
+    ) -> Result<Folding> {
         let never = |cause: &str| Ok(Folding::Never(cause.to_owned()));
         let Some(rule) = &self.fold else {
             return never("the spec does not say which norms go into what reads them (`fold`)");
@@ -41,29 +46,54 @@ impl Spec {
         if let Some(cause) = &rule.never {
             return never(cause);
         }
-        // The same names stand for norms that multiply by their weight and for norms that multiply by one more.
+        // The same names stand for norms that multiply by their weight and for norms that multiply
+        // by one more.
         let Some(config) = config else {
             return never("no config.json says which norms it has");
         };
-        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let model_type = config
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let known = &self.matching.model_types;
         if !known.is_empty() && !known.iter().any(|known| known == model_type) {
-            return never(&format!("config.json says `{}`, for which the spec is not", model_type.escape_debug()));
+            return never(&format!(
+                "config.json says `{}`, for which the spec is not",
+                model_type.escape_debug()
+            ));
         }
-        let mut residual = symmetries.groups.iter().enumerate().filter(|(_, group)| group.residual);
+        let mut residual = symmetries
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| group.residual);
         let (Some((residual, _)), None) = (residual.next(), residual.next()) else {
             return never("it does not have one residual stream");
         };
-        let pattern = |text: &String| Pattern::parse(text, prefix).map_err(|cause| self.error(cause));
+        let pattern =
+            |text: &String| Pattern::parse(text, prefix).map_err(|cause| self.error(cause));
         let norms = Norms(
             rule.norms
                 .iter()
-                .map(|norm| Ok((pattern(&norm.norm)?, norm.into.iter().map(pattern).collect::<Result<_>>()?)))
+                .map(|norm| {
+                    Ok((
+                        pattern(&norm.norm)?,
+                        norm.into.iter().map(pattern).collect::<Result<_>>()?,
+                    ))
+                })
                 .collect::<Result<_>>()?,
         );
-        let embeddings = rule.embeddings.iter().map(pattern).collect::<Result<Vec<_>>>()?;
+        let embeddings = rule
+            .embeddings
+            .iter()
+            .map(pattern)
+            .collect::<Result<Vec<_>>>()?;
         let name = |text: &String| Ok(pattern(text)?.fill(&Default::default()).unwrap_or_default());
-        let head = rule.head.as_ref().map(|head| Ok((name(&head.name)?, name(&head.embeddings)?))).transpose()?;
+        let head = rule
+            .head
+            .as_ref()
+            .map(|head| Ok((name(&head.name)?, name(&head.embeddings)?)))
+            .transpose()?;
         let bare = prefix.is_empty() && !self.prefixes.is_empty();
         let plan = tied(head, symmetries, config, bare).and_then(|head| {
             let plan = FoldPlan {
@@ -93,8 +123,8 @@ impl Norms {
     }
 }
 
-/// The head with the embeddings of which it is to be made, when it is tied to them. A `bare` model, whose tensors lack
-/// their prefix, has no head even where its config ties one.
+/// The head with the embeddings of which it is to be made, when it is tied to them. A `bare` model,
+/// whose tensors lack their prefix, has no head even where its config ties one.
 fn tied(
     head: Option<(String, String)>,
     symmetries: &Symmetries,
@@ -107,9 +137,13 @@ fn tied(
     let said = config.get("tie_word_embeddings").and_then(Value::as_bool);
     let has = |name: &String| symmetries.tensors.contains_key(name);
     match (has(&name), said) {
-        (true, Some(true)) | (false, Some(true) | None) if has(&embeddings) && !bare => Ok(Some((name, embeddings))),
+        (true, Some(true)) | (false, Some(true) | None) if has(&embeddings) && !bare => {
+            Ok(Some((name, embeddings)))
+        }
         (true, _) => Ok(None),
-        (false, _) => Err(format!("it has no `{name}`, so that what it gives is the residual stream itself")),
+        (false, _) => Err(format!(
+            "it has no `{name}`, so that what it gives is the residual stream itself"
+        )),
     }
 }
 
@@ -120,30 +154,52 @@ fn filled(
     symmetries: &Symmetries,
 ) -> Result<FoldPlan, String> {
     for (name, tensor) in &symmetries.tensors {
-        let mut places = (0..tensor.axes.len()).filter(|axis| tensor.axes[*axis].names(plan.residual));
+        let mut places =
+            (0..tensor.axes.len()).filter(|axis| tensor.axes[*axis].names(plan.residual));
         let Some(axis) = places.next() else { continue };
-        let plain = matches!(tensor.axes[axis], Node::Group { .. }) && (axis == 0 || axis + 1 == tensor.axes.len());
+        let plain = matches!(tensor.axes[axis], Node::Group { .. })
+            && (axis == 0 || axis + 1 == tensor.axes.len());
         if places.next().is_some() || !plain {
-            return Err(format!("`{name}` carries the residual stream neither on its first axis nor on its last"));
+            return Err(format!(
+                "`{name}` carries the residual stream neither on its first axis nor on its last"
+            ));
         }
         if norms.has(name) {
             plan.norms.push(name.clone());
         } else if let Some(norm) = norms.into(name) {
             plan.readers.insert(name.clone(), norm);
-        } else if axis > 0 && !embeddings.iter().any(|embeddings| embeddings.bind(name).is_some()) {
-            return Err(format!("the spec does not say which norm goes into `{name}`"));
+        } else if axis > 0
+            && !embeddings
+                .iter()
+                .any(|embeddings| embeddings.bind(name).is_some())
+        {
+            return Err(format!(
+                "the spec does not say which norm goes into `{name}`"
+            ));
         } else if matches!(tensor.axes[axis], Node::Group { signed: false, .. }) {
             return Err(format!("the spec does not say into what `{name}` goes"));
         }
     }
     if let Some((head, _)) = &plan.head {
-        let norm = norms.into(head).ok_or_else(|| format!("the spec does not say which norm goes into `{head}`"))?;
+        let norm = norms
+            .into(head)
+            .ok_or_else(|| format!("the spec does not say which norm goes into `{head}`"))?;
         plan.readers.insert(head.clone(), norm);
     }
-    if let Some((reader, norm)) = plan.readers.iter().find(|(_, norm)| !plan.norms.contains(norm)) {
-        return Err(format!("`{norm}`, which goes into `{reader}`, is not there"));
+    if let Some((reader, norm)) = plan
+        .readers
+        .iter()
+        .find(|(_, norm)| !plan.norms.contains(norm))
+    {
+        return Err(format!(
+            "`{norm}`, which goes into `{reader}`, is not there"
+        ));
     }
-    match plan.norms.iter().find(|norm| !plan.readers.values().any(|read| read == *norm)) {
+    match plan
+        .norms
+        .iter()
+        .find(|norm| !plan.readers.values().any(|read| read == *norm))
+    {
         Some(norm) => Err(format!("nothing reads what `{norm}` normalises")),
         None => Ok(plan),
     }

@@ -1,4 +1,5 @@
-//! Symmetry specs: data that says which groups a family of models has and what acts on which axis of which tensor.
+//! Symmetry specs: data that says which groups a family of models has and what acts on which axis
+//! of which tensor.
 //!
 //! ```yaml
 //! name: mine
@@ -21,8 +22,8 @@
 //! last placeholder of the group's name; a group with `chain: true` exists only where some tensor reads it as `previous`
 //! or `last`, so that the output of a chain of layers stays as it is.
 //!
-//! `fold` says which weights of norms (RMSNorm only) may be multiplied into the matrices that read what they normalise;
-//! then any orthogonal map of the residual stream keeps the function:
+//! `fold` says which weights of norms (RMSNorm only) may be multiplied into the matrices that read
+//! what they normalise; then any orthogonal map of the residual stream keeps the function:
 //!
 //! ```yaml
 //! fold:
@@ -55,7 +56,8 @@ pub enum Allowed {
     Sign,
     /// Each pair turned by an angle.
     Rotation,
-    /// Any orthogonal map: what follows for the residual stream when norm weights are folded; no spec says it.
+    /// Any orthogonal map: what follows for the residual stream when norm weights are folded; no
+    /// spec says it.
     Orthogonal,
 }
 
@@ -75,13 +77,15 @@ pub enum Pairs {
 pub struct Spec {
     /// What messages and files call it.
     pub name: String,
-    /// The built-in spec that this one adds to: groups and sizes of the same key replace that one's, tensors come first.
+    /// The built-in spec that this one adds to: groups and sizes of the same key replace that
+    /// one's, tensors come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<String>,
     /// Which models it is for.
     #[serde(default, rename = "match", skip_serializing_if = "Matching::is_empty")]
     pub matching: Matching,
-    /// What `{prefix}` in tensor names may stand for; the one under which most tensors are known is taken.
+    /// What `{prefix}` in tensor names may stand for; the one under which most tensors are known is
+    /// taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
     /// Numbers of units by name.
@@ -103,7 +107,8 @@ pub struct Spec {
 
 /// How the weights of norms are folded into the matrices that read what they normalise.
 ///
-/// A spec that extends another adds to its rule: what is given replaces that one's, norms and embeddings come first.
+/// A spec that extends another adds to its rule: what is given replaces that one's, norms and
+/// embeddings come first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldRule {
@@ -140,8 +145,8 @@ pub struct HeadRule {
 pub struct NormRule {
     /// Its weight.
     pub norm: String,
-    /// The matrices that it goes into, whose placeholders are at least its own; those that a model lacks count for
-    /// nothing.
+    /// The matrices that it goes into, whose placeholders are at least its own; those that a model
+    /// lacks count for nothing.
     pub into: Vec<String>,
 }
 
@@ -210,7 +215,8 @@ pub struct TensorRule {
     pub name: Names,
     /// What acts on each axis.
     pub axes: Axes,
-    /// Placeholders that are themselves an axis, such as the number of an expert, and the group that acts on it.
+    /// Placeholders that are themselves an axis, such as the number of an expert, and the group
+    /// that acts on it.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub index: IndexMap<String, String>,
     /// Holds only when this tensor is there.

@@ -33,18 +33,29 @@ impl Pattern {
                 rest = &rest[len..];
                 continue;
             };
-            let (inner, after) = inside.split_once('}').ok_or_else(|| format!("`{text}` lacks a closing brace"))?;
+            let (inner, after) = inside
+                .split_once('}')
+                .ok_or_else(|| format!("`{text}` lacks a closing brace"))?;
             let (name, value) = match inner.split_once('=') {
-                Some((name, value)) => {
-                    (name, Some(value.parse().map_err(|_| format!("`{value}` in `{text}` is no number"))?))
-                }
+                Some((name, value)) => (
+                    name,
+                    Some(
+                        value
+                            .parse()
+                            .map_err(|_| format!("`{value}` in `{text}` is no number"))?,
+                    ),
+                ),
                 None => (inner, None),
             };
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_lowercase()) {
-                return Err(format!("`{{{inner}}}` in `{text}` is no placeholder: wanted small letters"));
+                return Err(format!(
+                    "`{{{inner}}}` in `{text}` is no placeholder: wanted small letters"
+                ));
             }
             if matches!(pieces.last(), Some(Piece::Number(..))) {
-                return Err(format!("`{text}` has two placeholders without text between them"));
+                return Err(format!(
+                    "`{text}` has two placeholders without text between them"
+                ));
             }
             pieces.push(Piece::Number(name.to_owned(), value));
             rest = after;
@@ -60,7 +71,9 @@ impl Pattern {
             match piece {
                 Piece::Text(text) => rest = rest.strip_prefix(text.as_str())?,
                 Piece::Number(key, wanted) => {
-                    let len = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+                    let len = rest
+                        .find(|c: char| !c.is_ascii_digit())
+                        .unwrap_or(rest.len());
                     let digits = &rest[..len];
                     // A leading zero would make two names of one number.
                     if digits.len() > 1 && digits.starts_with('0') {
@@ -68,7 +81,9 @@ impl Pattern {
                     }
                     let value = digits.parse().ok()?;
                     let before = bindings.insert(key.clone(), value);
-                    if before.is_some_and(|before| before != value) || wanted.is_some_and(|wanted| wanted != value) {
+                    if before.is_some_and(|before| before != value)
+                        || wanted.is_some_and(|wanted| wanted != value)
+                    {
                         return None;
                     }
                     rest = &rest[len..];
@@ -92,7 +107,10 @@ impl Pattern {
 
     /// What stands before and behind the number of placeholder `key`, the others filled in.
     pub fn around(&self, key: &str, bindings: &Bindings) -> Option<(String, String)> {
-        let at = self.0.iter().position(|piece| matches!(piece, Piece::Number(name, _) if name == key))?;
+        let at = self
+            .0
+            .iter()
+            .position(|piece| matches!(piece, Piece::Number(name, _) if name == key))?;
         let before = Self(self.0[..at].to_vec()).fill(bindings)?;
         let after = Self(self.0[at + 1..].to_vec()).fill(bindings)?;
         Some((before, after))
@@ -113,16 +131,26 @@ mod tests {
 
     #[test]
     fn a_name_gives_its_numbers_and_they_give_the_name_back() {
-        let pattern = Pattern::parse("{prefix}layers.{l}.experts.{e}.w1.weight", "model.").expect("reads");
+        let pattern =
+            Pattern::parse("{prefix}layers.{l}.experts.{e}.w1.weight", "model.").expect("reads");
         let name = "model.layers.12.experts.3.w1.weight";
         let bindings = pattern.bind(name).expect("fits");
-        assert_eq!(bindings, Bindings::from([("l".into(), 12), ("e".into(), 3)]));
+        assert_eq!(
+            bindings,
+            Bindings::from([("l".into(), 12), ("e".into(), 3)])
+        );
         assert_eq!(pattern.fill(&bindings).as_deref(), Some(name));
         let around = pattern.around("e", &bindings).expect("has it");
-        assert_eq!(around, ("model.layers.12.experts.".into(), ".w1.weight".into()));
-        for other in
-            ["model.layers.012.experts.3.w1.weight", "layers.1.experts.3.w1.weight", "model.layers.x", name_of(30)]
-        {
+        assert_eq!(
+            around,
+            ("model.layers.12.experts.".into(), ".w1.weight".into())
+        );
+        for other in [
+            "model.layers.012.experts.3.w1.weight",
+            "layers.1.experts.3.w1.weight",
+            "model.layers.x",
+            name_of(30),
+        ] {
             assert_eq!(pattern.bind(other), None, "{other}");
         }
     }

@@ -38,8 +38,9 @@ impl Spec {
         fs::File::open(path)
             .and_then(|file| file.take(MAX_SPEC_BYTES as u64 + 1).read_to_end(&mut bytes))
             .map_err(|error| Error::io("cannot read spec", path, error).with_kind(Kind::Recipe))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| Error::new(Kind::Recipe, "cannot use spec", &name, error.utf8_error()))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            Error::new(Kind::Recipe, "cannot use spec", &name, error.utf8_error())
+        })?;
         Self::parse(&text, &name)
     }
 
@@ -50,7 +51,11 @@ impl Spec {
         let refused = |cause: String| Error::new(Kind::Recipe, "cannot use spec", name, cause);
         let text = builtin::text_of(&below).ok_or_else(|| {
             let known: Vec<&str> = builtin::names().collect();
-            refused(format!("extends `{}`, which is none of {}", below.escape_debug(), known.join(", ")))
+            refused(format!(
+                "extends `{}`, which is none of {}",
+                below.escape_debug(),
+                known.join(", ")
+            ))
         })?;
         if levels == 0 {
             return Err(refused("extends itself".into()));
@@ -77,7 +82,10 @@ impl Spec {
 fn read(text: &str, name: &str) -> Result<Spec> {
     let refused = |cause: String| Error::new(Kind::Recipe, "cannot use spec", name, cause);
     if text.len() > MAX_SPEC_BYTES {
-        return Err(refused(format!("at most {MAX_SPEC_BYTES} bytes are read, got {}", text.len())));
+        return Err(refused(format!(
+            "at most {MAX_SPEC_BYTES} bytes are read, got {}",
+            text.len()
+        )));
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {

@@ -57,9 +57,14 @@ impl Spec {
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] when the spec contradicts itself; [`Kind::Mismatch`] when it does not know a tensor of the model,
-    /// when sizes do not fit the shapes, or when something acts in one place only.
-    pub fn resolve(&self, shapes: &IndexMap<String, Vec<u64>>, config: Option<&Value>) -> Result<Symmetries> {
+    /// [`Kind::Recipe`] when the spec contradicts itself; [`Kind::Mismatch`] when it does not know
+    /// a tensor of the model, when sizes do not fit the shapes, or when something acts in one place
+    /// only.
+    pub fn resolve(
+        &self,
+        shapes: &IndexMap<String, Vec<u64>>,
+        config: Option<&Value>,
+    ) -> Result<Symmetries> {
         self.check()?;
         let prefix = self.prefix(shapes)?;
         let rules = self.rules_under(prefix)?;
@@ -80,8 +85,13 @@ impl Spec {
         }
         resolver.work_out_sizes(&mut tensors)?;
         let groups = resolver.finished()?;
-        let mut symmetries =
-            Symmetries { spec: self.name.clone(), groups, tensors, folding: Folding::default(), fold: None };
+        let mut symmetries = Symmetries {
+            spec: self.name.clone(),
+            groups,
+            tensors,
+            folding: Folding::default(),
+            fold: None,
+        };
         symmetries.check()?;
         symmetries.folding = self.folding(prefix, &symmetries, config)?;
         self.check_tied(&symmetries)?;
@@ -95,7 +105,8 @@ impl Spec {
     /// Checks what can be checked without a model.
     fn check(&self) -> Result<()> {
         for (key, group) in &self.groups {
-            let refused = |cause: &str| Err(self.error(format!("group `{}` {cause}", key.escape_debug())));
+            let refused =
+                |cause: &str| Err(self.error(format!("group `{}` {cause}", key.escape_debug())));
             let rotates = group.allows.contains(&Allowed::Rotation);
             if group.allows.contains(&Allowed::Orthogonal) {
                 return refused("allows orthogonal maps, which only follow from `fold`");
@@ -107,9 +118,14 @@ impl Spec {
                 return refused("has pairs, which no permutation may part");
             }
             if let Some(outer) = &group.within
-                && !self.groups.get(outer).is_some_and(|outer| outer.within.as_ref() != Some(key) && !outer.chain)
+                && !self
+                    .groups
+                    .get(outer)
+                    .is_some_and(|outer| outer.within.as_ref() != Some(key) && !outer.chain)
             {
-                return refused("lies within a group that does not exist, is a chain, or lies within it");
+                return refused(
+                    "lies within a group that does not exist, is a chain, or lies within it",
+                );
             }
         }
         for rule in &self.tensors {
@@ -121,7 +137,11 @@ impl Spec {
                     key.escape_debug()
                 ))
             };
-            if let Some(key) = rule.index.values().find(|key| !self.groups.contains_key(*key)) {
+            if let Some(key) = rule
+                .index
+                .values()
+                .find(|key| !self.groups.contains_key(*key))
+            {
                 return Err(unknown(key));
             }
             if rule.index.len() > 1 {
@@ -136,7 +156,10 @@ impl Spec {
         let mut best = (0, "");
         for (at, prefix) in self.prefixes.iter().enumerate() {
             let rules = self.rules_under(prefix)?;
-            let count = shapes.iter().filter(|(name, shape)| fitting(&rules, name, shape, shapes).is_some()).count();
+            let count = shapes
+                .iter()
+                .filter(|(name, shape)| fitting(&rules, name, shape, shapes).is_some())
+                .count();
             if count > best.0 || at == 0 {
                 best = (count, prefix);
             }
@@ -148,12 +171,22 @@ impl Spec {
         let wrong = |cause: String| self.error(cause);
         let pattern = |text: &String| Pattern::parse(text, prefix).map_err(wrong);
         let rule = |source: &'a TensorRule| -> Result<Rule<'a>> {
-            let TensorRule { name, axes, when, .. } = source;
+            let TensorRule {
+                name, axes, when, ..
+            } = source;
             let axis = |text: &String| {
-                let parsed = AxisExpression::parse(text)
-                    .map_err(|cause| self.error(format!("axis `{}`: {cause}", text.escape_debug())))?;
-                match parsed.references().iter().find(|reference| !self.groups.contains_key(&reference.group)) {
-                    Some(unknown) => Err(self.error(format!("axis `{text}`: there is no group `{}`", unknown.group))),
+                let parsed = AxisExpression::parse(text).map_err(|cause| {
+                    self.error(format!("axis `{}`: {cause}", text.escape_debug()))
+                })?;
+                match parsed
+                    .references()
+                    .iter()
+                    .find(|reference| !self.groups.contains_key(&reference.group))
+                {
+                    Some(unknown) => Err(self.error(format!(
+                        "axis `{text}`: there is no group `{}`",
+                        unknown.group
+                    ))),
                     None => Ok(parsed),
                 }
             };
@@ -170,12 +203,22 @@ impl Spec {
         self.tensors.iter().map(rule).collect()
     }
 
-    fn matched<'a>(&self, rules: &[Rule<'_>], shapes: &'a IndexMap<String, Vec<u64>>) -> Result<Vec<Matched<'a>>> {
+    fn matched<'a>(
+        &self,
+        rules: &[Rule<'_>],
+        shapes: &'a IndexMap<String, Vec<u64>>,
+    ) -> Result<Vec<Matched<'a>>> {
         let mut matched = Vec::with_capacity(shapes.len());
         let mut unmapped = Vec::new();
         for (name, shape) in shapes {
             match fitting(rules, name, shape, shapes) {
-                Some((rule, pattern, bindings)) => matched.push(Matched { name, shape, rule, pattern, bindings }),
+                Some((rule, pattern, bindings)) => matched.push(Matched {
+                    name,
+                    shape,
+                    rule,
+                    pattern,
+                    bindings,
+                }),
                 None => unmapped.push(format!("`{}` {shape:?}", name.escape_debug())),
             }
         }
@@ -191,10 +234,13 @@ impl Spec {
 
     fn check_tied(&self, symmetries: &Symmetries) -> Result<()> {
         for [one, other] in &self.tied {
-            if let (Some(left), Some(right)) = (symmetries.tensors.get(one), symmetries.tensors.get(other))
+            if let (Some(left), Some(right)) =
+                (symmetries.tensors.get(one), symmetries.tensors.get(other))
                 && left.axes != right.axes
             {
-                return Err(self.error(format!("`{one}` and `{other}` are tied, but something else acts on them")));
+                return Err(self.error(format!(
+                    "`{one}` and `{other}` are tied, but something else acts on them"
+                )));
             }
         }
         Ok(())
@@ -209,20 +255,38 @@ fn fitting(
     shapes: &IndexMap<String, Vec<u64>>,
 ) -> Option<(usize, usize, Bindings)> {
     rules.iter().enumerate().find_map(|(index, rule)| {
-        if rule.axes.as_ref().is_some_and(|axes| axes.len() != shape.len()) {
+        if rule
+            .axes
+            .as_ref()
+            .is_some_and(|axes| axes.len() != shape.len())
+        {
             return None;
         }
-        let bound = rule.patterns.iter().enumerate().find_map(|(at, pattern)| Some((at, pattern.bind(name)?)));
+        let bound = rule
+            .patterns
+            .iter()
+            .enumerate()
+            .find_map(|(at, pattern)| Some((at, pattern.bind(name)?)));
         let (pattern, bindings) = bound?;
-        let there = |when: &Pattern| when.fill(&bindings).is_some_and(|name| shapes.contains_key(&name));
-        rule.when.as_ref().is_none_or(there).then_some((index, pattern, bindings))
+        let there = |when: &Pattern| {
+            when.fill(&bindings)
+                .is_some_and(|name| shapes.contains_key(&name))
+        };
+        rule.when
+            .as_ref()
+            .is_none_or(there)
+            .then_some((index, pattern, bindings))
     })
 }
 
 fn listed(mut names: Vec<String>) -> String {
     let more = names.len().saturating_sub(LISTED);
     names.truncate(LISTED);
-    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let tail = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     names.join(", ") + &tail
 }
 
@@ -230,9 +294,16 @@ impl Resolver<'_> {
     fn tensor(&mut self, tensor: &Matched<'_>) -> Result<TensorSymmetry> {
         let axes = match self.rules[tensor.rule].axes.clone() {
             None => tensor.shape.iter().map(|_| Node::Fixed(0)).collect(),
-            Some(axes) => axes.iter().map(|axis| self.node(axis, tensor)).collect::<Result<Vec<_>>>()?,
+            Some(axes) => axes
+                .iter()
+                .map(|axis| self.node(axis, tensor))
+                .collect::<Result<Vec<_>>>()?,
         };
-        Ok(TensorSymmetry { shape: tensor.shape.to_vec(), index: self.name_axis(tensor)?, axes })
+        Ok(TensorSymmetry {
+            shape: tensor.shape.to_vec(),
+            index: self.name_axis(tensor)?,
+            axes,
+        })
     }
 
     fn name_axis(&mut self, tensor: &Matched<'_>) -> Result<Option<NameAxis>> {
@@ -242,44 +313,67 @@ impl Resolver<'_> {
         };
         let around = rule.patterns[tensor.pattern].around(key, &tensor.bindings);
         let (Some((before, after)), Some(&position)) = (around, tensor.bindings.get(key)) else {
-            return Err(self.spec.error(format!("`{}` has no placeholder `{{{key}}}`", tensor.name)));
+            return Err(self
+                .spec
+                .error(format!("`{}` has no placeholder `{{{key}}}`", tensor.name)));
         };
         let group = self.group(&group.clone(), &tensor.bindings)?;
-        Ok(group.map(|group| NameAxis { group, position, before, after }))
+        Ok(group.map(|group| NameAxis {
+            group,
+            position,
+            before,
+            after,
+        }))
     }
 
     fn node(&mut self, axis: &AxisExpression, tensor: &Matched<'_>) -> Result<Node> {
         Ok(match axis {
             AxisExpression::Fixed => Node::Fixed(0),
             AxisExpression::Group(reference) => self.leaf(reference, tensor)?,
-            AxisExpression::Product(parts) => {
-                Node::Product(parts.iter().map(|part| self.node(part, tensor)).collect::<Result<_>>()?)
-            }
-            AxisExpression::Sum(parts) => {
-                Node::Sum(parts.iter().map(|part| self.node(part, tensor)).collect::<Result<_>>()?)
-            }
+            AxisExpression::Product(parts) => Node::Product(
+                parts
+                    .iter()
+                    .map(|part| self.node(part, tensor))
+                    .collect::<Result<_>>()?,
+            ),
+            AxisExpression::Sum(parts) => Node::Sum(
+                parts
+                    .iter()
+                    .map(|part| self.node(part, tensor))
+                    .collect::<Result<_>>()?,
+            ),
         })
     }
 
     fn leaf(&mut self, reference: &GroupReference, tensor: &Matched<'_>) -> Result<Node> {
-        let Some(bindings) = self.instances.bindings(self.spec, reference, &tensor.bindings)? else {
+        let Some(bindings) = self
+            .instances
+            .bindings(self.spec, reference, &tensor.bindings)?
+        else {
             return Ok(Node::Fixed(0));
         };
         Ok(match self.group(&reference.group, &bindings)? {
-            Some(group) => Node::Group { group, signed: reference.signed },
+            Some(group) => Node::Group {
+                group,
+                signed: reference.signed,
+            },
             None => Node::Sum(Vec::new()),
         })
     }
 
-    /// The group of this key and these numbers, made when it is met first; `None` when it has no units, such as what
-    /// rotary embeddings leave over when they turn whole heads.
+    /// The group of this key and these numbers, made when it is met first; `None` when it has no
+    /// units, such as what rotary embeddings leave over when they turn whole heads.
     fn group(&mut self, key: &str, bindings: &Bindings) -> Result<Option<usize>> {
         let rule = &self.spec.groups[key];
         let name = instances::name_of(self.spec, key, bindings)?;
         if let Some(index) = self.groups.get_index_of(&name) {
             return Ok(Some(index));
         }
-        let units = rule.units.as_ref().map(|size| self.size(size, &name)).transpose()?;
+        let units = rule
+            .units
+            .as_ref()
+            .map(|size| self.size(size, &name))
+            .transpose()?;
         if units == Some(0) {
             return Ok(None);
         }
@@ -296,17 +390,31 @@ impl Resolver<'_> {
     }
 
     fn finished(mut self) -> Result<Vec<Group>> {
-        let lacking: Vec<&str> =
-            self.groups.keys().zip(&self.units).filter(|(_, units)| units.is_none()).map(|(name, _)| &**name).collect();
+        let lacking: Vec<&str> = self
+            .groups
+            .keys()
+            .zip(&self.units)
+            .filter(|(_, units)| units.is_none())
+            .map(|(name, _)| &**name)
+            .collect();
         if let Some(first) = lacking.first() {
-            let cause = format!("the size of group `{first}` follows from no tensor; give its `units`");
-            return Err(Error::new(Kind::Mismatch, "spec does not fit the model", &self.spec.name, cause));
+            let cause =
+                format!("the size of group `{first}` follows from no tensor; give its `units`");
+            return Err(Error::new(
+                Kind::Mismatch,
+                "spec does not fit the model",
+                &self.spec.name,
+                cause,
+            ));
         }
         let mut groups: Vec<Group> = Vec::with_capacity(self.groups.len());
         for (index, (_, mut group)) in self.groups.drain(..).enumerate() {
-            group.units = usize::try_from(self.units[index].unwrap_or(0)).expect("bounded by the most units");
+            group.units =
+                usize::try_from(self.units[index].unwrap_or(0)).expect("bounded by the most units");
             // NOTE: a group is made after the one it lies within, so that one's copies are known.
-            group.copies = group.within.map_or(1, |outer| groups[outer].copies * groups[outer].units);
+            group.copies = group
+                .within
+                .map_or(1, |outer| groups[outer].copies * groups[outer].units);
             groups.push(group);
         }
         Ok(groups)

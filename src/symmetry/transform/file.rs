@@ -7,10 +7,11 @@
 //! | `<group>.rotation` | F64 | `[pairs]` or `[copies, pairs]` | radians |
 //! | `<group>.map` | F64 | `[units, units]` | orthogonal; `new = map · old`, of a folded residual stream only |
 //!
-//! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version` (`1`), `spec`, and
-//! `model`, the fingerprint of the model that is to be transformed; `folded` (`true`) when the weights of its norms are
-//! to be folded first; other keys are for whoever made the file. The integers are I32 because that is what torch and
-//! numpy index with; no group has 2^31 units.
+//! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version`
+//! (`1`), `spec`, and `model`, the fingerprint of the model that is to be transformed; `folded`
+//! (`true`) when the weights of its norms are to be folded first; other keys are for whoever made
+//! the file. The integers are I32 because that is what torch and numpy index with; no group has
+//! 2^31 units.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -23,7 +24,9 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use super::{Element, OrthogonalMap, Transform};
-use crate::checkpoint::{Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window, create_anew};
+use crate::checkpoint::{
+    Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window, create_anew,
+};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Group, Symmetries};
@@ -49,7 +52,8 @@ pub struct TransformFile {
 }
 
 impl TransformFile {
-    /// Whether the file `path` is a transform, and if so, whether it is one of a model whose norms are folded.
+    /// Whether the file `path` is a transform, and if so, whether it is one of a model whose norms
+    /// are folded.
     ///
     /// # Errors
     ///
@@ -64,48 +68,88 @@ impl TransformFile {
     ///
     /// # Errors
     ///
-    /// No transform file, one of another version or spec, groups that the model does not have, and elements that do not
-    /// fit their groups.
+    /// No transform file, one of another version or spec, groups that the model does not have, and
+    /// elements that do not fit their groups.
     pub fn read(path: &Path, symmetries: &Symmetries) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
-        let refused = |cause: String| Err(Error::new(Kind::Input, "cannot use transform", path.display(), cause));
-        let mut notes = stored.files().first().map(|file| file.metadata.clone()).unwrap_or_default();
+        let refused = |cause: String| {
+            Err(Error::new(
+                Kind::Input,
+                "cannot use transform",
+                path.display(),
+                cause,
+            ))
+        };
+        let mut notes = stored
+            .files()
+            .first()
+            .map(|file| file.metadata.clone())
+            .unwrap_or_default();
         let mut said = |key: &str| notes.shift_remove(key);
         if stored.files().len() != 1 || said("format").as_deref() != Some(FORMAT) {
-            return refused(format!("not one file whose metadata say `format`: `{FORMAT}`"));
+            return refused(format!(
+                "not one file whose metadata say `format`: `{FORMAT}`"
+            ));
         }
         let version = said("version").unwrap_or_default();
         if version != VERSION {
-            return refused(format!("wanted version {VERSION}, got `{}`", version.escape_debug()));
+            return refused(format!(
+                "wanted version {VERSION}, got `{}`",
+                version.escape_debug()
+            ));
         }
         let spec = said("spec").unwrap_or_default();
         if spec != symmetries.spec {
-            return refused(format!("made by the spec `{}`, not by `{}`", spec.escape_debug(), symmetries.spec));
+            return refused(format!(
+                "made by the spec `{}`, not by `{}`",
+                spec.escape_debug(),
+                symmetries.spec
+            ));
         }
         if (said(FOLDED).as_deref() == Some("true")) != symmetries.fold.is_some() {
-            return refused("one of it and the model has its norms folded, the other has not".into());
+            return refused(
+                "one of it and the model has its norms folded, the other has not".into(),
+            );
         }
         let Some(model) = said("model") else {
             return refused("its metadata lack `model`, the fingerprint of what it is for".into());
         };
         let mut elements = vec![Element::default(); symmetries.groups.len()];
         let source = stored.open_file(0, &SourceOptions::default())?;
-        let places: HashMap<&str, usize> =
-            symmetries.groups.iter().enumerate().map(|(at, group)| (group.name.as_str(), at)).collect();
+        let places: HashMap<&str, usize> = symmetries
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(at, group)| (group.name.as_str(), at))
+            .collect();
         for (name, entry) in stored.tensors() {
-            let known = name.rsplit_once('.').and_then(|(group, part)| Some((*places.get(group)?, part)));
+            let known = name
+                .rsplit_once('.')
+                .and_then(|(group, part)| Some((*places.get(group)?, part)));
             let Some((index, part)) = known else {
-                return refused(format!("`{}` belongs to no group of the model", name.escape_debug()));
+                return refused(format!(
+                    "`{}` belongs to no group of the model",
+                    name.escape_debug()
+                ));
             };
             if let Err(cause) = expected(&symmetries.groups[index], part, entry) {
                 return refused(format!("`{}`: {cause}", name.escape_debug()));
             }
             let bytes = source.load(entry.bytes.clone())?;
-            if let Err(cause) = take(&mut elements[index], &symmetries.groups[index], part, &bytes) {
+            if let Err(cause) = take(
+                &mut elements[index],
+                &symmetries.groups[index],
+                part,
+                &bytes,
+            ) {
                 return refused(format!("`{}`: {cause}", name.escape_debug()));
             }
         }
-        Ok(Self { transform: Transform::new(symmetries, elements)?, model, notes })
+        Ok(Self {
+            transform: Transform::new(symmetries, elements)?,
+            model,
+            notes,
+        })
     }
 
     /// The file's bytes; the same transform and notes have the same.
@@ -121,19 +165,36 @@ impl TransformFile {
         // Wide elements first: safetensors allows no holes, and none may be misaligned.
         parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.dtype.bitsize()));
         let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
-        let own = KEYS.into_iter().zip(own).map(|(key, value)| (key.to_owned(), value.into()));
-        let own = own.chain(symmetries.fold.is_some().then(|| (FOLDED.to_owned(), "true".into())));
-        let notes = self.notes.iter().filter(|(key, _)| !KEYS.contains(&key.as_str()) && *key != FOLDED);
+        let own = KEYS
+            .into_iter()
+            .zip(own)
+            .map(|(key, value)| (key.to_owned(), value.into()));
+        let own = own.chain(
+            symmetries
+                .fold
+                .is_some()
+                .then(|| (FOLDED.to_owned(), "true".into())),
+        );
+        let notes = self
+            .notes
+            .iter()
+            .filter(|(key, _)| !KEYS.contains(&key.as_str()) && *key != FOLDED);
         let notes = notes.map(|(key, value)| (key.clone(), value.as_str().into()));
-        let failed = |cause: &dyn std::fmt::Display| Error::new(Kind::Io, "cannot write transform", "its notes", cause);
+        let failed = |cause: &dyn std::fmt::Display| {
+            Error::new(Kind::Io, "cannot write transform", "its notes", cause)
+        };
         let header = header(own.chain(notes).collect(), &parts).map_err(|error| failed(&error))?;
         let len = header.len() as u64;
         if len > MAX_HEADER_BYTES {
-            return Err(failed(&format!("a header of {len} bytes, at most {MAX_HEADER_BYTES} can be read back")));
+            return Err(failed(&format!(
+                "a header of {len} bytes, at most {MAX_HEADER_BYTES} can be read back"
+            )));
         }
         let mut bytes = len.to_le_bytes().to_vec();
         bytes.extend(header);
-        parts.iter().for_each(|(_, part)| bytes.extend_from_slice(&part.bytes));
+        parts
+            .iter()
+            .for_each(|(_, part)| bytes.extend_from_slice(&part.bytes));
         Ok(bytes)
     }
 
@@ -148,21 +209,37 @@ impl TransformFile {
         name.push(".part");
         let part = Path::new(&name);
         let failed = |error| Error::io("cannot write transform", path, error);
-        create_anew(part).and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all())).map_err(failed)?;
+        create_anew(part)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+            .map_err(failed)?;
         fs::rename(part, path).map_err(failed)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)
     }
 }
 
 /// The header of a safetensors file with these tensors, the notes in their order.
-fn header(metadata: serde_json::Map<String, Value>, parts: &[(String, Part)]) -> Result<Vec<u8>, serde_json::Error> {
-    // NOTE: the safetensors crate keeps metadata in a hash map, so that they would come out in a random order.
-    let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
+fn header(
+    metadata: serde_json::Map<String, Value>,
+    parts: &[(String, Part)],
+) -> Result<Vec<u8>, serde_json::Error> {
+    // NOTE: the safetensors crate keeps metadata in a hash map, so that they would come out in a
+    // random order.
+    let mut entries =
+        serde_json::Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
     let mut at = 0;
     for (name, part) in parts {
         let data_offsets = (at, at + part.bytes.len());
-        let info = TensorInfo { dtype: part.dtype, shape: part.shape.clone(), data_offsets };
+        let info = TensorInfo {
+            dtype: part.dtype,
+            shape: part.shape.clone(),
+            data_offsets,
+        };
         entries.insert(name.clone(), serde_json::to_value(info)?);
         at = data_offsets.1;
     }
@@ -179,28 +256,56 @@ fn expected(group: &Group, part: &str, entry: &TensorEntry) -> Result<(), String
         "rotation" => (Dtype::F64, shape(group, group.pair_count())),
         "map" => (Dtype::F64, vec![group.units; 2]),
         other => {
-            return Err(format!("`{}` is neither permutation, sign nor rotation, nor a map", other.escape_debug()));
+            return Err(format!(
+                "`{}` is neither permutation, sign nor rotation, nor a map",
+                other.escape_debug()
+            ));
         }
     };
-    if entry.dtype != dtype || !entry.shape.iter().copied().eq(shape.iter().map(|size| *size as u64)) {
-        return Err(format!("wanted {dtype} {shape:?}, got {} {:?}", entry.dtype, entry.shape));
+    if entry.dtype != dtype
+        || !entry
+            .shape
+            .iter()
+            .copied()
+            .eq(shape.iter().map(|size| *size as u64))
+    {
+        return Err(format!(
+            "wanted {dtype} {shape:?}, got {} {:?}",
+            entry.dtype, entry.shape
+        ));
     }
     Ok(())
 }
 
 fn shape(group: &Group, count: usize) -> Vec<usize> {
-    if group.within.is_some() { vec![group.copies, count] } else { vec![count] }
+    if group.within.is_some() {
+        vec![group.copies, count]
+    } else {
+        vec![count]
+    }
 }
 
 fn take(element: &mut Element, group: &Group, part: &str, bytes: &Window) -> Result<(), String> {
-    let floats = || bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    let floats = || {
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| f64::from_le_bytes(*bytes))
+            .collect()
+    };
     match part {
         "permutation" => {
             let unit = |bytes: &[u8; 4]| {
                 let number = i32::from_le_bytes(*bytes);
                 u32::try_from(number).map_err(|_| format!("unit {number} is negative"))
             };
-            element.permutation = bytes.as_chunks().0.iter().map(unit).collect::<Result<_, _>>()?;
+            element.permutation = bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(unit)
+                .collect::<Result<_, _>>()?;
         }
         "sign" => {
             let sign = |byte: &u8| match byte.cast_signed() {
@@ -227,16 +332,55 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
     let mut parts = Vec::new();
     let mut add = |name: &str, dtype, shape, bytes: Vec<u8>| {
         if !bytes.is_empty() {
-            parts.push((format!("{}.{name}", group.name), Part { dtype, shape, bytes }));
+            parts.push((
+                format!("{}.{name}", group.name),
+                Part {
+                    dtype,
+                    shape,
+                    bytes,
+                },
+            ));
         }
     };
-    let permutation = element.permutation.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-    add("permutation", StoredDtype::I32, shape(group, group.units), permutation);
-    let signs = element.negative.iter().map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned()).collect();
-    add("sign", StoredDtype::I8, shape(group, group.sign_count()), signs);
-    let angles = element.angle.iter().flat_map(|angle| angle.to_le_bytes()).collect();
-    add("rotation", StoredDtype::F64, shape(group, group.pair_count()), angles);
-    let map = element.map.iter().flat_map(|map| map.elements()).flat_map(|number| number.to_le_bytes()).collect();
+    let permutation = element
+        .permutation
+        .iter()
+        .flat_map(|unit| unit.to_le_bytes())
+        .collect();
+    add(
+        "permutation",
+        StoredDtype::I32,
+        shape(group, group.units),
+        permutation,
+    );
+    let signs = element
+        .negative
+        .iter()
+        .map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned())
+        .collect();
+    add(
+        "sign",
+        StoredDtype::I8,
+        shape(group, group.sign_count()),
+        signs,
+    );
+    let angles = element
+        .angle
+        .iter()
+        .flat_map(|angle| angle.to_le_bytes())
+        .collect();
+    add(
+        "rotation",
+        StoredDtype::F64,
+        shape(group, group.pair_count()),
+        angles,
+    );
+    let map = element
+        .map
+        .iter()
+        .flat_map(|map| map.elements())
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
     add("map", StoredDtype::F64, vec![group.units; 2], map);
     parts
 }

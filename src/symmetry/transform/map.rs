@@ -11,8 +11,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 
-/// How far from orthogonal a map may be: the largest entry of |Q Qᵀ - 1|. What a map is off by, the function is changed
-/// by; rounding an orthogonal matrix to f32 costs a few 1e-8.
+/// How far from orthogonal a map may be: the largest entry of |Q Qᵀ - 1|. What a map is off by, the
+/// function is changed by; rounding an orthogonal matrix to f32 costs a few 1e-8.
 pub const TOLERANCE: f64 = 1e-6;
 
 /// The name of the map in a file that holds more than it.
@@ -34,15 +34,27 @@ impl OrthogonalMap {
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong: another number of elements, or by how much they are not orthogonal.
+    /// A sentence that says what is wrong: another number of elements, or by how much they are not
+    /// orthogonal.
     pub fn new(size: usize, elements: Vec<f64>) -> Result<Self, String> {
         if elements.len() != size * size {
-            return Err(format!("wanted {size} x {size} numbers, got {}", elements.len()));
+            return Err(format!(
+                "wanted {size} x {size} numbers, got {}",
+                elements.len()
+            ));
         }
         if let Some(at) = elements.iter().position(|element| !element.is_finite()) {
-            return Err(format!("row {}, column {} is {}", at / size, at % size, elements[at]));
+            return Err(format!(
+                "row {}, column {} is {}",
+                at / size,
+                at % size,
+                elements[at]
+            ));
         }
-        let map = Self { size, elements: Arc::new(elements) };
+        let map = Self {
+            size,
+            elements: Arc::new(elements),
+        };
         let (off, row, column) = map.deviation();
         if off > TOLERANCE {
             return Err(format!(
@@ -52,37 +64,52 @@ impl OrthogonalMap {
         Ok(map)
     }
 
-    /// Whether the file `path` holds what could be a map: one square matrix, or something called `residual.map`.
+    /// Whether the file `path` holds what could be a map: one square matrix, or something called
+    /// `residual.map`.
     ///
     /// # Errors
     ///
     /// When it cannot be opened.
     pub fn may_be_in(path: &Path) -> Result<bool> {
         let stored = Checkpoint::open(path)?;
-        let square = |entry: &TensorEntry| matches!(entry.shape[..], [rows, columns] if rows == columns);
+        let square =
+            |entry: &TensorEntry| matches!(entry.shape[..], [rows, columns] if rows == columns);
         let tensors = stored.tensors();
         Ok(tensors.contains_key(NAME) || tensors.len() == 1 && tensors.values().all(square))
     }
 
-    /// Reads the file `path`: its only tensor, or the one called `residual.map`, floats of shape `[size, size]`.
+    /// Reads the file `path`: its only tensor, or the one called `residual.map`, floats of shape
+    /// `[size, size]`.
     ///
     /// # Errors
     ///
     /// [`Kind::Input`] when there is no such tensor in the file or it is not orthogonal.
     pub fn read(path: &Path, size: usize) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
-        let refused = |cause: String| Error::new(Kind::Input, "cannot use residual map", path.display(), cause);
+        let refused = |cause: String| {
+            Error::new(
+                Kind::Input,
+                "cannot use residual map",
+                path.display(),
+                cause,
+            )
+        };
         let entry = match stored.tensors().get(NAME) {
             Some(entry) => entry,
             None if stored.tensors().len() == 1 => &stored.tensors()[0],
-            None => return Err(refused(format!("wanted one tensor, or one called `{NAME}`"))),
+            None => {
+                return Err(refused(format!(
+                    "wanted one tensor, or one called `{NAME}`"
+                )));
+            }
         };
         let elements = read(&stored, entry, size as u64).map_err(|error| match error {
             Unread::Refused(cause) => refused(cause),
             Unread::Failed(error) => error,
         })?;
-        Self::new(size, elements)
-            .map_err(|cause| refused(cause).with_hint("store the map as F64 or F32; new = map · old, row by row"))
+        Self::new(size, elements).map_err(|cause| {
+            refused(cause).with_hint("store the map as F64 or F32; new = map · old, row by row")
+        })
     }
 
     /// Whether this is a copy of the other, which is known without comparing.
@@ -105,7 +132,10 @@ impl OrthogonalMap {
     pub fn transposed(&self) -> Self {
         let size = self.size;
         let element = |at: usize| self.elements[at % size * size + at / size];
-        Self { size, elements: Arc::new((0..size * size).map(element).collect()) }
+        Self {
+            size,
+            elements: Arc::new((0..size * size).map(element).collect()),
+        }
     }
 
     /// `first`, then this one: the product self · first.
@@ -117,9 +147,24 @@ impl OrthogonalMap {
     pub fn after(&self, first: &Self) -> Self {
         assert_eq!(self.size, first.size, "maps of one stream");
         let mut product = Mat::<f64>::zeros(self.size, self.size);
-        matmul(product.as_mut(), Accum::Replace, self.as_ref(), first.as_ref(), 1.0, Par::Seq);
-        let elements = (0..self.size).flat_map(|row| (0..self.size).map(move |column| (row, column)));
-        Self { size: self.size, elements: Arc::new(elements.map(|(row, column)| product[(row, column)]).collect()) }
+        matmul(
+            product.as_mut(),
+            Accum::Replace,
+            self.as_ref(),
+            first.as_ref(),
+            1.0,
+            Par::Seq,
+        );
+        let elements =
+            (0..self.size).flat_map(|row| (0..self.size).map(move |column| (row, column)));
+        Self {
+            size: self.size,
+            elements: Arc::new(
+                elements
+                    .map(|(row, column)| product[(row, column)])
+                    .collect(),
+            ),
+        }
     }
 
     /// The largest entry of |Q Qᵀ - 1|, with its row and column.
@@ -128,8 +173,18 @@ impl OrthogonalMap {
         let mut block = Mat::<f64>::zeros(BLOCK.min(self.size), self.size);
         for first in (0..self.size).step_by(BLOCK) {
             let count = BLOCK.min(self.size - first);
-            let (rows, mut out) = (self.as_ref().subrows(first, count), block.as_mut().subrows_mut(0, count));
-            matmul(out.as_mut(), Accum::Replace, rows, self.as_ref().transpose(), 1.0, Par::Seq);
+            let (rows, mut out) = (
+                self.as_ref().subrows(first, count),
+                block.as_mut().subrows_mut(0, count),
+            );
+            matmul(
+                out.as_mut(),
+                Accum::Replace,
+                rows,
+                self.as_ref().transpose(),
+                1.0,
+                Par::Seq,
+            );
             for column in 0..self.size {
                 for row in 0..count {
                     let wanted = if first + row == column { 1.0 } else { 0.0 };
@@ -161,11 +216,21 @@ impl From<Error> for Unread {
 
 fn read(stored: &Checkpoint, entry: &TensorEntry, size: u64) -> Result<Vec<f64>, Unread> {
     if !entry.dtype.is_mergeable() || entry.shape != [size, size] || size > MOST_UNITS {
-        let cause = format!("wanted floats of shape {:?}, got {} {:?}", [size, size], entry.dtype, entry.shape);
+        let cause = format!(
+            "wanted floats of shape {:?}, got {} {:?}",
+            [size, size],
+            entry.dtype,
+            entry.shape
+        );
         return Err(Unread::Refused(cause));
     }
-    let window = stored.open_file(entry.file, &SourceOptions::default())?.load(entry.bytes.clone())?;
-    let elements = Elements { dtype: entry.dtype, bytes: &window };
+    let window = stored
+        .open_file(entry.file, &SourceOptions::default())?
+        .load(entry.bytes.clone())?;
+    let elements = Elements {
+        dtype: entry.dtype,
+        bytes: &window,
+    };
     let mut wide = vec![0.0; elements.len()];
     Kernels::detect().convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut wide));
     window.intact()?;

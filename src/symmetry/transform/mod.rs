@@ -1,8 +1,9 @@
 //! An element of every group of a model: orders, signs, angles.
 //!
-//! Applying one gives `new[i] = sign[i] · old[permutation[i]]`; of a pair (x, y) turned by θ it gives
-//! (x cos θ - y sin θ, x sin θ + y cos θ), and the pair's sign on top. What a group `within` another does is numbered by
-//! the *new* place of the outer unit: `new[k, i] = old[outer[k], permutation[k][i]]`.
+//! Applying one gives `new[i] = sign[i] · old[permutation[i]]`; of a pair (x, y) turned by θ it
+//! gives (x cos θ - y sin θ, x sin θ + y cos θ), and the pair's sign on top. What a group `within`
+//! another does is numbered by the *new* place of the outer unit: `new[k, i] = old[outer[k],
+//! permutation[k][i]]`.
 
 mod file;
 mod map;
@@ -42,7 +43,11 @@ impl Element {
 
     /// Whether every unit by itself stays as it is; a map of all at once may still act.
     pub fn is_in_place(&self, units: usize) -> bool {
-        let in_order = |copy: &[u32]| copy.iter().enumerate().all(|(at, &unit)| at == unit as usize);
+        let in_order = |copy: &[u32]| {
+            copy.iter()
+                .enumerate()
+                .all(|(at, &unit)| at == unit as usize)
+        };
         self.permutation.chunks(units.max(1)).all(in_order)
             && !self.negative.contains(&true)
             && self.angle.iter().all(|angle| *angle == 0.0)
@@ -50,12 +55,17 @@ impl Element {
 
     /// The old unit for new unit `unit` of copy `copy`.
     pub fn unit(&self, group: &Group, copy: usize, unit: usize) -> usize {
-        self.permutation.get(copy * group.units + unit).map_or(unit, |&old| old as usize)
+        self.permutation
+            .get(copy * group.units + unit)
+            .map_or(unit, |&old| old as usize)
     }
 
     /// Whether sign `at` of copy `copy` is flipped.
     pub fn is_negative(&self, group: &Group, copy: usize, at: usize) -> bool {
-        self.negative.get(copy * group.sign_count() + at).copied().unwrap_or(false)
+        self.negative
+            .get(copy * group.sign_count() + at)
+            .copied()
+            .unwrap_or(false)
     }
 
     /// The map, or the order and signs as one.
@@ -63,7 +73,11 @@ impl Element {
         self.map.clone().unwrap_or_else(|| {
             let mut elements = vec![0.0; group.units * group.units];
             for unit in 0..group.units {
-                let sign = if self.is_negative(group, 0, unit) { -1.0 } else { 1.0 };
+                let sign = if self.is_negative(group, 0, unit) {
+                    -1.0
+                } else {
+                    1.0
+                };
                 elements[unit * group.units + self.unit(group, 0, unit)] = sign;
             }
             OrthogonalMap::new(group.units, elements).expect("signed orders are orthogonal")
@@ -72,7 +86,10 @@ impl Element {
 
     /// The angle of pair `pair` of copy `copy`.
     pub fn angle_of(&self, group: &Group, copy: usize, pair: usize) -> f64 {
-        self.angle.get(copy * group.pair_count() + pair).copied().unwrap_or(0.0)
+        self.angle
+            .get(copy * group.pair_count() + pair)
+            .copied()
+            .unwrap_or(0.0)
     }
 }
 
@@ -85,20 +102,36 @@ pub struct Transform {
 impl Transform {
     /// The one that does nothing.
     pub fn identity(symmetries: &Symmetries) -> Self {
-        Self { elements: vec![Element::default(); symmetries.groups.len()] }
+        Self {
+            elements: vec![Element::default(); symmetries.groups.len()],
+        }
     }
 
     /// The one of these elements, one for each group.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when an element does not fit its group: other sizes, no permutation, something not allowed.
+    /// [`Kind::Mismatch`] when an element does not fit its group: other sizes, no permutation,
+    /// something not allowed.
     pub fn new(symmetries: &Symmetries, elements: Vec<Element>) -> Result<Self> {
         if elements.len() != symmetries.groups.len() {
-            let cause = format!("wanted {} elements, one a group, got {}", symmetries.groups.len(), elements.len());
-            return Err(Error::new(Kind::Mismatch, "transform does not fit the model", &symmetries.spec, cause));
+            let cause = format!(
+                "wanted {} elements, one a group, got {}",
+                symmetries.groups.len(),
+                elements.len()
+            );
+            return Err(Error::new(
+                Kind::Mismatch,
+                "transform does not fit the model",
+                &symmetries.spec,
+                cause,
+            ));
         }
-        symmetries.groups.iter().zip(&elements).try_for_each(|(group, element)| check(group, element))?;
+        symmetries
+            .groups
+            .iter()
+            .zip(&elements)
+            .try_for_each(|(group, element)| check(group, element))?;
         Ok(Self { elements })
     }
 
@@ -121,14 +154,18 @@ impl Transform {
     /// Whether it does nothing.
     pub fn is_identity(&self, symmetries: &Symmetries) -> bool {
         let pairs = symmetries.groups.iter().zip(&self.elements);
-        pairs.into_iter().all(|(group, element)| element.is_identity(group.units))
+        pairs
+            .into_iter()
+            .all(|(group, element)| element.is_identity(group.units))
     }
 
     /// About how many bytes of memory this takes.
     pub fn bytes(&self) -> u64 {
         let element = |element: &Element| {
             let map = element.map.as_ref().map_or(0, |map| map.elements().len());
-            let numbers = 4 * element.permutation.len() + element.negative.len() + 8 * (element.angle.len() + map);
+            let numbers = 4 * element.permutation.len()
+                + element.negative.len()
+                + 8 * (element.angle.len() + map);
             size_of::<Element>() + numbers
         };
         self.elements.iter().map(element).sum::<usize>() as u64
@@ -145,28 +182,44 @@ impl Transform {
             if first.map.is_some() || second.map.is_some() {
                 // Nothing is multiplied, and so rounded, by what does nothing.
                 if first.is_identity(group.units) || second.is_identity(group.units) {
-                    return if first.map.is_some() { first.clone() } else { second.clone() };
+                    return if first.map.is_some() {
+                        first.clone()
+                    } else {
+                        second.clone()
+                    };
                 }
                 let [one, other] = [first, second].map(|element| element.as_map(group));
-                return Element { map: Some(other.after(&one)), ..Element::default() };
+                return Element {
+                    map: Some(other.after(&one)),
+                    ..Element::default()
+                };
             }
             let mut composed = Element::default();
             for copy in 0..group.copies {
                 let middle = then.old_copy(groups, index, copy);
                 let unit = |unit: usize| first.unit(group, middle, second.unit(group, copy, unit));
-                composed.permutation.extend((0..group.units).map(|at| number(unit(at))));
+                composed
+                    .permutation
+                    .extend((0..group.units).map(|at| number(unit(at))));
                 composed.negative.extend((0..group.sign_count()).map(|at| {
-                    let from = if group.pairs.is_some() { at } else { second.unit(group, copy, at) };
+                    let from = if group.pairs.is_some() {
+                        at
+                    } else {
+                        second.unit(group, copy, at)
+                    };
                     second.is_negative(group, copy, at) ^ first.is_negative(group, middle, from)
                 }));
                 if group.pairs.is_some() {
-                    let angle = |at| second.angle_of(group, copy, at) + first.angle_of(group, middle, at);
+                    let angle =
+                        |at| second.angle_of(group, copy, at) + first.angle_of(group, middle, at);
                     composed.angle.extend((0..group.pair_count()).map(angle));
                 }
             }
             simplified(composed, group)
         };
-        Self { elements: groups.iter().enumerate().map(element).collect() }
+        Self {
+            elements: groups.iter().enumerate().map(element).collect(),
+        }
     }
 
     /// The one that undoes this one.
@@ -176,32 +229,51 @@ impl Transform {
         let element = |(index, group): (usize, &Group)| {
             let own = &self.elements[index];
             if let Some(map) = &own.map {
-                return Element { map: Some(map.transposed()), ..Element::default() };
+                return Element {
+                    map: Some(map.transposed()),
+                    ..Element::default()
+                };
             }
             let mut inverse = Element {
                 permutation: vec![0; group.copies * group.units],
                 negative: vec![false; group.copies * group.sign_count()],
-                angle: vec![0.0; if group.pairs.is_some() { group.copies * group.pair_count() } else { 0 }],
+                angle: vec![
+                    0.0;
+                    if group.pairs.is_some() {
+                        group.copies * group.pair_count()
+                    } else {
+                        0
+                    }
+                ],
                 map: None,
             };
             for copy in 0..group.copies {
                 let old = self.old_copy(groups, index, copy);
                 for unit in 0..group.units {
-                    inverse.permutation[old * group.units + own.unit(group, copy, unit)] = number(unit);
+                    inverse.permutation[old * group.units + own.unit(group, copy, unit)] =
+                        number(unit);
                 }
                 for at in 0..group.sign_count() {
-                    let to = if group.pairs.is_some() { at } else { own.unit(group, copy, at) };
-                    inverse.negative[old * group.sign_count() + to] = own.is_negative(group, copy, at);
+                    let to = if group.pairs.is_some() {
+                        at
+                    } else {
+                        own.unit(group, copy, at)
+                    };
+                    inverse.negative[old * group.sign_count() + to] =
+                        own.is_negative(group, copy, at);
                 }
                 if group.pairs.is_some() {
                     for pair in 0..group.pair_count() {
-                        inverse.angle[old * group.pair_count() + pair] = -own.angle_of(group, copy, pair);
+                        inverse.angle[old * group.pair_count() + pair] =
+                            -own.angle_of(group, copy, pair);
                     }
                 }
             }
             simplified(inverse, group)
         };
-        Self { elements: groups.iter().enumerate().map(element).collect() }
+        Self {
+            elements: groups.iter().enumerate().map(element).collect(),
+        }
     }
 
     /// The old place of what is copy `copy` of a group: its outer group has moved it.
@@ -211,14 +283,20 @@ impl Transform {
         };
         let units = groups[outer].units.max(1);
         let (outer_copy, unit) = (copy / units, copy % units);
-        self.old_copy(groups, outer, outer_copy) * units + self.elements[outer].unit(&groups[outer], outer_copy, unit)
+        self.old_copy(groups, outer, outer_copy) * units
+            + self.elements[outer].unit(&groups[outer], outer_copy, unit)
     }
 }
 
 /// Leaves out what does nothing.
 fn simplified(mut element: Element, group: &Group) -> Element {
     let units = group.units.max(1);
-    if element.permutation.iter().enumerate().all(|(at, &unit)| at % units == unit as usize) {
+    if element
+        .permutation
+        .iter()
+        .enumerate()
+        .all(|(at, &unit)| at % units == unit as usize)
+    {
         element.permutation = Vec::new();
     }
     if !element.negative.contains(&true) {
@@ -236,12 +314,32 @@ fn number(unit: usize) -> u32 {
 
 fn check(group: &Group, element: &Element) -> Result<()> {
     let refused = |cause: String| {
-        Err(Error::new(Kind::Mismatch, "transform does not fit the model", group.name.escape_debug(), cause))
+        Err(Error::new(
+            Kind::Mismatch,
+            "transform does not fit the model",
+            group.name.escape_debug(),
+            cause,
+        ))
     };
     let sizes = [
-        ("a permutation", element.permutation.len(), group.copies * group.units, Allowed::Permutation),
-        ("signs", element.negative.len(), group.copies * group.sign_count(), Allowed::Sign),
-        ("a rotation", element.angle.len(), group.copies * group.pair_count(), Allowed::Rotation),
+        (
+            "a permutation",
+            element.permutation.len(),
+            group.copies * group.units,
+            Allowed::Permutation,
+        ),
+        (
+            "signs",
+            element.negative.len(),
+            group.copies * group.sign_count(),
+            Allowed::Sign,
+        ),
+        (
+            "a rotation",
+            element.angle.len(),
+            group.copies * group.pair_count(),
+            Allowed::Rotation,
+        ),
     ];
     for (what, got, wanted, allowed) in sizes {
         if got != 0 && got != wanted {
@@ -253,11 +351,16 @@ fn check(group: &Group, element: &Element) -> Result<()> {
     }
     if let Some(map) = &element.map {
         if !group.may(Allowed::Orthogonal) {
-            return refused("allows orthogonal maps only when the weights of the norms are folded".into());
+            return refused(
+                "allows orthogonal maps only when the weights of the norms are folded".into(),
+            );
         }
         if map.size() != group.units || !element.is_in_place(group.units) {
-            let cause =
-                format!("wanted a map of {} units and no order or sign besides, got {}", group.units, map.size());
+            let cause = format!(
+                "wanted a map of {} units and no order or sign besides, got {}",
+                group.units,
+                map.size()
+            );
             return refused(cause);
         }
     }
@@ -269,7 +372,9 @@ fn check(group: &Group, element: &Element) -> Result<()> {
         for &unit in copy {
             match seen.get_mut(unit as usize) {
                 None => return refused(format!("unit {unit} of {}, counted from 0", group.units)),
-                Some(true) => return refused(format!("not a permutation: unit {unit} comes twice")),
+                Some(true) => {
+                    return refused(format!("not a permutation: unit {unit} comes twice"));
+                }
                 Some(seen) => *seen = true,
             }
         }

@@ -8,24 +8,31 @@ use crate::symmetry::{Group, Symmetries};
 impl Transform {
     /// A random element of every group, the same for the same seed and groups on every machine.
     ///
-    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle; where any orthogonal map is allowed,
-    /// there is one instead of these, of random rows that are made orthogonal one after the other (Gram-Schmidt).
+    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle; where any
+    /// orthogonal map is allowed, there is one instead of these, of random rows that are made
+    /// orthogonal one after the other (Gram-Schmidt).
     pub fn random(symmetries: &Symmetries, seed: u64) -> Self {
         let elements = symmetries.groups.iter().enumerate().map(|(index, group)| {
-            // Each group has a stream of its own, so that its element does not depend on what comes before.
+            // Each group has a stream of its own, so that its element does not depend on what comes
+            // before.
             let state = seed.wrapping_add((index as u64).wrapping_mul(0xd134_2543_de82_ef95));
             let mut random = SplitMix::from_state(state);
             random.next_bits();
             element(group, &mut random)
         });
-        Self { elements: elements.collect() }
+        Self {
+            elements: elements.collect(),
+        }
     }
 }
 
 fn element(group: &Group, random: &mut SplitMix) -> Element {
     let mut element = Element::default();
     if group.may(Allowed::Orthogonal) {
-        return Element { map: Some(map(group.units, random)), ..element };
+        return Element {
+            map: Some(map(group.units, random)),
+            ..element
+        };
     }
     for _ in 0..group.copies {
         if group.may(Allowed::Permutation) {
@@ -36,10 +43,14 @@ fn element(group: &Group, random: &mut SplitMix) -> Element {
             element.permutation.extend(order);
         }
         if group.may(Allowed::Sign) {
-            element.negative.extend((0..group.sign_count()).map(|_| random.next_bits() >> 63 == 1));
+            element
+                .negative
+                .extend((0..group.sign_count()).map(|_| random.next_bits() >> 63 == 1));
         }
         if group.may(Allowed::Rotation) {
-            element.angle.extend((0..group.pair_count()).map(|_| (random.unit() * 2.0 - 1.0) * std::f64::consts::PI));
+            element.angle.extend(
+                (0..group.pair_count()).map(|_| (random.unit() * 2.0 - 1.0) * std::f64::consts::PI),
+            );
         }
     }
     element
@@ -49,12 +60,17 @@ fn map(size: usize, random: &mut SplitMix) -> OrthogonalMap {
     let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(x, y)| x * y).sum::<f64>();
     let mut elements: Vec<f64> = Vec::with_capacity(size * size);
     while elements.len() < size * size {
-        // Sums of four are near enough to normal for the directions to be spread over the whole sphere.
-        let mut row: Vec<f64> = (0..size).map(|_| (0..4).map(|_| random.unit() - 0.5).sum::<f64>()).collect();
+        // Sums of four are near enough to normal for the directions to be spread over the whole
+        // sphere.
+        let mut row: Vec<f64> = (0..size)
+            .map(|_| (0..4).map(|_| random.unit() - 0.5).sum::<f64>())
+            .collect();
         for _ in 0..2 {
             for before in elements.chunks_exact(size) {
                 let share = dot(&row, before);
-                row.iter_mut().zip(before).for_each(|(x, y)| *x -= share * y);
+                row.iter_mut()
+                    .zip(before)
+                    .for_each(|(x, y)| *x -= share * y);
             }
         }
         let norm = dot(&row, &row).sqrt();

@@ -1,13 +1,16 @@
-//! Every built-in spec keeps the function of the networks that it is for, and what it leaves out would not.
+//! Every built-in spec keeps the function of the networks that it is for, and what it leaves out
+//! would not.
 
 use thalweg::symmetry::{Spec, Transform};
 
 use super::Stored;
-use crate::support::forward::{Bert, Chain, Experts, Family, Gpt2, Llama, Neox, Net, ResNet, Vgg, Vit};
+use crate::support::forward::{
+    Bert, Chain, Experts, Family, Gpt2, Llama, Neox, Net, ResNet, Vgg, Vit,
+};
 use crate::support::whole::PLENTY;
 
-/// Outputs may differ by so much of the largest: sums of a few dozen terms in another order, a few layers deep, and
-/// for turned pairs sines and cosines of f64.
+/// Outputs may differ by so much of the largest: sums of a few dozen terms in another order, a few
+/// layers deep, and for turned pairs sines and cosines of f64.
 const SAME: f64 = 1e-11;
 /// What is no symmetry changes outputs by at least so much of the largest.
 const OTHER: f64 = 1e-4;
@@ -17,13 +20,25 @@ pub fn distance(family: &dyn Family, net: &Net, moved: &Net) -> f64 {
     let (before, after) = (family.outputs(net), family.outputs(moved));
     assert_eq!(before.len(), after.len());
     let largest = before.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
-    assert!(largest > 1e-3 && largest.is_finite(), "outputs that can be compared, got {largest}");
-    before.iter().zip(after).fold(0.0_f64, |most, (x, y)| most.max((x - y).abs())) / largest
+    assert!(
+        largest > 1e-3 && largest.is_finite(),
+        "outputs that can be compared, got {largest}"
+    );
+    before
+        .iter()
+        .zip(after)
+        .fold(0.0_f64, |most, (x, y)| most.max((x - y).abs()))
+        / largest
 }
 
 fn transformed(net: &Net, stored: &Stored, seed: u64) -> Net {
     let out = format!("moved-{seed}");
-    stored.apply("model", Transform::random(&stored.symmetries, seed), &out, &PLENTY);
+    stored.apply(
+        "model",
+        Transform::random(&stored.symmetries, seed),
+        &out,
+        &PLENTY,
+    );
     net.read(&stored.dir.path().join(out))
 }
 
@@ -37,7 +52,10 @@ fn keeps(family: &dyn Family, spec: &str) {
         for (name, tensor) in &stored.symmetries.tensors {
             let acted = tensor.index.is_some() || tensor.axes.iter().any(|axis| !axis.is_fixed());
             let vast = tensor.shape.iter().product::<u64>() > 20;
-            assert!(!(acted && vast && net.tensors[name] == moved.tensors[name]), "{name} was not moved");
+            assert!(
+                !(acted && vast && net.tensors[name] == moved.tensors[name]),
+                "{name} was not moved"
+            );
         }
         let distance = distance(family, &net, &moved);
         assert!(distance < SAME, "{spec}: {distance:e}");
@@ -55,14 +73,35 @@ fn changes(family: &dyn Family, more: &str) {
 }
 
 fn llama() -> Llama {
-    Llama { model_type: "llama", ..Llama::default() }
+    Llama {
+        model_type: "llama",
+        ..Llama::default()
+    }
 }
 
 #[test]
 fn mlps_keep_their_function() {
-    keeps(&Chain { norms: false, flax: false }, "mlp");
-    keeps(&Chain { norms: true, flax: false }, "mlp");
-    keeps(&Chain { norms: false, flax: true }, "mlp-flax");
+    keeps(
+        &Chain {
+            norms: false,
+            flax: false,
+        },
+        "mlp",
+    );
+    keeps(
+        &Chain {
+            norms: true,
+            flax: false,
+        },
+        "mlp",
+    );
+    keeps(
+        &Chain {
+            norms: false,
+            flax: true,
+        },
+        "mlp-flax",
+    );
 }
 
 #[test]
@@ -74,46 +113,154 @@ fn vgg_keeps_its_function() {
 #[test]
 fn residual_networks_keep_their_function() {
     for layer_norms in [false, true] {
-        keeps(&ResNet { bottleneck: false, layer_norms, transformers: false }, "resnet20");
-        keeps(&ResNet { bottleneck: true, layer_norms, transformers: false }, "resnet50");
+        keeps(
+            &ResNet {
+                bottleneck: false,
+                layer_norms,
+                transformers: false,
+            },
+            "resnet20",
+        );
+        keeps(
+            &ResNet {
+                bottleneck: true,
+                layer_norms,
+                transformers: false,
+            },
+            "resnet50",
+        );
     }
-    keeps(&ResNet { bottleneck: true, layer_norms: false, transformers: true }, "resnet50-hf");
+    keeps(
+        &ResNet {
+            bottleneck: true,
+            layer_norms: false,
+            transformers: true,
+        },
+        "resnet50-hf",
+    );
 }
 
 #[test]
 fn llama_mistral_and_qwen2_keep_their_function() {
     keeps(&llama(), "llama");
-    keeps(&Llama { tied: true, ..llama() }, "llama");
-    keeps(&Llama { model_type: "mistral", ..llama() }, "llama");
-    keeps(&Llama { model_type: "qwen2", biases: true, ..llama() }, "llama");
+    keeps(
+        &Llama {
+            tied: true,
+            ..llama()
+        },
+        "llama",
+    );
+    keeps(
+        &Llama {
+            model_type: "mistral",
+            ..llama()
+        },
+        "llama",
+    );
+    keeps(
+        &Llama {
+            model_type: "qwen2",
+            biases: true,
+            ..llama()
+        },
+        "llama",
+    );
 }
 
 #[test]
 fn gemma_keeps_its_function() {
-    let gemma = Llama { model_type: "gemma", tied: true, ..llama() };
+    let gemma = Llama {
+        model_type: "gemma",
+        tied: true,
+        ..llama()
+    };
     keeps(&gemma, "gemma");
-    keeps(&Llama { model_type: "gemma2", post_norms: true, ..gemma }, "gemma2");
-    keeps(&Llama { model_type: "gemma3_text", post_norms: true, normed_keys: true, ..gemma }, "gemma3");
+    keeps(
+        &Llama {
+            model_type: "gemma2",
+            post_norms: true,
+            ..gemma
+        },
+        "gemma2",
+    );
+    keeps(
+        &Llama {
+            model_type: "gemma3_text",
+            post_norms: true,
+            normed_keys: true,
+            ..gemma
+        },
+        "gemma3",
+    );
 }
 
 #[test]
 fn normalised_keys_keep_their_function() {
-    keeps(&Llama { model_type: "qwen3", normed_keys: true, ..llama() }, "qwen3");
+    keeps(
+        &Llama {
+            model_type: "qwen3",
+            normed_keys: true,
+            ..llama()
+        },
+        "qwen3",
+    );
 }
 
 #[test]
 fn fused_projections_keep_their_function() {
-    keeps(&Llama { model_type: "phi3", fused: true, ..llama() }, "phi3");
-    keeps(&Llama { model_type: "phi3", fused: true, rotary: 6, ..llama() }, "phi3");
+    keeps(
+        &Llama {
+            model_type: "phi3",
+            fused: true,
+            ..llama()
+        },
+        "phi3",
+    );
+    keeps(
+        &Llama {
+            model_type: "phi3",
+            fused: true,
+            rotary: 6,
+            ..llama()
+        },
+        "phi3",
+    );
 }
 
 #[test]
 fn experts_keep_their_function() {
-    keeps(&Llama { model_type: "mixtral", experts: Experts::Mixtral, ..llama() }, "mixtral");
-    let qwen = Llama { experts: Experts::Qwen { shared: true }, biases: true, ..llama() };
-    keeps(&Llama { model_type: "qwen2_moe", ..qwen }, "qwen2-moe");
-    let qwen = Llama { experts: Experts::Qwen { shared: false }, normed_keys: true, ..llama() };
-    keeps(&Llama { model_type: "qwen3_moe", ..qwen }, "qwen3-moe");
+    keeps(
+        &Llama {
+            model_type: "mixtral",
+            experts: Experts::Mixtral,
+            ..llama()
+        },
+        "mixtral",
+    );
+    let qwen = Llama {
+        experts: Experts::Qwen { shared: true },
+        biases: true,
+        ..llama()
+    };
+    keeps(
+        &Llama {
+            model_type: "qwen2_moe",
+            ..qwen
+        },
+        "qwen2-moe",
+    );
+    let qwen = Llama {
+        experts: Experts::Qwen { shared: false },
+        normed_keys: true,
+        ..llama()
+    };
+    keeps(
+        &Llama {
+            model_type: "qwen3_moe",
+            ..qwen
+        },
+        "qwen3-moe",
+    );
 }
 
 #[test]
@@ -183,18 +330,31 @@ fn a_residual_stream_under_layer_norm_has_no_signs() {
 
 #[test]
 fn units_behind_gelu_have_no_signs() {
-    changes(&Gpt2, "extends: gpt2\ngroups: { mlp: { name: \"h.{l}.mlp\", allows: [permutation, sign] } }");
-    changes(&Neox, "extends: neox\ngroups: { mlp: { name: \"layers.{l}.mlp\", allows: [permutation, sign] } }");
+    changes(
+        &Gpt2,
+        "extends: gpt2\ngroups: { mlp: { name: \"h.{l}.mlp\", allows: [permutation, sign] } }",
+    );
+    changes(
+        &Neox,
+        "extends: neox\ngroups: { mlp: { name: \"layers.{l}.mlp\", allows: [permutation, sign] } }",
+    );
 }
 
 #[test]
 fn units_behind_relu_have_no_signs_and_stages_are_tied_by_their_shortcuts() {
-    let chain = Chain { norms: false, flax: false };
+    let chain = Chain {
+        norms: false,
+        flax: false,
+    };
     changes(
         &chain,
         "extends: mlp\ngroups: { hidden: { name: \"hidden.{l}\", chain: true, allows: [permutation, sign] } }",
     );
-    let basic = ResNet { bottleneck: false, layer_norms: false, transformers: false };
+    let basic = ResNet {
+        bottleneck: false,
+        layer_norms: false,
+        transformers: false,
+    };
     changes(
         &basic,
         "extends: resnet20\ngroups: { inner: { name: \"layer{s}.{b}.inner\", allows: [permutation, sign] } }",
@@ -208,7 +368,11 @@ fn units_behind_relu_have_no_signs_and_stages_are_tied_by_their_shortcuts() {
 #[test]
 fn the_router_must_know_the_order_of_experts() {
     changes(
-        &Llama { model_type: "mixtral", experts: Experts::Mixtral, ..llama() },
+        &Llama {
+            model_type: "mixtral",
+            experts: Experts::Mixtral,
+            ..llama()
+        },
         "extends: mixtral\ntensors: [{ name: \"{prefix}layers.{l}.block_sparse_moe.gate.weight\", axes: [order(experts), fixed] }]",
     );
 }

@@ -29,24 +29,38 @@ fn narrow(value: f64) -> f32 {
 fn store(net: &Net) -> Arc<Store> {
     let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f64>))| {
         let shape = shape.iter().map(|size| *size as u64).collect();
-        (name.clone(), shape, values.iter().copied().map(narrow).collect())
+        (
+            name.clone(),
+            shape,
+            values.iter().copied().map(narrow).collect(),
+        )
     };
-    Arc::new(Store::in_memory(net.tensors.iter().map(tensor), Kernels::detect()))
+    Arc::new(Store::in_memory(
+        net.tensors.iter().map(tensor),
+        Kernels::detect(),
+    ))
 }
 
 fn values(weights: &dyn Weights, name: &str) -> Vec<f64> {
     let count = weights.shape(name).expect("there").iter().product::<u64>();
     let mut values = vec![0.0_f32; usize::try_from(count).expect("small")];
-    weights.tensor(name).and_then(|mut numbers| numbers.read(0..count, &mut values)).expect("read");
+    weights
+        .tensor(name)
+        .and_then(|mut numbers| numbers.read(0..count, &mut values))
+        .expect("read");
     values.into_iter().map(f64::from).collect()
 }
 
 fn under(model: &Arc<Store>, symmetries: &Arc<Symmetries>, transform: &Transform) -> Transformed {
-    let alignment = Alignment { symmetries: Arc::clone(symmetries), transform: Arc::new(transform.clone()) };
+    let alignment = Alignment {
+        symmetries: Arc::clone(symmetries),
+        transform: Arc::new(transform.clone()),
+    };
     Transformed::new(Arc::clone(model), alignment)
 }
 
-/// Noisy copies of a network, each transformed: orders and signs that leave the residual stream alone.
+/// Noisy copies of a network, each transformed: orders and signs that leave the residual stream
+/// alone.
 fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
     let net = family.random(3);
     let symmetries = Stored::new(&net, None).symmetries;
@@ -55,35 +69,68 @@ fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
         let mut noisy = net.clone();
         for (_, values) in noisy.tensors.values_mut() {
             let square = values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64;
-            values.iter_mut().for_each(|value| *value += noise * square.sqrt() * random.signed());
+            values
+                .iter_mut()
+                .for_each(|value| *value += noise * square.sqrt() * random.signed());
         }
         let all = Transform::random(&symmetries, seed);
-        let element = |(group, element): (&thalweg::symmetry::Group, &thalweg::symmetry::Element)| match group.residual
-        {
+        let element = |(group, element): (
+            &thalweg::symmetry::Group,
+            &thalweg::symmetry::Element,
+        )| match group.residual {
             true => Default::default(),
-            false => thalweg::symmetry::Element { angle: Vec::new(), ..element.clone() },
+            false => thalweg::symmetry::Element {
+                angle: Vec::new(),
+                ..element.clone()
+            },
         };
-        let elements = symmetries.groups.iter().zip(all.elements()).map(element).collect();
+        let elements = symmetries
+            .groups
+            .iter()
+            .zip(all.elements())
+            .map(element)
+            .collect();
         let planted = Transform::new(&symmetries, elements).expect("fits");
         let moved = under(&store(&noisy), &symmetries, &planted);
         let tensors = noisy.tensors.iter().map(|(name, (shape, _))| {
             let values = values(&moved, name).into_iter().map(narrow).collect();
-            (name.clone(), shape.iter().map(|size| *size as u64).collect(), values)
+            (
+                name.clone(),
+                shape.iter().map(|size| *size as u64).collect(),
+                values,
+            )
         });
-        (Arc::new(Store::in_memory(tensors.collect::<Vec<_>>(), Kernels::detect())), planted)
+        (
+            Arc::new(Store::in_memory(
+                tensors.collect::<Vec<_>>(),
+                Kernels::detect(),
+            )),
+            planted,
+        )
     };
     let (models, planted) = (1..=count).map(member).unzip();
-    Crowd { models, planted, symmetries }
+    Crowd {
+        models,
+        planted,
+        symmetries,
+    }
 }
 
 impl Crowd {
-    fn matched(&self, options: &ManyOptions, replay: &[ManyStep], watch: &dyn Watch<ManyStep>) -> Result<ManyMatched> {
+    fn matched(
+        &self,
+        options: &ManyOptions,
+        replay: &[ManyStep],
+        watch: &dyn Watch<ManyStep>,
+    ) -> Result<ManyMatched> {
         match_many(&self.models, &[], &self.symmetries, replay, options, watch)
     }
 
     /// What brings model `from` to model `to`, by what was planted.
     fn wanted(&self, from: usize, to: usize) -> Transform {
-        self.planted[from].inverse(&self.symmetries).compose(&self.symmetries, &self.planted[to])
+        self.planted[from]
+            .inverse(&self.symmetries)
+            .compose(&self.symmetries, &self.planted[to])
     }
 
     /// Σ_t |Σ_i B_i,t / |B_i,t||, by plain loops.
@@ -95,22 +142,34 @@ impl Crowd {
                 let values = values(&under(model, &self.symmetries, transform), name);
                 let scale = norm(&values).recip();
                 sum.resize(values.len(), 0.0);
-                sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += scale * value);
+                sum.iter_mut()
+                    .zip(&values)
+                    .for_each(|(sum, value)| *sum += scale * value);
             }
             norm(&sum)
         };
-        self.symmetries.tensors.keys().map(|name| of_tensor(name)).sum()
+        self.symmetries
+            .tensors
+            .keys()
+            .map(|name| of_tensor(name))
+            .sum()
     }
 }
 
 fn options(towards: Towards) -> ManyOptions {
-    ManyOptions { towards, ..ManyOptions::default() }
+    ManyOptions {
+        towards,
+        ..ManyOptions::default()
+    }
 }
 
 const ALL: [Towards; 3] = [Towards::One, Towards::Mean, Towards::Others];
 
 fn mlp() -> Chain {
-    Chain { norms: false, flax: false }
+    Chain {
+        norms: false,
+        flax: false,
+    }
 }
 
 #[test]
@@ -119,10 +178,22 @@ fn what_was_planted_is_found_whatever_they_are_matched_to() {
         let crowd = crowd(&mlp(), 4, noise);
         for towards in ALL {
             for begin in [Begin::Model(2), Begin::Nearest] {
-                let found =
-                    crowd.matched(&ManyOptions { begin, ..options(towards) }, &[], &Unwatched).expect("matched");
+                let found = crowd
+                    .matched(
+                        &ManyOptions {
+                            begin,
+                            ..options(towards)
+                        },
+                        &[],
+                        &Unwatched,
+                    )
+                    .expect("matched");
                 for (model, transform) in found.transforms.iter().enumerate() {
-                    assert_eq!(*transform, crowd.wanted(model, found.begun), "{towards:?} model {model}");
+                    assert_eq!(
+                        *transform,
+                        crowd.wanted(model, found.begun),
+                        "{towards:?} model {model}"
+                    );
                 }
                 assert!(found.transforms[found.begun].is_identity(&crowd.symmetries));
                 assert!(found.settled && found.cycle_error == 0.0);
@@ -138,14 +209,27 @@ fn equal_models_stay_as_they_are() {
     let symmetries = Stored::new(&net, None).symmetries;
     let models = [store(&net), store(&net), store(&net)];
     for towards in ALL {
-        let found = match_many(&models, &[1.0, 2.0, 0.5], &symmetries, &[], &options(towards), &Unwatched);
+        let found = match_many(
+            &models,
+            &[1.0, 2.0, 0.5],
+            &symmetries,
+            &[],
+            &options(towards),
+            &Unwatched,
+        );
         let found = found.expect("matched");
-        assert!(found.transforms.iter().all(|transform| transform.is_identity(&symmetries)));
+        assert!(
+            found
+                .transforms
+                .iter()
+                .all(|transform| transform.is_identity(&symmetries))
+        );
         assert_eq!(found.begun, 0, "of equal ones the first");
     }
 }
 
-/// Under noise that hides what was planted, going on from one reference only brings models nearer to each other.
+/// Under noise that hides what was planted, going on from one reference only brings models nearer
+/// to each other.
 #[test]
 fn a_mean_brings_models_nearer_than_one_of_them() {
     let (mut better, mut count) = (0, 0);
@@ -153,13 +237,18 @@ fn a_mean_brings_models_nearer_than_one_of_them() {
         let crowd = crowd(&mlp(), 5, seed_noise);
         let start = vec![Transform::identity(&crowd.symmetries); 5];
         let [one, mean, others] = ALL.map(|towards| {
-            let found = crowd.matched(&options(towards), &[], &Unwatched).expect("matched");
+            let found = crowd
+                .matched(&options(towards), &[], &Unwatched)
+                .expect("matched");
             assert!(found.settled, "{towards:?} ended by itself");
             crowd.objective(&found.transforms)
         });
         assert!(one > crowd.objective(&start));
         // f32 weights, and gains that are below rounding are not taken.
-        assert!(mean >= one - 1e-6 && others >= one - 1e-6, "{one} {mean} {others}");
+        assert!(
+            mean >= one - 1e-6 && others >= one - 1e-6,
+            "{one} {mean} {others}"
+        );
         better += usize::from(others > one + 1e-3);
         count += 1;
     }
@@ -170,15 +259,40 @@ fn a_mean_brings_models_nearer_than_one_of_them() {
 fn weights_decide_what_the_mean_is() {
     let crowd = crowd(&mlp(), 3, 1.5);
     let with = |weights: &[f64]| {
-        match_many(&crowd.models, weights, &crowd.symmetries, &[], &options(Towards::Mean), &Unwatched)
+        match_many(
+            &crowd.models,
+            weights,
+            &crowd.symmetries,
+            &[],
+            &options(Towards::Mean),
+            &Unwatched,
+        )
     };
     // A model that weighs next to everything is the universe: as with one reference.
-    let begin = ManyOptions { begin: Begin::Model(1), ..options(Towards::Mean) };
-    let heavy = match_many(&crowd.models, &[1e-9, 1.0, 1e-9], &crowd.symmetries, &[], &begin, &Unwatched);
-    let one = ManyOptions { begin: Begin::Model(1), ..options(Towards::One) };
+    let begin = ManyOptions {
+        begin: Begin::Model(1),
+        ..options(Towards::Mean)
+    };
+    let heavy = match_many(
+        &crowd.models,
+        &[1e-9, 1.0, 1e-9],
+        &crowd.symmetries,
+        &[],
+        &begin,
+        &Unwatched,
+    );
+    let one = ManyOptions {
+        begin: Begin::Model(1),
+        ..options(Towards::One)
+    };
     let one = crowd.matched(&one, &[], &Unwatched).expect("matched");
     assert_eq!(heavy.expect("matched").transforms, one.transforms);
-    for odd in [&[1.0, 2.0][..], &[1.0, 0.0, 1.0], &[1.0, f64::NAN, 1.0], &[1.0, -1.0, 1.0]] {
+    for odd in [
+        &[1.0, 2.0][..],
+        &[1.0, 0.0, 1.0],
+        &[1.0, f64::NAN, 1.0],
+        &[1.0, -1.0, 1.0],
+    ] {
         assert_eq!(with(odd).expect_err("refused").kind(), Kind::Usage);
     }
 }
@@ -190,33 +304,75 @@ fn cycles_are_consistent_by_way_of_a_universe_and_not_pair_by_pair() {
     let pair = |to: usize, from: usize| {
         let (reference, start) = (crowd.models[to].as_ref(), Transform::identity(symmetries));
         let (moving, options) = (&crowd.models[from], Options::default());
-        match_weights(reference, moving, &crowd.symmetries, &start, &[], &options, &Unwatched)
-            .expect("matched")
-            .transform
+        match_weights(
+            reference,
+            moving,
+            &crowd.symmetries,
+            &start,
+            &[],
+            &options,
+            &Unwatched,
+        )
+        .expect("matched")
+        .transform
     };
-    let pairs: Vec<Vec<Transform>> = (0..3).map(|to| (0..3).map(|from| pair(to, from)).collect()).collect();
+    let pairs: Vec<Vec<Transform>> = (0..3)
+        .map(|to| (0..3).map(|from| pair(to, from)).collect())
+        .collect();
     let error = cycle_error(symmetries, &pairs);
     assert!(error > 0.05 && error < 1.0, "{error}");
-    let random: Vec<Transform> = (0..3).map(|seed| Transform::random(symmetries, seed)).collect();
-    assert_eq!(cycle_error(symmetries, &through_universe(symmetries, &random)), 0.0);
+    let random: Vec<Transform> = (0..3)
+        .map(|seed| Transform::random(symmetries, seed))
+        .collect();
+    assert_eq!(
+        cycle_error(symmetries, &through_universe(symmetries, &random)),
+        0.0
+    );
     // Two units of one hidden layer that change places on one of three ways: by hand.
     let mut pairs = vec![vec![Transform::identity(symmetries); 3]; 3];
     let units: Vec<u32> = [1, 0].into_iter().chain(2..9).collect();
-    let element = thalweg::symmetry::Element { permutation: units, ..Default::default() };
-    pairs[1][0] = pairs[1][0].clone().with(symmetries, 0, element).expect("fits");
+    let element = thalweg::symmetry::Element {
+        permutation: units,
+        ..Default::default()
+    };
+    pairs[1][0] = pairs[1][0]
+        .clone()
+        .with(symmetries, 0, element)
+        .expect("fits");
     // Three of the six cycles go that way; the layers have 9, 7 and 11 units.
     assert_eq!(cycle_error(symmetries, &pairs), 3.0 * 2.0 / (6.0 * 27.0));
 }
 
 #[test]
 fn heads_and_experts_are_brought_together_too() {
-    let family = Llama { model_type: "mixtral", experts: Experts::Mixtral, ..Llama::default() };
+    let family = Llama {
+        model_type: "mixtral",
+        experts: Experts::Mixtral,
+        ..Llama::default()
+    };
     let crowd = crowd(&family, 3, 0.05);
     for towards in [Towards::Mean, Towards::Others] {
-        let matching = Options { signs: true, ..Options::default() };
-        let found = crowd.matched(&ManyOptions { matching, ..options(towards) }, &[], &Unwatched).expect("matched");
-        let wanted: Vec<Transform> = (0..3).map(|model| crowd.wanted(model, found.begun)).collect();
-        assert!(crowd.objective(&found.transforms) > crowd.objective(&wanted) - 1e-3, "{towards:?}");
+        let matching = Options {
+            signs: true,
+            ..Options::default()
+        };
+        let found = crowd
+            .matched(
+                &ManyOptions {
+                    matching,
+                    ..options(towards)
+                },
+                &[],
+                &Unwatched,
+            )
+            .expect("matched");
+        let wanted: Vec<Transform> = (0..3)
+            .map(|model| crowd.wanted(model, found.begun))
+            .collect();
+        assert!(
+            crowd.objective(&found.transforms) > crowd.objective(&wanted) - 1e-3,
+            "{towards:?}"
+        );
     }
 }
 
@@ -229,7 +385,9 @@ impl Watch<ManyStep> for Taken {
         let text = serde_json::to_string(step).expect("plain data");
         steps.push(serde_json::from_str(&text).expect("reads back"));
         match self.1 {
-            Some(most) if steps.len() == most => Err(Error::new(Kind::Interrupted, "stopped", "test", "enough")),
+            Some(most) if steps.len() == most => {
+                Err(Error::new(Kind::Interrupted, "stopped", "test", "enough"))
+            }
             _ => Ok(()),
         }
     }
@@ -240,7 +398,9 @@ fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
     let crowd = crowd(&mlp(), 3, 1.0);
     for towards in [Towards::Mean, Towards::Others] {
         let seen = Taken::default();
-        let wanted = crowd.matched(&options(towards), &[], &seen).expect("matched");
+        let wanted = crowd
+            .matched(&options(towards), &[], &seen)
+            .expect("matched");
         let all = seen.0.into_inner().expect("no panic");
         assert!(all.len() > 6);
         for most in 1..=all.len() {
@@ -248,12 +408,23 @@ fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
             assert!(crowd.matched(&options(towards), &[], &stopped).is_err());
             let rest = Taken::default();
             let steps = stopped.0.into_inner().expect("no panic");
-            assert_eq!(crowd.matched(&options(towards), &steps, &rest).expect("matched"), wanted);
+            assert_eq!(
+                crowd
+                    .matched(&options(towards), &steps, &rest)
+                    .expect("matched"),
+                wanted
+            );
             assert_eq!(rest.0.into_inner().expect("no panic"), all[most..]);
         }
         let mut odd = all;
         odd.push(odd[0].clone());
-        assert_eq!(crowd.matched(&options(towards), &odd, &Unwatched).expect_err("too many").kind(), Kind::Resume);
+        assert_eq!(
+            crowd
+                .matched(&options(towards), &odd, &Unwatched)
+                .expect_err("too many")
+                .kind(),
+            Kind::Resume
+        );
     }
 }
 
@@ -261,8 +432,12 @@ fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
 fn threads_do_not_show() {
     let crowd = crowd(&mlp(), 4, 1.0);
     let runs = [1, 2, 3].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| crowd.matched(&options(Towards::Others), &[], &Unwatched)).expect("matched")
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("a pool");
+        pool.install(|| crowd.matched(&options(Towards::Others), &[], &Unwatched))
+            .expect("matched")
     });
     assert_eq!(runs[0], runs[1]);
     assert_eq!(runs[0], runs[2]);
@@ -271,16 +446,55 @@ fn threads_do_not_show() {
 #[test]
 fn what_cannot_be_aligned_together_is_refused() {
     let crowd = crowd(&mlp(), 2, 0.0);
-    let refused = |options: &ManyOptions| crowd.matched(options, &[], &Unwatched).expect_err("refused").to_string();
+    let refused = |options: &ManyOptions| {
+        crowd
+            .matched(options, &[], &Unwatched)
+            .expect_err("refused")
+            .to_string()
+    };
     let begin = Begin::Model(2);
-    assert!(refused(&ManyOptions { begin, ..options(Towards::Mean) }).contains("one of 2 models"));
-    let matching = Options { residual: Residual::Orthogonal, ..Options::default() };
-    assert!(refused(&ManyOptions { matching, ..options(Towards::Mean) }).contains("two models only"));
-    let alone = match_many(&crowd.models[..1], &[], &crowd.symmetries, &[], &ManyOptions::default(), &Unwatched);
-    assert!(alone.expect_err("refused").to_string().contains("at least 2"));
+    assert!(
+        refused(&ManyOptions {
+            begin,
+            ..options(Towards::Mean)
+        })
+        .contains("one of 2 models")
+    );
+    let matching = Options {
+        residual: Residual::Orthogonal,
+        ..Options::default()
+    };
+    assert!(
+        refused(&ManyOptions {
+            matching,
+            ..options(Towards::Mean)
+        })
+        .contains("two models only")
+    );
+    let alone = match_many(
+        &crowd.models[..1],
+        &[],
+        &crowd.symmetries,
+        &[],
+        &ManyOptions::default(),
+        &Unwatched,
+    );
+    assert!(
+        alone
+            .expect_err("refused")
+            .to_string()
+            .contains("at least 2")
+    );
     let mut net = mlp().random(3);
     net.tensors.values_mut().next().expect("there").1[0] = f64::NAN;
     let models = [Arc::clone(&crowd.models[0]), store(&net)];
-    let odd = match_many(&models, &[], &crowd.symmetries, &[], &ManyOptions::default(), &Unwatched);
+    let odd = match_many(
+        &models,
+        &[],
+        &crowd.symmetries,
+        &[],
+        &ManyOptions::default(),
+        &Unwatched,
+    );
     assert_eq!(odd.expect_err("refused").kind(), Kind::NonFinite);
 }

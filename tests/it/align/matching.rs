@@ -18,45 +18,73 @@ use crate::support::reference::{Model, Tensor};
 use crate::support::whole::PLENTY;
 
 fn mixtral() -> Llama {
-    Llama { model_type: "mixtral", experts: Experts::Mixtral, ..Llama::default() }
+    Llama {
+        model_type: "mixtral",
+        experts: Experts::Mixtral,
+        ..Llama::default()
+    }
 }
 
 fn llama() -> Llama {
-    Llama { model_type: "llama", ..Llama::default() }
+    Llama {
+        model_type: "llama",
+        ..Llama::default()
+    }
 }
 
 /// A network on disk in this type.
 fn stored(net: &Net, dtype: Dtype, spec: Option<&Spec>) -> Stored {
     let stored = Stored::new(net, spec);
     let tensor = |(shape, values): &(Vec<usize>, Vec<f64>)| Tensor::rounded(dtype, shape, values);
-    let model: Model = net.tensors.iter().map(|(name, parts)| (name.clone(), tensor(parts))).collect();
+    let model: Model = net
+        .tensors
+        .iter()
+        .map(|(name, parts)| (name.clone(), tensor(parts)))
+        .collect();
     let folder = stored.dir.path().join("model");
     std::fs::remove_file(folder.join("model.safetensors")).expect("the network in f64");
     write_model(&folder, &model, 2);
     stored
 }
 
-/// A random transform without rotations, which round, and without the residual stream unless it is wanted.
+/// A random transform without rotations, which round, and without the residual stream unless it is
+/// wanted.
 fn exact(stored: &Stored, seed: u64, residual: bool) -> Transform {
     let random = Transform::random(&stored.symmetries, seed);
     let groups = stored.symmetries.groups.iter().zip(random.elements());
-    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| match group.residual && !residual {
+    let element = |(group, element): (&thalweg::symmetry::Group, &Element)| match group.residual
+        && !residual
+    {
         true => Element::default(),
-        false => Element { angle: Vec::new(), ..element.clone() },
+        false => Element {
+            angle: Vec::new(),
+            ..element.clone()
+        },
     };
     Transform::new(&stored.symmetries, groups.map(element).collect()).expect("still fits")
 }
 
 fn open(folder: &Path) -> Arc<Store> {
     let model = Checkpoint::open(folder).expect("a checkpoint");
-    Arc::new(Store::open(&model, &SourceOptions::default(), Kernels::detect()).expect("files that open"))
+    Arc::new(
+        Store::open(&model, &SourceOptions::default(), Kernels::detect()).expect("files that open"),
+    )
 }
 
 /// Matches folder `moving` to folder `reference`.
 fn matched(stored: &Stored, reference: &str, moving: &str, options: &Options) -> Matched {
     let [reference, moving] = [reference, moving].map(|name| open(&stored.dir.path().join(name)));
     let start = Transform::identity(&stored.symmetries);
-    match_weights(reference.as_ref(), &moving, &stored.symmetries, &start, &[], options, &Unwatched).expect("matched")
+    match_weights(
+        reference.as_ref(),
+        &moving,
+        &stored.symmetries,
+        &start,
+        &[],
+        options,
+        &Unwatched,
+    )
+    .expect("matched")
 }
 
 fn same_bytes(stored: &Stored, one: &str, other: &str) {
@@ -68,13 +96,20 @@ fn same_bytes(stored: &Stored, one: &str, other: &str) {
 
 #[test]
 fn a_planted_transform_is_undone_bit_for_bit() {
-    let families: [(&dyn Family, Dtype); 3] = [(&mixtral(), Dtype::BF16), (&llama(), Dtype::F16), (&Gpt2, Dtype::F32)];
+    let families: [(&dyn Family, Dtype); 3] = [
+        (&mixtral(), Dtype::BF16),
+        (&llama(), Dtype::F16),
+        (&Gpt2, Dtype::F32),
+    ];
     for (family, dtype) in families {
         for residual in [Residual::Fixed, Residual::Permute] {
             let stored = stored(&family.random(8), dtype, None);
             let planted = exact(&stored, 3, residual == Residual::Permute);
             stored.apply("model", planted, "planted", &PLENTY);
-            let options = Options { residual, ..Options::default() };
+            let options = Options {
+                residual,
+                ..Options::default()
+            };
             let found = matched(&stored, "model", "planted", &options);
             stored.apply("planted", found.transform, "back", &PLENTY);
             same_bytes(&stored, "model", "back");
@@ -88,7 +123,9 @@ fn a_model_and_itself_stay_as_they_are() {
     let found = matched(&stored, "model", "model", &Options::default());
     assert!(found.transform.is_identity(&stored.symmetries));
     assert!(
-        found.steps.iter().all(|step| step.proof == Proof::Identity && step.moved == 0 && step.elements.is_empty())
+        found.steps.iter().all(|step| step.proof == Proof::Identity
+            && step.moved == 0
+            && step.elements.is_empty())
     );
 }
 
@@ -98,7 +135,13 @@ fn turned_pairs_are_turned_back() {
     let stored = stored(&llama().random(8), Dtype::F32, None);
     let random = Transform::random(&stored.symmetries, 5);
     let groups = stored.symmetries.groups.iter().zip(random.elements());
-    let fixed = groups.map(|(group, element)| if group.residual { Element::default() } else { element.clone() });
+    let fixed = groups.map(|(group, element)| {
+        if group.residual {
+            Element::default()
+        } else {
+            element.clone()
+        }
+    });
     let planted = Transform::new(&stored.symmetries, fixed.collect()).expect("still fits");
     stored.apply("model", planted, "planted", &PLENTY);
     let found = matched(&stored, "model", "planted", &Options::default());
@@ -115,11 +158,26 @@ fn turned_pairs_are_turned_back() {
 fn what_was_written_under_any_budget_is_matched_alike() {
     let stored = stored(&mixtral().random(8), Dtype::BF16, None);
     let planted = exact(&stored, 6, false);
-    stored.apply("model", planted, "planted", &Wish { memory: 64 << 20, threads: 1, block_bytes: Some(1) });
+    stored.apply(
+        "model",
+        planted,
+        "planted",
+        &Wish {
+            memory: 64 << 20,
+            threads: 1,
+            block_bytes: Some(1),
+        },
+    );
     let results: Vec<Matched> = [(1, 64 << 20), (3, 1 << 30)]
         .map(|(threads, memory)| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            let options = Options { memory, ..Options::default() };
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool");
+            let options = Options {
+                memory,
+                ..Options::default()
+            };
             pool.install(|| matched(&stored, "model", "planted", &options))
         })
         .into();

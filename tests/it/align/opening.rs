@@ -16,7 +16,8 @@ struct Openings(OwnedFd);
 impl Openings {
     fn of(path: &Path) -> Self {
         let queue = inotify::init(CreateFlags::NONBLOCK).expect("a queue of events");
-        // Events that are equal to the one before them are dropped: with the others between, openings seldom are.
+        // Events that are equal to the one before them are dropped: with the others between,
+        // openings seldom are.
         let events = WatchFlags::OPEN | WatchFlags::ACCESS | WatchFlags::CLOSE;
         inotify::add_watch(&queue, path, events).expect("a file to watch");
         Self(queue)
@@ -29,7 +30,10 @@ impl Openings {
         loop {
             match reader.next() {
                 Ok(event) => {
-                    assert!(!event.events().contains(ReadFlags::QUEUE_OVERFLOW), "events were lost");
+                    assert!(
+                        !event.events().contains(ReadFlags::QUEUE_OVERFLOW),
+                        "events were lost"
+                    );
                     count += usize::from(event.events().contains(ReadFlags::OPEN));
                 }
                 Err(Errno::AGAIN) => return count,
@@ -39,7 +43,8 @@ impl Openings {
     }
 }
 
-/// Openings of the weights of the second of `count` models while all are brought to the first, or `together`, and merged.
+/// Openings of the weights of the second of `count` models while all are brought to the first, or
+/// `together`, and merged.
 fn openings(count: usize, together: bool) -> usize {
     let stored = crowd(count);
     let dir = stored.dir.path();
@@ -47,7 +52,9 @@ fn openings(count: usize, together: bool) -> usize {
     let openings = Openings::of(&dir.join("m1/model.safetensors"));
     let mut args = vec!["merge"];
     args.extend(models.iter().map(String::as_str));
-    args.extend(["--align", "weights", "--method", "linear", "--out", "out", "--quiet", "-j", "1"]);
+    args.extend([
+        "--align", "weights", "--method", "linear", "--out", "out", "--quiet", "-j", "1",
+    ]);
     if together {
         args.extend(["--align-reference", "mean"]);
     }
@@ -60,6 +67,9 @@ fn an_input_is_opened_as_often_among_many_as_among_few() {
     for together in [false, true] {
         let counts = [3, 5].map(|count| openings(count, together));
         assert_eq!(counts[0], counts[1], "together: {together}");
-        assert!((3..=16).contains(&counts[0]), "together: {together}, {counts:?}");
+        assert!(
+            (3..=16).contains(&counts[0]),
+            "together: {together}, {counts:?}"
+        );
     }
 }

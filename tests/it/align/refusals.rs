@@ -22,7 +22,9 @@ fn config(to: &Path, from: &Path) {
 fn changed(stored: &Stored, name: &str, tensor: &str, to: impl Fn(&Tensor) -> Option<Tensor>) {
     let from = stored.dir.path().join("model");
     let mut model: Model = read_model(&from);
-    let old = model.remove(tensor).unwrap_or_else(|| panic!("no {tensor} in {:?}", model.keys()));
+    let old = model
+        .remove(tensor)
+        .unwrap_or_else(|| panic!("no {tensor} in {:?}", model.keys()));
     model.extend(to(&old).map(|new| (tensor.to_owned(), new)));
     let folder = stored.dir.path().join(name);
     write_model(&folder, &model, 1);
@@ -46,10 +48,19 @@ fn pairs() -> Stored {
     });
     changed(&stored, "words", "lm_head.weight", |old| {
         let shape = vec![old.shape[0] - 1, old.shape[1]];
-        Some(Tensor::rounded(Dtype::F64, &shape, &old.values[..shape[0] * shape[1]]))
+        Some(Tensor::rounded(
+            Dtype::F64,
+            &shape,
+            &old.values[..shape[0] * shape[1]],
+        ))
     });
     Gpt2.random(1).write(&dir.join("gpt2"));
-    Llama { model_type: "qwen3", ..Llama::default() }.random(2).write(&dir.join("kin"));
+    Llama {
+        model_type: "qwen3",
+        ..Llama::default()
+    }
+    .random(2)
+    .write(&dir.join("kin"));
     noised(&stored, "tongue", 0.0);
     fs::write(dir.join("tongue/vocab.json"), r#"{"a": 1, "b": 0}"#).expect("written");
     noised(&stored, "heads", 0.0);
@@ -59,16 +70,26 @@ fn pairs() -> Stored {
     fs::write(dir.join("heads/config.json"), sizes.to_string()).expect("written");
     fs::write(dir.join("text.safetensors"), "this is no transform\n").expect("written");
     fs::create_dir(dir.join("folder.safetensors")).expect("made");
-    for (of, out) in
-        [("planted", "perms.safetensors"), ("planted", "again.safetensors"), ("tuned", "tuned.safetensors")]
-    {
+    for (of, out) in [
+        ("planted", "perms.safetensors"),
+        ("planted", "again.safetensors"),
+        ("tuned", "tuned.safetensors"),
+    ] {
         run(dir, ["align", "model", of, "--out", out, "--quiet"]).ok();
     }
-    let mut file = TransformFile::read(&dir.join("perms.safetensors"), &stored.symmetries).expect("read");
+    let mut file =
+        TransformFile::read(&dir.join("perms.safetensors"), &stored.symmetries).expect("read");
     file.model = "0".repeat(64);
-    file.write(&dir.join("stranger.safetensors"), &stored.symmetries).expect("written");
-    let recipe = |align: &str| format!("merge_method: karcher\nmodels: [model, planted]\nalign: {{files: {align}}}\n");
-    fs::write(dir.join("wrong.yml"), recipe("{planted: tuned.safetensors}")).expect("written");
+    file.write(&dir.join("stranger.safetensors"), &stored.symmetries)
+        .expect("written");
+    let recipe = |align: &str| {
+        format!("merge_method: karcher\nmodels: [model, planted]\nalign: {{files: {align}}}\n")
+    };
+    fs::write(
+        dir.join("wrong.yml"),
+        recipe("{planted: tuned.safetensors}"),
+    )
+    .expect("written");
     stored
 }
 
@@ -135,7 +156,11 @@ fn pairs_and_files_that_do_not_fit_are_refused_in_these_words() {
         assert_eq!(ended.stdout, "", "{case}");
         assert!(!ended.stderr.contains("panicked"), "{case}: {ended:?}");
     }
-    assert_eq!(crate::support::slow::relative_hashes(dir), before, "something was written");
+    assert_eq!(
+        crate::support::slow::relative_hashes(dir),
+        before,
+        "something was written"
+    );
     insta::assert_snapshot!("unfit_pairs", said);
 }
 
@@ -144,17 +169,36 @@ fn other_tokens_are_taken_when_that_is_said() {
     let stored = planted(&llama(), false);
     let dir = stored.dir.path();
     fs::write(dir.join("planted/vocab.json"), r#"{"a": 1, "b": 0}"#).expect("written");
-    run(dir, ["align", "model", "planted"]).fails(2, &["token 0 is \"a\" in model/vocab.json", "--any-vocabulary"]);
-    run(dir, ["align", "model", "planted", "--any-vocabulary", "--quiet"]).ok();
+    run(dir, ["align", "model", "planted"]).fails(
+        2,
+        &["token 0 is \"a\" in model/vocab.json", "--any-vocabulary"],
+    );
+    run(
+        dir,
+        ["align", "model", "planted", "--any-vocabulary", "--quiet"],
+    )
+    .ok();
 }
 
 #[test]
 fn a_budget_that_is_too_small_is_refused_with_the_least_that_works() {
     let stored = planted(&llama(), false);
     let dir = stored.dir.path();
-    let ended =
-        run(dir, ["align", "model", "planted", "-j", "1", "--memory", "8MiB"]).fails(2, &["memory is too small"]);
+    let ended = run(
+        dir,
+        ["align", "model", "planted", "-j", "1", "--memory", "8MiB"],
+    )
+    .fails(2, &["memory is too small"]);
     let hint = ended.stderr.lines().nth(1).expect("a hint");
-    let least = hint.split_whitespace().find(|word| word.ends_with("MiB")).expect("a size");
-    run(dir, ["align", "model", "planted", "-j", "1", "--memory", least, "--quiet"]).ok();
+    let least = hint
+        .split_whitespace()
+        .find(|word| word.ends_with("MiB"))
+        .expect("a size");
+    run(
+        dir,
+        [
+            "align", "model", "planted", "-j", "1", "--memory", least, "--quiet",
+        ],
+    )
+    .ok();
 }

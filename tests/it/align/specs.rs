@@ -15,11 +15,16 @@ fn refused(net: &Net, spec: Option<&str>) -> String {
 }
 
 fn llama() -> Llama {
-    Llama { model_type: "llama", ..Llama::default() }
+    Llama {
+        model_type: "llama",
+        ..Llama::default()
+    }
 }
 
 fn units(symmetries: &Symmetries, name: &str) -> (usize, usize) {
-    let group = &symmetries.groups[symmetries.group(name).unwrap_or_else(|| panic!("no group {name}"))];
+    let group = &symmetries.groups[symmetries
+        .group(name)
+        .unwrap_or_else(|| panic!("no group {name}"))];
     (group.copies, group.units)
 }
 
@@ -33,7 +38,11 @@ fn a_llama_has_the_groups_that_its_config_says() {
     assert_eq!(units(symmetries, "layers.1.rope"), (3, 8));
     assert_eq!(units(symmetries, "layers.1.value"), (3, 8));
     assert_eq!(units(symmetries, "layers.1.mlp"), (1, 10));
-    assert_eq!(symmetries.group("layers.1.key"), None, "nothing is left over by the rotary embeddings");
+    assert_eq!(
+        symmetries.group("layers.1.key"),
+        None,
+        "nothing is left over by the rotary embeddings"
+    );
     let mlp = symmetries.group("layers.0.mlp").expect("there");
     let acting: Vec<(&str, usize)> = symmetries.acting(mlp).collect();
     let at = |name: &'static str, axis| (name, axis);
@@ -49,7 +58,11 @@ fn a_llama_has_the_groups_that_its_config_says() {
 
 #[test]
 fn experts_have_neurons_of_their_own() {
-    let family = Llama { model_type: "mixtral", experts: Experts::Mixtral, ..llama() };
+    let family = Llama {
+        model_type: "mixtral",
+        experts: Experts::Mixtral,
+        ..llama()
+    };
     let stored = Stored::new(&family.random(1), None);
     assert_eq!(units(&stored.symmetries, "layers.0.experts"), (1, 4));
     assert_eq!(units(&stored.symmetries, "layers.0.expert"), (4, 10));
@@ -57,8 +70,20 @@ fn experts_have_neurons_of_their_own() {
 
 #[test]
 fn the_output_of_a_chain_stays_as_it_is() {
-    let stored = Stored::new(&Chain { norms: true, flax: false }.random(1), None);
-    let names: Vec<&str> = stored.symmetries.groups.iter().map(|group| group.name.as_str()).collect();
+    let stored = Stored::new(
+        &Chain {
+            norms: true,
+            flax: false,
+        }
+        .random(1),
+        None,
+    );
+    let names: Vec<&str> = stored
+        .symmetries
+        .groups
+        .iter()
+        .map(|group| group.name.as_str())
+        .collect();
     assert_eq!(names, ["hidden.0", "hidden.3", "hidden.6"]);
     assert!(stored.symmetries.tensors["layers.9.bias"].axes[0].is_fixed());
 }
@@ -72,8 +97,12 @@ fn unmapped_tensors_are_listed_and_counted() {
     }
     let said = refused(&net, None);
     assert!(said.contains("7 tensors are not mapped"), "{said}");
-    assert!(said.contains("`model.extra.4.weight` [2, 2] and 2 more"), "{said}");
-    let own = "name: own\nextends: llama\ntensors: [{ name: \"model.extra.{n}.weight\", axes: fixed }]";
+    assert!(
+        said.contains("`model.extra.4.weight` [2, 2] and 2 more"),
+        "{said}"
+    );
+    let own =
+        "name: own\nextends: llama\ntensors: [{ name: \"model.extra.{n}.weight\", axes: fixed }]";
     Stored::new(&net, Some(&Spec::parse(own, "own.yml").expect("a spec")));
 }
 
@@ -82,7 +111,10 @@ fn sizes_that_do_not_fit_the_config_are_told_with_tensor_and_axis() {
     let mut net = llama().random(1);
     net.config["num_key_value_heads"] = json!(2);
     let said = refused(&net, None);
-    assert!(said.contains("axis 0 of `model.layers.0.self_attn.k_proj.weight` wants 16, got 24"), "{said}");
+    assert!(
+        said.contains("axis 0 of `model.layers.0.self_attn.k_proj.weight` wants 16, got 24"),
+        "{said}"
+    );
     net.config = json!({ "model_type": "llama", "hidden_size": 12 });
     let said = refused(&net, None);
     assert!(said.contains("num_attention_heads"), "{said}");
@@ -93,34 +125,60 @@ fn unknown_architectures_are_refused_by_name() {
     let mut net = llama().random(1);
     net.config["model_type"] = json!("cohere");
     let said = refused(&net, None);
-    assert!(said.contains("no built-in symmetry spec is for `cohere`") && said.contains("`spec: FILE`"), "{said}");
+    assert!(
+        said.contains("no built-in symmetry spec is for `cohere`") && said.contains("`spec: FILE`"),
+        "{said}"
+    );
 }
 
 #[test]
 fn missing_experts_are_refused() {
-    let family = Llama { model_type: "mixtral", experts: Experts::Mixtral, ..llama() };
+    let family = Llama {
+        model_type: "mixtral",
+        experts: Experts::Mixtral,
+        ..llama()
+    };
     let mut net = family.random(1);
-    net.tensors.remove("model.layers.1.block_sparse_moe.experts.2.w3.weight").expect("there");
+    net.tensors
+        .remove("model.layers.1.block_sparse_moe.experts.2.w3.weight")
+        .expect("there");
     let said = refused(&net, None);
-    assert!(said.contains("wanted 4 tensors of this kind, got 3"), "{said}");
+    assert!(
+        said.contains("wanted 4 tensors of this kind, got 3"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_group_that_nothing_undoes_is_refused() {
     let mut net = llama().random(1);
-    net.tensors.remove("model.layers.1.mlp.down_proj.weight").expect("there");
-    net.tensors.remove("model.layers.1.mlp.up_proj.weight").expect("there");
+    net.tensors
+        .remove("model.layers.1.mlp.down_proj.weight")
+        .expect("there");
+    net.tensors
+        .remove("model.layers.1.mlp.up_proj.weight")
+        .expect("there");
     let said = refused(&net, None);
-    assert!(said.contains("layers.1.mlp") && said.contains("nothing undoes it"), "{said}");
+    assert!(
+        said.contains("layers.1.mlp") && said.contains("nothing undoes it"),
+        "{said}"
+    );
     let unread = "name: own\nextends: llama\ntensors: [{ name: \"{prefix}layers.{l}.self_attn.o_proj.weight\", \
                   axes: [residual, kv * queries * fixed] }]";
     let said = refused(&llama().random(1), Some(unread));
-    assert!(said.contains("layers.0.value") && said.contains("nothing undoes it"), "{said}");
+    assert!(
+        said.contains("layers.0.value") && said.contains("nothing undoes it"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_first_stage_with_a_shortcut_is_no_basic_network() {
-    let basic = ResNet { bottleneck: false, layer_norms: false, transformers: false };
+    let basic = ResNet {
+        bottleneck: false,
+        layer_norms: false,
+        transformers: false,
+    };
     let mut net = basic.random(1);
     let mut random = Random::new(1);
     net.add(&mut random, "layer1.0.downsample.0.weight", &[4, 4, 1, 1]);
@@ -130,14 +188,30 @@ fn a_first_stage_with_a_shortcut_is_no_basic_network() {
 
 #[test]
 fn specs_that_contradict_themselves_are_refused() {
-    let net = Chain { norms: false, flax: false }.random(1);
+    let net = Chain {
+        norms: false,
+        flax: false,
+    }
+    .random(1);
     for (more, words) in [
         ("groups: { a: { allows: [rotation] } }", "has no `pairs`"),
-        ("groups: { a: { allows: [permutation], pairs: half } }", "has pairs"),
+        (
+            "groups: { a: { allows: [permutation], pairs: half } }",
+            "has pairs",
+        ),
         ("groups: { a: { allows: [], within: b } }", "does not exist"),
-        ("groups: {}\ntensors: [{ name: x, axes: [nobody] }]", "no group `nobody`"),
-        ("groups: { a: { allows: [] } }\ntensors: [{ name: x, axes: [a *] }]", "wanted the name of a group"),
-        ("groups: {}\ntensors: [{ name: \"x{\", axes: fixed }]", "lacks a closing brace"),
+        (
+            "groups: {}\ntensors: [{ name: x, axes: [nobody] }]",
+            "no group `nobody`",
+        ),
+        (
+            "groups: { a: { allows: [] } }\ntensors: [{ name: x, axes: [a *] }]",
+            "wanted the name of a group",
+        ),
+        (
+            "groups: {}\ntensors: [{ name: \"x{\", axes: fixed }]",
+            "lacks a closing brace",
+        ),
     ] {
         let said = refused(&net, Some(&format!("name: own\n{more}")));
         assert!(said.contains(words), "{more}: {said}");
@@ -149,6 +223,9 @@ fn specs_that_contradict_themselves_are_refused() {
         ("name: own\ngroups: { a: { allows: [scaling] } }", "scaling"),
     ] {
         let error = Spec::parse(text, "own.yml").expect_err(text).to_string();
-        assert!(error.contains(words) && error.contains("own.yml"), "{text}: {error}");
+        assert!(
+            error.contains(words) && error.contains("own.yml"),
+            "{text}: {error}"
+        );
     }
 }

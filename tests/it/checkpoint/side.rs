@@ -17,7 +17,14 @@ fn model() -> tempfile::TempDir {
 #[test]
 fn side_files_are_what_a_loader_wants_beside_weights() {
     let folder = model();
-    let kept = ["1_Pooling/config.json", "LICENSE", "config.json", "modeling.py", "tokenizer.json", "tokenizer.model"];
+    let kept = [
+        "1_Pooling/config.json",
+        "LICENSE",
+        "config.json",
+        "modeling.py",
+        "tokenizer.json",
+        "tokenizer.model",
+    ];
     let left = [
         ".gitattributes",
         "pytorch_model.bin",
@@ -37,7 +44,10 @@ fn side_files_are_what_a_loader_wants_beside_weights() {
     }
     symlink(folder.path(), folder.path().join("loop")).expect("link");
     let checkpoint = Checkpoint::open(folder.path()).expect("open");
-    assert_eq!(checkpoint.side_files().expect("list"), kept.map(PathBuf::from));
+    assert_eq!(
+        checkpoint.side_files().expect("list"),
+        kept.map(PathBuf::from)
+    );
     let file = Checkpoint::open(&folder.path().join("model.safetensors")).expect("open");
     assert!(file.side_files().expect("list").is_empty());
     assert!(file.config().expect("config beside the file").is_some());
@@ -49,18 +59,39 @@ fn a_link_does_not_fetch_a_secret_under_a_harmless_name() {
     write(elsewhere.path(), "id_rsa", "secret");
     write(elsewhere.path(), "tokenizer.json", "{}");
     let checkpoint = Checkpoint::open(folder.path()).expect("open");
-    symlink(elsewhere.path().join("tokenizer.json"), folder.path().join("tokenizer.json")).expect("link");
-    assert_eq!(checkpoint.side_files().expect("same name"), [Path::new("tokenizer.json")]);
-    symlink(elsewhere.path().join("id_rsa"), folder.path().join("vocab.json")).expect("link");
-    let error = checkpoint.side_files().expect_err("another name").to_string();
-    assert!(error.contains("vocab.json") && error.contains("id_rsa"), "{error}");
+    symlink(
+        elsewhere.path().join("tokenizer.json"),
+        folder.path().join("tokenizer.json"),
+    )
+    .expect("link");
+    assert_eq!(
+        checkpoint.side_files().expect("same name"),
+        [Path::new("tokenizer.json")]
+    );
+    symlink(
+        elsewhere.path().join("id_rsa"),
+        folder.path().join("vocab.json"),
+    )
+    .expect("link");
+    let error = checkpoint
+        .side_files()
+        .expect_err("another name")
+        .to_string();
+    assert!(
+        error.contains("vocab.json") && error.contains("id_rsa"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_broken_link_beside_the_weights_is_an_error() {
     let folder = model();
     symlink("gone", folder.path().join("tokenizer.json")).expect("link");
-    let error = Checkpoint::open(folder.path()).expect("open").side_files().expect_err("broken").to_string();
+    let error = Checkpoint::open(folder.path())
+        .expect("open")
+        .side_files()
+        .expect_err("broken")
+        .to_string();
     assert!(error.contains("tokenizer.json"), "{error}");
 }
 
@@ -70,8 +101,20 @@ fn a_config_is_optional_but_must_be_json_of_reasonable_size() {
     let checkpoint = Checkpoint::open(folder.path()).expect("open");
     assert_eq!(checkpoint.config().expect("none is fine"), None);
     write(folder.path(), "config.json", "{\"a\":");
-    assert!(checkpoint.config().expect_err("cut").to_string().contains("config.json"));
+    assert!(
+        checkpoint
+            .config()
+            .expect_err("cut")
+            .to_string()
+            .contains("config.json")
+    );
     let huge = fs::File::create(folder.path().join("config.json")).expect("create");
     huge.set_len((16 << 20) + 1).expect("grow");
-    assert!(checkpoint.config().expect_err("too long").to_string().contains("16777217 bytes"));
+    assert!(
+        checkpoint
+            .config()
+            .expect_err("too long")
+            .to_string()
+            .contains("16777217 bytes")
+    );
 }

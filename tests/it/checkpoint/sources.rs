@@ -46,7 +46,9 @@ fn windows_outlive_their_source_and_may_overlap() {
     let whole = fs::read(path).expect("read");
     for io in BOTH {
         let source = checkpoint.open_file(0, &options(io)).expect("open");
-        let windows: Vec<_> = (0..10).map(|i| source.load(i * 10..1000).expect("load")).collect();
+        let windows: Vec<_> = (0..10)
+            .map(|i| source.load(i * 10..1000).expect("load"))
+            .collect();
         drop(source);
         std::thread::scope(|scope| {
             for (i, window) in windows.into_iter().enumerate() {
@@ -58,7 +60,10 @@ fn windows_outlive_their_source_and_may_overlap() {
 }
 
 #[test]
-#[expect(clippy::reversed_empty_ranges, reason = "a reversed range is one of the cases")]
+#[expect(
+    clippy::reversed_empty_ranges,
+    reason = "a reversed range is one of the cases"
+)]
 fn ranges_outside_the_file_are_refused() {
     let (_folder, _path, checkpoint) = model();
     let len = checkpoint.files()[0].len;
@@ -67,7 +72,10 @@ fn ranges_outside_the_file_are_refused() {
         for range in [0..len + 1, len + 1..len + 1, 9..8, u64::MAX - 1..u64::MAX] {
             source.prefetch(range.clone());
             let error = source.load(range).expect_err("outside").to_string();
-            assert!(error.contains("x.safetensors") && error.contains(&format!("file has {len}")), "{error}");
+            assert!(
+                error.contains("x.safetensors") && error.contains(&format!("file has {len}")),
+                "{error}"
+            );
         }
     }
 }
@@ -81,28 +89,60 @@ fn a_file_that_is_cut_or_written_to_is_noticed_at_the_next_window() {
         let window = source.load(0..8).expect("load");
         let file = OpenOptions::new().write(true).open(&path).expect("open");
         file.set_len(len - 1).expect("cut");
-        for error in [source.load(0..8).map(drop), checkpoint.open_file(0, &options(io)).map(drop)] {
+        for error in [
+            source.load(0..8).map(drop),
+            checkpoint.open_file(0, &options(io)).map(drop),
+        ] {
             let error = error.expect_err("cut");
-            assert!(error.to_string().contains("changed while it was read"), "{error}");
-            assert!(error.to_string().contains(&format!("had {len} bytes, has {}", len - 1)), "{error}");
+            assert!(
+                error.to_string().contains("changed while it was read"),
+                "{error}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("had {len} bytes, has {}", len - 1)),
+                "{error}"
+            );
         }
         drop(window);
         file.set_len(len).expect("grow");
-        file.set_modified(SystemTime::now() + Duration::from_secs(5)).expect("touch");
+        file.set_modified(SystemTime::now() + Duration::from_secs(5))
+            .expect("touch");
         let error = source.load(0..8).expect_err("touched").to_string();
-        assert!(error.contains("x.safetensors") && error.contains("modification time"), "{error}");
+        assert!(
+            error.contains("x.safetensors") && error.contains("modification time"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn reading_leaves_input_files_as_they_were() {
     let (_folder, path, checkpoint) = model();
-    let before = (fs::read(&path).expect("read"), fs::metadata(&path).expect("stat").modified().expect("mtime"));
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o400)).expect("make read-only");
+    let before = (
+        fs::read(&path).expect("read"),
+        fs::metadata(&path)
+            .expect("stat")
+            .modified()
+            .expect("mtime"),
+    );
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o400))
+        .expect("make read-only");
     for io in BOTH {
-        checkpoint.open_file(0, &options(io)).expect("open").load(0..100).expect("load");
+        checkpoint
+            .open_file(0, &options(io))
+            .expect("open")
+            .load(0..100)
+            .expect("load");
     }
-    let after = (fs::read(&path).expect("read"), fs::metadata(&path).expect("stat").modified().expect("mtime"));
+    let after = (
+        fs::read(&path).expect("read"),
+        fs::metadata(&path)
+            .expect("stat")
+            .modified()
+            .expect("mtime"),
+    );
     assert!(before == after);
 }
 
@@ -111,7 +151,12 @@ fn the_header_hash_tells_headers_apart_and_ignores_the_data() {
     let (folder, path, checkpoint) = model();
     write(folder.path(), "same.safetensors", file_of(&SPECS, 1));
     write(folder.path(), "other.safetensors", file_of(&SPECS[1..], 0));
-    let hash = |name: &str| Checkpoint::open(&path.with_file_name(name)).expect("open").files()[0].header_hash;
+    let hash = |name: &str| {
+        Checkpoint::open(&path.with_file_name(name))
+            .expect("open")
+            .files()[0]
+            .header_hash
+    };
     assert_eq!(checkpoint.files()[0].header_hash, hash("same.safetensors"));
     assert_ne!(checkpoint.files()[0].header_hash, hash("other.safetensors"));
 }

@@ -11,7 +11,11 @@ use crate::support::program::{Ended, run};
 fn judged(root: &Path, args: &[&str]) -> Ended {
     let planned = run(root, ["plan"].iter().chain(args).chain(&["--quiet"]));
     let merged = run(root, ["merge"].iter().chain(args).chain(&["--quiet"]));
-    assert_eq!((planned.code, &planned.stderr), (merged.code, &merged.stderr), "{args:?}");
+    assert_eq!(
+        (planned.code, &planned.stderr),
+        (merged.code, &merged.stderr),
+        "{args:?}"
+    );
     merged
 }
 
@@ -23,7 +27,8 @@ fn what_merge_refuses_plan_refuses_in_the_same_words_and_nothing_was_started() {
     fs::create_dir(path.join("other")).expect("made");
     fs::write(path.join("other/model.safetensors"), "somebody's").expect("written");
     fs::write(path.join("file"), "text").expect("written");
-    let layers = "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [8, 99]}]}]\n";
+    let layers =
+        "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [8, 99]}]}]\n";
     fs::write(path.join("layers.yml"), layers).expect("written");
     fs::create_dir(path.join("cut")).expect("made");
     fs::write(path.join("cut/model.safetensors"), "x").expect("written");
@@ -53,14 +58,36 @@ fn a_plan_takes_every_flag_of_a_merge_and_knows_what_they_change() {
     run(path, ["merge", "a", "b", "--out", "out", "--quiet"]).ok();
     let other = ["a", "b", "--weights", "0.9,0.1", "--out", "out"];
     let merged_before = fs::read(path.join("out/thalweg.json")).expect("there");
-    let refused = run(path, ["plan"].iter().chain(&other)).fails(2, &["cannot write to folder: out", "--overwrite"]);
-    assert!(refused.stdout.contains("refused: "), "the plan is shown all the same: {refused:?}");
-    let flags = ["--overwrite", "--restart", "--io", "pread", "--simd", "portable", "--verify"];
+    let refused = run(path, ["plan"].iter().chain(&other))
+        .fails(2, &["cannot write to folder: out", "--overwrite"]);
+    assert!(
+        refused.stdout.contains("refused: "),
+        "the plan is shown all the same: {refused:?}"
+    );
+    let flags = [
+        "--overwrite",
+        "--restart",
+        "--io",
+        "pread",
+        "--simd",
+        "portable",
+        "--verify",
+    ];
     let allowed = run(path, ["plan"].iter().chain(&other).chain(&flags)).ok();
     assert!(allowed.stdout.contains("a new run begins"), "{allowed:?}");
-    assert_eq!(fs::read(path.join("out/thalweg.json")).expect("there"), merged_before, "a plan writes nothing");
-    let json = run(path, ["plan"].iter().chain(&other).chain(&["--json"])).fails(2, &["cannot write to folder"]);
-    assert!(json.json()["outlook"].as_str().expect("text").starts_with("refused: cannot write to folder"));
+    assert_eq!(
+        fs::read(path.join("out/thalweg.json")).expect("there"),
+        merged_before,
+        "a plan writes nothing"
+    );
+    let json = run(path, ["plan"].iter().chain(&other).chain(&["--json"]))
+        .fails(2, &["cannot write to folder"]);
+    assert!(
+        json.json()["outlook"]
+            .as_str()
+            .expect("text")
+            .starts_with("refused: cannot write to folder")
+    );
     let again = run(path, ["plan", "a", "b", "--out", "out"]).ok();
     assert!(again.stdout.contains("complete already"), "{again:?}");
 }

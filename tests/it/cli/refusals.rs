@@ -11,10 +11,18 @@ use crate::support::striped::write;
 /// Files that are no models, or no longer.
 fn spoil(root: &Path) {
     fs::create_dir(root.join("empty")).expect("made");
-    fs::write(root.join("text.safetensors"), "this is no model, though its name says so\n").expect("written");
+    fs::write(
+        root.join("text.safetensors"),
+        "this is no model, though its name says so\n",
+    )
+    .expect("written");
     fs::write(root.join("file"), "a file\n").expect("written");
     fs::create_dir(root.join("c")).expect("made");
-    fs::copy(root.join("b/model-00001-of-00003.safetensors"), root.join("c/alone.safetensors")).expect("copied");
+    fs::copy(
+        root.join("b/model-00001-of-00003.safetensors"),
+        root.join("c/alone.safetensors"),
+    )
+    .expect("copied");
     for name in ["short", "gap", "other", "nan"] {
         write(&root.join(name), &crate::crash_merge::small_shards(), 3);
     }
@@ -29,8 +37,16 @@ fn spoil(root: &Path) {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(root.join("nan").join(second), bytes).expect("written");
-    fs::write(root.join("case.yml"), "merge_method: karcher\nmodels: [a, b]\n").expect("written");
-    fs::write(root.join("bad.yml"), "merge_method: karcher\nmodels: [a, b]\ngranularty: row\n").expect("written");
+    fs::write(
+        root.join("case.yml"),
+        "merge_method: karcher\nmodels: [a, b]\n",
+    )
+    .expect("written");
+    fs::write(
+        root.join("bad.yml"),
+        "merge_method: karcher\nmodels: [a, b]\ngranularty: row\n",
+    )
+    .expect("written");
 }
 
 const CASES: &[&str] = &[
@@ -112,11 +128,25 @@ fn bad_invocations_are_refused_in_these_words() {
         assert!(code == 1 || code == 2, "{case}: {ended:?}");
         assert_eq!(ended.stdout, "", "{case}");
         assert!(!ended.stderr.contains("panicked"), "{case}: {ended:?}");
-        assert!(!root.path().join("out/model.safetensors").exists(), "{case}");
-        // What the argument parser does not find is one line and perhaps a hint; recipes show their place.
-        if !ended.stderr.contains("--help") && !ended.stderr.contains("  |\n") && !ended.stderr.contains("error: ") {
+        assert!(
+            !root.path().join("out/model.safetensors").exists(),
+            "{case}"
+        );
+        // What the argument parser does not find is one line and perhaps a hint; recipes show their
+        // place.
+        if !ended.stderr.contains("--help")
+            && !ended.stderr.contains("  |\n")
+            && !ended.stderr.contains("error: ")
+        {
             assert!(ended.stderr.starts_with("thalweg: "), "{case}: {ended:?}");
-            assert!(ended.stderr.lines().skip(1).all(|hint| hint.starts_with("  ")), "{case}: {ended:?}");
+            assert!(
+                ended
+                    .stderr
+                    .lines()
+                    .skip(1)
+                    .all(|hint| hint.starts_with("  ")),
+                "{case}: {ended:?}"
+            );
         }
     }
     insta::assert_snapshot!("bad_invocations", said);

@@ -15,7 +15,12 @@ const NOWHERE: &str = "cuda:4294967295";
 
 fn place() -> Place {
     let place = Place::new();
-    place.models(&random_models(&mut Random::new(710), &[Dtype::F32; 2], &[&[3, 5]], Kinship::Independent));
+    place.models(&random_models(
+        &mut Random::new(710),
+        &[Dtype::F32; 2],
+        &[&[3, 5]],
+        Kinship::Independent,
+    ));
     place
 }
 
@@ -45,15 +50,37 @@ fn a_device_that_is_not_there_is_one_clear_error_and_never_the_processor() {
     let root = root(&place);
     let why = reason(NOWHERE);
     for command in ["merge", "plan", "align"] {
-        run(&root, [command, "m0", "m1", "--out", "out.safetensors", "--device", NOWHERE]).fails(2, &[&why]);
+        run(
+            &root,
+            [
+                command,
+                "m0",
+                "m1",
+                "--out",
+                "out.safetensors",
+                "--device",
+                NOWHERE,
+            ],
+        )
+        .fails(2, &[&why]);
     }
     run(&root, ["align", "m0", "m1", "m2", "--device", NOWHERE]).fails(2, &[&why]);
     let recipe = format!("merge_method: karcher\nmodels: [m0, m1]\ndevice: {NOWHERE}\n");
     fs::write(root.join("r.yml"), recipe).expect("written");
     run(&root, ["merge", "r.yml", "--out", "out"]).fails(2, &[&why]);
-    assert!(!root.join("out").exists() && !root.join("out.safetensors").exists(), "something was written");
+    assert!(
+        !root.join("out").exists() && !root.join("out.safetensors").exists(),
+        "something was written"
+    );
     // The command line has the last word.
-    let done = run(&root, ["merge", "r.yml", "--out", "out", "--device", "cpu", "--json"]).ok().json();
+    let done = run(
+        &root,
+        [
+            "merge", "r.yml", "--out", "out", "--device", "cpu", "--json",
+        ],
+    )
+    .ok()
+    .json();
     assert_eq!(done["device"], "cpu");
 }
 
@@ -65,15 +92,33 @@ fn auto_takes_the_processor_where_there_is_no_driver_and_says_so() {
     let place = place();
     let root = root(&place);
     let reason = format!("computed on the cpu: {}", reason("cuda:0"));
-    let planned = run(&root, ["plan", "m0", "m1", "--out", "out", "--device", "auto"]).ok().stdout;
+    let planned = run(
+        &root,
+        ["plan", "m0", "m1", "--out", "out", "--device", "auto"],
+    )
+    .ok()
+    .stdout;
     assert!(planned.contains(&reason), "{planned}");
-    let done = run(&root, ["merge", "m0", "m1", "--out", "out", "--device", "auto", "--json"]).ok();
+    let done = run(
+        &root,
+        [
+            "merge", "m0", "m1", "--out", "out", "--device", "auto", "--json",
+        ],
+    )
+    .ok();
     let (said, done) = (done.stderr.clone(), done.json());
     assert!(said.contains(&reason), "{said}");
     assert_eq!(done["device"], "cpu");
-    assert!(done["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(&reason)), "{done}");
+    assert!(
+        done["warnings"][0]
+            .as_str()
+            .is_some_and(|warning| warning.starts_with(&reason)),
+        "{done}"
+    );
     run(&root, ["merge", "m0", "m1", "--out", "plain"]).ok();
-    let bytes = |out: &str| fs::read(Path::new(&root).join(out).join("model.safetensors")).expect("an output");
+    let bytes = |out: &str| {
+        fs::read(Path::new(&root).join(out).join("model.safetensors")).expect("an output")
+    };
     assert!(bytes("out") == bytes("plain"));
 }
 
@@ -82,9 +127,21 @@ fn names_that_mean_nothing_and_memory_of_no_device_are_refused() {
     let place = place();
     let root = root(&place);
     for odd in ["gpu", "cuda:x", "cuda:"] {
-        run(&root, ["merge", "m0", "m1", "--out", "out", "--device", odd]).fails(2, &["cpu, cuda, cuda:N or auto"]);
+        run(
+            &root,
+            ["merge", "m0", "m1", "--out", "out", "--device", odd],
+        )
+        .fails(2, &["cpu, cuda, cuda:N or auto"]);
     }
-    let memory = ["merge", "m0", "m1", "--out", "out", "--device-memory", "1GiB"];
+    let memory = [
+        "merge",
+        "m0",
+        "m1",
+        "--out",
+        "out",
+        "--device-memory",
+        "1GiB",
+    ];
     run(&root, memory).fails(2, &["--device-memory", "no device", "--device cuda"]);
     let memory = ["align", "m0", "m1", "--device-memory", "1GiB"];
     run(&root, memory).fails(2, &["--device-memory", "no device", "--device cuda"]);
@@ -99,13 +156,26 @@ fn an_alignment_left_to_us_is_computed_on_the_processor_and_says_so() {
     let stored = planted(&llama(), false);
     let dir = stored.dir.path();
     let reason = format!("computed on the cpu: {}", reason("cuda:0"));
-    let done = run(dir, ["align", "model", "planted", "--device", "auto", "--json"]).ok();
+    let done = run(
+        dir,
+        ["align", "model", "planted", "--device", "auto", "--json"],
+    )
+    .ok();
     assert!(done.stderr.contains(&reason), "{}", done.stderr);
     assert_eq!(done.json()["device"], "cpu");
-    let merge = ["merge", "model", "planted", "--align", "weights", "--device", "auto", "--out", "out", "--json"];
+    let merge = [
+        "merge", "model", "planted", "--align", "weights", "--device", "auto", "--out", "out",
+        "--json",
+    ];
     let done = run(dir, merge).ok();
     assert!(done.stderr.contains(&reason), "{}", done.stderr);
     assert_eq!(done.json()["device"], "cpu");
-    run(dir, ["merge", "model", "planted", "--align", "weights", "--out", "plain", "--quiet"]).ok();
+    run(
+        dir,
+        [
+            "merge", "model", "planted", "--align", "weights", "--out", "plain", "--quiet",
+        ],
+    )
+    .ok();
     same_bytes(&stored, "out", "plain");
 }

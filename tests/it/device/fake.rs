@@ -1,5 +1,5 @@
-//! A driver that queues what it is asked for, carries it out with the host's build of the kernels when it is waited for, and
-//! fails where it is told to.
+//! A driver that queues what it is asked for, carries it out with the host's build of the kernels
+//! when it is waited for, and fails where it is told to.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -35,8 +35,16 @@ struct Line {
 const POISON: u8 = 0xa5;
 
 enum Queued {
-    Copy { from: usize, to: usize, len: usize },
-    Launch { kernel: Kernel, grid: [u32; 2], arguments: Vec<Argument> },
+    Copy {
+        from: usize,
+        to: usize,
+        len: usize,
+    },
+    Launch {
+        kernel: Kernel,
+        grid: [u32; 2],
+        arguments: Vec<Argument>,
+    },
 }
 
 #[derive(Default)]
@@ -67,7 +75,13 @@ impl Fake {
     }
 
     fn with(fails_at: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { fails_at, ..State::default() }), free_bytes: 1 << 30 })
+        Arc::new(Self {
+            state: Mutex::new(State {
+                fails_at,
+                ..State::default()
+            }),
+            free_bytes: 1 << 30,
+        })
     }
 
     /// Lets every call from this one on fail.
@@ -80,8 +94,8 @@ impl Fake {
         self.lock().calls.clone()
     }
 
-    /// Whether all memories and streams were given back; after a failure, tasks that nobody waits for any more end a moment
-    /// later than the run.
+    /// Whether all memories and streams were given back; after a failure, tasks that nobody waits
+    /// for any more end a moment later than the run.
     pub fn is_let_go(&self) -> bool {
         let given_back = || {
             let state = self.lock();
@@ -110,16 +124,24 @@ impl Fake {
         let number = state.calls.len();
         state.calls.push(call);
         match state.fails_at {
-            Some(at) if at == number || (state.fails_on && number > at) => {
-                Err(Error::new(Kind::Device, "injected failure", number, format!("{call:?}")))
-            }
+            Some(at) if at == number || (state.fails_on && number > at) => Err(Error::new(
+                Kind::Device,
+                "injected failure",
+                number,
+                format!("{call:?}"),
+            )),
             _ => Ok(state),
         }
     }
 
     fn take(&self, call: Call, bytes: usize) -> Result<usize> {
         let mut state = self.asked(call)?;
-        let mut lines = vec![Line { _bytes: [POISON; 256] }; bytes.div_ceil(256)];
+        let mut lines = vec![
+            Line {
+                _bytes: [POISON; 256]
+            };
+            bytes.div_ceil(256)
+        ];
         let address = lines.as_mut_ptr().expose_provenance();
         state.memory.insert(address, lines);
         Ok(address)
@@ -128,10 +150,21 @@ impl Fake {
     fn queue(&self, call: Call, stream: Stream, queued: Queued) -> Result<()> {
         let mut state = self.asked(call)?;
         if let Queued::Copy { from, to, len } = &queued {
-            assert!([from, to].into_iter().all(|at| state.has(*at, *len)), "{call:?} beyond what was taken");
+            assert!(
+                [from, to].into_iter().all(|at| state.has(*at, *len)),
+                "{call:?} beyond what was taken"
+            );
         }
-        state.queues.get_mut(&stream.0).expect("an open stream").push(queued);
-        let busy = state.queues.values().filter(|queue| !queue.is_empty()).count();
+        state
+            .queues
+            .get_mut(&stream.0)
+            .expect("an open stream")
+            .push(queued);
+        let busy = state
+            .queues
+            .values()
+            .filter(|queue| !queue.is_empty())
+            .count();
         state.most_busy = state.most_busy.max(busy);
         Ok(())
     }
@@ -139,7 +172,9 @@ impl Fake {
 
 impl State {
     fn has(&self, at: usize, len: usize) -> bool {
-        self.memory.iter().any(|(begin, lines)| *begin <= at && at + len <= begin + lines.len() * 256)
+        self.memory
+            .iter()
+            .any(|(begin, lines)| *begin <= at && at + len <= begin + lines.len() * 256)
     }
 }
 
@@ -153,7 +188,8 @@ impl Driver for Fake {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        self.take(Call::Allocate, bytes).map(|address| Address(address as u64))
+        self.take(Call::Allocate, bytes)
+            .map(|address| Address(address as u64))
     }
 
     unsafe fn free(&self, memory: Address) {
@@ -167,7 +203,13 @@ impl Driver for Fake {
     }
 
     unsafe fn unpin(&self, memory: NonNull<u8>) {
-        assert!(self.lock().memory.remove(&memory.as_ptr().expose_provenance()).is_some(), "unpinned twice");
+        assert!(
+            self.lock()
+                .memory
+                .remove(&memory.as_ptr().expose_provenance())
+                .is_some(),
+            "unpinned twice"
+        );
     }
 
     fn stream(&self) -> Result<Stream> {
@@ -180,31 +222,78 @@ impl Driver for Fake {
 
     unsafe fn close(&self, stream: Stream) {
         let queue = self.lock().queues.remove(&stream.0);
-        assert!(queue.is_some_and(|queue| queue.is_empty()), "closed before it was waited for, or twice");
+        assert!(
+            queue.is_some_and(|queue| queue.is_empty()),
+            "closed before it was waited for, or twice"
+        );
     }
 
-    unsafe fn copy_in(&self, stream: Stream, from: *const u8, to: Address, len: usize) -> Result<()> {
-        let (from, to) = (from.expose_provenance(), usize::try_from(to.0).expect("an address of this machine"));
+    unsafe fn copy_in(
+        &self,
+        stream: Stream,
+        from: *const u8,
+        to: Address,
+        len: usize,
+    ) -> Result<()> {
+        let (from, to) = (
+            from.expose_provenance(),
+            usize::try_from(to.0).expect("an address of this machine"),
+        );
         self.queue(Call::CopyIn(stream), stream, Queued::Copy { from, to, len })
     }
 
-    unsafe fn copy_out(&self, stream: Stream, from: Address, to: *mut u8, len: usize) -> Result<()> {
-        let (from, to) = (usize::try_from(from.0).expect("an address of this machine"), to.expose_provenance());
-        self.queue(Call::CopyOut(stream), stream, Queued::Copy { from, to, len })
+    unsafe fn copy_out(
+        &self,
+        stream: Stream,
+        from: Address,
+        to: *mut u8,
+        len: usize,
+    ) -> Result<()> {
+        let (from, to) = (
+            usize::try_from(from.0).expect("an address of this machine"),
+            to.expose_provenance(),
+        );
+        self.queue(
+            Call::CopyOut(stream),
+            stream,
+            Queued::Copy { from, to, len },
+        )
     }
 
-    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 2], arguments: &[Argument]) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: Kernel,
+        grid: [u32; 2],
+        arguments: &[Argument],
+    ) -> Result<()> {
         // What a device accepts.
-        assert!((1..1 << 31).contains(&grid[0]) && (1..1 << 16).contains(&grid[1]), "{kernel:?} on {grid:?}");
+        assert!(
+            (1..1 << 31).contains(&grid[0]) && (1..1 << 16).contains(&grid[1]),
+            "{kernel:?} on {grid:?}"
+        );
         let arguments = arguments.to_vec();
-        self.queue(Call::Launch(stream, kernel), stream, Queued::Launch { kernel, grid, arguments })
+        self.queue(
+            Call::Launch(stream, kernel),
+            stream,
+            Queued::Launch {
+                kernel,
+                grid,
+                arguments,
+            },
+        )
     }
 
     unsafe fn wait(&self, stream: Stream) -> Result<()> {
         // Others queue meanwhile, as beside a real device.
         std::thread::yield_now();
         let outcome = self.asked(Call::Wait(stream)).map(drop);
-        let queue = self.lock().queues.get_mut(&stream.0).map(std::mem::take).expect("an open stream");
+        let queue = self
+            .lock()
+            .queues
+            .get_mut(&stream.0)
+            .map(std::mem::take)
+            .expect("an open stream");
         if outcome.is_ok() {
             queue.into_iter().for_each(carry_out);
         }
@@ -215,11 +304,19 @@ impl Driver for Fake {
 fn carry_out(queued: Queued) {
     match queued {
         Queued::Copy { from, to, len } => {
-            let (from, to) = (std::ptr::with_exposed_provenance::<u8>(from), std::ptr::with_exposed_provenance_mut(to));
-            // SAFETY: both ranges were looked for when it was queued, and the caller leaves them alone until now.
+            let (from, to) = (
+                std::ptr::with_exposed_provenance::<u8>(from),
+                std::ptr::with_exposed_provenance_mut(to),
+            );
+            // SAFETY: both ranges were looked for when it was queued, and the caller leaves them
+            // alone until now.
             unsafe { std::ptr::copy_nonoverlapping(from, to, len) }
         }
-        Queued::Launch { kernel, grid, arguments } => {
+        Queued::Launch {
+            kernel,
+            grid,
+            arguments,
+        } => {
             let mut values: Vec<u64> = arguments
                 .iter()
                 .map(|argument| match argument {
@@ -227,12 +324,18 @@ fn carry_out(queued: Queued) {
                     Argument::Word(word) => u64::from(*word),
                 })
                 .collect();
-            let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
+            let mut pointers: Vec<*mut c_void> = values
+                .iter_mut()
+                .map(|value| (&raw mut *value).cast())
+                .collect();
             type Host = unsafe extern "C" fn(u32, u32, *mut *mut c_void);
             let name = format!("host_{}", kernel.name());
-            // SAFETY: host.c declares the function so, and the engine has laid its arguments out for it.
+            // SAFETY: host.c declares the function so, and the engine has laid its arguments out
+            // for it.
             unsafe {
-                let host = library().get::<Host>(name.as_bytes()).expect("a function for each kernel");
+                let host = library()
+                    .get::<Host>(name.as_bytes())
+                    .expect("a function for each kernel");
                 host(grid[0], grid[1], pointers.as_mut_ptr());
             }
         }
@@ -248,12 +351,26 @@ fn library() -> &'static Library {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/cuda/host.c");
         let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
         let output = Command::new(compiler)
-            .args(["-std=c99", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-o"])
+            .args([
+                "-std=c99",
+                "-O2",
+                "-ffp-contract=off",
+                "-fPIC",
+                "-shared",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-o",
+            ])
             .args([&built, &source])
             .arg("-lm")
             .output()
             .expect("a C compiler, which building zstd needs too");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         // SAFETY: it was just built, and loading it runs nothing.
         unsafe { Library::new(&built) }.expect("a library")
     })

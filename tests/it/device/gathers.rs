@@ -1,5 +1,5 @@
-//! Reordered columns on a device against the view of an aligned model, bit for bit: every type, sizes around a block of
-//! threads.
+//! Reordered columns on a device against the view of an aligned model, bit for bit: every type,
+//! sizes around a block of threads.
 
 use std::sync::Arc;
 
@@ -28,33 +28,60 @@ tensors:
 fn noise(dtype: Dtype, shape: &[usize], seed: u64) -> Vec<u8> {
     let mut state = seed;
     let count = shape.iter().product::<usize>() * dtype.bytes();
-    (0..count).map(|_| split_mix(&mut state).to_le_bytes()[7]).collect()
+    (0..count)
+        .map(|_| split_mix(&mut state).to_le_bytes()[7])
+        .collect()
 }
 
 /// Moves `rows` rows of `columns` columns on both sides; every bit must agree.
 fn compare(stored: Stored, dtype: Dtype, rows: usize, columns: usize, signs: bool) {
-    let tensor = |shape: &[usize], seed| Tensor::from_bytes(stored, shape, noise(dtype, shape, seed));
+    let tensor =
+        |shape: &[usize], seed| Tensor::from_bytes(stored, shape, noise(dtype, shape, seed));
     let model = Model::from([
         ("in".to_owned(), tensor(&[columns, 3], 1)),
-        ("out".to_owned(), tensor(&[rows, columns], 2 + columns as u64)),
+        (
+            "out".to_owned(),
+            tensor(&[rows, columns], 2 + columns as u64),
+        ),
     ]);
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     write_model(folder.path(), &model, 1);
     let opened = Checkpoint::open(folder.path()).expect("opens");
     let spec = Spec::parse(SPEC, "own.yml").expect("a spec");
     let symmetries = Arc::new(Symmetries::of(&opened, Some(&spec)).expect("it fits"));
-    let mut random = Transform::random(&symmetries, columns as u64).elements().to_vec();
+    let mut random = Transform::random(&symmetries, columns as u64)
+        .elements()
+        .to_vec();
     if !signs {
-        random.iter_mut().for_each(|element| *element = Element { negative: vec![], ..element.clone() });
+        random.iter_mut().for_each(|element| {
+            *element = Element {
+                negative: vec![],
+                ..element.clone()
+            }
+        });
     }
     let transform = Arc::new(Transform::new(&symmetries, random).expect("it fits"));
-    let alignment = Alignment { symmetries: Arc::clone(&symmetries), transform };
+    let alignment = Alignment {
+        symmetries: Arc::clone(&symmetries),
+        transform,
+    };
 
     let entry = &opened.tensors()["out"];
-    let options = SourceOptions { io: Default::default(), scratch: None };
+    let options = SourceOptions {
+        io: Default::default(),
+        scratch: None,
+    };
     let source = opened.open_file(entry.file, &options).expect("opens");
-    let place = Place { source: source.as_ref(), offset: entry.bytes.start, unit: dtype.bytes() as u64 };
-    let below = Below { tensors: &[&place as &dyn Readable], kernels: Kernels::detect(), pool: None };
+    let place = Place {
+        source: source.as_ref(),
+        offset: entry.bytes.start,
+        unit: dtype.bytes() as u64,
+    };
+    let below = Below {
+        tensors: &[&place as &dyn Readable],
+        kernels: Kernels::detect(),
+        pool: None,
+    };
     let bytes = &model["out"].bytes;
     let map = AxisMap::new(&alignment, &symmetries.tensors["out"], 1);
     let Some(view) = Aligned::new(&alignment, "out", dtype).expect("floats") else {
@@ -62,21 +89,31 @@ fn compare(stored: Stored, dtype: Dtype, rows: usize, columns: usize, signs: boo
         return assert!(columns < 3 && map.is_none());
     };
     let mut wanted = vec![0; bytes.len()];
-    view.gather().read(below, 0..(rows * columns) as u64, &mut wanted).expect("read");
+    view.gather()
+        .read(below, 0..(rows * columns) as u64, &mut wanted)
+        .expect("read");
 
     let map = map.expect("a view moves something");
     let places = Columns::new(&map.source, &map.negative);
     let lanes = Lanes::new(driver(), 1, Taken::gather_bytes(bytes.len(), columns)).expect("memory");
     let mut got = vec![0x77; bytes.len()];
-    lanes.take().and_then(|mut lane| lane.gather(Elements { dtype, bytes }, &places, &mut got)).expect("no failure");
+    lanes
+        .take()
+        .and_then(|mut lane| lane.gather(Elements { dtype, bytes }, &places, &mut got))
+        .expect("no failure");
     assert!(got == wanted, "{dtype}: {rows} x {columns}, signs {signs}");
 
     // The same when rows and columns are taken apart.
     let (mut gather, apart) = view.apart().expect("columns alone are moved");
     assert_eq!(apart, places);
     let mut plain = vec![0; bytes.len()];
-    gather.read(below, 0..(rows * columns) as u64, &mut plain).expect("read");
-    assert!(plain == *bytes, "the rows of {rows} x {columns} are not as they are stored");
+    gather
+        .read(below, 0..(rows * columns) as u64, &mut plain)
+        .expect("read");
+    assert!(
+        plain == *bytes,
+        "the rows of {rows} x {columns} are not as they are stored"
+    );
 }
 
 #[test]
@@ -107,9 +144,16 @@ fn nothing_and_rows_of_nothing_are_moved_too() {
     for (rows, columns) in [(0, 4), (0, 0)] {
         let source: Vec<u32> = (0..columns).rev().collect();
         let places = Columns::new(&source, &[]);
-        let lanes = Lanes::new(driver(), 1, Taken::gather_bytes(0, places.len()).max(256)).expect("memory");
+        let lanes =
+            Lanes::new(driver(), 1, Taken::gather_bytes(0, places.len()).max(256)).expect("memory");
         let bytes = vec![0; rows];
-        let elements = Elements { dtype: Dtype::BF16, bytes: &bytes };
-        lanes.take().and_then(|mut lane| lane.gather(elements, &places, &mut [])).expect("no failure");
+        let elements = Elements {
+            dtype: Dtype::BF16,
+            bytes: &bytes,
+        };
+        lanes
+            .take()
+            .and_then(|mut lane| lane.gather(elements, &places, &mut []))
+            .expect("no failure");
     }
 }

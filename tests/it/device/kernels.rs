@@ -1,5 +1,5 @@
-//! The CUDA kernels against the portable ones, bit for bit, through the lanes: lengths around every boundary, every type,
-//! every bit pattern where there are few enough.
+//! The CUDA kernels against the portable ones, bit for bit, through the lanes: lengths around every
+//! boundary, every type, every bit pattern where there are few enough.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,17 @@ const BLOCK: usize = Kernel::BLOCK as usize;
 /// 0, 1, and one to either side of every lane, tile, block and chunk boundary.
 fn lengths() -> Vec<usize> {
     let mut lengths = vec![0, 1];
-    for boundary in [LANES, 2 * LANES, BLOCK, TILE, 2 * TILE, 8 * BLOCK, 16 * BLOCK, CHUNK - TILE, CHUNK] {
+    for boundary in [
+        LANES,
+        2 * LANES,
+        BLOCK,
+        TILE,
+        2 * TILE,
+        8 * BLOCK,
+        16 * BLOCK,
+        CHUNK - TILE,
+        CHUNK,
+    ] {
         lengths.extend([boundary - 1, boundary]);
         lengths.extend((boundary < CHUNK).then_some(boundary + 1));
     }
@@ -27,7 +37,9 @@ fn lengths() -> Vec<usize> {
 /// Types of inputs: all alike, three of each, and all together.
 fn mixtures() -> Vec<Vec<Dtype>> {
     let alike = Dtype::MERGEABLE.iter().map(|dtype| vec![*dtype; 3]);
-    alike.chain([Dtype::MERGEABLE.to_vec(), vec![Dtype::BF16, Dtype::F16]]).collect()
+    alike
+        .chain([Dtype::MERGEABLE.to_vec(), vec![Dtype::BF16, Dtype::F16]])
+        .collect()
 }
 
 /// A step of the SplitMix64 generator.
@@ -41,23 +53,35 @@ pub fn split_mix(state: &mut u64) -> u64 {
 /// Bit patterns of the whole range of the type, NaN, infinities and subnormals included.
 fn noise(dtype: Dtype, len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
-    (0..len * dtype.bytes()).map(|_| split_mix(&mut state).to_le_bytes()[7]).collect()
+    (0..len * dtype.bytes())
+        .map(|_| split_mix(&mut state).to_le_bytes()[7])
+        .collect()
 }
 
 /// Values below one in magnitude, of many binades, subnormals and both zeros among them.
 fn tame(dtype: Dtype, len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let value = |bits: u64| {
-        let unit = f64::from(u32::try_from(bits >> 32).expect("32 bits")) / f64::from(u32::MAX) - 0.5;
+        let unit =
+            f64::from(u32::try_from(bits >> 32).expect("32 bits")) / f64::from(u32::MAX) - 0.5;
         unit * 2f64.powi(-i32::from(bits.to_le_bytes()[0] % 24))
     };
-    let wide: Vec<u8> = (0..len).flat_map(|_| value(split_mix(&mut state)).to_le_bytes()).collect();
+    let wide: Vec<u8> = (0..len)
+        .flat_map(|_| value(split_mix(&mut state)).to_le_bytes())
+        .collect();
     converted(&wide, dtype)
 }
 
 fn converted(wide: &[u8], dtype: Dtype) -> Vec<u8> {
     let mut bytes = vec![0; wide.len() / 8 * dtype.bytes()];
-    portable().convert(Elements { dtype: Dtype::F64, bytes: wide }, dtype, &mut bytes);
+    portable().convert(
+        Elements {
+            dtype: Dtype::F64,
+            bytes: wide,
+        },
+        dtype,
+        &mut bytes,
+    );
     bytes
 }
 
@@ -71,7 +95,10 @@ pub fn driver() -> Arc<dyn Driver> {
     let driver = DRIVER.get_or_init(|| match std::env::var("THALWEG_DEVICE") {
         Ok(name) => {
             let choice = Choice::parse(&name).expect("cuda or cuda:N");
-            open(choice).expect("a usable device").driver.expect("a device, not the processor")
+            open(choice)
+                .expect("a usable device")
+                .driver
+                .expect("a device, not the processor")
         }
         Err(_) => Fake::new(),
     });
@@ -84,31 +111,58 @@ fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
 }
 
 fn elements<'a>(dtypes: &[Dtype], bytes: &'a [Vec<u8>]) -> Vec<Elements<'a>> {
-    dtypes.iter().zip(bytes).map(|(dtype, bytes)| Elements { dtype: *dtype, bytes }).collect()
+    dtypes
+        .iter()
+        .zip(bytes)
+        .map(|(dtype, bytes)| Elements {
+            dtype: *dtype,
+            bytes,
+        })
+        .collect()
 }
 
 fn slice<'a>(inputs: &[Elements<'a>], range: &Range<usize>) -> Vec<Elements<'a>> {
-    inputs.iter().map(|input| input.slice(range.clone())).collect()
+    inputs
+        .iter()
+        .map(|input| input.slice(range.clone()))
+        .collect()
 }
 
 /// Gram sums of `pieces` on both sides; every bit must agree.
-fn compare_gram(dtypes: &[Dtype], bytes: &[Vec<u8>], pieces: &[Range<usize>], options: GramOptions, about: &str) {
+fn compare_gram(
+    dtypes: &[Dtype],
+    bytes: &[Vec<u8>],
+    pieces: &[Range<usize>],
+    options: GramOptions,
+    about: &str,
+) {
     let inputs = elements(dtypes, bytes);
     let pairs = pair_count(dtypes.len());
     let wanted: Vec<u64> = pieces
         .iter()
         .flat_map(|piece| {
             let mut sums = vec![0.0; pairs];
-            portable().gram(&slice(&inputs, piece), options, &mut Scratch::default(), &mut sums);
+            portable().gram(
+                &slice(&inputs, piece),
+                options,
+                &mut Scratch::default(),
+                &mut sums,
+            );
             sums.into_iter().map(f64::to_bits)
         })
         .collect();
     let lanes = lanes(dtypes, Dtype::F32, inputs[0].len());
     let mut lane = lanes.take().expect("a lane");
     let mut sums = vec![0.0; pieces.len() * pairs];
-    lane.load(&inputs, Dtype::F32).expect("room").gram(pieces, options, &mut sums).expect("no failure");
+    lane.load(&inputs, Dtype::F32)
+        .expect("room")
+        .gram(pieces, options, &mut sums)
+        .expect("no failure");
     let got: Vec<u64> = sums.into_iter().map(f64::to_bits).collect();
-    assert!(got == wanted, "{about}: {dtypes:?}, {pieces:?}, {options:?}: {got:x?} for {wanted:x?}");
+    assert!(
+        got == wanted,
+        "{about}: {dtypes:?}, {pieces:?}, {options:?}: {got:x?} for {wanted:x?}"
+    );
 }
 
 #[test]
@@ -117,13 +171,34 @@ fn gram_sums_agree_at_every_boundary_for_every_type() {
         for len in lengths() {
             let whole = vec![Range { start: 0, end: len }];
             let of = |make: fn(Dtype, usize, u64) -> Vec<u8>| {
-                (10..).zip(&dtypes).map(|(seed, dtype)| make(*dtype, len, seed)).collect::<Vec<_>>()
+                (10..)
+                    .zip(&dtypes)
+                    .map(|(seed, dtype)| make(*dtype, len, seed))
+                    .collect::<Vec<_>>()
             };
             let (tame, noise) = (of(tame), of(noise));
             for center in [None, Some(1)] {
-                compare_gram(&dtypes, &tame, &whole, GramOptions { center, skip_nonfinite: false }, "tame");
+                compare_gram(
+                    &dtypes,
+                    &tame,
+                    &whole,
+                    GramOptions {
+                        center,
+                        skip_nonfinite: false,
+                    },
+                    "tame",
+                );
                 for skip_nonfinite in [false, true] {
-                    compare_gram(&dtypes, &noise, &whole, GramOptions { center, skip_nonfinite }, "noise");
+                    compare_gram(
+                        &dtypes,
+                        &noise,
+                        &whole,
+                        GramOptions {
+                            center,
+                            skip_nonfinite,
+                        },
+                        "noise",
+                    );
                 }
             }
         }
@@ -133,15 +208,26 @@ fn gram_sums_agree_at_every_boundary_for_every_type() {
 #[test]
 fn gram_sums_agree_for_any_number_of_inputs() {
     for count in [1, 2, 3, 4, 5, 7, 8, 9, 13, 40] {
-        let dtypes: Vec<Dtype> = Dtype::MERGEABLE.iter().copied().cycle().take(count).collect();
-        let bytes: Vec<_> = (0..).zip(&dtypes).map(|(seed, dtype)| tame(*dtype, 700, seed)).collect();
+        let dtypes: Vec<Dtype> = Dtype::MERGEABLE
+            .iter()
+            .copied()
+            .cycle()
+            .take(count)
+            .collect();
+        let bytes: Vec<_> = (0..)
+            .zip(&dtypes)
+            .map(|(seed, dtype)| tame(*dtype, 700, seed))
+            .collect();
         let center = Some(count - 1);
         for center in [None, center] {
             compare_gram(
                 &dtypes,
                 &bytes,
                 &[Range { start: 0, end: 700 }],
-                GramOptions { center, skip_nonfinite: false },
+                GramOptions {
+                    center,
+                    skip_nonfinite: false,
+                },
                 "many inputs",
             );
         }
@@ -152,13 +238,31 @@ fn gram_sums_agree_for_any_number_of_inputs() {
 fn pieces_are_measured_wherever_they_lie() {
     let dtypes = [Dtype::BF16, Dtype::F8E4M3, Dtype::F64];
     let len = 2 * CHUNK + 17;
-    let bytes: Vec<_> = (0..).zip(dtypes).map(|(seed, dtype)| tame(dtype, len, seed)).collect();
+    let bytes: Vec<_> = (0..)
+        .zip(dtypes)
+        .map(|(seed, dtype)| tame(dtype, len, seed))
+        .collect();
     let chunks = [0..CHUNK, CHUNK..2 * CHUNK, 2 * CHUNK..len];
     compare_gram(&dtypes, &bytes, &chunks, GramOptions::default(), "chunks");
     let segment = LEAST_SEGMENT + 1;
-    let segments: Vec<_> = (0..len).step_by(segment).map(|start| start..len.min(start + segment)).collect();
-    compare_gram(&dtypes, &bytes, &segments, GramOptions::default(), "segments");
-    compare_gram(&dtypes, &bytes, &[len - 1..len, 3..3, 1..CHUNK], GramOptions::default(), "odd pieces");
+    let segments: Vec<_> = (0..len)
+        .step_by(segment)
+        .map(|start| start..len.min(start + segment))
+        .collect();
+    compare_gram(
+        &dtypes,
+        &bytes,
+        &segments,
+        GramOptions::default(),
+        "segments",
+    );
+    compare_gram(
+        &dtypes,
+        &bytes,
+        &[len - 1..len, 3..3, 1..CHUNK],
+        GramOptions::default(),
+        "odd pieces",
+    );
 }
 
 /// One combination on both sides; every bit and the count of overflows must agree.
@@ -169,32 +273,69 @@ fn compare_combine(dtypes: &[Dtype], bytes: &[Vec<u8>], mix: Mix<'_>, out: Dtype
     let counted = match mix {
         Mix::Only(input) => portable().convert(inputs[input], out, &mut wanted),
         Mix::Weights(weights, divisor) => {
-            let terms: Vec<_> =
-                weights.iter().copied().zip(inputs.iter().copied()).filter(|(weight, _)| *weight != 0.0).collect();
-            portable().combine(&terms, divisor, out, &mut Scratch::default(), &mut wanted).overflows
+            let terms: Vec<_> = weights
+                .iter()
+                .copied()
+                .zip(inputs.iter().copied())
+                .filter(|(weight, _)| *weight != 0.0)
+                .collect();
+            portable()
+                .combine(&terms, divisor, out, &mut Scratch::default(), &mut wanted)
+                .overflows
         }
     };
     let lanes = lanes(dtypes, out, len);
     let mut lane = lanes.take().expect("a lane");
     let mut got = vec![0x77; wanted.len()];
-    let pieces: Vec<_> = (0..len).step_by(CHUNK).map(|start| (start..len.min(start + CHUNK), mix)).collect();
-    let overflows = lane.load(&inputs, out).expect("room").combine(&pieces, &mut got).expect("no failure");
-    let first = got.chunks(out.bytes()).zip(wanted.chunks(out.bytes())).position(|(got, wanted)| got != wanted);
-    assert_eq!(first, None, "{about}: {dtypes:?} to {out}, {len} elements, {mix:?}: first differing element");
-    assert_eq!(overflows, counted, "{about}: {dtypes:?} to {out}, {len} elements, {mix:?}: overflows");
+    let pieces: Vec<_> = (0..len)
+        .step_by(CHUNK)
+        .map(|start| (start..len.min(start + CHUNK), mix))
+        .collect();
+    let overflows = lane
+        .load(&inputs, out)
+        .expect("room")
+        .combine(&pieces, &mut got)
+        .expect("no failure");
+    let first = got
+        .chunks(out.bytes())
+        .zip(wanted.chunks(out.bytes()))
+        .position(|(got, wanted)| got != wanted);
+    assert_eq!(
+        first, None,
+        "{about}: {dtypes:?} to {out}, {len} elements, {mix:?}: first differing element"
+    );
+    assert_eq!(
+        overflows, counted,
+        "{about}: {dtypes:?} to {out}, {len} elements, {mix:?}: overflows"
+    );
 }
 
 #[test]
 fn combinations_agree_at_every_boundary_for_every_type() {
-    let weights: [&[f64]; 5] =
-        [&[0.5, 0.3, 0.2], &[-0.0, 1.7e3, 0.0], &[0.0; 3], &[1e300, -1e300, 1.0], &[f64::NAN, f64::INFINITY, -1.0]];
+    let weights: [&[f64]; 5] = [
+        &[0.5, 0.3, 0.2],
+        &[-0.0, 1.7e3, 0.0],
+        &[0.0; 3],
+        &[1e300, -1e300, 1.0],
+        &[f64::NAN, f64::INFINITY, -1.0],
+    ];
     for out in Dtype::MERGEABLE {
         for dtype in Dtype::MERGEABLE {
             let dtypes = [dtype, Dtype::BF16, dtype];
             for (turn, len) in lengths().into_iter().enumerate() {
-                let bytes: Vec<_> = (20..).zip(dtypes).map(|(seed, dtype)| noise(dtype, len, seed)).collect();
-                let (weights, divisor) = (weights[turn % weights.len()], [1.0, 3.0, 49.0][turn % 3]);
-                compare_combine(&dtypes, &bytes, Mix::Weights(weights, divisor), out, "noise");
+                let bytes: Vec<_> = (20..)
+                    .zip(dtypes)
+                    .map(|(seed, dtype)| noise(dtype, len, seed))
+                    .collect();
+                let (weights, divisor) =
+                    (weights[turn % weights.len()], [1.0, 3.0, 49.0][turn % 3]);
+                compare_combine(
+                    &dtypes,
+                    &bytes,
+                    Mix::Weights(weights, divisor),
+                    out,
+                    "noise",
+                );
                 if turn % 3 == 0 {
                     compare_combine(&dtypes, &bytes, Mix::Only(2), out, "one of several");
                 }
@@ -206,13 +347,24 @@ fn combinations_agree_at_every_boundary_for_every_type() {
 #[test]
 fn every_weight_pattern_agrees_on_one_length() {
     let dtypes = Dtype::MERGEABLE;
-    let bytes: Vec<_> = (30..).zip(dtypes).map(|(seed, dtype)| noise(dtype, CHUNK + 3, seed)).collect();
+    let bytes: Vec<_> = (30..)
+        .zip(dtypes)
+        .map(|(seed, dtype)| noise(dtype, CHUNK + 3, seed))
+        .collect();
     for out in Dtype::MERGEABLE {
-        for weights in
-            [[0.1, 0.2, 0.3, 0.1, 0.2, 0.1], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [1e-320, 0.0, -3.5, 0.0, 2.0, -0.0]]
-        {
+        for weights in [
+            [0.1, 0.2, 0.3, 0.1, 0.2, 0.1],
+            [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            [1e-320, 0.0, -3.5, 0.0, 2.0, -0.0],
+        ] {
             for divisor in [1.0, 7.0] {
-                compare_combine(&dtypes, &bytes, Mix::Weights(&weights, divisor), out, "all types");
+                compare_combine(
+                    &dtypes,
+                    &bytes,
+                    Mix::Weights(&weights, divisor),
+                    out,
+                    "all types",
+                );
             }
         }
     }
@@ -226,13 +378,28 @@ fn values(dtype: Dtype) -> Vec<f64> {
         _ => noise(dtype, 30_000, 77),
     };
     let mut wide = vec![0; codes.len() / dtype.bytes() * 8];
-    portable().convert(Elements { dtype, bytes: &codes }, Dtype::F64, &mut wide);
-    wide.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes"))).collect()
+    portable().convert(
+        Elements {
+            dtype,
+            bytes: &codes,
+        },
+        Dtype::F64,
+        &mut wide,
+    );
+    wide.chunks_exact(8)
+        .map(|bytes| f64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+        .collect()
 }
 
 #[test]
 fn halfway_cases_and_their_neighbours_round_alike() {
-    for out in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F8E4M3, Dtype::F8E5M2] {
+    for out in [
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::F8E4M3,
+        Dtype::F8E5M2,
+    ] {
         let mut values = values(out);
         values.retain(|value| value.is_finite());
         values.sort_by(f64::total_cmp);
@@ -243,11 +410,40 @@ fn halfway_cases_and_their_neighbours_round_alike() {
         }
         // Around the limits of the type, and beyond all of them.
         let most = values.last().copied().expect("some values");
-        let limits = [most, 464.0, 480.0, 61440.0, 65520.0, 65536.0, 2f64.powi(128) - 2f64.powi(103), f64::MAX];
-        let around = |limit: f64| [limit.next_down(), limit, limit.next_up(), -limit, -limit.next_down()];
+        let limits = [
+            most,
+            464.0,
+            480.0,
+            61440.0,
+            65520.0,
+            65536.0,
+            2f64.powi(128) - 2f64.powi(103),
+            f64::MAX,
+        ];
+        let around = |limit: f64| {
+            [
+                limit.next_down(),
+                limit,
+                limit.next_up(),
+                -limit,
+                -limit.next_down(),
+            ]
+        };
         inputs.extend(limits.into_iter().flat_map(around));
-        inputs.extend([f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -f64::NAN, f64::from_bits(1), -f64::from_bits(1)]);
-        inputs.extend([0.0, -0.0, f64::MIN_POSITIVE, f64::from_bits(0x7ff0_0000_0000_0001)]);
+        inputs.extend([
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            -f64::NAN,
+            f64::from_bits(1),
+            -f64::from_bits(1),
+        ]);
+        inputs.extend([
+            0.0,
+            -0.0,
+            f64::MIN_POSITIVE,
+            f64::from_bits(0x7ff0_0000_0000_0001),
+        ]);
         for run in inputs.chunks(2 * CHUNK) {
             let bytes: Vec<u8> = run.iter().flat_map(|value| value.to_le_bytes()).collect();
             compare_combine(&[Dtype::F64], &[bytes], Mix::Only(0), out, "halfway");
@@ -263,7 +459,13 @@ fn every_code_of_the_short_types_widens_alike() {
             _ => (0..=u16::MAX).flat_map(u16::to_le_bytes).collect(),
         };
         for out in Dtype::MERGEABLE {
-            compare_combine(&[dtype], std::slice::from_ref(&codes), Mix::Only(0), out, "every code");
+            compare_combine(
+                &[dtype],
+                std::slice::from_ref(&codes),
+                Mix::Only(0),
+                out,
+                "every code",
+            );
         }
     }
 }
@@ -274,19 +476,41 @@ fn the_first_element_that_is_not_finite_is_found_wherever_it_is() {
         let nan = converted(&f64::NAN.to_le_bytes(), dtype);
         let len = CHUNK + 5;
         let pieces = [0..CHUNK, CHUNK..len];
-        for at in [0, 1, LANES - 1, BLOCK, BLOCK + 1, TILE - 1, CHUNK - 1, CHUNK, len - 1, len] {
+        for at in [
+            0,
+            1,
+            LANES - 1,
+            BLOCK,
+            BLOCK + 1,
+            TILE - 1,
+            CHUNK - 1,
+            CHUNK,
+            len - 1,
+            len,
+        ] {
             let mut bytes = [tame(dtype, len, 1), tame(dtype, len, 2)];
             for place in [at, at + 300].into_iter().filter(|place| *place < len) {
                 bytes[1][place * dtype.bytes()..][..dtype.bytes()].copy_from_slice(&nan);
             }
             let inputs = elements(&[dtype; 2], &bytes);
-            let first = |piece| slice(&inputs, piece).into_iter().map(|input| portable().first_nonfinite(input));
+            let first = |piece| {
+                slice(&inputs, piece)
+                    .into_iter()
+                    .map(|input| portable().first_nonfinite(input))
+            };
             let wanted: Vec<Option<usize>> = pieces.iter().flat_map(first).collect();
             let lanes = lanes(&[dtype; 2], dtype, len);
             let mut lane = lanes.take().expect("a lane");
             let mut resident = lane.load(&inputs, dtype).expect("room");
-            assert_eq!(resident.first_nonfinite(&pieces).expect("no failure"), wanted, "{dtype} at {at}");
-            let odd: Vec<bool> = wanted.chunks(2).map(|piece| piece.iter().any(Option::is_some)).collect();
+            assert_eq!(
+                resident.first_nonfinite(&pieces).expect("no failure"),
+                wanted,
+                "{dtype} at {at}"
+            );
+            let odd: Vec<bool> = wanted
+                .chunks(2)
+                .map(|piece| piece.iter().any(Option::is_some))
+                .collect();
             assert_eq!(resident.nonfinite(&pieces).expect("no failure"), odd);
         }
     }

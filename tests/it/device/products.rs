@@ -1,5 +1,6 @@
-//! Sums of products through the lanes, against a plain sum in the order that `product.h` names, bit for bit: sizes around
-//! every tile, all layouts, every cut that a device's memory can make necessary.
+//! Sums of products through the lanes, against a plain sum in the order that `product.h` names, bit
+//! for bit: sizes around every tile, all layouts, every cut that a device's memory can make
+//! necessary.
 
 use std::sync::Arc;
 
@@ -37,7 +38,12 @@ impl Factor {
                 _ => unit * 2f32.powi(-i32::from(binade % 12)),
             }
         };
-        Self { elements: (0..rows * columns).map(|_| number()).collect(), rows, columns, transposed }
+        Self {
+            elements: (0..rows * columns).map(|_| number()).collect(),
+            rows,
+            columns,
+            transposed,
+        }
     }
 
     fn matrix(&self) -> Matrix<'_> {
@@ -48,7 +54,11 @@ impl Factor {
     }
 
     fn at(&self, row: usize, column: usize) -> f32 {
-        self.elements[if self.transposed { column * self.rows + row } else { row * self.columns + column }]
+        self.elements[if self.transposed {
+            column * self.rows + row
+        } else {
+            row * self.columns + column
+        }]
     }
 }
 
@@ -78,7 +88,9 @@ fn plain(rows: usize, columns: usize, steps: &[Step]) -> Vec<f32> {
             let (row, column) = (at / columns, at % columns);
             for first in (0..left.columns).step_by(DEPTH) {
                 let terms = first..left.columns.min(first + DEPTH);
-                let part = terms.fold(0.0, |part, term| left.at(row, term).mul_add(right.at(term, column), part));
+                let part = terms.fold(0.0, |part, term| {
+                    left.at(row, term).mul_add(right.at(term, column), part)
+                });
                 *sum = scale.mul_add(part, *sum);
             }
         }
@@ -86,10 +98,17 @@ fn plain(rows: usize, columns: usize, steps: &[Step]) -> Vec<f32> {
     sums
 }
 
-fn added(products: &Products, rows: usize, columns: usize, steps: &[Step]) -> Result<Vec<f32>, Error> {
+fn added(
+    products: &Products,
+    rows: usize,
+    columns: usize,
+    steps: &[Step],
+) -> Result<Vec<f32>, Error> {
     let mut result = vec![f32::NAN; rows * columns];
     let mut sum = products.begin(rows, &mut result)?;
-    steps.iter().try_for_each(|step| sum.add(step.scale, step.left.matrix(), step.right.matrix()))?;
+    steps
+        .iter()
+        .try_for_each(|step| sum.add(step.scale, step.left.matrix(), step.right.matrix()))?;
     sum.finish()?;
     Ok(result)
 }
@@ -97,13 +116,21 @@ fn added(products: &Products, rows: usize, columns: usize, steps: &[Step]) -> Re
 fn compare(products: &Products, (rows, columns): (usize, usize), steps: &[Step], about: &str) {
     let wanted = plain(rows, columns, steps);
     let got = added(products, rows, columns, steps).expect("no failure");
-    let differs = got.iter().zip(&wanted).position(|(got, wanted)| got.to_bits() != wanted.to_bits());
+    let differs = got
+        .iter()
+        .zip(&wanted)
+        .position(|(got, wanted)| got.to_bits() != wanted.to_bits());
     let depths: Vec<usize> = steps.iter().map(|step| step.left.columns).collect();
-    assert_eq!(differs, None, "{about}: {rows} x {columns}, terms {depths:?}: {got:?} for {wanted:?}");
+    assert_eq!(
+        differs, None,
+        "{about}: {rows} x {columns}, terms {depths:?}: {got:?} for {wanted:?}"
+    );
 }
 
 fn with(host: u64, device: u64) -> Products {
-    Products::new(driver(), host, device).expect("memory").with_own_kernel()
+    Products::new(driver(), host, device)
+        .expect("memory")
+        .with_own_kernel()
 }
 
 /// The least device memory that will do.
@@ -111,7 +138,11 @@ fn least() -> u64 {
     let (mut too_small, mut enough) = (0, PLENTY);
     while enough - too_small > 1 {
         let middle = enough.midpoint(too_small);
-        if Products::pinned_bytes(PLENTY, middle).is_ok() { enough = middle } else { too_small = middle }
+        if Products::pinned_bytes(PLENTY, middle).is_ok() {
+            enough = middle
+        } else {
+            too_small = middle
+        }
     }
     enough
 }
@@ -120,12 +151,35 @@ fn least() -> u64 {
 fn sums_agree_at_every_boundary_in_every_layout() {
     let products = with(PLENTY, PLENTY);
     for layout in 0..4 {
-        for depth in [0, 1, STEP - 1, STEP, STEP + 1, DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + STEP + 1] {
-            compare(&products, (3, SQUARE + 1), &[Step::new(3, depth, SQUARE + 1, layout, 0.37)], "depths");
+        for depth in [
+            0,
+            1,
+            STEP - 1,
+            STEP,
+            STEP + 1,
+            DEPTH - 1,
+            DEPTH,
+            DEPTH + 1,
+            2 * DEPTH + STEP + 1,
+        ] {
+            compare(
+                &products,
+                (3, SQUARE + 1),
+                &[Step::new(3, depth, SQUARE + 1, layout, 0.37)],
+                "depths",
+            );
         }
         let sizes = [0, 1, SQUARE - 1, SQUARE, SQUARE + 1];
-        for (rows, columns) in sizes.iter().flat_map(|rows| sizes.map(|columns| (*rows, columns))) {
-            compare(&products, (rows, columns), &[Step::new(rows, STEP + 1, columns, layout, 1.0)], "sizes");
+        for (rows, columns) in sizes
+            .iter()
+            .flat_map(|rows| sizes.map(|columns| (*rows, columns)))
+        {
+            compare(
+                &products,
+                (rows, columns),
+                &[Step::new(rows, STEP + 1, columns, layout, 1.0)],
+                "sizes",
+            );
         }
     }
 }
@@ -134,11 +188,22 @@ fn sums_agree_at_every_boundary_in_every_layout() {
 fn what_is_added_later_goes_on_from_what_is_there() {
     let products = with(PLENTY, PLENTY);
     let (rows, columns) = (SQUARE - 1, 5);
-    let step = |(layout, depth): (usize, usize)| Step::new(rows, depth, columns, layout, 0.1 + depth as f32);
-    let steps: Vec<Step> = [7, 0, DEPTH + 3, 1, 40].into_iter().enumerate().map(step).collect();
+    let step = |(layout, depth): (usize, usize)| {
+        Step::new(rows, depth, columns, layout, 0.1 + depth as f32)
+    };
+    let steps: Vec<Step> = [7, 0, DEPTH + 3, 1, 40]
+        .into_iter()
+        .enumerate()
+        .map(step)
+        .collect();
     compare(&products, (rows, columns), &steps, "several");
     compare(&products, (rows, columns), &[], "nothing is zero");
-    compare(&products, (rows, columns), &steps[..1], "what was there before is gone");
+    compare(
+        &products,
+        (rows, columns),
+        &steps[..1],
+        "what was there before is gone",
+    );
 }
 
 #[test]
@@ -146,49 +211,91 @@ fn no_memory_changes_a_bit() {
     let (rows, columns) = (SQUARE + 2, 2 * SQUARE + 7);
     let step = |layout: usize| Step::new(rows, 2 * DEPTH + 30 * layout, columns, layout, 0.5);
     let steps: Vec<Step> = [0, 3].into_iter().map(step).collect();
-    // Carried to and fro in small lanes and in larger ones; there, in small lanes that cut it and in large ones.
-    for (host, device) in [(0, least()), (0, PLENTY), (40 << 20, PLENTY), (PLENTY, PLENTY), (PLENTY, 2 * least())] {
-        compare(&with(host, device), (rows, columns), &steps, &format!("{host} and {device} bytes"));
+    // Carried to and fro in small lanes and in larger ones; there, in small lanes that cut it and
+    // in large ones.
+    for (host, device) in [
+        (0, least()),
+        (0, PLENTY),
+        (40 << 20, PLENTY),
+        (PLENTY, PLENTY),
+        (PLENTY, 2 * least()),
+    ] {
+        compare(
+            &with(host, device),
+            (rows, columns),
+            &steps,
+            &format!("{host} and {device} bytes"),
+        );
     }
     let carried = with(0, least());
-    assert!(carried.most_entries() < rows * columns, "nothing is carried");
-    assert!(Products::new(Fake::new(), PLENTY, least() - 1).is_err_and(|error| {
-        let hint = error.hint().unwrap_or_default().to_owned();
-        error.kind() == Kind::Device && hint.contains("--device-memory 1MiB")
-    }));
+    assert!(
+        carried.most_entries() < rows * columns,
+        "nothing is carried"
+    );
+    assert!(
+        Products::new(Fake::new(), PLENTY, least() - 1).is_err_and(|error| {
+            let hint = error.hint().unwrap_or_default().to_owned();
+            error.kind() == Kind::Device && hint.contains("--device-memory 1MiB")
+        })
+    );
 }
 
 #[test]
 fn columns_that_are_reordered_on_the_way_change_no_bit() {
     let (rows, depth, columns) = (SQUARE - 3, DEPTH + 40, 2 * SQUARE + 7);
-    let source: Vec<u32> = (0..columns).map(|at| u32::try_from((at * 5 + 3) % columns).expect("small")).collect();
+    let source: Vec<u32> = (0..columns)
+        .map(|at| u32::try_from((at * 5 + 3) % columns).expect("small"))
+        .collect();
     let negative: Vec<bool> = (0..columns).map(|at| at % 3 == 0).collect();
     let order = Columns::new(&source, &negative);
     let before = Step::new(rows, depth, columns, 1, 0.25);
     let mut after = Step::new(rows, depth, columns, 1, 0.25);
     for (at, element) in after.right.elements.iter_mut().enumerate() {
         let (row, column) = (at / columns, at % columns);
-        let value = before.right.at(row, usize::try_from(source[column]).expect("small"));
+        let value = before
+            .right
+            .at(row, usize::try_from(source[column]).expect("small"));
         *element = if negative[column] { -value } else { value };
     }
     let wanted = plain(rows, columns, &[after]);
     let add = |backend: &Backend| {
         let mut got = vec![f32::NAN; rows * columns];
         let mut sum = backend.begin(rows, &mut got).expect("room");
-        sum.add_gathered(before.scale, before.left.matrix(), before.right.matrix(), &order).expect("no failure");
+        sum.add_gathered(
+            before.scale,
+            before.left.matrix(),
+            before.right.matrix(),
+            &order,
+        )
+        .expect("no failure");
         sum.finish().expect("no failure");
         got
     };
     // On the device, whole and in pieces of terms; on the host, for parts that are cut or carried.
-    for (host, device) in [(PLENTY, PLENTY), (20 << 20, PLENTY), (0, PLENTY), (0, least())] {
+    for (host, device) in [
+        (PLENTY, PLENTY),
+        (20 << 20, PLENTY),
+        (0, PLENTY),
+        (0, least()),
+    ] {
         let got = add(&Backend::on(Arc::new(with(host, device))));
-        let same = got.iter().zip(&wanted).all(|(got, wanted)| got.to_bits() == wanted.to_bits());
+        let same = got
+            .iter()
+            .zip(&wanted)
+            .all(|(got, wanted)| got.to_bits() == wanted.to_bits());
         assert!(same, "{host} and {device} bytes");
     }
     let fake = Fake::new();
-    let products = Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
+    let products =
+        Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
     add(&Backend::on(Arc::new(products)));
-    assert_eq!(fake.calls().iter().filter(|call| matches!(call, Call::Launch(_, Kernel::Gather))).count(), 1);
+    assert_eq!(
+        fake.calls()
+            .iter()
+            .filter(|call| matches!(call, Call::Launch(_, Kernel::Gather)))
+            .count(),
+        1
+    );
     // In memory up to the order of sums.
     let near = |(got, wanted): (&f32, &f32)| (got - wanted).abs() < 1e-5;
     assert!(add(&Backend::default()).iter().zip(&wanted).all(near));
@@ -197,8 +304,11 @@ fn columns_that_are_reordered_on_the_way_change_no_bit() {
 #[test]
 fn factors_are_copied_while_those_before_them_are_multiplied() {
     let fake = Fake::new();
-    let products = Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
-    let steps: Vec<Step> = (0..6).map(|layout| Step::new(9, 20, 30, layout, 1.0)).collect();
+    let products =
+        Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
+    let steps: Vec<Step> = (0..6)
+        .map(|layout| Step::new(9, 20, 30, layout, 1.0))
+        .collect();
     added(&products, 9, 30, &steps).expect("no failure");
     drop(products);
     assert!(fake.is_let_go() && fake.most_busy() == 2);
@@ -209,11 +319,19 @@ fn factors_are_copied_while_those_before_them_are_multiplied() {
     for call in fake.calls() {
         match call {
             Call::CopyIn(stream) => {
-                assert_ne!(busy, Some(stream), "factors are replaced while they are multiplied");
+                assert_ne!(
+                    busy,
+                    Some(stream),
+                    "factors are replaced while they are multiplied"
+                );
                 overlapped += usize::from(busy.is_some());
             }
             Call::Launch(stream, kernel) => {
-                assert_eq!((busy, kernel), (None, Kernel::Product), "two products add to the same entries at once");
+                assert_eq!(
+                    (busy, kernel),
+                    (None, Kernel::Product),
+                    "two products add to the same entries at once"
+                );
                 (busy, multiplied) = (Some(stream), multiplied + 1);
             }
             Call::Wait(stream) if busy == Some(stream) => busy = None,
@@ -228,7 +346,9 @@ fn factors_are_copied_while_those_before_them_are_multiplied() {
 fn a_failure_at_any_call_is_an_error_and_everything_is_given_back() {
     for (host, device) in [(PLENTY, PLENTY), (0, least())] {
         let (rows, columns) = (SQUARE + 2, SQUARE);
-        let steps: Vec<Step> = (0..2).map(|layout| Step::new(rows, 20, columns, layout, 1.0)).collect();
+        let steps: Vec<Step> = (0..2)
+            .map(|layout| Step::new(rows, 20, columns, layout, 1.0))
+            .collect();
         let run = |fake: Arc<Fake>| {
             let products = Products::new(fake as Arc<dyn Driver>, host, device)?;
             let first = added(&products, rows, columns, &steps)?;
@@ -242,7 +362,9 @@ fn a_failure_at_any_call_is_an_error_and_everything_is_given_back() {
         let calls = undisturbed.calls().len() - 2;
         for at in 0..calls {
             let fake = Fake::failing_at(at);
-            let error = run(Arc::clone(&fake)).err().unwrap_or_else(|| panic!("call {at} of {calls} failed"));
+            let error = run(Arc::clone(&fake))
+                .err()
+                .unwrap_or_else(|| panic!("call {at} of {calls} failed"));
             assert_eq!(error.kind(), Kind::Device, "call {at}: {error}");
             assert!(fake.is_let_go(), "call {at}: something was not given back");
         }
@@ -255,12 +377,14 @@ fn after_a_wait_that_failed_nothing_is_begun_and_after_a_caller_that_gave_up_eve
     let products = with(PLENTY, PLENTY);
     let mut result = vec![0.0; 20];
     let mut sum = products.begin(4, &mut result).expect("no failure");
-    sum.add(1.0, steps[0].left.matrix(), steps[0].right.matrix()).expect("no failure");
+    sum.add(1.0, steps[0].left.matrix(), steps[0].right.matrix())
+        .expect("no failure");
     drop(sum);
     compare(&products, (4, 5), &steps, "after one that was given up");
 
     let fake = Fake::new();
-    let products = Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
+    let products =
+        Products::new(Arc::clone(&fake) as Arc<dyn Driver>, PLENTY, PLENTY).expect("memory");
     added(&products, 4, 5, &steps).expect("no failure");
     let waits = |call: &Call| matches!(call, Call::Wait(_));
     let first = fake.calls().iter().position(waits).expect("somebody waits");
@@ -269,7 +393,10 @@ fn after_a_wait_that_failed_nothing_is_begun_and_after_a_caller_that_gave_up_eve
     added_on(&backend, &steps[0]).expect_err("it fails from now on");
     fake.fail_from(usize::MAX);
     let error = added_on(&backend, &steps[0]).expect_err("nothing that it gives is worth anything");
-    assert!(error.to_string().starts_with("device has failed: "), "{error}");
+    assert!(
+        error.to_string().starts_with("device has failed: "),
+        "{error}"
+    );
 }
 
 fn added_on(backend: &Backend, step: &Step) -> Result<(), Error> {

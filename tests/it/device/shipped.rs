@@ -11,8 +11,13 @@ fn skipped(why: &str) {
 
 /// Where `scripts/check/nvrtc.sh` keeps the compiler that makes what is shipped.
 fn compiler(root: &Path) -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(target.join("nvrtc")).ok()?.flatten().map(|e| e.path()).collect();
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(target.join("nvrtc"))
+        .ok()?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     folders.retain(|folder| folder.join("done").exists());
     folders.sort();
     Some(folders.first()?.join("nvidia/cuda_nvrtc/lib"))
@@ -33,9 +38,19 @@ fn the_shipped_ptx_is_what_the_source_gives() {
         .arg(made.path())
         .env("LD_LIBRARY_PATH", &compiler)
         .output();
-    let Ok(output) = output else { return skipped("python3 is not there") };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let shipped = std::fs::read(root.join("src/device/cuda/kernels.ptx")).expect("the shipped kernels");
+    let Ok(output) = output else {
+        return skipped("python3 is not there");
+    };
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let shipped =
+        std::fs::read(root.join("src/device/cuda/kernels.ptx")).expect("the shipped kernels");
     let made = std::fs::read(made.path()).expect("what was made");
-    assert!(made == shipped, "kernels.ptx is out of date: run scripts/check/nvrtc.sh --write");
+    assert!(
+        made == shipped,
+        "kernels.ptx is out of date: run scripts/check/nvrtc.sh --write"
+    );
 }

@@ -15,12 +15,21 @@ use crate::support::reference::{Model, Random};
 
 /// Two models of three layers.
 fn layered(place: &Place) -> [String; 2] {
-    let names = ["model.embed_tokens.weight", "model.layers.0.mlp.w", "model.layers.1.mlp.w", "model.layers.2.attn.w"];
+    let names = [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.w",
+        "model.layers.1.mlp.w",
+        "model.layers.2.attn.w",
+    ];
     let mut random = Random::new(920);
     let mut model = || -> Model {
         let one = |name: &&str| {
-            let tensor = random_models(&mut random, &[Dtype::F32], &[&[6]], Kinship::Independent).remove(0);
-            ((*name).to_owned(), tensor.into_values().next().expect("one tensor"))
+            let tensor =
+                random_models(&mut random, &[Dtype::F32], &[&[6]], Kinship::Independent).remove(0);
+            (
+                (*name).to_owned(),
+                tensor.into_values().next().expect("one tensor"),
+            )
         };
         names.iter().map(one).collect()
     };
@@ -33,9 +42,17 @@ fn layered(place: &Place) -> [String; 2] {
 fn refused(text: &str) -> Error {
     let recipe = Recipe::parse(text, "merge.yml").expect("a recipe");
     let document = recipe.documents[0].clone();
-    let inputs = document.models().into_iter().map(|model| Path::new(&*model.path).to_owned()).collect();
+    let inputs = document
+        .models()
+        .into_iter()
+        .map(|model| Path::new(&*model.path).to_owned())
+        .collect();
     let job = Job::new(document, inputs).expect("a job");
-    let wish = Wish { memory: 1 << 30, threads: 2, block_bytes: None };
+    let wish = Wish {
+        memory: 1 << 30,
+        threads: 2,
+        block_bytes: None,
+    };
     match Plan::new(&job, &wish) {
         Err(error) => error,
         Ok(_) => panic!("planned: {text}"),
@@ -52,11 +69,30 @@ fn weights_that_make_no_mean_in_a_layer_name_file_line_layer_and_tensor() {
         );
         let error = refused(&text);
         let words = error.to_string();
-        assert_eq!((error.kind(), error.exit_code()), (Kind::Recipe, 2), "{method}: {words}");
-        for wanted in ["merge.yml:5:5", "`weight`", "`model.layers.2.attn.w` (layer 2)", &a, &b] {
-            assert!(words.contains(wanted), "{method}: wanted {wanted} in {words}");
+        assert_eq!(
+            (error.kind(), error.exit_code()),
+            (Kind::Recipe, 2),
+            "{method}: {words}"
+        );
+        for wanted in [
+            "merge.yml:5:5",
+            "`weight`",
+            "`model.layers.2.attn.w` (layer 2)",
+            &a,
+            &b,
+        ] {
+            assert!(
+                words.contains(wanted),
+                "{method}: wanted {wanted} in {words}"
+            );
         }
-        assert!(error.hint().is_some_and(|hint| hint.contains("weight: [1, 0]")), "{method}: {:?}", error.hint());
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("weight: [1, 0]")),
+            "{method}: {:?}",
+            error.hint()
+        );
     }
     // Where mergekit has a meaning for such a sum it holds.
     let task = format!(
@@ -75,13 +111,21 @@ fn a_parameter_of_which_no_filter_fits_names_file_line_layer_and_tensor() {
     let error = refused(&text);
     let words = error.to_string();
     assert_eq!(error.exit_code(), 2, "{words}");
-    for wanted in ["merge.yml:7:3", "`t`", "`model.layers.2.attn.w` (layer 2)", "no condition fits"] {
+    for wanted in [
+        "merge.yml:7:3",
+        "`t`",
+        "`model.layers.2.attn.w` (layer 2)",
+        "no condition fits",
+    ] {
         assert!(words.contains(wanted), "wanted {wanted} in {words}");
     }
     // By `plan` as by `merge`, before anything is written.
     let dir = place.path("");
     fs::write(dir.join("merge.yml"), &text).expect("written");
-    for command in [vec!["plan", "merge.yml", "--out", "out"], vec!["merge", "merge.yml", "--out", "out"]] {
+    for command in [
+        vec!["plan", "merge.yml", "--out", "out"],
+        vec!["merge", "merge.yml", "--out", "out"],
+    ] {
         program::run(&dir, &command).fails(2, &["merge.yml:7:3", "model.layers.2.attn.w"]);
     }
     assert!(!dir.join("out").exists());
@@ -96,22 +140,41 @@ fn factors_beyond_f64_are_refused_where_they_are_given() {
     );
     let error = refused(&text);
     assert_eq!(error.exit_code(), 2, "{error}");
-    assert!(error.to_string().contains("merge.yml:5:16") && error.to_string().contains("embed_tokens"), "{error}");
+    assert!(
+        error.to_string().contains("merge.yml:5:16") && error.to_string().contains("embed_tokens"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_base_alone_stays_as_it_is() {
     let place = Place::new();
-    let models = random_models(&mut Random::new(921), &[Dtype::BF16], &[&[40], &[6, 7]], Kinship::Independent);
+    let models = random_models(
+        &mut Random::new(921),
+        &[Dtype::BF16],
+        &[&[40], &[6, 7]],
+        Kinship::Independent,
+    );
     let paths = place.models(&models);
-    for method in ["task_arithmetic", "model_stock", "multislerp", "nuslerp", "slerp"] {
+    for method in [
+        "task_arithmetic",
+        "model_stock",
+        "multislerp",
+        "nuslerp",
+        "slerp",
+    ] {
         let weights = (!["model_stock", "slerp"].contains(&method)).then_some([0.7].as_slice());
-        let mut run = Run::new(recipe(method, &paths, weights)).with("base_model", paths[0].to_str().expect("text"));
+        let mut run = Run::new(recipe(method, &paths, weights))
+            .with("base_model", paths[0].to_str().expect("text"));
         if method == "slerp" {
             run.recipe["parameters"]["t"] = 0.5.into();
         }
         for granularity in ["tensor", "row", "model"] {
-            assert_same(&place.merged(&run.clone().with("granularity", granularity)), &models[0], method);
+            assert_same(
+                &place.merged(&run.clone().with("granularity", granularity)),
+                &models[0],
+                method,
+            );
         }
     }
 }

@@ -5,15 +5,18 @@ use tempfile::tempdir;
 
 use super::{assert_mean, config, merge, model, written};
 
-/// A model of so many layers, whose names begin with `stem`; attention modules have a bias where `biases` names them.
+/// A model of so many layers, whose names begin with `stem`; attention modules have a bias where
+/// `biases` names them.
 fn deep(stem: &str, layers: usize, biases: &[&str]) -> Vec<(String, &'static [usize])> {
-    let mut tensors: Vec<(String, &'static [usize])> = vec![("model.embed_tokens.weight".to_owned(), &[6, 4])];
+    let mut tensors: Vec<(String, &'static [usize])> =
+        vec![("model.embed_tokens.weight".to_owned(), &[6, 4])];
     for layer in 0..layers {
         for module in ["q_proj", "k_proj", "v_proj", "o_proj"] {
             tensors.push((format!("{stem}{layer}.self_attn.{module}.weight"), &[4, 4]));
         }
         tensors.extend(biases.iter().map(|module| {
-            let bias: (String, &'static [usize]) = (format!("{stem}{layer}.self_attn.{module}.bias"), &[4]);
+            let bias: (String, &'static [usize]) =
+                (format!("{stem}{layer}.self_attn.{module}.bias"), &[4]);
             bias
         }));
     }
@@ -26,7 +29,10 @@ fn put(
     tensors: &[(String, &'static [usize])],
     config: &Value,
 ) -> crate::support::reference::Model {
-    let tensors: Vec<(&str, &[usize])> = tensors.iter().map(|(name, shape)| (name.as_str(), *shape)).collect();
+    let tensors: Vec<(&str, &[usize])> = tensors
+        .iter()
+        .map(|(name, shape)| (name.as_str(), *shape))
+        .collect();
     model(root, name, &tensors, config)
 }
 
@@ -41,7 +47,9 @@ fn layers_that_only_one_model_has_are_counted_in_the_config_and_named() {
     let root = tempdir().expect("temporary folder");
     let a = put(root.path(), "a", &deep("model.layers.", 2, &[]), &llama(2));
     let b = put(root.path(), "b", &deep("model.layers.", 4, &[]), &llama(4));
-    let report = merge(root.path(), "a b --missing common --json").ok().json();
+    let report = merge(root.path(), "a b --missing common --json")
+        .ok()
+        .json();
     let out = written(root.path());
     assert_eq!(out.len(), b.len());
     let name = |layer: usize| format!("model.layers.{layer}.self_attn.k_proj.weight");
@@ -49,9 +57,15 @@ fn layers_that_only_one_model_has_are_counted_in_the_config_and_named() {
     assert_mean(&out[&name(3)], &[&b[&name(3)]]);
     let says = config(root.path());
     assert_eq!(says["num_hidden_layers"], 4);
-    assert_eq!(says["layer_types"], json!(["kind 2", "kind 2", "kind 4", "kind 4"]));
+    assert_eq!(
+        says["layer_types"],
+        json!(["kind 2", "kind 2", "kind 4", "kind 4"])
+    );
     let warnings = report["warnings"].to_string();
-    assert!(warnings.contains("merged over fewer models, because a lacks model.layers.2"), "{warnings}");
+    assert!(
+        warnings.contains("merged over fewer models, because a lacks model.layers.2"),
+        "{warnings}"
+    );
     assert!(warnings.contains("and 5 more tensors"), "{warnings}");
     assert_eq!(report["partial"].as_array().map(Vec::len), Some(8));
     assert_eq!(report["partial"][0]["lacking"], json!([0]));
@@ -59,7 +73,13 @@ fn layers_that_only_one_model_has_are_counted_in_the_config_and_named() {
     merge(root.path(), "a b --missing common --base 2 --overwrite").ok();
     assert_eq!(config(root.path())["num_hidden_layers"], 4);
     merge(root.path(), "a b --missing base --base 1 --overwrite").ok();
-    assert_eq!((written(root.path()).len(), &config(root.path())["num_hidden_layers"]), (a.len(), &json!(2)));
+    assert_eq!(
+        (
+            written(root.path()).len(),
+            &config(root.path())["num_hidden_layers"]
+        ),
+        (a.len(), &json!(2))
+    );
 }
 
 #[test]
@@ -73,8 +93,18 @@ fn layers_are_counted_where_the_part_of_the_model_is_described() {
     };
     type Case<'a> = (&'a str, &'a str, &'a dyn Fn(usize) -> Value, &'a [&'a str]);
     let cases: [Case<'_>; 2] = [
-        ("encoder.block.", "decoder.block.", &t5, &["num_decoder_layers"]),
-        ("language_model.layers.", "vision_tower.layers.", &vision, &["vision_config", "num_hidden_layers"]),
+        (
+            "encoder.block.",
+            "decoder.block.",
+            &t5,
+            &["num_decoder_layers"],
+        ),
+        (
+            "language_model.layers.",
+            "vision_tower.layers.",
+            &vision,
+            &["vision_config", "num_hidden_layers"],
+        ),
     ];
     for (same, longer, config_of, keys) in cases {
         let root = tempdir().expect("temporary folder");
@@ -99,21 +129,42 @@ fn layers_that_no_config_can_count_are_refused() {
         tensors
     };
     let gap = with(deep("model.layers.", 2, &[]), "model.layers.4.norm.weight");
-    let odd = with(deep("model.layers.", 2, &[]), "model.layers.2.eh_proj.weight");
+    let odd = with(
+        deep("model.layers.", 2, &[]),
+        "model.layers.2.eh_proj.weight",
+    );
     let whole = deep("model.layers.", 3, &[]);
     for (b, a_says, b_says, words) in [
         (&gap, llama(2), llama(5), "no model has `model.layers.2`"),
-        (&odd, llama(2), llama(2), "has other tensors than the base's layers"),
-        (&whole, llama(2), llama(2), "which of them count cannot be told"),
-        (&whole, json!({ "model_type": "llama" }), llama(3), "does not say how many layers"),
+        (
+            &odd,
+            llama(2),
+            llama(2),
+            "has other tensors than the base's layers",
+        ),
+        (
+            &whole,
+            llama(2),
+            llama(2),
+            "which of them count cannot be told",
+        ),
+        (
+            &whole,
+            json!({ "model_type": "llama" }),
+            llama(3),
+            "does not say how many layers",
+        ),
     ] {
         let root = tempdir().expect("temporary folder");
         put(root.path(), "a", &deep("model.layers.", 2, &[]), &a_says);
         put(root.path(), "b", b, &b_says);
         merge(root.path(), "a b --missing common").fails(2, &[words, "a/config.json", "--base N"]);
         // `plan` judges as `merge` does.
-        crate::support::program::run(root.path(), ["plan", "a", "b", "--missing", "common", "--out", "out"])
-            .fails(2, &[words]);
+        crate::support::program::run(
+            root.path(),
+            ["plan", "a", "b", "--missing", "common", "--out", "out"],
+        )
+        .fails(2, &[words]);
         assert!(!root.path().join("out").exists());
     }
 }
@@ -121,8 +172,14 @@ fn layers_that_no_config_can_count_are_refused() {
 #[test]
 fn biases_that_only_one_model_has_are_switched_on_where_the_family_has_a_switch() {
     for (config_of, path) in [
-        (json!({ "model_type": "llama", "attention_bias": false }), None),
-        (json!({ "model_type": "llava", "text_config": { "model_type": "qwen3" } }), Some("text_config")),
+        (
+            json!({ "model_type": "llama", "attention_bias": false }),
+            None,
+        ),
+        (
+            json!({ "model_type": "llava", "text_config": { "model_type": "qwen3" } }),
+            Some("text_config"),
+        ),
     ] {
         let root = tempdir().expect("temporary folder");
         put(root.path(), "a", &deep("model.layers.", 2, &[]), &config_of);
@@ -136,9 +193,11 @@ fn biases_that_only_one_model_has_are_switched_on_where_the_family_has_a_switch(
 
 #[test]
 fn biases_that_no_switch_stands_for_are_refused_by_name() {
-    for (config, biases) in
-        [(json!({ "model_type": "mistral" }), ALL), (json!({ "model_type": "llama" }), &ALL[..3]), (json!({}), ALL)]
-    {
+    for (config, biases) in [
+        (json!({ "model_type": "mistral" }), ALL),
+        (json!({ "model_type": "llama" }), &ALL[..3]),
+        (json!({}), ALL),
+    ] {
         let root = tempdir().expect("temporary folder");
         put(root.path(), "a", &deep("model.layers.", 2, &[]), &config);
         put(root.path(), "b", &deep("model.layers.", 2, biases), &config);

@@ -16,11 +16,20 @@ fn llama(tied: bool) -> Value {
 
 #[test]
 fn a_head_that_one_model_ties_and_another_has_is_written_untied() {
-    for (policy, base_ties) in [("", true), ("", false), ("--missing common", true), ("--missing base --base 1", true)]
-    {
+    for (policy, base_ties) in [
+        ("", true),
+        ("", false),
+        ("--missing common", true),
+        ("--missing base --base 1", true),
+    ] {
         let root = tempdir().expect("temporary folder");
         let mut tied = model(root.path(), "tied", &[EMBEDDINGS, LAYER], &llama(true));
-        let own = model(root.path(), "own", &[EMBEDDINGS, LAYER, HEAD], &llama(false));
+        let own = model(
+            root.path(),
+            "own",
+            &[EMBEDDINGS, LAYER, HEAD],
+            &llama(false),
+        );
         let models = if base_ties { "tied own" } else { "own tied" };
         let ended = merge(root.path(), &format!("{models} {policy}")).ok();
         let out = written(root.path());
@@ -30,7 +39,8 @@ fn a_head_that_one_model_ties_and_another_has_is_written_untied() {
         assert_mean(&out[HEAD.0], &[&embeddings, &own[HEAD.0]]);
         assert_eq!(config(root.path())["tie_word_embeddings"], false);
         assert!(
-            ended.stderr.contains("tie_word_embeddings: false") || ended.stdout.contains("tie_word_embeddings: false"),
+            ended.stderr.contains("tie_word_embeddings: false")
+                || ended.stdout.contains("tie_word_embeddings: false"),
             "{ended:?}"
         );
         // What decides is part of what a run is, and compared when it is checked.
@@ -48,27 +58,42 @@ fn a_head_that_one_model_ties_and_another_has_is_written_untied() {
 #[test]
 fn a_head_that_all_models_tie_is_not_written_wherever_it_is_stored() {
     let root = tempdir().expect("temporary folder");
-    let both = model(root.path(), "both", &[EMBEDDINGS, LAYER, HEAD], &llama(true));
+    let both = model(
+        root.path(),
+        "both",
+        &[EMBEDDINGS, LAYER, HEAD],
+        &llama(true),
+    );
     let one = model(root.path(), "one", &[EMBEDDINGS, LAYER], &llama(true));
     let ended = merge(root.path(), "both one --json").ok();
     let out = written(root.path());
     assert_eq!(out.len(), 2);
-    assert_mean(&out[EMBEDDINGS.0], &[&both[EMBEDDINGS.0], &one[EMBEDDINGS.0]]);
+    assert_mean(
+        &out[EMBEDDINGS.0],
+        &[&both[EMBEDDINGS.0], &one[EMBEDDINGS.0]],
+    );
     assert_eq!(config(root.path())["tie_word_embeddings"], true);
     let said = ended.json();
     let notes = said["notes"].to_string();
-    assert!(notes.contains("ties it to model.embed_tokens.weight") && notes.contains("lm_head.weight"), "{notes}");
+    assert!(
+        notes.contains("ties it to model.embed_tokens.weight") && notes.contains("lm_head.weight"),
+        "{notes}"
+    );
     // Nothing is lost by it, so there is nothing to warn of.
     assert_eq!(said["warnings"].as_array().map_or(0, Vec::len), 0, "{said}");
 }
 
 #[test]
 fn what_a_family_means_by_saying_nothing_is_known() {
-    // Gemma and GPT-2 tie unless told otherwise, Llama does not; where nobody says, a head that is stored is one.
+    // Gemma and GPT-2 tie unless told otherwise, Llama does not; where nobody says, a head that is
+    // stored is one.
     for (config, kept) in [
         (json!({ "model_type": "gemma2" }), false),
         (json!({ "model_type": "llama" }), true),
-        (json!({ "model_type": "gemma3", "text_config": { "model_type": "gemma3_text" } }), false),
+        (
+            json!({ "model_type": "gemma3", "text_config": { "model_type": "gemma3_text" } }),
+            false,
+        ),
         (
             json!({ "model_type": "llava", "text_config": { "model_type": "llama", "tie_word_embeddings": true } }),
             false,
@@ -90,7 +115,10 @@ fn without_configs_a_missing_head_is_the_embeddings() {
     let a = model(root.path(), "a", &[EMBEDDINGS, HEAD], &Value::Null);
     let b = model(root.path(), "b", &[EMBEDDINGS], &Value::Null);
     merge(root.path(), "a b").ok();
-    assert_mean(&written(root.path())[HEAD.0], &[&a[HEAD.0], &b[EMBEDDINGS.0]]);
+    assert_mean(
+        &written(root.path())[HEAD.0],
+        &[&a[HEAD.0], &b[EMBEDDINGS.0]],
+    );
 }
 
 #[test]
@@ -100,7 +128,8 @@ fn a_config_that_says_untied_makes_a_missing_head_an_error() {
     model(root.path(), "b", &[EMBEDDINGS], &llama(false));
     merge(root.path(), "a b").fails(2, &["b: `lm_head.weight` is not there"]);
     // A classifier has no head, however its config ties one.
-    let classifier = json!({ "model_type": "gemma", "architectures": ["GemmaForSequenceClassification"] });
+    let classifier =
+        json!({ "model_type": "gemma", "architectures": ["GemmaForSequenceClassification"] });
     model(root.path(), "c", &[EMBEDDINGS], &classifier);
     merge(root.path(), "a c").fails(2, &["c: ", "`lm_head.weight` is not there"]);
 }
@@ -111,17 +140,42 @@ type Family = (Value, &'static str, &'static str, &'static [&'static str]);
 #[test]
 fn every_family_finds_its_head_and_its_embeddings() {
     let families: [Family; 17] = [
-        (json!({ "model_type": "gpt2" }), "transformer.wte.weight", "lm_head.weight", &[]),
-        (json!({ "model_type": "bloom" }), "transformer.word_embeddings.weight", "lm_head.weight", &[]),
+        (
+            json!({ "model_type": "gpt2" }),
+            "transformer.wte.weight",
+            "lm_head.weight",
+            &[],
+        ),
+        (
+            json!({ "model_type": "bloom" }),
+            "transformer.word_embeddings.weight",
+            "lm_head.weight",
+            &[],
+        ),
         (
             json!({ "model_type": "gpt_neox", "tie_word_embeddings": true }),
             "gpt_neox.embed_in.weight",
             "embed_out.weight",
             &[],
         ),
-        (json!({ "model_type": "opt" }), "model.decoder.embed_tokens.weight", "lm_head.weight", &[]),
-        (json!({ "model_type": "mamba" }), "backbone.embeddings.weight", "lm_head.weight", &[]),
-        (json!({ "model_type": "whisper" }), "model.decoder.embed_tokens.weight", "proj_out.weight", &[]),
+        (
+            json!({ "model_type": "opt" }),
+            "model.decoder.embed_tokens.weight",
+            "lm_head.weight",
+            &[],
+        ),
+        (
+            json!({ "model_type": "mamba" }),
+            "backbone.embeddings.weight",
+            "lm_head.weight",
+            &[],
+        ),
+        (
+            json!({ "model_type": "whisper" }),
+            "model.decoder.embed_tokens.weight",
+            "proj_out.weight",
+            &[],
+        ),
         (
             json!({ "model_type": "bert" }),
             "bert.embeddings.word_embeddings.weight",
@@ -152,8 +206,18 @@ fn every_family_finds_its_head_and_its_embeddings() {
             "generator_lm_head.weight",
             &["generator_lm_head.bias"],
         ),
-        (json!({ "model_type": "xlnet" }), "transformer.word_embedding.weight", "lm_loss.weight", &["lm_loss.bias"]),
-        (json!({ "model_type": "ctrl" }), "transformer.w.weight", "lm_head.weight", &["lm_head.bias"]),
+        (
+            json!({ "model_type": "xlnet" }),
+            "transformer.word_embedding.weight",
+            "lm_loss.weight",
+            &["lm_loss.bias"],
+        ),
+        (
+            json!({ "model_type": "ctrl" }),
+            "transformer.w.weight",
+            "lm_head.weight",
+            &["lm_head.bias"],
+        ),
         (
             json!({ "model_type": "modernbert" }),
             "model.embeddings.tok_embeddings.weight",
@@ -205,10 +269,19 @@ fn shared_embeddings_of_encoder_and_decoder_are_one_whatever_they_are_called() {
     let root = tempdir().expect("temporary folder");
     let shape: &[usize] = &[6, 4];
     let t5 = json!({ "model_type": "t5" });
-    let names = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+    let names = [
+        "shared.weight",
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+    ];
     let a = model(root.path(), "a", &[(names[0], shape)], &t5);
     let b = model(root.path(), "b", &[(names[1], shape)], &t5);
-    let c = model(root.path(), "c", &[(names[0], shape), (names[1], shape), (names[2], shape)], &t5);
+    let c = model(
+        root.path(),
+        "c",
+        &[(names[0], shape), (names[1], shape), (names[2], shape)],
+        &t5,
+    );
     merge(root.path(), "a b c").ok();
     let out = written(root.path());
     assert_eq!(out.keys().collect::<Vec<_>>(), [names[0]]);
@@ -233,9 +306,19 @@ fn a_bias_of_two_names_is_written_under_both_when_a_model_has_both() {
 fn a_family_that_scales_what_a_tied_head_reads_is_refused_where_only_some_tie() {
     let root = tempdir().expect("temporary folder");
     let shape: &[usize] = &[6, 4];
-    model(root.path(), "a", &[("shared.weight", shape)], &json!({ "model_type": "t5" }));
+    model(
+        root.path(),
+        "a",
+        &[("shared.weight", shape)],
+        &json!({ "model_type": "t5" }),
+    );
     let own = json!({ "model_type": "t5", "tie_word_embeddings": false });
-    model(root.path(), "b", &[("shared.weight", shape), ("lm_head.weight", shape)], &own);
+    model(
+        root.path(),
+        "b",
+        &[("shared.weight", shape), ("lm_head.weight", shape)],
+        &own,
+    );
     merge(root.path(), "a b").fails(2, &["scales what a tied head reads", "lm_head.weight"]);
 }
 
@@ -243,8 +326,18 @@ fn a_family_that_scales_what_a_tied_head_reads_is_refused_where_only_some_tie() 
 fn a_stack_ends_in_the_head_of_its_last_model_even_where_that_is_its_embeddings() {
     let root = tempdir().expect("temporary folder");
     let second: (&str, &[usize]) = ("model.layers.1.mlp.up_proj.weight", &[5, 4]);
-    model(root.path(), "own", &[EMBEDDINGS, LAYER, second, HEAD], &llama(false));
-    let tied = model(root.path(), "tied", &[EMBEDDINGS, LAYER, second], &llama(true));
+    model(
+        root.path(),
+        "own",
+        &[EMBEDDINGS, LAYER, second, HEAD],
+        &llama(false),
+    );
+    let tied = model(
+        root.path(),
+        "tied",
+        &[EMBEDDINGS, LAYER, second],
+        &llama(true),
+    );
     let recipe = "merge_method: passthrough\nslices:\n- sources: [{model: own, layer_range: [0, 2]}]\n\
                   - sources: [{model: tied, layer_range: [0, 2]}]\n";
     std::fs::write(root.path().join("stack.yml"), recipe).expect("written");

@@ -1,4 +1,5 @@
-//! Every recipe of the corpus and every recipe that can be generated plans, and its plan says what it was made from.
+//! Every recipe of the corpus and every recipe that can be generated plans, and its plan says what
+//! it was made from.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,28 +23,49 @@ const LAYERS: u32 = 40;
 fn stand_in() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut shapes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (name, shape) in [("model.embed_tokens.weight", vec![8, 2]), ("model.norm.weight", vec![2])] {
+    for (name, shape) in [
+        ("model.embed_tokens.weight", vec![8, 2]),
+        ("model.norm.weight", vec![2]),
+    ] {
         shapes.insert(name.into(), shape);
     }
     shapes.insert("lm_head.weight".into(), vec![8, 2]);
     for layer in 0..LAYERS {
-        shapes.insert(format!("model.layers.{layer}.self_attn.q_proj.weight"), vec![2, 2]);
-        shapes.insert(format!("model.layers.{layer}.mlp.up_proj.weight"), vec![3, 2]);
+        shapes.insert(
+            format!("model.layers.{layer}.self_attn.q_proj.weight"),
+            vec![2, 2],
+        );
+        shapes.insert(
+            format!("model.layers.{layer}.mlp.up_proj.weight"),
+            vec![3, 2],
+        );
     }
     let zeros = [0_u8; 64];
     let views = shapes.iter().map(|(name, shape)| {
         let bytes = &zeros[..shape.iter().product::<usize>() * 4];
-        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shapes fit"))
+        (
+            name.as_str(),
+            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shapes fit"),
+        )
     });
-    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).expect("written");
-    fs::write(folder.path().join("config.json"), r#"{"vocab_size": 8, "num_hidden_layers": 40}"#).expect("written");
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors"))
+        .expect("written");
+    fs::write(
+        folder.path().join("config.json"),
+        r#"{"vocab_size": 8, "num_hidden_layers": 40}"#,
+    )
+    .expect("written");
     folder
 }
 
 /// The plan of `document` when every model it names is the one at `path`.
 fn planned(document: &Document, path: &Path) -> thalweg::Result<Plan> {
     let paths: Vec<PathBuf> = vec![path.to_owned(); document.models().len()];
-    let wish = Wish { memory: 1 << 30, threads: 2, block_bytes: None };
+    let wish = Wish {
+        memory: 1 << 30,
+        threads: 2,
+        block_bytes: None,
+    };
     Plan::new(&Job::new(document.clone(), paths)?, &wish)
 }
 
@@ -54,16 +76,25 @@ fn assert_says_its_recipe(plan: &Plan, document: &Document) {
     let models = again.documents[0].models().len();
     assert_eq!(models, document.models().len());
     let described = |document: &Document| {
-        Job::new(document.clone(), vec![PathBuf::new(); models]).expect("as many models as before").describe()
+        Job::new(document.clone(), vec![PathBuf::new(); models])
+            .expect("as many models as before")
+            .describe()
     };
-    assert_eq!(described(&again.documents[0]), described(document), "{said}");
+    assert_eq!(
+        described(&again.documents[0]),
+        described(document),
+        "{said}"
+    );
 }
 
 #[test]
 fn every_recipe_of_the_corpus_plans_and_its_plan_reads_back() {
     let folder = stand_in();
     for path in corpus("good") {
-        for document in &Recipe::parse(&text_of(&path), "r").expect("good recipes are read").documents {
+        for document in &Recipe::parse(&text_of(&path), "r")
+            .expect("good recipes are read")
+            .documents
+        {
             let plan = planned(document, folder.path())
                 .unwrap_or_else(|error| panic!("{}: {error}: {:?}", path.display(), error.hint()));
             assert!(!plan.tensors.is_empty(), "{}", path.display());
@@ -89,8 +120,8 @@ proptest! {
     fn a_recipe_that_plans_reads_back_from_its_plan(document in document()) {
         prop_assume!(asks_for_layers_that_are_there(&document));
         let folder = stand_in();
-        // What cannot be planned (a mean over the model with weights by tensor, a sum of weights of zero) is refused
-        // in words that name it, and never in another way.
+        // What cannot be planned (a mean over the model with weights by tensor, a sum of weights of
+        // zero) is refused in words that name it, and never in another way.
         match planned(&document, folder.path()) {
             Ok(plan) => assert_says_its_recipe(&plan, &document),
             Err(error) => prop_assert_eq!(error.exit_code(), if error.kind() == thalweg::Kind::Mismatch { 1 } else { 2 }),

@@ -6,14 +6,17 @@ use serde_json::Value;
 use thalweg::device::Choice;
 use thalweg::dtype::Dtype;
 use thalweg::recipe::{
-    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain, Granularity,
-    LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry, ModelRef, Module, NanPolicy, OwnKeys,
-    Parameters, Quantised, Recipe, Residual, Scope, Setting, Slice, SliceSource, Sources, Tokenizer, WeightMatching,
+    Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain,
+    Granularity, LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry,
+    ModelRef, Module, NanPolicy, OwnKeys, Parameters, Quantised, Recipe, Residual, Scope, Setting,
+    Slice, SliceSource, Sources, Tokenizer, WeightMatching,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
     match domain {
-        Domain::Real | Domain::Switch => prop_oneof![-1e3..1e3, -1e300..1e300, Just(-0.0), Just(1e-5)].boxed(),
+        Domain::Real | Domain::Switch => {
+            prop_oneof![-1e3..1e3, -1e300..1e300, Just(-0.0), Just(1e-5)].boxed()
+        }
         Domain::NonNegative => prop_oneof![0.0..1e9, Just(0.0)].boxed(),
         Domain::Positive => (1e-300..1e3).boxed(),
         Domain::Fraction => (0.0..=1.0).boxed(),
@@ -30,9 +33,14 @@ fn setting(domain: Domain) -> BoxedStrategy<Setting> {
         ]
         .boxed(),
     };
-    let filter = prop::option::of(prop_oneof!["[a-z_.]{1,8}", Just("no".to_owned()), Just("1e5: #".to_owned())]);
+    let filter = prop::option::of(prop_oneof![
+        "[a-z_.]{1,8}",
+        Just("no".to_owned()),
+        Just("1e5: #".to_owned())
+    ]);
     leaf.prop_recursive(2, 8, 3, move |inner| {
-        let condition = (filter.clone(), inner).prop_map(|(filter, value)| Condition { filter, value });
+        let condition =
+            (filter.clone(), inner).prop_map(|(filter, value)| Condition { filter, value });
         prop::collection::vec(condition, 1..4).prop_map(Setting::Filtered)
     })
     .boxed()
@@ -40,14 +48,29 @@ fn setting(domain: Domain) -> BoxedStrategy<Setting> {
 
 /// Some parameters of the method; `all` of those without a default when they are needed here.
 fn parameters(info: &'static MethodInfo, one_model: bool, all: bool) -> BoxedStrategy<Parameters> {
-    let wanted = info.parameters.iter().filter(move |parameter| !one_model || parameter.scope == Scope::PerModel);
+    let wanted = info
+        .parameters
+        .iter()
+        .filter(move |parameter| !one_model || parameter.scope == Scope::PerModel);
     let each: Vec<_> = wanted
         .map(move |parameter| {
-            let given = if all && parameter.default.is_none() { Just(true).boxed() } else { any::<bool>().boxed() };
-            (given, setting(parameter.domain)).prop_map(move |(given, value)| given.then_some((parameter.name, value)))
+            let given = if all && parameter.default.is_none() {
+                Just(true).boxed()
+            } else {
+                any::<bool>().boxed()
+            };
+            (given, setting(parameter.domain))
+                .prop_map(move |(given, value)| given.then_some((parameter.name, value)))
         })
         .collect();
-    each.prop_map(|given| given.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect()).boxed()
+    each.prop_map(|given| {
+        given
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    })
+    .boxed()
 }
 
 fn model() -> impl Strategy<Value = ModelRef> {
@@ -61,24 +84,36 @@ fn model() -> impl Strategy<Value = ModelRef> {
         Just("0x1F".to_owned()),
         Just("- é \\".to_owned()),
     ];
-    (path, prop::option::weighted(0.2, "[a-z0-9/]{1,8}")).prop_map(|(path, revision)| ModelRef { path, revision })
+    (path, prop::option::weighted(0.2, "[a-z0-9/]{1,8}"))
+        .prop_map(|(path, revision)| ModelRef { path, revision })
 }
 
 /// Distinct models: as many as the method takes, and one more to be the base.
 fn models(info: &'static MethodInfo) -> impl Strategy<Value = Vec<ModelRef>> {
     let most = info.most.min(info.fewest + 3);
-    (prop::collection::vec(model(), most + 1), info.fewest..=most).prop_map(|(mut models, count)| {
-        for (index, model) in models.iter_mut().enumerate() {
-            model.path.push_str(&format!("-{index}"));
-        }
-        models.drain(1..models.len() - count);
-        models
-    })
+    (prop::collection::vec(model(), most + 1), info.fewest..=most).prop_map(
+        |(mut models, count)| {
+            for (index, model) in models.iter_mut().enumerate() {
+                model.path.push_str(&format!("-{index}"));
+            }
+            models.drain(1..models.len() - count);
+            models
+        },
+    )
 }
 
-/// Sources and base: a base is the first of `models`, apart from the others or one of them as the method has it.
+/// Sources and base: a base is the first of `models`, apart from the others or one of them as the
+/// method has it.
 fn sources(info: &'static MethodInfo) -> BoxedStrategy<(Sources, Option<ModelRef>)> {
-    let slice = || (models(info), parameters(info, true, false), parameters(info, false, false), 0u32..50, 1u32..50);
+    let slice = || {
+        (
+            models(info),
+            parameters(info, true, false),
+            parameters(info, false, false),
+            0u32..50,
+            1u32..50,
+        )
+    };
     let slices = prop::collection::vec(slice(), 1..4).prop_map(move |all| {
         let mut slices = Vec::new();
         for (mut models, of_models, of_slice, start, count) in all {
@@ -91,31 +126,55 @@ fn sources(info: &'static MethodInfo) -> BoxedStrategy<(Sources, Option<ModelRef
                 .into_iter()
                 .map(|model| SliceSource {
                     model,
-                    layer_range: (start % 7 > 0).then_some(LayerRange { start, end: start + count }),
+                    layer_range: (start % 7 > 0).then_some(LayerRange {
+                        start,
+                        end: start + count,
+                    }),
                     parameters: of_models.clone(),
                 })
                 .collect::<Vec<_>>();
-            let base = if info.base == BaseRule::RequiredCounted { sources[0].model.clone() } else { base };
-            slices.push(Slice { sources, base_model: based.then_some(base), parameters: of_slice });
+            let base = if info.base == BaseRule::RequiredCounted {
+                sources[0].model.clone()
+            } else {
+                base
+            };
+            slices.push(Slice {
+                sources,
+                base_model: based.then_some(base),
+                parameters: of_slice,
+            });
         }
         (Sources::Slices(slices), None)
     });
-    let whole = (models(info), parameters(info, true, false)).prop_map(move |(mut models, of_models)| {
-        let base = models[0].clone();
-        let base = match info.base {
-            BaseRule::Counted => None,
-            _ => Some(base),
-        };
-        // For slerp the base counts, so it takes the place of a model.
-        let dropped = if info.base == BaseRule::RequiredCounted { 2 } else { 1 };
-        models.drain(..dropped);
-        let entries = models.into_iter().map(|model| ModelEntry { model, parameters: of_models.clone() }).collect();
-        (Sources::Models(entries), base)
-    });
+    let whole =
+        (models(info), parameters(info, true, false)).prop_map(move |(mut models, of_models)| {
+            let base = models[0].clone();
+            let base = match info.base {
+                BaseRule::Counted => None,
+                _ => Some(base),
+            };
+            // For slerp the base counts, so it takes the place of a model.
+            let dropped = if info.base == BaseRule::RequiredCounted {
+                2
+            } else {
+                1
+            };
+            models.drain(..dropped);
+            let entries = models
+                .into_iter()
+                .map(|model| ModelEntry {
+                    model,
+                    parameters: of_models.clone(),
+                })
+                .collect();
+            (Sources::Models(entries), base)
+        });
     prop_oneof![whole, slices].boxed()
 }
 
-fn choice<T: Copy + std::fmt::Debug + 'static>(choices: &'static [(&'static str, T)]) -> BoxedStrategy<Option<T>> {
+fn choice<T: Copy + std::fmt::Debug + 'static>(
+    choices: &'static [(&'static str, T)],
+) -> BoxedStrategy<Option<T>> {
     prop::option::of(select(choices).prop_map(|(_, choice)| choice)).boxed()
 }
 
@@ -125,12 +184,30 @@ fn device() -> BoxedStrategy<Option<Choice>> {
 }
 
 fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
-    let policies = (choice(Granularity::CHOICES), choice(Mismatch::CHOICES), choice(Missing::CHOICES));
-    let limits = (prop::option::of(1u64..1 << 62), prop::option::of(1u64..1 << 62), prop::option::of(1u32..=1024));
+    let policies = (
+        choice(Granularity::CHOICES),
+        choice(Mismatch::CHOICES),
+        choice(Missing::CHOICES),
+    );
+    let limits = (
+        prop::option::of(1u64..1 << 62),
+        prop::option::of(1u64..1 << 62),
+        prop::option::of(1u32..=1024),
+    );
     let content = (choice(NanPolicy::CHOICES), choice(Quantised::CHOICES));
-    let rest = (content, prop::option::of(1i32..=19), prop::option::of("[a-z.0-9 ]{0,9}"));
+    let rest = (
+        content,
+        prop::option::of(1i32..=19),
+        prop::option::of("[a-z.0-9 ]{0,9}"),
+    );
     (policies, limits, rest, device()).prop_map(move |(policies, limits, rest, device)| OwnKeys {
-        granularity: policies.0.map(|choice| if method == MethodName::Frechet { Granularity::Model } else { choice }),
+        granularity: policies.0.map(|choice| {
+            if method == MethodName::Frechet {
+                Granularity::Model
+            } else {
+                choice
+            }
+        }),
         // Taking from the base needs one, which not every document has.
         mismatch: policies.1.filter(|choice| *choice != Mismatch::Skip),
         missing: policies.2.filter(|choice| *choice != Missing::Base),
@@ -155,12 +232,19 @@ fn align(models: Vec<String>) -> BoxedStrategy<Option<Align>> {
         return Just(None).boxed();
     }
     let file = || "[a-z~ :#'.]{0,6}[a-z]";
-    let options =
-        (any::<[bool; 2]>(), 0_usize..3, 0u64..1 << 62, 1usize..1000).prop_map(|([raw, signs], way, seed, sweeps)| {
+    let options = (any::<[bool; 2]>(), 0_usize..3, 0u64..1 << 62, 1usize..1000).prop_map(
+        |([raw, signs], way, seed, sweeps)| {
             let cost = if raw { Cost::Raw } else { Cost::Normalised };
             let residual = [Residual::Fixed, Residual::Permute, Residual::Orthogonal][way];
-            AlignFrom::Weights(WeightMatching { cost, residual, signs, seed, sweeps })
-        });
+            AlignFrom::Weights(WeightMatching {
+                cost,
+                residual,
+                signs,
+                seed,
+                sweeps,
+            })
+        },
+    );
     let from = prop_oneof![
         options,
         prop::collection::vec(file(), 1..4).prop_map(AlignFrom::Files),
@@ -187,26 +271,45 @@ pub fn document() -> impl Strategy<Value = Document> {
             "\\{\\{[ a-z|\n\t\"'#:&]{0,20}\\}\\}".prop_map(ChatTemplate::Jinja),
         ];
         let module = ("[a-z_: ]{0,9}", parameters(info, false, false));
-        let head = (prop::option::of("[a-z][a-z0-9 -]{0,8}"), sources(info), prop::option::weighted(0.2, module));
-        let body = (parameters(info, false, true), dtype(), dtype(), prop::option::of(tokenizer));
-        let tail = (prop::option::of(template), prop::option::of(1u64..1 << 20), own(info.method));
-        let plain = (head, body, tail).prop_map(move |((name, (sources, base_model), module), body, tail)| Document {
-            name,
-            method: info.method,
-            sources,
-            module: module.map(|(name, parameters)| Module { name, parameters }),
-            base_model,
-            parameters: body.0,
-            dtype: body.1,
-            out_dtype: body.2,
-            tokenizer: body.3,
-            chat_template: tail.0,
-            pad_to_multiple_of: tail.1,
-            own: tail.2,
-            places: thalweg::recipe::Places::default(),
-        });
+        let head = (
+            prop::option::of("[a-z][a-z0-9 -]{0,8}"),
+            sources(info),
+            prop::option::weighted(0.2, module),
+        );
+        let body = (
+            parameters(info, false, true),
+            dtype(),
+            dtype(),
+            prop::option::of(tokenizer),
+        );
+        let tail = (
+            prop::option::of(template),
+            prop::option::of(1u64..1 << 20),
+            own(info.method),
+        );
+        let plain = (head, body, tail).prop_map(
+            move |((name, (sources, base_model), module), body, tail)| Document {
+                name,
+                method: info.method,
+                sources,
+                module: module.map(|(name, parameters)| Module { name, parameters }),
+                base_model,
+                parameters: body.0,
+                dtype: body.1,
+                out_dtype: body.2,
+                tokenizer: body.3,
+                chat_template: tail.0,
+                pad_to_multiple_of: tail.1,
+                own: tail.2,
+                places: thalweg::recipe::Places::default(),
+            },
+        );
         plain.prop_flat_map(|document| {
-            let models = document.models().into_iter().map(ToString::to_string).collect();
+            let models = document
+                .models()
+                .into_iter()
+                .map(ToString::to_string)
+                .collect();
             align(models).prop_map(move |align| {
                 let mut document = document.clone();
                 document.own.align = align;
@@ -231,9 +334,13 @@ fn yaml(value: &Value, indent: usize, out: &mut String) {
         }
     };
     match value {
-        Value::Array(list) => list.iter().for_each(|value| item(format!("{margin}-"), value)),
+        Value::Array(list) => list
+            .iter()
+            .for_each(|value| item(format!("{margin}-"), value)),
         Value::Object(map) => {
-            map.iter().for_each(|(key, value)| item(format!("{margin}{}:", Value::from(key.as_str())), value));
+            map.iter().for_each(|(key, value)| {
+                item(format!("{margin}{}:", Value::from(key.as_str())), value)
+            });
         }
         scalar => out.push_str(&format!("{margin}{scalar}\n")),
     }

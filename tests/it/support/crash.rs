@@ -1,7 +1,7 @@
 //! A disk that loses power: real files, and beside them a model of what of them was made durable.
 //!
-//! Operations that change something are counted. From the n-th on all fail, that one, if it writes, half done. Then
-//! [`CrashStorage::image`] makes the folder that the next boot could find.
+//! Operations that change something are counted. From the n-th on all fail, that one, if it writes,
+//! half done. Then [`CrashStorage::image`] makes the folder that the next boot could find.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -31,7 +31,12 @@ pub enum Image {
 
 impl Image {
     /// Every kind of image.
-    pub const ALL: [Self; 4] = [Self::Kept, Self::Dropped, Self::NamesKept, Self::ContentsKept];
+    pub const ALL: [Self; 4] = [
+        Self::Kept,
+        Self::Dropped,
+        Self::NamesKept,
+        Self::ContentsKept,
+    ];
 }
 
 /// A [`Storage`] that fails from some operation on.
@@ -53,8 +58,8 @@ struct Model {
 }
 
 impl CrashStorage {
-    /// Everything that is below `root` now is durable. Operation number `fail_from`, counted from 1, fails and all
-    /// after it.
+    /// Everything that is below `root` now is durable. Operation number `fail_from`, counted from
+    /// 1, fails and all after it.
     pub fn new(root: &Path, fail_from: usize) -> Self {
         let mut model = Model {
             operations: 0,
@@ -65,7 +70,10 @@ impl CrashStorage {
         };
         model.adopt(root);
         model.durable = model.live.clone();
-        Self { root: root.to_owned(), model: Arc::new(Mutex::new(model)) }
+        Self {
+            root: root.to_owned(),
+            model: Arc::new(Mutex::new(model)),
+        }
     }
 
     /// One that never fails.
@@ -88,12 +96,20 @@ impl CrashStorage {
         let model = lock(&self.model);
         let keeps_names = matches!(image, Image::Kept | Image::NamesKept);
         let keeps_contents = matches!(image, Image::Kept | Image::ContentsKept);
-        for (dir, names) in if keeps_names { &model.live } else { &model.durable } {
+        for (dir, names) in if keeps_names {
+            &model.live
+        } else {
+            &model.durable
+        } {
             let dir = into.join(dir.strip_prefix(&self.root).expect("all is below the root"));
             fs::create_dir_all(&dir).expect("image folder");
             for (name, number) in names {
                 let (file, synced) = &model.files[*number];
-                let contents = if keeps_contents { contents(file) } else { synced.clone() };
+                let contents = if keeps_contents {
+                    contents(file)
+                } else {
+                    synced.clone()
+                };
                 fs::write(dir.join(name), contents).expect("image file");
             }
         }
@@ -105,7 +121,9 @@ impl CrashStorage {
 }
 
 fn lock(model: &Mutex<Model>) -> MutexGuard<'_, Model> {
-    model.lock().expect("no test panics while it holds the model")
+    model
+        .lock()
+        .expect("no test panics while it holds the model")
 }
 
 fn contents(file: &File) -> Vec<u8> {
@@ -117,7 +135,10 @@ fn contents(file: &File) -> Vec<u8> {
 
 fn split(path: &Path) -> (PathBuf, OsString) {
     let dir = path.parent().expect("a file lies in a folder");
-    (dir.to_owned(), path.file_name().expect("a file has a name").to_owned())
+    (
+        dir.to_owned(),
+        path.file_name().expect("a file has a name").to_owned(),
+    )
 }
 
 fn no_power(path: &Path) -> Error {
@@ -143,7 +164,10 @@ impl Model {
         let file = File::open(path).expect("just made");
         self.files.push((file, vec![]));
         let (dir, name) = split(path);
-        self.live.entry(dir).or_default().insert(name, self.files.len() - 1);
+        self.live
+            .entry(dir)
+            .or_default()
+            .insert(name, self.files.len() - 1);
         self.files.len() - 1
     }
 
@@ -159,7 +183,11 @@ impl Model {
     }
 
     fn powered(&self, path: &Path) -> Result<()> {
-        if self.failing.contains(&self.operations) { Err(no_power(path)) } else { Ok(()) }
+        if self.failing.contains(&self.operations) {
+            Err(no_power(path))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -171,7 +199,10 @@ impl Storage for CrashStorage {
         self.step()?;
         fs::create_dir_all(dir).map_err(|error| Error::io("cannot create folder", dir, error))?;
         let mut model = lock(&self.model);
-        for dir in dir.ancestors().take_while(|dir| dir.starts_with(&self.root)) {
+        for dir in dir
+            .ancestors()
+            .take_while(|dir| dir.starts_with(&self.root))
+        {
             model.live.entry(dir.to_owned()).or_default();
             model.durable.entry(dir.to_owned()).or_default();
         }
@@ -182,14 +213,24 @@ impl Storage for CrashStorage {
         self.step()?;
         let inner = DiskStorage.create(path)?;
         let number = lock(&self.model).add(path);
-        Ok(Arc::new(CrashFile { path: path.to_owned(), inner, number, model: Arc::clone(&self.model) }))
+        Ok(Arc::new(CrashFile {
+            path: path.to_owned(),
+            inner,
+            number,
+            model: Arc::clone(&self.model),
+        }))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
         self.step()?;
         let inner = DiskStorage.open(path)?;
         let number = lock(&self.model).number(path);
-        Ok(Arc::new(CrashFile { path: path.to_owned(), inner, number, model: Arc::clone(&self.model) }))
+        Ok(Arc::new(CrashFile {
+            path: path.to_owned(),
+            inner,
+            number,
+            model: Arc::clone(&self.model),
+        }))
     }
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
@@ -204,7 +245,11 @@ impl Storage for CrashStorage {
         let number = model.number(from);
         let ((from_dir, from_name), (to_dir, to_name)) = (split(from), split(to));
         model.live.entry(from_dir).or_default().remove(&from_name);
-        model.live.entry(to_dir).or_default().insert(to_name, number);
+        model
+            .live
+            .entry(to_dir)
+            .or_default()
+            .insert(to_name, number);
         Ok(())
     }
 

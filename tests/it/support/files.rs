@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// A temporary folder in memory where the system has such: thousands of small runs need no disk, since what survives
-/// is the model's matter.
+/// A temporary folder in memory where the system has such: thousands of small runs need no disk,
+/// since what survives is the model's matter.
 pub fn scratch() -> TempDir {
     let in_memory = Path::new("/dev/shm");
-    let folder = if in_memory.is_dir() { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() };
+    let folder = if in_memory.is_dir() {
+        tempfile::tempdir_in(in_memory)
+    } else {
+        tempfile::tempdir()
+    };
     folder.expect("temporary folder")
 }
 
@@ -35,7 +39,11 @@ pub fn files_below(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// Flips a bit of the byte at an offset of a file.
 pub fn flip(path: &Path, at: u64) {
-    let file = fs::File::options().read(true).write(true).open(path).expect("there");
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("there");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("long enough");
     file.write_all_at(&[byte[0] ^ 0x10], at).expect("writable");

@@ -46,8 +46,15 @@ impl Ended {
 /// The program in a clean environment, so that nobody's settings change what it says.
 pub fn program<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thalweg"));
-    command.args(args).current_dir(dir).env_clear().env("HF_HUB_CACHE", "hub");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("HF_HUB_CACHE", "hub");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -55,7 +62,12 @@ pub fn program<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -
 pub fn run<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Ended {
     let output = program(dir, args).output().expect("the program starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+        peak: 0,
+    }
 }
 
 /// A running program.
@@ -65,7 +77,9 @@ pub struct Running {
 
 /// Starts the program in `dir`.
 pub fn start<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Running {
-    Running { child: program(dir, args).spawn().expect("the program starts") }
+    Running {
+        child: program(dir, args).spawn().expect("the program starts"),
+    }
 }
 
 impl Running {
@@ -89,7 +103,10 @@ impl Running {
             if self.child.try_wait().expect("a child of ours").is_some() {
                 return false;
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "it neither ends nor gets there");
+            assert!(
+                begun.elapsed() < Duration::from_secs(120),
+                "it neither ends nor gets there"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -98,11 +115,16 @@ impl Running {
     pub fn end(self) -> Ended {
         let output = self.child.wait_with_output().expect("a child of ours");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
+        Ended {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+            peak: 0,
+        }
     }
 
-    /// Waits for the end and keeps an eye on the memory: the kernel's own high-water mark of the process, read until
-    /// the last millisecond.
+    /// Waits for the end and keeps an eye on the memory: the kernel's own high-water mark of the
+    /// process, read until the last millisecond.
     pub fn end_watched(mut self) -> Ended {
         let mut peak = 0;
         // The output is less than a pipe holds, so the program never waits for a reader here.
@@ -116,7 +138,9 @@ impl Running {
 
 fn high_water(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
 }

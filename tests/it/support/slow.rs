@@ -16,7 +16,10 @@ pub fn slow_inputs() -> TempDir {
     let shards: Vec<Vec<Spec>> = (0..5)
         .map(|shard| {
             let name = |part: &str| format!("layers.{shard}.{part}");
-            vec![spec(name("up"), Dtype::BF16, &[30_000, 1000]), spec(name("norm"), Dtype::BF16, &[1000])]
+            vec![
+                spec(name("up"), Dtype::BF16, &[30_000, 1000]),
+                spec(name("norm"), Dtype::BF16, &[1000]),
+            ]
         })
         .collect();
     for (name, seed) in [("a", 1), ("b", 2)] {
@@ -27,7 +30,17 @@ pub fn slow_inputs() -> TempDir {
 
 /// A merge of [`slow_inputs`] into `out`, with further arguments.
 pub fn slow_merge<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["merge", "a", "b", "--out", out, "--shard-size", "65MB", "--memory", "256MiB"];
+    let mut args = vec![
+        "merge",
+        "a",
+        "b",
+        "--out",
+        out,
+        "--shard-size",
+        "65MB",
+        "--memory",
+        "256MiB",
+    ];
     args.extend(["--threads", "1"]);
     args.extend(more);
     args
@@ -44,7 +57,10 @@ pub fn hashes(dir: &Path) -> BTreeMap<PathBuf, blake3::Hash> {
             }
             found.extend(hashes(&path));
         } else {
-            found.insert(path.clone(), blake3::hash(&fs::read(&path).expect("readable file")));
+            found.insert(
+                path.clone(),
+                blake3::hash(&fs::read(&path).expect("readable file")),
+            );
         }
     }
     found
@@ -53,5 +69,8 @@ pub fn hashes(dir: &Path) -> BTreeMap<PathBuf, blake3::Hash> {
 /// As [`hashes`], by path relative to the folder.
 pub fn relative_hashes(dir: &Path) -> BTreeMap<PathBuf, blake3::Hash> {
     let below = |path: PathBuf| path.strip_prefix(dir).expect("below").to_owned();
-    hashes(dir).into_iter().map(|(path, hash)| (below(path), hash)).collect()
+    hashes(dir)
+        .into_iter()
+        .map(|(path, hash)| (below(path), hash))
+        .collect()
 }

@@ -11,7 +11,10 @@ use super::striped::{spec, write};
 
 /// Two small models.
 pub fn inputs(root: &Path, rows: u64) {
-    let shards = [vec![spec("a", Dtype::BF16, &[rows, 1024]), spec("b", Dtype::BF16, &[rows, 1024])]];
+    let shards = [vec![
+        spec("a", Dtype::BF16, &[rows, 1024]),
+        spec("b", Dtype::BF16, &[rows, 1024]),
+    ]];
     for (name, seed) in [("one", 1), ("two", 2)] {
         write(&root.join(name), &shards, seed);
     }
@@ -26,7 +29,12 @@ pub fn small() -> TempDir {
 pub fn ended(mut command: Command) -> Ended {
     let output = command.output().expect("the program starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr), peak: 0 }
+    Ended {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+        peak: 0,
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is skipped must say so")]

@@ -1,5 +1,5 @@
-//! Model folders of any size that cost little disk and time: every tensor has a stripe of values at its start and at
-//! every further mebibyte, between them the file is a hole.
+//! Model folders of any size that cost little disk and time: every tensor has a stripe of values at
+//! its start and at every further mebibyte, between them the file is a hole.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -25,7 +25,12 @@ pub struct Spec {
 
 /// A tensor of finite numbers of moderate size in every floating point type.
 pub fn spec(name: impl Into<String>, dtype: Dtype, shape: &[u64]) -> Spec {
-    Spec { name: name.into(), dtype, shape: shape.to_vec(), upper: 0x3d }
+    Spec {
+        name: name.into(),
+        dtype,
+        shape: shape.to_vec(),
+        upper: 0x3d,
+    }
 }
 
 impl Spec {
@@ -34,8 +39,8 @@ impl Spec {
     }
 }
 
-/// Writes a folder of these shards, with an index when there are several and a config. Equal seeds give equal bytes;
-/// tensors that are no floats hold the same for every seed.
+/// Writes a folder of these shards, with an index when there are several and a config. Equal seeds
+/// give equal bytes; tensors that are no floats hold the same for every seed.
 pub fn write(folder: &Path, shards: &[Vec<Spec>], seed: u64) {
     fs::create_dir_all(folder).expect("a writable folder");
     let mut map = Map::new();
@@ -52,7 +57,11 @@ pub fn write(folder: &Path, shards: &[Vec<Spec>], seed: u64) {
     }
     if shards.len() > 1 {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
-        fs::write(folder.join("model.safetensors.index.json"), index.to_string()).expect("written");
+        fs::write(
+            folder.join("model.safetensors.index.json"),
+            index.to_string(),
+        )
+        .expect("written");
     }
     let config = json!({ "model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 64 });
     fs::write(folder.join("config.json"), format!("{config:#}\n")).expect("written");
@@ -69,7 +78,11 @@ pub fn write_headers(folder: &Path, shards: &[Vec<Spec>]) {
         map.extend(specs.iter().map(|spec| (spec.name.clone(), json!(name))));
     }
     let index = json!({ "metadata": {}, "weight_map": map });
-    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).expect("written");
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .expect("written");
 }
 
 /// A file with the header of `specs` and room for them; where the data begins.
@@ -78,14 +91,16 @@ fn header(path: &Path, specs: &[Spec]) -> (File, u64) {
     let mut fields = Map::new();
     for spec in specs {
         let end = at + spec.bytes();
-        let place = json!({ "dtype": spec.dtype.name(), "shape": spec.shape, "data_offsets": [at, end] });
+        let place =
+            json!({ "dtype": spec.dtype.name(), "shape": spec.shape, "data_offsets": [at, end] });
         fields.insert(spec.name.clone(), place);
         at = end;
     }
     let mut text = Value::from(fields).to_string();
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
     let file = File::create(path).expect("a writable folder");
-    file.write_all_at(&(text.len() as u64).to_le_bytes(), 0).expect("written");
+    file.write_all_at(&(text.len() as u64).to_le_bytes(), 0)
+        .expect("written");
     file.write_all_at(text.as_bytes(), 8).expect("written");
     let start = 8 + text.len() as u64;
     file.set_len(start + at).expect("resized");
@@ -98,7 +113,8 @@ fn stripes(file: &File, mut at: u64, specs: &[Spec], seed: u64) {
         let mut random = Random::new(seed.wrapping_mul(1_000_003) + number as u64);
         for offset in (0..spec.bytes()).step_by(usize::try_from(STRIDE).expect("small")) {
             let len = STRIPE.min(spec.bytes() - offset);
-            file.write_all_at(&values(&mut random, spec.upper, len), at + offset).expect("written");
+            file.write_all_at(&values(&mut random, spec.upper, len), at + offset)
+                .expect("written");
         }
         at += spec.bytes();
     }
@@ -109,7 +125,11 @@ fn values(random: &mut Random, upper: u8, len: u64) -> Vec<u8> {
     while (bytes.len() as u64) < len {
         let low_and_sign = random.bits().to_le_bytes();
         let pairs = low_and_sign.as_chunks::<2>().0;
-        bytes.extend(pairs.iter().flat_map(|[low, sign]| [*low, upper | (sign & 0x80)]));
+        bytes.extend(
+            pairs
+                .iter()
+                .flat_map(|[low, sign]| [*low, upper | (sign & 0x80)]),
+        );
     }
     bytes.truncate(usize::try_from(len).expect("a stripe is small"));
     bytes

@@ -2,7 +2,8 @@
 //!
 //!     cargo run --release -p thalweg-tools --bin train-mlp -- --data tests/data/digits-train.safetensors --hidden 64,64 --seed 1 --out A
 //!
-//! AdamW, ReLU, cross-entropy; the same bytes for the same arguments, whatever the number of threads.
+//! AdamW, ReLU, cross-entropy; the same bytes for the same arguments, whatever the number of
+//! threads.
 
 #![expect(clippy::print_stdout, reason = "a program that prints how well it did")]
 
@@ -71,23 +72,42 @@ fn main() -> Result<(), Box<dyn Error>> {
     sizes.extend(&options.hidden);
     sizes.push(options.classes);
     let (network, mut parameters) = mlp(&sizes, options.seed);
-    let adam = AdamOptions { rate: options.rate, decay: options.decay, ..AdamOptions::default() };
-    let training = Training { epochs: options.epochs, batch: options.batch, seed: options.seed, adam };
+    let adam = AdamOptions {
+        rate: options.rate,
+        decay: options.decay,
+        ..AdamOptions::default()
+    };
+    let training = Training {
+        epochs: options.epochs,
+        batch: options.batch,
+        seed: options.seed,
+        adam,
+    };
     train(&network, &mut parameters, &data, &training, &|| Ok(()))?;
     write(&options.out, &parameters)?;
-    for (name, path) in [("train", Some(&options.data)), ("test", options.test.as_ref())] {
+    for (name, path) in [
+        ("train", Some(&options.data)),
+        ("test", options.test.as_ref()),
+    ] {
         let Some(path) = path else { continue };
         let data = DataSet::open(path, Kernels::detect())?;
         let score = evaluate(&network, &parameters, &data, MEMORY, &|| Ok(()))?;
-        println!("{}: {name} loss {:.4}, accuracy {:.4}", options.out.display(), score.loss, score.accuracy);
+        println!(
+            "{}: {name} loss {:.4}, accuracy {:.4}",
+            options.out.display(),
+            score.loss,
+            score.accuracy
+        );
     }
     Ok(())
 }
 
 fn write(folder: &Path, parameters: &Parameters) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
-    let bytes: Vec<Vec<u8>> =
-        parameters.iter().map(|(_, _, tensor)| tensor.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let bytes: Vec<Vec<u8>> = parameters
+        .iter()
+        .map(|(_, _, tensor)| tensor.iter().flat_map(|x| x.to_le_bytes()).collect())
+        .collect();
     let mut views = Vec::new();
     for ((name, shape, _), bytes) in parameters.iter().zip(&bytes) {
         views.push((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?));

@@ -4,11 +4,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-fn attempt(reference: &Tensors, moving: &Tensors, symmetries: &Arc<Symmetries>, watch: &dyn Watch) -> Error {
+fn attempt(
+    reference: &Tensors,
+    moving: &Tensors,
+    symmetries: &Arc<Symmetries>,
+    watch: &dyn Watch,
+) -> Error {
     let start = Transform::identity(symmetries);
     let (reference, moving) = (store(reference), store(moving));
     let options = Options::default();
-    let refused = match_weights(reference.as_ref(), &moving, symmetries, &start, &[], &options, watch);
+    let refused = match_weights(
+        reference.as_ref(),
+        &moving,
+        symmetries,
+        &start,
+        &[],
+        &options,
+        watch,
+    );
     refused.expect_err("refused")
 }
 
@@ -24,9 +37,15 @@ fn numbers_that_are_none_are_named() {
     for odd in [f32::NAN, f32::INFINITY] {
         let (whole, mut broken, symmetries) = pair();
         broken["fc1.weight"].1[5] = odd;
-        for (one, other, model) in [(&whole, &broken, "model that is moved"), (&broken, &whole, "reference")] {
+        for (one, other, model) in [
+            (&whole, &broken, "model that is moved"),
+            (&broken, &whole, "reference"),
+        ] {
             let error = attempt(one, other, &symmetries, &Unwatched);
-            assert_eq!((error.kind(), error.subject()), (Kind::NonFinite, "fc1.weight"));
+            assert_eq!(
+                (error.kind(), error.subject()),
+                (Kind::NonFinite, "fc1.weight")
+            );
             assert!(error.to_string().contains(model), "{error}");
         }
     }
@@ -37,10 +56,16 @@ fn other_shapes_are_named() {
     let (whole, mut other, symmetries) = pair();
     other["fc0.bias"] = (vec![6], vec![0.0; 6]);
     let error = attempt(&whole, &other, &symmetries, &Unwatched);
-    assert_eq!((error.kind(), error.subject()), (Kind::Mismatch, "fc0.bias"));
+    assert_eq!(
+        (error.kind(), error.subject()),
+        (Kind::Mismatch, "fc0.bias")
+    );
     other.shift_remove("fc0.bias");
     let error = attempt(&other, &whole, &symmetries, &Unwatched);
-    assert_eq!((error.kind(), error.subject()), (Kind::Mismatch, "fc0.bias"));
+    assert_eq!(
+        (error.kind(), error.subject()),
+        (Kind::Mismatch, "fc0.bias")
+    );
 }
 
 #[test]
@@ -52,9 +77,20 @@ fn tensors_of_zeros_count_for_nothing() {
     }
     let start = Transform::identity(&symmetries);
     let options = Options::default();
-    let found = match_weights(store(&whole).as_ref(), &store(&other), &symmetries, &start, &[], &options, &Unwatched);
+    let found = match_weights(
+        store(&whole).as_ref(),
+        &store(&other),
+        &symmetries,
+        &start,
+        &[],
+        &options,
+        &Unwatched,
+    );
     let found = found.expect("matched");
-    assert!((found.steps[0].after - 1.0).abs() < 1e-9, "one tensor is left");
+    assert!(
+        (found.steps[0].after - 1.0).abs() < 1e-9,
+        "one tensor is left"
+    );
 }
 
 /// Ends a run after so many questions.
@@ -62,7 +98,13 @@ struct Ends(AtomicUsize);
 
 impl Watch for Ends {
     fn go_on(&self) -> Result<()> {
-        if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        if self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
             return Ok(());
         }
         Err(Error::new(Kind::Interrupted, "stopped", "run", "asked to"))
@@ -90,9 +132,13 @@ tensors:
   - { name: out, axes: [fixed, a * b * c] }
 ";
     let spec = crate::symmetry::Spec::parse(text, "deep").expect("a spec");
-    let shapes: Vec<(String, Vec<u64>)> = vec![("in".into(), vec![8, 3]), ("out".into(), vec![3, 8])];
+    let shapes: Vec<(String, Vec<u64>)> =
+        vec![("in".into(), vec![8, 3]), ("out".into(), vec![3, 8])];
     let tensors = random(&shapes, 1);
-    let symmetries = Arc::new(spec.resolve(&shapes.into_iter().collect(), None).expect("fits"));
+    let symmetries = Arc::new(
+        spec.resolve(&shapes.into_iter().collect(), None)
+            .expect("fits"),
+    );
     let error = attempt(&tensors, &tensors, &symmetries, &Unwatched);
     assert_eq!((error.kind(), error.subject()), (Kind::Mismatch, "c"));
 }

@@ -19,7 +19,13 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
 
 /// All choices of signs.
 fn signs(n: usize) -> Vec<Vec<f64>> {
-    (0..1_usize << n).map(|bits| (0..n).map(|at| if bits >> at & 1 == 1 { -1.0 } else { 1.0 }).collect()).collect()
+    (0..1_usize << n)
+        .map(|bits| {
+            (0..n)
+                .map(|at| if bits >> at & 1 == 1 { -1.0 } else { 1.0 })
+                .collect()
+        })
+        .collect()
 }
 
 /// One matrix of a small net, and the cosine of two of them.
@@ -30,10 +36,21 @@ struct Matrices {
 
 impl Matrices {
     /// Σ a[i, j] b[rows(i), columns(j)], divided by both norms.
-    fn cosine(&self, name: &str, row: &dyn Fn(usize) -> (usize, f64), column: &dyn Fn(usize) -> (usize, f64)) -> f64 {
+    fn cosine(
+        &self,
+        name: &str,
+        row: &dyn Fn(usize) -> (usize, f64),
+        column: &dyn Fn(usize) -> (usize, f64),
+    ) -> f64 {
         let ((shape, a), b) = (&self.reference[name], &self.moving[name].1);
         let columns = usize::try_from(shape.get(1).copied().unwrap_or(1)).expect("small");
-        let norm = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let norm = |values: &[f32]| {
+            values
+                .iter()
+                .map(|value| f64::from(*value).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
         let mut sum = 0.0;
         for (at, value) in a.iter().enumerate() {
             let ((i, s), (j, t)) = (row(at / columns), column(at % columns));
@@ -48,14 +65,25 @@ fn still(at: usize) -> (usize, f64) {
 }
 
 fn two(case: &Case, seed: u64) -> Matrices {
-    Matrices { reference: random(&case.shapes, seed), moving: random(&case.shapes, seed + 100) }
+    Matrices {
+        reference: random(&case.shapes, seed),
+        moving: random(&case.shapes, seed + 100),
+    }
 }
 
 fn matched(case: &Case, pair: &Matrices, options: &Options) -> (Matched, Arc<Symmetries>) {
     let symmetries = symmetries(case.spec, &pair.reference, &case.config);
     let start = Transform::identity(&symmetries);
     let (reference, moving) = (store(&pair.reference), store(&pair.moving));
-    let found = match_weights(reference.as_ref(), &moving, &symmetries, &start, &[], options, &Unwatched);
+    let found = match_weights(
+        reference.as_ref(),
+        &moving,
+        &symmetries,
+        &start,
+        &[],
+        options,
+        &Unwatched,
+    );
     (found.expect("matched"), symmetries)
 }
 
@@ -70,10 +98,21 @@ fn one_hidden_layer_is_matched_best() {
                 + pair.cosine("fc0.bias", &moved, &still)
                 + pair.cosine("fc1.weight", &still, &moved)
         };
-        let best = orders(6).iter().map(|order| value(order)).fold(f64::MIN, f64::max);
+        let best = orders(6)
+            .iter()
+            .map(|order| value(order))
+            .fold(f64::MIN, f64::max);
         let (found, _) = matched(&case, &pair, &Options::default());
-        assert!((found.steps[0].after - best).abs() < 1e-6, "{} {best}", found.steps[0].after);
-        let order: Vec<usize> = found.transform.elements()[0].permutation.iter().map(|unit| *unit as usize).collect();
+        assert!(
+            (found.steps[0].after - best).abs() < 1e-6,
+            "{} {best}",
+            found.steps[0].after
+        );
+        let order: Vec<usize> = found.transform.elements()[0]
+            .permutation
+            .iter()
+            .map(|unit| *unit as usize)
+            .collect();
         assert!((value(&order) - best).abs() < 1e-6);
     }
 }
@@ -92,25 +131,41 @@ fn two_hidden_layers_end_where_neither_gains_alone() {
                 + pair.cosine("fc1.bias", &other, &still)
                 + pair.cosine("fc2.weight", &still, &other)
         };
-        let (found, _) = matched(&case, &pair, &Options { seed, ..Options::default() });
+        let (found, _) = matched(
+            &case,
+            &pair,
+            &Options {
+                seed,
+                ..Options::default()
+            },
+        );
         let order = |group: usize| -> Vec<usize> {
             let permutation = &found.transform.elements()[group].permutation;
-            (0..4).map(|at| permutation.get(at).map_or(at, |unit| *unit as usize)).collect()
+            (0..4)
+                .map(|at| permutation.get(at).map_or(at, |unit| *unit as usize))
+                .collect()
         };
         let (first, second) = (order(0), order(1));
         let here = value(&first, &second);
         for other in orders(4) {
-            assert!(value(&other, &second) <= here + 1e-6 && value(&first, &other) <= here + 1e-6, "seed {seed}");
+            assert!(
+                value(&other, &second) <= here + 1e-6 && value(&first, &other) <= here + 1e-6,
+                "seed {seed}"
+            );
         }
         let all = orders(4);
-        let best = all.iter().flat_map(|one| all.iter().map(|two| value(one, two))).fold(f64::MIN, f64::max);
+        let best = all
+            .iter()
+            .flat_map(|one| all.iter().map(|two| value(one, two)))
+            .fold(f64::MIN, f64::max);
         assert!(here <= best + 1e-9);
         global += usize::from(here > best - 1e-6);
     }
     assert!(global >= 5, "{global} of 20 are the best of all");
 }
 
-/// One layer of a Llama with queries and keys normalised: 2 key heads of 2, 2 queries each, 4 units.
+/// One layer of a Llama with queries and keys normalised: 2 key heads of 2, 2 queries each, 4
+/// units.
 fn tiny() -> Case {
     let config = json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "hidden_size": 6 });
     Case::new(
@@ -141,8 +196,14 @@ fn signed_units_are_matched_best() {
         let pair = two(&tiny(), seed);
         let part = |name: &str| format!("model.layers.0.mlp.{name}.weight");
         let mut best = f64::MIN;
-        for (order, signs) in orders(4).iter().flat_map(|order| signs(4).into_iter().map(move |signs| (order, signs))) {
-            let (plain, signed) = (|at: usize| (order[at], 1.0), |at: usize| (order[at], signs[at]));
+        for (order, signs) in orders(4)
+            .iter()
+            .flat_map(|order| signs(4).into_iter().map(move |signs| (order, signs)))
+        {
+            let (plain, signed) = (
+                |at: usize| (order[at], 1.0),
+                |at: usize| (order[at], signs[at]),
+            );
             let value = pair.cosine(&part("gate_proj"), &plain, &still)
                 + pair.cosine(&part("up_proj"), &signed, &still)
                 + pair.cosine(&part("down_proj"), &still, &signed);
@@ -150,7 +211,11 @@ fn signed_units_are_matched_best() {
         }
         let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
         let mlp = symmetries.group("layers.0.mlp").expect("there");
-        let step = found.steps.iter().find(|step| step.root == mlp).expect("solved");
+        let step = found
+            .steps
+            .iter()
+            .find(|step| step.root == mlp)
+            .expect("solved");
         assert!((step.after - best).abs() < 1e-6, "{} {best}", step.after);
     }
 }
@@ -158,14 +223,25 @@ fn signed_units_are_matched_best() {
 /// The most that one pair of key heads can have in common.
 fn best_pair(pair: &Matrices, (one, other): (usize, usize)) -> f64 {
     let part = |name: &str| format!("model.layers.0.self_attn.{name}_proj.weight");
-    let only = |head: usize, of: usize, mapped: (usize, f64)| if head == of { mapped } else { (0, 0.0) };
+    let only =
+        |head: usize, of: usize, mapped: (usize, f64)| if head == of { mapped } else { (0, 0.0) };
     let mut best = f64::MIN;
     for queries in orders(2) {
         for flip in [1.0, -1.0] {
-            for (order, signs) in orders(2).iter().flat_map(|order| signs(2).into_iter().map(move |s| (order, s))) {
-                let value = |at: usize| only(at / 2, one, (other * 2 + order[at % 2], signs[at % 2]));
+            for (order, signs) in orders(2)
+                .iter()
+                .flat_map(|order| signs(2).into_iter().map(move |s| (order, s)))
+            {
+                let value =
+                    |at: usize| only(at / 2, one, (other * 2 + order[at % 2], signs[at % 2]));
                 let key = |at: usize| only(at / 2, one, (other * 2 + at % 2, flip));
-                let query = |at: usize| only(at / 4, one, (other * 4 + queries[at / 2 % 2] * 2 + at % 2, flip));
+                let query = |at: usize| {
+                    only(
+                        at / 4,
+                        one,
+                        (other * 4 + queries[at / 2 % 2] * 2 + at % 2, flip),
+                    )
+                };
                 let out = |at: usize| {
                     let to = other * 4 + queries[at / 2 % 2] * 2 + order[at % 2];
                     only(at / 4, one, (to, signs[at % 2]))
@@ -187,13 +263,29 @@ fn heads_are_matched_best_where_they_have_something_in_common() {
         let mut pair = two(&tiny(), seed);
         let symmetries = symmetries("qwen3", &pair.reference, &tiny().config);
         pair.moving = noised(&pair.reference, 0.5, seed + 7);
-        pair.moving = applied(&pair.moving, &symmetries, &planted(&symmetries, seed, false, false));
-        let [same, crossed] = [[(0, 0), (1, 1)], [(0, 1), (1, 0)]]
-            .map(|pairs| pairs.iter().map(|heads| best_pair(&pair, *heads)).sum::<f64>());
+        pair.moving = applied(
+            &pair.moving,
+            &symmetries,
+            &planted(&symmetries, seed, false, false),
+        );
+        let [same, crossed] = [[(0, 0), (1, 1)], [(0, 1), (1, 0)]].map(|pairs| {
+            pairs
+                .iter()
+                .map(|heads| best_pair(&pair, *heads))
+                .sum::<f64>()
+        });
         let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
         let kv = symmetries.group("layers.0.kv").expect("there");
-        let step = found.steps.iter().find(|step| step.root == kv).expect("solved");
-        assert!((step.after - same.max(crossed)).abs() < 1e-6, "{} {same} {crossed}", step.after);
+        let step = found
+            .steps
+            .iter()
+            .find(|step| step.root == kv)
+            .expect("solved");
+        assert!(
+            (step.after - same.max(crossed)).abs() < 1e-6,
+            "{} {same} {crossed}",
+            step.after
+        );
     }
 }
 
@@ -201,11 +293,23 @@ fn heads_are_matched_best_where_they_have_something_in_common() {
 fn unrelated_heads_are_matched_best() {
     for seed in 0..10 {
         let pair = two(&tiny(), seed);
-        let [same, crossed] = [[(0, 0), (1, 1)], [(0, 1), (1, 0)]]
-            .map(|pairs| pairs.iter().map(|heads| best_pair(&pair, *heads)).sum::<f64>());
+        let [same, crossed] = [[(0, 0), (1, 1)], [(0, 1), (1, 0)]].map(|pairs| {
+            pairs
+                .iter()
+                .map(|heads| best_pair(&pair, *heads))
+                .sum::<f64>()
+        });
         let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
         let kv = symmetries.group("layers.0.kv").expect("there");
-        let step = found.steps.iter().find(|step| step.root == kv).expect("solved");
-        assert!((step.after - same.max(crossed)).abs() < 1e-6, "{} {same} {crossed}", step.after);
+        let step = found
+            .steps
+            .iter()
+            .find(|step| step.root == kv)
+            .expect("solved");
+        assert!(
+            (step.after - same.max(crossed)).abs() < 1e-6,
+            "{} {same} {crossed}",
+            step.after
+        );
     }
 }

@@ -61,13 +61,30 @@ impl Run {
     fn new(case: &Case, options: Options) -> Self {
         let original = random(&case.shapes, 1);
         let symmetries = symmetries(case.spec, &original, &case.config);
-        let moving = applied(&noised(&original, 3.0, 2), &symmetries, &Transform::random(&symmetries, 4));
-        Self { reference: store(&original), moving: store(&moving), symmetries, options }
+        let moving = applied(
+            &noised(&original, 3.0, 2),
+            &symmetries,
+            &Transform::random(&symmetries, 4),
+        );
+        Self {
+            reference: store(&original),
+            moving: store(&moving),
+            symmetries,
+            options,
+        }
     }
 
     fn go(&self, replay: &[Step], watch: &dyn Watch) -> Result<Matched> {
         let start = Transform::identity(&self.symmetries);
-        match_weights(self.reference.as_ref(), &self.moving, &self.symmetries, &start, replay, &self.options, watch)
+        match_weights(
+            self.reference.as_ref(),
+            &self.moving,
+            &self.symmetries,
+            &start,
+            replay,
+            &self.options,
+            watch,
+        )
     }
 }
 
@@ -84,24 +101,43 @@ fn least_memory(run: &mut Run) -> u64 {
 
 #[test]
 fn threads_and_memory_do_not_show() {
-    let mut run = Run::new(&mixed(1300), Options { residual: Residual::Permute, sweeps: 2, ..Options::default() });
+    let mut run = Run::new(
+        &mixed(1300),
+        Options {
+            residual: Residual::Permute,
+            sweeps: 2,
+            ..Options::default()
+        },
+    );
     let least = least_memory(&mut run);
     assert!(least > 4 << 20, "some budgets are refused");
     let mut results = Vec::new();
     for threads in [1, 2, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .expect("a pool");
         for memory in [least + (32 << 20), 1 << 30] {
             run.options.memory = memory;
             results.push(pool.install(|| run.go(&[], &Unwatched)).expect("matched"));
         }
     }
-    assert!(results[0].steps.iter().all(|step| step.moved > 0), "there is something to move");
+    assert!(
+        results[0].steps.iter().all(|step| step.moved > 0),
+        "there is something to move"
+    );
     assert!(results.iter().all(|result| *result == results[0]));
 }
 
 #[test]
 fn a_run_goes_on_from_any_step() {
-    let run = Run::new(&mixed(60), Options { residual: Residual::Permute, ..Options::default() });
+    let run = Run::new(
+        &mixed(60),
+        Options {
+            residual: Residual::Permute,
+            ..Options::default()
+        },
+    );
     let kept = Kept::default();
     let whole = run.go(&[], &kept).expect("matched");
     let steps = kept.steps.into_inner().expect("whole");
@@ -109,13 +145,23 @@ fn a_run_goes_on_from_any_step() {
     for taken in 0..=steps.len() {
         let rest = Kept::default();
         assert_eq!(run.go(&steps[..taken], &rest).expect("matched"), whole);
-        assert_eq!(rest.steps.into_inner().expect("whole"), steps[taken..], "only what is left is solved");
+        assert_eq!(
+            rest.steps.into_inner().expect("whole"),
+            steps[taken..],
+            "only what is left is solved"
+        );
     }
 }
 
 #[test]
 fn steps_of_another_run_are_refused() {
-    let run = Run::new(&mixed(60), Options { residual: Residual::Permute, ..Options::default() });
+    let run = Run::new(
+        &mixed(60),
+        Options {
+            residual: Residual::Permute,
+            ..Options::default()
+        },
+    );
     let kept = Kept::default();
     run.go(&[], &kept).expect("matched");
     let steps = kept.steps.into_inner().expect("whole");
@@ -138,6 +184,9 @@ fn the_work_is_announced_and_done() {
     let run = Run::new(&mixed(1100), Options::default());
     let kept = Kept::default();
     run.go(&[], &kept).expect("matched");
-    let (planned, advanced) = (kept.planned.into_inner().expect("whole"), kept.advanced.into_inner().expect("whole"));
+    let (planned, advanced) = (
+        kept.planned.into_inner().expect("whole"),
+        kept.advanced.into_inner().expect("whole"),
+    );
     assert_eq!(planned, advanced, "one pass, and all of C is kept");
 }

@@ -10,7 +10,11 @@ fn in_pairs(share: f32) -> (Case, Tensors) {
     let case = Case::mlp(&[24, UNITS as u64, 24]);
     let mut tensors = random(&case.shapes, 6);
     let mut bells = Bells(77);
-    for (name, step, runs) in [("fc0.weight", 1, 24), ("fc0.bias", 1, 1), ("fc1.weight", UNITS, 24)] {
+    for (name, step, runs) in [
+        ("fc0.weight", 1, 24),
+        ("fc0.bias", 1, 1),
+        ("fc1.weight", UNITS, 24),
+    ] {
         let values = &mut tensors[name].1;
         let unit = if step == 1 { runs } else { 1 };
         for pair in 0..UNITS / 2 {
@@ -29,23 +33,45 @@ fn exchanged(share: f32) -> Matched {
     let symmetries = symmetries(case.spec, &tensors, &case.config);
     let permutation: Vec<u32> = (0..).take(UNITS).map(|unit: u32| unit ^ 1).collect();
     let element = |group: &crate::symmetry::Group| match group.units == UNITS {
-        true => Element { permutation: permutation.clone(), ..Element::default() },
+        true => Element {
+            permutation: permutation.clone(),
+            ..Element::default()
+        },
         false => Element::default(),
     };
-    let planted = Transform::new(&symmetries, symmetries.groups.iter().map(element).collect()).expect("fits");
+    let planted =
+        Transform::new(&symmetries, symmetries.groups.iter().map(element).collect()).expect("fits");
     let moving = store(&applied(&tensors, &symmetries, &planted));
     let start = Transform::identity(&symmetries);
     let reference = store(&tensors);
     let options = Options::default();
-    match_weights(reference.as_ref(), &moving, &symmetries, &start, &[], &options, &Unwatched).expect("matched")
+    match_weights(
+        reference.as_ref(),
+        &moving,
+        &symmetries,
+        &start,
+        &[],
+        &options,
+        &Unwatched,
+    )
+    .expect("matched")
 }
 
 #[test]
 fn units_that_differ_by_less_than_their_products_are_rounded_stay() {
     for share in [1e-6, 1e-5, 5e-5] {
         let matched = exchanged(share);
-        assert!(matched.steps.iter().all(|step| step.moved == 0 && step.elements.is_empty()), "{share}: {matched:?}");
-        assert!(matched.steps.iter().all(|step| step.before == step.after), "{share}");
+        assert!(
+            matched
+                .steps
+                .iter()
+                .all(|step| step.moved == 0 && step.elements.is_empty()),
+            "{share}: {matched:?}"
+        );
+        assert!(
+            matched.steps.iter().all(|step| step.before == step.after),
+            "{share}"
+        );
     }
 }
 

@@ -63,12 +63,18 @@ impl Node {
             Self::List(items) => block(items.capacity() * size_of::<Id>()),
             Self::Dict(items) => block(items.capacity() * size_of::<(Id, Id)>()),
             Self::Global(names) => {
-                block(size_of_val::<(Box<str>, Box<str>)>(names)) + block(names.0.len()) + block(names.1.len())
+                block(size_of_val::<(Box<str>, Box<str>)>(names))
+                    + block(names.0.len())
+                    + block(names.1.len())
             }
             Self::Call(_) => block(size_of::<Call>()),
-            Self::None | Self::Bool(_) | Self::Int(_) | Self::Float | Self::Bytes | Self::Set | Self::Persistent(_) => {
-                0
-            }
+            Self::None
+            | Self::Bool(_)
+            | Self::Int(_)
+            | Self::Float
+            | Self::Bytes
+            | Self::Set
+            | Self::Persistent(_) => 0,
         };
         2 * size_of::<Self>() as u64 + beside
     }
@@ -76,17 +82,27 @@ impl Node {
 
 /// What an allocator takes for so many bytes.
 fn block(bytes: usize) -> u64 {
-    if bytes == 0 { 0 } else { (bytes as u64 + 8).next_multiple_of(16).max(32) }
+    if bytes == 0 {
+        0
+    } else {
+        (bytes as u64 + 8).next_multiple_of(16).max(32)
+    }
 }
 
 impl Graph {
     pub(super) fn new() -> Self {
-        Self { nodes: Vec::new(), pickle_bytes: 0, left: 0 }
+        Self {
+            nodes: Vec::new(),
+            pickle_bytes: 0,
+            left: 0,
+        }
     }
 
     pub(super) fn add(&mut self, node: Node) -> Parsed<Id> {
         if self.nodes.len() >= MAX_NODES {
-            return Err(Fault::new(format!("pickle holds more than {MAX_NODES} values, the most that are read")));
+            return Err(Fault::new(format!(
+                "pickle holds more than {MAX_NODES} values, the most that are read"
+            )));
         }
         let id = u32::try_from(self.nodes.len()).expect("MAX_NODES fits in 32 bits");
         self.nodes.push(node);
@@ -141,13 +157,15 @@ impl Graph {
         }
     }
 
-    /// The class of an object or the function that makes it, seen through the calls that only stand for a class.
+    /// The class of an object or the function that makes it, seen through the calls that only stand
+    /// for a class.
     pub(in crate::checkpoint::torch) fn class(&self, call: &Call) -> Option<(&str, &str)> {
         let class = self.global(call.callable)?;
         match class {
-            ("copy_reg" | "copyreg", "_reconstructor" | "__newobj__") => {
-                self.tuple(call.args)?.first().and_then(|first| self.global(*first))
-            }
+            ("copy_reg" | "copyreg", "_reconstructor" | "__newobj__") => self
+                .tuple(call.args)?
+                .first()
+                .and_then(|first| self.global(*first)),
             _ => Some(class),
         }
     }
@@ -157,14 +175,16 @@ impl Graph {
         match self.node(id) {
             Node::Tuple(items) => Some(items),
             Node::List(items) => Some(items),
-            Node::Call(call) if self.class(call) == Some(("torch", "Size")) => {
-                self.tuple(call.args)?.first().and_then(|first| self.tuple(*first))
-            }
+            Node::Call(call) if self.class(call) == Some(("torch", "Size")) => self
+                .tuple(call.args)?
+                .first()
+                .and_then(|first| self.tuple(*first)),
             _ => None,
         }
     }
 
-    /// The entries of a dict, an `OrderedDict` or a `defaultdict`, as they were set: a key may come twice.
+    /// The entries of a dict, an `OrderedDict` or a `defaultdict`, as they were set: a key may come
+    /// twice.
     pub(in crate::checkpoint::torch) fn mapping(&self, id: Id) -> Option<Cow<'_, [(Id, Id)]>> {
         match self.node(id) {
             Node::Dict(items) => Some(Cow::Borrowed(items)),
@@ -177,10 +197,15 @@ impl Graph {
         }
     }
 
-    /// The entries of an `OrderedDict`: Python 2 hands the pairs to the class instead of setting them.
+    /// The entries of an `OrderedDict`: Python 2 hands the pairs to the class instead of setting
+    /// them.
     fn ordered<'g>(&'g self, call: &'g Call) -> Cow<'g, [(Id, Id)]> {
-        let pairs = self.tuple(call.args).and_then(|args| self.sequence(*args.first()?));
-        let Some(pairs) = pairs else { return Cow::Borrowed(&call.items) };
+        let pairs = self
+            .tuple(call.args)
+            .and_then(|args| self.sequence(*args.first()?));
+        let Some(pairs) = pairs else {
+            return Cow::Borrowed(&call.items);
+        };
         let pairs = pairs.iter().filter_map(|pair| match self.sequence(*pair)? {
             [key, value] => Some((*key, *value)),
             _ => None,

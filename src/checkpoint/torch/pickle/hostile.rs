@@ -1,8 +1,8 @@
 //! Names that stand in a pickle for one purpose only: to run code when it is loaded.
 //!
-//! Nothing is ever called here, so the list protects nobody at this moment; it keeps a file that attacks its other
-//! readers from passing as a checkpoint. Names that honest checkpoints hold too (`getattr` in pickled enums,
-//! `functools.partial`) are not on it: they stay opaque.
+//! Nothing is ever called here, so the list protects nobody at this moment; it keeps a file that
+//! attacks its other readers from passing as a checkpoint. Names that honest checkpoints hold too
+//! (`getattr` in pickled enums, `functools.partial`) are not on it: they stay opaque.
 
 /// Top-level packages none of whose members belong in a checkpoint.
 const PACKAGES: [&str; 29] = [
@@ -39,13 +39,55 @@ const PACKAGES: [&str; 29] = [
 
 /// Functions that run, compile or import what they are given.
 const FUNCTIONS: [(&str, &[&str]); 10] = [
-    ("builtins", &["eval", "exec", "execfile", "compile", "open", "apply", "input", "breakpoint", "__import__"]),
-    ("__builtin__", &["eval", "exec", "execfile", "compile", "open", "apply", "input", "file", "__import__"]),
+    (
+        "builtins",
+        &[
+            "eval",
+            "exec",
+            "execfile",
+            "compile",
+            "open",
+            "apply",
+            "input",
+            "breakpoint",
+            "__import__",
+        ],
+    ),
+    (
+        "__builtin__",
+        &[
+            "eval",
+            "exec",
+            "execfile",
+            "compile",
+            "open",
+            "apply",
+            "input",
+            "file",
+            "__import__",
+        ],
+    ),
     ("pickle", &["load", "loads", "Unpickler"]),
     ("_pickle", &["load", "loads", "Unpickler"]),
     ("dill", &["load", "loads"]),
-    ("dill._dill", &["_create_function", "_create_code", "_import_module", "_eval_repr"]),
-    ("cloudpickle.cloudpickle", &["_make_function", "_builtin_type", "subimport", "_make_skel_func"]),
+    (
+        "dill._dill",
+        &[
+            "_create_function",
+            "_create_code",
+            "_import_module",
+            "_eval_repr",
+        ],
+    ),
+    (
+        "cloudpickle.cloudpickle",
+        &[
+            "_make_function",
+            "_builtin_type",
+            "subimport",
+            "_make_skel_func",
+        ],
+    ),
     ("types", &["CodeType", "FunctionType"]),
     ("operator", &["methodcaller"]),
     ("torch", &["load"]),
@@ -55,7 +97,10 @@ const FUNCTIONS: [(&str, &[&str]); 10] = [
 pub(super) fn is_hostile(module: &str, name: &str) -> bool {
     let package = module.split('.').next().unwrap_or(module);
     let first = name.split('.').next().unwrap_or(name);
-    PACKAGES.contains(&package) || FUNCTIONS.iter().any(|(of, names)| *of == module && names.contains(&first))
+    PACKAGES.contains(&package)
+        || FUNCTIONS
+            .iter()
+            .any(|(of, names)| *of == module && names.contains(&first))
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ const MAX_LINE: u64 = 4096;
 
 /// A pickle for which there is no memory.
 pub(in crate::checkpoint::torch) fn too_much() -> Fault {
-    Fault::new("what its pickle describes takes more memory than there is for it")
-        .with_hint("give more --memory, if the file is worth it; that of a usual model takes little")
+    Fault::new("what its pickle describes takes more memory than there is for it").with_hint(
+        "give more --memory, if the file is worth it; that of a usual model takes little",
+    )
 }
 
 /// A reader of opcodes and their arguments that knows how far it has come.
@@ -25,7 +26,11 @@ pub(in crate::checkpoint::torch) struct Input<R> {
 impl<R: BufRead> Input<R> {
     /// A pickle for which at most `memory` bytes of memory are taken.
     pub(in crate::checkpoint::torch) fn new(reader: R, memory: u64) -> Self {
-        Self { reader, position: 0, left: memory }
+        Self {
+            reader,
+            position: 0,
+            left: memory,
+        }
     }
 
     /// Pays for memory that is about to be taken.
@@ -47,7 +52,9 @@ impl<R: BufRead> Input<R> {
     pub(super) fn array<const N: usize>(&mut self) -> Parsed<[u8; N]> {
         let mut bytes = [0; N];
         self.reserve(N as u64)?;
-        self.reader.read_exact(&mut bytes).map_err(|error| self.ended(&error))?;
+        self.reader
+            .read_exact(&mut bytes)
+            .map_err(|error| self.ended(&error))?;
         self.position += N as u64;
         Ok(bytes)
     }
@@ -102,11 +109,16 @@ impl<R: BufRead> Input<R> {
     pub(super) fn line(&mut self) -> Parsed<Box<str>> {
         let at = self.position;
         let mut bytes = Vec::new();
-        self.reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut bytes)?;
+        self.reader
+            .by_ref()
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut bytes)?;
         self.reserve(bytes.len() as u64)?;
         self.position += bytes.len() as u64;
         if bytes.pop() != Some(b'\n') {
-            return Err(Fault::new(format!("name at byte {at} of the pickle has no end within {MAX_LINE} bytes")));
+            return Err(Fault::new(format!(
+                "name at byte {at} of the pickle has no end within {MAX_LINE} bytes"
+            )));
         }
         String::from_utf8(bytes)
             .map(String::into_boxed_str)
@@ -116,15 +128,18 @@ impl<R: BufRead> Input<R> {
     fn reserve(&self, length: u64) -> Parsed<()> {
         match self.position.checked_add(length) {
             Some(end) if end <= MAX_BYTES => Ok(()),
-            _ => Err(Fault::new(format!("pickle is longer than {MAX_BYTES} bytes, the most that is read"))),
+            _ => Err(Fault::new(format!(
+                "pickle is longer than {MAX_BYTES} bytes, the most that is read"
+            ))),
         }
     }
 
     fn ended(&self, error: &std::io::Error) -> Fault {
         match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Fault::new(format!("pickle ends early, at byte {}, without its stop mark", self.position))
-            }
+            std::io::ErrorKind::UnexpectedEof => Fault::new(format!(
+                "pickle ends early, at byte {}, without its stop mark",
+                self.position
+            )),
             _ => Fault::new(error.to_string()),
         }
     }

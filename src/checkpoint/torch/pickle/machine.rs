@@ -18,11 +18,17 @@ const FILLED_BYTES: usize = 8;
 ///
 /// # Errors
 ///
-/// When the bytes are no pickle, are cut, exceed a limit, need something outside the file, or name code to run.
+/// When the bytes are no pickle, are cut, exceed a limit, need something outside the file, or name
+/// code to run.
 pub(in crate::checkpoint::torch) fn read(input: &mut Input<impl BufRead>) -> Parsed<(Graph, Id)> {
     let start = input.position();
-    let mut machine =
-        Machine { input, graph: Graph::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine = Machine {
+        input,
+        graph: Graph::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+    };
     loop {
         let op = machine.input.byte()?;
         if op == b'.' {
@@ -53,17 +59,21 @@ impl<R: BufRead> Machine<'_, R> {
             b'X' | 0x8c | 0x8d | b'U' | b'T' | b'C' | b'B' | 0x8e | 0x96 => self.string(op),
             b'(' | b'0' | b'1' | b'2' | 0x80 | 0x95 => self.frame(op),
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.remember(op),
-            b')' | b't' | 0x85 | 0x86 | 0x87 | b']' | b'l' | b'}' | b'd' | 0x8f | 0x91 => self.container(op),
+            b')' | b't' | 0x85 | 0x86 | 0x87 | b']' | b'l' | b'}' | b'd' | 0x8f | 0x91 => {
+                self.container(op)
+            }
             b'a' | b'e' | b's' | b'u' | 0x90 | b'b' => self.fill(op),
             b'c' | 0x93 | b'R' | 0x81 | 0x92 | b'o' | b'i' | b'Q' => self.object(op),
-            b'I' | b'L' | b'F' | b'S' | b'V' | b'g' | b'p' | b'P' => {
-                Err(Fault::new("is pickled with protocol 0, which torch never writes by itself")
-                    .with_hint("load it in torch and save it again with the default pickle protocol"))
-            }
-            0x82..=0x84 => {
-                Err(Fault::new("its pickle needs Python's extension registry, which is not part of the file"))
-            }
-            0x97 | 0x98 => Err(Fault::new("its pickle needs buffers that are not part of the file")),
+            b'I' | b'L' | b'F' | b'S' | b'V' | b'g' | b'p' | b'P' => Err(Fault::new(
+                "is pickled with protocol 0, which torch never writes by itself",
+            )
+            .with_hint("load it in torch and save it again with the default pickle protocol")),
+            0x82..=0x84 => Err(Fault::new(
+                "its pickle needs Python's extension registry, which is not part of the file",
+            )),
+            0x97 | 0x98 => Err(Fault::new(
+                "its pickle needs buffers that are not part of the file",
+            )),
             _ => Err(Fault::new(format!(
                 "byte {} of the pickle, {op:#04x}, is no opcode",
                 self.input.position().saturating_sub(1)
@@ -84,7 +94,11 @@ impl<R: BufRead> Machine<'_, R> {
                 Node::Float
             }
             _ => {
-                let length = if op == 0x8a { u64::from(self.input.byte()?) } else { self.length4()? };
+                let length = if op == 0x8a {
+                    u64::from(self.input.byte()?)
+                } else {
+                    self.length4()?
+                };
                 long(&self.input.bytes(length)?)
             }
         };
@@ -116,7 +130,9 @@ impl<R: BufRead> Machine<'_, R> {
         match op {
             b'(' => {
                 if self.marks.len() >= MAX_STACK {
-                    return Err(Fault::new(format!("pickle nests deeper than {MAX_STACK} levels")));
+                    return Err(Fault::new(format!(
+                        "pickle nests deeper than {MAX_STACK} levels"
+                    )));
                 }
                 self.marks.push(self.stack.len());
                 Ok(())
@@ -136,7 +152,9 @@ impl<R: BufRead> Machine<'_, R> {
             }
             0x80 => match self.input.byte()? {
                 0..=5 => Ok(()),
-                version => Err(Fault::new(format!("pickle has protocol {version}; 1 to 5 are read"))),
+                version => Err(Fault::new(format!(
+                    "pickle has protocol {version}; 1 to 5 are read"
+                ))),
             },
             // A frame's length only helps buffering.
             _ => self.input.array::<8>().map(drop),
@@ -151,10 +169,14 @@ impl<R: BufRead> Machine<'_, R> {
         };
         if matches!(op, b'h' | b'j') {
             let id = self.memo.get(&key).copied();
-            return self.push(id.ok_or_else(|| Fault::new(format!("pickle refers to memo entry {key}, never made")))?);
+            return self.push(id.ok_or_else(|| {
+                Fault::new(format!("pickle refers to memo entry {key}, never made"))
+            })?);
         }
         if self.memo.len() >= MAX_NODES {
-            return Err(Fault::new(format!("pickle makes more than {MAX_NODES} memo entries")));
+            return Err(Fault::new(format!(
+                "pickle makes more than {MAX_NODES} memo entries"
+            )));
         }
         let top = self.top()?;
         self.input.pay(MEMO_BYTES)?;
@@ -195,7 +217,12 @@ impl<R: BufRead> Machine<'_, R> {
             (b'b', Node::Call(call)) => call.state = values.first().copied(),
             // Members of sets and of list-like objects never lead to a tensor by name.
             (0x90, Node::Set | Node::Call(_)) | (b'a' | b'e', Node::Call(_)) => {}
-            _ => return Err(Fault::new(format!("pickle fills {} as what it is not", self.graph.describe(target)))),
+            _ => {
+                return Err(Fault::new(format!(
+                    "pickle fills {} as what it is not",
+                    self.graph.describe(target)
+                )));
+            }
         }
         Ok(())
     }
@@ -210,7 +237,9 @@ impl<R: BufRead> Machine<'_, R> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (self.graph.text(module), self.graph.text(name)) {
                     (Some(module), Some(name)) => self.push_global(module.into(), name.into()),
-                    _ => Err(Fault::new("pickle names a class by something that is not text")),
+                    _ => Err(Fault::new(
+                        "pickle names a class by something that is not text",
+                    )),
                 }
             }
             b'i' => {
@@ -238,7 +267,12 @@ impl<R: BufRead> Machine<'_, R> {
                     self.pop()?;
                 }
                 let (args, callable) = (self.pop()?, self.pop()?);
-                self.push_node(Node::Call(Box::new(Call { callable, args, state: None, items: Vec::new() })))
+                self.push_node(Node::Call(Box::new(Call {
+                    callable,
+                    args,
+                    state: None,
+                    items: Vec::new(),
+                })))
             }
         }
     }
@@ -255,7 +289,12 @@ impl<R: BufRead> Machine<'_, R> {
         let args = Node::Tuple(args.into_boxed_slice());
         self.input.pay(args.cost())?;
         let args = self.graph.add(args)?;
-        self.push_node(Node::Call(Box::new(Call { callable, args, state: None, items: Vec::new() })))
+        self.push_node(Node::Call(Box::new(Call {
+            callable,
+            args,
+            state: None,
+            items: Vec::new(),
+        })))
     }
 
     fn push_node(&mut self, node: Node) -> Parsed<()> {
@@ -266,13 +305,16 @@ impl<R: BufRead> Machine<'_, R> {
 
     fn push(&mut self, id: Id) -> Parsed<()> {
         if self.stack.len() >= MAX_STACK {
-            return Err(Fault::new(format!("pickle has more than {MAX_STACK} values on its stack")));
+            return Err(Fault::new(format!(
+                "pickle has more than {MAX_STACK} values on its stack"
+            )));
         }
         self.stack.push(id);
         Ok(())
     }
 
-    /// The lowest stack height that may be popped to: values below a mark belong to what encloses it.
+    /// The lowest stack height that may be popped to: values below a mark belong to what encloses
+    /// it.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -298,7 +340,10 @@ impl<R: BufRead> Machine<'_, R> {
     }
 
     fn pop_marked(&mut self) -> Parsed<Vec<Id>> {
-        let height = self.marks.pop().ok_or_else(|| Fault::new("pickle closes what it never opened"))?;
+        let height = self
+            .marks
+            .pop()
+            .ok_or_else(|| Fault::new("pickle closes what it never opened"))?;
         Ok(self.stack.split_off(height))
     }
 

@@ -1,13 +1,15 @@
 //! A pickle read as a graph of what it describes; nothing it names is imported, called or built.
 //!
-//! `torch.save` writes a pickle in which every storage is a *persistent id* and every tensor a call of
-//! `torch._utils._rebuild_tensor_v2` on one. [`read`] turns the opcodes of protocols 1 to 5 into [`Node`]s: a `REDUCE` is
-//! recorded as a [`Call`], a class as its two names. What a call means is decided by the readers of the graph, which
-//! know the few calls that make tensors and treat all others as opaque.
+//! `torch.save` writes a pickle in which every storage is a *persistent id* and every tensor a call
+//! of `torch._utils._rebuild_tensor_v2` on one. [`read`] turns the opcodes of protocols 1 to 5 into
+//! [`Node`]s: a `REDUCE` is recorded as a [`Call`], a class as its two names. What a call means is
+//! decided by the readers of the graph, which know the few calls that make tensors and treat all
+//! others as opaque.
 //!
-//! Limits: [`MAX_BYTES`] of pickle, [`MAX_NODES`] nodes and memo entries, [`MAX_STACK`] values and marks on the stack.
-//! Memory stays proportional to the bytes read, and within what [`Input`] was given: every value is paid for before it is
-//! made. Names that have no other use than running code are refused at once.
+//! Limits: [`MAX_BYTES`] of pickle, [`MAX_NODES`] nodes and memo entries, [`MAX_STACK`] values and
+//! marks on the stack. Memory stays proportional to the bytes read, and within what [`Input`] was
+//! given: every value is paid for before it is made. Names that have no other use than running code
+//! are refused at once.
 //!
 //! The opcodes are those of CPython's `Lib/pickletools.py`.
 

@@ -34,7 +34,8 @@ fn integers_of_every_width_are_read() {
 #[test]
 fn containers_are_filled_through_the_memo_as_well() {
     // {'a': [1, 2], 'b': <the same list>}, the list appended to after it was put in.
-    let pickle = b"\x80\x02}q\0(X\x01\0\0\0a]q\x01X\x01\0\0\0bh\x01uh\x01K\x01a0h\x01(K\x01K\x02e0.";
+    let pickle =
+        b"\x80\x02}q\0(X\x01\0\0\0a]q\x01X\x01\0\0\0bh\x01uh\x01K\x01a0h\x01(K\x01K\x02e0.";
     let (graph, root) = parse(pickle).expect("the pickle is whole");
     let entries = graph.mapping(root).expect("a dict");
     let names: Vec<_> = entries.iter().map(|(key, _)| graph.text(*key)).collect();
@@ -50,8 +51,14 @@ fn calls_are_recorded_with_arguments_state_and_items() {
     let entries = graph.mapping(root).expect("an OrderedDict");
     assert_eq!(entries.len(), 1);
     assert_eq!(graph.int(entries[0].1), Some(7));
-    assert_eq!(graph.attributes(root).map(|attributes| attributes.len()), Some(1));
-    assert_eq!(graph.describe(root), "an object of class collections.OrderedDict");
+    assert_eq!(
+        graph.attributes(root).map(|attributes| attributes.len()),
+        Some(1)
+    );
+    assert_eq!(
+        graph.describe(root),
+        "an object of class collections.OrderedDict"
+    );
 }
 
 #[test]
@@ -63,7 +70,13 @@ fn an_ordered_dict_of_python_2_has_its_pairs_as_arguments() {
     let pickle = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R.";
     let (graph, root) = parse(pickle).expect("the pickle is whole");
     let entries = graph.mapping(root).expect("an OrderedDict");
-    assert_eq!(entries.iter().map(|(key, _)| graph.text(*key)).collect::<Vec<_>>(), [Some("a"), Some("b")]);
+    assert_eq!(
+        entries
+            .iter()
+            .map(|(key, _)| graph.text(*key))
+            .collect::<Vec<_>>(),
+        [Some("a"), Some("b")]
+    );
 }
 
 #[test]
@@ -74,7 +87,10 @@ fn code_is_refused_in_every_way_to_name_it() {
         b"(ios\nsystem\n.",
         b"X\x05\0\0\0posixX\x06\0\0\0system\x93.",
     ] {
-        assert!(refusal(pickle).contains("system, which runs code"), "{pickle:?}");
+        assert!(
+            refusal(pickle).contains("system, which runs code"),
+            "{pickle:?}"
+        );
     }
 }
 

@@ -21,10 +21,17 @@ impl Instances {
     ///
     /// A group's name has a placeholder that a tensor's name lacks.
     pub fn find(spec: &Spec, rules: &[Rule<'_>], matched: &[Matched<'_>]) -> Result<Self> {
-        let mut instances = Self { numbers: Numbers::new(), read: HashSet::new() };
+        let mut instances = Self {
+            numbers: Numbers::new(),
+            read: HashSet::new(),
+        };
         let mut references = Vec::new();
         for tensor in matched {
-            let axes = rules[tensor.rule].axes.iter().flatten().flat_map(|axis| axis.references());
+            let axes = rules[tensor.rule]
+                .axes
+                .iter()
+                .flatten()
+                .flat_map(|axis| axis.references());
             references.extend(axes.map(|reference| (reference, &tensor.bindings)));
         }
         for (reference, bindings) in references.iter().copied() {
@@ -32,16 +39,26 @@ impl Instances {
                 continue;
             }
             let (rest, own) = split(spec, &reference.group, bindings)?;
-            let number = if let Which::At(number) = reference.which { Some(number) } else { own };
+            let number = if let Which::At(number) = reference.which {
+                Some(number)
+            } else {
+                own
+            };
             if let Some(number) = number {
-                instances.numbers.entry((reference.group.clone(), rest)).or_default().insert(number);
+                instances
+                    .numbers
+                    .entry((reference.group.clone(), rest))
+                    .or_default()
+                    .insert(number);
             }
         }
         for (reference, bindings) in references {
             if matches!(reference.which, Which::Previous | Which::Last)
                 && let Some(bindings) = instances.meant(spec, reference, bindings)?
             {
-                instances.read.insert(name_of(spec, &reference.group, &bindings)?);
+                instances
+                    .read
+                    .insert(name_of(spec, &reference.group, &bindings)?);
             }
         }
         Ok(instances)
@@ -52,18 +69,37 @@ impl Instances {
     /// # Errors
     ///
     /// A group's name has a placeholder that the tensor's name lacks.
-    pub fn bindings(&self, spec: &Spec, reference: &GroupReference, own: &Bindings) -> Result<Option<Bindings>> {
+    pub fn bindings(
+        &self,
+        spec: &Spec,
+        reference: &GroupReference,
+        own: &Bindings,
+    ) -> Result<Option<Bindings>> {
         let chain = spec.groups[&reference.group].chain;
         let Some(bindings) = self.meant(spec, reference, own)? else {
-            // Before the first link of a chain stands the input; of anything else an instance that is missed is a fault.
-            let missed = || spec.error(format!("`{}` has no instance before or at {own:?}", reference.group));
+            // Before the first link of a chain stands the input; of anything else an instance that
+            // is missed is a fault.
+            let missed = || {
+                spec.error(format!(
+                    "`{}` has no instance before or at {own:?}",
+                    reference.group
+                ))
+            };
             return if chain { Ok(None) } else { Err(missed()) };
         };
-        let dangling = chain && !self.read.contains(&name_of(spec, &reference.group, &bindings)?);
+        let dangling = chain
+            && !self
+                .read
+                .contains(&name_of(spec, &reference.group, &bindings)?);
         Ok((!dangling).then_some(bindings))
     }
 
-    fn meant(&self, spec: &Spec, reference: &GroupReference, bindings: &Bindings) -> Result<Option<Bindings>> {
+    fn meant(
+        &self,
+        spec: &Spec,
+        reference: &GroupReference,
+        bindings: &Bindings,
+    ) -> Result<Option<Bindings>> {
         let Some(key) = last_placeholder(spec, &reference.group)? else {
             return Ok(Some(bindings.clone()));
         };
@@ -72,7 +108,11 @@ impl Instances {
         }
         let (rest, own) = split(spec, &reference.group, bindings)?;
         let numbers = self.numbers.get(&(reference.group.clone(), rest));
-        let before = |end: Option<u64>| numbers.zip(end).and_then(|(numbers, end)| numbers.range(..end).next_back());
+        let before = |end: Option<u64>| {
+            numbers
+                .zip(end)
+                .and_then(|(numbers, end)| numbers.range(..end).next_back())
+        };
         let number = match reference.which {
             Which::At(number) => Some(number),
             Which::Previous => before(own).copied(),
@@ -90,7 +130,9 @@ impl Instances {
 /// The name of the instance with these numbers.
 pub(super) fn name_of(spec: &Spec, key: &str, bindings: &Bindings) -> Result<String> {
     template(spec, key)?.fill(bindings).ok_or_else(|| {
-        spec.error(format!("the name of group `{key}` has a placeholder that a tensor on which it acts lacks"))
+        spec.error(format!(
+            "the name of group `{key}` has a placeholder that a tensor on which it acts lacks"
+        ))
     })
 }
 
@@ -100,7 +142,10 @@ fn template(spec: &Spec, key: &str) -> Result<Pattern> {
 }
 
 fn last_placeholder(spec: &Spec, key: &str) -> Result<Option<String>> {
-    Ok(template(spec, key)?.placeholders().next_back().map(str::to_owned))
+    Ok(template(spec, key)?
+        .placeholders()
+        .next_back()
+        .map(str::to_owned))
 }
 
 /// The numbers that a group's name takes besides the last placeholder's, and the last one.
@@ -109,7 +154,16 @@ fn split(spec: &Spec, key: &str, bindings: &Bindings) -> Result<(Bindings, Optio
     let Some(last) = template.placeholders().next_back() else {
         return Ok((Bindings::new(), None));
     };
-    let used = |name: &str| name != last && template.placeholders().any(|placeholder| placeholder == name);
-    let rest = bindings.iter().filter(|(name, _)| used(name)).map(|(name, value)| (name.clone(), *value)).collect();
+    let used = |name: &str| {
+        name != last
+            && template
+                .placeholders()
+                .any(|placeholder| placeholder == name)
+    };
+    let rest = bindings
+        .iter()
+        .filter(|(name, _)| used(name))
+        .map(|(name, value)| (name.clone(), *value))
+        .collect();
     Ok((rest, bindings.get(last).copied()))
 }

@@ -22,14 +22,23 @@ impl Resolver<'_> {
             Size::Number(number) => f64::from(*number),
             Size::Text(text) => self.evaluate(text, &format!("units of group `{name}`"), 0)?,
         };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie in the range")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "checked to lie in the range"
+        )]
         let units = value as u64;
         // A fraction of a head that rotary embeddings turn is rounded down, as models do.
         if (0.0..=67_108_864.0).contains(&value) && units <= MOST_UNITS {
             return Ok(units);
         }
         let cause = format!("units of group `{name}`: wanted 0 to {MOST_UNITS}, got {value}");
-        Err(Error::new(Kind::Mismatch, "spec does not fit the model", &self.spec.name, cause))
+        Err(Error::new(
+            Kind::Mismatch,
+            "spec does not fit the model",
+            &self.spec.name,
+            cause,
+        ))
     }
 
     fn evaluate(&mut self, text: &str, subject: &str, depth: usize) -> Result<f64> {
@@ -37,7 +46,10 @@ impl Resolver<'_> {
         let expression = SizeExpression::parse(text).map_err(wrong)?;
         let spec = self.spec;
         for (name, size) in &spec.sizes {
-            let used = || text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name);
+            let used = || {
+                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .any(|word| word == name)
+            };
             if self.sizes.contains_key(name) || !used() {
                 continue;
             }
@@ -55,23 +67,40 @@ impl Resolver<'_> {
             own.or_else(|| self.config.and_then(|config| config_number(config, name)))
         };
         expression.value(&known).ok_or_else(|| {
-            let there = if self.config.is_some() { "config.json does not have" } else { "there is no config.json for" };
+            let there = if self.config.is_some() {
+                "config.json does not have"
+            } else {
+                "there is no config.json for"
+            };
             let cause = format!("{there} {}", expression.unknown(&known).join(", "));
-            Error::new(Kind::Mismatch, "spec does not fit the model", subject, cause)
-                .with_hint("put the model's config.json beside its weights, or give a spec with numbers")
+            Error::new(
+                Kind::Mismatch,
+                "spec does not fit the model",
+                subject,
+                cause,
+            )
+            .with_hint(
+                "put the model's config.json beside its weights, or give a spec with numbers",
+            )
         })
     }
 
     /// Works out what follows from the tensors' shapes, and checks that everything fits them.
-    pub(super) fn work_out_sizes(&mut self, tensors: &mut IndexMap<String, TensorSymmetry>) -> Result<()> {
+    pub(super) fn work_out_sizes(
+        &mut self,
+        tensors: &mut IndexMap<String, TensorSymmetry>,
+    ) -> Result<()> {
         loop {
             let before = self.units.iter().flatten().count();
-            let axes = tensors.values().flat_map(|tensor| tensor.axes.iter().zip(&tensor.shape));
+            let axes = tensors
+                .values()
+                .flat_map(|tensor| tensor.axes.iter().zip(&tensor.shape));
             for (node, &len) in axes {
                 let mut unknown = Vec::new();
                 unknown_of(node, &self.units, &mut unknown);
                 if let [Unknown::Group(group)] = unknown.as_slice() {
-                    self.units[*group] = solved(node, &self.units, len).filter(|units| *units <= MOST_UNITS);
+                    self.units[*group] =
+                        solved(node, &self.units, len).filter(|units| *units <= MOST_UNITS);
                 }
             }
             if self.units.iter().flatten().count() == before {
@@ -86,7 +115,10 @@ impl Resolver<'_> {
                 }
                 let got = length(node, &self.units, 0);
                 if got != len && !self.lacks(node) {
-                    wrong.push(format!("axis {axis} of `{}` wants {got}, got {len}", name.escape_debug()));
+                    wrong.push(format!(
+                        "axis {axis} of `{}` wants {got}, got {len}",
+                        name.escape_debug()
+                    ));
                 }
             }
         }
@@ -117,7 +149,9 @@ fn unknown_of(node: &Node, units: &[Option<u64>], found: &mut Vec<Unknown>) {
         Node::Fixed(_) => add(Unknown::Fixed),
         Node::Group { group, .. } if units[*group].is_none() => add(Unknown::Group(*group)),
         Node::Group { .. } => {}
-        Node::Product(parts) | Node::Sum(parts) => parts.iter().for_each(|part| unknown_of(part, units, found)),
+        Node::Product(parts) | Node::Sum(parts) => {
+            parts.iter().for_each(|part| unknown_of(part, units, found))
+        }
     }
 }
 
@@ -127,14 +161,17 @@ fn length(node: &Node, units: &[Option<u64>], unknown: u64) -> u64 {
         Node::Fixed(0) => unknown,
         Node::Fixed(size) => *size,
         Node::Group { group, .. } => units[*group].unwrap_or(unknown),
-        Node::Product(parts) => {
-            parts.iter().fold(1, |product, part| product.saturating_mul(length(part, units, unknown)))
-        }
-        Node::Sum(parts) => parts.iter().fold(0, |sum, part| sum.saturating_add(length(part, units, unknown))),
+        Node::Product(parts) => parts.iter().fold(1, |product, part| {
+            product.saturating_mul(length(part, units, unknown))
+        }),
+        Node::Sum(parts) => parts.iter().fold(0, |sum, part| {
+            sum.saturating_add(length(part, units, unknown))
+        }),
     }
 }
 
-/// The size that whatever is unknown must have for the axis to be `len` long; the length is linear in it.
+/// The size that whatever is unknown must have for the axis to be `len` long; the length is linear
+/// in it.
 fn solved(node: &Node, units: &[Option<u64>], len: u64) -> Option<u64> {
     let (none, one) = (length(node, units, 0), length(node, units, 1));
     let (left, slope) = (len.checked_sub(none)?, one.checked_sub(none)?);
@@ -146,7 +183,9 @@ fn solved(node: &Node, units: &[Option<u64>], len: u64) -> Option<u64> {
 fn fill_in(node: &mut Node, size: u64) {
     match node {
         Node::Fixed(own @ 0) => *own = size,
-        Node::Product(parts) | Node::Sum(parts) => parts.iter_mut().for_each(|part| fill_in(part, size)),
+        Node::Product(parts) | Node::Sum(parts) => {
+            parts.iter_mut().for_each(|part| fill_in(part, size))
+        }
         Node::Fixed(_) | Node::Group { .. } => {}
     }
 }

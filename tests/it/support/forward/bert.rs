@@ -18,8 +18,16 @@ pub fn attention(net: &Net, names: [String; 3], heads: usize, xs: &[Vec<f64>]) -
     let [q, k, v] = names.map(|name| xs.iter().map(|x| net.linear(&name, x)).collect::<Vec<_>>());
     let mut mixed = vec![Vec::new(); xs.len()];
     for h in 0..heads {
-        let rows = attend(&head(&q, h, dim), &head(&k, h, dim), &head(&v, h, dim), |_| xs.len());
-        mixed.iter_mut().zip(rows).for_each(|(mixed, row)| mixed.extend(row));
+        let rows = attend(
+            &head(&q, h, dim),
+            &head(&k, h, dim),
+            &head(&v, h, dim),
+            |_| xs.len(),
+        );
+        mixed
+            .iter_mut()
+            .zip(rows)
+            .for_each(|(mixed, row)| mixed.extend(row));
     }
     mixed
 }
@@ -27,13 +35,25 @@ pub fn attention(net: &Net, names: [String; 3], heads: usize, xs: &[Vec<f64>]) -
 impl Family for Bert {
     fn random(&self, seed: u64) -> Net {
         let random = &mut Random::new(seed);
-        let mut net =
-            Net::new(json!({ "model_type": "bert", "hidden_size": WIDTH, "num_attention_heads": HEADS, "head": DIM }));
-        let tables = [("word", VOCABULARY), ("position", TOKENS.len()), ("token_type", 2)];
+        let mut net = Net::new(
+            json!({ "model_type": "bert", "hidden_size": WIDTH, "num_attention_heads": HEADS, "head": DIM }),
+        );
+        let tables = [
+            ("word", VOCABULARY),
+            ("position", TOKENS.len()),
+            ("token_type", 2),
+        ];
         for (name, rows) in tables {
-            net.add(random, &format!("bert.embeddings.{name}_embeddings.weight"), &[rows, WIDTH]);
+            net.add(
+                random,
+                &format!("bert.embeddings.{name}_embeddings.weight"),
+                &[rows, WIDTH],
+            );
         }
-        let mut norms = vec!["bert.embeddings.LayerNorm".to_owned(), "cls.predictions.transform.LayerNorm".to_owned()];
+        let mut norms = vec![
+            "bert.embeddings.LayerNorm".to_owned(),
+            "cls.predictions.transform.LayerNorm".to_owned(),
+        ];
         let mut layers = vec![
             ("bert.pooler.dense".to_owned(), WIDTH, WIDTH),
             ("cls.predictions.transform.dense".to_owned(), WIDTH, WIDTH),
@@ -41,9 +61,16 @@ impl Family for Bert {
         ];
         for l in 0..LAYERS {
             let at = format!("bert.encoder.layer.{l}.");
-            norms.extend([format!("{at}attention.output.LayerNorm"), format!("{at}output.LayerNorm")]);
-            for name in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
-            {
+            norms.extend([
+                format!("{at}attention.output.LayerNorm"),
+                format!("{at}output.LayerNorm"),
+            ]);
+            for name in [
+                "attention.self.query",
+                "attention.self.key",
+                "attention.self.value",
+                "attention.output.dense",
+            ] {
                 layers.push((format!("{at}{name}"), WIDTH, WIDTH));
             }
             layers.push((format!("{at}intermediate.dense"), MLP, WIDTH));
@@ -75,7 +102,10 @@ impl Family for Bert {
             let names = ["query", "key", "value"].map(|name| format!("{at}attention.self.{name}"));
             let mixed = attention(net, names, HEADS, &xs);
             for (x, mixed) in xs.iter_mut().zip(&mixed) {
-                add_to(x, &net.linear(&format!("{at}attention.output.dense"), mixed));
+                add_to(
+                    x,
+                    &net.linear(&format!("{at}attention.output.dense"), mixed),
+                );
                 *x = net.layer_norm(&format!("{at}attention.output.LayerNorm"), x);
                 let inner = map(&net.linear(&format!("{at}intermediate.dense"), x), gelu);
                 add_to(x, &net.linear(&format!("{at}output.dense"), &inner));

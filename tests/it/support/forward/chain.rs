@@ -60,19 +60,31 @@ pub fn add_norm(net: &mut Net, random: &mut Random, name: &str, channels: usize)
     net.add_scale(random, &format!("{name}.running_var"), &[channels]);
 }
 
-/// A batch norm of `places` numbers a channel, or, where no statistics are stored, a layer norm over the channels.
+/// A batch norm of `places` numbers a channel, or, where no statistics are stored, a layer norm
+/// over the channels.
 pub fn batch_norm(net: &Net, name: &str, x: &[f64], places: usize) -> Vec<f64> {
-    let (weight, bias) = (net.get(&format!("{name}.weight")), net.get(&format!("{name}.bias")));
+    let (weight, bias) = (
+        net.get(&format!("{name}.weight")),
+        net.get(&format!("{name}.bias")),
+    );
     let channels = weight.len();
     let mean = |at: usize| match net.tensors.get(&format!("{name}.running_mean")) {
         Some((_, means)) => means[at / places],
-        None => (0..channels).map(|c| x[c * places + at % places]).sum::<f64>() / channels as f64,
+        None => {
+            (0..channels)
+                .map(|c| x[c * places + at % places])
+                .sum::<f64>()
+                / channels as f64
+        }
     };
     let variance = |at: usize| match net.tensors.get(&format!("{name}.running_var")) {
         Some((_, variances)) => variances[at / places],
         None => {
             let mean = mean(at);
-            (0..channels).map(|c| (x[c * places + at % places] - mean).powi(2)).sum::<f64>() / channels as f64
+            (0..channels)
+                .map(|c| (x[c * places + at % places] - mean).powi(2))
+                .sum::<f64>()
+                / channels as f64
         }
     };
     let value = |(at, x): (usize, &f64)| {
@@ -89,9 +101,15 @@ pub fn convolve(net: &Net, name: &str, x: &[f64], side: usize) -> Vec<f64> {
     let mut y = vec![0.0; to * side * side];
     for (at, y) in y.iter_mut().enumerate() {
         let (o, row, column) = (at / (side * side), at / side % side, at % side);
-        for (k, weight) in filters[o * from * kernel * kernel..(o + 1) * from * kernel * kernel].iter().enumerate() {
+        for (k, weight) in filters[o * from * kernel * kernel..(o + 1) * from * kernel * kernel]
+            .iter()
+            .enumerate()
+        {
             let (i, dy, dx) = (k / (kernel * kernel), k / kernel % kernel, k % kernel);
-            let place = ((row + dy).checked_sub(kernel / 2), (column + dx).checked_sub(kernel / 2));
+            let place = (
+                (row + dy).checked_sub(kernel / 2),
+                (column + dx).checked_sub(kernel / 2),
+            );
             if let (Some(r), Some(c)) = place
                 && r < side
                 && c < side
@@ -101,7 +119,10 @@ pub fn convolve(net: &Net, name: &str, x: &[f64], side: usize) -> Vec<f64> {
         }
     }
     if net.has(&format!("{name}.bias")) {
-        for (channel, bias) in y.chunks_mut(side * side).zip(net.get(&format!("{name}.bias"))) {
+        for (channel, bias) in y
+            .chunks_mut(side * side)
+            .zip(net.get(&format!("{name}.bias")))
+        {
             channel.iter_mut().for_each(|y| *y += bias);
         }
     }
@@ -112,7 +133,8 @@ pub fn convolve(net: &Net, name: &str, x: &[f64], side: usize) -> Vec<f64> {
 pub fn halve(x: &[f64], side: usize) -> Vec<f64> {
     let half = side / 2;
     let channels = x.len() / (side * side);
-    let place = |at: usize| (at / (half * half) * side + at / half % half * 2) * side + at % half * 2;
+    let place =
+        |at: usize| (at / (half * half) * side + at / half % half * 2) * side + at % half * 2;
     (0..channels * half * half).map(|at| x[place(at)]).collect()
 }
 
@@ -123,7 +145,14 @@ pub fn max_pool(x: &[f64], side: usize) -> Vec<f64> {
         halve(&moved, side)
     };
     let corners = [0, 1, side, side + 1].map(shifted);
-    (0..corners[0].len()).map(|at| corners.iter().map(|corner| corner[at]).fold(f64::NEG_INFINITY, f64::max)).collect()
+    (0..corners[0].len())
+        .map(|at| {
+            corners
+                .iter()
+                .map(|corner| corner[at])
+                .fold(f64::NEG_INFINITY, f64::max)
+        })
+        .collect()
 }
 
 /// The layout of VGG16 with few channels: a convolution a layer, images halved behind some of them.
@@ -153,7 +182,11 @@ impl Family for Vgg {
         let mut net = Net::new(json!({ "model_type": "vgg16" }));
         let mut from = 3;
         for (number, (to, _)) in self.numbers().into_iter().zip(PLAN) {
-            net.add(random, &format!("features.{number}.weight"), &[to, from, 3, 3]);
+            net.add(
+                random,
+                &format!("features.{number}.weight"),
+                &[to, from, 3, 3],
+            );
             net.add(random, &format!("features.{number}.bias"), &[to]);
             if self.norms {
                 add_norm(&mut net, random, &format!("features.{}", number + 1), to);

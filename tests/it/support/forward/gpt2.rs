@@ -43,7 +43,10 @@ impl Family for Gpt2 {
     }
 
     fn outputs(&self, net: &Net) -> Vec<f64> {
-        let (tokens, places) = (net.get("transformer.wte.weight"), net.get("transformer.wpe.weight"));
+        let (tokens, places) = (
+            net.get("transformer.wte.weight"),
+            net.get("transformer.wpe.weight"),
+        );
         let embed = |(i, token): (usize, &usize)| {
             let mut x = row(tokens, *token, WIDTH).to_vec();
             add_to(&mut x, row(places, i, WIDTH));
@@ -53,22 +56,36 @@ impl Family for Gpt2 {
         for l in 0..LAYERS {
             let at = format!("transformer.h.{l}.");
             let layer = |name: &str, x: &[f64]| {
-                net.linear_in_out(&format!("{at}{name}.weight"), &format!("{at}{name}.bias"), x)
+                net.linear_in_out(
+                    &format!("{at}{name}.weight"),
+                    &format!("{at}{name}.bias"),
+                    x,
+                )
             };
-            let fused: Vec<Vec<f64>> =
-                xs.iter().map(|x| layer("attn.c_attn", &net.layer_norm(&format!("{at}ln_1"), x))).collect();
+            let fused: Vec<Vec<f64>> = xs
+                .iter()
+                .map(|x| layer("attn.c_attn", &net.layer_norm(&format!("{at}ln_1"), x)))
+                .collect();
             let mut mixed = vec![Vec::new(); xs.len()];
             for h in 0..HEADS {
                 let part = |slice: usize| head(&fused, slice * HEADS + h, DIM);
                 let rows = attend(&part(0), &part(1), &part(2), |i| i + 1);
-                mixed.iter_mut().zip(rows).for_each(|(mixed, row)| mixed.extend(row));
+                mixed
+                    .iter_mut()
+                    .zip(rows)
+                    .for_each(|(mixed, row)| mixed.extend(row));
             }
             for (x, mixed) in xs.iter_mut().zip(&mixed) {
                 add_to(x, &layer("attn.c_proj", mixed));
-                let inner = map(&layer("mlp.c_fc", &net.layer_norm(&format!("{at}ln_2"), x)), gelu);
+                let inner = map(
+                    &layer("mlp.c_fc", &net.layer_norm(&format!("{at}ln_2"), x)),
+                    gelu,
+                );
                 add_to(x, &layer("mlp.c_proj", &inner));
             }
         }
-        xs.iter().flat_map(|x| net.linear("transformer.wte", &net.layer_norm("transformer.ln_f", x))).collect()
+        xs.iter()
+            .flat_map(|x| net.linear("transformer.wte", &net.layer_norm("transformer.ln_f", x)))
+            .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Forward passes of tiny networks in f64, plain loops: what tells whether a transform keeps a function.
+//! Forward passes of tiny networks in f64, plain loops: what tells whether a transform keeps a
+//! function.
 
 mod bert;
 mod chain;
@@ -43,7 +44,10 @@ pub trait Family {
 
 impl Net {
     pub fn new(config: Value) -> Self {
-        Self { tensors: BTreeMap::new(), config }
+        Self {
+            tensors: BTreeMap::new(),
+            config,
+        }
     }
 
     /// Adds a matrix or a bias of random numbers whose products keep their size.
@@ -51,18 +55,33 @@ impl Net {
         let fan = shape[1..].iter().product::<usize>().max(1);
         let scale = 1.5 / (fan as f64).sqrt();
         let count = shape.iter().product();
-        self.tensors.insert(name.to_owned(), (shape.to_vec(), (0..count).map(|_| scale * random.signed()).collect()));
+        self.tensors.insert(
+            name.to_owned(),
+            (
+                shape.to_vec(),
+                (0..count).map(|_| scale * random.signed()).collect(),
+            ),
+        );
     }
 
     /// Adds a vector of positive numbers around one.
     pub fn add_scale(&mut self, random: &mut Random, name: &str, shape: &[usize]) {
         let count = shape.iter().product();
-        self.tensors
-            .insert(name.to_owned(), (shape.to_vec(), (0..count).map(|_| 1.0 + 0.5 * random.signed()).collect()));
+        self.tensors.insert(
+            name.to_owned(),
+            (
+                shape.to_vec(),
+                (0..count).map(|_| 1.0 + 0.5 * random.signed()).collect(),
+            ),
+        );
     }
 
     pub fn get(&self, name: &str) -> &[f64] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("the network has no {name}")).1
+        &self
+            .tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("the network has no {name}"))
+            .1
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -70,7 +89,11 @@ impl Net {
     }
 
     pub fn shape(&self, name: &str) -> &[usize] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("the network has no {name}")).0
+        &self
+            .tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("the network has no {name}"))
+            .0
     }
 
     /// x W^T + b of a layer stored as [out, in].
@@ -94,21 +117,31 @@ impl Net {
     }
 
     pub fn layer_norm(&self, layer: &str, x: &[f64]) -> Vec<f64> {
-        let (weight, bias) = (self.get(&format!("{layer}.weight")), self.get(&format!("{layer}.bias")));
+        let (weight, bias) = (
+            self.get(&format!("{layer}.weight")),
+            self.get(&format!("{layer}.bias")),
+        );
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / x.len() as f64;
         let scale = (variance + 1e-5).sqrt().recip();
-        x.iter().zip(weight.iter().zip(bias)).map(|(x, (w, b))| (x - mean) * scale * w + b).collect()
+        x.iter()
+            .zip(weight.iter().zip(bias))
+            .map(|(x, (w, b))| (x - mean) * scale * w + b)
+            .collect()
     }
 
     /// The network as a checkpoint.
     pub fn write(&self, folder: &Path) {
         let tensors = self.tensors.iter().map(|(name, (shape, values))| {
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             (name.clone(), Tensor::from_bytes(Dtype::F64, shape, bytes))
         });
         write_model(folder, &tensors.collect::<Model>(), 1);
-        std::fs::write(folder.join("config.json"), self.config.to_string()).expect("a writable folder");
+        std::fs::write(folder.join("config.json"), self.config.to_string())
+            .expect("a writable folder");
     }
 
     /// The network that a checkpoint of this one's config holds.
@@ -116,10 +149,19 @@ impl Net {
         let model = read_model(folder);
         let tensors = model.iter().map(|(name, tensor)| {
             assert_eq!(tensor.dtype, Dtype::F64, "{name}");
-            let values = tensor.bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+            let values = tensor
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|bytes| f64::from_le_bytes(*bytes))
+                .collect();
             (name.clone(), (tensor.shape.clone(), values))
         });
-        Self { tensors: tensors.collect(), config: self.config.clone() }
+        Self {
+            tensors: tensors.collect(),
+            config: self.config.clone(),
+        }
     }
 }
 
@@ -161,10 +203,16 @@ pub fn attend(
 ) -> Vec<Vec<f64>> {
     let scale = (queries[0].len() as f64).sqrt().recip();
     let row = |(i, query): (usize, &Vec<f64>)| {
-        let scores: Vec<f64> = keys[..visible(i)].iter().map(|key| scale * dot(query, key)).collect();
+        let scores: Vec<f64> = keys[..visible(i)]
+            .iter()
+            .map(|key| scale * dot(query, key))
+            .collect();
         let mut mixed = vec![0.0; values[0].len()];
         for (share, value) in softmax(&scores).iter().zip(values) {
-            mixed.iter_mut().zip(value).for_each(|(mixed, value)| *mixed += share * value);
+            mixed
+                .iter_mut()
+                .zip(value)
+                .for_each(|(mixed, value)| *mixed += share * value);
         }
         mixed
     };
@@ -173,7 +221,9 @@ pub fn attend(
 
 /// Head `head` of every position.
 pub fn head(rows: &[Vec<f64>], head: usize, dim: usize) -> Vec<Vec<f64>> {
-    rows.iter().map(|row| row[head * dim..(head + 1) * dim].to_vec()).collect()
+    rows.iter()
+        .map(|row| row[head * dim..(head + 1) * dim].to_vec())
+        .collect()
 }
 
 /// Rotary embeddings on the first `rotary` units, unit i paired with i + rotary/2, in place.
@@ -182,7 +232,10 @@ pub fn rotate(x: &mut [f64], rotary: usize, position: usize) {
     for i in 0..half {
         let angle = position as f64 * 100_f64.powf(-(i as f64) / half as f64);
         let (sin, cos) = angle.sin_cos();
-        (x[i], x[i + half]) = (x[i] * cos - x[i + half] * sin, x[i + half] * cos + x[i] * sin);
+        (x[i], x[i + half]) = (
+            x[i] * cos - x[i + half] * sin,
+            x[i + half] * cos + x[i] * sin,
+        );
     }
 }
 

@@ -29,7 +29,10 @@ impl Family for Neox {
         norm(&mut net, "gpt_neox.final_layer_norm");
         for l in 0..LAYERS {
             norm(&mut net, &format!("gpt_neox.layers.{l}.input_layernorm"));
-            norm(&mut net, &format!("gpt_neox.layers.{l}.post_attention_layernorm"));
+            norm(
+                &mut net,
+                &format!("gpt_neox.layers.{l}.post_attention_layernorm"),
+            );
         }
         for l in 0..LAYERS {
             let layers = [
@@ -39,7 +42,11 @@ impl Family for Neox {
                 ("mlp.dense_4h_to_h", WIDTH, MLP),
             ];
             for (name, to, from) in layers {
-                net.add(random, &format!("gpt_neox.layers.{l}.{name}.weight"), &[to, from]);
+                net.add(
+                    random,
+                    &format!("gpt_neox.layers.{l}.{name}.weight"),
+                    &[to, from],
+                );
                 net.add(random, &format!("gpt_neox.layers.{l}.{name}.bias"), &[to]);
             }
         }
@@ -48,7 +55,10 @@ impl Family for Neox {
 
     fn outputs(&self, net: &Net) -> Vec<f64> {
         let table = net.get("gpt_neox.embed_in.weight");
-        let mut xs: Vec<Vec<f64>> = TOKENS.iter().map(|token| row(table, *token, WIDTH).to_vec()).collect();
+        let mut xs: Vec<Vec<f64>> = TOKENS
+            .iter()
+            .map(|token| row(table, *token, WIDTH).to_vec())
+            .collect();
         for l in 0..LAYERS {
             let at = format!("gpt_neox.layers.{l}.");
             let fused: Vec<Vec<f64>> = xs
@@ -62,7 +72,8 @@ impl Family for Neox {
             for h in 0..HEADS {
                 let part = |slice: usize| -> Vec<Vec<f64>> {
                     let of = |(i, row): (usize, &Vec<f64>)| {
-                        let mut part = row[(3 * h + slice) * DIM..(3 * h + slice + 1) * DIM].to_vec();
+                        let mut part =
+                            row[(3 * h + slice) * DIM..(3 * h + slice + 1) * DIM].to_vec();
                         if slice < 2 {
                             rotate(&mut part, ROTARY, i);
                         }
@@ -71,15 +82,23 @@ impl Family for Neox {
                     fused.iter().enumerate().map(of).collect()
                 };
                 let rows = attend(&part(0), &part(1), &part(2), |i| i + 1);
-                mixed.iter_mut().zip(rows).for_each(|(mixed, row)| mixed.extend(row));
+                mixed
+                    .iter_mut()
+                    .zip(rows)
+                    .for_each(|(mixed, row)| mixed.extend(row));
             }
             for (x, mixed) in xs.iter_mut().zip(&mixed) {
                 let normed = net.layer_norm(&format!("{at}post_attention_layernorm"), x);
-                let inner = map(&net.linear(&format!("{at}mlp.dense_h_to_4h"), &normed), gelu);
+                let inner = map(
+                    &net.linear(&format!("{at}mlp.dense_h_to_4h"), &normed),
+                    gelu,
+                );
                 add_to(x, &net.linear(&format!("{at}attention.dense"), mixed));
                 add_to(x, &net.linear(&format!("{at}mlp.dense_4h_to_h"), &inner));
             }
         }
-        xs.iter().flat_map(|x| net.linear("embed_out", &net.layer_norm("gpt_neox.final_layer_norm", x))).collect()
+        xs.iter()
+            .flat_map(|x| net.linear("embed_out", &net.layer_norm("gpt_neox.final_layer_norm", x)))
+            .collect()
     }
 }

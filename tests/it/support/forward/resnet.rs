@@ -39,7 +39,8 @@ impl ResNet {
     /// Names of the first convolution and its norm.
     fn stem(&self) -> [String; 2] {
         if self.transformers {
-            return ["convolution", "normalization"].map(|part| format!("resnet.embedder.embedder.{part}"));
+            return ["convolution", "normalization"]
+                .map(|part| format!("resnet.embedder.embedder.{part}"));
         }
         ["conv1".into(), format!("{}1", self.norm_word())]
     }
@@ -51,7 +52,10 @@ impl ResNet {
             return ["convolution", "normalization"].map(|part| format!("{layer}.{part}"));
         }
         let layer = format!("layer{}.{block}", stage + 1);
-        [format!("{layer}.conv{}", at + 1), format!("{layer}.{}{}", self.norm_word(), at + 1)]
+        [
+            format!("{layer}.conv{}", at + 1),
+            format!("{layer}.{}{}", self.norm_word(), at + 1),
+        ]
     }
 
     /// Names of a shortcut's convolution and its norm.
@@ -70,7 +74,11 @@ impl ResNet {
     /// Channels and kernel of each convolution of a block.
     fn plan(&self, from: usize, to: usize) -> Vec<(usize, usize, usize)> {
         if self.bottleneck {
-            return vec![(NARROW, from, 1), (NARROW + 2, NARROW, 3), (to, NARROW + 2, 1)];
+            return vec![
+                (NARROW, from, 1),
+                (NARROW + 2, NARROW, 3),
+                (to, NARROW + 2, 1),
+            ];
         }
         vec![(to + 1, from, 3), (to, to + 1, 3)]
     }
@@ -93,7 +101,11 @@ impl Family for ResNet {
             for block in 0..BLOCKS {
                 for (at, (to, from, kernel)) in self.plan(from, to).into_iter().enumerate() {
                     let [convolution, norm] = self.inside(stage, block, at);
-                    net.add(random, &format!("{convolution}.weight"), &[to, from, kernel, kernel]);
+                    net.add(
+                        random,
+                        &format!("{convolution}.weight"),
+                        &[to, from, kernel, kernel],
+                    );
                     self.add_norm(&mut net, random, &norm, to);
                 }
                 if self.has_shortcut(stage, block) {
@@ -104,7 +116,11 @@ impl Family for ResNet {
                 from = to;
             }
         }
-        let head = if self.transformers { "classifier.1" } else { "fc" };
+        let head = if self.transformers {
+            "classifier.1"
+        } else {
+            "fc"
+        };
         net.add(random, &format!("{head}.weight"), &[5, from]);
         net.add(random, &format!("{head}.bias"), &[5]);
         net
@@ -118,7 +134,12 @@ impl Family for ResNet {
             batch_norm(net, &norm, &x, side * side / (stride * stride))
         };
         let relu = |x: &[f64]| map(x, |x| x.max(0.0));
-        let mut x = relu(&layer(self.stem(), &Random::new(7).vector(3 * side * side), side, 1));
+        let mut x = relu(&layer(
+            self.stem(),
+            &Random::new(7).vector(3 * side * side),
+            side,
+            1,
+        ));
         for stage in 0..STAGES.len() {
             for block in 0..BLOCKS {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
@@ -141,8 +162,17 @@ impl Family for ResNet {
                 x = relu(&inner);
             }
         }
-        let means: Vec<f64> =
-            x.chunks(side * side).map(|channel| channel.iter().sum::<f64>() / (side * side) as f64).collect();
-        net.linear(if self.transformers { "classifier.1" } else { "fc" }, &means)
+        let means: Vec<f64> = x
+            .chunks(side * side)
+            .map(|channel| channel.iter().sum::<f64>() / (side * side) as f64)
+            .collect();
+        net.linear(
+            if self.transformers {
+                "classifier.1"
+            } else {
+                "fc"
+            },
+            &means,
+        )
     }
 }

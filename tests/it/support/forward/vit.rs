@@ -18,17 +18,39 @@ const PATCHES: usize = 4;
 impl Family for Vit {
     fn random(&self, seed: u64) -> Net {
         let random = &mut Random::new(seed);
-        let mut net = Net::new(json!({ "model_type": "vit", "hidden_size": WIDTH, "num_attention_heads": HEADS }));
+        let mut net = Net::new(
+            json!({ "model_type": "vit", "hidden_size": WIDTH, "num_attention_heads": HEADS }),
+        );
         net.add(random, "vit.embeddings.cls_token", &[1, 1, WIDTH]);
-        net.add(random, "vit.embeddings.position_embeddings", &[1, PATCHES + 1, WIDTH]);
-        net.add(random, "vit.embeddings.patch_embeddings.projection.weight", &[WIDTH, CHANNELS, PATCH, PATCH]);
-        net.add(random, "vit.embeddings.patch_embeddings.projection.bias", &[WIDTH]);
+        net.add(
+            random,
+            "vit.embeddings.position_embeddings",
+            &[1, PATCHES + 1, WIDTH],
+        );
+        net.add(
+            random,
+            "vit.embeddings.patch_embeddings.projection.weight",
+            &[WIDTH, CHANNELS, PATCH, PATCH],
+        );
+        net.add(
+            random,
+            "vit.embeddings.patch_embeddings.projection.bias",
+            &[WIDTH],
+        );
         let mut norms = vec!["vit.layernorm".to_owned()];
         let mut layers = vec![("classifier".to_owned(), 5, WIDTH)];
         for l in 0..LAYERS {
             let at = format!("vit.encoder.layer.{l}.");
-            norms.extend([format!("{at}layernorm_before"), format!("{at}layernorm_after")]);
-            for name in ["attention.query", "attention.key", "attention.value", "output.dense"] {
+            norms.extend([
+                format!("{at}layernorm_before"),
+                format!("{at}layernorm_after"),
+            ]);
+            for name in [
+                "attention.query",
+                "attention.key",
+                "attention.value",
+                "output.dense",
+            ] {
                 layers.push((format!("{at}attention.{name}"), WIDTH, WIDTH));
             }
             layers.push((format!("{at}intermediate.dense"), MLP, WIDTH));
@@ -51,21 +73,38 @@ impl Family for Vit {
         let mut xs = vec![net.get("vit.embeddings.cls_token").to_vec()];
         for _ in 0..PATCHES {
             let patch = image.vector(CHANNELS * PATCH * PATCH);
-            let mut x: Vec<f64> = filters.chunks(patch.len()).map(|filter| dot(filter, &patch)).collect();
-            add_to(&mut x, net.get("vit.embeddings.patch_embeddings.projection.bias"));
+            let mut x: Vec<f64> = filters
+                .chunks(patch.len())
+                .map(|filter| dot(filter, &patch))
+                .collect();
+            add_to(
+                &mut x,
+                net.get("vit.embeddings.patch_embeddings.projection.bias"),
+            );
             xs.push(x);
         }
         let places = net.get("vit.embeddings.position_embeddings");
-        xs.iter_mut().enumerate().for_each(|(i, x)| add_to(x, row(places, i, WIDTH)));
+        xs.iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| add_to(x, row(places, i, WIDTH)));
         for l in 0..LAYERS {
             let at = format!("vit.encoder.layer.{l}.");
-            let names = ["query", "key", "value"].map(|name| format!("{at}attention.attention.{name}"));
-            let inputs: Vec<Vec<f64>> =
-                xs.iter().map(|x| net.layer_norm(&format!("{at}layernorm_before"), x)).collect();
+            let names =
+                ["query", "key", "value"].map(|name| format!("{at}attention.attention.{name}"));
+            let inputs: Vec<Vec<f64>> = xs
+                .iter()
+                .map(|x| net.layer_norm(&format!("{at}layernorm_before"), x))
+                .collect();
             for (x, mixed) in xs.iter_mut().zip(attention(net, names, HEADS, &inputs)) {
-                add_to(x, &net.linear(&format!("{at}attention.output.dense"), &mixed));
+                add_to(
+                    x,
+                    &net.linear(&format!("{at}attention.output.dense"), &mixed),
+                );
                 let normed = net.layer_norm(&format!("{at}layernorm_after"), x);
-                let inner = map(&net.linear(&format!("{at}intermediate.dense"), &normed), gelu);
+                let inner = map(
+                    &net.linear(&format!("{at}intermediate.dense"), &normed),
+                    gelu,
+                );
                 add_to(x, &net.linear(&format!("{at}output.dense"), &inner));
             }
         }

@@ -7,7 +7,8 @@ use safetensors::Dtype;
 pub struct Format {
     exponent: u32,
     mantissa: u32,
-    /// Whether the highest exponent holds infinity and NaNs; if not, only the pattern of all ones is NaN.
+    /// Whether the highest exponent holds infinity and NaNs; if not, only the pattern of all ones
+    /// is NaN.
     infinite: bool,
 }
 
@@ -23,7 +24,11 @@ impl Format {
             Dtype::F8_E4M3 => (4, 3, false),
             _ => return None,
         };
-        Some(Self { exponent, mantissa, infinite })
+        Some(Self {
+            exponent,
+            mantissa,
+            infinite,
+        })
     }
 
     /// Bytes of an element.
@@ -37,7 +42,11 @@ impl Format {
 
     /// The smallest magnitude that is not a finite number: infinity, or the only NaN.
     fn overflow(self) -> u64 {
-        if self.infinite { self.sign() - (1 << self.mantissa) } else { self.sign() - 1 }
+        if self.infinite {
+            self.sign() - (1 << self.mantissa)
+        } else {
+            self.sign() - 1
+        }
     }
 
     /// The value that a magnitude has, or would have if the highest exponent were an ordinary one.
@@ -45,7 +54,11 @@ impl Format {
         let bias = (1i64 << (self.exponent - 1)) - 1;
         let field = i64::try_from(magnitude >> self.mantissa).expect("small");
         let fraction = magnitude & ((1 << self.mantissa) - 1);
-        let significand = if field == 0 { fraction } else { fraction | (1 << self.mantissa) };
+        let significand = if field == 0 {
+            fraction
+        } else {
+            fraction | (1 << self.mantissa)
+        };
         let power = field.max(1) - bias - i64::from(self.mantissa);
         let significand = f64::from(u32::try_from(significand).expect("formats narrower than f64"));
         significand * f64::from_bits(u64::try_from(power + 1023).expect("a normal f64") << 52)
@@ -59,7 +72,10 @@ impl Format {
 
 /// The bits of one element from its little-endian bytes.
 pub fn bits(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |bits, byte| (bits << 8) | u64::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |bits, byte| (bits << 8) | u64::from(*byte))
 }
 
 fn format(dtype: Dtype) -> Format {
@@ -78,21 +94,33 @@ pub fn widen(dtype: Dtype, bits: u64) -> f64 {
         () if magnitude == format.overflow() => f64::INFINITY,
         () => format.value(magnitude),
     };
-    if bits & format.sign() == 0 { value } else { -value }
+    if bits & format.sign() == 0 {
+        value
+    } else {
+        -value
+    }
 }
 
-/// The bits of the element nearest to `value`, of two equally near the even one: found by halving the range of all
-/// magnitudes. What rounds beyond the largest number becomes infinity, or NaN in a format without; NaN becomes a quiet
-/// NaN of some sign and payload.
+/// The bits of the element nearest to `value`, of two equally near the even one: found by halving
+/// the range of all magnitudes. What rounds beyond the largest number becomes infinity, or NaN in a
+/// format without; NaN becomes a quiet NaN of some sign and payload.
 pub fn round_to(dtype: Dtype, value: f64) -> u64 {
     let format = format(dtype);
     if dtype == Dtype::F64 {
         return value.to_bits();
     }
-    let sign = if value.is_sign_negative() { format.sign() } else { 0 };
+    let sign = if value.is_sign_negative() {
+        format.sign()
+    } else {
+        0
+    };
     let (size, overflow) = (value.abs(), format.overflow());
     if value.is_nan() {
-        return if format.infinite { overflow | (1 << (format.mantissa - 1)) } else { overflow };
+        return if format.infinite {
+            overflow | (1 << (format.mantissa - 1))
+        } else {
+            overflow
+        };
     }
     if size >= format.value(overflow) {
         return sign | overflow;
@@ -100,7 +128,11 @@ pub fn round_to(dtype: Dtype, value: f64) -> u64 {
     let (mut low, mut high) = (0, overflow);
     while high - low > 1 {
         let middle = low + (high - low) / 2;
-        if format.value(middle) <= size { low = middle } else { high = middle }
+        if format.value(middle) <= size {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     // One bit more than the format has: exact in f64.
     let halfway = (format.value(low) + format.value(high)) / 2.0;
@@ -108,14 +140,23 @@ pub fn round_to(dtype: Dtype, value: f64) -> u64 {
     sign | if up { high } else { low }
 }
 
-/// How many representable numbers lie between two elements: 0 for equal ones, for zeros of both signs and for two NaNs.
+/// How many representable numbers lie between two elements: 0 for equal ones, for zeros of both
+/// signs and for two NaNs.
 pub fn ulp_distance(dtype: Dtype, a: u64, b: u64) -> u64 {
     let format = format(dtype);
     if format.is_nan(a) || format.is_nan(b) {
-        return if format.is_nan(a) && format.is_nan(b) { 0 } else { u64::MAX };
+        return if format.is_nan(a) && format.is_nan(b) {
+            0
+        } else {
+            u64::MAX
+        };
     }
     let (magnitude, sign) = (format.sign() - 1, |bits: u64| bits & format.sign());
-    if sign(a) == sign(b) { (a & magnitude).abs_diff(b & magnitude) } else { (a & magnitude) + (b & magnitude) }
+    if sign(a) == sign(b) {
+        (a & magnitude).abs_diff(b & magnitude)
+    } else {
+        (a & magnitude) + (b & magnitude)
+    }
 }
 
 #[cfg(test)]
@@ -126,11 +167,15 @@ mod tests {
     #[test]
     fn half_formats_widen_as_in_another_implementation() {
         for bits in 0..=u16::MAX {
-            for (dtype, wanted) in
-                [(Dtype::F16, half::f16::from_bits(bits).to_f64()), (Dtype::BF16, half::bf16::from_bits(bits).to_f64())]
-            {
+            for (dtype, wanted) in [
+                (Dtype::F16, half::f16::from_bits(bits).to_f64()),
+                (Dtype::BF16, half::bf16::from_bits(bits).to_f64()),
+            ] {
                 let got = widen(dtype, u64::from(bits));
-                assert!(got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan()), "{dtype:?} {bits:#x}");
+                assert!(
+                    got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan()),
+                    "{dtype:?} {bits:#x}"
+                );
             }
         }
     }
@@ -138,10 +183,16 @@ mod tests {
     #[test]
     fn eight_bit_formats_have_the_values_of_their_definition() {
         let e4m3 = |bits| widen(Dtype::F8_E4M3, bits);
-        assert_eq!((e4m3(0x7e), e4m3(0x38), e4m3(0x01), e4m3(0xfe)), (448.0, 1.0, 1.0 / 512.0, -448.0));
+        assert_eq!(
+            (e4m3(0x7e), e4m3(0x38), e4m3(0x01), e4m3(0xfe)),
+            (448.0, 1.0, 1.0 / 512.0, -448.0)
+        );
         assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
         let e5m2 = |bits| widen(Dtype::F8_E5M2, bits);
-        assert_eq!((e5m2(0x7b), e5m2(0x3c), e5m2(0x01), e5m2(0xfc)), (57344.0, 1.0, 1.0 / 65536.0, f64::NEG_INFINITY));
+        assert_eq!(
+            (e5m2(0x7b), e5m2(0x3c), e5m2(0x01), e5m2(0xfc)),
+            (57344.0, 1.0, 1.0 / 65536.0, f64::NEG_INFINITY)
+        );
         assert!(e5m2(0x7d).is_nan() && e5m2(0x7f).is_nan());
     }
 
@@ -156,25 +207,61 @@ mod tests {
                 assert_eq!(round_to(dtype, a), low, "{dtype:?}");
                 assert_eq!(round_to(dtype, -a), low | format.sign(), "{dtype:?}");
                 assert_eq!(round_to(dtype, halfway), even, "{dtype:?} {low:#x}");
-                assert_eq!(round_to(dtype, halfway.next_down()), low, "{dtype:?} {low:#x}");
-                assert_eq!(round_to(dtype, halfway.next_up()), low + 1, "{dtype:?} {low:#x}");
+                assert_eq!(
+                    round_to(dtype, halfway.next_down()),
+                    low,
+                    "{dtype:?} {low:#x}"
+                );
+                assert_eq!(
+                    round_to(dtype, halfway.next_up()),
+                    low + 1,
+                    "{dtype:?} {low:#x}"
+                );
             }
             assert!(format.is_nan(round_to(dtype, f64::NAN)));
-            assert_eq!(round_to(dtype, f64::NEG_INFINITY), format.overflow() | format.sign());
+            assert_eq!(
+                round_to(dtype, f64::NEG_INFINITY),
+                format.overflow() | format.sign()
+            );
         }
         assert_eq!(round_to(Dtype::F8_E4M3, 464.0), 0x7e);
         assert_eq!(round_to(Dtype::F8_E5M2, 61440.0), 0x7c);
     }
 
     #[test]
-    #[expect(clippy::cast_possible_truncation, reason = "the conversion of the language is the oracle")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the conversion of the language is the oracle"
+    )]
     fn single_precision_rounds_as_the_language_does() {
         let mut random = Random::new(3);
-        let traps = [0.0, -0.0, 1e-45, 7e-46, 1.2e-38, 3.5e38, 3.402_823_6e38, 1e300, f64::INFINITY];
+        let traps = [
+            0.0,
+            -0.0,
+            1e-45,
+            7e-46,
+            1.2e-38,
+            3.5e38,
+            3.402_823_6e38,
+            1e300,
+            f64::INFINITY,
+        ];
         let any = (0..20_000).map(|_| f64::from_bits(random.bits()));
-        let near = Random::new(4).gaussian(20_000).into_iter().map(|x| x * 1e-40);
-        for value in traps.into_iter().chain(any).chain(near).filter(|value| !value.is_nan()) {
-            assert_eq!(round_to(Dtype::F32, value), u64::from((value as f32).to_bits()), "{value:e}");
+        let near = Random::new(4)
+            .gaussian(20_000)
+            .into_iter()
+            .map(|x| x * 1e-40);
+        for value in traps
+            .into_iter()
+            .chain(any)
+            .chain(near)
+            .filter(|value| !value.is_nan())
+        {
+            assert_eq!(
+                round_to(Dtype::F32, value),
+                u64::from((value as f32).to_bits()),
+                "{value:e}"
+            );
         }
         assert_eq!(round_to(Dtype::F64, 0.1), 0.1f64.to_bits());
     }
@@ -188,7 +275,10 @@ mod tests {
         assert_eq!(ulp_distance(Dtype::BF16, 1, at(-0.0) + 2), 3);
         assert_eq!(ulp_distance(Dtype::BF16, at(f64::NAN), at(f64::NAN)), 0);
         assert_eq!(ulp_distance(Dtype::F8_E4M3, 0x7f, 0), u64::MAX);
-        assert_eq!(ulp_distance(Dtype::F64, (-0.0f64).to_bits(), 5e-324f64.to_bits()), 1);
+        assert_eq!(
+            ulp_distance(Dtype::F64, (-0.0f64).to_bits(), 5e-324f64.to_bits()),
+            1
+        );
     }
 
     #[test]

@@ -35,16 +35,22 @@ impl Random {
         (0..count).map(|_| one()).collect()
     }
 
-    /// `count` tensors `base + noise` of which every pair has about this cosine: exactly so far as independent noise is
-    /// orthogonal to the base and to each other.
+    /// `count` tensors `base + noise` of which every pair has about this cosine: exactly so far as
+    /// independent noise is orthogonal to the base and to each other.
     pub fn fine_tunes(&mut self, base: &[f64], count: usize, cosine: f64) -> Vec<Vec<f64>> {
         let size = norm(base) * (1.0 / cosine - 1.0).sqrt();
         let mut one = || {
             let mut noise = self.gaussian(base.len());
             let along = dot(&noise, base) / dot(base, base);
-            noise.iter_mut().zip(base).for_each(|(noise, base)| *noise -= along * base);
+            noise
+                .iter_mut()
+                .zip(base)
+                .for_each(|(noise, base)| *noise -= along * base);
             let scale = size / norm(&noise);
-            base.iter().zip(&noise).map(|(base, noise)| base + scale * noise).collect()
+            base.iter()
+                .zip(&noise)
+                .map(|(base, noise)| base + scale * noise)
+                .collect()
         };
         (0..count).map(|_| one()).collect()
     }
@@ -68,6 +74,9 @@ fn fine_tunes_have_the_cosine_asked_for() {
     for cosine in [0.5, 0.9, 0.99999] {
         let tunes = random.fine_tunes(&base, 3, cosine);
         let got = dot(&tunes[0], &tunes[2]) / norm(&tunes[0]) / norm(&tunes[2]);
-        assert!((got - cosine).abs() < 0.03 * (1.0 - cosine), "wanted {cosine}, got {got}");
+        assert!(
+            (got - cosine).abs() < 0.03 * (1.0 - cosine),
+            "wanted {cosine}, got {got}"
+        );
     }
 }

@@ -5,7 +5,11 @@ pub fn sum(terms: impl Iterator<Item = f64>) -> f64 {
     let (mut total, mut lost) = (0.0f64, 0.0f64);
     for term in terms {
         let next = total + term;
-        lost += if total.abs() >= term.abs() { (total - next) + term } else { (term - next) + total };
+        lost += if total.abs() >= term.abs() {
+            (total - next) + term
+        } else {
+            (term - next) + total
+        };
         total = next;
     }
     total + lost
@@ -30,7 +34,9 @@ pub fn distance(a: &[f64], b: &[f64]) -> f64 {
 /// `Σ c_i x_i`.
 pub fn combine(coefficients: &[f64], inputs: &[&[f64]]) -> Vec<f64> {
     assert_eq!(coefficients.len(), inputs.len());
-    (0..inputs[0].len()).map(|k| sum(coefficients.iter().zip(inputs).map(|(c, x)| c * x[k]))).collect()
+    (0..inputs[0].len())
+        .map(|k| sum(coefficients.iter().zip(inputs).map(|(c, x)| c * x[k])))
+        .collect()
 }
 
 /// `a x`.
@@ -44,5 +50,8 @@ fn sums_keep_what_plain_addition_loses() {
     assert_eq!(dot(&[1e8, 1.0, -1e8], &[1e8, 1.0, 1e8]), 1.0);
     assert_eq!(norm(&[3.0, 4.0]), 5.0);
     assert_eq!(distance(&[4.0, 4.0], &[1.0, 0.0]), 5.0);
-    assert_eq!(combine(&[2.0, -1.0], &[&[1.0, 2.0], &[0.5, 4.0]]), [1.5, 0.0]);
+    assert_eq!(
+        combine(&[2.0, -1.0], &[&[1.0, 2.0], &[0.5, 4.0]]),
+        [1.5, 0.0]
+    );
 }

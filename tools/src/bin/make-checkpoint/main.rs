@@ -1,12 +1,14 @@
-//! Makes Llama-shaped Hugging Face folders full of seeded noise: test data of any size at the speed of the disk.
+//! Makes Llama-shaped Hugging Face folders full of seeded noise: test data of any size at the speed
+//! of the disk.
 //!
 //! ```text
 //! cargo run --release -p thalweg-tools --bin make-checkpoint -- --out target/base --shape llama-1b --seed 1
 //! cargo run --release -p thalweg-tools --bin make-checkpoint -- --out target/tuned --shape llama-1b --base-seed 1 --seed 7 --models 3
 //! ```
 //!
-//! The second line makes three fine-tunes of the first line's model: the same tensors plus a little noise each. Equal
-//! arguments give equal bytes. The file format code here is its own, so that it also checks the library's reader.
+//! The second line makes three fine-tunes of the first line's model: the same tensors plus a little
+//! noise each. Equal arguments give equal bytes. The file format code here is its own, so that it
+//! also checks the library's reader.
 
 mod noise;
 mod options;
@@ -54,8 +56,11 @@ fn run(options: &Options) -> Outcome<()> {
         let bytes = shards::write(&folder, &tensors, options.shard_size, &content)?;
         side_files::write(&folder, &shape, options.dtype)?;
         let seconds = started.elapsed().as_secs_f64();
-        let (amount, unit) =
-            if bytes < 1_000_000_000 { (bytes as f64 / 1e6, "MB") } else { (bytes as f64 / 1e9, "GB") };
+        let (amount, unit) = if bytes < 1_000_000_000 {
+            (bytes as f64 / 1e6, "MB")
+        } else {
+            (bytes as f64 / 1e9, "GB")
+        };
         writeln!(
             io::stdout(),
             "{}: {} layers, {} tensors, {amount:.2} {unit} in {seconds:.1} s ({:.2} GB/s)",
@@ -68,12 +73,17 @@ fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// Refuses a folder that holds something: shards of two models in one folder would look like one model.
+/// Refuses a folder that holds something: shards of two models in one folder would look like one
+/// model.
 fn create_empty(folder: &Path) -> Outcome<()> {
     let named = |error: io::Error| format!("cannot create {}: {error}", folder.display());
     fs::create_dir_all(folder).map_err(named)?;
     if fs::read_dir(folder).map_err(named)?.next().is_some() {
-        return Err(format!("cannot create {}: the folder is not empty", folder.display()).into());
+        return Err(format!(
+            "cannot create {}: the folder is not empty",
+            folder.display()
+        )
+        .into());
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! Seeded gaussian-like noise at memory speed: one pool per seed, cut into tiles that differ in place, sign and scale.
+//! Seeded gaussian-like noise at memory speed: one pool per seed, cut into tiles that differ in
+//! place, sign and scale.
 //!
-//! Only integer arithmetic and single exactly specified float operations are used, so the bytes depend on the seed
-//! alone and not on the machine, the threads or the maths library.
+//! Only integer arithmetic and single exactly specified float operations are used, so the bytes
+//! depend on the seed alone and not on the machine, the threads or the maths library.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -24,16 +25,26 @@ impl Content {
     /// The model of `seed`; with `base = (seed, noise)` the fine-tune of that seed's model.
     pub fn new(seed: u64, base: Option<(u64, f32)>) -> Self {
         match base {
-            None => Self { main: Pool::new(seed), tuning: None },
-            // The own noise has a stream apart, so that seed == base_seed is a fine-tune like any other.
-            Some((base, noise)) => Self { main: Pool::new(base), tuning: Some((Pool::new(mix(!seed)), noise)) },
+            None => Self {
+                main: Pool::new(seed),
+                tuning: None,
+            },
+            // The own noise has a stream apart, so that seed == base_seed is a fine-tune like any
+            // other.
+            Some((base, noise)) => Self {
+                main: Pool::new(base),
+                tuning: Some((Pool::new(mix(!seed)), noise)),
+            },
         }
     }
 
     /// Writes tile number `tile` of a tensor, whole or its first `out.len()` bytes.
     pub fn fill(&self, tensor: &Tensor, tile: u64, out: &mut [u8]) {
         let main = self.main.tile(&tensor.name, tile);
-        let tuning = self.tuning.as_ref().map(|(pool, noise)| (pool.tile(&tensor.name, tile), *noise));
+        let tuning = self
+            .tuning
+            .as_ref()
+            .map(|(pool, noise)| (pool.tile(&tensor.name, tile), *noise));
         let (center, deviation) = (tensor.spread.center, tensor.spread.deviation);
         let mut values = [0_f32; STEP];
         for (step, bytes) in out.chunks_mut(STEP * tensor.dtype.bytes()).enumerate() {
@@ -59,7 +70,8 @@ struct Tile<'a> {
     scale: f32,
 }
 
-/// Noise of mean 0 and variance 1; the first tile's worth is repeated at the end, so that any tile is one slice.
+/// Noise of mean 0 and variance 1; the first tile's worth is repeated at the end, so that any tile
+/// is one slice.
 struct Pool {
     seed: u64,
     noise: Vec<f32>,
@@ -74,13 +86,18 @@ impl Pool {
     }
 
     fn tile(&self, tensor: &str, tile: u64) -> Tile<'_> {
-        let key = tensor.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
+        let key = tensor
+            .bytes()
+            .fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
         let key = mix(key ^ tile);
         let from = usize::try_from(key % POOL as u64).expect("below the pool's length");
         // The high bytes: the place is in the low bits.
         let [sign, scale, ..] = key.to_be_bytes();
         let scale = 0.75 + f32::from(scale) / 512.0;
-        Tile { noise: &self.noise[from..from + TILE], scale: if sign & 1 == 0 { scale } else { -scale } }
+        Tile {
+            noise: &self.noise[from..from + TILE],
+            scale: if sign & 1 == 0 { scale } else { -scale },
+        }
     }
 }
 
@@ -91,12 +108,16 @@ fn gaussian(counter: &mut u64) -> f32 {
     for _ in 0..3 {
         *counter = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let bytes = mix(*counter).to_le_bytes();
-        sum += bytes.chunks_exact(2).map(|pair| u32::from(pair[0]) | u32::from(pair[1]) << 8).sum::<u32>();
+        sum += bytes
+            .chunks_exact(2)
+            .map(|pair| u32::from(pair[0]) | u32::from(pair[1]) << 8)
+            .sum::<u32>();
     }
     (sum as f32 - MEAN) / 65_536.0
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection that scatters neighbouring values.
+/// The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection that scatters neighbouring
+/// values.
 fn mix(value: u64) -> u64 {
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -135,17 +156,35 @@ mod tests {
     use crate::shape::Spread;
 
     fn tensor(name: &str, dtype: Precision) -> Tensor {
-        Tensor { name: name.into(), shape: vec![TILE as u64], dtype, spread: Spread { center: 0.0, deviation: 1.0 } }
+        Tensor {
+            name: name.into(),
+            shape: vec![TILE as u64],
+            dtype,
+            spread: Spread {
+                center: 0.0,
+                deviation: 1.0,
+            },
+        }
     }
 
     fn values(content: &Content, name: &str, tile: u64) -> Vec<f32> {
         let mut bytes = vec![0; TILE * 4];
         content.fill(&tensor(name, Precision::F32), tile, &mut bytes);
-        bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect()
     }
 
     fn cosine(a: &[f32], b: &[f32]) -> f64 {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum::<f64>()
+        };
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     }
 
@@ -155,7 +194,11 @@ mod tests {
         let values_of = values(&first, "a", 0);
         assert_eq!(values_of, values(&Content::new(1, None), "a", 0));
         // Independent noise of 2^18 elements has a cosine of about 2^-9.
-        for other in [values(&second, "a", 0), values(&first, "b", 0), values(&first, "a", 1)] {
+        for other in [
+            values(&second, "a", 0),
+            values(&first, "b", 0),
+            values(&first, "a", 1),
+        ] {
             assert!(cosine(&values_of, &other).abs() < 0.02);
         }
     }
@@ -164,17 +207,36 @@ mod tests {
     fn a_fine_tune_lies_near_its_base_and_apart_from_its_siblings() {
         let base = values(&Content::new(1, None), "a", 0);
         let tuned = |seed| values(&Content::new(seed, Some((1, 0.1))), "a", 0);
-        for (a, b) in [(&base, &tuned(1)), (&base, &tuned(2)), (&tuned(1), &tuned(2))] {
-            assert!(a != b && cosine(a, b) > 0.97 && cosine(a, b) < 0.9999, "{}", cosine(a, b));
+        for (a, b) in [
+            (&base, &tuned(1)),
+            (&base, &tuned(2)),
+            (&tuned(1), &tuned(2)),
+        ] {
+            assert!(
+                a != b && cosine(a, b) > 0.97 && cosine(a, b) < 0.9999,
+                "{}",
+                cosine(a, b)
+            );
         }
     }
 
     #[test]
     fn noise_has_mean_zero_variance_one_and_gaussian_kurtosis() {
         let noise = Pool::new(3).noise;
-        let moment = |power| noise[..POOL].iter().map(|&x| f64::from(x).powi(power)).sum::<f64>() / POOL as f64;
-        // Standard errors at 2^20 draws are 0.001, 0.0014 and 0.01; a sum of twelve has kurtosis 2.9.
-        assert!(moment(1).abs() < 0.005 && (moment(2) - 1.0).abs() < 0.007 && (moment(4) - 2.9).abs() < 0.05);
+        let moment = |power| {
+            noise[..POOL]
+                .iter()
+                .map(|&x| f64::from(x).powi(power))
+                .sum::<f64>()
+                / POOL as f64
+        };
+        // Standard errors at 2^20 draws are 0.001, 0.0014 and 0.01; a sum of twelve has kurtosis
+        // 2.9.
+        assert!(
+            moment(1).abs() < 0.005
+                && (moment(2) - 1.0).abs() < 0.007
+                && (moment(4) - 2.9).abs() < 0.05
+        );
     }
 
     #[test]

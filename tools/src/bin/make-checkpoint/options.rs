@@ -53,7 +53,8 @@ pub struct Options {
     /// Folder to make; with --models above one, the folder of model-1, model-2, ...
     #[arg(long)]
     pub out: PathBuf,
-    /// Architecture to imitate: tiny, llama-68m, llama-160m, llama-1b, llama-3b, llama-7b, llama-8b, llama-13b, llama-70b
+    /// Architecture to imitate: tiny, llama-68m, llama-160m, llama-1b, llama-3b, llama-7b,
+    /// llama-8b, llama-13b, llama-70b
     #[arg(long, default_value = "tiny")]
     shape: String,
     /// Hidden size, instead of the shape's
@@ -105,7 +106,9 @@ impl Options {
     pub fn shape(&self) -> Outcome<Shape> {
         let Some(preset) = PRESETS.iter().find(|(name, _)| *name == self.shape) else {
             let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-            return Err(format!("no shape {:?}; there are {}", self.shape, names.join(", ")).into());
+            return Err(
+                format!("no shape {:?}; there are {}", self.shape, names.join(", ")).into(),
+            );
         };
         let mut shape = preset.1;
         shape.hidden = self.hidden.unwrap_or(shape.hidden);
@@ -125,7 +128,9 @@ impl Options {
 
 /// `5GB` is 5 · 10⁹, `5GiB` is 5 · 2³⁰, a bare number is bytes.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "kb" => 1000,
@@ -136,10 +141,17 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         "tib" => 1 << 40,
-        unit => return Err(format!("unknown unit {unit:?}; wanted B, KB, MB, GB, TB, KiB, MiB, GiB or TiB")),
+        unit => {
+            return Err(format!(
+                "unknown unit {unit:?}; wanted B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"
+            ));
+        }
     };
     let count: u64 = text[..digits].parse().map_err(|error| format!("{error}"))?;
-    count.checked_mul(unit).filter(|&bytes| bytes > 0).ok_or_else(|| "out of range".to_owned())
+    count
+        .checked_mul(unit)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "out of range".to_owned())
 }
 
 #[cfg(test)]
@@ -160,10 +172,18 @@ mod tests {
     #[test]
     fn the_command_line_overrides_the_shape() {
         let options =
-            Options::try_parse_from(["x", "--out", "d", "--shape", "llama-70b", "--layers", "3"]).expect("parses");
+            Options::try_parse_from(["x", "--out", "d", "--shape", "llama-70b", "--layers", "3"])
+                .expect("parses");
         let shape = options.shape().expect("known");
         assert_eq!((shape.hidden, shape.layers), (8192, 3));
-        let unknown = Options::try_parse_from(["x", "--out", "d", "--shape", "llama-71b"]).expect("parses");
-        assert!(unknown.shape().expect_err("unknown").to_string().contains("llama-70b"));
+        let unknown =
+            Options::try_parse_from(["x", "--out", "d", "--shape", "llama-71b"]).expect("parses");
+        assert!(
+            unknown
+                .shape()
+                .expect_err("unknown")
+                .to_string()
+                .contains("llama-70b")
+        );
     }
 }

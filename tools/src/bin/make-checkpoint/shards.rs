@@ -19,9 +19,14 @@ const TILES_AT_ONCE: usize = 32;
 /// Buffers in flight: one being filled, one being written, one waiting.
 const BUFFERS: usize = 3;
 
-/// Writes the tensors and, if there are several shards, their index. Everything is on the disk afterwards.
-/// Returns the bytes of all tensors.
-pub fn write(folder: &Path, tensors: &[Tensor], shard_bytes: u64, content: &Content) -> Outcome<u64> {
+/// Writes the tensors and, if there are several shards, their index. Everything is on the disk
+/// afterwards. Returns the bytes of all tensors.
+pub fn write(
+    folder: &Path,
+    tensors: &[Tensor],
+    shard_bytes: u64,
+    content: &Content,
+) -> Outcome<u64> {
     let shards = split(tensors, shard_bytes);
     let total_size: u64 = tensors.iter().map(Tensor::bytes).sum();
     let mut weight_map = Map::new();
@@ -31,8 +36,13 @@ pub fn write(folder: &Path, tensors: &[Tensor], shard_bytes: u64, content: &Cont
             count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
         let path = folder.join(&name);
-        write_shard(&path, shard, content).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(name.clone()))));
+        write_shard(&path, shard, content)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        weight_map.extend(
+            shard
+                .iter()
+                .map(|tensor| (tensor.name.clone(), Value::from(name.clone()))),
+        );
     }
     if shards.len() > 1 {
         weight_map.sort_keys();
@@ -44,8 +54,8 @@ pub fn write(folder: &Path, tensors: &[Tensor], shard_bytes: u64, content: &Cont
     Ok(total_size)
 }
 
-/// Fills shards in state dict order; a tensor above the limit gets a shard of its own. Inside a shard the order is by
-/// name, as the safetensors library lays out tensors of one dtype.
+/// Fills shards in state dict order; a tensor above the limit gets a shard of its own. Inside a
+/// shard the order is by name, as the safetensors library lays out tensors of one dtype.
 fn split(tensors: &[Tensor], shard_bytes: u64) -> Vec<Vec<&Tensor>> {
     let mut shards: Vec<Vec<&Tensor>> = Vec::new();
     let mut filled = 0;
@@ -66,7 +76,8 @@ fn split(tensors: &[Tensor], shard_bytes: u64) -> Vec<Vec<&Tensor>> {
     shards
 }
 
-/// The eight bytes of length and the JSON, padded with spaces so that the data begins at a multiple of eight.
+/// The eight bytes of length and the JSON, padded with spaces so that the data begins at a multiple
+/// of eight.
 fn header(tensors: &[&Tensor]) -> Vec<u8> {
     let mut entries = Map::new();
     entries.insert("__metadata__".into(), json!({ "format": "pt" }));
@@ -80,7 +91,10 @@ fn header(tensors: &[&Tensor]) -> Vec<u8> {
         begin = end;
     }
     let mut json = Value::from(entries).to_string();
-    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    json.extend(std::iter::repeat_n(
+        ' ',
+        json.len().next_multiple_of(8) - json.len(),
+    ));
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(json.as_bytes());
     bytes
@@ -92,13 +106,17 @@ fn write_shard(path: &Path, tensors: &[&Tensor], content: &Content) -> io::Resul
     let length = header.len() as u64 + tensors.iter().map(|tensor| tensor.bytes()).sum::<u64>();
     // Only for speed and an early word on a full disk; some file systems cannot do it.
     match fallocate(&file, FallocateFlags::empty(), 0, length) {
-        Err(error) if io::Error::from(error).kind() != io::ErrorKind::Unsupported => return Err(error.into()),
+        Err(error) if io::Error::from(error).kind() != io::ErrorKind::Unsupported => {
+            return Err(error.into());
+        }
         _ => {}
     }
     let (full, filled) = bounded::<Vec<u8>>(BUFFERS);
     let (empty, emptied) = bounded::<Vec<u8>>(BUFFERS);
     for _ in 0..BUFFERS {
-        empty.send(Vec::new()).expect("the channel holds all buffers");
+        empty
+            .send(Vec::new())
+            .expect("the channel holds all buffers");
     }
     thread::scope(|scope| {
         let writer = scope.spawn(move || drain(file, &header, &filled, &empty));
@@ -109,7 +127,12 @@ fn write_shard(path: &Path, tensors: &[&Tensor], content: &Content) -> io::Resul
     })
 }
 
-fn produce(tensors: &[&Tensor], content: &Content, full: &Sender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> Option<()> {
+fn produce(
+    tensors: &[&Tensor],
+    content: &Content,
+    full: &Sender<Vec<u8>>,
+    emptied: &Receiver<Vec<u8>>,
+) -> Option<()> {
     for tensor in tensors {
         let tile_bytes = TILE * tensor.dtype.bytes();
         let at_once = (TILES_AT_ONCE * tile_bytes) as u64;
@@ -130,7 +153,12 @@ fn produce(tensors: &[&Tensor], content: &Content, full: &Sender<Vec<u8>>, empti
     Some(())
 }
 
-fn drain(file: File, header: &[u8], filled: &Receiver<Vec<u8>>, empty: &Sender<Vec<u8>>) -> io::Result<()> {
+fn drain(
+    file: File,
+    header: &[u8],
+    filled: &Receiver<Vec<u8>>,
+    empty: &Sender<Vec<u8>>,
+) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, file);
     out.write_all(header)?;
     for buffer in filled {
@@ -149,31 +177,54 @@ mod tests {
     use safetensors::{Dtype, SafeTensors};
 
     fn read_all(folder: &Path) -> Vec<(String, Vec<u8>)> {
-        let mut files: Vec<_> =
-            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
         files.sort();
-        let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
-        files.iter().map(|path| (name(path), fs::read(path).expect("readable"))).collect()
+        let name = |path: &Path| {
+            path.file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        };
+        files
+            .iter()
+            .map(|path| (name(path), fs::read(path).expect("readable")))
+            .collect()
     }
 
     #[test]
     fn shards_read_back_with_every_tensor_where_the_index_says() {
         let folder = tempfile::tempdir().expect("a folder");
         let tensors = PRESETS[0].1.tensors(Precision::Bf16);
-        let total = write(folder.path(), &tensors, 60_000, &Content::new(1, None)).expect("written");
+        let total =
+            write(folder.path(), &tensors, 60_000, &Content::new(1, None)).expect("written");
         let files = read_all(folder.path());
         let (_, index) = files.last().expect("an index");
         let index: Value = serde_json::from_slice(index).expect("JSON");
         assert_eq!(index["metadata"]["total_size"], total);
-        assert_eq!(index["weight_map"].as_object().expect("a map").len(), tensors.len());
+        assert_eq!(
+            index["weight_map"].as_object().expect("a map").len(),
+            tensors.len()
+        );
         assert!(files.len() > 3, "several shards");
         for tensor in &tensors {
             let shard = index["weight_map"][&tensor.name].as_str().expect("a shard");
-            let (_, bytes) = files.iter().find(|(name, _)| name == shard).expect("the shard is there");
+            let (_, bytes) = files
+                .iter()
+                .find(|(name, _)| name == shard)
+                .expect("the shard is there");
             let read = SafeTensors::deserialize(bytes).expect("a valid file");
             let view = read.tensor(&tensor.name).expect("the tensor is there");
             assert_eq!(view.dtype(), Dtype::BF16);
-            assert_eq!(view.shape().iter().map(|&size| size as u64).collect::<Vec<_>>(), tensor.shape);
+            assert_eq!(
+                view.shape()
+                    .iter()
+                    .map(|&size| size as u64)
+                    .collect::<Vec<_>>(),
+                tensor.shape
+            );
             assert!(view.data().iter().any(|&byte| byte != 0));
         }
     }
@@ -186,9 +237,16 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             write(folder.path(), &tensors, shard_bytes, &content).expect("written");
             let mut values = Vec::new();
-            for (_, bytes) in read_all(folder.path()).iter().filter(|(name, _)| name.ends_with(".safetensors")) {
+            for (_, bytes) in read_all(folder.path())
+                .iter()
+                .filter(|(name, _)| name.ends_with(".safetensors"))
+            {
                 let read = SafeTensors::deserialize(bytes).expect("a valid file");
-                values.extend(read.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())));
+                values.extend(
+                    read.tensors()
+                        .into_iter()
+                        .map(|(name, view)| (name, view.data().to_vec())),
+                );
             }
             values.sort();
             values
@@ -205,7 +263,10 @@ mod tests {
         let shards = split(&tensors, 60_000);
         assert_eq!(shards.iter().map(Vec::len).sum::<usize>(), tensors.len());
         for shard in shards {
-            assert!(shard.iter().map(|tensor| tensor.bytes()).sum::<u64>() <= 60_000 || shard.len() == 1);
+            assert!(
+                shard.iter().map(|tensor| tensor.bytes()).sum::<u64>() <= 60_000
+                    || shard.len() == 1
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The files around the weights: configuration and a byte-level tokenizer, so that transformers loads the folder.
+//! The files around the weights: configuration and a byte-level tokenizer, so that transformers
+//! loads the folder.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +17,16 @@ const END: &str = "</s>";
 pub fn write(folder: &Path, shape: &Shape, dtype: Precision) -> Outcome<()> {
     for (name, content) in [
         ("config.json", config(shape, dtype)),
-        ("generation_config.json", json!({ "bos_token_id": 0, "do_sample": false, "eos_token_id": 1 })),
+        (
+            "generation_config.json",
+            json!({ "bos_token_id": 0, "do_sample": false, "eos_token_id": 1 }),
+        ),
         ("tokenizer.json", tokenizer()),
         ("tokenizer_config.json", tokenizer_config()),
-        ("special_tokens_map.json", json!({ "bos_token": BEGIN, "eos_token": END })),
+        (
+            "special_tokens_map.json",
+            json!({ "bos_token": BEGIN, "eos_token": END }),
+        ),
     ] {
         let path = folder.join(name);
         fs::write(&path, format!("{content:#}\n"))
@@ -76,8 +83,13 @@ fn tokenizer() -> Value {
             "normalized": false, "special": true
         })
     };
-    let names = [BEGIN.to_owned(), END.to_owned()].into_iter().chain(byte_names());
-    let vocab: Map<String, Value> = names.zip(0_u64..).map(|(name, id)| (name, Value::from(id))).collect();
+    let names = [BEGIN.to_owned(), END.to_owned()]
+        .into_iter()
+        .chain(byte_names());
+    let vocab: Map<String, Value> = names
+        .zip(0_u64..)
+        .map(|(name, id)| (name, Value::from(id)))
+        .collect();
     let byte_level = |prefix: bool| json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true });
     json!({
         "version": "1.0",
@@ -95,8 +107,8 @@ fn tokenizer() -> Value {
     })
 }
 
-/// The printable stand-in of each byte in byte-level vocabularies: printable Latin-1 characters stand for themselves,
-/// all others follow from U+0100 on.
+/// The printable stand-in of each byte in byte-level vocabularies: printable Latin-1 characters
+/// stand for themselves, all others follow from U+0100 on.
 fn byte_names() -> impl Iterator<Item = String> {
     let mut next = 0x100_u32;
     (0..=255_u8).map(move |byte| match byte {
@@ -119,11 +131,20 @@ mod tests {
         let names: Vec<_> = byte_names().collect();
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), 256);
         // The usual landmarks: space is Ġ, newline is Ċ, letters are themselves.
-        assert_eq!((names[32].as_str(), names[10].as_str(), names[65].as_str()), ("Ġ", "Ċ", "A"));
+        assert_eq!(
+            (names[32].as_str(), names[10].as_str(), names[65].as_str()),
+            ("Ġ", "Ċ", "A")
+        );
     }
 
     #[test]
     fn the_vocabulary_has_the_258_tokens_that_the_shape_checks_for() {
-        assert_eq!(tokenizer()["model"]["vocab"].as_object().expect("a map").len(), 258);
+        assert_eq!(
+            tokenizer()["model"]["vocab"]
+                .as_object()
+                .expect("a map")
+                .len(),
+            258
+        );
     }
 }
