@@ -10,13 +10,13 @@ use crate::budget::format_bytes;
 use crate::data::{Batch, DataSet};
 use crate::error::{Error, Kind, Result};
 
-/// Samples of a batch; whole panels of a product, and never another number, so that no bit depends
-/// on the memory.
+/// Samples of a batch: whole panels of a product, and always this number, so that no bit of the
+/// result depends on the memory.
 const BATCH: usize = 256;
-/// The same where there are convolutions, whose values are large.
+/// Samples of a batch for networks with convolutions, whose values are large.
 const IMAGES: usize = 32;
 
-/// How a network does on a data set.
+/// The loss and accuracy of a network on a data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
     /// The mean cross-entropy, in nats.
@@ -25,14 +25,14 @@ pub struct Score {
     pub accuracy: f64,
 }
 
-/// The mean cross-entropy and the accuracy over all samples, in at most `memory` bytes beside the
-/// parameters, on the threads of the current pool.
+/// Computes the mean cross-entropy and the accuracy over all samples, in at most `memory` bytes
+/// besides the parameters, on the threads of the current pool.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] when one batch does not fit `memory`, [`Kind::Mismatch`] for a label that is no
-/// class of the network, those of reading, and those of `go_on`, which is asked before every few
-/// batches.
+/// [`Kind::Budget`] when one batch does not fit `memory`, [`Kind::Mismatch`] for a label that is
+/// not a class of the network, the errors of reading, and those of `go_on`, which is called before
+/// every few batches.
 pub fn evaluate(
     network: &Network,
     parameters: &Parameters,
@@ -63,7 +63,7 @@ pub fn evaluate(
     })
 }
 
-/// How many passes of `bytes` bytes go on at once in `memory` bytes.
+/// Counts the passes of `bytes` bytes each that fit `memory` at once.
 fn room(memory: u64, bytes: u64) -> Result<usize> {
     if bytes > memory {
         let cause = format!("a batch of samples needs {}", format_bytes(bytes));
@@ -80,12 +80,12 @@ fn room(memory: u64, bytes: u64) -> Result<usize> {
 }
 
 impl Network {
-    /// Samples that are computed together.
+    /// Returns the number of samples that are computed together.
     pub(crate) fn batch(&self) -> usize {
         if self.convolves() { IMAGES } else { BATCH }
     }
 
-    /// The batches of so many samples.
+    /// Splits this many samples into batches.
     pub(crate) fn batches(&self, samples: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let batch = self.batch();
         (0..samples)
@@ -93,7 +93,7 @@ impl Network {
             .map(move |first| first..samples.min(first + batch))
     }
 
-    /// Reads samples whose labels are classes.
+    /// Reads samples and checks that their labels are classes.
     pub(crate) fn checked(&self, data: &DataSet, samples: Range<usize>) -> Result<Batch> {
         let first = samples.start;
         let batch = data.read(samples)?;
@@ -101,7 +101,8 @@ impl Network {
         Ok(batch)
     }
 
-    /// Refuses labels that are no classes; `sample` numbers them.
+    /// Refuses labels that are not classes; `sample` maps a place among the labels to a sample's
+    /// number.
     pub(crate) fn check_labels(
         &self,
         data: &DataSet,

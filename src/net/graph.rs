@@ -11,14 +11,14 @@ use crate::error::{Error, Kind, Result};
 pub struct Shape {
     /// Channels, or features.
     pub channels: usize,
-    /// Rows of the image; 1 when it is none.
+    /// Rows of the image; 1 for features without an image.
     pub height: usize,
-    /// Columns of the image; 1 when it is none.
+    /// Columns of the image; 1 for features without an image.
     pub width: usize,
 }
 
 impl Shape {
-    /// Features without places.
+    /// Makes the shape of features without places.
     pub fn flat(channels: usize) -> Self {
         Self {
             channels,
@@ -27,23 +27,23 @@ impl Shape {
         }
     }
 
-    /// Places of one channel.
+    /// Counts the places of one channel.
     pub fn places(&self) -> usize {
         self.height * self.width
     }
 
-    /// Numbers in all.
+    /// Counts all numbers of the value.
     pub fn len(&self) -> usize {
         self.channels * self.places()
     }
 
-    /// Whether there are no numbers.
+    /// True if the value has no numbers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What is computed. Parameters and values are meant by their numbers.
+/// A computation. Parameters and values are referred to by their numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Op {
     /// x W^T + b for a weight [out, in], or x W + b for one [in, out].
@@ -72,15 +72,15 @@ pub(super) enum Op {
         bias: usize,
         over_places: bool,
     },
-    /// What is below zero becomes zero.
+    /// The larger of each number and zero.
     Relu,
-    /// The largest number of each window; what is beyond the image does not count.
+    /// The largest number of each window; places beyond the image do not count.
     MaxPool {
         size: usize,
         stride: usize,
         padding: usize,
     },
-    /// Means over windows that share the image out evenly, as many as the output has places.
+    /// Means over windows that divide the image evenly, one for each place of the output.
     AveragePool,
     /// The sum with another value.
     Add(usize),
@@ -90,24 +90,24 @@ pub(super) enum Op {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub op: Op,
-    /// The value that it works on: 0 is the input, k + 1 what operation k gives.
+    /// The input's number: 0 is the network's input, k + 1 the output of operation k.
     pub input: usize,
-    /// Of what it gives.
+    /// The shape of the output.
     pub shape: Shape,
 }
 
-/// Where the activations of a layer's units are.
+/// The place of the activations of a layer's units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Units {
-    /// The weight whose outputs they are.
+    /// The weight whose outputs these units are.
     pub weight: String,
-    /// The axis of the weight along which they lie.
+    /// The axis of the weight along which the units lie.
     pub axis: usize,
-    /// The value that holds them, behind norm and ReLU.
+    /// The value that holds the activations, behind norm and ReLU.
     pub value: usize,
 }
 
-/// A network, read off names and shapes.
+/// A network, derived from names and shapes of tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     pub(super) input: Shape,
@@ -117,12 +117,13 @@ pub struct Network {
 }
 
 impl Network {
-    /// The network of the spec called `spec` that has these tensors, for samples of shape `sample`.
+    /// Builds the network of the spec called `spec` from these tensors, for samples of shape
+    /// `sample`.
     ///
     /// # Errors
     ///
     /// [`Kind::Usage`] when there is no forward pass for that spec; [`Kind::Mismatch`] when names,
-    /// shapes, config or samples do not make a network of it.
+    /// shapes, config or samples do not fit it.
     pub fn new(
         spec: &str,
         tensors: &IndexMap<String, Vec<u64>>,
@@ -150,36 +151,37 @@ impl Network {
         }
     }
 
-    /// Names and shapes of the parameters, in the order of [`Parameters`](super::Parameters).
+    /// Returns names and shapes of the parameters, in the order of
+    /// [`Parameters`](super::Parameters).
     pub fn parameters(&self) -> &IndexMap<String, Vec<usize>> {
         &self.parameters
     }
 
-    /// Where the activations of hidden units are; a weight may come several times.
+    /// Lists the places of the activations of hidden units; a weight may occur several times.
     pub fn units(&self) -> &[Units] {
         &self.units
     }
 
-    /// The shape of a value.
+    /// Returns the shape of a value.
     pub fn shape(&self, value: usize) -> Shape {
         value
             .checked_sub(1)
             .map_or(self.input, |node| self.nodes[node].shape)
     }
 
-    /// How many classes the logits are for.
+    /// Counts the classes, one for each logit.
     pub fn classes(&self) -> usize {
         self.shape(self.nodes.len()).len()
     }
 
-    /// Whether there are convolutions.
+    /// True if there are convolutions.
     pub(super) fn convolves(&self) -> bool {
         self.nodes
             .iter()
             .any(|node| matches!(node.op, Op::Convolution { .. }))
     }
 
-    /// The operation behind which a value is not needed any more.
+    /// Returns the last operation that needs a value.
     pub(super) fn last_use(&self, value: usize) -> usize {
         let uses = |node: &Node| node.input == value || node.op == Op::Add(value);
         self.nodes
@@ -221,7 +223,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The last value.
+    /// Returns the number of the last value.
     pub fn last(&self) -> usize {
         self.net.nodes.len()
     }
@@ -230,7 +232,7 @@ impl<'a> Builder<'a> {
         self.net.shape(value)
     }
 
-    /// The shape of a tensor that must be there.
+    /// Returns the shape of a tensor, which must exist.
     pub fn sizes(&self, name: &str) -> Result<Vec<usize>> {
         let Some(shape) = self.tensors.get(name) else {
             return Err(unfit(name, "the model does not have it"));
@@ -265,7 +267,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A matrix on all numbers of value `input`.
+    /// Adds a matrix on all numbers of value `input`.
     pub fn linear(
         &mut self,
         weight: &str,
@@ -308,7 +310,7 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    /// A convolution that keeps the size of the image, but for the stride.
+    /// Adds a convolution that keeps the size of the image, except for the stride.
     pub fn convolution(&mut self, layer: &str, input: usize, stride: usize) -> Result<usize> {
         let name = format!("{layer}.weight");
         let sizes = self.sizes(&name)?;
@@ -361,7 +363,7 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    /// A norm, by running statistics where the model has them.
+    /// Adds a norm, by running statistics if the model has them.
     pub fn norm(&mut self, layer: &str, input: usize) -> Result<usize> {
         let shape = self.shape(input);
         let name = |part: &str| format!("{layer}.{part}");
@@ -456,7 +458,7 @@ impl<'a> Builder<'a> {
         Ok(self.push(Op::Add(other), input, shape))
     }
 
-    /// Says that value `value` holds the activations of the outputs of a weight.
+    /// Records that value `value` holds the activations of the outputs of a weight.
     pub fn units(&mut self, weight: &str, axis: usize, value: usize) {
         self.net.units.push(Units {
             weight: weight.to_owned(),
@@ -473,7 +475,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The tensors or samples do not make a network.
+/// Builds the error for tensors or samples that do not make a network.
 pub(super) fn unfit(subject: &str, cause: impl std::fmt::Display) -> Error {
     Error::new(
         Kind::Mismatch,

@@ -7,17 +7,17 @@ use crate::data::narrow;
 pub struct Loss {
     /// The sum over samples, in nats.
     pub sum: f64,
-    /// Samples whose largest logit, the first of equal ones, is that of their class.
+    /// The number of samples whose largest logit, the first of equal ones, is that of their class.
     pub correct: usize,
     /// The gradient of the mean over samples by the logits, [samples, classes].
     pub gradient: Vec<f32>,
 }
 
-/// -ln softmax(logits)\[label\] of each row of logits, summed in f64.
+/// Computes -ln softmax(logits)\[label\] of each row of logits, summed in f64.
 ///
 /// # Panics
 ///
-/// When there are not `classes` logits for each label, or a label is no class.
+/// Panics unless there are `classes` logits for each label and every label is a class.
 pub fn cross_entropy(logits: &[f32], labels: &[usize], classes: usize) -> Loss {
     assert_eq!(
         logits.len(),

@@ -11,7 +11,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// All zero.
+    /// Makes parameters that are all zero.
     pub fn zeros(network: &Network) -> Self {
         let names = network.parameters().keys().cloned().collect();
         let shapes: Vec<Vec<usize>> = network.parameters().values().cloned().collect();
@@ -26,11 +26,11 @@ impl Parameters {
         }
     }
 
-    /// What `read` fills each tensor with; it is given name and room.
+    /// Fills each tensor by calling `read` with its name and its buffer.
     ///
     /// # Errors
     ///
-    /// Those of `read`.
+    /// Passes on the errors of `read`.
     pub fn read<E>(
         network: &Network,
         mut read: impl FnMut(&str, &mut [f32]) -> Result<(), E>,
@@ -43,18 +43,18 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// Names, shapes and row-major numbers of all tensors.
+    /// Returns names, shapes and row-major numbers of all tensors.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> {
         let named = self.names.iter().zip(&self.shapes).zip(&self.tensors);
         named.map(|((name, shape), tensor)| (name.as_str(), shape.as_slice(), tensor.as_slice()))
     }
 
-    /// The numbers of all tensors.
+    /// Returns the numbers of all tensors.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
         self.tensors.iter_mut()
     }
 
-    /// The numbers of one tensor.
+    /// Returns the numbers of one tensor.
     pub(super) fn tensor(&self, at: usize) -> &[f32] {
         &self.tensors[at]
     }
@@ -74,11 +74,11 @@ impl Parameters {
             .for_each(|(sum, value)| *sum += value);
     }
 
-    /// `one` of these and `other` of others, number by number.
+    /// Computes `one` · `self` + `other` · `others`, number by number.
     ///
     /// # Panics
     ///
-    /// When they are not of one network.
+    /// Panics if they are not of one network.
     #[must_use]
     pub fn combine(&self, one: f32, others: &Self, other: f32) -> Self {
         assert_eq!(self.shapes, others.shapes, "parameters of one network");
@@ -92,7 +92,7 @@ impl Parameters {
         }
     }
 
-    /// Memory of the numbers, in bytes.
+    /// Returns the memory of the numbers, in bytes.
     pub fn bytes(&self) -> u64 {
         self.tensors
             .iter()

@@ -1,10 +1,10 @@
-//! Forward and backward through the list of operations.
+//! Forward and backward passes through the list of operations.
 
 use super::graph::{Network, Op};
 use super::ops::Step;
 use super::parameters::Parameters;
 
-/// The values of a forward pass that were kept, by their numbers.
+/// The values that a forward pass kept, by their numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Values {
     samples: usize,
@@ -12,34 +12,35 @@ pub struct Values {
 }
 
 impl Values {
-    /// How many samples they are of.
+    /// Counts the samples of the pass.
     pub fn samples(&self) -> usize {
         self.samples
     }
 
-    /// The numbers of value `value`: sample after sample, channel after channel.
+    /// Returns the numbers of value `value`: sample after sample, channel after channel.
     ///
     /// # Panics
     ///
-    /// When it was not kept.
+    /// Panics if the value was not kept.
     pub fn get(&self, value: usize) -> &[f32] {
         self.values[value]
             .as_deref()
             .expect("values that are asked for were kept")
     }
 
-    /// What the network gives: [samples, classes].
+    /// Returns the network's output: [samples, classes].
     pub fn logits(&self) -> &[f32] {
         self.get(self.values.len() - 1)
     }
 }
 
 impl Network {
-    /// Computes all values of `samples` samples and keeps the last one and those that `keep` names.
+    /// Computes all values of `samples` samples, and keeps the last one and those that `keep`
+    /// picks.
     ///
     /// # Panics
     ///
-    /// When there are not as many inputs as that.
+    /// Panics unless there are inputs for that many samples.
     pub fn forward(
         &self,
         parameters: &Parameters,
@@ -86,12 +87,12 @@ impl Network {
         Values { samples, values }
     }
 
-    /// Adds to `gradients` those of a loss by all parameters, from that by the logits, [samples,
-    /// classes].
+    /// Adds the gradients of a loss by all parameters to `gradients`, starting from its gradient by
+    /// the logits, [samples, classes].
     ///
     /// # Panics
     ///
-    /// When a value was not kept in the forward pass.
+    /// Panics if the forward pass did not keep a value that is needed.
     pub fn backward(
         &self,
         parameters: &Parameters,
@@ -119,8 +120,8 @@ impl Network {
         }
     }
 
-    /// Memory that a forward pass of so many samples takes at its peak beside parameters, in bytes,
-    /// when it keeps what `keep` names.
+    /// Returns the peak memory of a forward pass of this many samples, parameters excluded, in
+    /// bytes, when it keeps the values that `keep` picks.
     pub fn forward_bytes(&self, samples: usize, keep: &dyn Fn(usize) -> bool) -> u64 {
         let bytes = |value: usize| (samples * self.shape(value).len() * size_of::<f32>()) as u64;
         let mut live = bytes(0);
@@ -130,7 +131,7 @@ impl Network {
                 Op::Convolution { weight, .. } => self.parameters[weight][2],
                 _ => 0,
             };
-            // As many samples at once as there are threads, and no more than all.
+            // The samples that are computed at once: one per thread, and no more than all.
             let at_once = rayon::current_num_threads().min(samples) as u64;
             live += bytes(at + 1);
             peak = peak

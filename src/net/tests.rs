@@ -1,4 +1,4 @@
-//! Gradients against differences of losses.
+//! Gradients compared with differences of losses.
 
 use indexmap::IndexMap;
 
@@ -53,7 +53,7 @@ fn batch(network: &Network, sample: &[usize], samples: usize) -> Batch {
     }
 }
 
-/// The gradient along random directions is the difference of losses along them.
+/// Checks that the gradient along random directions equals the difference of losses along them.
 fn check(spec: &str, tensors: &IndexMap<String, Vec<u64>>, sample: &[usize]) {
     let network = Network::new(spec, tensors, None, sample).expect("a network");
     assert_eq!(
@@ -88,9 +88,9 @@ fn check(spec: &str, tensors: &IndexMap<String, Vec<u64>>, sample: &[usize]) {
             .sqrt();
         let mut moved = Parameters::zeros(&network);
         moved.add(at, gradient);
-        // Along the gradient, where the difference is largest over the rounding of f32; with steps
-        // of several sizes, since a kink of a ReLU or another window's maximum may lie within one
-        // of them.
+        // The direction is the gradient, where the difference is largest relative to the rounding
+        // of f32. Steps of several sizes are tried, since a kink of a ReLU or another window's
+        // maximum may lie within one of them.
         let off = |length: f64| {
             let step = length / size.max(1e-3);
             let at = |step: f64| loss(&parameters.combine(1.0, &moved, crate::data::narrow(step)));

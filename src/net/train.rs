@@ -1,5 +1,4 @@
-//! Training: what small networks of one's own are made with, and what the straight-through
-//! estimator descends by.
+//! Training of small networks, and the optimiser of the straight-through estimator.
 
 use indexmap::IndexMap;
 
@@ -14,13 +13,14 @@ use crate::error::Result;
 pub struct AdamOptions {
     /// The learning rate.
     pub rate: f64,
-    /// How much of the mean gradient is kept at a step.
+    /// The share of the mean gradient that is kept at a step.
     pub beta1: f64,
-    /// How much of the mean squared gradient is kept at a step.
+    /// The share of the mean squared gradient that is kept at a step.
     pub beta2: f64,
-    /// What is added to the root of the mean squared gradient.
+    /// The number that is added to the root of the mean squared gradient.
     pub epsilon: f64,
-    /// By what share of themselves and of the rate weights of more than one axis shrink at a step.
+    /// The weight decay: at each step, weights of more than one axis shrink by `rate` times this
+    /// share.
     pub decay: f64,
 }
 
@@ -46,7 +46,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// Before the first step.
+    /// Makes the state before the first step.
     pub fn new(network: &Network, options: AdamOptions) -> Self {
         Self {
             options,
@@ -57,7 +57,7 @@ impl Adam {
     }
 
     /// Takes a step against `gradients`. Parameters without a gradient, such as running statistics,
-    /// stay.
+    /// stay unchanged.
     pub fn step(&mut self, parameters: &mut Parameters, gradients: &Parameters) {
         let AdamOptions {
             rate,
@@ -95,25 +95,25 @@ impl Adam {
     }
 }
 
-/// How a network is trained.
+/// The settings of a training run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Training {
-    /// Times that each sample is seen.
+    /// The number of times that each sample is seen.
     pub epochs: usize,
     /// Samples of a step.
     pub batch: usize,
-    /// Of the order of samples.
+    /// The seed for the order of samples.
     pub seed: u64,
     /// The optimiser.
     pub adam: AdamOptions,
 }
 
-/// Trains `parameters` by cross-entropy; the same bits for every number of threads.
+/// Trains `parameters` by cross-entropy; the result has the same bits for every number of threads.
 ///
 /// # Errors
 ///
-/// Those of reading, a label that is no class, and those of `go_on`, which is asked before every
-/// step.
+/// Passes on the errors of reading and those of `go_on`, which is called before every step; fails
+/// for a label that is not a class.
 pub fn train(
     network: &Network,
     parameters: &mut Parameters,
@@ -133,7 +133,7 @@ pub fn train(
     Ok(())
 }
 
-/// All samples in the order in which an epoch sees them (Fisher-Yates).
+/// Returns all samples in the order of an epoch (Fisher-Yates).
 pub fn order(samples: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut random = SplitMix::new(seed, 1 + epoch as u64);
     let mut order: Vec<usize> = (0..samples).collect();
@@ -144,14 +144,14 @@ pub fn order(samples: usize, seed: u64, epoch: usize) -> Vec<usize> {
 }
 
 impl Network {
-    /// Reads samples by their numbers; their labels are classes.
+    /// Reads samples by their numbers, and checks that their labels are classes.
     pub(crate) fn gathered(&self, data: &DataSet, samples: &[usize]) -> Result<Batch> {
         let batch = data.gather(samples)?;
         self.check_labels(data, &batch.labels, |at| samples[at])?;
         Ok(batch)
     }
 
-    /// The mean cross-entropy of a batch and its gradients by all parameters.
+    /// Computes the mean cross-entropy of a batch and its gradients by all parameters.
     pub fn gradients(&self, parameters: &Parameters, batch: Batch) -> (f64, Parameters) {
         let Batch { inputs, labels } = batch;
         let values = self.forward(parameters, inputs, labels.len(), &|_| true);
@@ -162,12 +162,12 @@ impl Network {
     }
 }
 
-/// An MLP of layers `layers.0`, `layers.1`, … with so many features, and numbers to begin its
-/// training with: uniform within one over the root of a layer's inputs, as torch has them.
+/// Makes an MLP of layers `layers.0`, `layers.1`, … with these numbers of features, and its initial
+/// parameters: uniform within one over the root of a layer's inputs, as in torch.
 ///
 /// # Panics
 ///
-/// With less than two sizes.
+/// Panics with fewer than two sizes.
 pub fn mlp(sizes: &[usize], seed: u64) -> (Network, Parameters) {
     assert!(sizes.len() > 1, "inputs and outputs");
     let mut tensors = IndexMap::new();

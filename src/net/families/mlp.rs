@@ -1,4 +1,4 @@
-//! Layers one behind the other.
+//! Networks that are a chain of layers.
 
 use super::super::graph::{Builder, Network, unfit};
 use super::numbered;
@@ -10,7 +10,7 @@ enum Link {
     Norm(String),
 }
 
-/// All matrices in the order of their numbers, with the norms that stand between them.
+/// Builds the chain of all matrices in the order of their numbers, with the norms between them.
 pub fn mlp(mut build: Builder<'_>, flax: bool) -> Result<Network> {
     let links = chain(&build, "", if flax { ".kernel" } else { ".weight" });
     let last = dense(&mut build, links, 0, flax)?;
@@ -20,7 +20,8 @@ pub fn mlp(mut build: Builder<'_>, flax: bool) -> Result<Network> {
     build.finish()
 }
 
-/// The layers whose names end in a number behind something that ends in `before`, by that number.
+/// Collects the layers whose names are something that ends in `before` and then a number, sorted by
+/// that number.
 fn chain(build: &Builder<'_>, before: &str, end: &str) -> Vec<Link> {
     let mut links: Vec<(u64, Link)> = Vec::new();
     for (name, shape) in build.tensors {
@@ -42,7 +43,8 @@ fn chain(build: &Builder<'_>, before: &str, end: &str) -> Vec<Link> {
     links.into_iter().map(|(_, link)| link).collect()
 }
 
-/// The matrices of a classifier called `classifier.{number}`, or the only one called `classifier`.
+/// Adds the matrices of a classifier called `classifier.{number}`, or the only one called
+/// `classifier`.
 pub fn classifier(build: &mut Builder<'_>, prefix: &str, input: usize) -> Result<usize> {
     let only = format!("{prefix}classifier");
     if build.tensors.contains_key(&format!("{only}.weight")) {
@@ -57,7 +59,7 @@ pub fn classifier(build: &mut Builder<'_>, prefix: &str, input: usize) -> Result
     dense(build, links, input, false)
 }
 
-/// Input features of the first matrix of [`classifier`].
+/// Returns the number of input features of the first matrix of [`classifier`].
 pub fn classifier_inputs(build: &Builder<'_>, prefix: &str) -> Result<usize> {
     let only = format!("{prefix}classifier");
     let name = match chain(build, &format!("{only}."), ".weight")
@@ -76,7 +78,7 @@ pub fn classifier_inputs(build: &Builder<'_>, prefix: &str) -> Result<usize> {
     }
 }
 
-/// Matrix, norms, ReLU, and so on; nothing stands behind the last matrix.
+/// Adds matrix, norms, ReLU, and so on; nothing follows the last matrix.
 fn dense(build: &mut Builder<'_>, links: Vec<Link>, input: usize, flax: bool) -> Result<usize> {
     let mut value = input;
     let mut open: Option<String> = None;

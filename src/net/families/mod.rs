@@ -1,4 +1,4 @@
-//! From tensor names to operations, one file a family.
+//! Builders that turn tensor names into operations, one file per family.
 
 mod mlp;
 mod resnet;
@@ -13,7 +13,7 @@ pub use mlp::mlp;
 pub use resnet::resnet;
 pub use vgg::vgg;
 
-/// Keys under which configs name what stands behind the layers.
+/// Keys under which configs name the activation between layers.
 const ACTIVATIONS: [&str; 4] = [
     "hidden_act",
     "activation",
@@ -21,7 +21,7 @@ const ACTIVATIONS: [&str; 4] = [
     "hidden_activation",
 ];
 
-/// Refuses configs that name another activation than ReLU.
+/// Refuses configs that name an activation other than ReLU.
 pub fn check_activation(config: Option<&Value>) -> Result<()> {
     for key in ACTIVATIONS {
         if let Some(name) = config
@@ -37,7 +37,7 @@ pub fn check_activation(config: Option<&Value>) -> Result<()> {
     Ok(())
 }
 
-/// What stands before and behind the number at the end of a layer's name.
+/// Splits a layer's name into the part before its last number and that number.
 fn numbered(layer: &str) -> Option<(&str, u64)> {
     let before = layer.trim_end_matches(|end: char| end.is_ascii_digit());
     Some((before, layer[before.len()..].parse().ok()?))

@@ -9,10 +9,10 @@ struct Names {
     transformers: bool,
 }
 
-/// A stem, stages of blocks, means over places, a matrix.
+/// Builds a stem, stages of blocks, means over places, a matrix.
 ///
-/// The kernel of the stem tells the size of image that a network is for: one of 7 has a stride of
-/// two and pooling behind it, as for ImageNet, a smaller one has neither, as for CIFAR.
+/// The kernel of the stem gives away the size of image that a network is for: a kernel of 7 has a
+/// stride of two and pooling behind it, as for ImageNet; a smaller one has neither, as for CIFAR.
 pub fn resnet(mut build: Builder<'_>, transformers: bool) -> Result<Network> {
     let names = Names::find(&build, transformers)?;
     let [stem, norm] = names.stem(&build);
@@ -75,7 +75,7 @@ impl Names {
         })
     }
 
-    /// The first of two names whose tensors are there.
+    /// Returns the first of two names whose tensors exist.
     fn either(build: &Builder<'_>, first: String, second: String) -> String {
         if build.tensors.contains_key(&format!("{first}.weight")) {
             first
@@ -115,7 +115,7 @@ impl Names {
         format!("{prefix}layer{}.{block}", stage + 1)
     }
 
-    /// Convolution `at` of a block and its norm.
+    /// Names convolution `at` of a block and its norm.
     fn inside(&self, build: &Builder<'_>, stage: usize, block: usize, at: usize) -> [String; 2] {
         let name = self.of_block(stage, block);
         if self.transformers {
@@ -154,9 +154,9 @@ impl Names {
         ))
     }
 
-    /// Convolutions with norms, ReLU between them; the shortcut is added, ReLU again. Of three
-    /// convolutions the second has the stride, of two the first (torchvision's version of the
-    /// bottleneck).
+    /// Adds convolutions with norms and ReLU between them, then the shortcut, then ReLU again. The
+    /// stride is on the second of three convolutions (torchvision's version of the bottleneck), or
+    /// on the first of two.
     fn block(
         &self,
         build: &mut Builder<'_>,

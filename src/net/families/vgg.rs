@@ -1,19 +1,19 @@
-//! Convolutions one behind the other, then a classifier.
+//! Networks that are a chain of convolutions, then a classifier.
 
 use super::super::graph::{Builder, Network, unfit};
 use super::mlp::{classifier, classifier_inputs};
 use super::numbered;
 use crate::error::Result;
 
-/// A convolution with the norm behind it, and whether its image is halved.
+/// A convolution with the norm behind it; its image is halved if pooling follows.
 struct Layer {
     name: String,
     norm: Option<String>,
     pooled: bool,
 }
 
-/// VGG as torchvision numbers it: convolution, norm, ReLU and pooling each take a number, so that
-/// the numbers tell where pooling stands. Behind the last convolution the size of the classifier
+/// Builds a VGG from torchvision's numbers: convolution, norm, ReLU and pooling each take a number,
+/// so the gaps tell where pooling stands. Behind the last convolution the size of the classifier
 /// tells.
 pub fn vgg(mut build: Builder<'_>) -> Result<Network> {
     let (prefix, layers) = layers(&build)?;
@@ -84,8 +84,8 @@ fn layers(build: &Builder<'_>) -> Result<(String, Vec<Layer>)> {
     Ok((prefix, layers))
 }
 
-/// Pools what the last convolution gives to what the classifier takes: not, by two, or as
-/// torchvision does, by two and then to a fixed size by means.
+/// Pools the output of the last convolution to the size that the classifier takes: not at all, by
+/// two, or as torchvision does, by two and then by means to a fixed size.
 fn fit(build: &mut Builder<'_>, prefix: &str, value: usize) -> Result<usize> {
     let shape = build.shape(value);
     let inputs = classifier_inputs(build, prefix)?;

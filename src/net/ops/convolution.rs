@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use crate::linalg::{Matrix, add_product};
 use crate::net::graph::Shape;
 
-/// Gradients by the weight are summed up in at most so many runs of samples, then over the runs.
+/// The most runs of samples in which gradients by the weight are summed; then the runs are summed.
 const RUNS: usize = 4;
 
-/// A convolution without its numbers.
+/// The shape of a convolution, without its weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Filter {
     pub from: Shape,
@@ -21,12 +21,13 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Rows of the matrix of windows: channels and places of the kernel.
+    /// Counts the rows of the matrix of windows: channels times places of the kernel.
     fn taps(&self) -> usize {
         self.from.channels * self.size * self.size
     }
 
-    /// For tap and place of the output: the place of the input, unless it lies beyond the image.
+    /// Calls `work` with each entry of the matrix of windows and the place of the input that it
+    /// holds; entries beyond the image are left out.
     fn each(&self, mut work: impl FnMut(usize, usize)) {
         let Shape { height, width, .. } = self.from;
         for tap in 0..self.taps() {
@@ -55,7 +56,7 @@ impl Filter {
         }
     }
 
-    /// The windows of one sample, [taps, places].
+    /// Gathers the windows of one sample, [taps, places].
     fn columns(&self, input: &[f32]) -> Vec<f32> {
         if self.size == 1 && self.stride == 1 {
             return input.to_vec();

@@ -4,7 +4,7 @@ use super::Step;
 use crate::linalg::{Matrix, add_product};
 use crate::net::Parameters;
 
-/// The weight as a matrix [in, out].
+/// Views the weight as a matrix [in, out].
 fn matrix(elements: &[f32], inputs: usize, outputs: usize, in_out: bool) -> Matrix<'_> {
     if in_out {
         Matrix::new(elements, inputs, outputs)
@@ -31,7 +31,7 @@ pub fn forward(
     add_product(Matrix::new(input, step.samples, inputs), weight, output);
 }
 
-/// Adds the gradient by the weight to `gradients`, that by the input to `back`.
+/// Adds the gradient by the weight to `gradients`, and that by the input to `back`.
 pub fn backward(
     step: &Step<'_>,
     input: &[f32],

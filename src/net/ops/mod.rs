@@ -1,4 +1,4 @@
-//! Each operation's values and gradients, for samples behind one another.
+//! Values and gradients of each operation, for samples one after another.
 
 mod convolution;
 mod linear;
@@ -10,23 +10,23 @@ use rayon::prelude::*;
 use super::Parameters;
 use super::graph::{Node, Op, Shape};
 
-/// From a sample's input to its output.
+/// A function from a sample's input to its output.
 type Forward<'a> = dyn Fn(&[f32], &mut [f32]) + Sync + 'a;
-/// From a sample's input and the gradient by its output to that by its input.
+/// A function from a sample's input and the gradient by its output to the gradient by its input.
 type Backward<'a> = dyn Fn(&[f32], &[f32], &mut [f32]) + Sync + 'a;
 
 /// An operation on a batch.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
     pub node: &'a Node,
-    /// The shape of what it works on.
+    /// The shape of the operation's input.
     pub from: Shape,
     pub samples: usize,
     pub parameters: &'a Parameters,
 }
 
 impl Step<'_> {
-    /// The operation's value; a sum takes `other` too.
+    /// Computes the operation's value; a sum takes `other` too.
     pub fn forward(&self, input: &[f32], other: Option<&[f32]>) -> Vec<f32> {
         let mut output = vec![0.0; self.samples * self.node.shape.len()];
         let (from, to) = (self.from.len().max(1), self.node.shape.len().max(1));
@@ -103,8 +103,8 @@ impl Step<'_> {
         output
     }
 
-    /// The gradient by the input, for that by the output; adds those by the parameters to
-    /// `gradients`.
+    /// Computes the gradient by the input from that by the output; adds the gradients by the
+    /// parameters to `gradients`.
     pub fn backward(
         &self,
         input: &[f32],
@@ -223,7 +223,7 @@ impl Step<'_> {
         back
     }
 
-    /// Memory that a sample takes on a thread while it is worked on, in bytes.
+    /// Returns the memory that a thread needs while it works on a sample, in bytes.
     pub fn scratch_bytes(node: &Node, from: Shape, kernel: usize) -> u64 {
         let columns = match node.op {
             Op::Convolution { .. } => from.channels * kernel * kernel * node.shape.places(),
@@ -265,7 +265,7 @@ impl Step<'_> {
     }
 }
 
-/// Adds each channel's sum over samples and places to `sums`: in f64, samples in their order.
+/// Adds each channel's sum over samples and places to `sums`: in f64, in the order of samples.
 fn channel_sums(values: &[f32], channels: usize, places: usize, sums: &mut [f32]) {
     let stride = (channels * places).max(1);
     sums.par_iter_mut().enumerate().for_each(|(channel, sum)| {

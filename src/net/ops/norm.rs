@@ -7,15 +7,15 @@ use rayon::prelude::*;
 use crate::data::narrow;
 use crate::net::graph::Shape;
 
-/// As torch has it.
+/// The epsilon that torch uses.
 const EPSILON: f64 = 1e-5;
 
-/// What a variance divides by.
+/// Returns one over the standard deviation, with the epsilon added to the variance.
 fn scale(variance: f64) -> f64 {
     (variance + EPSILON).sqrt().recip()
 }
 
-/// One sample; the parameters are weight, bias, mean and variance of each channel.
+/// Normalises one sample; the parameters are weight, bias, mean and variance of each channel.
 pub fn batch_forward(
     input: &[f32],
     [weight, bias, mean, variance]: [&[f32]; 4],
@@ -36,7 +36,7 @@ pub fn batch_forward(
     }
 }
 
-/// The gradient of one sample by its input.
+/// Computes the gradient of one sample by its input.
 pub fn batch_backward(gradient: &[f32], weight: &[f32], variance: &[f32], back: &mut [f32]) {
     let places = (gradient.len() / weight.len().max(1)).max(1);
     for (channel, (gradient, back)) in gradient
@@ -52,7 +52,8 @@ pub fn batch_backward(gradient: &[f32], weight: &[f32], variance: &[f32], back: 
     }
 }
 
-/// Each input, centred and scaled, times its gradient: what sums up to the gradient by the weight.
+/// Multiplies each input, centred and scaled, by its gradient: the terms whose sum is the gradient
+/// by the weight.
 pub fn batch_normed(
     input: &[f32],
     shape: Shape,
@@ -75,13 +76,14 @@ pub fn batch_normed(
         .collect()
 }
 
-/// Which numbers of a sample are normalised together: the channels of each place, or all.
+/// The sets of numbers of a sample that are normalised together: the channels of each place, or
+/// all.
 #[derive(Debug, Clone, Copy)]
 pub struct Sets {
     count: usize,
-    /// Numbers of a set.
+    /// The size of a set.
     len: usize,
-    /// From one number of a set to the next.
+    /// The distance from one number of a set to the next.
     stride: usize,
 }
 
@@ -105,7 +107,7 @@ impl Sets {
         set + at * self.stride
     }
 
-    /// Mean of a set, and what its centred numbers are multiplied with.
+    /// Returns the mean of a set, and the factor that its centred numbers are multiplied by.
     fn moments(&self, sample: &[f32], set: usize) -> (f64, f64) {
         let values = || (0..self.len).map(|at| f64::from(sample[self.place(set, at)]));
         let count = self.len.max(1) as f64;
@@ -127,7 +129,7 @@ impl Sets {
         }
     }
 
-    /// The gradient of one sample by its input.
+    /// Computes the gradient of one sample by its input.
     pub fn backward(&self, sample: &[f32], gradient: &[f32], weight: &[f32], back: &mut [f32]) {
         let count = self.len.max(1) as f64;
         for set in 0..self.count {
@@ -144,7 +146,7 @@ impl Sets {
         }
     }
 
-    /// The gradients by weight and bias, samples added in their order.
+    /// Computes the gradients by weight and bias, adding samples in their order.
     pub fn parameter_gradients(&self, input: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut sums = (vec![0.0_f64; self.len], vec![0.0_f64; self.len]);
         let size = (self.len * self.count).max(1);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::data::narrow;
 use crate::net::graph::Shape;
 
-/// The largest number of each window.
+/// Pooling to the largest number of each window.
 #[derive(Debug, Clone, Copy)]
 pub struct Max {
     pub from: Shape,
@@ -21,8 +21,8 @@ impl Max {
         start.saturating_sub(self.padding)..(start + self.size - self.padding).min(len)
     }
 
-    /// For each place of the output the place of the window's largest number, the first of equal
-    /// ones.
+    /// Calls `work` with each place of the output and the place of its window's largest number, the
+    /// first of equal ones.
     fn each(&self, input: &[f32], mut work: impl FnMut(usize, usize)) {
         let Shape { height, width, .. } = self.from;
         for to in 0..self.to.len() {
@@ -54,7 +54,7 @@ impl Max {
     }
 }
 
-/// Means over windows that share the image out, as torch's adaptive pooling has them.
+/// Pooling to means over windows that divide the image evenly, as in torch's adaptive pooling.
 #[derive(Debug, Clone, Copy)]
 pub struct Average {
     pub from: Shape,
@@ -66,7 +66,7 @@ impl Average {
         at * len / of..((at + 1) * len).div_ceil(of)
     }
 
-    /// For each place of the output the places of its window.
+    /// Calls `work` with each place of the output and the places of its window.
     fn each(&self, mut work: impl FnMut(usize, &[usize])) {
         let Shape { height, width, .. } = self.from;
         for to in 0..self.to.len() {
