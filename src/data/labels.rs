@@ -2,7 +2,7 @@
 
 use crate::dtype::Dtype;
 
-/// Refuses types whose elements are no integers.
+/// Refuses dtypes that are not integers.
 pub fn check(dtype: Dtype) -> Result<(), String> {
     match dtype {
         Dtype::U8
@@ -17,7 +17,7 @@ pub fn check(dtype: Dtype) -> Result<(), String> {
     }
 }
 
-/// The labels in `bytes`, or the place of the first that is no class, and why.
+/// Reads the labels in `bytes`; an error gives the place of the first that is not a class, and why.
 pub fn read(dtype: Dtype, bytes: &[u8]) -> Result<Vec<usize>, (usize, String)> {
     let label = |(at, bytes): (usize, &[u8])| {
         let number = number(dtype, bytes);
@@ -36,7 +36,7 @@ fn number(dtype: Dtype, bytes: &[u8]) -> i128 {
     let unsigned = u64::from_le_bytes(wide);
     let unused = 64 - 8 * bytes.len();
     match dtype {
-        // The sign is carried from the stored width to 64 bits.
+        // Shifting extends the sign from the stored width to 64 bits.
         Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64 => {
             i128::from((unsigned << unused).cast_signed() >> unused)
         }

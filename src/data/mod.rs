@@ -5,9 +5,9 @@
 //! | `inputs` | U8 or a float type | `[samples, ...]` | images as `[samples, channels, height, width]` |
 //! | `labels` | any integer type | `[samples]` | classes, counted from 0 |
 //!
-//! `__metadata__` may say how inputs become the numbers that a network is given, (scale · stored -
-//! mean) / std: `scale` is one number (1/255 for U8 and 1 for floats when it is missing), `mean`
-//! and `std` are one number or, separated by commas, one a channel (0 and 1). Nothing here decides
+//! `__metadata__` may give the scaling of inputs into the network's numbers, (scale · stored -
+//! mean) / std: `scale` is one number (by default 1/255 for U8 and 1 for floats), `mean` and `std`
+//! are one number or one per channel, separated by commas (by default 0 and 1). The caller decides
 //! which samples are read when.
 
 mod labels;
@@ -38,7 +38,7 @@ pub struct DataSet {
     kernels: Kernels,
 }
 
-/// One of the two tensors and where it is.
+/// One of the two tensors and its place in the file.
 struct Stored {
     entry: TensorEntry,
     source: Arc<dyn Source>,
@@ -47,9 +47,9 @@ struct Stored {
 /// Some samples in memory.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
-    /// Their numbers, sample after sample, each in row-major order of [`DataSet::shape`].
+    /// The inputs, sample after sample, each in row-major order of [`DataSet::shape`].
     pub inputs: Vec<f32>,
-    /// Their classes.
+    /// The classes of the samples.
     pub labels: Vec<usize>,
 }
 
@@ -58,8 +58,8 @@ impl DataSet {
     ///
     /// # Errors
     ///
-    /// No safetensors file, a tensor that is missing or of the wrong type or shape, metadata that
-    /// make no sense; each names the key.
+    /// Fails if the file is not safetensors, if a tensor is missing or of the wrong type or shape,
+    /// or if the metadata make no sense; each error names the key.
     pub fn open(path: &Path, kernels: Kernels) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
         let part = |key: &str| -> Result<Stored> {
@@ -127,37 +127,37 @@ impl DataSet {
         })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many samples there are: at least one.
+    /// Counts the samples: at least one.
     pub fn samples(&self) -> usize {
         self.samples
     }
 
-    /// The dimensions of one sample.
+    /// Returns the dimensions of one sample.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Reads samples that lie behind one another.
+    /// Reads a contiguous range of samples.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, an input is NaN or infinite, or a label is negative.
+    /// Fails if the file cannot be read, an input is NaN or infinite, or a label is negative.
     ///
     /// # Panics
     ///
-    /// When there are fewer samples.
+    /// Panics if there are fewer samples.
     pub fn read(&self, samples: Range<usize>) -> Result<Batch> {
         let mut batch = Batch::default();
         self.append(samples, &mut batch)?;
         Ok(batch)
     }
 
-    /// Reads the samples of these numbers, in this order.
+    /// Reads the samples with these numbers, in this order.
     ///
     /// # Errors
     ///

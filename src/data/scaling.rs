@@ -1,19 +1,19 @@
-//! How stored inputs become the numbers that a network is given.
+//! The scaling of stored inputs into the numbers that a network is given.
 
 use indexmap::IndexMap;
 
 use crate::dtype::Dtype;
 
-/// (scale · stored - mean) / std, mean and std by channel.
+/// The map (scale · stored - mean) / std, with mean and std by channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scaling {
     scale: f64,
-    /// One mean and one std a channel, or only one of both.
+    /// One mean and one std per channel, or a single pair for all channels.
     channels: Vec<(f64, f64)>,
 }
 
 impl Scaling {
-    /// Reads the metadata; an error says which key is wrong, and why.
+    /// Reads the metadata; an error names the wrong key and says why.
     pub fn read(
         metadata: &IndexMap<String, String>,
         dtype: Dtype,
@@ -63,7 +63,7 @@ impl Scaling {
     }
 }
 
-/// The nearest f32.
+/// Rounds to the nearest f32.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "rounding is what is asked for"
