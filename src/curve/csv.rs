@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use super::Curve;
 
-/// One line a point: curve, lambda, loss, accuracy; every number with all its digits.
+/// Writes one line per point: curve, lambda, loss, accuracy; every number with all its digits.
 pub fn csv(curves: &[Curve]) -> String {
     let mut text = String::from("curve,lambda,loss,accuracy\n");
     for curve in curves {
         for point in &curve.points {
-            // A string takes whatever is written to it.
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
                 "{},{},{},{}",

@@ -1,9 +1,9 @@
-//! What lies between two models: losses and accuracies along ways from one to the other.
+//! Losses and accuracies along paths from one model to another.
 //!
-//! A point at λ is a merge of both with weights 1 - λ and λ, computed by the engine, so that its
-//! numbers are those that `merge` writes. The barrier of a curve is how far its loss rises above
-//! the straight line between its ends, at most (Frankle et al., "Linear mode connectivity and the
-//! lottery ticket hypothesis", 2020).
+//! A point at λ is a merge of both with weights 1 - λ and λ, computed by the engine, so its numbers
+//! are those that `merge` writes. The barrier of a curve is the most by which its loss rises above
+//! the straight line between its ends (Frankle et al., "Linear mode connectivity and the lottery
+//! ticket hypothesis", 2020).
 
 mod csv;
 mod svg;
@@ -34,18 +34,18 @@ pub use svg::svg;
 /// The most points of a curve.
 pub const MOST_POINTS: usize = 1001;
 
-/// How two models are merged on the way.
+/// The way in which two models are merged along the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// By the weighted mean of their numbers.
+    /// The weighted mean of their numbers.
     Linear,
-    /// By the Karcher mean of every tensor.
+    /// The Karcher mean of every tensor.
     Karcher,
 }
 
 impl Way {
-    /// The merge method's name.
+    /// Returns the merge method's name.
     pub fn method(self) -> &'static str {
         match self {
             Self::Linear => "linear",
@@ -57,20 +57,20 @@ impl Way {
 /// The two ends of all curves.
 #[derive(Debug, Clone)]
 pub struct Ends {
-    /// The models as they were named: at λ = 0, and at λ = 1.
+    /// The models' names as the user gave them: at λ = 0, and at λ = 1.
     pub names: [String; 2],
-    /// Where they are.
+    /// The models' paths.
     pub paths: [PathBuf; 2],
-    /// Differences between them that are allowed.
+    /// Differences between the models that are allowed.
     pub allowed: Waived,
-    /// How the second is aligned to the first.
+    /// The alignment of the second model to the first.
     pub alignment: Option<Alignment>,
-    /// Policy for quantised weights.
+    /// The policy for quantised weights.
     pub quantised: Option<Quantised>,
 }
 
 impl Ends {
-    /// The merge at `lambda`, the second model aligned or as it is.
+    /// Returns the merge at `lambda`, with the second model aligned or as it is.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Ends {
     }
 }
 
-/// The weights of the second model at `points` points, evenly spaced from 0 to 1.
+/// Returns the weights of the second model at `points` points, evenly spaced from 0 to 1.
 ///
 /// # Errors
 ///
@@ -114,28 +114,29 @@ pub fn lambdas(points: usize) -> Result<Vec<f64>> {
     Ok((0..points).map(|point| point as f64 / last).collect())
 }
 
-/// A place on the way and how the model there does.
+/// A place on the path, and the loss and accuracy of the model there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
     /// The weight of the second model.
     pub lambda: f64,
     /// The mean cross-entropy, in nats.
     pub loss: f64,
-    /// The share of samples that are classified right.
+    /// The share of samples that are classified correctly.
     pub accuracy: f64,
 }
 
 /// All points of one way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Curve {
-    /// What it is called.
+    /// The curve's name.
     pub name: String,
-    /// Its points, by λ.
+    /// The curve's points, in the order of λ.
     pub points: Vec<Point>,
 }
 
 impl Curve {
-    /// How far the loss rises above the straight line between the ends, at most; never below zero.
+    /// Returns the most by which the loss rises above the straight line between the ends; never
+    /// below zero.
     pub fn barrier(&self) -> f64 {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return 0.0;
@@ -146,7 +147,7 @@ impl Curve {
         self.points.iter().map(above).fold(0.0, f64::max)
     }
 
-    /// The point nearest to the middle.
+    /// Returns the point nearest to the middle.
     pub fn middle(&self) -> Option<&Point> {
         self.points
             .iter()
@@ -154,30 +155,30 @@ impl Curve {
     }
 }
 
-/// How points are computed.
+/// The network, data and limits with which points are computed.
 pub struct Measure<'a> {
-    /// What the models compute.
+    /// The network that the models are weights of.
     pub network: &'a Network,
-    /// On what.
+    /// The data set for loss and accuracy.
     pub data: &'a DataSet,
     /// Memory and threads of the merges.
     pub wish: Wish,
-    /// Bytes that values may take while a point is evaluated.
+    /// Bytes for values while a point is evaluated.
     pub memory: u64,
     /// The kernels.
     pub kernels: Kernels,
-    /// How files are read.
+    /// The way of reading files.
     pub io: Io,
-    /// Is asked before every few batches, and ends the work when it fails.
+    /// Called before every few batches; an error from it ends the work.
     pub go_on: &'a (dyn Fn() -> Result<()> + Sync),
 }
 
 impl Measure<'_> {
-    /// The point of a way at `lambda`, on the threads of the current pool.
+    /// Computes the point at `lambda`, on the threads of the current pool.
     ///
     /// # Errors
     ///
-    /// Whatever merging and evaluating fail with.
+    /// Passes on the errors of merging and evaluating.
     pub fn point(&self, ends: &Ends, way: Way, aligned: bool, lambda: f64) -> Result<Point> {
         let plan = Plan::new(&ends.job(way, aligned, lambda)?, &self.wish)?;
         let parameters = self.merged(&plan)?;
@@ -195,7 +196,7 @@ impl Measure<'_> {
         })
     }
 
-    /// What the network computes with after the merge.
+    /// Merges, and returns the tensors that the network computes with.
     fn merged(&self, plan: &Plan) -> Result<Parameters> {
         let mut tensors: HashMap<String, Vec<f32>> = HashMap::new();
         merge_in_memory(plan, self.kernels, self.io, &mut |tensor, bytes| {

@@ -1,26 +1,26 @@
-//! Curves as a plot: loss and accuracy beside each other, readable on light and on dark ground.
+//! Curves as a plot: loss and accuracy side by side, readable on a light and on a dark background.
 
 use std::fmt::Write;
 
 use super::{Curve, Point};
 
-/// Of the whole picture.
+/// The width of the whole picture.
 const WIDTH: f64 = 760.0;
-/// Without the legend.
+/// The height of the picture without the legend.
 const HEIGHT: f64 = 300.0;
-/// Of one panel's field.
+/// The width and height of one panel's field.
 const FIELD: (f64, f64) = (290.0, 220.0);
-/// Left edges of the fields.
+/// The left edges of the fields.
 const LEFT: [f64; 2] = [60.0, 440.0];
-/// Upper edge of the fields.
+/// The upper edge of the fields.
 const TOP: f64 = 36.0;
-/// A line of the legend.
+/// The height of a line of the legend.
 const LINE: f64 = 20.0;
-/// About how many labels an axis has.
+/// The approximate number of labels on an axis.
 const TICKS: f64 = 5.0;
 
-/// Colours that can be told apart with every kind of eyes (Okabe, Ito), on light and on dark
-/// ground; lines differ too.
+/// Colours that people with any kind of colour vision can tell apart (Okabe, Ito), for light and
+/// for dark backgrounds; the dashes differ too.
 const STYLES: [(&str, &str, &str); 6] = [
     ("#d55e00", "#ff8c3b", "none"),
     ("#0072b2", "#56b4e9", "none"),
@@ -30,7 +30,7 @@ const STYLES: [(&str, &str, &str); 6] = [
     ("#555555", "#bbbbbb", "4 2"),
 ];
 
-/// What a panel shows of a point.
+/// The number of a point that a panel shows.
 type Value = fn(&Point) -> f64;
 
 /// One of the two panels.
@@ -42,7 +42,7 @@ struct Panel {
     value: Value,
 }
 
-/// The plot as an SVG document. At least one curve must have a point.
+/// Draws the plot as an SVG document. At least one curve must have a point.
 pub fn svg(curves: &[Curve]) -> String {
     let height = HEIGHT + LINE * curves.len() as f64 + 12.0;
     let mut text = String::new();
@@ -184,7 +184,7 @@ impl Panel {
             let mut path = String::new();
             for (first, point) in curve.points.iter().enumerate() {
                 let mark = if first == 0 { 'M' } else { 'L' };
-                // A string takes whatever is written to it.
+                // Writing to a string cannot fail.
                 let _ = write!(
                     path,
                     "{mark}{:.1} {:.1}",
@@ -200,7 +200,7 @@ impl Panel {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that a span has about [`TICKS`] of them.
+/// Returns 1, 2 or 5 times a power of ten, chosen so that a span has about [`TICKS`] of them.
 fn step(span: f64) -> f64 {
     if span.is_nan() || span <= 0.0 {
         return 0.1;
