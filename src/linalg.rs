@@ -4,8 +4,8 @@
 //! The product is computed on a fixed grid: [`ROWS`] × [`COLUMNS`] entries of the result at a time,
 //! [`DEPTH`] terms of their sums at a time. So an entry has the same bits for every number of
 //! threads, and for every cut of the left factor into runs of rows that begin at multiples of
-//! [`ROWS`]. A [`Sum`] is the same on a [`Backend`]: elsewhere than on the processor the order of
-//! sums is that backend's own.
+//! [`ROWS`]. A [`Sum`] adds the same products on a [`Backend`]; one that is not the processor adds
+//! in an order of its own.
 
 mod columns;
 mod sum;
@@ -34,11 +34,11 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// The matrix with these row-major elements.
+    /// Makes the matrix with these row-major elements.
     ///
     /// # Panics
     ///
-    /// When there are not `rows` · `columns` elements.
+    /// Panics unless there are `rows` · `columns` elements.
     pub fn new(elements: &'a [f32], rows: usize, columns: usize) -> Self {
         assert_eq!(
             elements.len(),
@@ -53,7 +53,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The transposed matrix.
+    /// Returns the transposed matrix.
     #[must_use]
     pub fn transposed(self) -> Self {
         Self {
@@ -64,23 +64,23 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Rows.
+    /// Counts the rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// Counts the columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// The elements as they lie in memory: row by row, or column by column where
+    /// Returns the elements in their order in memory: row by row, or column by column if
     /// [`Matrix::is_transposed`].
     pub fn elements(&self) -> &'a [f32] {
         self.elements
     }
 
-    /// Whether the elements of a column lie behind one another, not those of a row.
+    /// True if the elements of a column are contiguous, not those of a row.
     pub fn is_transposed(&self) -> bool {
         self.transposed
     }
@@ -98,7 +98,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 ///
-/// When the sizes do not go together.
+/// Panics if the sizes do not match.
 pub fn add_product(left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
     add_scaled_product(1.0, left, right, result);
 }
@@ -107,7 +107,7 @@ pub fn add_product(left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
 ///
 /// # Panics
 ///
-/// When the sizes do not go together.
+/// Panics if the sizes do not match.
 pub fn add_scaled_product(scale: f32, left: Matrix<'_>, right: Matrix<'_>, result: &mut [f32]) {
     assert_eq!(left.columns, right.rows, "the inner sizes of a product");
     assert_eq!(

@@ -2,20 +2,20 @@
 
 use std::ops::Range;
 
-/// Which column of a matrix each of another one comes from, and whether its elements change their
-/// signs.
+/// A reordering of the columns of a matrix: the source of each new column, and if its sign changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns(Vec<u32>);
 
 impl Columns {
-    /// This bit is set where signs change.
+    /// The bit that is set where the sign changes.
     const FLIPPED: u32 = 1 << 31;
 
-    /// From `source`; `negative` says for each whether signs change, and is empty when none do.
+    /// Takes each column from its place in `source`; `negative` marks the columns whose sign
+    /// changes, and is empty when none does.
     ///
     /// # Panics
     ///
-    /// When a place is none of as many columns, or there are 2^31.
+    /// Panics if a source is not one of these columns, or if there are 2^31 columns or more.
     pub fn new(source: &[u32], negative: &[bool]) -> Self {
         let count = u32::try_from(source.len())
             .ok()
@@ -41,26 +41,28 @@ impl Columns {
         )
     }
 
-    /// How many there are.
+    /// Counts the columns.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no columns.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The places as a device takes them: those with changed signs have the highest bit too.
+    /// Returns the source of each column in a device's format: the highest bit marks a changed
+    /// sign.
     pub fn places(&self) -> &[u32] {
         &self.0
     }
 
-    /// Fills `into` with the columns `range` of a row whose elements are `row` as they lie there.
+    /// Fills `into` with the columns `range` of the reordered `row`, which is given in its stored
+    /// order.
     ///
     /// # Panics
     ///
-    /// When the row or the range has another length.
+    /// Panics if the row or the range has another length.
     pub fn gather(&self, row: &[f32], range: Range<usize>, into: &mut [f32]) {
         assert_eq!(
             (row.len(), range.len()),

@@ -1,10 +1,10 @@
-//! Where products are added up: in memory, or on a device.
+//! Sums of products, held in memory or on a device.
 //!
-//! A sum is not a call but something that stays: its rows × columns entries lie where the
-//! arithmetic is while factors are brought there and multiplied, and are fetched once. So a strip
-//! of H × n results over blocks of features costs 2 H n operations for every 4 (H + n) bytes that
-//! are brought over, which for H = n = 4096 is 1024 a byte: more than any device does in the time
-//! in which a byte crosses the bus.
+//! A sum is an object, not a call: its rows × columns entries stay where the arithmetic runs,
+//! factors are sent there and multiplied, and the entries are fetched once. So a strip of H × n
+//! results over blocks of features costs 2 H n operations for every 4 (H + n) bytes sent, which for
+//! H = n = 4096 is 1024 a byte: more than any device does in the time in which a byte crosses the
+//! bus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::{Columns, Matrix, add_scaled_product};
 use crate::error::Result;
 
-/// A matrix to which products are added. What lies in the memory that it was begun with is of no
-/// meaning until it is finished.
+/// A matrix to which products are added. The memory that it was begun with holds valid entries only
+/// once the sum is finished.
 pub trait Sum {
     /// Adds `scale` · `left` · `right`, on the threads of the current pool or elsewhere.
     ///
@@ -23,11 +23,11 @@ pub trait Sum {
     ///
     /// # Panics
     ///
-    /// When the sizes do not go together.
+    /// Panics if the sizes do not match.
     fn add(&mut self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) -> Result<()>;
 
-    /// Adds `scale` · `left` · `right`, the columns of `right` in another order than in memory,
-    /// where it lies row by row.
+    /// Adds `scale` · `left` · `right`, with the columns of `right` reordered. `right` is stored
+    /// row by row.
     ///
     /// # Errors
     ///
@@ -35,8 +35,7 @@ pub trait Sum {
     ///
     /// # Panics
     ///
-    /// When the sizes do not go together, or a row of `right` does not lie behind the one before
-    /// it.
+    /// Panics if the sizes do not match, or if the rows of `right` are not contiguous in memory.
     fn add_gathered(
         &mut self,
         scale: f32,
@@ -62,7 +61,7 @@ pub trait Sum {
         )
     }
 
-    /// Ends with all entries in the memory that it was begun with.
+    /// Ends the sum and leaves all its entries in the memory that it was begun with.
     ///
     /// # Errors
     ///
@@ -70,10 +69,10 @@ pub trait Sum {
     fn finish(self: Box<Self>) -> Result<()>;
 }
 
-/// What adds products up elsewhere than in the caller's memory.
+/// A place outside the caller's memory that adds products up, such as a device.
 pub trait Adder: Send + Sync {
-    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A
-    /// thread has one at a time.
+    /// Begins a sum of `rows` rows at zero; `finish` writes it to `result`, row by row. A thread
+    /// has one sum at a time.
     ///
     /// # Errors
     ///
@@ -81,26 +80,26 @@ pub trait Adder: Send + Sync {
     /// memory.
     fn begin<'a>(&'a self, rows: usize, result: &'a mut [f32]) -> Result<Box<dyn Sum + 'a>>;
 
-    /// The most entries of a sum that stay where the arithmetic is; larger ones are carried there
-    /// and back part by part.
+    /// Returns the most entries of a sum that stay where the arithmetic runs; larger sums are
+    /// carried there and back part by part.
     fn most_entries(&self) -> usize;
 }
 
-/// Where products are added up: in the caller's memory, on the threads of the current pool, unless
-/// an [`Adder`] is given.
+/// The place where products are added up: the caller's memory, on the threads of the current pool,
+/// or an [`Adder`].
 ///
-/// All are equal, as nothing that is looked for depends on it but for the rounding of sums.
+/// All backends compare as equal, because results depend on them only by the rounding of sums.
 #[derive(Clone, Default)]
 pub struct Backend(Option<Arc<dyn Adder>>);
 
 impl Backend {
-    /// On a device.
+    /// Adds products up on a device.
     pub fn on(adder: Arc<dyn Adder>) -> Self {
         Self(Some(adder))
     }
 
-    /// Begins a sum of `rows` rows, from zero, whose end result, row by row, fills `result`. A
-    /// thread has one at a time.
+    /// Begins a sum of `rows` rows at zero; `finish` writes it to `result`, row by row. A thread
+    /// has one sum at a time.
     ///
     /// # Errors
     ///
@@ -108,7 +107,7 @@ impl Backend {
     ///
     /// # Panics
     ///
-    /// When `result` does not hold whole rows.
+    /// Panics unless `result` holds whole rows.
     pub fn begin<'a>(&'a self, rows: usize, result: &'a mut [f32]) -> Result<Box<dyn Sum + 'a>> {
         assert!(
             result.len() == rows * (result.len() / rows.max(1)),
@@ -123,12 +122,13 @@ impl Backend {
         }
     }
 
-    /// The most entries of a sum that are not carried to and fro; none when that is no question.
+    /// Returns the most entries of a sum that are not carried to and fro; `None` for sums in
+    /// memory.
     pub fn most_entries(&self) -> Option<usize> {
         self.0.as_ref().map(|adder| adder.most_entries())
     }
 
-    /// Whether it is worth leaving it to the sums to reorder columns.
+    /// True if sums should reorder the columns themselves, as those on a device do.
     pub fn gathers(&self) -> bool {
         self.0.is_some()
     }
@@ -152,7 +152,7 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// The memory itself.
+/// A sum in the caller's own memory.
 struct InPlace<'a>(&'a mut [f32]);
 
 impl Sum for InPlace<'_> {
