@@ -1,5 +1,5 @@
-//! Angles between the tensors of two models: a diagnostic of how far apart they lie, no measure of
-//! how well they merge.
+//! Angles between the tensors of two models: a diagnostic of their distance, not a measure of how
+//! well they merge.
 
 use rayon::prelude::*;
 
@@ -8,18 +8,18 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 
-/// Elements that are asked for ahead.
+/// The number of elements that are prefetched.
 const AHEAD: u64 = 1 << 20;
 
-/// The cosine between tensor `name` of two models, each taken as one vector, for every name; `None`
-/// where one of the two is zero or not finite. Runs on the current thread pool; the sums are the
-/// same for every number of threads.
+/// Computes the cosine between tensor `name` of two models, each taken as one vector, for every
+/// name; `None` if one of the two is zero or not finite. Runs on the current thread pool; the sums
+/// are the same for every number of threads.
 ///
-/// `passed` is told of every chunk, by its elements, and may end the work.
+/// `passed` is called after every chunk with its elements, and may end the work.
 ///
 /// # Errors
 ///
-/// When a file cannot be read, a model lacks a tensor, and whatever `passed` fails with.
+/// Fails if a file cannot be read or a model lacks a tensor, and passes on the errors of `passed`.
 pub fn cosines(
     reference: &dyn Weights,
     model: &dyn Weights,
@@ -33,7 +33,7 @@ pub fn cosines(
         .collect()
 }
 
-/// The angle that has this cosine, in radians.
+/// Returns the angle that has this cosine, in radians.
 pub fn angle(cosine: f64) -> f64 {
     cosine.clamp(-1.0, 1.0).acos()
 }
@@ -80,7 +80,7 @@ fn cosine(
     }
     let [one, product, other] = total;
     Ok(match one * other {
-        // Equal tensors have exactly this cosine, whatever the square roots round to.
+        // Equal tensors have exactly this cosine, regardless of the rounding of square roots.
         _ if one == product && product == other && one > 0.0 && one.is_finite() => Some(1.0),
         norms if norms > 0.0 => {
             Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite())
@@ -125,7 +125,7 @@ mod tests {
         .expect("in memory");
         let product = |a: f64, b: f64| wave(a).zip(wave(b)).map(|(x, y)| x * y).sum::<f64>();
         let wanted = product(0.0, 1.0) / (product(0.0, 0.0) * product(1.0, 1.0)).sqrt();
-        // Rounding to f32 moves each element by 6e-8 of itself at most.
+        // Rounding to f32 moves each element by at most 6e-8 of itself.
         assert!(
             (found[0].expect("an angle") - wanted).abs() < 1e-7,
             "{found:?} {wanted}"

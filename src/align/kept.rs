@@ -1,5 +1,5 @@
-//! Tensors of a transformed model, made once and kept in memory: for those whose every element is a
-//! sum over a row or a column, which nobody would want to make again for each piece that is read.
+//! Tensors of a transformed model, computed once and kept in memory: those whose every element is a
+//! sum over a row or a column, which is too costly to repeat for each piece that is read.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Kernels;
 
-/// Elements that are made at a time.
+/// Elements that are computed at a time.
 const PIECE: u64 = 1 << 20;
 
-/// Bytes that these tensors of a model take when they are kept.
+/// Returns the bytes that these tensors of a model take when they are kept.
 pub(super) fn bytes(model: &dyn Weights, tensors: &[&str]) -> u64 {
     tensors.iter().map(|tensor| 4 * count(model, tensor)).sum()
 }
 
-/// These tensors of `model` alone, as f32 in memory; made on the threads of the current pool.
+/// Computes these tensors of `model` as f32 in memory, on the threads of the current pool.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] when they take more than `most` bytes; when the model cannot be read, and what
-/// `go_on` returns.
+/// [`Kind::Budget`] when they take more than `most` bytes; the errors of reading the model, and
+/// those of `go_on`.
 pub(super) fn keep(
     model: &Transformed,
     tensors: &[&str],

@@ -1,4 +1,4 @@
-//! Between stored models and networks that can be computed.
+//! Conversion between stored models and networks that can be computed.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::symmetry::{Node, Symmetries};
 /// Numbers that are read at a time: a window on a file takes memory too.
 const PIECE: usize = 1 << 18;
 
-/// The network of a model with these symmetries, for samples of shape `sample`.
+/// Builds the network of a model with these symmetries, for samples of shape `sample`.
 ///
 /// # Errors
 ///
@@ -30,11 +30,11 @@ pub fn network(
     Network::new(&symmetries.spec, &shapes, config, sample)
 }
 
-/// The numbers that `network` computes with, from `weights`.
+/// Reads the parameters of `network` from `weights`.
 ///
 /// # Errors
 ///
-/// When a tensor cannot be read or has another shape; [`Kind::NonFinite`] when it holds NaN or
+/// Fails if a tensor cannot be read or has another shape; [`Kind::NonFinite`] when it holds NaN or
 /// infinity.
 pub fn parameters(network: &Network, weights: &dyn Weights) -> Result<Parameters> {
     Parameters::read(network, |name, into| {
@@ -78,7 +78,7 @@ pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
     ))
 }
 
-/// The same numbers as weights in memory.
+/// Holds the same numbers as weights in memory.
 pub fn store(parameters: &Parameters, kernels: Kernels) -> Store {
     let tensor = |(name, shape, numbers): (&str, &[usize], &[f32])| {
         (
@@ -90,7 +90,7 @@ pub fn store(parameters: &Parameters, kernels: Kernels) -> Store {
     Store::in_memory(parameters.iter().map(tensor), kernels)
 }
 
-/// The group to whose units activations belong.
+/// Finds the group to whose units activations belong.
 pub fn group_of(symmetries: &Symmetries, units: &Units) -> Option<usize> {
     match symmetries
         .tensors

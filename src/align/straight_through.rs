@@ -2,15 +2,15 @@
 //! loss on data.
 //!
 //! As in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 2, min_T L((A +
-//! π_T(B)) / 2): π_T is what weight matching brings B nearest to T with. Forward, the midpoint is
-//! taken with π_T(B); backward, as if T stood in its place, so that the gradient by T is half of
-//! that by the midpoint. T begins at A. The matching of each step begins with the last one's
-//! transform.
+//! π_T(B)) / 2): π_T is the transform by which weight matching brings B nearest to T. The forward
+//! pass takes the midpoint with π_T(B); the backward pass acts as if T stood in its place, so the
+//! gradient by T is half of that by the midpoint. T begins at A. The matching of each step begins
+//! with the last one's transform.
 //!
 //! The paper keeps the transform whose minibatch had the smallest loss. Losses of different
-//! minibatches cannot be compared well, so here the best of each epoch and its last are evaluated
-//! on all samples, and the best of these is kept. What weight matching finds by itself is evaluated
-//! too: nothing worse than it is ever returned.
+//! minibatches cannot be compared well, so here the best and the last transform of each epoch are
+//! evaluated on all samples, and the best of these is kept. The result of plain weight matching is
+//! evaluated too: nothing worse is ever returned.
 
 use std::sync::Arc;
 
@@ -26,19 +26,19 @@ use crate::net::{Adam, AdamOptions, Network, Parameters, evaluate, order};
 use crate::symmetry::{Alignment, Symmetries, Transform};
 
 /// Copies of the parameters that are held at once: A, T, π(B), the midpoint, its gradient, two
-/// moments, and what is matched with.
+/// moments, and the copy for matching.
 const COPIES: u64 = 9;
 
-/// How T descends.
+/// The settings of the descent of T.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Options {
-    /// Times that each sample is seen.
+    /// The number of times that each sample is seen.
     pub epochs: usize,
     /// Samples of a step.
     pub batch: usize,
     /// The learning rate of Adam.
     pub rate: f64,
-    /// Of the order of samples.
+    /// The seed for the order of samples.
     pub seed: u64,
 }
 
@@ -53,7 +53,7 @@ impl Default for Options {
     }
 }
 
-/// Two networks and the data on which their midpoint is to do well.
+/// Two networks, and the data on which their midpoint should have a small loss.
 pub struct Problem<'a> {
     /// The model that stays.
     pub reference: &'a dyn Weights,
@@ -61,7 +61,7 @@ pub struct Problem<'a> {
     pub moving: &'a Arc<Store>,
     /// The symmetries of both.
     pub symmetries: &'a Arc<Symmetries>,
-    /// What both compute.
+    /// The network of both models.
     pub network: &'a Network,
     /// The samples.
     pub data: &'a DataSet,
@@ -72,24 +72,24 @@ pub struct Problem<'a> {
 /// The mean losses of the midpoint over all samples, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
-    /// Of the models as they are.
+    /// The loss for the models unchanged.
     pub naive: f64,
-    /// Under what weight matching finds.
+    /// The loss under the transform of weight matching.
     pub weights: f64,
-    /// Under what is returned.
+    /// The loss under the transform that is returned.
     pub found: f64,
 }
 
-/// What was found.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learned {
     /// The element of every group.
     pub transform: Transform,
-    /// What it is good for.
+    /// The losses before and after.
     pub losses: Losses,
 }
 
-/// Memory that a run takes beside what weight matching does, in bytes.
+/// Returns the memory of a run besides that of weight matching, in bytes.
 pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
     let batch = options.batch.min(data.samples());
     // Values and their gradients.
@@ -98,15 +98,15 @@ pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
     COPIES * Parameters::zeros(network).bytes() + pass.max(evaluation)
 }
 
-/// Looks for a transform on the threads of the current pool; the same one for every number of
-/// threads.
+/// Searches for a transform on the threads of the current pool; the result is the same for every
+/// number of threads.
 ///
-/// `matching` is how T is matched; its memory is for that alone.
+/// `matching` holds the options for matching T; its memory is for that alone.
 ///
 /// # Errors
 ///
-/// Those of reading models and data, of weight matching, and of `watch`, which is told of every
-/// step's operations.
+/// Passes on the errors of reading models and data, of weight matching, and of `watch`, which is
+/// told of every step's operations.
 pub fn straight_through(
     problem: &Problem<'_>,
     options: &Options,
@@ -175,7 +175,8 @@ struct Run<'a> {
     matching: &'a matching::Options,
     watch: &'a dyn Watch,
     reference: Parameters,
-    /// What was evaluated last, since epochs often end where they began.
+    /// The transforms that were evaluated last, since epochs often end at the transform with which
+    /// they began.
     evaluated: Vec<(Transform, f64)>,
 }
 
@@ -195,14 +196,14 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Multiplications and additions of a step: two for each number of each sample forward, four
-    /// backward, where every number is used once. Of convolutions that is a fraction; it is for a
-    /// progress bar.
+    /// Counts the multiplications and additions of a step: two for each number of each sample
+    /// forward, four backward, as if every number were used once. For convolutions that is only a
+    /// fraction; the count is for a progress bar.
     fn operations(&self, batch: usize) -> u64 {
         6 * batch as u64 * self.reference.bytes() / size_of::<f32>() as u64
     }
 
-    /// What weight matching finds from `start` on.
+    /// Returns the transform that weight matching finds from `start` on.
     fn matched(&self, reference: &dyn Weights, start: &Transform) -> Result<Transform> {
         let Problem {
             moving, symmetries, ..
@@ -219,7 +220,8 @@ impl<'a> Run<'a> {
         Ok(found.transform)
     }
 
-    /// Where T has no tensor, since the network does not compute with it, the reference's is taken.
+    /// Completes T with the reference's tensors, for tensors that the network does not compute
+    /// with.
     fn over_reference(&self, target: &Parameters) -> Over<'a> {
         Over {
             over: store(target, self.problem.kernels),
@@ -242,7 +244,7 @@ impl<'a> Run<'a> {
         Ok(self.reference.combine(0.5, &moved, 0.5))
     }
 
-    /// The loss of the midpoint on a minibatch, and its gradients by T.
+    /// Computes the loss of the midpoint on a minibatch, and its gradients by T.
     fn gradients(&self, transform: &Transform, samples: &[usize]) -> Result<(f64, Parameters)> {
         let Problem { network, data, .. } = self.problem;
         let midpoint = self.midpoint(transform)?;
@@ -253,14 +255,14 @@ impl<'a> Run<'a> {
         Ok((loss, gradients.combine(0.5, &gradients, 0.0)))
     }
 
-    /// The loss of the midpoint over all samples.
+    /// Computes the loss of the midpoint over all samples.
     fn loss(&mut self, transform: &Transform) -> Result<f64> {
         if let Some((_, loss)) = self.evaluated.iter().find(|(known, _)| known == transform) {
             return Ok(*loss);
         }
         let Problem { network, data, .. } = self.problem;
         let midpoint = self.midpoint(transform)?;
-        // One batch at a time was paid for.
+        // The budget covers one batch at a time.
         let memory = network.forward_bytes(network.batch().min(data.samples()), &|_| false);
         let loss = evaluate(network, &midpoint, data, memory, &|| self.watch.go_on())?.loss;
         self.evaluated.truncate(1);
@@ -289,7 +291,7 @@ impl Weights for Over<'_> {
     }
 }
 
-/// May end a matching that is one of many; its steps and progress are nobody's business.
+/// Lets the caller end a matching, but reports neither its steps nor its progress.
 struct Inner<'a>(&'a dyn Watch);
 
 impl Watch for Inner<'_> {

@@ -1,5 +1,5 @@
-//! The weights of a model as f32 numbers, any range of a tensor at any time: from files or from
-//! memory, as they are or transformed.
+//! The weights of a model as f32 numbers, in any range of a tensor and in any order: from files or
+//! from memory, stored or transformed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,11 +23,11 @@ const WINDOW_BYTES: u64 = 1 << 16;
 
 /// Tensors that are read as numbers.
 pub trait Weights: Send + Sync {
-    /// The dimensions of a tensor, outermost first; `None` when there is no such tensor.
+    /// Returns the dimensions of a tensor, outermost first; `None` if there is no such tensor.
     fn shape(&self, tensor: &str) -> Option<&[u64]>;
 
-    /// Opens a tensor for reading, with the columns of its rows where they are stored and how they
-    /// are to be reordered, where that is all that is done inside rows.
+    /// Opens a tensor for reading with the columns of its rows in their stored order, and returns
+    /// how they are to be reordered; `None` if more than that, or nothing, is done inside rows.
     ///
     /// # Errors
     ///
@@ -41,25 +41,25 @@ pub trait Weights: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when there is no such tensor, or its elements are no floats.
+    /// [`Kind::Mismatch`] when there is no such tensor, or its elements are not floats.
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>>;
 }
 
 /// One tensor's elements in row-major order.
 pub trait Numbers: Send {
-    /// Fills `into` with the elements of `range`, as many as it has, rounded to f32 where they are
-    /// wider.
+    /// Fills `into` with the elements of `range`, which has the same length; wider types are
+    /// rounded to f32.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read.
+    /// Fails if the file cannot be read.
     fn read(&mut self, range: Range<u64>, into: &mut [f32]) -> Result<()>;
 
-    /// Says that `range` will be read soon.
+    /// Announces that `range` will be read soon.
     fn prefetch(&self, range: Range<u64>);
 }
 
-/// A model's tensors where they lie: in files, or in memory.
+/// A model's stored tensors, in files or in memory.
 pub struct Store {
     tensors: IndexMap<String, Entry>,
     kernels: Kernels,
@@ -83,11 +83,11 @@ impl Entry {
 }
 
 impl Store {
-    /// The tensors of a checkpoint, whose files are opened here.
+    /// Opens the files of a checkpoint and takes its tensors.
     ///
     /// # Errors
     ///
-    /// When a file cannot be opened.
+    /// Fails if a file cannot be opened.
     pub fn open(model: &Checkpoint, options: &SourceOptions, kernels: Kernels) -> Result<Self> {
         let sources = (0..model.files().len())
             .map(|file| model.open_file(file, options))
@@ -111,11 +111,11 @@ impl Store {
         })
     }
 
-    /// Tensors of these shapes and row-major elements.
+    /// Makes a store of tensors with these shapes and row-major elements.
     ///
     /// # Panics
     ///
-    /// When a tensor has another number of elements than its shape says.
+    /// Panics if a tensor's number of elements does not match its shape.
     pub fn in_memory(
         tensors: impl IntoIterator<Item = (String, Vec<u64>, Vec<f32>)>,
         kernels: Kernels,
@@ -146,7 +146,7 @@ impl Store {
         }
     }
 
-    /// Tensors of these shapes, each from the start of its source on.
+    /// Makes a store of tensors with these shapes, each from the start of its source on.
     pub(super) fn of_sources(
         tensors: impl IntoIterator<Item = (String, Vec<u64>, Arc<dyn Source>)>,
         dtype: Dtype,
@@ -169,19 +169,19 @@ impl Store {
         }
     }
 
-    /// What reads and converts the elements.
+    /// Returns the kernels that convert the elements.
     pub fn kernels(&self) -> Kernels {
         self.kernels
     }
 
-    /// The dimensions of all tensors.
+    /// Returns the dimensions of all tensors.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
         self.tensors
             .iter()
             .map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
-    /// The type in which a tensor's elements are stored.
+    /// Returns the type in which a tensor's elements are stored.
     pub fn dtype(&self, tensor: &str) -> Option<Dtype> {
         self.tensors.get(tensor).map(|entry| entry.dtype)
     }
@@ -211,7 +211,7 @@ impl Weights for Store {
     }
 }
 
-/// A model's weights as a transform makes them; nothing is stored.
+/// A model's weights under a transform, computed while they are read; nothing is stored.
 #[derive(Clone)]
 pub struct Transformed {
     store: Arc<Store>,
@@ -219,12 +219,12 @@ pub struct Transformed {
 }
 
 impl Transformed {
-    /// The model `store` under `alignment`.
+    /// Puts the model `store` under `alignment`.
     pub fn new(store: Arc<Store>, alignment: Alignment) -> Self {
         Self { store, alignment }
     }
 
-    /// What the model is under.
+    /// Returns the alignment of the model.
     pub fn alignment(&self) -> &Alignment {
         &self.alignment
     }
@@ -232,7 +232,7 @@ impl Transformed {
 
 impl Weights for Transformed {
     fn shape(&self, tensor: &str) -> Option<&[u64]> {
-        // A folded model may have a tensor more than the stored one.
+        // A folded model may have one tensor more than the stored model.
         let made = || {
             Some(
                 self.alignment
@@ -337,7 +337,7 @@ impl Numbers for Plain<'_> {
 struct Viewed<'a> {
     entry: &'a Entry,
     kernels: Kernels,
-    /// Of the elements as they are gathered.
+    /// The type of the elements as they are gathered.
     dtype: Dtype,
     gather: Gather,
     bytes: Vec<u8>,

@@ -6,8 +6,8 @@
 //! independent, and each is one exact assignment, argmax_P ⟨P, Z_A Z_B^T⟩. The paper's products are
 //! uncentred; correlations are a choice.
 //!
-//! Activations are tensors [samples, units] called as their groups are, read in blocks of rows.
-//! Products of a block are f32, blocks are added up in f64 and in their order.
+//! Activations are tensors [samples, units] with the names of their groups, read in blocks of rows.
+//! Products of a block are f32; blocks are added up in f64, in their order.
 
 mod moments;
 mod products;
@@ -30,33 +30,33 @@ use crate::symmetry::{Group, Symmetries};
 use moments::{Moments, check_shapes};
 use products::{Products, ROWS};
 
-/// Groups of at most so many units are solved on the whole matrix, if it fits the memory.
+/// The most units of a group that is solved on the whole matrix, if that fits the memory.
 const DENSE: usize = 2048;
 
-/// What is compared of two units.
+/// The measure by which two units are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Similarity {
     /// The inner product of their activations, as in the paper.
     #[default]
     Uncentred,
-    /// That of their deviations from their means.
+    /// The inner product of their deviations from their means.
     Centred,
-    /// The correlation; that of a unit which never changes is zero.
+    /// The correlation; for a unit that never changes it is zero.
     Correlation,
 }
 
-/// How activations are matched.
+/// The options of activation matching.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
-    /// What is compared.
+    /// The measure of similarity.
     pub similarity: Similarity,
-    /// Whether signs are looked for where they are allowed.
+    /// True if signs are looked for where they are allowed.
     pub signs: bool,
     /// Bytes that matrices, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
-    /// Where products are summed; see
+    /// The backend that sums products; see
     /// [`matching::Options::backend`](super::matching::Options::backend).
     #[serde(skip)]
     pub backend: Backend,
@@ -73,19 +73,20 @@ impl Default for Options {
     }
 }
 
-/// The element of every group for which there are activations, on the threads of the current pool.
+/// Finds the element of every group for which there are activations, on the threads of the current
+/// pool.
 ///
-/// Groups within others, groups that others lie within and groups of pairs cannot be matched so;
-/// they and residual groups may be left out and stay as they are. All other groups must be there. A
-/// step's objective is the cosine of the two sets of activations. `replay` are the steps of an
-/// interrupted run, whose results are taken.
+/// Groups within others, groups that contain others and groups of pairs cannot be matched by
+/// activations; they and residual groups may be left out and stay unchanged. All other groups must
+/// have activations. A step's objective is the cosine of the two sets of activations. `replay`
+/// holds the steps of an interrupted run, whose results are reused.
 ///
 /// # Errors
 ///
 /// [`Kind::Mismatch`] when the activations of a group are missing, have another number of units or
-/// of samples, or belong to a group that cannot be matched so, or when `replay` is of another run;
-/// [`Kind::NonFinite`] when one is NaN or infinite; [`Kind::Budget`] when the memory is too small;
-/// [`Kind::Device`] when a device fails; those of reading and of `watch`.
+/// of samples, or belong to a group that cannot be matched by them, or when `replay` is of another
+/// run; [`Kind::NonFinite`] when one is NaN or infinite; [`Kind::Budget`] when the memory is too
+/// small; [`Kind::Device`] when a device fails; the errors of reading and of `watch`.
 pub fn match_activations(
     reference: &dyn Weights,
     moving: &dyn Weights,
@@ -137,8 +138,7 @@ pub fn match_activations(
     })
 }
 
-/// The least memory with which the groups of a model can be matched, whichever of them are, in
-/// bytes.
+/// Returns the least memory, in bytes, with which any selection of a model's groups can be matched.
 pub fn least_memory(symmetries: &Symmetries) -> u64 {
     symmetries
         .groups
@@ -155,7 +155,7 @@ struct Job<'a> {
     samples: u64,
 }
 
-/// The groups for which there are activations, checked.
+/// Collects the groups for which there are activations, and checks them.
 fn groups<'a>(
     reference: &dyn Weights,
     moving: &dyn Weights,
@@ -262,7 +262,7 @@ impl Job<'_> {
                     certified(&mut products, Sense::Maximise, &start, &settings)?;
                 (solved.columns, Proof::Optimal(certificate.optimal_within))
             };
-        // The solver works on f32; whether to move anything is decided in f64.
+        // The solver works on f32; f64 sums decide if anything is moved.
         let (before, after) = (products.picked(&start)?, products.picked(&columns)?);
         let value = |term: &f64| if signs { term.abs() } else { *term };
         let better = gain(before.iter().copied(), after.iter().map(value)).is_real();

@@ -1,4 +1,4 @@
-//! Activations in blocks of rows, and what is taken from them before they are compared.
+//! Activations in blocks of rows, centred and scaled before they are compared.
 
 use super::Similarity;
 use crate::align::Weights;
@@ -6,10 +6,10 @@ use crate::data::narrow;
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::Group;
 
-/// Rows that are read and multiplied together; never another number, so that sums have one shape.
+/// Rows that are read and multiplied together; always this number, so that sums have one shape.
 pub const BLOCK: u64 = 1024;
 
-/// Both tensors have [samples, units] elements; gives the samples.
+/// Checks that both tensors are [samples, units]; returns the number of samples.
 pub fn check_shapes(reference: &dyn Weights, moving: &dyn Weights, group: &Group) -> Result<u64> {
     let refused = |cause: String| {
         Err(Error::new(
@@ -44,9 +44,9 @@ pub struct Moments<'a> {
     weights: &'a dyn Weights,
     name: &'a str,
     samples: u64,
-    /// For each unit, what is subtracted and what the rest is multiplied with.
+    /// For each unit, the number that is subtracted and the factor for the rest.
     scaling: Vec<(f64, f64)>,
-    /// The sum of squares of what remains.
+    /// The sum of squares after centring and scaling.
     pub square: f64,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Moments<'a> {
         let squares = own.sums(|value| value * value)?;
         own.square = squares.iter().sum();
         if similarity == Similarity::Correlation {
-            // A unit that never changes has no correlation with any; it is left at zero.
+            // A unit that never changes correlates with nothing; it is left at zero.
             let factor = |square: f64| {
                 if square > 0.0 {
                     (square / samples as f64).sqrt().recip()
@@ -93,7 +93,7 @@ impl<'a> Moments<'a> {
         Ok(own)
     }
 
-    /// The sum over samples of `term` of each unit, in f64 and in their order.
+    /// Sums `term` of each unit over samples, in f64 and in the order of samples.
     fn sums(&self, term: impl Fn(f64) -> f64) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; self.scaling.len()];
         for first in (0..self.samples).step_by(usize::try_from(BLOCK).expect("a small number")) {
@@ -129,7 +129,7 @@ impl<'a> Moments<'a> {
         Ok(block)
     }
 
-    /// The rows from `first` on, at most [`BLOCK`], shifted and scaled.
+    /// Returns the rows from `first` on, at most [`BLOCK`], shifted and scaled.
     pub fn block(&self, first: u64) -> Result<Vec<f32>> {
         let mut block = self.read(first)?;
         if self.scaling.iter().all(|scaling| *scaling == (0.0, 1.0)) {
@@ -143,7 +143,7 @@ impl<'a> Moments<'a> {
         Ok(block)
     }
 
-    /// The first rows of all blocks.
+    /// Returns the first row of each block.
     pub fn blocks(&self) -> impl Iterator<Item = u64> + use<> {
         (0..self.samples).step_by(usize::try_from(BLOCK).expect("a small number"))
     }

@@ -1,4 +1,4 @@
-//! Z_A Z_B^T, a run of rows at a time.
+//! The matrix Z_A Z_B^T, computed a run of rows at a time.
 
 use std::ops::Range;
 
@@ -12,13 +12,13 @@ use crate::error::Result;
 use crate::linalg::{self, Backend, Matrix};
 
 /// Rows are computed in runs that begin at multiples of this, so that their bits do not depend on
-/// who asks.
+/// the caller.
 pub const ROWS: usize = linalg::ROWS;
-/// What the sparse solver keeps of a row, at most.
+/// The most bytes that the sparse solver keeps of a row.
 const CANDIDATES_BYTES: usize = 1 << 10;
 
-/// Memory for `rows` rows at a time of a matrix of `units`, in bytes: their sums, products and
-/// entries, and the blocks that are multiplied.
+/// Returns the memory for `rows` rows at a time of a matrix of `units`, in bytes: their sums,
+/// products and entries, and the blocks that are multiplied.
 pub fn bytes(units: usize, rows: usize) -> u64 {
     let block = usize::try_from(BLOCK).expect("a small number");
     let sums = rows * units * (size_of::<f64>() + 2 * size_of::<f32>());
@@ -26,8 +26,8 @@ pub fn bytes(units: usize, rows: usize) -> u64 {
     (sums + blocks + CANDIDATES_BYTES * units) as u64
 }
 
-/// The matrix, divided by both norms so that its entries are shares of a cosine; absolute values
-/// where signs are free.
+/// The matrix, divided by both norms so that its entries are shares of a cosine; with free signs,
+/// the absolute values.
 pub struct Products<'a> {
     first: Moments<'a>,
     second: Moments<'a>,
@@ -38,7 +38,7 @@ pub struct Products<'a> {
 }
 
 impl<'a> Products<'a> {
-    /// Of so many units, with free signs or not.
+    /// Makes the matrix for this number of units, with free signs or without.
     pub fn new(
         first: Moments<'a>,
         second: Moments<'a>,
@@ -56,13 +56,13 @@ impl<'a> Products<'a> {
         }
     }
 
-    /// The product of both norms.
+    /// Returns the product of both norms.
     pub fn norms(&self) -> f64 {
         (self.first.square * self.second.square).sqrt()
     }
 
-    /// The entries of each row in its column, with their signs, not divided: products and sums in
-    /// f64.
+    /// Returns each row's entry in its column, with its sign and not divided by the norms; products
+    /// and sums are in f64.
     pub fn picked(&self, columns: &[u32]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; self.units];
         for block in self.first.blocks() {

@@ -12,48 +12,49 @@ use crate::error::{Error, Kind, Result};
 use crate::net::{Network, Parameters};
 use crate::symmetry::Symmetries;
 
-/// What is recorded of.
+/// The inputs of a recording.
 pub struct Recording<'a> {
     /// The model's groups.
     pub symmetries: &'a Symmetries,
-    /// What it computes.
+    /// The network that is computed.
     pub network: &'a Network,
-    /// With what.
+    /// The network's parameters.
     pub parameters: &'a Parameters,
-    /// For which samples.
+    /// The samples.
     pub data: &'a DataSet,
-    /// What the file's metadata say, beside its format.
+    /// Metadata for the file, besides its format.
     pub notes: IndexMap<String, String>,
-    /// Bytes that values and buffers may take together, beside the parameters.
+    /// Bytes that values and buffers may take together, besides the parameters.
     pub memory: u64,
 }
 
 /// A group whose activations were recorded.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Recorded {
-    /// Its name.
+    /// The group's name.
     pub group: String,
-    /// Rows: samples, times places of an image, of all layers whose outputs are the group's units.
+    /// The number of rows: samples times places of an image, over all layers whose outputs are the
+    /// group's units.
     pub samples: u64,
-    /// Columns.
+    /// The number of columns.
     pub units: usize,
 }
 
-/// A value of the network that goes to a group, and where in the group's rows it begins.
+/// A value of the network that belongs to a group, and its first row among the group's rows.
 struct Part {
     tensor: usize,
     value: usize,
     first_row: u64,
 }
 
-/// Writes the activations of every group, behind norm and ReLU, as f32 to the file `path`: under
-/// another name first, renamed when it is whole and durable. `go_on` is asked, and told how many
-/// samples are done, before every batch.
+/// Writes the activations of every group, taken behind norm and ReLU, as f32 to the file `path`:
+/// under a temporary name first, renamed when the file is complete and durable. `go_on` is called
+/// before every batch with the number of samples done.
 ///
 /// # Errors
 ///
 /// [`Kind::Budget`] when one batch does not fit the memory, [`Kind::NonFinite`] for an activation
-/// that is NaN or infinite, those of reading, writing and `go_on`.
+/// that is NaN or infinite, the errors of reading, writing and `go_on`.
 pub fn record(
     recording: &Recording<'_>,
     path: &Path,
@@ -118,7 +119,7 @@ pub fn record(
     Ok(groups)
 }
 
-/// The groups in their order, and the values that go to each.
+/// Lists the groups in their order, and the values that belong to each.
 fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
     let Recording {
         symmetries,
@@ -152,7 +153,7 @@ fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
     (groups, parts)
 }
 
-/// From [samples, channels, places] to [samples · places, channels].
+/// Reorders [samples, channels, places] to [samples · places, channels].
 fn rows(values: &[f32], channels: usize, places: usize) -> Vec<f32> {
     let mut rows = Vec::with_capacity(values.len());
     for sample in values.chunks((channels * places).max(1)) {

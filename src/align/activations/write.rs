@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 
 const WHAT: &str = "cannot write activations";
 
-/// A file that is not whole yet; it goes when this is dropped before the end.
+/// A file that is still being written; dropping this before the end removes it.
 pub struct Writer {
     path: PathBuf,
     part: PathBuf,
     file: File,
-    /// Where each matrix begins, and bytes of its rows.
+    /// The first byte of each matrix, and the bytes of one of its rows.
     tensors: Vec<(u64, u64)>,
     is_finished: bool,
 }
@@ -27,7 +27,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// When writing fails.
+    /// Fails if writing fails.
     pub fn create(
         path: &Path,
         matrices: impl Iterator<Item = (String, [u64; 2])>,
@@ -81,10 +81,10 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// When writing fails.
+    /// Fails if writing fails.
     pub fn write(&mut self, tensor: usize, first: u64, rows: &[f32]) -> Result<()> {
         let (start, row) = self.tensors[tensor];
-        // The lowest byte comes first in the file, whatever the machine.
+        // The file is little-endian on every machine.
         let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.file
             .write_all_at(&bytes, start + first * row)
@@ -95,7 +95,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// When that fails.
+    /// Fails if the file cannot be synced or renamed.
     pub fn finish(mut self) -> Result<()> {
         let failed = |error| Error::io(WHAT, &self.path, error);
         self.file.sync_all().map_err(failed)?;
@@ -115,7 +115,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.is_finished {
-            // There is nothing to do about a file that cannot be removed either.
+            // If removing the file fails too, nothing is left to try.
             let _ = fs::remove_file(&self.part);
         }
     }

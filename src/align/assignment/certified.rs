@@ -1,5 +1,4 @@
-//! Assignment on a matrix that is only ever seen in passing, with a proof that the result is
-//! optimal.
+//! Assignment on a matrix that is streamed and never held, with a proof that the result is optimal.
 
 use crate::error::{Error, Kind, Result};
 
@@ -8,17 +7,17 @@ use super::matching::Matching;
 use super::nearest::{Nearest, NearestRows, few_smallest};
 use super::{Assignment, CostTiles, Sense, costs, scan};
 
-/// How [`certified`] trades memory for passes over the matrix.
+/// The trade between memory and passes over the matrix in [`certified`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Candidates that the first pass keeps of each row, and of each column.
     pub candidates: usize,
     /// Candidates that a further pass may add to a row.
     pub additions: usize,
-    /// Rows that are asked for at a time.
+    /// Rows that are requested at a time.
     pub tile_rows: usize,
-    /// By how much a dual may be violated, in the unit of the entries; `None`, or what is
-    /// not a number from zero up, is the f64 rounding of the largest entry.
+    /// The tolerance for violations of a dual, in the unit of the entries. `None`, NaN and negative
+    /// values stand for the f64 rounding of the largest entry.
     pub tolerance: Option<f64>,
 }
 
@@ -34,7 +33,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Candidates per row beyond which those of large reduced cost are dropped.
+    /// The number of candidates per row beyond which those of large reduced cost are dropped.
     fn most_candidates(&self) -> usize {
         2 * (self.candidates.max(1) + self.additions.max(1))
     }
@@ -43,39 +42,38 @@ impl Options {
 /// The proof that comes with a result of [`certified`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// No permutation is better by more than this: the sum over rows of what the duals are violated
-    /// by.
+    /// No permutation is better by more than this: the sum of the duals' violations over rows.
     pub optimal_within: f64,
-    /// Passes over the matrix. After the first, a pass leaves out the rows whose bounds already
-    /// prove them.
+    /// Passes over the matrix. After the first, a pass skips the rows whose bounds already prove
+    /// them.
     pub rounds: usize,
     /// Rows computed over all passes.
     pub rows_streamed: usize,
     /// Candidates at the end, divided by rows.
     pub candidates_per_row: f64,
-    /// Entries that violate the duals by more than the tolerance: none, or there is no certificate.
+    /// Entries that violate the duals by more than the tolerance; always zero in a certificate.
     pub violations: usize,
     /// The most memory that was held at a time, tile included.
     pub peak_bytes: usize,
 }
 
-/// The optimal permutation of a matrix that streams by in row tiles, and the proof.
+/// Finds the optimal permutation of a matrix that is streamed in row tiles, and the proof.
 ///
 /// The first pass keeps the smallest entries of each row and column; these candidates and the
-/// permutation `start` are solved exactly. Wherever the whole matrix may still hold an entry that
-/// violates the duals, further passes look at it and make the worst such entries candidates, until
-/// there is none (column generation, as in Volgenant, "Linear and semi-assignment problems: a core
-/// oriented approach", 1996). Where every row's smallest entry is in a column of its own, the first
-/// pass proves it. Of equal choices `start` is taken, then the lowest index.
+/// permutation `start` are solved exactly. Further passes look at the rows that may still hold an
+/// entry that violates the duals, and make the worst such entries candidates, until there is none
+/// (column generation, as in Volgenant, "Linear and semi-assignment problems: a core oriented
+/// approach", 1996). If the smallest entries of all rows are in different columns, the first pass
+/// proves the result. Of equal choices `start` is taken, then the lowest index.
 ///
-/// Memory is O(n · (candidates + additions)) and one tile: when candidates pile up, those of large
-/// reduced cost are dropped. That is done only when the objective fell since the last time, so the
-/// search cannot go round in a circle. The result does not depend on the tiles.
+/// Memory is O(n · (candidates + additions)) and one tile: when a row has too many candidates,
+/// those of large reduced cost are dropped. That is done only if the objective fell since the last
+/// time, so the search cannot cycle. The result does not depend on the tiles.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when `start` is not a permutation of as many rows, [`Kind::NonFinite`] when
-/// an entry is NaN or infinite, and whatever `tiles` returns.
+/// [`Kind::Mismatch`] when `start` is not a permutation of that many rows, [`Kind::NonFinite`] when
+/// an entry is NaN or infinite, and the errors of `tiles`.
 pub fn certified(
     tiles: &mut dyn CostTiles,
     sense: Sense,
@@ -96,7 +94,8 @@ pub fn certified(
     Ok((Assignment::new(columns, &costs, prices, sense), certificate))
 }
 
-/// Columns and prices after at most `rounds` passes: a permutation that is optimal or near it.
+/// Returns columns and prices after at most `rounds` passes: a permutation that is optimal or
+/// nearly so.
 pub(super) fn approximate(
     tiles: &mut dyn CostTiles,
     sense: Sense,
@@ -109,7 +108,7 @@ pub(super) fn approximate(
     Ok((columns, prices))
 }
 
-/// The share of the largest entry that sums of duals in f64 may be off by: some thousand roundings.
+/// The rounding of sums of duals in f64, as a share of the largest entry: some thousand roundings.
 const ROUNDING: f64 = f64::EPSILON * 4096.0;
 
 fn check_start(start: &[u32], size: usize) -> Result<()> {
@@ -144,14 +143,14 @@ fn check_start(start: &[u32], size: usize) -> Result<()> {
     Ok(())
 }
 
-/// The passes over one matrix.
+/// The state of the passes over one matrix.
 struct Run<'a> {
     tiles: &'a mut dyn CostTiles,
     sense: Sense,
     options: &'a Options,
     tile: Vec<f32>,
-    /// For each row, no entry that is not a candidate has a smaller reduced cost. Prices only fall,
-    /// so these stay true.
+    /// For each row, a lower bound on the reduced costs of entries that are not candidates. Prices
+    /// only fall, so the bounds stay valid.
     bounds: Vec<f64>,
     /// The largest absolute entry.
     scale: f32,
@@ -263,7 +262,7 @@ impl<'a> Run<'a> {
         Ok(graph)
     }
 
-    /// The rows whose duals the bounds do not prove.
+    /// Returns the rows whose duals the bounds do not prove.
     fn doubtful(&self, matching: &Matching, tolerance: f64) -> Vec<usize> {
         let rows = self.bounds.iter().enumerate();
         rows.filter(|(row, bound)| **bound < matching.dual(*row) - tolerance)
@@ -271,8 +270,8 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// Looks at the `doubtful` rows, with those between them in a tile; returns entries that
-    /// violate the duals, the worst of each row, and renews the bounds.
+    /// Reads the `doubtful` rows, and the rows between them in a tile; renews the bounds and
+    /// returns the worst entry of each row that violates the duals.
     fn pass(
         &mut self,
         doubtful: &[usize],
@@ -292,7 +291,7 @@ impl<'a> Run<'a> {
             let end = near.last().map_or(first, |row| row + 1);
             self.read(first, end)?;
             for (row, entries) in (first..end).zip(self.tile.chunks_exact_mut(size)) {
-                // Candidates are solved for already; what counts is the least of the others.
+                // Candidates are already solved for; the bound is the least of the others.
                 graph
                     .row(row)
                     .0
@@ -318,8 +317,8 @@ impl<'a> Run<'a> {
         Ok(found)
     }
 
-    /// Keeps the candidates of least reduced cost of each row, and its own column; the bounds cover
-    /// what goes.
+    /// Keeps the candidates of least reduced cost of each row, and its own column; the bounds are
+    /// lowered to cover the dropped ones.
     fn thin(&mut self, graph: &Graph, matching: &Matching) -> Graph {
         let keep = (self.options.candidates + self.options.additions).max(2);
         let prices = matching.prices();
@@ -352,9 +351,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// By how much the duals exceed what the rows' entries allow, summed: the gap between the
-    /// objective and the bound that the duals, lowered until they are valid, set to all
-    /// permutations.
+    /// Sums the excess of the duals over the rows' entries: the gap between the objective and the
+    /// bound on all permutations that the duals set once they are lowered until they are valid.
     fn gap(&self, graph: &Graph, matching: &Matching) -> f64 {
         let prices = matching.prices();
         let lowest = |row| {

@@ -1,4 +1,4 @@
-//! Where the entries of a cost matrix come from.
+//! Sources of the entries of a cost matrix.
 
 use std::ops::Range;
 
@@ -8,17 +8,17 @@ use super::scan;
 
 /// A square matrix that is computed a few rows at a time.
 pub trait CostTiles {
-    /// Rows, and columns, of the matrix.
+    /// Returns the number of rows, which is also that of columns.
     fn size(&self) -> usize;
 
-    /// Writes the entries of `rows`, row after row, to `out`, which holds exactly that many.
+    /// Writes the entries of `rows`, row after row, to `out`, which has exactly that length.
     ///
-    /// Within one pass the ranges ascend, but a pass may leave rows out. An entry must have the
-    /// same bits whenever it is asked for, whatever the range.
+    /// Within one pass the ranges ascend, but a pass may skip rows. An entry must have the same
+    /// bits in every call, regardless of the range.
     ///
     /// # Errors
     ///
-    /// When the rows cannot be had; the solver passes the error on.
+    /// Fails if the rows cannot be computed; the solver passes the error on.
     fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 }
 
@@ -30,11 +30,11 @@ pub struct Costs<'a> {
 }
 
 impl<'a> Costs<'a> {
-    /// The matrix of `size` rows and columns with these entries.
+    /// Makes the matrix of `size` rows and columns with these entries.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when there are not `size`² of them, or the size is beyond 32 bits.
+    /// [`Kind::Mismatch`] unless there are `size`² of them, or when the size is beyond 32 bits.
     pub fn new(size: usize, entries: &'a [f32]) -> Result<Self> {
         check_size(size)?;
         if size.checked_mul(size) != Some(entries.len()) {
@@ -49,12 +49,12 @@ impl<'a> Costs<'a> {
         Ok(Self { size, entries })
     }
 
-    /// Rows, and columns, of the matrix.
+    /// Returns the number of rows, which is also that of columns.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The entries of one row.
+    /// Returns the entries of one row.
     pub fn row(&self, row: usize) -> &'a [f32] {
         &self.entries[row * self.size..][..self.size]
     }
@@ -76,7 +76,7 @@ impl CostTiles for Costs<'_> {
     }
 }
 
-/// Refuses sizes whose indices do not fit the 32 bits they are kept in.
+/// Refuses sizes whose indices do not fit 32 bits.
 pub(super) fn check_size(size: usize) -> Result<()> {
     if u32::try_from(size).is_ok_and(|size| size < u32::MAX) {
         return Ok(());

@@ -7,19 +7,20 @@ use super::{Assignment, Costs, Sense, certified};
 
 const NONE: usize = usize::MAX;
 
-/// From this size on, a few rounds on candidates leave so little to do that they pay.
+/// The size from which a few rounds on candidates pay, because they leave so little to do.
 const LARGE: usize = 512;
-/// Those rounds; a matrix that is not nearly solved by then is a hard case for candidates.
+/// The number of those rounds; a matrix that is not nearly solved by then is a hard case for
+/// candidates.
 const ROUNDS: usize = 8;
 
-/// The optimal permutation of a matrix in memory.
+/// Finds the optimal permutation of a matrix in memory.
 ///
 /// Column reduction, augmenting row reduction, then one shortest augmenting path for each row that
 /// is still free (Jonker and Volgenant, "A shortest augmenting path algorithm for dense and sparse
 /// linear assignment problems", 1987), with duals in f64. A large matrix begins instead with the
-/// prices that a few rounds of `certified` find, and keeps what they matched as far as the whole
-/// row agrees. Time is O(n³) at worst; memory beside the matrix is O(n). The result depends on the
-/// entries only, and among equal choices the lowest index is taken.
+/// prices that a few rounds of `certified` find, and keeps those of their matches that are cheapest
+/// in the whole row. Time is O(n³) at worst; memory besides the matrix is O(n). The result depends
+/// on the entries only, and among equal choices the lowest index is taken.
 ///
 /// # Errors
 ///
@@ -78,7 +79,7 @@ impl<'a> Search<'a> {
     }
 
     /// Sets every price to its column's smallest cost, and gives each column to the row that has
-    /// it, once per row.
+    /// that cost, at most one column per row.
     fn reduce_columns(&mut self) {
         let size = self.costs.size();
         let mut cheapest = vec![NONE; size];
@@ -101,7 +102,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Takes over prices, and the columns that are the cheapest of their row at these.
+    /// Takes over prices, and those columns that are the cheapest of their row at these prices.
     fn adopt(&mut self, (columns, prices): (Vec<u32>, Vec<f64>)) {
         self.prices = prices;
         for (row, column) in columns.into_iter().enumerate() {
@@ -113,8 +114,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Lets free rows take the column that is cheapest for them, twice round, at a price that makes
-    /// it as dear as their second choice; returns the rows that stay free.
+    /// Lets free rows take their cheapest column, in two rounds, at a price that makes it as dear
+    /// as their second choice; returns the rows that stay free.
     fn reduce_rows(&mut self) -> Vec<usize> {
         let size = self.costs.size();
         let mut free: Vec<usize> = (0..size).filter(|row| self.columns[*row] == NONE).collect();
@@ -140,8 +141,8 @@ impl<'a> Search<'a> {
                     self.assign(row, column);
                     if owner != NONE {
                         self.columns[owner] = NONE;
-                        // Chains of ever smaller bids end: after one step per row the loser waits
-                        // for a path.
+                        // Chains of ever smaller bids must end: after one step per row the loser
+                        // waits for a path.
                         steps += 1;
                         if lowers && steps <= size {
                             next = Some(owner);
@@ -204,7 +205,7 @@ impl<'a> Search<'a> {
                 return (*column, least);
             }
             for &column in &front {
-                // A closed column is made infinitely far, so the loops over columns need no test
+                // A closed column is made infinitely far, so the loops over columns need not test
                 // for it.
                 tree.closed.push((column, least));
                 tree.open[column] = f64::NEG_INFINITY;
@@ -229,7 +230,7 @@ impl<'a> Search<'a> {
 
 /// The shortest path tree of one search.
 struct Tree {
-    /// Prices of the columns that are not closed, negative infinity for those that are.
+    /// Prices of the open columns, and negative infinity for closed ones.
     open: Vec<f64>,
     distances: Vec<f64>,
     /// The row from which each column was reached.

@@ -1,26 +1,26 @@
-//! Whether one permutation is really better than another.
+//! A test that one permutation is really better than another.
 
-/// By how much a sum rose, and how far off that figure can be.
+/// The rise of a sum, and a bound on its rounding error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gain {
-    /// The sum after less the sum before.
+    /// The sum after minus the sum before.
     pub value: f64,
-    /// No rounding in [`Gain::value`] is larger.
+    /// A bound on the rounding error of [`Gain::value`].
     pub rounding: f64,
 }
 
 impl Gain {
-    /// Whether the sum rose beyond doubt. A search that takes only such steps cannot return to
-    /// where it was, so it ends.
+    /// True if the sum rose beyond doubt. A search that takes only such steps cannot return to an
+    /// earlier state, so it ends.
     pub fn is_real(&self) -> bool {
         self.value > self.rounding
     }
 }
 
-/// How much larger the sum of `after` is than that of `before`, in compensated f64.
+/// Subtracts the sum of `before` from that of `after`, in compensated f64.
 ///
 /// The terms are the entries that each permutation picks, computed anew and not taken from a
-/// solver. Where entries are costs, exchange the two.
+/// solver. If entries are costs, exchange the two.
 pub fn gain(before: impl IntoIterator<Item = f64>, after: impl IntoIterator<Item = f64>) -> Gain {
     let mut sum = Sum::default();
     after.into_iter().for_each(|term| sum.add(term));
@@ -56,7 +56,7 @@ impl Sum {
         let value = self.sum + self.carry;
         let unit = f64::EPSILON / 2.0;
         let spread = self.terms * unit / (1.0 - self.terms * unit);
-        // Twice the bound: it is itself computed with rounding.
+        // Twice the bound, because the bound itself is computed with rounding.
         Gain {
             value,
             rounding: 2.0 * (unit * value.abs() + spread * spread * self.absolute),

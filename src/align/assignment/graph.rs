@@ -14,23 +14,23 @@ pub(super) struct Graph {
 pub(super) type Edge = (u32, u32, f32);
 
 impl Graph {
-    /// Bytes for each row and each candidate of it.
+    /// Returns the bytes of the graph.
     pub(super) fn bytes(&self) -> usize {
         self.offsets.len() * size_of::<usize>() + self.len() * (size_of::<u32>() + size_of::<f32>())
     }
 
-    /// How many entries there are.
+    /// Counts the entries.
     pub(super) fn len(&self) -> usize {
         self.columns.len()
     }
 
-    /// The columns and costs of one row.
+    /// Returns the columns and costs of one row.
     pub(super) fn row(&self, row: usize) -> (&[u32], &[f32]) {
         let range = self.offsets[row]..self.offsets[row + 1];
         (&self.columns[range.clone()], &self.costs[range])
     }
 
-    /// The columns and costs of one row, in pairs.
+    /// Returns the columns and costs of one row, in pairs.
     pub(super) fn edges(&self, row: usize) -> impl Iterator<Item = (usize, f64)> {
         let (columns, costs) = self.row(row);
         columns
@@ -39,13 +39,13 @@ impl Graph {
             .map(|(column, cost)| (*column as usize, f64::from(*cost)))
     }
 
-    /// The cost of an entry, if it is a candidate.
+    /// Returns the cost of an entry, if it is a candidate.
     pub(super) fn cost(&self, row: usize, column: u32) -> Option<f32> {
         let (columns, costs) = self.row(row);
         columns.binary_search(&column).ok().map(|at| costs[at])
     }
 
-    /// The union of the entries nearest to each row, nearest to each column, and of the permutation
+    /// Unites the entries nearest to each row, those nearest to each column, and the permutation
     /// `start` with its costs.
     pub(super) fn gather(rows: &Nearest, columns: &NearestRows, start: &[(u32, f32)]) -> Self {
         let size = start.len();
@@ -64,7 +64,7 @@ impl Graph {
         })
     }
 
-    /// The same candidates and `more` of them, which are in row order.
+    /// Adds `more` candidates, which are in row order.
     pub(super) fn with(&self, more: &[Edge]) -> Self {
         let mut more = more.iter().peekable();
         Self::build(self.offsets.len() - 1, |row, at, entries| {
@@ -76,7 +76,7 @@ impl Graph {
         })
     }
 
-    /// The candidates for which `keep` of row, column and cost holds.
+    /// Keeps the candidates for which `keep` of row, column and cost holds.
     pub(super) fn filtered(&self, keep: impl Fn(usize, u32, f32) -> bool) -> Self {
         Self::build(self.offsets.len() - 1, |row, _, entries| {
             let (columns, costs) = self.row(row);
@@ -85,7 +85,7 @@ impl Graph {
         })
     }
 
-    /// Collects what `fill` names for each row; an entry named twice counts once.
+    /// Collects the entries that `fill` lists for each row; an entry listed twice counts once.
     fn build(size: usize, mut fill: impl FnMut(usize, u32, &mut Vec<(u32, f32)>)) -> Self {
         let mut graph = Self {
             offsets: vec![0],

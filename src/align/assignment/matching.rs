@@ -1,5 +1,5 @@
-//! Assignment on the candidates of a large matrix, by shortest augmenting paths from wherever the
-//! last solution was.
+//! Assignment on the candidates of a large matrix, by shortest augmenting paths that start from the
+//! last solution.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -11,8 +11,7 @@ const NONE: u32 = u32::MAX;
 
 /// A matching and column prices, such that every matched row has a column that is cheapest for it.
 ///
-/// Prices begin at zero and only ever fall, which is what lets the caller keep lower bounds on
-/// reduced costs.
+/// Prices begin at zero and only ever fall, so the caller can keep lower bounds on reduced costs.
 #[derive(Debug)]
 pub(super) struct Matching {
     /// The column of each row.
@@ -25,7 +24,7 @@ pub(super) struct Matching {
 }
 
 impl Matching {
-    /// Bytes for each row of the matrix, the search's own included.
+    /// Bytes for each row of the matrix, including those of the search.
     pub(super) const BYTES_PER_ROW: usize = 3 * size_of::<f64>() + 6 * size_of::<u32>();
 
     pub(super) fn new(size: usize) -> Self {
@@ -45,24 +44,23 @@ impl Matching {
         &self.columns
     }
 
-    /// The reduced cost of the row's column: the row's dual.
+    /// Returns the reduced cost of the row's column, which is the row's dual.
     pub(super) fn dual(&self, row: usize) -> f64 {
         self.costs[row] - self.prices[self.columns[row] as usize]
     }
 
-    /// The cost of the whole matching.
+    /// Returns the cost of the whole matching.
     pub(super) fn total(&self) -> f64 {
         self.costs.iter().sum()
     }
 
-    /// Columns, their costs, and prices.
+    /// Returns columns, their costs, and prices.
     pub(super) fn into_parts(self) -> (Vec<u32>, Vec<f64>, Vec<f64>) {
         (self.columns, self.costs, self.prices)
     }
 
-    /// Gives every row the column that is cheapest for it as long as no other row has it, those of
-    /// `start` first. No price moves, so where nothing is contested the duals are as low as they
-    /// can be.
+    /// Gives every row its cheapest column as long as no other row has it; those of `start` come
+    /// first. No price moves, so where no two rows compete the duals are as low as they can be.
     pub(super) fn prefer(&mut self, graph: &Graph, start: &[u32]) {
         for (row, column) in start.iter().enumerate() {
             let cost = graph
@@ -85,9 +83,9 @@ impl Matching {
         }
     }
 
-    /// Makes the matching perfect and optimal on the candidates, which must hold a perfect
+    /// Makes the matching perfect and optimal on the candidates, which must contain a perfect
     /// matching. Rows whose column a new candidate undercuts by more than `tolerance` are matched
-    /// anew; the others keep theirs if they can.
+    /// again; the others keep theirs if they can.
     pub(super) fn solve(&mut self, graph: &Graph, tolerance: f64) {
         let mut free = self.release(graph, tolerance);
         for _ in 0..2 {
@@ -125,8 +123,8 @@ impl Matching {
         free
     }
 
-    /// Lets free rows take the column that is cheapest for them at a price that makes it as dear as
-    /// their second choice; returns the rows that lost theirs and stay free.
+    /// Lets free rows take their cheapest column at a price that makes it as dear as their second
+    /// choice; returns the rows that lost theirs and stay free.
     fn bid(&mut self, graph: &Graph, free: Vec<usize>) -> Vec<usize> {
         let mut outbid = Vec::new();
         let mut steps = 0;
@@ -137,7 +135,7 @@ impl Matching {
                 let lowers = best.first < best.second;
                 let taken = self.rows[best.first_column] != NONE;
                 if best.second.is_infinite() && taken {
-                    // A single candidate would be bought at any price.
+                    // A row with a single candidate would pay any price.
                     outbid.push(row);
                     continue;
                 }
@@ -154,8 +152,8 @@ impl Matching {
                 if owner != NONE {
                     self.columns[owner as usize] = NONE;
                     steps += 1;
-                    // Chains of ever smaller bids end: after so many steps the losers wait for a
-                    // path.
+                    // Chains of ever smaller bids must end: after this many steps the losers wait
+                    // for a path.
                     if lowers && steps <= 4 * self.columns.len() {
                         next = Some(owner as usize);
                     } else {
@@ -167,7 +165,7 @@ impl Matching {
         outbid
     }
 
-    /// The two cheapest columns of a row and their costs.
+    /// Returns the two cheapest columns of a row and their costs.
     fn two_cheapest(&self, graph: &Graph, row: usize) -> (TwoSmallest, (f64, f64)) {
         let mut best = TwoSmallest::none();
         for (column, cost) in graph.edges(row) {
@@ -219,7 +217,7 @@ impl Matching {
         search: &mut Search,
     ) -> (usize, f64) {
         search.begin();
-        // The nearest free column so far: nothing beyond it is worth a visit.
+        // The nearest free column so far; columns beyond it need no visit.
         let mut nearest = (f64::INFINITY, usize::MAX);
         let (mut row, mut distance, mut offset) = (start, 0.0, 0.0);
         loop {
@@ -257,8 +255,8 @@ impl Matching {
     }
 }
 
-/// Distances never fall along a path, though rounding can say so; the first row's are its reduced
-/// costs, of any sign.
+/// Returns the least distance that a next step can have: distances never fall along a path, except
+/// by rounding. The first row's are its reduced costs, of any sign.
 fn distance_floor(row: usize, start: usize, distance: f64) -> f64 {
     if row == start {
         f64::NEG_INFINITY
@@ -271,7 +269,7 @@ fn index(value: usize) -> u32 {
     u32::try_from(value).expect("the size fits 32 bits")
 }
 
-/// A column on the front of a search, nearest first, of equal ones the lowest.
+/// A column on the front of a search; nearer columns come first, then lower ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Step {
     distance: f64,
@@ -333,13 +331,13 @@ impl Search {
         self.from[column] = index(row);
     }
 
-    /// The nearest column of the front, unless it is not nearer than `limit`.
+    /// Takes the nearest column of the front, if it is nearer than `limit`.
     fn pop(&mut self, limit: f64) -> Option<Step> {
         while let Some(Reverse(step)) = self.heap.pop() {
             if step.distance >= limit {
                 return None;
             }
-            // A column that was reached again by a shorter way stands in the heap twice.
+            // A column that was reached again by a shorter path is in the heap twice.
             if step.distance == self.distances[step.column as usize] {
                 return Some(step);
             }

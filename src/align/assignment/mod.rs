@@ -8,8 +8,8 @@
 //!   matrix in further passes; entries that they miss become candidates. When none is left the
 //!   duals prove that the small problem's optimum is the whole one's.
 //!
-//! With signed units the caller puts `unsigned + |signed|` into the entries; a permutation is all
-//! that is found here. `gain` decides if a permutation is worth taking.
+//! With signed units the caller puts `unsigned + |signed|` into the entries; the solvers find only
+//! the permutation. `gain` decides if a permutation is worth taking.
 
 mod certified;
 mod costs;
@@ -27,7 +27,7 @@ pub use costs::{CostTiles, Costs};
 pub use dense::dense;
 pub use gain::{Gain, gain};
 
-/// Whether the sum is to be small or large.
+/// The direction in which the sum is optimised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sense {
     /// The entries are costs.
@@ -37,7 +37,7 @@ pub enum Sense {
 }
 
 impl Sense {
-    /// What an entry is multiplied with to become a cost.
+    /// Returns the factor that turns an entry into a cost.
     fn sign(self) -> f64 {
         match self {
             Self::Minimise => 1.0,
@@ -64,7 +64,7 @@ pub struct Assignment {
 }
 
 impl Assignment {
-    /// Whether every row has its own column.
+    /// True if every row has its own column.
     pub fn is_identity(&self) -> bool {
         self.columns
             .iter()
@@ -72,7 +72,7 @@ impl Assignment {
             .all(|(column, row)| *column == row)
     }
 
-    /// The result for these assigned costs and column prices, with the signs of `sense`.
+    /// Makes the result from these assigned costs and column prices, with the signs of `sense`.
     fn new(columns: Vec<u32>, costs: &[f64], mut prices: Vec<f64>, sense: Sense) -> Self {
         let sign = sense.sign();
         let row_duals = columns

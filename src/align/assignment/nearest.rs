@@ -20,12 +20,12 @@ impl Nearest {
         }
     }
 
-    /// Bytes of one list.
+    /// Returns the bytes of one list.
     pub(super) fn bytes(keep: usize) -> usize {
         keep * (size_of::<f32>() + size_of::<u32>())
     }
 
-    /// The entries kept of one list, as cost and place.
+    /// Returns the kept entries of one list, as cost and place.
     pub(super) fn list(&self, list: usize) -> impl Iterator<Item = (f32, u32)> {
         let range = list * self.keep..(list + 1) * self.keep;
         let costs = self.costs[range.clone()].iter().copied();
@@ -34,7 +34,7 @@ impl Nearest {
             .filter(|(_, place)| *place != u32::MAX)
     }
 
-    /// No entry of the list that was left out is smaller than this.
+    /// Returns a lower bound on the entries of the list that were left out.
     pub(super) fn bound(&self, list: usize) -> f32 {
         self.costs[(list + 1) * self.keep - 1]
     }
@@ -85,7 +85,7 @@ impl NearestRows {
         }
     }
 
-    /// The entries kept of one column, as cost and row.
+    /// Returns the kept entries of one column, as cost and row.
     pub(super) fn list(&self, column: usize) -> impl Iterator<Item = (f32, u32)> {
         self.lists.list(column)
     }

@@ -3,7 +3,7 @@
 
 const LANES: usize = 16;
 
-/// Where the first NaN or infinity is.
+/// Finds the first NaN or infinity.
 pub(super) fn first_nonfinite(row: &[f32]) -> Option<usize> {
     let all_finite = row.chunks(256).all(|chunk| {
         chunk
@@ -17,7 +17,7 @@ pub(super) fn first_nonfinite(row: &[f32]) -> Option<usize> {
     }
 }
 
-/// The largest absolute value.
+/// Returns the largest absolute value.
 pub(super) fn magnitude(row: &[f32]) -> f32 {
     let (blocks, rest) = row.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
@@ -58,7 +58,8 @@ pub(super) fn reduce(row: &[f32], sign: f64, prices: &[f64], out: &mut [f64]) ->
         .fold(f64::INFINITY, |best, value| lower(best, *value))
 }
 
-/// The two smallest of a row after reduction, and their columns; of equal ones the lowest columns.
+/// The two smallest values of a row after reduction, and their columns; of equal ones the lowest
+/// columns.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TwoSmallest {
     pub(super) first: f64,
@@ -87,14 +88,14 @@ impl TwoSmallest {
     }
 }
 
-/// The two smallest of `sign·entry - price`.
+/// Finds the two smallest of `sign·entry - price`.
 pub(super) fn two_smallest(row: &[f32], sign: f64, prices: &[f64]) -> TwoSmallest {
     const BLOCK: usize = 128;
     let mut best = TwoSmallest::none();
     let mut reduced = [0.0; BLOCK];
     for (at, (entries, prices)) in row.chunks(BLOCK).zip(prices.chunks(BLOCK)).enumerate() {
         let reduced = &mut reduced[..entries.len()];
-        // Few blocks hold one of the two smallest; only those are looked through one by one.
+        // Few blocks hold one of the two smallest; only those are searched one by one.
         if reduce(entries, sign, prices, reduced) < best.second {
             reduced
                 .iter()
@@ -105,8 +106,8 @@ pub(super) fn two_smallest(row: &[f32], sign: f64, prices: &[f64]) -> TwoSmalles
     best
 }
 
-/// A relaxation step of a shortest path search: lowers every distance to `sign·entry - price -
-/// offset` where that is less, names `row` as the way there, and returns the smallest distance.
+/// Relaxes the distances of a shortest path search: lowers every distance to `sign·entry - price -
+/// offset` if that is less, records `row` as its origin, and returns the smallest distance.
 pub(super) fn relax(
     row: (usize, &[f32]),
     (sign, offset): (f64, f64),

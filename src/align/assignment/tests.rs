@@ -1,5 +1,5 @@
-//! The solvers against brute force, against an independent solver and against each other; duals are
-//! checked apart.
+//! The solvers compared with brute force, with an independent solver and with each other; duals are
+//! checked separately.
 
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Evenly spread in -1..1.
+    /// Draws a number evenly from -1..1.
     fn even(&mut self) -> f32 {
         f32::from(u16::try_from(self.next() >> 48).expect("sixteen bits are left")) / 32768.0 - 1.0
     }
 
-    /// Bell-shaped, of variance 1.
+    /// Draws a bell-shaped number of variance 1.
     fn bell(&mut self) -> f32 {
         (0..12).map(|_| self.even()).sum::<f32>() / 2.0
     }
@@ -46,7 +46,7 @@ impl Random {
 
 const WIDTH: usize = 32;
 
-/// Inner products of the rows of two matrices of [`WIDTH`] columns.
+/// Returns the inner products of the rows of two matrices of [`WIDTH`] columns.
 fn products(a: &[f32], b: &[f32]) -> Vec<f32> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
     a.chunks(WIDTH)
@@ -59,7 +59,7 @@ fn unrelated(size: usize) -> Vec<f32> {
     products(&random.bells(size * WIDTH), &random.bells(size * WIDTH))
 }
 
-/// A permuted copy with noise; returns the permutation too.
+/// Makes a permuted copy with noise; returns the permutation too.
 fn planted(size: usize, noise: f32) -> (Vec<f32>, Vec<u32>) {
     let mut random = Random(2);
     let order = random.permutation(size);
@@ -74,8 +74,8 @@ fn planted(size: usize, noise: f32) -> (Vec<f32>, Vec<u32>) {
     (products(&a, &b), order)
 }
 
-/// A shared part of low rank makes some columns every row's favourite, and each unit has its own
-/// strength of match.
+/// Makes a matrix in which a shared part of low rank makes some columns every row's favourite, and
+/// each unit has its own strength of match.
 fn hard(size: usize) -> Vec<f32> {
     let mut random = Random(3);
     let order = random.permutation(size);
@@ -103,7 +103,8 @@ fn uniform(size: usize) -> Vec<f32> {
     (0..size * size).map(|_| random.even()).collect()
 }
 
-/// `(i + 1)(j + 1)`: every row wants the same columns, and only the last augmentation settles it.
+/// Makes the matrix `(i + 1)(j + 1)`: every row wants the same columns, and only the last
+/// augmentation settles it.
 fn worst(size: usize) -> Vec<f32> {
     let number = |k: usize| f32::from(u16::try_from(k + 1).expect("small"));
     (0..size * size)
@@ -111,7 +112,7 @@ fn worst(size: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Half of the units are dead: their rows and columns are all zero.
+/// Makes a matrix in which half of the units are dead: their rows and columns are all zero.
 fn dead(size: usize) -> Vec<f32> {
     let live = planted(size, 0.5).0;
     let is_dead = |unit: usize| unit % 4 < 2;
@@ -150,7 +151,7 @@ fn solve_sparse(
     certified(&mut costs, sense, &identity(size), &options).expect("finite")
 }
 
-/// The sum that a permutation picks; fails when it is none.
+/// Returns the sum that a permutation picks; fails if `columns` is not a permutation.
 fn objective(size: usize, entries: &[f32], columns: &[u32]) -> f64 {
     let mut sorted = columns.to_vec();
     sorted.sort_unstable();
@@ -172,7 +173,7 @@ fn assert_optimal(size: usize, entries: &[f32], sense: Sense, found: &Assignment
     for (k, entry) in entries.iter().enumerate() {
         let excess =
             sign * (f64::from(*entry) - found.row_duals[k / size] - found.column_duals[k % size]);
-        // A few thousand roundings of sums no larger than some entries.
+        // The tolerance is a few thousand roundings of sums no larger than some entries.
         assert!(
             excess >= -scale * 1e-11,
             "entry {} {} is beyond the duals by {excess}",
@@ -217,7 +218,7 @@ fn assert_certified(
     (found, certificate)
 }
 
-/// The largest or smallest sum over all permutations.
+/// Returns the largest or smallest sum over all permutations.
 fn brute_force(size: usize, entries: &[f32], sense: Sense) -> f64 {
     fn best(entries: &[f32], size: usize, row: usize, used: u32, sense: Sense) -> f64 {
         let free = (0..size).filter(|column| used & (1 << column) == 0);
@@ -279,7 +280,7 @@ fn assert_agrees(name: &str, size: usize, entries: &[f32]) {
         .map(|column| u32::try_from(column).expect("small"))
         .collect();
     let other = objective(size, entries, &columns);
-    // Both are sums of the same size of entries in f64; only their order differs.
+    // Both are f64 sums of the same number of entries; only their order differs.
     let tolerance = other.abs() * 1e-11;
     assert!(
         (found.objective - other).abs() <= tolerance,
@@ -335,8 +336,8 @@ fn all_solvers_agree_on_a_hard_matrix_of_two_thousand() {
     assert_bounded(2000, &certificate, 16);
 }
 
-/// Candidates before and after growth, what is added, duals and the state of a search, one tile;
-/// nothing else.
+/// Bounds the memory by candidates before and after growth, additions, duals and the state of a
+/// search, and one tile; nothing else.
 fn assert_bounded(size: usize, certificate: &Certificate, candidates: usize) {
     let additions = Options::default().additions;
     let graphs = 2 * 2 * (candidates + additions) * 8;
@@ -394,7 +395,7 @@ fn equal_choices_leave_the_start_as_it_is() {
     let (found, certificate) = solve(&zeros);
     assert_eq!(found.columns, start);
     assert_eq!(certificate.rounds, 1);
-    // One row wants another column: it and the row that had it move, no other.
+    // One row wants another column: only this row and that column's owner move.
     zeros[7 * size + start[9] as usize] = 1.0;
     let (found, _) = solve(&zeros);
     assert_eq!(

@@ -1,9 +1,9 @@
-//! Whether going round from model to model leads back to where one began.
+//! The cycle error: a test that moving from model to model and back leaves units in their places.
 
 use crate::symmetry::{Element, Symmetries, Transform};
 
-/// The share of units that do not come back to their places, over all triples of different models
-/// (a, b, c): brought from a to b, from b to c, and from c back to a. `pairs[to][from]` brings
+/// Returns the share of units that do not come back to their places, over all triples of different
+/// models (a, b, c): moved from a to b, from b to c, and from c back to a. `pairs[to][from]` brings
 /// model `from` near to model `to`.
 ///
 /// Transforms that all go through one universe give 0 by construction; those that are found pair by
@@ -29,7 +29,7 @@ pub fn cycle_error(symmetries: &Symmetries, pairs: &[Vec<Transform>]) -> f64 {
     share(astray, all)
 }
 
-/// Units whose place is not their own.
+/// Counts the units that are not in their own places.
 fn moved(element: &Element, units: usize) -> u64 {
     element
         .permutation
@@ -48,8 +48,8 @@ fn share(part: u64, all: u64) -> f64 {
     }
 }
 
-/// What brings each model near to each other one, by way of the universe to which `transforms`
-/// bring all.
+/// Returns the transforms between all pairs of models, through the universe to which `transforms`
+/// bring each model.
 pub fn through_universe(symmetries: &Symmetries, transforms: &[Transform]) -> Vec<Vec<Transform>> {
     let back: Vec<Transform> = transforms
         .iter()

@@ -17,16 +17,16 @@ const PIECE: u64 = 1 << 20;
 /// Elements that are averaged at a time.
 const BLOCK: usize = 1 << 14;
 
-/// By how much each tensor of one model counts in a mean.
+/// The weight of each tensor of one model in a mean.
 pub(super) struct Scales(HashMap<String, f64>);
 
 impl Scales {
-    /// One over the norm of each tensor that is compared, so that all models count alike in it;
-    /// nothing for zeros. For raw costs they count as they are.
+    /// Returns one over the norm of each compared tensor, so that all models count alike in it;
+    /// zero for tensors of zeros. With raw costs every scale is one.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`] when a tensor holds NaN or infinity; when the model cannot be read.
+    /// [`Kind::NonFinite`] when a tensor holds NaN or infinity; the errors of reading the model.
     pub fn of(
         store: &Store,
         symmetries: &Symmetries,
@@ -61,7 +61,7 @@ impl Scales {
     }
 }
 
-/// The norm of a tensor, in f64, pieces summed in order.
+/// Computes the norm of a tensor in f64, adding pieces in order.
 fn norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<f64> {
     let count: u64 = store.shape(name).unwrap_or_default().iter().product();
     let squares = |piece: u64| {
@@ -85,7 +85,7 @@ fn norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> R
     Ok(sums.iter().sum::<f64>().sqrt())
 }
 
-/// The weighted mean of some models; their sum, that is, as only its direction counts.
+/// The weighted mean of some models; in fact their weighted sum, as only its direction counts.
 pub(super) struct Mean<'a> {
     members: Vec<Member<'a>>,
 }
@@ -97,7 +97,7 @@ struct Member<'a> {
 }
 
 impl<'a> Mean<'a> {
-    /// The mean of these models under these transforms, each of some weight.
+    /// Makes the mean of these models under these transforms, each with a weight.
     pub fn new(
         symmetries: &Arc<Symmetries>,
         members: impl Iterator<Item = (&'a Arc<Store>, &'a Transform, f64, &'a Scales)>,
@@ -127,7 +127,7 @@ impl Weights for Mean<'_> {
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
         let term = |member: &'_ Member<'_>| {
-            // An expert's norm goes with it under its old name.
+            // An expert's norm is stored under the expert's old name.
             let source = Aligned::source_name(member.model.alignment(), tensor)?;
             let scale = member.scales.0.get(&source).copied().unwrap_or(1.0);
             Ok(member.weight * scale)
@@ -144,7 +144,7 @@ impl Weights for Mean<'_> {
     }
 }
 
-/// The same tensor of all models, and by how much each counts.
+/// The same tensor of all models, and the weight of each.
 struct Terms<'a> {
     terms: Vec<(f64, Box<dyn Numbers + 'a>)>,
     part: Vec<f32>,

@@ -2,17 +2,17 @@
 //!
 //! *Universe matching* (in the manner of Crisostomi et al., "C²M³: Cycle-Consistent Multi-Model
 //! Merging", NeurIPS 2024, with exact assignments in place of their Frank-Wolfe steps): every model
-//! is matched to the mean U of all as they are aligned by then, round after round, until none
-//! moves. Each step raises Σ_t |Σ_i a_i π_i(B_i)_t|, tensors normalised (or its raw counterpart),
-//! so that it ends. All go through U, so that every cycle of them is consistent.
+//! is matched to the mean U of all models as aligned so far, round after round, until none moves.
+//! Each step raises Σ_t |Σ_i a_i π_i(B_i)_t|, tensors normalised (or its raw counterpart), so the
+//! rounds end. All transforms go through U, so every cycle of them is consistent.
 //!
 //! *MergeMany* (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023, Algorithm 3): in a seeded
-//! random order, anew in every round, each model is matched to the mean of the *others*. Unlike in
-//! the paper's code a model goes on from where it is, and moves only when it comes nearer, so that
-//! this ends too.
+//! random order, drawn anew for every round, each model is matched to the mean of the *others*.
+//! Unlike in the paper's code a model continues from its current transform, and moves only if it
+//! comes nearer, so this ends too.
 //!
-//! Both begin with every model matched to one of them. Models are read where they lie; a mean is
-//! made block by block while it is read, and never held.
+//! Both begin with every model matched to one of them. Models are streamed from their files; a mean
+//! is computed block by block while it is read, and never held.
 
 mod cycle;
 mod mean;
@@ -29,40 +29,40 @@ use super::{Store, angles};
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Symmetries, Transform};
 
-/// To what each model is matched.
+/// The target to which each model is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Towards {
-    /// The first one, or the one that is named, and nothing else: one round.
+    /// The first model, or the one that the user names, and nothing else: one round.
     One,
-    /// The mean of all.
+    /// The mean of all models.
     #[default]
     Mean,
-    /// The mean of the others, in random order.
+    /// The mean of the other models, in random order.
     Others,
 }
 
-/// With which model it begins; that one stays as it is.
+/// The model with which a run begins; it stays unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Begin {
-    /// The one that is nearest to the others as they are.
+    /// The model that is nearest to the others before alignment.
     #[default]
     Nearest,
-    /// The one of this number.
+    /// The model with this number.
     Model(usize),
 }
 
-/// How many models are brought together.
+/// The options for aligning many models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ManyOptions {
-    /// To what each is matched.
+    /// The target to which each model is matched.
     pub towards: Towards,
-    /// With which it begins.
+    /// The model to begin with.
     pub begin: Begin,
-    /// The most rounds over all models behind the first, in which each is matched to one of them.
+    /// The most rounds over all models after the first, in which each is matched to one of them.
     pub rounds: usize,
-    /// How one is matched.
+    /// The options for matching one model.
     pub matching: Options,
 }
 
@@ -82,39 +82,39 @@ impl Default for ManyOptions {
 pub struct ManyStep {
     /// The round, counted from 0.
     pub round: usize,
-    /// Which model.
+    /// The number of the model.
     pub model: usize,
-    /// What was done to it.
+    /// The step of its matching.
     pub step: Step,
 }
 
-/// What a run has found.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ManyMatched {
-    /// What is done to each model; to that with which it began, nothing.
+    /// The transform of each model; that of the model with which the run began is the identity.
     pub transforms: Vec<Transform>,
     /// The model with which it began.
     pub begun: usize,
-    /// Rounds until no model moved, that one included.
+    /// Rounds until no model moved, including the last.
     pub rounds: usize,
-    /// Whether it ended because no model moved, not because the rounds were over.
+    /// True if the run ended because no model moved, not because the rounds were used up.
     pub settled: bool,
     /// The last steps of each model, root by root.
     pub steps: Vec<Vec<Step>>,
-    /// [`cycle_error`] of the transforms by way of their universe.
+    /// The [`cycle_error`] of the transforms through their universe.
     pub cycle_error: f64,
 }
 
-/// Brings `models` together, each weighing `weights`, one for each model or none at all.
+/// Aligns `models` with each other, with one weight for each in `weights` or no weights at all.
 ///
-/// The work is done on the threads of the current rayon pool; the result depends neither on them
-/// nor on the memory. `replay` are the steps of a run that was interrupted.
+/// The work is done on the threads of the current rayon pool; the result depends neither on their
+/// number nor on the memory. `replay` holds the steps of an interrupted run.
 ///
 /// # Errors
 ///
 /// As [`match_weights`]; [`Kind::Usage`] for fewer than two models, weights that are not positive
-/// or not one for each, a model that does not exist, and residual maps, which are found for pairs
-/// only.
+/// or not one for each, a model that does not exist, and residual maps, which are supported for
+/// pairs only.
 pub fn match_many(
     models: &[Arc<Store>],
     weights: &[f64],
@@ -211,7 +211,7 @@ fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Resul
     }
 }
 
-/// The model whose tensors have the largest cosines with those of all others.
+/// Finds the model whose tensors have the largest cosines with those of all others.
 fn nearest(
     models: &[Arc<Store>],
     symmetries: &Symmetries,
@@ -238,14 +238,14 @@ fn nearest(
             sums[other] += sum;
         }
     }
-    // Of equal ones the first.
+    // Of equal models the first wins.
     let best = (0..models.len())
         .rev()
         .max_by(|one, other| sums[*one].total_cmp(&sums[*other]));
     Ok(best.expect("there are at least two"))
 }
 
-/// A run amid its rounds.
+/// The state of a run between its rounds.
 struct Run<'a> {
     models: &'a [Arc<Store>],
     weights: Vec<f64>,
@@ -259,8 +259,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The order of a round: by hashes of seed, round and number where it is random, so that it is
-    /// the same everywhere.
+    /// Returns the order of a round: if it is random, by hashes of seed, round and number, so that
+    /// it is the same on every machine.
     fn order(&self, round: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.models.len()).collect();
         if self.options.towards == Towards::Others {
@@ -272,7 +272,7 @@ impl Run<'_> {
         order
     }
 
-    /// Matches a model to the mean of `members`; says whether it moved.
+    /// Matches a model to the mean of `members`; returns true if it moved.
     fn solve(&mut self, round: usize, model: usize, members: &[usize]) -> Result<bool> {
         let member = |&member: &usize| {
             (
@@ -337,7 +337,7 @@ impl Run<'_> {
                 .enumerate()
                 .map(|(model, transform)| match model == begun {
                     true => Transform::identity(symmetries),
-                    // Nothing that could round is done where there is nothing to undo.
+                    // If there is nothing to undo, nothing that could round is computed.
                     false if back.is_identity(symmetries) => transform.clone(),
                     false => transform.compose(symmetries, &back),
                 });

@@ -8,28 +8,28 @@ use crate::symmetry::Alignment;
 use crate::symmetry::{Node, TensorSymmetry};
 use crate::view::Aligned;
 
-/// Rows, or columns, of a tensor that are multiplied together: products are summed in f32 within
-/// such a panel, in f64 over panels, so this is no option.
+/// Rows, or columns, of a tensor that are multiplied together. Products are summed in f32 within
+/// such a panel and in f64 over panels, so this is not an option.
 const PANEL: usize = 1024;
-/// Columns that are read of a row at a time where the stream is on the first axis.
+/// Columns of a row that are read at a time if the stream is on the first axis.
 const PIECE: u64 = 1 << 18;
 
-/// M = Σ_t w_t Σ_o A_t\[o, ·\]ᵀ B_t\[o, ·\] over all tensors along whose residual axis both models
-/// are compared, o running over everything else; so that Σ_t w_t ⟨A_t, Q B_t⟩ = ⟨Q, M⟩ for every
+/// The matrix M = Σ_t w_t Σ_o A_t\[o, ·\]ᵀ B_t\[o, ·\] over all tensors that are compared along a
+/// residual axis, with o running over everything else; so Σ_t w_t ⟨A_t, Q B_t⟩ = ⟨Q, M⟩ for every
 /// map Q.
 pub(super) struct Cross {
     /// Row by row, f64.
     pub sums: Vec<f64>,
-    /// What ⟨Q, M⟩ would be if the models were equal up to scale.
+    /// The value of ⟨Q, M⟩ if the models were equal up to scale.
     pub scale: f64,
 }
 
-/// Bytes that computing it takes for a stream of `size` units, the result included.
+/// Returns the bytes for computing M for a stream of `size` units, including the result.
 pub(super) fn bytes(size: u64) -> u64 {
     size * size * (8 + 4) + 2 * 4 * PANEL as u64 * size
 }
 
-/// The products of the reference with the model `moved`, over `tensors`.
+/// Computes the products of the reference with the model `moved`, over `tensors`.
 pub(super) fn cross(
     problem: &Problem<'_>,
     moved: &dyn Weights,
@@ -82,7 +82,8 @@ pub(super) fn cross(
     Ok(cross)
 }
 
-/// The tensor that gives the norm of what becomes `tensor`: experts change their names.
+/// Names the moving model's tensor that becomes `tensor`, to look up its norm: experts change their
+/// names.
 fn name_in_moving(alignment: &Alignment, tensor: &str) -> Result<String> {
     match &alignment.symmetries.tensors[tensor].index {
         Some(_) => Aligned::source_name(alignment, tensor),
@@ -94,8 +95,8 @@ fn is_first(symmetry: &TensorSymmetry, residual: usize) -> bool {
     matches!(symmetry.axes.first(), Some(Node::Group { group, .. }) if *group == residual)
 }
 
-/// Fills `panel` with rows from `start` on; or, of a tensor of rows of `width`, with columns from
-/// `start` on.
+/// Fills `panel` with rows from `start` on, or with columns from `start` on if the tensor has rows
+/// of `width`.
 fn read(
     weights: &dyn Weights,
     tensor: &str,

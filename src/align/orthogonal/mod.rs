@@ -2,15 +2,16 @@
 //! [`fold`](crate::symmetry::fold)).
 //!
 //! Alternates two exact steps, which can only raise Σ_t w_t ⟨A_t, Q π(B)_t⟩: the orthogonal Q of a
-//! Procrustes problem, all other groups held fixed; and every other root by
-//! [`match_weights`](super::matching::match_weights)'s schedule, Q held. The first Q is found from
-//! what only the stream acts on, embeddings and head. It ends when Q is solved again and the
-//! objective has risen by less than [`TOLERANCE`] of itself since it was solved last, or when the
-//! sweeps are over. As measured between small independent networks that takes about ten sweeps.
+//! Procrustes problem, with all other groups held fixed; and every other root by
+//! [`match_weights`](super::matching::match_weights)'s schedule, with Q held. The first Q is found
+//! from the tensors on which only the stream acts, embeddings and head. The run ends when Q is
+//! solved again and the objective has risen by less than [`TOLERANCE`] of itself since the last Q,
+//! or when the sweeps are used up. Between small independent networks about ten sweeps were
+//! measured.
 //!
-//! A [`Step`] of the stream is recorded without its map: that is a function of the elements that
-//! are recorded before it, so an interrupted run works out the last one again: the same one, and
-//! where the products are summed on another backend by then, the same up to their rounding.
+//! A [`Step`] of the stream is recorded without its map, which is a function of the elements
+//! recorded before it. So an interrupted run computes the last map again: the same map, or on
+//! another backend the same up to the rounding of products.
 
 mod cross;
 mod procrustes;
@@ -26,15 +27,15 @@ use crate::error::{Error, Kind, Result};
 use crate::symmetry::fold::Fold;
 use crate::symmetry::{Alignment, Element, OrthogonalMap, Symmetries, Transform};
 
-/// The share of the objective by which two solutions of Q in a row must differ for another sweep to
-/// be worth it.
+/// The share of the objective by which two consecutive solutions of Q must differ for another sweep
+/// to be worth it.
 pub const TOLERANCE: f64 = 1e-5;
-/// What sums in f32 are off by, as a share of the objective: a smaller gain is none, and the units
-/// stay as they are.
+/// The error of sums in f32, as a share of the objective. A smaller gain does not count, and the
+/// units stay in their places.
 const ROUNDING: f64 = 1e-7;
 
-/// Brings `moving` as near to `reference` as it can, its residual stream under any orthogonal map,
-/// or under the one that `start` has.
+/// Brings `moving` as near to `reference` as possible, with its residual stream under any
+/// orthogonal map, or under the map of `start`.
 ///
 /// # Errors
 ///
@@ -64,7 +65,7 @@ pub(super) fn match_mapped(
     schedule::run(&problem, start, replay, Some(&mut stream))
 }
 
-/// The least memory for matching these models, whose other roots need `tiles` bytes.
+/// Returns the least memory for matching these models, whose other roots need `tiles` bytes.
 pub(super) fn least_bytes(symmetries: &Symmetries, tiles: u64) -> u64 {
     let Ok(residual) = residual_of(symmetries) else {
         return tiles;
@@ -75,13 +76,13 @@ pub(super) fn least_bytes(symmetries: &Symmetries, tiles: u64) -> u64 {
     solving.max(holding + tiles)
 }
 
-/// Bytes that the steps of a run take.
+/// The bytes that the steps of a run take.
 struct Needs {
-    /// Solving for a map: the one that is held, the one that is found, and all that leads to it.
+    /// Bytes for solving a map: the current map, the new map, and all intermediate matrices.
     solving: u64,
-    /// While another root is solved: the map, and that root's mapped tensors.
+    /// Bytes held while another root is solved: the map, and that root's mapped tensors.
     holding: u64,
-    /// Of that, the tensors.
+    /// The part of `holding` that the tensors take.
     kept: u64,
 }
 
@@ -99,7 +100,8 @@ impl Needs {
     }
 }
 
-/// What may be kept, and the options of the other roots with what is left to them.
+/// Returns the bytes that may be kept, and the options of the other roots with the memory left to
+/// them.
 fn shared_out(
     symmetries: &Symmetries,
     residual: usize,
@@ -132,7 +134,7 @@ fn shared_out(
     ))
 }
 
-/// The most bytes that the tensors of one root, with those within it, take as f32.
+/// Returns the most bytes that the tensors of one root and of the groups within it take as f32.
 fn most_kept(symmetries: &Symmetries, residual: usize) -> u64 {
     let root = |mut group: usize| {
         while let Some(outer) = symmetries.groups[group].within {
@@ -167,14 +169,14 @@ fn residual_of(symmetries: &Symmetries) -> Result<usize> {
     })
 }
 
-/// The moving model with its stream mapped; what is mapped is made for one root at a time, and
+/// The moving model with its stream mapped; mapped tensors are computed for one root at a time, and
 /// kept.
 struct Mapped<'a> {
     store: &'a Arc<Store>,
     residual: usize,
-    /// The symmetries of the mapped model, in which nothing is left to fold.
+    /// The symmetries of the mapped model, in which no norm is left to fold.
     plain: Arc<Symmetries>,
-    /// The most bytes that are kept.
+    /// The most bytes of tensors that are kept.
     most: u64,
     kept: Mutex<Option<Kept>>,
 }
@@ -207,11 +209,11 @@ impl<'a> Mapped<'a> {
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
-        // What is kept is replaced whole.
+        // The kept value is replaced as a whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The model under `transform` and no map.
+    /// Returns the model under `transform` without a map.
     fn unmapped(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Result<Transformed> {
         let unmapped = transform
             .clone()
@@ -299,18 +301,18 @@ impl Moving for Mapped<'_> {
 struct Stream<'a> {
     residual: usize,
     mapped: &'a Mapped<'a>,
-    /// The objective when the map was solved last, if that was on all tensors.
+    /// The objective at the last solution of the map, if that was on all tensors.
     last: Option<f64>,
 }
 
 impl ResidualStep for Stream<'_> {
     fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool> {
         let step = match run.recorded(self.residual)? {
-            // Nothing moved, or another map follows, which does not depend on this one.
+            // Nothing moved, or another map follows that does not depend on this one.
             Some((step, last)) if step.elements.is_empty() || !last => step,
             Some((step, _)) => {
                 let solved = self.solved(run, first)?;
-                // Sums of another backend are rounded otherwise.
+                // Sums of another backend are rounded differently.
                 if (solved.best - step.after).abs() > solved.rounding {
                     let cause = format!("wanted the objective {}, got {}", step.after, solved.best);
                     return Err(Error::new(
@@ -352,7 +354,7 @@ impl ResidualStep for Stream<'_> {
     }
 }
 
-/// Floating-point operations of the products of both models along the stream.
+/// Counts the floating-point operations of the products of both models along the stream.
 fn operations(symmetries: &Symmetries, residual: usize, tensors: &[&str]) -> u64 {
     let size = symmetries.groups[residual].units;
     let elements = |tensor: &&str| symmetries.tensors[*tensor].shape.iter().product::<u64>();
@@ -370,7 +372,7 @@ impl Stream<'_> {
             .with(run.problem.symmetries, self.residual, element)
     }
 
-    /// The best map, everything else held.
+    /// Solves for the best map, with everything else held.
     fn solved(&self, run: &Run<'_, '_>, first: bool) -> Result<Solved> {
         *self.mapped.kept() = None;
         let (problem, residual) = (run.problem, self.residual);
@@ -421,13 +423,13 @@ impl Stream<'_> {
     }
 }
 
-/// A map that was solved for.
+/// A solution for the map.
 struct Solved {
     map: OrthogonalMap,
-    /// The objective with the map that was there.
+    /// The objective with the previous map.
     before: f64,
-    /// The objective with this one.
+    /// The objective with the new map.
     best: f64,
-    /// What both may be off by.
+    /// The rounding error of both objectives.
     rounding: f64,
 }

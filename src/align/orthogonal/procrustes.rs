@@ -11,7 +11,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::OrthogonalMap;
 
-/// Bytes that it takes for a stream of `size` units, besides M.
+/// Returns the bytes for a stream of `size` units, besides M.
 pub(super) fn bytes(size: usize) -> u64 {
     (scratch(size).unaligned_bytes_required() + 4 * 8 * size * size) as u64
 }
@@ -21,11 +21,11 @@ fn scratch(size: usize) -> faer::dyn_stack::StackReq {
     svd_scratch::<f64>(size, size, full, full, Par::Seq, Default::default())
 }
 
-/// The map with the largest ⟨Q, M⟩, and that product; M row by row.
+/// Finds the map with the largest ⟨Q, M⟩, and that product; M is stored row by row.
 ///
 /// # Errors
 ///
-/// [`Kind::NonFinite`] when M cannot be taken apart, which only NaN and infinity can cause.
+/// [`Kind::NonFinite`] when M cannot be decomposed, which only NaN and infinity can cause.
 pub(super) fn procrustes(size: usize, sums: &[f64]) -> Result<(OrthogonalMap, f64)> {
     let failed = |cause: String| {
         Error::new(
@@ -55,7 +55,7 @@ pub(super) fn procrustes(size: usize, sums: &[f64]) -> Result<(OrthogonalMap, f6
         ))
     })?;
     drop(memory);
-    // Qᵀ column by column is Q row by row.
+    // Qᵀ stored column by column is Q stored row by row.
     let mut turned = Mat::<f64>::zeros(size, size);
     matmul(
         turned.as_mut(),
