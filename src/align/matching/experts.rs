@@ -1,12 +1,12 @@
-//! A group that reorders names, such as a layer's experts: an assignment of tensors, with one of
-//! units inside each pair.
+//! A group that reorders names, such as a layer's experts: an assignment of tensors, each entry of
+//! which is an assignment of the units inside a pair.
 //!
-//! An entry of the outer matrix is what the best order of units makes of a pair of experts, plus
-//! what the pair has in common wherever else the outer group acts (the router's rows). Each takes
-//! as long as an MLP. Where all of them would take too long, a sample of units tells which pairs
-//! are worth it: the largest product that each of some units of the reference's expert has with any
-//! unit of the other's. Those that come near the best, and each expert with its own counterpart,
-//! are solved; the others are not candidates, and the result is not proved.
+//! An entry of the outer matrix is the score of a pair of experts under the best order of their
+//! units, plus the products of the pair on other axes where the outer group acts (the router's
+//! rows). Each entry takes as long as an MLP. If all of them would take too long, a sample of units
+//! tells which pairs are worth it: the largest product of each of some units of the reference's
+//! expert with any unit of the other's. Pairs that come near the best, and each expert with its own
+//! counterpart, are solved; the others are not candidates, and the result is not proved.
 
 use super::flat::{self, Weighted};
 use super::heads::unmatchable;
@@ -20,30 +20,30 @@ use crate::symmetry::{Allowed, Element, Transform};
 
 /// Floating-point operations up to which all pairs of a layer's experts are solved.
 pub(super) const AFFORDED: u64 = 1 << 41;
-/// The share of an expert's units that is sampled: one of so many.
+/// The inverse of the share of an expert's units that is sampled.
 const SAMPLED: usize = 64;
 /// The least and the most units of a sample.
 const SAMPLE: [usize; 2] = [16, 256];
-/// A pair is solved when its sample comes within this share of the best of its expert.
+/// A pair is solved if its sample comes within this share of the best of its expert.
 const NEAR: f64 = 0.8;
 /// The most pairs of an expert that are solved, besides its own counterpart.
 const MOST_PAIRS: usize = 8;
 
 /// The terms of one pair of experts.
 struct Pair {
-    /// Those whose rows are the inner group's units.
+    /// Terms whose rows are the inner group's units.
     units: Weighted,
-    /// Those that are the same whatever the order of units.
+    /// Terms that do not depend on the order of units.
     constant: Weighted,
 }
 
-/// A solved pair.
+/// The best order of units for a pair, and its score.
 struct Found {
     order: Order,
     score: f64,
 }
 
-/// The transforms worth trying; all pairs are solved where that takes no more than `afforded`
+/// Returns the transforms worth trying; all pairs are solved if that takes no more than `afforded`
 /// operations.
 pub(super) fn candidates(
     problem: &Problem<'_>,
@@ -78,7 +78,7 @@ pub(super) fn candidates(
     }
     let order = outer_order(&found, experts)?;
     let exact = wanted.iter().all(|wanted| *wanted) || !root.may(Allowed::Permutation);
-    // Signs of whole experts are not looked for.
+    // Signs of whole experts are not optimised.
     let exact = exact && !is_signed(problem, tree.root);
     let own = |one: usize| {
         found[one * experts + one]
@@ -102,8 +102,8 @@ pub(super) fn candidates(
         );
     }
     let mut transforms = vec![solver.transform(current, &order, &chosen)?];
-    // Perhaps the experts' order gains nothing that is real, but that of their units does, or their
-    // signs.
+    // The experts' order may gain nothing real while the order of their units, or their signs,
+    // does.
     if order != identity {
         transforms.push(solver.transform(current, &identity, &stay)?);
     }
@@ -132,7 +132,7 @@ fn diagonal(experts: usize) -> Vec<bool> {
         .collect()
 }
 
-/// The best order of experts among the pairs that were solved.
+/// Finds the best order of experts among the pairs that were solved.
 fn outer_order(found: &[Option<Found>], experts: usize) -> Result<Vec<u32>> {
     let most = found
         .iter()
@@ -157,7 +157,7 @@ struct Experts<'a, 'p> {
 }
 
 impl Experts<'_, '_> {
-    /// Which pairs to solve.
+    /// Chooses the pairs to solve.
     fn wanted(&self, current: &Transform) -> Result<Vec<bool>> {
         let experts = self.problem.symmetries.groups[self.tree.root].units;
         let cost =
@@ -192,8 +192,8 @@ impl Experts<'_, '_> {
         Ok(wanted)
     }
 
-    /// What some units of an expert can have in common with another, and their share of what the
-    /// pair has besides.
+    /// Estimates a pair's score: for some units of an expert the largest product with any unit of
+    /// the other, plus the same share of the pair's constant terms.
     fn sampled(
         &self,
         moved: &dyn Weights,
@@ -235,7 +235,7 @@ impl Experts<'_, '_> {
         Ok(rows.map(most).sum::<f64>() + share * self.constant(moved, &pair)?)
     }
 
-    /// What the best order of units makes of a pair.
+    /// Scores a pair under the best order of its units.
     fn pair_score(
         &self,
         moved: &dyn Weights,
@@ -270,7 +270,7 @@ impl Experts<'_, '_> {
         Ok(sum)
     }
 
-    /// The terms of a pair of experts.
+    /// Collects the terms of a pair of experts.
     fn pair(&self, current: &Transform, expert: usize, other: usize) -> Result<Pair> {
         let symmetries = self.problem.symmetries;
         let mut pair = Pair {
@@ -312,7 +312,7 @@ impl Experts<'_, '_> {
         Ok(pair)
     }
 
-    /// The term of a part for a pair of experts.
+    /// Makes the term of a part for a pair of experts.
     fn term(&self, part: &Part, expert: usize, other: usize) -> Term {
         let is_inner = |group: usize| self.tree.inner.contains(&group);
         let signed = part.factors.iter().any(|factor| {
@@ -340,8 +340,8 @@ impl Experts<'_, '_> {
         term
     }
 
-    /// `current`, then this order of experts, these of their units, and the signs that are best
-    /// then.
+    /// Returns `current` followed by this order of experts, these orders of their units, and the
+    /// signs that are best under them.
     fn transform(
         &self,
         current: &Transform,

@@ -1,10 +1,10 @@
 //! A group without groups within: one assignment of its units, and their signs.
 //!
-//! The other model is read under the transform so far, this group's element included, so that what
-//! is solved for is how the units go on from where they are: the identity when there is nothing to
-//! gain. The products of all pairs of units are a matrix C = U + |S|, U from what only the order
-//! acts on, S from what signs act on too (a unit's sign is free, so it makes the most of S). It is
-//! computed in row tiles that the assignment asks for.
+//! The other model is read under the current transform, including this group's element, so the
+//! solution is a further move of the units: the identity if there is nothing to gain. The products
+//! of all pairs of units are a matrix C = U + |S|, U from terms on which only the order acts, S
+//! from those on which signs act too (a unit's sign is free, so the best sign gives |S|). It is
+//! computed in row tiles as the assignment requests them.
 
 use std::ops::Range;
 
@@ -18,23 +18,23 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg;
 use crate::symmetry::{Allowed, Element, Transform};
 
-/// Up to this size the matrix is held and solved whole.
+/// The largest matrix that is held and solved whole.
 const DENSE: usize = 1024;
-/// Rows of a tile at most: with more, reading the other model again for each tile costs next to
+/// The most rows of a tile: with more, reading the other model again for each tile costs next to
 /// nothing.
 const MOST_ROWS: usize = 4096;
-/// Bytes that the assignment takes for each unit: candidates, bounds, prices.
+/// Bytes of the assignment for each unit: candidates, bounds, prices.
 const SOLVER_BYTES: usize = 3072;
-/// Bytes that a thread takes to read and gather.
+/// Bytes of a thread's buffers for reading and gathering.
 pub(super) const READER_BYTES: usize = 10 << 20;
-/// Rows that the assignment asks for at a time.
+/// Rows that the assignment requests at a time.
 const ASKED_ROWS: usize = 128;
 
-/// Terms and by how much each counts; those of weight nothing are left out.
+/// Terms and their weights; terms of weight zero are left out.
 pub(super) type Weighted = Vec<(Term, f64)>;
 
-/// The terms of a group of which no group lies within; where it acts on several axes of a tensor,
-/// there is one for each, the others being held as they are.
+/// Returns the terms of a group that contains no other group. If it acts on several axes of a
+/// tensor, there is one term for each axis, with the other axes held fixed.
 pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec<Term> {
     let signed_group = is_signed(problem, tree.root);
     let mut terms = Vec::new();
@@ -53,7 +53,7 @@ pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec
     terms
 }
 
-/// The terms with their weights.
+/// Pairs the terms with their weights.
 fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Result<Weighted> {
     let weighted = terms.into_iter().map(|term| {
         problem
@@ -65,7 +65,8 @@ fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Res
     Ok(all)
 }
 
-/// The best order of `units` units, if they may be reordered; `terms` have one factor of rows.
+/// Finds the best order of `units` units, if they may be reordered; each of `terms` has one factor
+/// of rows.
 pub(super) fn order(
     problem: &Problem<'_>,
     moved: &dyn Weights,
@@ -107,8 +108,8 @@ pub(super) fn order(
     order_of(&entries, units)
 }
 
-/// For each unit the products with its own counterpart: of what signs do not act on, and of what
-/// they do.
+/// Returns the product of each unit with its own counterpart: over terms without signs, and over
+/// terms with signs.
 pub(super) fn own_products(
     problem: &Problem<'_>,
     moved: &dyn Weights,
@@ -127,8 +128,7 @@ pub(super) fn own_products(
     Ok(sums)
 }
 
-/// The transforms worth trying, from the one that should gain most to the one that should gain
-/// least.
+/// Returns the transforms worth trying, from the largest expected gain to the smallest.
 pub(super) fn candidates(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -145,7 +145,7 @@ pub(super) fn candidates(
         group.units,
         is_free,
     )?;
-    // With the group on two axes of a tensor the order was solved for one axis at a time.
+    // If the group is on two axes of a tensor, the order was solved for one axis at a time.
     let twice = tensors
         .iter()
         .flat_map(|tensor| tree.parts(problem.symmetries, tensor));
@@ -205,7 +205,7 @@ pub(super) fn candidates(
     })
 }
 
-/// Rows of C, computed when they are asked for.
+/// Rows of C, computed on request.
 struct Tiles<'a, 'b> {
     problem: &'a Problem<'b>,
     moved: &'a dyn Weights,
@@ -213,13 +213,13 @@ struct Tiles<'a, 'b> {
     units: usize,
     /// Rows that are computed together.
     height: usize,
-    /// The rows that are held, one after the other.
+    /// The range of rows that are held.
     held: Range<usize>,
     entries: Vec<f32>,
-    /// S, where there is a U as well.
+    /// The matrix S, if there is a U as well.
     signed: Vec<f32>,
     panels: [Panel; 2],
-    /// Whether all rows are kept once they are computed.
+    /// True if all rows are kept once they are computed.
     keep: bool,
 }
 
@@ -234,7 +234,7 @@ impl<'a, 'b> Tiles<'a, 'b> {
         let memory = problem.options.memory;
         let for_height = |height: usize, kept: usize| bytes(units, mixed, height, kept);
         let keep = for_height(linalg::ROWS, units) <= memory;
-        // A device that cannot hold a strip of sums is given lower ones.
+        // A device that cannot hold a strip of sums gets lower strips.
         let most = problem.options.backend.most_entries().unwrap_or(usize::MAX);
         let stays = |height: usize| height == linalg::ROWS || height * units <= most;
         let fits = |height: &usize| {
@@ -267,9 +267,9 @@ impl<'a, 'b> Tiles<'a, 'b> {
         })
     }
 
-    /// Computes the next rows where all are kept, else those from the first one asked for: a tile
-    /// of full height when a pass begins or goes on, and no more than what was asked for when it
-    /// leaves rows out.
+    /// Computes the next rows if all are kept; else rows from the first requested one on: a tile of
+    /// full height if a pass begins or continues, and only the requested rows if it has skipped
+    /// some.
     fn compute(&mut self, asked: &Range<usize>) -> Result<()> {
         let (start, end) = if self.keep {
             (self.held.end, self.units.min(self.held.end + self.height))
@@ -334,8 +334,8 @@ impl<'a, 'b> Tiles<'a, 'b> {
     }
 }
 
-/// Bytes that so many units take when `height` rows are computed together and `kept` rows are held:
-/// tiles, panels of both models, and what the assignment takes.
+/// Returns the bytes for this many units when `height` rows are computed together and `kept` rows
+/// are held: tiles, panels of both models, and the assignment.
 fn bytes(units: usize, mixed: bool, height: usize, kept: usize) -> u64 {
     let row = units * size_of::<f32>();
     let readers = rayon::current_num_threads() * READER_BYTES;
@@ -344,8 +344,8 @@ fn bytes(units: usize, mixed: bool, height: usize, kept: usize) -> u64 {
         as u64
 }
 
-/// The least bytes in which so many units are assigned; `mixed` when signs act on some of what they
-/// are compared by.
+/// Returns the least bytes in which this many units are assigned; `mixed` means that signs act on
+/// some of the terms and not on others.
 pub(super) fn least_bytes(units: usize, mixed: bool) -> u64 {
     bytes(units, mixed, linalg::ROWS, linalg::ROWS)
 }

@@ -2,13 +2,13 @@
 //! pairs, and dimensions.
 //!
 //! For each unit of the reference and each of the other model the inner groups are solved jointly
-//! ([`inner`](super::inner)); what they can have in common is an entry of the matrix that the outer
-//! order is found by. The products of one reference unit's cells with all cells of the other model
-//! are computed at a time.
+//! ([`inner`](super::inner)); the resulting score is an entry of the matrix from which the outer
+//! order is found. The products of one reference unit's cells with all cells of the other model are
+//! computed at a time.
 //!
-//! **Angles.** The angles that come out of f32 products are only a start: once the order is known,
-//! D and X of each pair are summed anew in f64, and the angle is atan2(X, D). It is taken only if
-//! it gains more than it costs:
+//! **Angles.** The angles from f32 products are only a start: once the order is known, D and X of
+//! each pair are summed again in f64, and the angle is atan2(X, D). It is taken only if it gains
+//! more than it costs:
 //!
 //! - Turned weights are rounded to the type that they are stored in, which moves them by up to u |B| (u the unit
 //!   roundoff), while untouched ones stay exact. So the squared distance must fall by more than (u |B|)².
@@ -16,8 +16,7 @@
 //!   criterion with twice its penalty, the squared distance must fall by more than 2 ln(n) times
 //!   its mean per number, over the n numbers of a pair.
 //!
-//! So equal heads have the angle 0.0, and fine-tunes of one model are not turned by what is noise
-//! to them.
+//! So equal heads have the angle 0.0, and fine-tunes of one model are not turned by mere noise.
 
 use rayon::prelude::*;
 
@@ -33,29 +32,29 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Allowed, Element, Transform};
 
-/// The share of the objective within which an upper bound proves a result: what single pairs could
-/// gain by angles of their own, which they share, is far below.
+/// The share of the objective within which an upper bound proves a result. Pairs that share an
+/// angle could gain far less by angles of their own.
 const PROVEN: f64 = 1e-4;
 
-/// A term, and what its rows are made of.
+/// A term, its weight, and the factors of its rows.
 struct Headed {
     term: Term,
     weight: f64,
     leaves: Vec<Leaf>,
 }
 
-/// The inner groups' moves for each unit of the reference, and which unit of the other model each
-/// comes from.
+/// The inner groups' moves for each unit of the reference, and the unit of the other model that
+/// takes its place.
 struct Heads {
     order: Vec<u32>,
     moves: Vec<Vec<Moves>>,
-    /// What they are worth by the f32 products.
+    /// The score by the f32 products.
     score: f64,
-    /// No other moves are worth more.
+    /// An upper bound on the score of all other moves.
     bound: f64,
 }
 
-/// The transforms worth trying.
+/// Returns the transforms worth trying.
 pub(super) fn candidates(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -84,13 +83,13 @@ pub(super) fn candidates(
             .flatten()
             .any(|moves| !stays(&moves.order))
     {
-        // Perhaps the order gains nothing that is real, but signs and angles do.
+        // The order may gain nothing real while signs and angles do.
         let turned = turns(problem, tree, &inners, &terms, current, &mut 0.0)?;
         transforms.push(apply(problem, current, turned)?);
     }
     transforms.retain(|transform| transform != current);
     let gap = (heads.bound - heads.score).max(0.0) + dropped;
-    // Signs of whole units of the root are not looked for.
+    // Signs of whole units of the root are not optimised.
     let proven = gap <= PROVEN * heads.bound.abs() && !is_signed(problem, tree.root);
     Ok(Candidates {
         transforms,
@@ -98,7 +97,7 @@ pub(super) fn candidates(
     })
 }
 
-/// The terms of the tree, units of the root first among the rows.
+/// Collects the terms of the tree; units of the root come first among the rows.
 fn terms(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -129,7 +128,7 @@ fn terms(
     Ok(terms)
 }
 
-/// That a spec allows what cannot be solved for.
+/// Builds the error for a spec that allows moves which cannot be solved for.
 pub(super) fn unmatchable(problem: &Problem<'_>, tree: &Tree, tensor: &str) -> Error {
     let name = &problem.symmetries.groups[tree.root].name;
     let cause = format!("`{name}` and the groups within it act more than once on its elements");
@@ -259,7 +258,7 @@ fn solve(
     })
 }
 
-/// The bytes in which the root of `tree` is solved on `tensors`.
+/// Returns the bytes in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
     let parts = tensors
         .iter()
@@ -299,7 +298,7 @@ fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result
     ))
 }
 
-/// The products of one unit's cells with all others', those of terms with the same cells added up.
+/// Computes the products of one unit's cells with all others', adding up terms with the same cells.
 fn products(
     problem: &Problem<'_>,
     moved: &dyn Weights,
@@ -338,8 +337,8 @@ fn products(
     Ok(all)
 }
 
-/// The elements of the tree's groups: orders and the signs of single units; those of pairs are left
-/// for later.
+/// Returns the elements of the tree's groups: orders and the signs of single units. Signs of pairs
+/// are solved later.
 fn elements(tree: &Tree, order: &[u32], moves: &[Vec<Moves>]) -> Vec<(usize, Element)> {
     let root = Element {
         permutation: order.to_vec(),
@@ -370,8 +369,8 @@ struct PairSums {
     numbers: f64,
 }
 
-/// The signs and angles of pairs, all orders being as `ordered` has them; adds to `dropped` what
-/// angles that are not taken would have gained.
+/// Finds the signs and angles of pairs, with all orders as in `ordered`; adds the gain of rejected
+/// angles to `dropped`.
 fn turns(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -416,29 +415,29 @@ fn turns(
     Ok(elements)
 }
 
-/// Whether turning a pair brings it nearer by more than rounding and noise do.
+/// True if turning a pair brings it nearer by more than rounding and noise do.
 fn is_worth_it(sums: &PairSums, gain: f64, roundoff: f64) -> bool {
     let apart = (sums.reference + sums.moving - 2.0 * sums.along.hypot(sums.across)).max(0.0);
     let noise = 2.0 * sums.numbers.max(2.0).ln() * apart / sums.numbers.max(1.0);
     2.0 * gain > noise.max(roundoff * roundoff * sums.moving)
 }
 
-/// Half the distance from one to the next number of the type in which a tensor of the other model
-/// is stored.
+/// Returns half the distance from 1.0 to the next number of the type in which the other model's
+/// tensor is stored.
 fn unit_roundoff(problem: &Problem<'_>, place: &Place) -> f64 {
     let digits = match problem.moving.dtype(&place.tensor) {
         Some(Dtype::BF16) => 8,
         Some(Dtype::F16) => 11,
         Some(Dtype::F8E4M3) => 4,
         Some(Dtype::F8E5M2) => 3,
-        // Wider ones are read as f32.
+        // Wider types are read as f32.
         _ => 24,
     };
     0.5_f64.powi(digits)
 }
 
-/// Adds what a term has of each pair's sums; `sums` holds all pairs of the first unit, then those
-/// of the second.
+/// Adds a term's share of each pair's sums; `sums` holds all pairs of the first unit, then those of
+/// the second.
 fn add_pair_sums(
     problem: &Problem<'_>,
     headed: &Headed,

@@ -1,31 +1,31 @@
-//! The groups within one unit of a root, for one pair of units: a joint problem on the products of
-//! their cells.
+//! The joint problem of the groups within one unit of a root, for one pair of units, on the
+//! products of their cells.
 //!
-//! What a cell of the reference's unit has in common with a cell of the other model's unit is one
-//! entry of a small matrix. Each inner group's own problem, all others held, is exact: an
-//! assignment where units may be reordered, the sign of a sum where they may be flipped, and for a
-//! pair turned by θ the maximum of D cos θ + X sin θ, which is at atan2(X, D). Groups that meet on
-//! one axis (the queries of a head and their rotary pairs) are solved in turn until nothing is
-//! gained: from where they are, then from each order of the one that meets most others, best first
-//! by an upper bound of what can come of it, until the bound is below what was found. With the few
-//! queries that share a key head all orders are tried or ruled out so, which makes the result
-//! exact; of many queries the most promising orders are tried.
+//! The product of a cell of the reference's unit and a cell of the other model's unit is one entry
+//! of a small matrix. Each inner group's own problem, with all others held, is exact: an assignment
+//! if units may be reordered, the sign of a sum if they may be flipped, and for a pair turned by θ
+//! the maximum of D cos θ + X sin θ, which is at atan2(X, D). Groups that meet on one axis (the
+//! queries of a head and their rotary pairs) are solved in turn until nothing is gained: first from
+//! their current moves, then from each order of the group that meets most others, best first by an
+//! upper bound on the score, until the bound is below the best score found. With the few queries
+//! that share a key head all orders are tried or ruled out by the bound, so the result is exact; of
+//! many queries the most promising orders are tried.
 
 use super::moves::{Inner, Leaf, Moves, Products, order_of};
 use super::problem::narrow;
 use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
 use crate::error::Result;
 
-/// Rounds over all inner groups; the objective grows in each, so that there are few.
+/// The most rounds over all inner groups; the objective grows in each, so there are few.
 const ROUNDS: usize = 32;
-/// Up to so many units all orders are ranked.
+/// The most units for which all orders are ranked.
 const RANKED: usize = 7;
-/// Orders that are tried of these: all of those of four units.
+/// The most ranked orders that are tried: all of those of four units.
 const TRIED: usize = 24;
-/// The share of a sum of f32 products that is taken for rounding.
+/// The share of a sum of f32 products that is attributed to rounding.
 const NOISE: f64 = 1e-6;
 
-/// What was found for a pair of units.
+/// The best moves found for a pair of units, and their score.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub moves: Vec<Moves>,
@@ -41,7 +41,7 @@ pub(super) struct Joint<'a> {
 }
 
 impl Joint<'_> {
-    /// The best moves that are found, and what they are worth.
+    /// Finds the best moves and their score.
     pub fn solve(&self) -> Result<Found> {
         let stay: Vec<Moves> = self.inners.iter().map(Inner::stay).collect();
         let mut best = self.ascend(stay.clone(), 0)?;
@@ -73,7 +73,7 @@ impl Joint<'_> {
         Ok(best)
     }
 
-    /// The group that meets the most others on an axis, if any two do.
+    /// Returns the group that meets the most others on an axis, if any two meet.
     fn meeting(&self) -> Option<usize> {
         let free = |leaf: &&Leaf| self.inners[leaf.inner].is_free();
         let meets = |at: usize| {
@@ -107,7 +107,7 @@ impl Joint<'_> {
         })
     }
 
-    /// Solves one group; says whether that gained anything.
+    /// Solves one group; returns true if that gained anything.
     fn improve(&self, at: usize, moves: &mut [Moves]) -> Result<bool> {
         let inner = &self.inners[at];
         let (better, before, after) = if inner.is_paired() {
@@ -122,7 +122,7 @@ impl Joint<'_> {
         Ok(gains)
     }
 
-    /// The best order and signs, all others held; what the old ones and the new ones are worth.
+    /// Finds the best order and signs, with all others held; returns the old and the new score too.
     fn ordered(&self, at: usize, moves: &[Moves]) -> Result<(Moves, f64, f64)> {
         let (inner, old) = (&self.inners[at], &moves[at]);
         let units = inner.group.units;
@@ -157,8 +157,8 @@ impl Joint<'_> {
         Ok((new, before, after))
     }
 
-    /// The best signs and angles of pairs, all others held; what the old ones and the new ones are
-    /// worth.
+    /// Finds the best signs and angles of pairs, with all others held; returns the old and the new
+    /// score too.
     fn turned(&self, at: usize, moves: &[Moves]) -> (Moves, f64, f64) {
         let (inner, old) = (&self.inners[at], &moves[at]);
         let mut new = old.clone();
@@ -181,7 +181,7 @@ impl Joint<'_> {
         (new, before, after)
     }
 
-    /// For a group of pairs, D and X of each pair.
+    /// Returns D and X of each pair of a group of pairs.
     fn pair_sums(&self, at: usize, moves: &[Moves]) -> Vec<(f64, f64)> {
         let inner = &self.inners[at];
         let mut sums = vec![(0.0, 0.0); inner.group.pair_count()];
@@ -203,7 +203,7 @@ impl Joint<'_> {
         sums
     }
 
-    /// D and X of one pair of one leaf.
+    /// Computes D and X of one pair of one leaf.
     fn pair_products(
         &self,
         products: &Products,
@@ -221,8 +221,8 @@ impl Joint<'_> {
         )
     }
 
-    /// For each unit and each that could take its place: the products that signs do not act on, and
-    /// those they do.
+    /// Returns the products of each unit with each unit that could take its place: those without
+    /// signs, and those with signs.
     fn costs(&self, at: usize, moves: &[Moves]) -> [Vec<f64>; 2] {
         let units = self.inners[at].group.units;
         let mut costs = [vec![0.0; units * units], vec![0.0; units * units]];
@@ -243,8 +243,8 @@ impl Joint<'_> {
         costs
     }
 
-    /// For each unit of group `at` and each that could take its place, the most that can come of
-    /// it, whatever is done with the groups that it meets.
+    /// Bounds the score of each unit of group `at` with each unit that could take its place, for
+    /// any moves of the groups that it meets.
     fn reach_of(&self, at: usize) -> Vec<f64> {
         let units = self.inners[at].group.units;
         let mut most = vec![0.0; units * units];
@@ -259,7 +259,7 @@ impl Joint<'_> {
         most
     }
 
-    /// The most that cells with one unit of `leaf` can have in common with cells with another.
+    /// Bounds the products of cells with one unit of `leaf` and cells with another.
     fn reach(&self, products: &Products, leaf: &Leaf, cell: usize, other: usize) -> f64 {
         let rest: Vec<&Leaf> = products
             .leaves
@@ -284,8 +284,8 @@ impl Joint<'_> {
         sum
     }
 
-    /// Calls `visit` for all units of all leaves but one, with the cell that has none of that
-    /// leaf's, a cell that they come from, and the factor.
+    /// Calls `visit` for all units of all leaves but one, with the cell (without that leaf's part),
+    /// a cell that it comes from, and the factor.
     fn visit(
         &self,
         products: &Products,
@@ -327,7 +327,7 @@ impl Joint<'_> {
         }
     }
 
-    /// What moves are worth.
+    /// Returns the score of `moves`.
     fn score(&self, moves: &[Moves]) -> f64 {
         let mut score = 0.0;
         for products in self.products {
@@ -339,8 +339,8 @@ impl Joint<'_> {
     }
 }
 
-/// Orders of units with an upper bound of what can come of each, the largest first, and of equal
-/// ones the first.
+/// Ranks orders of units by an upper bound on their score, the largest first; equal ones keep their
+/// order.
 fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
     let most = |order: &[u32]| -> f64 {
         order
@@ -373,8 +373,8 @@ fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
     Ok(ranked)
 }
 
-/// The best sign and angle of a pair with these sums. A sign is exact where a turn rounds, so that
-/// a pair is turned by no more than a quarter of a circle if it may be flipped.
+/// Returns the best sign and angle of a pair with these sums. A sign is exact while a turn rounds,
+/// so a pair that may be flipped is turned by at most a quarter of a circle.
 pub(super) fn best_turn(inner: &Inner<'_>, along: f64, across: f64) -> (bool, f64) {
     let negative = inner.sign && along < 0.0;
     let (along, across) = if negative {

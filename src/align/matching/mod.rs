@@ -3,9 +3,9 @@
 //!
 //! Coordinate ascent as in Ainsworth, Hayase, Srinivasa, "Git Re-Basin" (ICLR 2023), Algorithm 1,
 //! on the objective Σ_t w_t ⟨A_t, π(B)_t⟩. A [`Step`] solves one *root*: a group that lies within
-//! no other, together with the groups that lie within it, everything else held fixed. The order of
-//! steps is a function of the symmetries and the options alone, so a run that was interrupted goes
-//! on by replaying the steps that it has recorded.
+//! no other, together with the groups that lie within it, with everything else held fixed. The
+//! order of steps is a function of the symmetries and the options alone, so an interrupted run
+//! continues by replaying its recorded steps.
 //!
 //! ```text
 //! schedule   which root is solved when, and what is replayed
@@ -21,8 +21,8 @@
 //! ```
 //!
 //! Products of units are summed in f32 on the grid of [`linalg`](crate::linalg), or on a device,
-//! over features cut into blocks of a fixed size; whatever decides whether a step is taken, signs
-//! of units and angles of pairs are summed in f64, always on the processor.
+//! over features cut into blocks of a fixed size. The sums that decide if a step is taken, signs of
+//! units and angles of pairs are in f64 and always on the processor.
 
 mod experts;
 mod flat;
@@ -49,147 +49,149 @@ use crate::symmetry::{Alignment, Element, Symmetries, Transform};
 
 use problem::Problem;
 
-/// How much each tensor counts in the objective.
+/// The weight of each tensor in the objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cost {
     /// Each tensor is divided by its norm in either model, so that all count alike.
     #[default]
     Normalised,
-    /// As in the paper: inner products of the tensors as they are; those of large norm decide.
+    /// Inner products of the unscaled tensors, as in the paper; tensors of large norm dominate.
     Raw,
 }
 
-/// What is done to the units of the residual stream.
+/// The treatment of the units of the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Residual {
-    /// Nothing: right for models of one ancestor.
+    /// Units stay fixed: right for models of one ancestor.
     #[default]
     Fixed,
-    /// They are reordered (and flipped, where that is allowed), first by the tensors that have
+    /// Units are reordered (and flipped, if that is allowed), first by the tensors that have
     /// nothing else to align, such as embeddings, then in turn with all other groups.
     Permute,
-    /// They are mapped by any orthogonal matrix, in turn with all other groups: for models whose
+    /// Units are mapped by any orthogonal matrix, in turn with all other groups: for models whose
     /// norms are folded.
     Orthogonal,
-    /// They are held under the map that is there from the start, of models whose norms are folded.
+    /// Units are held under the map of the start, for models whose norms are folded.
     Map,
 }
 
-/// How weights are matched.
+/// The options of weight matching.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
-    /// How much each tensor counts.
+    /// The weight of each tensor.
     pub cost: Cost,
-    /// What is done to the residual stream.
+    /// The treatment of the residual stream.
     pub residual: Residual,
-    /// Whether signs and rotations are looked for where they are allowed.
+    /// True if signs and rotations are optimised where they are allowed.
     pub signs: bool,
-    /// Of the order in which groups are solved, where it matters.
+    /// The seed for the order in which groups are solved, where it matters.
     pub seed: u64,
     /// The most sweeps over all groups.
     pub sweeps: usize,
     /// Bytes that tiles, candidates and buffers may take together.
     #[serde(skip)]
     pub memory: u64,
-    /// Where products of units are summed. Sums of another backend are rounded otherwise, so where
-    /// two orders are within rounding of each other it may find the other one.
+    /// The backend that sums products of units. Sums of another backend are rounded differently, so
+    /// it may choose another order if two orders are within rounding of each other.
     #[serde(skip)]
     pub backend: Backend,
 }
 
-/// What is known of a step's result.
+/// The certificate of a step's result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
-    /// Leaving everything where it is was proved optimal, everything else held fixed, but for what
-    /// rounding of the products in f32 is worth: by their assignment, and where groups lie within
-    /// the root up to a ten-thousandth of the objective, for angles that are not worth taking.
+    /// Leaving everything in place was proved optimal, with everything else held fixed, up to the
+    /// rounding of products in f32: by their assignment, and if groups lie within the root up to a
+    /// ten-thousandth of the objective, for angles that are not worth taking.
     Identity,
-    /// The result was proved optimal within so much of the objective, everything else held fixed.
+    /// The result was proved optimal within this much of the objective, with everything else held
+    /// fixed.
     Optimal(f64),
-    /// No better one was found; the parts were each solved exactly, the whole was not.
+    /// No better result was found; the parts were each solved exactly, the whole was not.
     Parts,
 }
 
-/// One root solved.
+/// The solution of one root.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The sweep, counted from 0.
     pub sweep: usize,
-    /// The place of the root in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
+    /// The index of the root in [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
     pub root: usize,
-    /// New elements of the root and of the groups within it, by their places; empty when what was
-    /// there stays.
+    /// New elements of the root and of the groups within it, by their indices; empty if nothing
+    /// moved.
     pub elements: Vec<(usize, Element)>,
-    /// The part of the objective that the tensors solved on make up, before the step, in f64: those
-    /// on which the root acts, of the residual stream in the first sweep those on which nothing
-    /// else does.
+    /// The objective over the tensors that the step solves, before the step, in f64: those on which
+    /// the root acts, or for the residual stream in the first sweep those on which nothing else
+    /// acts.
     pub before: f64,
-    /// The same after the step.
+    /// The same objective after the step.
     pub after: f64,
     /// Units of the root and of the groups within it.
     pub units: usize,
-    /// How many of them are, after the step, not where they are in the model as it is stored, have
+    /// The number of units that, after the step, are not in their places of the stored model, have
     /// another sign or are turned.
     pub moved: usize,
-    /// What is known of the result.
+    /// The certificate of the result.
     pub proof: Proof,
 }
 
-/// Who watches a run, keeps its steps and may end it.
+/// An observer of a run that keeps its steps and may end it.
 pub trait Watch<S = Step>: Sync {
-    /// Model `model` is matched in round `round`, both counted from 0; told by runs of many models.
+    /// Called by runs of many models when model `model` is matched in round `round`, both counted
+    /// from 0.
     fn begun(&self, round: usize, model: usize) {
         let _ = (round, model);
     }
 
-    /// So many floating-point operations are left to do in this sweep, at most.
+    /// Called with the most floating-point operations that this sweep has left.
     fn planned(&self, operations: u64) {
         let _ = operations;
     }
 
-    /// So many of them are done.
+    /// Called with the number of operations just done.
     fn advanced(&self, operations: u64) {
         let _ = operations;
     }
 
-    /// A step was taken; not called for those that are replayed.
+    /// Called after a step is taken, but not for replayed steps.
     ///
     /// # Errors
     ///
-    /// Those that end the run.
+    /// Errors that end the run.
     fn taken(&self, step: &S) -> Result<()> {
         let _ = step;
         Ok(())
     }
 
-    /// Asked often, also amid a step.
+    /// Called often, also within a step.
     ///
     /// # Errors
     ///
-    /// When the run is to end.
+    /// An error ends the run.
     fn go_on(&self) -> Result<()> {
         Ok(())
     }
 }
 
-/// Nobody watches.
+/// An observer that does nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 
 impl<S> Watch<S> for Unwatched {}
 
-/// What a run has found.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matched {
     /// The element of every group.
     pub transform: Transform,
     /// The last step of each root, in the order of roots.
     pub steps: Vec<Step>,
-    /// Sweeps in which a root was solved. A root is not solved again until something has moved that
-    /// it depends on.
+    /// The number of sweeps in which a root was solved. A root is solved again only after something
+    /// that it depends on has moved.
     pub sweeps: usize,
 }
 
@@ -207,23 +209,22 @@ impl Default for Options {
     }
 }
 
-/// Brings `moving` as near to `reference` as the moves that `symmetries` allow can, from `start`
-/// on.
+/// Brings `moving` as near to `reference` as the moves of `symmetries` allow, from `start` on.
 ///
-/// Where the residual stream is mapped, `symmetries` are those of the folded `moving`, and
-/// `reference` is folded too.
+/// If the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference`
+/// is folded too.
 ///
 /// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the
-/// result does not depend on how many threads they are, nor on the memory. `replay` are the steps
-/// of a run that was interrupted: they are taken over as they are.
+/// result depends neither on the number of threads nor on the memory. `replay` holds the steps of
+/// an interrupted run, which are taken over unchanged.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or
-/// groups stand so that no assignment can be solved for, [`Kind::NonFinite`] when a tensor holds
-/// NaN or infinity, [`Kind::Budget`] when the memory is too small for a group, [`Kind::Resume`]
-/// when `replay` is of another run, [`Kind::Device`] when a device fails, and whatever `watch`
-/// returns.
+/// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or when
+/// groups are placed so that no assignment can be solved for, [`Kind::NonFinite`] when a tensor
+/// holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group,
+/// [`Kind::Resume`] when `replay` is of another run, [`Kind::Device`] when a device fails, and the
+/// errors of `watch`.
 pub fn match_weights(
     reference: &dyn Weights,
     moving: &Arc<Store>,
@@ -233,7 +234,7 @@ pub fn match_weights(
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Matched> {
-    // A folded model may have a tensor more than is stored.
+    // A folded model may have one tensor more than the stored model.
     let identity = Arc::new(Transform::identity(symmetries));
     let still = Transformed::new(
         Arc::clone(moving),
@@ -271,8 +272,8 @@ pub fn match_weights(
     schedule::run(&problem, start, replay, None)
 }
 
-/// The least [`Options::memory`] with which two models can be matched on the threads of the current
-/// rayon pool; nothing of them is read.
+/// Returns the least [`Options::memory`] with which two models can be matched on the threads of the
+/// current rayon pool; reads no tensor.
 pub fn least_memory(
     reference: &dyn Weights,
     moving: &Arc<Store>,

@@ -1,28 +1,27 @@
-//! Orders, signs and turns of units: what one root may gain by, and the parts of joint problems.
+//! Orders, signs and turns of units: the candidate moves of one root, and the parts of joint
+//! problems.
 
 use super::problem::Problem;
 use crate::align::assignment::{self, Costs, Sense};
 use crate::error::Result;
 use crate::symmetry::{Allowed, Element, Group, Transform};
 
-/// What a root's problem may gain by.
+/// The moves that may raise the objective of a root.
 pub(super) struct Candidates {
-    /// From the one that should gain most to the one that should gain least; none when everything
-    /// should stay.
+    /// Transforms from the largest expected gain to the smallest; none if everything should stay.
     pub transforms: Vec<Transform>,
-    /// No other can be better than the first, or than staying, by more than this; infinite when
-    /// nothing is known.
+    /// The most by which another transform can be better than the first, or than staying; infinite
+    /// if unknown.
     pub optimal_within: f64,
 }
 
-/// An order of units, what is known of it, and whether it is the one that leaves all where they
-/// are.
+/// An order of units, its score, and a bound on how much better another order can be.
 #[derive(Debug)]
 pub(super) struct Order {
     pub columns: Vec<u32>,
-    /// What it is worth by the f32 matrix.
+    /// The score by the f32 matrix.
     pub value: f64,
-    /// No order is better by more than this, in the f32 matrix.
+    /// The most by which another order can be better, in the f32 matrix.
     pub optimal_within: f64,
 }
 
@@ -43,29 +42,29 @@ impl Order {
     }
 }
 
-/// A group as it may be moved.
+/// A group and the moves that it allows.
 #[derive(Debug)]
 pub(super) struct Inner<'a> {
     pub group: &'a Group,
-    /// Whether its units, or pairs, may be flipped.
+    /// True if its units, or pairs, may be flipped.
     pub sign: bool,
-    /// Whether its pairs may be turned.
+    /// True if its pairs may be turned.
     pub turn: bool,
 }
 
 /// One factor of the cells of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leaf {
-    /// Its place among the inner groups.
+    /// The group's index among the inner groups.
     pub inner: usize,
     pub size: usize,
-    /// Cells from one unit to the next.
+    /// The number of cells from one unit to the next.
     pub stride: usize,
     pub signed: bool,
 }
 
 /// The products of a term's cells: a row for each cell of one unit of the reference, a column for
-/// each of every unit of the other model.
+/// each cell of every unit of the other model.
 #[derive(Debug)]
 pub(super) struct Products {
     pub leaves: Vec<Leaf>,
@@ -74,13 +73,13 @@ pub(super) struct Products {
     pub entries: Vec<f32>,
 }
 
-/// What is done with the units of one group.
+/// The moves of the units of one group.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Moves {
     pub order: Vec<u32>,
-    /// Of units or pairs.
+    /// Signs of units or pairs.
     pub negative: Vec<bool>,
-    /// Of pairs.
+    /// Angles of pairs.
     pub angle: Vec<f64>,
 }
 
@@ -98,7 +97,7 @@ impl<'a> Inner<'a> {
         self.group.pairs.is_some()
     }
 
-    /// Whether units may be reordered. Those of pairs stay: each pair has a frequency of its own.
+    /// True if units may be reordered. Units of pairs stay: each pair has a frequency of its own.
     pub fn is_ordered(&self) -> bool {
         !self.is_paired() && self.group.may(Allowed::Permutation) && self.group.units > 1
     }
@@ -107,7 +106,7 @@ impl<'a> Inner<'a> {
         self.is_ordered() || self.sign || self.turn
     }
 
-    /// The units of a pair, the first one first.
+    /// Returns the units of a pair, the first one first.
     pub fn pair(&self, pair: usize) -> (usize, usize) {
         let of = |unit: usize| self.group.place_in_pairs(unit) == Some((pair, true));
         let first = [pair, 2 * pair]
@@ -132,7 +131,7 @@ impl<'a> Inner<'a> {
         }
     }
 
-    /// The old units that make up a new one, with their factors.
+    /// Returns the old units that make up a new one, with their factors.
     pub fn image(&self, moves: &Moves, signed: bool, unit: usize) -> [(usize, f64); 2] {
         let own = moves.order[unit] as usize;
         if !signed {
@@ -159,12 +158,12 @@ impl Products {
     }
 }
 
-/// Whether signs of a group's units are looked for.
+/// True if signs of a group's units are optimised.
 pub(super) fn is_signed(problem: &Problem<'_>, group: usize) -> bool {
     problem.options.signs && problem.symmetries.groups[group].may(Allowed::Sign)
 }
 
-/// The best order by a matrix in memory. Of equal choices the units stay where they are.
+/// Finds the best order by a matrix in memory. Of equal choices the units stay in their places.
 pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
     let value = (0..units)
         .map(|unit| f64::from(entries[unit * units + unit]))
@@ -190,7 +189,7 @@ pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
     })
 }
 
-/// `current`, then `elements` of some groups; what does nothing is left out of them.
+/// Returns `current` followed by `elements` of some groups; elements that do nothing are left out.
 pub(super) fn apply(
     problem: &Problem<'_>,
     current: &Transform,

@@ -7,34 +7,34 @@ use crate::align::{Numbers, Weights};
 use crate::error::Result;
 use crate::linalg::Matrix;
 
-/// A block of cells and features as a matrix, in whichever order the file has them.
+/// A block of cells and features as a matrix, in the file's order of the two.
 #[derive(Debug, Default)]
 pub(super) struct Panel {
     elements: Vec<f32>,
     rows: usize,
     features: usize,
-    /// Whether all rows of a feature lie behind one another.
+    /// True if all rows of a feature are contiguous.
     features_first: bool,
 }
 
-/// What a panel is filled with.
+/// The part of a tensor that fills a panel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block<'a> {
     pub tensor: &'a str,
     pub start: u64,
     pub rows: &'a [Extent],
     pub features: &'a [Extent],
-    /// Whether all rows of a feature are to lie behind one another: as in the file.
+    /// True if all rows of a feature should be contiguous, as in the file.
     pub features_first: bool,
 }
 
 impl Block<'_> {
-    /// Says that the block will be read soon, where it lies together in the file; where it is a
-    /// part of each of many rows, the kernel reads ahead of the blocks before it.
+    /// Announces that the block will be read soon, if it is contiguous in the file. If it is a part
+    /// of each of many rows, the kernel's readahead from earlier blocks serves it.
     ///
     /// # Errors
     ///
-    /// When there is no such tensor.
+    /// Fails if there is no such tensor.
     pub fn prefetch(&self, weights: &dyn Weights) -> Result<()> {
         let mut extents: Vec<Extent> = self.rows.iter().chain(self.features).copied().collect();
         extents.sort_by_key(|extent| extent.stride);
@@ -62,7 +62,7 @@ impl Panel {
     ///
     /// # Errors
     ///
-    /// When the tensor cannot be read.
+    /// Fails if the tensor cannot be read.
     pub fn fill(&mut self, weights: &dyn Weights, block: &Block<'_>) -> Result<()> {
         let Block {
             tensor,
@@ -118,7 +118,7 @@ impl Panel {
             })
     }
 
-    /// The elements with a row for each cell.
+    /// Views the elements as a matrix with a row for each cell.
     pub fn matrix(&self) -> Matrix<'_> {
         if self.features_first {
             Matrix::new(&self.elements, self.features, self.rows).transposed()
@@ -127,8 +127,8 @@ impl Panel {
         }
     }
 
-    /// Adds to `sums` the product of each row with a row of `other`, of the same block: that which
-    /// `map` gives for its place among as many rows as the map has.
+    /// Adds to `sums` the product of each row with a row of `other`, a panel of the same block.
+    /// `map` gives the row's partner within each run of as many rows as the map has.
     pub fn add_row_products(&self, other: &Self, map: &[usize], sums: &mut [f64]) {
         debug_assert!(
             self.features_first == other.features_first
@@ -157,7 +157,7 @@ impl Panel {
     }
 }
 
-/// The extents of more than one coordinate, the last of them `step` apart in the panel.
+/// Returns the extents of more than one coordinate, the last of them `step` apart in the panel.
 fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
     let mut step = step;
     let mut runs = Vec::with_capacity(extents.len() + 2);
@@ -174,7 +174,8 @@ fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
     runs
 }
 
-/// Reads what `runs`, outermost first, say, in as few pieces as lie together in the file.
+/// Reads the elements of `runs`, outermost first, in one piece for each contiguous part of the
+/// file.
 fn read(
     numbers: &mut dyn Numbers,
     start: u64,
@@ -182,7 +183,7 @@ fn read(
     scratch: &mut Vec<f32>,
     out: &mut [f32],
 ) -> Result<()> {
-    // From here on the elements lie together in the file, and perhaps in the panel too.
+    // Runs from here on are contiguous in the file, and perhaps in the panel too.
     let (mut together, mut same) = (runs.len(), runs.len());
     let mut count = 1;
     while let Some(run) = together.checked_sub(1).map(|at| &runs[at])
@@ -195,8 +196,8 @@ fn read(
         count *= run.size;
     }
     if same > together && together == 0 && runs.len() > 1 {
-        // Scattered; one coordinate of the outermost run at a time, so that the scratch stays
-        // small.
+        // The target is scattered: read one coordinate of the outermost run at a time, so that the
+        // scratch stays small.
         together = 1;
         count /= runs[0].size;
     }

@@ -1,5 +1,4 @@
-//! What a run works on: two models, their symmetries, how much each tensor counts, and the
-//! objective.
+//! The problem of a run: two models, their symmetries, the weights of tensors, and the objective.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,28 +16,27 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg::{Columns, Sum};
 use crate::symmetry::{Alignment, Symmetries, Transform};
 
-/// Features that are read at a time; sums over features are cut where these blocks are, so this is
-/// no option.
+/// Features that are read at a time. Sums over features are cut at these blocks, so this is not an
+/// option.
 pub(super) const FEATURES: usize = 512;
-/// Units whose own products are summed at a time.
+/// Units whose products with their own counterparts are summed at a time.
 const UNITS: usize = 1024;
 /// Elements whose products are summed at a time.
 const PIECE: u64 = 1 << 20;
 
-/// A model that is read under any transform.
+/// A model that can be read under any transform.
 pub(in crate::align) trait Moving: Sync {
-    /// The model under `transform`.
+    /// Returns the model under `transform`.
     fn under(&self, symmetries: &Arc<Symmetries>, transform: &Transform) -> Box<dyn Weights + '_>;
 
-    /// The type in which a tensor's elements are stored.
+    /// Returns the type in which a tensor's elements are stored.
     fn dtype(&self, tensor: &str) -> Option<Dtype>;
 
-    /// Told before a root is solved whose tensors are these, which are read many times from then
-    /// on.
+    /// Called before a root with these tensors is solved; they are read many times from then on.
     ///
     /// # Errors
     ///
-    /// Those of getting them ready.
+    /// Passes on the errors of preparing them.
     fn prepare(
         &self,
         problem: &Problem<'_>,
@@ -64,14 +62,14 @@ impl Moving for Arc<Store> {
     }
 }
 
-/// Two models, and how they are compared.
+/// Two models, and the options by which they are compared.
 pub(in crate::align) struct Problem<'a> {
     pub reference: &'a dyn Weights,
     pub moving: &'a dyn Moving,
     pub symmetries: &'a Arc<Symmetries>,
     pub options: &'a Options,
     pub watch: &'a dyn Watch,
-    /// Norms of the tensors of either model, as they are stored.
+    /// Norms of the tensors of either model, as stored.
     norms: Mutex<[HashMap<String, f64>; 2]>,
 }
 
@@ -93,12 +91,12 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The moving model under `transform`.
+    /// Returns the moving model under `transform`.
     pub(super) fn moved(&self, transform: &Transform) -> Box<dyn Weights + '_> {
         self.moving.under(self.symmetries, transform)
     }
 
-    /// Norms of these tensors in the reference and in the other model, in f64.
+    /// Returns the norms of these tensors in the reference and in the other model, in f64.
     ///
     /// # Errors
     ///
@@ -136,7 +134,7 @@ impl<'a> Problem<'a> {
         Ok(found)
     }
 
-    /// By how much products with these norms count.
+    /// Returns the weight of products of tensors with these norms.
     pub fn weight(&self, [reference, moving]: [f64; 2]) -> f64 {
         match self.options.cost {
             Cost::Raw => 1.0,
@@ -145,7 +143,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Norms of the tensors of a term, the other model being under `current`.
+    /// Returns the norms of the tensors of a term, with the other model under `current`.
     pub(super) fn term_norms(&self, term: &Term, current: &Transform) -> Result<[f64; 2]> {
         self.norms(
             &term.reference.tensor,
@@ -153,12 +151,12 @@ impl<'a> Problem<'a> {
         )
     }
 
-    /// By how much a term counts, the other model being under `current`.
+    /// Returns the weight of a term, with the other model under `current`.
     pub(super) fn term_weight(&self, term: &Term, current: &Transform) -> Result<f64> {
         Ok(self.weight(self.term_norms(term, current)?))
     }
 
-    /// Under which name the other model has what `transform` brings to `tensor`.
+    /// Names the other model's tensor that `transform` brings to `tensor`.
     fn source_name(&self, transform: &Transform, tensor: &str) -> String {
         let index = self
             .symmetries
@@ -176,7 +174,7 @@ impl<'a> Problem<'a> {
         )
     }
 
-    /// The part of the objective that `tensors` make up when the other model is under `transform`.
+    /// Computes the objective over `tensors`, with the other model under `transform`.
     pub(super) fn objective(&self, tensors: &[&str], transform: &Transform) -> Result<Objective> {
         let moved = self.moved(transform);
         let mut objective = Objective::default();
@@ -239,9 +237,9 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    /// The other model with the columns of the term's tensor where they are stored, if it is left
-    /// to the sum to reorder them: where its rows are read whole, and a row is all cells of a
-    /// feature.
+    /// Returns the other model with the columns of the term's tensor in their stored order, if the
+    /// sum can reorder them: the backend gathers columns, rows are read whole, and a row is all
+    /// cells of a feature.
     fn apart<'w>(&self, moved: &'w dyn Weights, term: &Term) -> Result<Option<Apart<'w>>> {
         let tensor = term.moving.tensor.as_str();
         let width = moved
@@ -256,8 +254,8 @@ impl<'a> Problem<'a> {
             .map(|(_, columns)| Apart { moved, columns }))
     }
 
-    /// The products of each cell of `one` with the same cell of `other`, or with the one that
-    /// `partner` gives, counted within a unit of the first factor, in f64.
+    /// Computes the products of each cell of `one` with the same cell of `other`, or with its
+    /// `partner`, counted within a unit of the first factor, in f64.
     pub(super) fn own_products(
         &self,
         term: &Term,
@@ -291,8 +289,8 @@ impl<'a> Problem<'a> {
         Ok(sums)
     }
 
-    /// The products of a tensor's numbers in `one` with those in `other`, or with themselves, in
-    /// pieces of [`PIECE`], each summed in f64.
+    /// Computes the products of a tensor's numbers in `one` with those in `other`, or with
+    /// themselves, in pieces of [`PIECE`], each summed in f64.
     fn products(
         &self,
         one: &dyn Weights,
@@ -318,7 +316,7 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// A model whose tensors are read with their columns where they are stored.
+/// A model whose tensors are read with their columns in stored order.
 struct Apart<'a> {
     moved: &'a dyn Weights,
     columns: Columns,
@@ -342,34 +340,34 @@ impl Weights for Apart<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Objective {
     terms: Vec<f64>,
-    /// What it would be if the models were equal up to scale.
+    /// The value if the models were equal up to scale.
     scale: f64,
 }
 
 impl Objective {
-    /// Products of two tensors in f64 are off by less than this share of the product of their
-    /// norms: a term is a sum of [`LANES`] partial sums of 2^16 products each at most, whose
-    /// roundings are of either sign.
+    /// The error of products of two tensors in f64, as a share of the product of their norms: a
+    /// term is a sum of [`LANES`] partial sums of at most 2^16 products each, whose roundings have
+    /// either sign.
     const ROUNDING: f64 = 1e-13;
-    /// Orders of units are told apart by products in f32, an entry of which is off by half a unit
-    /// in the last place of its size, 2^-24 of the product of the units' norms, however it is
-    /// summed; over all units that is this share of the product of the tensors' norms. A step that
-    /// is worth less was found by chance: what it gains in f64 is real and says nothing about the
-    /// networks, so everything stays where it is.
+    /// The least gain that counts, as a share of the product of the tensors' norms. Orders of units
+    /// are compared by products in f32, an entry of which is off by half a unit in the last place,
+    /// 2^-24 of the product of the units' norms, in any order of summation; over all units that is
+    /// this share. A step that gains less was found by chance: its gain in f64 is real but says
+    /// nothing about the networks, so everything stays in place.
     const WORTH: f64 = 1.0 / 16_777_216.0;
 
     pub fn value(&self) -> f64 {
         self.terms.iter().sum()
     }
 
-    /// Whether it is as large as tensors of these norms allow (Cauchy, Schwarz): whatever were done
-    /// to the units that leaves tensors in their places, it could not grow.
+    /// True if the value is as large as tensors of these norms allow (Cauchy, Schwarz): no move of
+    /// units that leaves tensors in their places could raise it.
     pub fn is_at_its_bound(&self) -> bool {
         self.value() >= self.scale * (1.0 - Self::ROUNDING)
     }
 
-    /// Whether this is larger than `before` by more than the products in f32 that led to it can
-    /// tell.
+    /// True if this is larger than `before` by more than the error of the f32 products that led to
+    /// it.
     pub fn exceeds(&self, before: &Self) -> bool {
         let Gain { value, rounding } =
             gain(before.terms.iter().copied(), self.terms.iter().copied());
@@ -377,7 +375,7 @@ impl Objective {
     }
 }
 
-/// Partial sums of a piece.
+/// The number of partial sums of a piece.
 const LANES: usize = 16;
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

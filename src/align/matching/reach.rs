@@ -1,11 +1,11 @@
-//! What cells can have in common at most, whatever is done with the groups that act on them.
+//! Upper bounds on the products of cells, for any moves of the groups that act on them.
 
 use super::moves::{Inner, Leaf, Products, order_of};
 use super::problem::narrow;
 use crate::error::Result;
 
-/// D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of the other
-/// model, D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
+/// Computes D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of
+/// the other model, D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
 pub(super) fn pair_products(
     products: &Products,
     inner: &Inner<'_>,
@@ -23,9 +23,8 @@ pub(super) fn pair_products(
     )
 }
 
-/// An upper bound of what the cells of these products have in common for one pair of units: the
-/// best assignment where one group alone acts, else each cell, or pair of cells, with the one that
-/// suits it best.
+/// Returns an upper bound on the sum of products for one pair of units: the best assignment if one
+/// group alone acts, else each cell, or pair of cells, with its best partner.
 pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> Result<f64> {
     let leaves: Vec<&Leaf> = products.leaves.iter().collect();
     if let [leaf] = leaves[..]
@@ -56,10 +55,10 @@ pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> R
     Ok(sum)
 }
 
-/// The pair of a cell, where one of its leaves is of pairs that move: the leaf, and which pair.
+/// The pair of a cell that has a leaf of moving pairs: the index of the leaf, and that of the pair.
 pub(super) type PairOf = Option<(usize, usize)>;
 
-/// The leaf of pairs that move.
+/// Returns the index of the leaf of moving pairs.
 fn paired(leaves: &[&Leaf], inners: &[Inner<'_>]) -> Option<usize> {
     let moves = |leaf: &&Leaf| {
         let inner = &inners[leaf.inner];
@@ -68,7 +67,8 @@ fn paired(leaves: &[&Leaf], inners: &[Inner<'_>]) -> Option<usize> {
     leaves.iter().position(moves)
 }
 
-/// Calls `visit` with every cell; of a pair's two units with the first only, which stands for both.
+/// Calls `visit` with every cell, but of a pair's two units only with the first, which stands for
+/// both.
 pub(super) fn each_cell(
     leaves: &[&Leaf],
     start: usize,
@@ -95,7 +95,7 @@ pub(super) fn each_cell(
     }
 }
 
-/// Calls `visit` with every cell that `cell` can come from, `start` being added.
+/// Calls `visit` with every cell that `cell` can come from, offset by `start`.
 pub(super) fn each_target(
     leaves: &[&Leaf],
     cell: usize,
@@ -117,7 +117,8 @@ pub(super) fn each_target(
     }
 }
 
-/// The most that a cell, or the pair that it is the first of, can have in common with another.
+/// Returns the largest product of a cell, or of the pair that it begins, with another, under any
+/// sign or turn.
 pub(super) fn cell_reach(
     products: &Products,
     inners: &[Inner<'_>],

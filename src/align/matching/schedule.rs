@@ -1,9 +1,9 @@
-//! Which root is solved when.
+//! The order in which roots are solved.
 //!
-//! A root is *stale* when something that it depends on has moved since it was solved. Sweeps solve
-//! the stale roots, each sweep in an order of its own, until none is left; to solve one that is not
-//! stale would find what was found before. So where no two roots act on one tensor, as in a
-//! transformer whose residual stream is fixed, one sweep solves each once.
+//! A root is *stale* if something that it depends on has moved since it was solved. Sweeps solve
+//! the stale roots, each sweep in an order of its own, until none is left; solving any other root
+//! would find the same result again. So if no two roots act on one tensor, as in a transformer
+//! whose residual stream is fixed, one sweep solves each once.
 
 use std::collections::HashMap;
 
@@ -14,36 +14,38 @@ use super::{Matched, Residual, Step};
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Symmetries, Transform};
 
-/// What moves the residual stream: first of all, and again whenever other roots have moved.
+/// A step that moves the residual stream: before all others, and again after other roots have
+/// moved.
 pub(in crate::align) trait ResidualStep {
-    /// Moves it, in the first sweep by what nothing else acts on; says whether anything moved.
+    /// Moves the stream, in the first sweep by the tensors on which nothing else acts; returns true
+    /// if anything moved.
     ///
     /// # Errors
     ///
-    /// Those of solving, and those that end the run.
+    /// Passes on the errors of solving, and those that end the run.
     fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool>;
 
-    /// Floating-point operations of that, besides those of stale roots.
+    /// Counts the floating-point operations of a solution, besides those of stale roots.
     fn operations(&self, run: &Run<'_, '_>, first: bool) -> u64 {
         let _ = (run, first);
         0
     }
 }
 
-/// A run amid its sweeps.
+/// The state of a run between its sweeps.
 pub(in crate::align) struct Run<'a, 'p> {
-    /// What is solved.
+    /// The problem to solve.
     pub problem: &'a Problem<'p>,
-    /// Where everything is by now.
+    /// The transform so far.
     pub current: Transform,
     sweep: usize,
     replay: &'a [Step],
     trees: Vec<Root>,
-    /// Which roots act on a tensor of which others.
+    /// For each pair of different roots, true if they act on a common tensor.
     meets: Vec<Vec<bool>>,
     /// The last step of each root, in their order.
     steps: Vec<Option<Step>>,
-    /// The last step of a residual stream that is none of the roots.
+    /// The last step of a residual stream that is not one of the roots.
     residual: Option<Step>,
 }
 
@@ -54,8 +56,8 @@ struct Root {
     stale: bool,
 }
 
-/// Solves all roots of `problem` but those of the residual stream, unless the options have them
-/// permuted, from `start` on; `residual`, if given, moves the residual stream in another way.
+/// Solves all roots of `problem` from `start` on, those of the residual stream only if the options
+/// have them permuted; `residual`, if given, moves the residual stream in another way.
 pub(in crate::align) fn run(
     problem: &Problem<'_>,
     start: &Transform,
@@ -91,7 +93,7 @@ pub(in crate::align) fn run(
             }
         }
         sweeps += usize::from(solved);
-        // The first time the residual stream was moved by a part of its tensors only.
+        // In the first sweep the residual stream was moved by only a part of its tensors.
         let again = residual.is_some() && (moved || sweep == 0);
         if !again && run.trees.iter().all(|root| !root.stale) {
             break;
@@ -100,8 +102,8 @@ pub(in crate::align) fn run(
     run.finish(sweeps)
 }
 
-/// The one residual root of a transformer, on the tensors that have nothing else to align, then on
-/// all.
+/// The only residual root of a transformer: solved first on the tensors that have nothing else to
+/// align, then on all.
 struct Anchored {
     at: usize,
 }
@@ -129,7 +131,7 @@ impl ResidualStep for Anchored {
     }
 }
 
-/// The least memory in which every root that a run solves can be.
+/// Returns the least memory in which every root of a run can be solved.
 pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
     let symmetries = problem.symmetries;
     let least = |root: &Root| {
@@ -174,13 +176,13 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// The sweep, counted from 0.
+    /// Returns the number of the sweep, counted from 0.
     pub fn sweep(&self) -> usize {
         self.sweep
     }
 
-    /// The recorded step of the residual group that comes next, and whether none that follows moves
-    /// it again.
+    /// Returns the next recorded step of the residual group, and true if no later one moves it
+    /// again.
     ///
     /// # Errors
     ///
@@ -195,13 +197,13 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(Some((step.clone(), !rest.iter().any(again))))
     }
 
-    /// Keeps a step of the residual group, which is none of the roots.
+    /// Keeps a step of the residual group, which is not one of the roots.
     pub fn keep(&mut self, step: Step) {
         self.residual = Some(step);
     }
 
-    /// The tensors on which the residual group acts; at `first` those on which nothing else does,
-    /// if there are any.
+    /// Returns the tensors on which the residual group acts; if `first`, those on which nothing
+    /// else acts, if there are any.
     pub fn along(&self, residual: usize, first: bool) -> Vec<&'p str> {
         let symmetries: &'p Symmetries = self.problem.symmetries;
         let acts = |node: &crate::symmetry::Node| node.names(residual);
@@ -223,7 +225,7 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// The only residual root, where no two others act on one tensor.
+    /// Returns the only residual root, if no two other roots act on one tensor.
     fn anchored(&self) -> Option<usize> {
         let residual =
             |at: &usize| self.problem.symmetries.groups[self.trees[*at].tree.root].residual;
@@ -240,8 +242,8 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// The order of this sweep: that of the groups where it does not matter, else by hashes of
-    /// seed, sweep and name, so that it is the same everywhere.
+    /// Returns the order of this sweep: that of the groups if the order does not matter, else by
+    /// hashes of seed, sweep and name, so that it is the same on every machine.
     fn order(&self, anchored: Option<usize>) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.trees.len())
             .filter(|at| Some(*at) != anchored)
@@ -260,7 +262,7 @@ impl<'a, 'p> Run<'a, 'p> {
         order
     }
 
-    /// Floating-point operations of the stale roots.
+    /// Counts the floating-point operations of the stale roots.
     fn planned(&self) -> u64 {
         let stale = self.trees.iter().filter(|root| root.stale);
         stale
@@ -268,7 +270,7 @@ impl<'a, 'p> Run<'a, 'p> {
             .sum()
     }
 
-    /// Solves root `at` on `tensors`, or on all of its own; says whether it moved.
+    /// Solves root `at` on `tensors`, or on all its tensors; returns true if it moved.
     fn step(&mut self, at: usize, tensors: Option<&[String]>) -> Result<bool> {
         self.problem.watch.go_on()?;
         let root = &self.trees[at];
@@ -315,7 +317,8 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(moved)
     }
 
-    /// Whether the root acts on two axes of one tensor, so that the best order depends on its own.
+    /// True if the root acts on two axes of one tensor, so that its best order depends on its own
+    /// current order.
     fn is_coupled_to_itself(&self, at: usize) -> bool {
         let Root { tree, tensors, .. } = &self.trees[at];
         let symmetries: &Symmetries = self.problem.symmetries;
@@ -327,7 +330,7 @@ impl<'a, 'p> Run<'a, 'p> {
         tensors.iter().any(twice)
     }
 
-    /// Whether a recorded step is that of `root` in this sweep.
+    /// Checks that a recorded step is that of `root` in this sweep.
     fn fits(&self, step: &Step, root: usize) -> Result<()> {
         if (step.sweep, step.root) == (self.sweep, root) {
             return Ok(());
@@ -347,7 +350,7 @@ impl<'a, 'p> Run<'a, 'p> {
         .with_hint("they are of another run: other models, symmetries or options"))
     }
 
-    /// The transform after a recorded step.
+    /// Returns the transform after a recorded step.
     fn replayed(&self, step: &Step, tree: &Tree) -> Result<Transform> {
         let groups = &self.problem.symmetries.groups;
         let refused = |cause: String| {
@@ -399,7 +402,7 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 }
 
-/// Which roots act on a tensor of which others.
+/// Marks the pairs of different roots that act on a common tensor.
 fn meetings(roots: &[Root]) -> Vec<Vec<bool>> {
     let mut acting: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, root) in roots.iter().enumerate() {

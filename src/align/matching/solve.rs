@@ -1,4 +1,4 @@
-//! Solving one root: what could be gained, and whether it is.
+//! The solution of one root: candidate moves, and the test that they really gain.
 
 use super::moves::{Candidates, is_signed};
 use super::problem::Problem;
@@ -8,7 +8,7 @@ use super::{experts, flat, heads};
 use crate::error::Result;
 use crate::symmetry::{Element, Group, Transform};
 
-/// Solves the root of `tree` on `tensors`, everything else held as `current` has it.
+/// Solves the root of `tree` on `tensors`, with everything else held as in `current`.
 pub(super) fn solve(
     problem: &Problem<'_>,
     tree: &Tree,
@@ -75,7 +75,7 @@ pub(super) fn solve(
     ))
 }
 
-/// The least memory in which the root of `tree` is solved on `tensors`.
+/// Returns the least memory in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
     let flat = |group: usize| {
         flat::least_bytes(
@@ -89,7 +89,7 @@ pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) 
     heads::least_bytes(problem, tree, tensors)
 }
 
-/// Whether the root's units are numbers in the names of tensors, as experts are.
+/// True if the root's units are numbers in the names of tensors, as experts are.
 fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
     let index =
         |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
@@ -100,7 +100,7 @@ fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
         .any(|tensor| index(tensor) == Some(tree.root))
 }
 
-/// Units of a group that an element moves, flips or turns.
+/// Counts the units of a group that an element moves, flips or turns.
 fn moved_units(group: &Group, element: &Element) -> usize {
     let moved = |copy: usize, unit: usize| {
         let pair = group.place_in_pairs(unit).map(|(pair, _)| pair);

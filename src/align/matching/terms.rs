@@ -1,5 +1,5 @@
-//! Tensors as strided blocks: which coordinates are the units of a group, and which are what a unit
-//! is compared by.
+//! Tensors as strided blocks: coordinates that are the units of a group, and coordinates over which
+//! units are compared.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use super::panel::Block;
 use crate::symmetry::{Allowed, Group};
 use crate::symmetry::{Node, Symmetries};
 
-/// So many coordinates of a tensor, so many elements apart.
+/// A number of coordinates of a tensor, at a constant distance in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub size: usize,
@@ -18,40 +18,40 @@ pub(super) struct Extent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Factor {
     pub extent: Extent,
-    /// The group of the tree that acts here, and whether its signs and rotations do.
+    /// The group of the tree that acts on this factor, and true if its signs and rotations act too.
     pub acts: Option<(usize, bool)>,
 }
 
-/// A part of a tensor in which every axis is one product: an element lies at `start` and so many
-/// strides from there.
+/// A part of a tensor in which every axis is one product: an element lies at `start` plus a number
+/// of strides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub tensor: String,
     pub start: u64,
-    /// The factors in the order of memory.
+    /// The factors, in memory order.
     pub factors: Vec<Factor>,
 }
 
-/// Where in a model the elements of a term begin.
+/// The tensor and offset in a model at which the elements of a term begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub tensor: String,
     pub start: u64,
 }
 
-/// A matrix inside a tensor: a row for each cell, a column for each coordinate that cells are
-/// compared by.
+/// A matrix inside a tensor: a row for each cell, a column for each coordinate over which cells are
+/// compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Term {
-    /// In the reference.
+    /// The place in the reference.
     pub reference: Place,
-    /// In the model that is moved.
+    /// The place in the model that is moved.
     pub moving: Place,
-    /// What makes up the rows, the first of them cut into tiles.
+    /// The extents of the rows; the first of them is cut into tiles.
     pub rows: Vec<Extent>,
-    /// What makes up the columns.
+    /// The extents of the columns.
     pub features: Vec<Extent>,
-    /// Whether signs act on the rows.
+    /// True if signs act on the rows.
     pub signed: bool,
 }
 
@@ -80,7 +80,7 @@ impl Tree {
         self.groups().any(|group| node.names(group))
     }
 
-    /// The tensors on which the tree acts.
+    /// Returns the tensors on which the tree acts.
     pub fn tensors<'a>(&'a self, symmetries: &'a Symmetries) -> impl Iterator<Item = &'a str> {
         let acts = |tensor: &crate::symmetry::TensorSymmetry| {
             tensor
@@ -96,7 +96,7 @@ impl Tree {
             .map(|(name, _)| name.as_str())
     }
 
-    /// Whether anything may be done with it.
+    /// True if the symmetries allow any move of the tree.
     pub fn is_free(&self, symmetries: &Symmetries, signs: bool) -> bool {
         let free = |group: &Group| {
             group.units > 0
@@ -106,8 +106,8 @@ impl Tree {
         self.groups().any(|group| free(&symmetries.groups[group]))
     }
 
-    /// Floating-point operations of the products of all cells with all cells, at most: of experts,
-    /// each with each.
+    /// Counts the floating-point operations of the products of all cells with all cells, at most;
+    /// for experts, of each with each.
     pub fn operations(&self, symmetries: &Symmetries, tensors: &[String]) -> u64 {
         let times = |part: &Part| {
             let named = symmetries.tensors[&part.tensor]
@@ -140,7 +140,7 @@ impl Tree {
             .sum()
     }
 
-    /// The parts of a tensor, sums taken apart where the tree acts on a summand.
+    /// Splits a tensor into parts; sums are split where the tree acts on a summand.
     pub fn parts(&self, symmetries: &Symmetries, tensor: &str) -> Vec<Part> {
         let symmetry = &symmetries.tensors[tensor];
         let mut parts = vec![Part {
@@ -181,7 +181,7 @@ impl Tree {
         parts
     }
 
-    /// The products that `node` is a sum of, in units of its own elements.
+    /// Returns the products that `node` is a sum of, in units of its own elements.
     fn paths(&self, node: &Node, groups: &[Group]) -> Vec<Path> {
         let size = node.len(groups);
         let leaf = |acts| Path {
@@ -242,7 +242,7 @@ impl Path {
         }
     }
 
-    /// Blocks of `len`, `inner` inside each.
+    /// Nests `inner` in blocks of `len` elements.
     fn holding(&self, inner: &Self, len: u64) -> Self {
         let widened = |factor: &Factor| {
             let extent = Extent {
@@ -265,7 +265,7 @@ impl Path {
 }
 
 impl Part {
-    /// Takes neighbours on which nothing acts together, and leaves out factors of one.
+    /// Merges neighbours on which nothing acts, and leaves out factors of one.
     fn merge(&mut self) {
         let mut merged: Vec<Factor> = Vec::with_capacity(self.factors.len());
         for factor in self.factors.drain(..) {
@@ -289,7 +289,7 @@ impl Part {
         self.factors = merged;
     }
 
-    /// How often `group` acts.
+    /// Counts the factors on which `group` acts.
     pub fn times(&self, group: usize) -> usize {
         self.factors
             .iter()
@@ -299,7 +299,7 @@ impl Part {
 }
 
 impl Term {
-    /// The term of `part` whose rows are the factors that `is_row` picks by their places.
+    /// Makes the term of `part` whose rows are the factors that `is_row` picks by their places.
     pub fn new(part: &Part, signed: bool, is_row: impl Fn(usize, &Factor) -> bool) -> Self {
         let place = Place {
             tensor: part.tensor.clone(),
@@ -323,7 +323,7 @@ impl Term {
         term
     }
 
-    /// Whether the file has all cells of a feature before the next feature.
+    /// True if the file has all cells of a feature before the next feature.
     pub fn features_first(&self) -> bool {
         let first = |extents: &[Extent]| {
             extents
@@ -334,8 +334,8 @@ impl Term {
         first(&self.features) > first(&self.rows)
     }
 
-    /// Whether its rows are all the places along a last axis of `width`, in their order, and the
-    /// features whole such rows.
+    /// True if its rows are all the places along a last axis of `width`, in their order, and each
+    /// feature is one such row.
     pub fn is_whole_rows(&self, width: u64) -> bool {
         let mut count = 1;
         let behind = |extent: &Extent| {
@@ -353,7 +353,7 @@ impl Term {
                 .all(|extent| extent.stride.is_multiple_of(width))
     }
 
-    /// A block of this term, `more` elements from where it begins in a model.
+    /// Returns a block of this term, `more` elements from its beginning in a model.
     pub fn block<'a>(
         &self,
         place: &'a Place,
@@ -371,17 +371,17 @@ impl Term {
         }
     }
 
-    /// Cells of one unit of the first factor.
+    /// Counts the cells of one unit of the first factor.
     pub fn cells(&self) -> usize {
         self.rows.iter().skip(1).map(|extent| extent.size).product()
     }
 
-    /// What cells are compared by.
+    /// Counts the features over which cells are compared.
     pub fn feature_count(&self) -> usize {
         self.features.iter().map(|extent| extent.size).product()
     }
 
-    /// Where the rows of some units of the first factor begin, and what they are.
+    /// Returns the offset and extents of the rows of some units of the first factor.
     pub fn some_rows(&self, units: &Range<usize>) -> (u64, Vec<Extent>) {
         let mut rows = self.rows.clone();
         let Some(first) = rows.first_mut() else {
@@ -391,8 +391,8 @@ impl Term {
         (units.start as u64 * first.stride, rows)
     }
 
-    /// The features in blocks of at most `most`, the same ones whatever the memory and the threads:
-    /// sums over features are cut where these are.
+    /// Cuts the features into blocks of at most `most`, regardless of memory and threads: sums over
+    /// features are cut at these blocks.
     pub fn blocks(&self, most: usize) -> Vec<(u64, Vec<Extent>)> {
         let mut inner = 1;
         let mut cut = self.features.len();

@@ -63,8 +63,7 @@ fn resnet() -> Case {
 
 #[test]
 fn an_mlp_that_was_shuffled_comes_back() {
-    // Normalised, a bias counts as much as a matrix, and there is little in it to tell units by
-    // when it is noisy.
+    // Normalised, a bias counts as much as a matrix, but a noisy bias tells units apart poorly.
     for (factor, cost) in [
         (0.0, Cost::Normalised),
         (0.2, Cost::Normalised),

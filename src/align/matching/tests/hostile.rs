@@ -1,4 +1,4 @@
-//! Numbers and shapes that no match can be made from, and runs that are ended.
+//! Numbers and shapes that cannot be matched, and runs that are ended.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -93,7 +93,7 @@ fn tensors_of_zeros_count_for_nothing() {
     );
 }
 
-/// Ends a run after so many questions.
+/// An observer that ends a run after this many calls.
 struct Ends(AtomicUsize);
 
 impl Watch for Ends {

@@ -1,5 +1,5 @@
-//! Weight matching against planted transforms, brute force, and itself under other threads and
-//! memory.
+//! Weight matching compared with planted transforms, with brute force, and with itself under other
+//! threads and memory.
 
 mod flat;
 mod hostile;
@@ -22,7 +22,7 @@ use crate::symmetry::spec::builtin;
 
 type Tensors = IndexMap<String, (Vec<u64>, Vec<f32>)>;
 
-/// Bell-shaped numbers of deviation one.
+/// A source of bell-shaped numbers of deviation one.
 struct Bells(u64);
 
 impl Bells {
@@ -38,7 +38,7 @@ impl Bells {
     }
 }
 
-/// Tensors of these names and shapes, each of another deviation.
+/// Makes tensors of these names and shapes, each with its own deviation.
 fn random(shapes: &[(String, Vec<u64>)], seed: u64) -> Tensors {
     let mut bells = Bells(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let tensor = |(at, (name, shape)): (usize, &(String, Vec<u64>))| {
@@ -55,7 +55,7 @@ fn random(shapes: &[(String, Vec<u64>)], seed: u64) -> Tensors {
     shapes.iter().enumerate().map(tensor).collect()
 }
 
-/// The same with noise of `factor` times each tensor's deviation.
+/// Adds noise of `factor` times each tensor's deviation.
 fn noised(tensors: &Tensors, factor: f32, seed: u64) -> Tensors {
     let mut bells = Bells(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut noisy = tensors.clone();
@@ -88,7 +88,7 @@ fn symmetries(spec: &str, tensors: &Tensors, config: &Value) -> Arc<Symmetries> 
     )
 }
 
-/// What a transform makes of tensors.
+/// Applies a transform to tensors.
 fn applied(tensors: &Tensors, symmetries: &Arc<Symmetries>, transform: &Transform) -> Tensors {
     let alignment = Alignment {
         symmetries: Arc::clone(symmetries),
@@ -106,7 +106,7 @@ fn applied(tensors: &Tensors, symmetries: &Arc<Symmetries>, transform: &Transfor
     all
 }
 
-/// A random transform with nothing in the residual stream, and rotations only if they are wanted.
+/// Makes a random transform that leaves the residual stream fixed, with rotations if requested.
 fn planted(symmetries: &Symmetries, seed: u64, residual: bool, rotations: bool) -> Transform {
     let random = Transform::random(symmetries, seed);
     let groups = symmetries.groups.iter().zip(random.elements());
@@ -158,7 +158,7 @@ impl Case {
     }
 }
 
-/// How a matched transform undoes a planted one.
+/// A planted transform and the match that should undo it.
 struct Recovered {
     matched: Matched,
     symmetries: Arc<Symmetries>,
@@ -166,7 +166,7 @@ struct Recovered {
 }
 
 impl Recovered {
-    /// Units that did not find their places, with signs and angles.
+    /// Counts the units that did not return to their places, with signs and angles.
     fn lost(&self) -> usize {
         let both = self
             .planted

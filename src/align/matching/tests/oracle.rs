@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// All orders of `0..n`.
+/// Returns all orders of `0..n`.
 fn orders(n: usize) -> Vec<Vec<usize>> {
     if n == 0 {
         return vec![vec![]];
@@ -17,7 +17,7 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
     orders(n - 1).into_iter().flat_map(longer).collect()
 }
 
-/// All choices of signs.
+/// Returns all choices of signs.
 fn signs(n: usize) -> Vec<Vec<f64>> {
     (0..1_usize << n)
         .map(|bits| {
@@ -35,7 +35,7 @@ struct Matrices {
 }
 
 impl Matrices {
-    /// Σ a[i, j] b[rows(i), columns(j)], divided by both norms.
+    /// Computes Σ a[i, j] b[rows(i), columns(j)], divided by both norms.
     fn cosine(
         &self,
         name: &str,
@@ -164,7 +164,7 @@ fn two_hidden_layers_end_where_neither_gains_alone() {
     assert!(global >= 5, "{global} of 20 are the best of all");
 }
 
-/// One layer of a Llama with queries and keys normalised: 2 key heads of 2, 2 queries each, 4
+/// Makes one layer of a Llama with queries and keys normalised: 2 key heads of 2, 2 queries each, 4
 /// units.
 fn tiny() -> Case {
     let config = json!({ "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 2, "hidden_size": 6 });
@@ -220,7 +220,7 @@ fn signed_units_are_matched_best() {
     }
 }
 
-/// The most that one pair of key heads can have in common.
+/// Returns the largest score of one pair of key heads.
 fn best_pair(pair: &Matrices, (one, other): (usize, usize)) -> f64 {
     let part = |name: &str| format!("model.layers.0.self_attn.{name}_proj.weight");
     let only =

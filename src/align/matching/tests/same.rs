@@ -1,4 +1,4 @@
-//! The same result however it is computed, and from wherever a run goes on.
+//! The same result on every path of computation, and from every point where a run is resumed.
 
 use std::sync::Mutex;
 
@@ -26,7 +26,7 @@ fn mixed(units: u64) -> Case {
     )
 }
 
-/// Keeps the steps, and what was said of the work.
+/// An observer that keeps the steps and the reported operations.
 #[derive(Default)]
 struct Kept {
     steps: Mutex<Vec<Step>>,

@@ -11,7 +11,7 @@ fn layer(parts: &[(&str, &[u64])]) -> Vec<(String, Vec<u64>)> {
         .collect()
 }
 
-/// A Llama of one layer: 3 groups of 2 queries, heads of 8.
+/// Makes a Llama of one layer: 3 groups of 2 queries, heads of 8.
 fn llama(spec: &'static str, more: Value, parts: &[(&str, &[u64])]) -> Case {
     let mut config = json!({ "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8, "hidden_size": WIDTH });
     if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
@@ -179,8 +179,7 @@ fn all() -> Vec<Case> {
 #[test]
 fn planted_orders_and_signs_come_back_in_every_family() {
     for case in all() {
-        // Normalised, a bias counts as much as a matrix, and there is little in it to tell units by
-        // when it is noisy.
+        // Normalised, a bias counts as much as a matrix, but a noisy bias tells units apart poorly.
         for factor in [0.0, if case.spec == "gpt2" { 0.3 } else { 1.0 }] {
             let found = recover(
                 &case,
@@ -214,8 +213,8 @@ fn the_residual_stream_comes_back_with_all_else() {
     }
 }
 
-/// By how much the moved model differs from the reference, as a share of the reference's largest
-/// number.
+/// Returns the largest difference between the moved model and the reference, as a share of the
+/// reference's largest number.
 fn distance(case: &Case, found: &Recovered, factor: f32) -> f32 {
     let original = random(&case.shapes, 5);
     let moving = applied(
@@ -364,7 +363,7 @@ fn flips_stay_where_signs_are_off() {
     }
 }
 
-/// The experts of one layer, solved with so many operations at hand.
+/// Solves the experts of one layer with this many operations at hand.
 fn experts(
     case: &Case,
     factor: f32,

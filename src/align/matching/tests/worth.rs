@@ -1,11 +1,11 @@
-//! What gains less than the rounding of products in f32 stays where it is.
+//! Moves that gain less than the rounding of products in f32 are not made.
 
 use super::*;
 
-/// Hidden units, in pairs that differ by a share of their size.
+/// Hidden units, in pairs whose two units differ by a share of their size.
 const UNITS: usize = 64;
 
-/// A network whose hidden units 2k and 2k + 1 differ by `share`.
+/// Makes a network whose hidden units 2k and 2k + 1 differ by `share`.
 fn in_pairs(share: f32) -> (Case, Tensors) {
     let case = Case::mlp(&[24, UNITS as u64, 24]);
     let mut tensors = random(&case.shapes, 6);
@@ -27,7 +27,7 @@ fn in_pairs(share: f32) -> (Case, Tensors) {
     (case, tensors)
 }
 
-/// Matches the network with itself, the units of each pair exchanged.
+/// Matches the network with a copy in which the units of each pair are exchanged.
 fn exchanged(share: f32) -> Matched {
     let (case, tensors) = in_pairs(share);
     let symmetries = symmetries(case.spec, &tensors, &case.config);
