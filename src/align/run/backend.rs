@@ -1,5 +1,5 @@
-//! On what the products of an alignment are summed: on the device of its options, if some of that
-//! may be used, else in memory.
+//! The backend for an alignment's products: the device of its options, if some of it may be used,
+//! else memory.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::linalg::Backend;
 use crate::plan::memory::DeviceWish;
 
-/// Bytes that a device takes of the `memory` of the process: what its driver keeps, and what is
+/// Returns the bytes of the process's `memory` that a device takes: the driver's own, and those
 /// pinned for copies.
 ///
 /// # Errors
@@ -22,11 +22,11 @@ pub fn host_bytes(options: &Options, wish: Option<DeviceWish>, memory: u64) -> R
     }
 }
 
-/// The backend.
+/// Builds the backend for products.
 ///
 /// # Errors
 ///
-/// [`Kind::Device`] when the device has not the memory.
+/// [`Kind::Device`] when the device has too little memory.
 pub fn backend(options: &Options, wish: Option<DeviceWish>, memory: u64) -> Result<Backend> {
     match options.device.as_ref().zip(wish) {
         Some((driver, wish)) => Ok(Backend::on(Arc::new(Products::new(
@@ -38,7 +38,7 @@ pub fn backend(options: &Options, wish: Option<DeviceWish>, memory: u64) -> Resu
     }
 }
 
-/// What a report calls it.
+/// Names the backend for a report.
 pub fn name(options: &Options, wish: Option<DeviceWish>) -> String {
     match options.device.as_ref().filter(|_| wish.is_some()) {
         Some(driver) => format!("{}, products by {}", driver.name(), driver.multiplier()),
@@ -46,8 +46,7 @@ pub fn name(options: &Options, wish: Option<DeviceWish>) -> String {
     }
 }
 
-/// The same error; where steps are kept and a device has failed, one after which the run can be
-/// gone on with.
+/// Marks a device's failure as resumable if steps are kept; returns other errors unchanged.
 pub fn resumable(error: Error, kept: bool) -> Error {
     if kept && error.kind() == Kind::Device {
         error.resumable()

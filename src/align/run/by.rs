@@ -1,4 +1,4 @@
-//! By what two models are brought together.
+//! The criterion that matches units: weights, activations or midpoint loss.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,62 +19,62 @@ use crate::symmetry::{Group, Symmetries, Transform, fingerprint};
 
 use super::{Findings, Pair};
 
-/// What decides which unit goes with which.
+/// The criterion that decides which units are matched.
 pub enum By {
     /// The weights.
     Weights,
-    /// What the units do on data.
+    /// The activations of the units on data.
     Activations {
         /// The reference's activations.
         reference: Box<Checkpoint>,
         /// The model's activations, on the same samples.
         model: Box<Checkpoint>,
-        /// How they are compared; how much memory that may take is filled in here.
+        /// The options of the comparison; the run fills in their memory.
         options: activations::Options,
     },
     /// The loss of the midpoint.
     StraightThrough {
-        /// What both models compute.
+        /// The network of both models.
         network: Box<Network>,
         /// The samples.
         data: Box<DataSet>,
         /// The fingerprint of the samples.
         print: String,
-        /// How the loss is descended.
+        /// The options of the descent.
         options: straight_through::Options,
     },
 }
 
-/// What a matcher has found.
+/// The result of a matcher.
 pub struct Solved {
     /// The element of every group.
     pub transform: Transform,
     /// Sweeps over all groups.
     pub sweeps: usize,
-    /// Losses of the midpoint, where they were looked at.
+    /// Losses of the midpoint, if they were evaluated.
     pub losses: Option<Losses>,
 }
 
-/// What is matched on which machine.
+/// The models of a run, and the options of carrying it out.
 pub struct Models<'a> {
     /// The pair.
     pub pair: &'a Pair,
     /// The reference's weights as they are compared.
     pub reference: &'a dyn Weights,
-    /// The same as they are stored.
+    /// The reference's weights as stored.
     pub stored: &'a Store,
     /// The model's weights.
     pub moving: &'a Arc<Store>,
-    /// How it is carried out.
+    /// The options of the run.
     pub options: &'a Options,
 }
 
 impl By {
-    /// By recorded activations, tensors \[samples, units\] called as the groups are.
+    /// Takes recorded activations, tensors \[samples, units\] with the names of the groups.
     ///
     /// # Errors
     ///
-    /// When one of both cannot be opened.
+    /// Fails if one of the two cannot be opened.
     pub fn activations(
         reference: &Path,
         model: &Path,
@@ -88,11 +88,11 @@ impl By {
         })
     }
 
-    /// By the loss on the data set `data` of the midpoint of `pair`.
+    /// Takes the loss on the data set `data` of the midpoint of `pair`.
     ///
     /// # Errors
     ///
-    /// When the data set cannot be used, or there is no forward pass for the models.
+    /// Fails if the data set cannot be used, or there is no forward pass for the models.
     pub fn straight_through(
         pair: &Pair,
         data: &Path,
@@ -114,14 +114,14 @@ impl By {
         })
     }
 
-    /// Adds to what decides whether two runs look for the same.
+    /// Adds the criterion to the identity of a run.
     ///
     /// # Errors
     ///
-    /// When activations cannot be read.
+    /// Fails if activations cannot be read.
     pub fn add_to(&self, identity: &mut Value) -> Result<()> {
         identity["by"] = match self {
-            // As it was before there was anything else.
+            // Matching by weights adds nothing, as before other criteria existed.
             Self::Weights => return Ok(()),
             Self::Activations {
                 reference,
@@ -138,7 +138,7 @@ impl By {
         Ok(())
     }
 
-    /// The least memory with which the transform can be found, in bytes.
+    /// Returns the least memory, in bytes, with which the transform can be found.
     pub fn least_memory(
         &self,
         reference: &Store,
@@ -159,7 +159,7 @@ impl By {
         }
     }
 
-    /// Adds to what was found what only this way of matching knows.
+    /// Adds the findings that only this criterion has.
     pub fn add_findings(
         &self,
         found: &mut Findings,
@@ -183,7 +183,7 @@ impl By {
     ///
     /// # Errors
     ///
-    /// Those of the matchers.
+    /// Passes on the errors of the matchers.
     pub fn solve(
         &self,
         models: &Models<'_>,
@@ -285,8 +285,8 @@ impl By {
     }
 }
 
-/// A root of which nothing is known but where its units go; its part of the objective was not
-/// looked at.
+/// Makes the step of a root of which only the moves of its units are known; its part of the
+/// objective was not evaluated.
 fn unproved(root: usize, transform: &Transform) -> Step {
     let elements = vec![(root, transform.elements()[root].clone())];
     Step {

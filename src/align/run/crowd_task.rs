@@ -21,25 +21,25 @@ use super::{
     report_of,
 };
 
-/// Bytes that a thread takes to read a part of one model of a mean.
+/// Bytes that a thread needs to read a part of one model of a mean.
 const READER_BYTES: u64 = 4 << 20;
 
-/// Models that can be aligned with each other, headers only.
+/// Models that can be aligned with each other; only headers are read.
 pub struct Crowd {
     models: Vec<Checkpoint>,
     prints: Vec<String>,
     symmetries: Arc<Symmetries>,
-    /// The symmetries' part of the identity, which is that of each pair.
+    /// The symmetries' part of the identity; each pair has the same.
     spec: Value,
-    /// What a user should know of their differences.
+    /// Warnings about differences between the models.
     pub warnings: Vec<String>,
 }
 
-/// Many models, and how they are brought together.
+/// Many models, and the options for aligning them.
 pub struct CrowdTask {
     /// The models.
     pub crowd: Crowd,
-    /// How they are brought together; how much memory that may take is filled in by the run.
+    /// The options for aligning them; the run fills in their memory.
     pub many: ManyOptions,
 }
 
@@ -48,8 +48,8 @@ impl Crowd {
     ///
     /// # Errors
     ///
-    /// As [`Pair::new`]; [`Kind::Usage`] for fewer than two models, or two of one content, which
-    /// need no alignment and could not be told apart by their transforms.
+    /// As [`Pair::new`]; [`Kind::Usage`] for fewer than two models, or for two of equal content,
+    /// which need no alignment and whose transforms could not be told apart.
     pub fn new(models: Vec<Checkpoint>, spec: Option<&Spec>, allowed: Waived) -> Result<Self> {
         let [first, others @ ..] = models.as_slice() else {
             return Err(Error::new(
@@ -96,18 +96,18 @@ impl Crowd {
         })
     }
 
-    /// What decides whether two runs look for the same.
+    /// Returns the identity of a run: everything that determines its result.
     pub fn identity(&self, many: &ManyOptions) -> Value {
         json!({ "alignment": pair::ALIGNMENT_VERSION, "models": self.prints, "spec": self.spec, "options": many })
     }
 
-    /// The symmetries of all.
+    /// Returns the symmetries of all models.
     pub fn symmetries(&self) -> &Arc<Symmetries> {
         &self.symmetries
     }
 }
 
-/// Where the transform of a model lies in the folder `out`.
+/// Returns the path of a model's transform in the folder `out`.
 pub fn path_of(out: &Path, model: usize) -> PathBuf {
     out.join(format!("{}.safetensors", model + 1))
 }
@@ -128,8 +128,8 @@ impl Task for CrowdTask {
         format!("{} of these models", self.crowd.models.len())
     }
 
-    /// What is done to each model, what is tried, what comes of it, and the steps as they are
-    /// journalled; then parts of the models of a mean.
+    /// Counts the transforms of each model, those that are tried and those that result, and the
+    /// steps as they are journalled; then the buffers for parts of the models of a mean.
     fn held_bytes(&self, threads: usize) -> u64 {
         let count = self.crowd.models.len() as u64;
         let transforms =
@@ -183,7 +183,7 @@ impl Task for CrowdTask {
             &many,
             solving.session,
         )?;
-        // What sums products is not needed any more.
+        // The backend is not needed any more.
         drop(many);
         (0..solving.stores.len())
             .map(|model| self.file(solving, &found, model))
@@ -236,7 +236,7 @@ impl Task for CrowdTask {
 }
 
 impl CrowdTask {
-    /// The transform file of a model, with what was found about it beside the one that stays.
+    /// Builds the transform file of a model, with the findings about it relative to the reference.
     fn file(
         &self,
         solving: &Solving<'_, ManyStep>,
@@ -280,7 +280,8 @@ impl CrowdTask {
         })
     }
 
-    /// The cosines of the tensors of model `reference` and of `model` under `transform`.
+    /// Computes the cosines between the tensors of model `reference` and of `model` under
+    /// `transform`.
     fn cosines(
         &self,
         solving: &Solving<'_, ManyStep>,
@@ -297,7 +298,7 @@ impl CrowdTask {
         };
         let moved = Transformed::new(Arc::clone(&stores[model]), alignment);
         let passed = |_| match options.stop.asked() {
-            // The steps are journalled, so that only the measuring is done again.
+            // The steps are journalled, so only the measurement has to be repeated.
             true => Err(Error::new(
                 Kind::Interrupted,
                 "stopped on request",
@@ -318,7 +319,7 @@ impl CrowdTask {
     }
 }
 
-/// Refuses to replace files that another run has written.
+/// Refuses to replace files of another run.
 fn refuse_others(crowd: &Crowd, target: &Target, identity: &Value) -> Result<()> {
     if target.overwrite {
         return Ok(());

@@ -1,11 +1,11 @@
-//! From steps and a transform to what is reported of them.
+//! Findings for the report, derived from steps and a transform.
 
 use crate::align::matching::{Options, Step};
 use crate::symmetry::{Element, Group, Symmetries, Transform};
 
 use super::{Cosines, Findings, RootFound};
 
-/// What the steps of a run have found, all of them in their order.
+/// Collects the findings of a run from all its steps, in their order.
 pub fn of(
     symmetries: &Symmetries,
     options: &Options,
@@ -24,8 +24,8 @@ pub fn of(
         let group = &symmetries.groups[step.root];
         let tree = tree_of(symmetries, step.root);
         let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
-        // A step may look at a part of the tensors only, or count them by their norms: what is
-        // shown is the same always.
+        // A step may use only a part of the tensors, or weight them by their norms; the report
+        // always shows the same sum.
         let part = |cosines: &[Option<f64>]| {
             let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
             own.filter_map(|(_, cosine)| *cosine).sum()
@@ -67,7 +67,7 @@ pub fn of(
     }
 }
 
-/// The most bytes that a transform of these groups can take.
+/// Returns the most bytes that a transform of these groups can take.
 pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     let group = |group: &Group| {
         let angles = if group.pairs.is_some() {
@@ -87,7 +87,7 @@ pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
     symmetries.groups.iter().map(group).sum::<usize>() as u64
 }
 
-/// A root and the groups within it.
+/// Returns a root and the groups within it.
 fn tree_of(symmetries: &Symmetries, root: usize) -> Vec<usize> {
     let groups = &symmetries.groups;
     let outermost = |mut group: usize| {
@@ -110,7 +110,7 @@ fn acts_on(symmetries: &Symmetries, group: usize, tensor: &str) -> bool {
     by_name || tensor.axes.iter().any(|axis| axis.names(group))
 }
 
-/// Units of these groups, and how many of them change places or signs, or are turned.
+/// Counts the units of these groups, and those of them that change places or signs, or are turned.
 fn moved_units(symmetries: &Symmetries, transform: &Transform, tree: &[usize]) -> (usize, usize) {
     tree.iter().fold((0, 0), |(units, moved), &group| {
         let (own, element) = (&symmetries.groups[group], &transform.elements()[group]);

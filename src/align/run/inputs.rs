@@ -1,9 +1,9 @@
-//! Which transform goes with which input of a merge: from files, or found now and kept beside the
+//! The transforms for the inputs of a merge: read from files, or found now and kept beside the
 //! output.
 //!
-//! Transforms that are found for a merge lie in the folder `alignment` of its output, or
-//! `X.safetensors.alignment` beside a single file, one for each aligned input, numbered from 1 as
-//! the inputs are. They are whole before the merge begins, so a merge that was killed finds them
+//! Transforms that are found for a merge go to the folder `alignment` of its output, or to
+//! `X.safetensors.alignment` beside a single file: one for each aligned input, with the inputs'
+//! numbers from 1. They are complete before the merge begins, so a merge that was killed finds them
 //! and aligns nothing again.
 
 use std::path::{Path, PathBuf};
@@ -27,57 +27,57 @@ use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fin
 use super::crowd_task::path_of;
 use super::{Align, AlignmentReport, By, Crowd, CrowdTask, Pair, PairTask, align, is_of, note};
 
-/// What a refusal cannot do.
+/// The first words of a refusal.
 const WHAT: &str = "cannot use transform";
 
 /// The inputs of a merge that are to be aligned.
 pub struct AlignInputs<'a> {
-    /// What is asked for.
+    /// The alignment that the recipe asks for.
     pub asked: &'a Asked,
-    /// Differences between them that are allowed.
+    /// Differences between the inputs that are allowed.
     pub allowed: Waived,
-    /// The symmetry spec that it names.
+    /// The symmetry spec that the recipe names.
     pub spec: Option<&'a Spec>,
-    /// Where the merge's output goes.
+    /// The target of the merge's output.
     pub target: &'a Target,
 }
 
-/// How transforms that are not there yet are found.
+/// The means for finding transforms that are still missing.
 pub struct Finder<'a> {
-    /// In how much memory, on how many threads.
+    /// The memory and the number of threads.
     pub wish: &'a Wish,
-    /// What may be used of the device of the options.
+    /// The share of the options' device that may be used.
     pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
-    /// How it is carried out.
+    /// The options of the run.
     pub options: &'a Options,
-    /// Is told of every alignment.
+    /// Called with the report of every alignment.
     pub told: &'a dyn Fn(&AlignmentReport) -> Result<()>,
 }
 
-/// What came of looking for transforms.
+/// The result of looking for transforms.
 #[derive(Debug, Default)]
 pub struct Looked {
-    /// Inputs whose transforms are not there yet.
+    /// Inputs whose transforms are still missing.
     pub missing: Vec<usize>,
-    /// What a user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl AlignInputs<'_> {
-    /// Fills in the alignments of `job` as far as their files are there.
+    /// Fills in the alignments of `job` for which files exist.
     ///
     /// # Errors
     ///
-    /// When a file cannot be used, is for none of the inputs, or two are for one; and whatever
-    /// keeps the inputs from being aligned with each other.
+    /// Fails if a file cannot be used, is for none of the inputs, or two are for one; and for the
+    /// reasons that keep the inputs from being aligned with each other.
     pub fn look(&self, job: &mut Job) -> Result<Looked> {
         let models = job.open_inputs(None)?;
         self.look_among(job, &models)
     }
 
-    /// The same for inputs that are opened already.
+    /// Looks for transforms of inputs that are already open.
     fn look_among(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
         job.alignments = vec![None; models.len()];
         job.alignment_files.clear();
@@ -120,8 +120,8 @@ impl AlignInputs<'_> {
         }
     }
 
-    /// Folds the norms of all inputs where those of one are folded: only then have their weights to
-    /// do with each other.
+    /// Folds the norms of all inputs if those of one are folded: only then are their weights
+    /// comparable.
     fn fold_all(&self, job: &mut Job, models: &[Checkpoint]) -> Result<()> {
         let folded = |alignment: &Alignment| alignment.symmetries.fold.is_some();
         if !job.alignments.iter().flatten().any(folded) {
@@ -150,13 +150,13 @@ impl AlignInputs<'_> {
         Ok(())
     }
 
-    /// The same, and finds what is not there yet.
+    /// Fills in the alignments of `job`, and finds those that are missing.
     ///
     /// # Errors
     ///
-    /// As [`AlignInputs::look`] and [`align`], and when the output may not be written.
+    /// As [`AlignInputs::look`] and [`align`]; fails too if the output may not be written.
     pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<Looked> {
-        // Opened once for all that follows.
+        // The inputs are opened once for all steps below.
         let models = job.open_inputs(None).map_err(Error::refused)?;
         let looked = self.look_among(job, &models).map_err(Error::refused)?;
         let AlignFrom::Weights(asked) = &self.asked.from else {
@@ -190,7 +190,7 @@ impl AlignInputs<'_> {
         }
     }
 
-    /// Finds the transform of `input`, which is brought near to the donor.
+    /// Finds the transform that brings `input` near to the donor.
     fn find_one(
         &self,
         job: &Job,
@@ -212,7 +212,7 @@ impl AlignInputs<'_> {
         (finder.told)(&found.report)
     }
 
-    /// The run of `task` that writes to `path`, while the headers of `models` are held.
+    /// Sets up the run of `task` that writes to `path`, counting the headers of `models` as held.
     fn run<T>(
         &self,
         task: T,
@@ -230,7 +230,7 @@ impl AlignInputs<'_> {
             threads: finder.wish.threads,
             device: finder.device,
             storage: Arc::clone(&finder.storage),
-            // An output that may be begun anew may lose the transforms of another run.
+            // A merge that may restart its output may also overwrite the transforms of another run.
             target: Some(Target {
                 dir: path,
                 overwrite: overwrite || restart,
@@ -240,7 +240,7 @@ impl AlignInputs<'_> {
         }
     }
 
-    /// Says what would keep the merge from beginning before hours are spent on its inputs.
+    /// Checks the merge's plan and target before hours are spent on its inputs.
     fn check(&self, job: &Job, finder: &Finder<'_>) -> Result<()> {
         let bare = Job {
             alignments: Vec::new(),
@@ -257,8 +257,8 @@ impl AlignInputs<'_> {
         )
     }
 
-    /// The transform of an input that was found for this merge before: beside the output's weights,
-    /// or with a new output that is to replace what is there.
+    /// Returns the transform file of an input from an earlier run of this merge: beside the
+    /// output's weights, or with the new output that is to replace them.
     fn found(&self, input: usize, is_of: &dyn Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let [last, aside] = transform_folders(&self.target.dir);
         check_folder(&last)?;
@@ -266,7 +266,7 @@ impl AlignInputs<'_> {
         Ok(paths.into_iter().find(|path| path.is_file() && is_of(path)))
     }
 
-    /// The folder in which transforms are put that are found now.
+    /// Returns the folder for transforms that are found now.
     fn folder(&self, storage: &dyn Storage) -> Result<PathBuf> {
         let [last, aside] = transform_folders(&self.target.dir);
         check_folder(&last)?;
@@ -281,7 +281,7 @@ impl AlignInputs<'_> {
         Pair::new(reference, model, self.spec, self.allowed)
     }
 
-    /// The transforms that a run of the same merge has found.
+    /// Takes the transforms that a run of the same merge has found.
     fn look_beside(
         &self,
         job: &mut Job,
@@ -308,8 +308,8 @@ impl AlignInputs<'_> {
         Ok(looked)
     }
 
-    /// The transforms that a run of the same merge has found for all models together; all of them
-    /// are there, or none.
+    /// Takes the transforms that a run of the same merge has found for all models together; either
+    /// all of them exist or none is used.
     fn look_for_all(
         &self,
         job: &mut Job,
@@ -368,7 +368,7 @@ impl AlignInputs<'_> {
         others.map(|(_, report)| report).try_for_each(finder.told)
     }
 
-    /// The transforms in `chosen` files, each for these inputs.
+    /// Takes the transforms in `chosen` files, each for the given inputs.
     fn use_files(
         &self,
         job: &mut Job,
@@ -428,7 +428,7 @@ impl AlignInputs<'_> {
     }
 }
 
-/// The matcher's options for what a recipe asks for.
+/// Converts a recipe's options into those of the matcher.
 fn matching_options(asked: &WeightMatching) -> matching::Options {
     matching::Options {
         cost: match asked.cost {
@@ -447,7 +447,7 @@ fn matching_options(asked: &WeightMatching) -> matching::Options {
     }
 }
 
-/// What a transform beside the output is called in it.
+/// Names a transform beside the output by its path in the output.
 fn name_of(path: &Path) -> String {
     let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
     Path::new(folder)
@@ -456,7 +456,7 @@ fn name_of(path: &Path) -> String {
         .to_string()
 }
 
-/// How the inputs of a merge are brought together: the donor stays as it is.
+/// Returns the options for aligning the inputs of a merge together; the donor stays unchanged.
 fn together(job: &Job, options: &matching::Options) -> ManyOptions {
     ManyOptions {
         begin: Begin::Model(job.donor),
@@ -465,7 +465,7 @@ fn together(job: &Job, options: &matching::Options) -> ManyOptions {
     }
 }
 
-/// The inputs for which a file was made.
+/// Returns the inputs for which a file was made.
 fn input_of(path: &Path, prints: &[String], models: &[Checkpoint]) -> Result<Vec<usize>> {
     let stored = Checkpoint::open(path)?;
     let wanted = stored
@@ -487,7 +487,7 @@ fn input_of(path: &Path, prints: &[String], models: &[Checkpoint]) -> Result<Vec
     Ok(inputs)
 }
 
-/// Lets `file` act on an input, unless it does nothing.
+/// Applies `file` to an input, unless it does nothing.
 fn take(
     job: &mut Job,
     input: usize,
@@ -506,7 +506,7 @@ fn take(
         blake3,
         moves,
     });
-    // A model whose norms are folded is another one, even where nothing moves.
+    // Folded norms change a model even if no unit moves.
     if moves || symmetries.fold.is_some() {
         job.alignments[input] = Some(Alignment {
             symmetries,

@@ -2,11 +2,11 @@
 //!
 //! Two models are a [`PairTask`], which writes one file; many are a [`CrowdTask`], which writes a
 //! file for each of them, `1.safetensors` and so on in one folder. The steps are journalled beside
-//! the last of these files, which is written when all others are durable: while it is not there the
-//! run is not finished, and goes on when it is started again.
+//! the last of these files, which is written once all others are durable: until it exists the run
+//! is not finished, and continues when it is started again.
 //!
-//! Merging aligned models is [`merge`](crate::engine::merge())'s; which transform goes with which
-//! input of a merge is found in [`inputs`].
+//! Merging aligned models is the task of [`merge`](crate::engine::merge()); [`inputs`] finds the
+//! transform for each input of a merge.
 
 mod backend;
 mod by;
@@ -47,46 +47,46 @@ pub use task::{Ran, Solving, Task};
 
 /// The keys of a transform file's notes.
 mod note {
-    /// What the run was asked to do.
+    /// The identity of the run.
     pub const IDENTITY: &str = "identity";
     /// The fingerprint of the model that stayed.
     pub const REFERENCE: &str = "reference";
-    /// What was found: gains, certificates, cosines.
+    /// The findings: gains, certificates, cosines.
     pub const FINDINGS: &str = "findings";
-    /// What was found about many models together.
+    /// The findings about many models together.
     pub const TOGETHER: &str = "together";
 }
 
 /// The status of a run that had nothing to do.
 const COMPLETE: &str = "complete already";
 
-/// Everything that an alignment needs.
+/// The inputs and limits of an alignment.
 pub struct Align<T> {
-    /// The models, and how they are brought together.
+    /// The models, and the options for aligning them.
     pub task: T,
     /// The most memory that may be resident, in bytes.
     pub memory: u64,
-    /// Bytes of it that the caller holds meanwhile.
+    /// Bytes of this memory that the caller holds during the run.
     pub held: u64,
-    /// Threads that compute.
+    /// The number of threads for computing.
     pub threads: usize,
-    /// What may be used of the device of the options; without it that device has nothing to do.
+    /// The share of the options' device that may be used; without it the device stays idle.
     pub device: Option<DeviceWish>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
-    /// The transform file to write, `X.safetensors`, or the folder of them; without one there is
-    /// only a report.
+    /// The transform file to write, `X.safetensors`, or the folder of transform files; without a
+    /// target there is only a report.
     pub target: Option<Target>,
-    /// How it is carried out.
+    /// The options of the run.
     pub options: Options,
 }
 
-/// Aligns, or goes on with what an earlier run of the same alignment has left.
+/// Aligns models, or continues an earlier run of the same alignment.
 ///
 /// # Errors
 ///
-/// Whatever keeps the transforms from being found or written. The steps that were taken stay for
-/// the next run, when there is a target.
+/// Passes on the errors of finding and writing the transforms. If there is a target, the steps
+/// taken so far are kept for the next run.
 pub fn align<T: Task>(align: Align<T>) -> Result<T::Found> {
     let begun = Instant::now();
     let Align {
@@ -126,13 +126,13 @@ pub fn align<T: Task>(align: Align<T>) -> Result<T::Found> {
     task.found(files, &ran)
 }
 
-/// The threads that an alignment computes on.
+/// Builds the pool of threads that an alignment computes on.
 fn pool(threads: usize) -> Result<ThreadPool> {
     let built = ThreadPoolBuilder::new().num_threads(threads).build();
     built.map_err(|error| Error::new(Kind::Io, "cannot start threads", "alignment", error))
 }
 
-/// Bytes that the matcher may take of `memory`, of which `held` are taken.
+/// Returns the bytes of `memory` that are left for the matcher, when `held` are taken.
 fn left_for_matching<T: Task>(task: &T, memory: u64, held: u64, pool: &ThreadPool) -> Result<u64> {
     let (models, threads) = (task.models(), pool.current_num_threads());
     let process = process_bytes(threads, &models);
@@ -160,7 +160,7 @@ fn left_for_matching<T: Task>(task: &T, memory: u64, held: u64, pool: &ThreadPoo
     Ok(memory - fixed)
 }
 
-/// Whether the file at `path` is the result of this very run.
+/// True if the file at `path` is the result of this very run.
 fn is_of(path: &Path, identity: &Value) -> bool {
     let metadata = |stored: Checkpoint| stored.files().first().map(|file| file.metadata.clone());
     let metadata = Checkpoint::open(path)
@@ -203,8 +203,7 @@ fn findings_of(file: &TransformFile, path: &Path) -> Result<Findings> {
     })
 }
 
-/// Reports on the alignment of `model` to `reference`, whose transform `file` has its place at
-/// `path`.
+/// Reports on the alignment of `model` to `reference`, whose transform `file` belongs at `path`.
 fn report_of(
     file: &TransformFile,
     path: Option<&Path>,
@@ -231,20 +230,21 @@ fn report_of(
     })
 }
 
-/// An alignment that is carried out.
+/// An alignment in progress.
 struct Run<'a, T> {
     task: &'a T,
     pool: &'a ThreadPool,
     options: &'a Options,
     identity: &'a Value,
-    /// What may be used of the device.
+    /// The share of the device that may be used.
     device: Option<DeviceWish>,
     /// The most memory that may be resident, in bytes.
     memory: u64,
 }
 
 impl<T: Task> Run<'_, T> {
-    /// The transforms at `target`: those that are there, or found now and written; and the status.
+    /// Returns the transforms at `target`, after finding and writing them if they are missing, and
+    /// the status.
     fn carry_out_to(
         &self,
         target: &Target,
@@ -274,7 +274,8 @@ impl<T: Task> Run<'_, T> {
         )
     }
 
-    /// Matches from behind the `earlier` steps on, and writes the transforms if there is a journal.
+    /// Matches from the end of the `earlier` steps on, and writes the transforms if there is a
+    /// journal.
     fn carry_out(
         &self,
         journal: Option<Steps>,
@@ -314,7 +315,7 @@ impl<T: Task> Run<'_, T> {
         Ok(files)
     }
 
-    /// Writes the transforms, the last one last.
+    /// Writes the transforms; the last one is written last.
     fn write(&self, journal: Steps, files: &[TransformFile]) -> Result<()> {
         let (symmetries, paths) = (self.task.symmetries(), self.task.paths(Path::new("")));
         let Some((last, others)) = files.split_last() else {
@@ -328,7 +329,7 @@ impl<T: Task> Run<'_, T> {
     }
 }
 
-/// The file with which a run is finished.
+/// Returns the path of the file that finishes a run.
 fn last_of(paths: &[PathBuf]) -> PathBuf {
     paths.last().cloned().unwrap_or_default()
 }

@@ -11,17 +11,17 @@ use crate::error::{Error, Kind, Result};
 use crate::likeness::{Waived, meanings, vocabularies};
 use crate::symmetry::{Element, OrthogonalMap, Spec, Symmetries, Transform, fingerprint};
 
-/// Raised when the same models and options lead to another transform, so that no run goes on with
-/// another version's steps.
+/// The version of the matchers. It is raised when the same models and options lead to another
+/// transform, so that no run continues another version's steps.
 pub const ALIGNMENT_VERSION: u32 = 1;
 
-/// How many tensors a refusal names.
+/// The most tensors that a refusal names.
 const NAMED: usize = 3;
 
-/// What a refusal cannot do.
+/// The first words of a refusal.
 const WHAT: &str = "cannot align";
 
-/// A model and the reference that it is to be brought near to, headers only.
+/// A model and the reference that it is aligned to; only headers are read.
 pub struct Pair {
     /// The model that stays.
     pub reference: Checkpoint,
@@ -29,7 +29,7 @@ pub struct Pair {
     pub model: Checkpoint,
     /// The symmetries of both; those of the model, where norms are folded.
     pub symmetries: Arc<Symmetries>,
-    /// Those of the reference, where norms are folded.
+    /// The symmetries of the reference, where norms are folded.
     pub folded: Option<Arc<Symmetries>>,
     /// The map under which the model's residual stream is held.
     pub map: Option<OrthogonalMap>,
@@ -37,18 +37,18 @@ pub struct Pair {
     pub reference_print: String,
     /// The fingerprint of the model.
     pub model_print: String,
-    /// What a user should know of their differences.
+    /// Warnings about differences between the models.
     pub warnings: Vec<String>,
 }
 
 impl Pair {
-    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in one for
-    /// their kind, and that both mean the same by their tensors, but for what is `allowed`.
+    /// Checks that `model` can be aligned to `reference` by `spec`, or by the built-in spec for
+    /// their kind, and that their tensors mean the same, except for the `allowed` differences.
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or
-    /// tensors, shapes, types, configs or tokens differ, each with the first that do.
+    /// [`Kind::Usage`] when both are the same files; [`Kind::Mismatch`] when no spec fits, or when
+    /// tensors, shapes, types, configs or tokens differ; the error names the first difference.
     pub fn new(
         reference: Checkpoint,
         model: Checkpoint,
@@ -96,8 +96,8 @@ impl Pair {
         })
     }
 
-    /// The pair as what is to be done to the residual stream wants it: norms folded where it is
-    /// mapped.
+    /// Prepares the pair for the treatment of its residual stream: norms are folded if the stream
+    /// is mapped.
     ///
     /// # Errors
     ///
@@ -110,11 +110,12 @@ impl Pair {
         }
     }
 
-    /// The pair with the model's residual stream held under the map in the file `path`.
+    /// Holds the model's residual stream under the map in the file `path`.
     ///
     /// # Errors
     ///
-    /// As [`Pair::ready_for`]; [`Kind::Input`] when the file holds no orthogonal map of this size.
+    /// As [`Pair::ready_for`]; [`Kind::Input`] when the file does not hold an orthogonal map of
+    /// this size.
     pub fn held_under(self, path: &Path) -> Result<Self> {
         let pair = self.with_norms_folded()?;
         let residual = pair.symmetries.groups.iter().find(|group| group.residual);
@@ -138,11 +139,11 @@ impl Pair {
         })
     }
 
-    /// From where the model is moved: nowhere, or under its map.
+    /// Returns the transform from which matching starts: the identity, or the model's map.
     ///
     /// # Errors
     ///
-    /// None that a map which was read for this pair could cause.
+    /// A map that was read for this pair causes none.
     pub fn start(&self) -> Result<Transform> {
         let start = Transform::identity(&self.symmetries);
         let residual = self
@@ -163,7 +164,7 @@ impl Pair {
         }
     }
 
-    /// What decides whether two runs look for the same.
+    /// Returns the identity of a run: everything that determines its result.
     pub fn identity(&self, options: &matching::Options) -> Value {
         let mut identity = json!({
             "alignment": ALIGNMENT_VERSION,
@@ -182,20 +183,20 @@ impl Pair {
         identity
     }
 
-    /// The tensors on which some group acts.
+    /// Lists the tensors on which some group acts.
     pub fn acted_on(&self) -> Vec<&str> {
         acted_on(&self.symmetries).collect()
     }
 }
 
-/// The spec's name, and what it says of these models.
+/// Returns the spec's name, and a hash of the symmetries that it gives these models.
 pub fn spec_identity(symmetries: &Symmetries) -> Value {
     let mut hasher = blake3::Hasher::new();
     serde_json::to_writer(&mut hasher, symmetries).expect("symmetries are plain data");
     json!({ "name": symmetries.spec, "digest": hasher.finalize().to_hex().as_str() })
 }
 
-/// The tensors on which some group acts.
+/// Lists the tensors on which some group acts.
 pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
     let acts = |tensor: &crate::symmetry::TensorSymmetry| {
         tensor.index.is_some() || !tensor.axes.iter().all(crate::symmetry::Node::is_fixed)
@@ -230,7 +231,7 @@ fn refuse_same(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Both have the same tensors with the same dimensions.
+/// Checks that both models have the same tensors with the same dimensions.
 fn same_shapes(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
     let (ours, theirs) = (reference.tensors(), model.tensors());
     let mut differing = Vec::new();

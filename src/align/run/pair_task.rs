@@ -1,4 +1,5 @@
-//! Two models: the second is brought near to the first, and its transform is one file.
+//! The alignment of two models: the second is brought near to the first, and its transform is one
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,19 +24,19 @@ use super::{
 
 /// A pair, and the criterion by which it is aligned.
 pub struct PairTask {
-    /// What is aligned with what.
+    /// The models.
     pub pair: Pair,
-    /// By what.
+    /// The criterion that matches units.
     pub by: By,
-    /// How it is looked for; how much memory that may take is filled in by the run.
+    /// The options of matching; the run fills in their memory.
     pub matching: matching::Options,
 }
 
-/// An alignment that was found.
+/// The result of an alignment.
 pub struct Aligned {
     /// The transform with its notes, as it was written.
     pub file: TransformFile,
-    /// What was found, for people and programs.
+    /// The findings, for people and programs.
     pub report: AlignmentReport,
 }
 
@@ -55,8 +56,8 @@ impl Task for PairTask {
         "these models".to_owned()
     }
 
-    /// What the matcher has found and what it tries, and the steps, twice where they are taken up
-    /// again.
+    /// Counts the transforms that the matcher has found and those that it tries, and the steps,
+    /// twice if they are resumed.
     fn held_bytes(&self, _: usize) -> u64 {
         6 * findings::largest_transform_bytes(&self.pair.symmetries)
     }
@@ -108,7 +109,7 @@ impl Task for PairTask {
             options,
         };
         let solved = self.by.solve(&models, &matching, earlier, session)?;
-        // What sums products is not needed any more.
+        // The backend is not needed any more.
         drop(matching);
         let cosines = self.cosines(&models, &solved.transform, session)?;
         let Solved {
@@ -167,7 +168,7 @@ impl Task for PairTask {
 }
 
 impl PairTask {
-    /// The reference as it is compared.
+    /// Returns the reference's weights as they are compared.
     fn reference(&self, store: Arc<Store>) -> Arc<dyn Weights> {
         let Some(symmetries) = &self.pair.folded else {
             return store;
@@ -185,7 +186,7 @@ impl PairTask {
         ))
     }
 
-    /// The cosines of all tensors before and after.
+    /// Computes the cosines of all tensors before and after.
     fn cosines(
         &self,
         models: &Models<'_>,
@@ -227,7 +228,7 @@ impl PairTask {
         Ok([before, after])
     }
 
-    /// The model under `transform`; its norms are folded where the pair's are.
+    /// Returns the model under `transform`; its norms are folded if the pair's are.
     fn under(&self, moving: &Arc<Store>, transform: Transform) -> Transformed {
         let symmetries = Arc::clone(&self.pair.symmetries);
         Transformed::new(
@@ -240,7 +241,7 @@ impl PairTask {
     }
 }
 
-/// A transform is read by its name as a checkpoint is.
+/// Refuses names other than `X.safetensors`: a transform is read by its name, like a checkpoint.
 fn refuse_other_names(out: &Path) -> Result<()> {
     if out.extension().is_some_and(|end| end == "safetensors") && !out.is_dir() {
         return Ok(());

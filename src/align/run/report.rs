@@ -1,4 +1,4 @@
-//! What aligning a model with another has found.
+//! Findings and reports of an alignment.
 
 use std::fmt;
 
@@ -12,42 +12,42 @@ use crate::align::straight_through::Losses;
 use crate::budget::format_bytes;
 use crate::error::shown_name;
 
-/// What was found about a pair of models: the same for the same models, spec and options.
+/// The findings about a pair of models: the same for the same models, spec and options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
-    /// How it was looked for.
+    /// The options of matching.
     pub options: Options,
-    /// Sweeps over all roots until nothing moved, that one included.
+    /// The number of sweeps over all roots until nothing moved, including the last.
     pub sweeps: usize,
-    /// Losses of the midpoint, where the alignment was found by them.
+    /// Losses of the midpoint, if the alignment was found by them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,
-    /// The groups that lie within no other, each with those that lie within it, in the order in
-    /// which they were first solved.
+    /// The groups that lie within no other, each with the groups within it, in the order in which
+    /// they were first solved.
     pub roots: Vec<RootFound>,
     /// The tensors on which some group acts.
     pub tensors: Vec<Cosines>,
 }
 
-/// What was found about one root.
+/// The findings about one root.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RootFound {
     /// The root's name.
     pub name: String,
-    /// What it is called in the spec.
+    /// The root's kind: its key in the spec.
     pub kind: String,
-    /// Units of the root and of the groups within it.
+    /// The number of units of the root and of the groups within it.
     pub units: usize,
-    /// How many of them change their places or signs, or are turned.
+    /// The number of units that change places or signs, or are turned.
     pub moved: usize,
-    /// The sum of the cosines of the tensors on which it acts, of the models as they are: its part
-    /// of the objective when every tensor counts alike.
+    /// The sum of the cosines of the tensors on which the root acts, before alignment: its part of
+    /// the objective when every tensor counts alike.
     pub before: f64,
-    /// The same of the reference and the aligned model.
+    /// The same sum for the reference and the aligned model.
     pub after: f64,
-    /// What is known of its last step.
+    /// The certificate of the root's last step.
     pub proof: Proof,
-    /// The cosine of both models' activations before and after, where it was matched by them.
+    /// The cosine of both models' activations before and after, if the root was matched by them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<[f64; 2]>,
 }
@@ -57,26 +57,26 @@ pub struct RootFound {
 pub struct Cosines {
     /// The tensor's name.
     pub tensor: String,
-    /// Of the models as they are; none where a tensor is zero.
+    /// The cosine before alignment; none where a tensor is zero.
     pub before: Option<f64>,
-    /// Of the reference and the aligned model.
+    /// The cosine of the reference and the aligned model.
     pub after: Option<f64>,
 }
 
-/// An alignment, for people (`Display`) and for programs (serde).
+/// The report of an alignment, for people (`Display`) and for programs (serde).
 #[derive(Debug, Clone, Serialize)]
 pub struct AlignmentReport {
     /// `aligned`, `resumed` or `complete already`.
     pub status: &'static str,
     /// The model that stays.
     pub reference: String,
-    /// The model that is brought near to it.
+    /// The model that is aligned to it.
     pub model: String,
     /// The transform file, if one was written.
     pub out: Option<String>,
     /// The spec's name.
     pub spec: String,
-    /// What was found.
+    /// The findings.
     pub findings: Findings,
     /// The sum of all tensors' cosines before and after: the objective when every tensor counts
     /// alike.
@@ -84,33 +84,33 @@ pub struct AlignmentReport {
     /// The mean angle of these tensors before and after, in radians: a diagnostic, not a measure of
     /// quality.
     pub mean_angle: [Option<f64>; 2],
-    /// Units that change their places or signs, or are turned, over all roots.
+    /// The number of units that change places or signs, or are turned, over all roots.
     pub moved: usize,
     /// Seconds that this run took.
     pub seconds: f64,
-    /// The largest resident size of the process, in bytes, where the system tells.
+    /// The largest resident size of the process, in bytes, if the system reports it.
     pub peak_resident_bytes: Option<u64>,
-    /// The memory that it was allowed.
+    /// The memory limit of the run, in bytes.
     pub memory_limit_bytes: u64,
-    /// Where products were summed: `cpu`, or the device's name and what multiplied there; `None`
-    /// when there was nothing to do.
+    /// The place where products were summed: `cpu`, or the device's name and its multiplier; `None`
+    /// if there was nothing to do.
     pub device: Option<String>,
 }
 
-/// Many models that were aligned with each other, for people (`Display`) and for programs (serde).
+/// The report of an alignment of many models, for people (`Display`) and for programs (serde).
 #[derive(Debug, Clone, Serialize)]
 pub struct ManyReport {
-    /// What was found about each, beside the one that stays as it is.
+    /// The findings about each model except the one that stays unchanged.
     pub models: Vec<AlignmentReport>,
-    /// How they were brought together.
+    /// The options of the alignment.
     pub options: ManyOptions,
-    /// The model that stays as it is, counted from 0.
+    /// The model that stays unchanged, counted from 0.
     pub reference: usize,
-    /// Rounds over all models until none moved, that one and the first included.
+    /// The number of rounds over all models until none moved, including the first and the last.
     pub rounds: usize,
-    /// Whether it ended because no model moved.
+    /// True if the run ended because no model moved.
     pub settled: bool,
-    /// The share of units that do not come back to their places when they are brought from model to
+    /// The share of units that do not come back to their places when they are moved from model to
     /// model and back.
     pub cycle_error: f64,
 }
@@ -159,12 +159,12 @@ impl fmt::Display for ManyReport {
 }
 
 impl Findings {
-    /// The sum of all tensors' cosines, before and after.
+    /// Sums the cosines of all tensors, before and after.
     pub fn objective(&self) -> [f64; 2] {
         self.each(|cosines| cosines.sum())
     }
 
-    /// The mean angle of the tensors that have one, before and after, in radians.
+    /// Averages the angles of the tensors that have one, before and after, in radians.
     pub fn mean_angle(&self) -> [Option<f64>; 2] {
         self.each(|cosines| {
             let angles: Vec<f64> = cosines.map(angle).collect();
@@ -174,13 +174,13 @@ impl Findings {
         })
     }
 
-    /// Units that move, over all roots.
+    /// Counts the units that move, over all roots.
     pub fn moved(&self) -> usize {
         self.roots.iter().map(|root| root.moved).sum()
     }
 
-    /// Names of the roots that were matched by activations, and the cosines of these before and
-    /// after.
+    /// Returns the names of the roots that were matched by activations, and the activations'
+    /// cosines before and after.
     fn activations(&self) -> impl Iterator<Item = (String, [f64; 2])> {
         self.roots
             .iter()
@@ -193,7 +193,7 @@ impl Findings {
         sides.map(|side| of(&mut self.tensors.iter().filter_map(side)))
     }
 
-    /// Roots of one kind together, in the order in which kinds are met.
+    /// Groups the roots by kind, in the order in which kinds first occur.
     fn kinds(&self) -> Vec<Vec<&RootFound>> {
         let mut kinds: Vec<Vec<&RootFound>> = Vec::new();
         for root in &self.roots {
@@ -210,7 +210,7 @@ impl Findings {
 }
 
 impl AlignmentReport {
-    /// One line: what was aligned with what, and how much moves.
+    /// Returns one line that names the models and counts the units that move.
     pub fn headline(&self) -> String {
         let to = self
             .out
@@ -235,7 +235,7 @@ impl AlignmentReport {
         )
     }
 
-    /// A table with a row for every root.
+    /// Returns a table with a row for every root.
     pub fn roots(&self) -> String {
         let rows = self
             .findings
@@ -330,7 +330,7 @@ impl Row {
     }
 }
 
-/// What is known of these roots, each thing once with its number where they differ.
+/// Words the certificates of these roots; if they differ, each with its count.
 fn proofs(roots: &[&RootFound]) -> String {
     let words = |proof: &Proof| match proof {
         Proof::Identity => "identity certified",

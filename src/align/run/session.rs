@@ -1,4 +1,4 @@
-//! One run of a matcher: its steps are journalled, its progress is told, its end can be asked for.
+//! One run of a matcher: it journals steps, reports progress and can be asked to end.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,7 +32,7 @@ impl TaskStep for ManyStep {
     }
 }
 
-/// Watches a run, and keeps its steps.
+/// An observer of a run that keeps its steps.
 pub struct Session<'a, S> {
     symmetries: &'a Symmetries,
     options: &'a Options,
@@ -45,7 +45,7 @@ struct Kept<S> {
 }
 
 impl<'a, S: TaskStep> Session<'a, S> {
-    /// A run whose earlier steps are these; without a journal an interrupted run is lost.
+    /// Starts a run from these earlier steps; without a journal an interrupted run is lost.
     pub fn new(
         symmetries: &'a Symmetries,
         options: &'a Options,
@@ -62,12 +62,12 @@ impl<'a, S: TaskStep> Session<'a, S> {
         }
     }
 
-    /// Lets `act` see all steps, those of earlier runs first.
+    /// Calls `act` with all steps, those of earlier runs first.
     pub fn with_steps<T>(&self, act: impl FnOnce(&[S]) -> T) -> T {
         act(&self.kept().steps)
     }
 
-    /// The journal.
+    /// Ends the session and returns the journal.
     pub fn end(self) -> Option<Steps> {
         self.kept
             .into_inner()
@@ -76,7 +76,7 @@ impl<'a, S: TaskStep> Session<'a, S> {
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept<S>> {
-        // The steps are changed whole, and a journal that failed refuses what comes after.
+        // A panic leaves no step half changed, and a journal that failed refuses further steps.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

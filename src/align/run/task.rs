@@ -1,4 +1,4 @@
-//! What differs between runs of two models and of many.
+//! The differences between runs of two models and of many.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,63 +15,64 @@ use crate::symmetry::{Symmetries, TransformFile};
 
 use super::session::{Session, TaskStep};
 
-/// Models that one run brings together, and the way in which it does.
+/// The models that one run aligns, and the way in which it does so.
 pub trait Task: Sync {
-    /// A step, as it is journalled.
+    /// The type of a journalled step.
     type Step: TaskStep;
     /// The result of the run.
     type Found;
 
-    /// The models, two at least.
+    /// Returns the models, at least two.
     fn models(&self) -> Vec<&Checkpoint>;
 
-    /// The symmetries of the models.
+    /// Returns the symmetries of the models.
     fn symmetries(&self) -> &Arc<Symmetries>;
 
-    /// The models in words, for a refusal.
+    /// Describes the models in words, for a refusal.
     fn words(&self) -> String;
 
-    /// Bytes that the run holds besides those of the matcher: transforms, steps, buffers of
-    /// `threads` threads.
+    /// Returns the bytes that the run holds besides those of the matcher: transforms, steps,
+    /// buffers of `threads` threads.
     fn held_bytes(&self, threads: usize) -> u64;
 
-    /// The least memory with which the matcher finds transforms of the first two models, in bytes.
+    /// Returns the least memory, in bytes, with which the matcher finds transforms of the first two
+    /// models.
     fn least_bytes(&self, first: &Store, second: &Arc<Store>) -> u64;
 
     /// Sets the bytes that the matcher may take.
     fn set_memory(&mut self, bytes: u64);
 
-    /// What decides whether two runs look for the same.
+    /// Returns the identity of the run: everything that determines its result.
     ///
     /// # Errors
     ///
-    /// When something that decides it cannot be read.
+    /// Fails if a part of the identity cannot be read.
     fn identity(&self) -> Result<Value>;
 
-    /// The transform files of the output `out`. The last is written last: with it the run is
-    /// finished.
+    /// Returns the transform files of the output `out`. The last is written last: it finishes the
+    /// run.
     fn paths(&self, out: &Path) -> Vec<PathBuf>;
 
-    /// Refuses an output that cannot be written to.
+    /// Refuses an output that cannot be written.
     ///
     /// # Errors
     ///
-    /// When its name or something that is there is in the way.
+    /// Fails if its name is unfit or an existing file is in the way.
     fn check_target(&self, target: &Target, identity: &Value) -> Result<()>;
 
-    /// Finds the transforms from behind the earlier steps on, one for each of [`Task::paths`], on
+    /// Finds one transform for each of [`Task::paths`], from the end of the earlier steps on, on
     /// the threads of the current pool. Products are summed by `backend`.
     ///
     /// # Errors
     ///
-    /// Those of the matchers, and when a model cannot be read.
+    /// Passes on the errors of the matchers, and fails if a model cannot be read.
     fn solve(
         &self,
         solving: &Solving<'_, Self::Step>,
         backend: Backend,
     ) -> Result<Vec<TransformFile>>;
 
-    /// The result, from the transforms as they were written.
+    /// Builds the result from the transforms as they were written.
     ///
     /// # Errors
     ///
@@ -79,30 +80,30 @@ pub trait Task: Sync {
     fn found(&self, files: Vec<TransformFile>, ran: &Ran) -> Result<Self::Found>;
 }
 
-/// A task that is being solved.
+/// The state of a task while it is solved.
 pub struct Solving<'a, S> {
     /// The weights of the models.
     pub stores: &'a [Arc<Store>],
     /// The steps of an earlier run.
     pub earlier: &'a [S],
-    /// Keeps steps and tells progress.
+    /// The session that keeps steps and reports progress.
     pub session: &'a Session<'a, S>,
-    /// How the run is carried out.
+    /// The options of the run.
     pub options: &'a Options,
-    /// What decides whether two runs look for the same.
+    /// The identity of the run.
     pub identity: &'a Value,
 }
 
-/// How a run went.
+/// The course of a run.
 pub struct Ran {
     /// `aligned`, `resumed` or `complete already`.
     pub status: &'static str,
     /// The output, if there is one.
     pub out: Option<PathBuf>,
-    /// Seconds that it took.
+    /// The run time in seconds.
     pub seconds: f64,
-    /// The memory that it was allowed, in bytes.
+    /// The memory limit, in bytes.
     pub memory: u64,
-    /// Where products were summed; `None` when there was nothing to do.
+    /// The place where products were summed; `None` if there was nothing to do.
     pub device: Option<String>,
 }
