@@ -51,7 +51,7 @@ pub enum Similarity {
 pub struct Options {
     /// The measure of similarity.
     pub similarity: Similarity,
-    /// True if signs are looked for where they are allowed.
+    /// True if signs are optimised where they are allowed.
     pub signs: bool,
     /// Bytes that matrices, candidates and buffers may take together.
     #[serde(skip)]

@@ -33,7 +33,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The number of candidates per row beyond which those of large reduced cost are dropped.
+    /// Returns the number of candidates per row beyond which those of large reduced cost are
+    /// dropped.
     fn most_candidates(&self) -> usize {
         2 * (self.candidates.max(1) + self.additions.max(1))
     }

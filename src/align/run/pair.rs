@@ -25,7 +25,7 @@ const WHAT: &str = "cannot align";
 pub struct Pair {
     /// The model that stays.
     pub reference: Checkpoint,
-    /// The model that is brought near to it.
+    /// The model that is aligned to it.
     pub model: Checkpoint,
     /// The symmetries of both; those of the model, where norms are folded.
     pub symmetries: Arc<Symmetries>,

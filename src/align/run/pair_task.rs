@@ -1,5 +1,4 @@
-//! The alignment of two models: the second is brought near to the first, and its transform is one
-//! file.
+//! The alignment of two models: the second is aligned to the first, and its transform is one file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

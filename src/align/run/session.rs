@@ -15,7 +15,7 @@ use crate::symmetry::Symmetries;
 
 /// A step that can be journalled.
 pub trait TaskStep: Serialize + DeserializeOwned + Clone + Send + Sync {
-    /// The root that was solved, by its place in
+    /// Returns the root that was solved, as its index in
     /// [`Symmetries::groups`](crate::symmetry::Symmetries::groups).
     fn root(&self) -> usize;
 }
