@@ -1,4 +1,4 @@
-//! Whether the inputs that meet in a merge mean the same by their rows and axes.
+//! Checks that the inputs of a merge mean the same by their rows and axes.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use crate::likeness::{is_by_token, meanings, vocabularies};
 use super::job::Job;
 use super::tensor::{Action, TensorPlan};
 
-/// What cannot be done with inputs that mean something else.
+/// The operation that errors about inputs of different meaning name.
 const WHAT: &str = "cannot merge";
 
-/// Compares the tokenizers of inputs whose rows for tokens are merged, and the configs of all that
-/// lend weights with the config that the output gets. Returns what a user should know.
+/// Compares the tokenizers of inputs whose rows for tokens are merged, and the configs of all
+/// inputs that lend weights with the donor's, which the output gets. Returns warnings.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ pub fn check(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result
     Ok(warnings)
 }
 
-/// The inputs that some of these tensors come from.
+/// Returns the inputs that these tensors come from.
 fn lenders<'a>(tensors: impl Iterator<Item = &'a TensorPlan>) -> BTreeSet<usize> {
     tensors
         .flat_map(|tensor| &tensor.sources)

@@ -1,10 +1,10 @@
-//! Architectures that differ: why tensors do not fit, said before which tensors do not.
+//! Names architectures that differ, before the tensors that do not fit because of it.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind};
 
-/// The failure with the architectures named first, when inputs do not fit each other and their
-/// configs say why.
+/// Puts the architectures in front of `error` when the inputs do not fit each other and their
+/// configs name different ones.
 pub fn told_first(error: Error, inputs: &[Checkpoint]) -> Error {
     let named: Vec<(&Checkpoint, String)> = inputs
         .iter()
@@ -27,7 +27,7 @@ pub fn told_first(error: Error, inputs: &[Checkpoint]) -> Error {
     error.because(&cause)
 }
 
-/// What the config calls the model: its class, or its type.
+/// Returns the model's architecture by its config: its class, or its type.
 fn architecture(input: &Checkpoint) -> Option<String> {
     let config = input.config().ok().flatten()?;
     let class = config

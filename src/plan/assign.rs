@@ -1,4 +1,4 @@
-//! Which output tensors there are and which tensors of which inputs go into each.
+//! The output tensors, and the input tensors that go into each.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::coverage::Dropped;
 use super::job::Job;
 use super::missing::Inputs;
 
-/// Over what one Gram matrix is taken.
+/// The elements that one Gram matrix is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     /// The whole tensor.
@@ -28,7 +28,7 @@ pub enum Span {
     Model,
 }
 
-/// One output tensor and what it is made of.
+/// One output tensor and its sources.
 #[derive(Debug, Clone)]
 pub struct Assignment {
     /// The tensor's name in the output.
@@ -36,19 +36,19 @@ pub struct Assignment {
     /// The tensors that go into it: index of the input, name there. The first gives shape and
     /// dtype.
     pub sources: Vec<(usize, String)>,
-    /// How they are combined when their elements can be averaged.
+    /// The method that combines them when their elements can be averaged.
     pub method: Arc<dyn Method>,
-    /// Over what a Gram matrix is taken.
+    /// The elements that one Gram matrix is taken over.
     pub span: Span,
 }
 
-/// What becomes of the inputs' tensors.
+/// The assignment of all inputs' tensors.
 #[derive(Debug, Default)]
 pub struct Assigned {
-    /// The output tensors, in the order in which they are written: the donor's file order, what it
-    /// lacks last.
+    /// The output tensors in the order in which they are written: the donor's in file order, then
+    /// those that it lacks.
     pub assignments: Vec<Assignment>,
-    /// Tensors that go into none of them although an output tensor was asked of them.
+    /// Tensors that go into none of them although one was to be made of them.
     pub dropped: Vec<Dropped>,
     /// Tensors that are merged over fewer inputs than there are.
     pub partial: Vec<Partial>,
@@ -63,11 +63,11 @@ struct Wanted {
     sources: Vec<(usize, String)>,
 }
 
-/// What is made of the inputs' tensors.
+/// Assigns the inputs' tensors to output tensors.
 ///
 /// # Errors
 ///
-/// When inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no
+/// Fails when inputs lack tensors and that is not allowed, layers do not fit, or a parameter has no
 /// value.
 pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     let Inputs { job, inputs, ties } = *given;
@@ -122,8 +122,7 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     })
 }
 
-/// Lets tensors that are combined with the same parameters share their method, which shows all of
-/// them.
+/// Makes tensors with equal parameters share one method; its debug form shows all parameters.
 fn share_methods(assignments: &mut [Assignment]) {
     let mut known: HashMap<String, Arc<dyn Method>> = HashMap::new();
     for assignment in assignments {
@@ -132,11 +131,11 @@ fn share_methods(assignments: &mut [Assignment]) {
     }
 }
 
-/// Every tensor of whole models.
+/// Lists every tensor of whole models.
 ///
 /// # Errors
 ///
-/// When models that have next to no tensor in common would be put side by side.
+/// Fails when models share almost no tensor and would be put side by side.
 fn whole_models(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
     let models = given.job.document.models();
     let members: Vec<usize> = given
@@ -191,7 +190,7 @@ fn stacked(given: &Inputs<'_>) -> Result<Vec<Wanted>> {
     Ok(wanted.collect())
 }
 
-/// The tensor merged over the inputs that have it.
+/// Assigns a tensor that is merged over the inputs that have it.
 fn common(
     job: &Job,
     tensor: &Wanted,
@@ -217,7 +216,7 @@ fn common(
     })
 }
 
-/// The tensor as the donor has it; nothing when the donor lacks it.
+/// Assigns the donor's tensor unchanged; `None` when the donor lacks it.
 fn from_base(
     job: &Job,
     tensor: &Wanted,

@@ -8,12 +8,13 @@ use crate::recipe::{BaseRule, Document, Given, Granularity, MethodName, Scope, T
 
 use super::assign::Span;
 
-/// The method for the tensor at `place`, over those of the document's inputs that `members` lists.
+/// Chooses the method for the tensor at `place`, and its span, over those of the document's inputs
+/// that `members` lists.
 ///
 /// # Errors
 ///
-/// When a parameter has no value for this tensor or the method refuses it, or when the method needs
-/// the base and the base lacks the tensor.
+/// Fails when a parameter has no value for this tensor or the method refuses it, or when the method
+/// needs the base and the base lacks the tensor.
 pub fn choose(
     document: &Document,
     place: &TensorPlace<'_>,
@@ -25,8 +26,8 @@ pub fn choose(
         members,
         base: base_among(document, place, members)?,
     };
-    // A method that needs others beside the base has nothing to do when only one input has the
-    // tensor.
+    // With only one input that has the tensor, a method that needs others besides the base has
+    // nothing to do.
     if members.len() == 1
         && document.method != MethodName::Passthrough
         && document.method != MethodName::Linear
@@ -38,7 +39,7 @@ pub fn choose(
         .make(&choice)
         .map_err(|error| choice.located(error))?;
     if method.statistics() == Statistics::None {
-        // Nothing is left to be known: what cannot be solved is found before anything is read.
+        // Nothing depends on the data: an unsolvable case is found before anything is read.
         method
             .solve(&Gram::new(0))
             .map_err(|error| choice.located(error.with_kind(Kind::Recipe)))?;
@@ -46,7 +47,7 @@ pub fn choose(
     Ok((method, choice.span()?))
 }
 
-/// Where the base is among `members`.
+/// Returns the position of the base among `members`.
 fn base_among(
     document: &Document,
     place: &TensorPlace<'_>,
@@ -79,8 +80,7 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// `error` with the place of the parameter that it is about, if it is about one that a method
-    /// refuses.
+    /// Adds the place of the parameter to `error`, if it is about one that the method refuses.
     fn located(&self, error: Error) -> Error {
         let document = self.document;
         let subject = error.subject();

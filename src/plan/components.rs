@@ -1,9 +1,9 @@
-//! Components: sub-folders with weights of their own, merged by the same recipe or carried from the
-//! base as they are.
+//! Components: sub-folders with weights of their own, merged by the same recipe or carried
+//! unchanged from the base.
 //!
 //! The output's tensors are named after their folder, `unet/conv_in.weight`, so that filters of a
-//! recipe see it. One mean over the model is one over the model and its components together. An
-//! alignment is one of the model alone; units that a component reads are not reordered by it.
+//! recipe see it. A mean over the model includes its components. An alignment covers the model
+//! alone; it does not reorder units that a component reads.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use super::shape;
 use super::tensor::{Action, SourcePlan, TensorPlan};
 use crate::view::{Place, Stack};
 
-/// How many names a message lists before it only counts.
+/// The most names that a message lists before it only counts.
 const LISTED: usize = 5;
 
 /// A sub-folder of the output with weights of its own.
@@ -27,12 +27,12 @@ const LISTED: usize = 5;
 pub struct Component {
     /// Its name.
     pub folder: String,
-    /// Whether its tensors are the donor's bit for bit, rather than merged.
+    /// True if its tensors are the donor's bit for bit, false if they are merged.
     pub carried: bool,
 }
 
 impl Component {
-    /// Whether a tensor of the output is in it.
+    /// Tells if a tensor of the output belongs to it.
     pub fn holds(&self, tensor: &str) -> bool {
         tensor
             .strip_prefix(&self.folder)
@@ -40,24 +40,25 @@ impl Component {
     }
 }
 
-/// The components of an output, those of the inputs opened.
+/// The components of an output, and the folders of the inputs that were opened for them.
 pub struct Components {
-    /// In the order of their names.
+    /// The components, by name.
     pub list: Vec<Component>,
-    /// What a user should know about them.
+    /// Warnings about them.
     pub warnings: Vec<String>,
-    /// What was opened of which input, in the order of `list`.
+    /// For each of `list`, the inputs whose folder was opened, and its contents.
     opened: Vec<Vec<(usize, Checkpoint)>>,
 }
 
 impl Components {
-    /// Finds the components of `inputs`: merged where all inputs that take part have a folder of
-    /// the same tensors, or the model's own list names it; carried from the donor where some lack
-    /// it; left out where the donor does.
+    /// Finds the components of `inputs`. A component is merged if all inputs that take part have
+    /// the folder, and the same tensors in it unless the model's own list names it. It is carried
+    /// from the donor if some inputs lack it, and left out if the donor does.
     ///
     /// # Errors
     ///
-    /// When a component that is listed cannot be opened, or layers of a pipeline are to be stacked.
+    /// Fails when a listed component cannot be opened, or when layers of a pipeline are to be
+    /// stacked.
     pub fn find(job: &Job, inputs: &[Checkpoint], options: &OpenOptions) -> Result<Self> {
         let mut found = Self {
             list: Vec::new(),
@@ -187,7 +188,7 @@ impl Components {
         .with_hint("name one of its folders as the model"))
     }
 
-    /// Gives the inputs the files and tensors of their components.
+    /// Attaches the files and tensors of their components to the inputs.
     ///
     /// # Errors
     ///
@@ -201,12 +202,12 @@ impl Components {
         Ok(())
     }
 
-    /// The tensors of all components, which are attached to `inputs`.
+    /// Plans the tensors of all components, which must be attached to `inputs`.
     ///
     /// # Errors
     ///
-    /// When inputs lack tensors and that is not allowed, shapes do not fit, or a parameter has no
-    /// value.
+    /// Fails when inputs lack tensors and that is not allowed, shapes do not fit, or a parameter
+    /// has no value.
     pub fn tensors(
         &self,
         job: &Job,
@@ -214,7 +215,7 @@ impl Components {
         dropped: &mut Vec<Dropped>,
     ) -> Result<Vec<TensorPlan>> {
         let mut tensors = Vec::new();
-        // The symmetries of an aligned model know nothing of its components.
+        // The symmetries of an aligned model do not cover its components.
         let plain = Job {
             alignments: Vec::new(),
             ..job.clone()
@@ -243,7 +244,7 @@ struct Wanted<'a> {
     options: &'a OpenOptions,
 }
 
-/// The inputs that weights are taken from; others lend a tokenizer at most.
+/// Returns the inputs that lend weights; others lend a tokenizer at most.
 fn members(job: &Job) -> Vec<usize> {
     let models = job.document.models();
     let inputs = (0..job.document.slice_count()).flat_map(|slice| job.document.inputs(slice));
@@ -269,7 +270,8 @@ fn names_in<'a>(component: &'a Component, input: &'a Checkpoint) -> impl Iterato
         .filter(|name| component.holds(name))
 }
 
-/// What is made of what in a component that is merged; what is the donor's alone goes to `tensors`.
+/// Assigns the inputs' tensors to those of a merged component; adds tensors carried from the donor
+/// to `tensors`.
 fn assign(
     job: &Job,
     inputs: &[Checkpoint],
@@ -338,7 +340,7 @@ fn assign(
     Ok(assignments)
 }
 
-/// The inputs of whole models, in the order of the document, which its parameters go by.
+/// Returns the inputs of whole models in the document's order, which its parameters follow.
 fn members_of_first(job: &Job) -> Vec<usize> {
     let models = job.document.models();
     let inputs = job.document.inputs(0);
@@ -366,7 +368,7 @@ fn refuse_missing(component: &Component, missing: &[&str]) -> Result<()> {
         .with_hint("merge pipelines of one architecture, or allow for missing tensors (`missing: common` or `base`)"))
 }
 
-/// The donor's tensor, bit for bit.
+/// Plans a tensor that is the donor's, bit for bit.
 fn carried(job: &Job, inputs: &[Checkpoint], name: &str) -> TensorPlan {
     let entry = &inputs[job.donor].tensors()[name];
     let source = SourcePlan {

@@ -6,9 +6,9 @@ use crate::checkpoint::TensorEntry;
 use super::coverage::Dropped;
 use super::job::Job;
 
-/// Where the inputs hold integers of different types, or some of them floats, keeps those of the
-/// type that is carried: the base's if it holds integers, else that of the first input which does.
-/// The others are added to `dropped`.
+/// Keeps only sources of the carried type if the inputs hold integers of different types, or some
+/// of them floats: the base's type if it holds integers, else that of the first input that does.
+/// Adds the others to `dropped`.
 pub fn leave_floats_out(
     job: &Job,
     entries: &mut Vec<&TensorEntry>,

@@ -1,5 +1,4 @@
-//! What becomes of every input tensor: whatever is neither merged nor carried is named with the
-//! reason.
+//! Accounts for every input tensor: those neither merged nor carried are listed with the reason.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,7 +11,7 @@ use crate::recipe::Sources;
 use super::job::Job;
 use super::tensor::TensorPlan;
 
-/// How many tensors a warning names before it only counts.
+/// The most tensors that a warning names before it only counts.
 const NAMED: usize = 3;
 
 /// A tensor of an input that does not go into the output.
@@ -22,14 +21,15 @@ pub struct Dropped {
     pub input: usize,
     /// Its name there.
     pub name: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// Its values are another tensor's, which is written: nothing is lost.
+    /// True if nothing is lost: its values are those of another tensor, which is written.
     #[serde(skip)]
     pub is_tied: bool,
 }
 
-/// Every input tensor that no output tensor is made of; `known` says why some are not.
+/// Returns the input tensors that no output tensor is made of; `known` has the reasons for some of
+/// them.
 pub fn dropped(
     job: &Job,
     inputs: &[Checkpoint],
@@ -77,8 +77,8 @@ pub fn dropped(
     dropped
 }
 
-/// What a user should know before the merge: what is odd about the files, and what is dropped,
-/// summarised.
+/// Returns the warnings to show before the merge: oddities of the files, and a summary of dropped
+/// tensors.
 pub fn warnings(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
     let of_files = inputs.iter().flat_map(|input| {
         let root = input.root().display();
@@ -95,7 +95,7 @@ pub fn notes(inputs: &[Checkpoint], dropped: &[Dropped]) -> Vec<String> {
     in_lines(inputs, dropped, true)
 }
 
-/// One line for all tensors of an input with one reason, of those that are tied or of the others.
+/// Writes one line for each input and reason, for the tied tensors or for the others.
 fn in_lines(inputs: &[Checkpoint], dropped: &[Dropped], tied: bool) -> Vec<String> {
     let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for tensor in dropped.iter().filter(|tensor| tensor.is_tied == tied) {
@@ -114,7 +114,7 @@ fn in_lines(inputs: &[Checkpoint], dropped: &[Dropped], tied: bool) -> Vec<Strin
     groups.into_iter().map(line).collect()
 }
 
-/// The first of these names, and how many more there are.
+/// Lists the first of these names and counts the rest.
 pub fn named(names: &[&str]) -> String {
     let shown: Vec<String> = names
         .iter()

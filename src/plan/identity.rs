@@ -1,8 +1,8 @@
-//! What makes two runs the same work, so that one may go on where the other stopped.
+//! The identity of a run's work: one run may go on where another with an equal identity stopped.
 //!
-//! Threads, memory and block size are left out: the output does not depend on them. File times and
-//! sizes stand for the files' contents, beside the hash of each header; where contents are known
-//! they stand there too, and only they are recorded with the result.
+//! Threads, memory and block size are left out: the output does not depend on them. File times,
+//! sizes and header hashes stand for the files' contents. Where digests of the contents are known
+//! they are included, and only they are recorded with the result.
 
 use serde_json::{Value, json};
 
@@ -14,11 +14,11 @@ use super::layout::Layout;
 use super::made::Made;
 use super::ties::Ties;
 
-/// Raised when the output bytes of the same job change, so that no run goes on with another
-/// version's half.
+/// Raised when the output bytes of the same job change, so that no run resumes one of another
+/// version.
 const ARITHMETIC_VERSION: u32 = 2;
 
-/// The identity of `job` on these inputs.
+/// Returns the identity of `job` on these inputs.
 pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout, ties: &Ties) -> Value {
     let mut identity = json!({
         "arithmetic": ARITHMETIC_VERSION,
@@ -41,7 +41,7 @@ pub fn of(job: &Job, inputs: &[Checkpoint], layout: &Layout, ties: &Ties) -> Val
     identity
 }
 
-/// What is known of an input that an earlier stage has made.
+/// Reads the digests of an input that an earlier stage made; empty for any other input.
 fn made(job: &Job, input: usize) -> Made {
     match job.inputs.get(input).filter(|_| job.made.contains(&input)) {
         Some(folder) => Made::read(folder),

@@ -1,5 +1,5 @@
-//! What is to be done: a document of a recipe with its models found, and what decides the output
-//! beside it.
+//! The work to do: a recipe's document with its models found, and the other settings that decide
+//! the output.
 
 use std::path::PathBuf;
 
@@ -20,15 +20,15 @@ use crate::symmetry::Alignment;
 use super::memory::Wish;
 use super::{MOST_INPUTS, rename};
 
-/// The most tensor data in one shard when nobody says otherwise, as transformers has it.
+/// The default for the most bytes of tensor data in one shard, the same as in transformers.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// A merge as asked for: inputs, how they are combined, and what is written.
+/// A merge as requested: its inputs, how they are combined, and what is written.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// How the inputs are combined.
+    /// The recipe's document, which says how the inputs are combined.
     pub document: Document,
-    /// Where each of [`Document::models`] is.
+    /// The path of each of [`Document::models`].
     pub inputs: Vec<PathBuf>,
     /// The input that lends config, tokenizer and everything that is carried: the base, else the
     /// first.
@@ -37,27 +37,28 @@ pub struct Job {
     pub dtype: Option<Dtype>,
     /// The most bytes of tensor data in one shard.
     pub shard_bytes: u64,
-    /// What to do about NaN and infinity.
+    /// The treatment of NaN and infinity.
     pub nan: NanPolicy,
     /// The compression level of `.safetensors.zst` shards; plain shards when `None`.
     pub zstd: Option<i32>,
-    /// How each input is transformed while it is read; empty, or one for each of [`Job::inputs`].
+    /// The transform of each input while it is read; empty, or one for each of [`Job::inputs`].
     pub alignments: Vec<Option<Alignment>>,
-    /// Where the alignments come from; those of inputs that stay as they are too.
+    /// The files of the alignments, including those of inputs that stay unchanged.
     pub alignment_files: Vec<AlignmentFile>,
     /// The recipe's text, which goes with the output; made from the document when `None`.
     pub recipe_text: Option<String>,
     /// The inputs that an earlier stage of the same recipe has made.
     pub made: Vec<usize>,
-    /// The output is a single file, beside which the donor's files are put.
+    /// True if the output is a single file, beside which the donor's files are put.
     pub beside_a_file: bool,
-    /// How the user came in; messages speak accordingly.
+    /// The door that the user came in by; messages use its words.
     pub door: Door,
-    /// What a user should know of the recipe.
+    /// Warnings about the recipe.
     pub warnings: Vec<String>,
-    /// The output is a single file of weights, which has no folders of components.
+    /// True if the output is a single file of weights, which has no folders of components.
     pub weights_alone: bool,
-    /// The output is one model anew, not a merge: its own card goes along, and no recipe.
+    /// True if one model is written anew rather than merged: its own card goes along, and no
+    /// recipe.
     pub rewritten: bool,
 }
 
@@ -66,16 +67,16 @@ pub struct Job {
 pub struct AlignmentFile {
     /// The input, by its place in [`Job::inputs`].
     pub input: usize,
-    /// Its name; below the output folder for those that go with the output.
+    /// The file's name; relative to the output folder if the file goes with the output.
     pub file: String,
     /// The BLAKE3 hash of its bytes, in hexadecimal.
     pub blake3: String,
-    /// Whether it changes anything; an input is read as it is when not.
+    /// True if it changes anything; otherwise the input is read as it is.
     pub moves: bool,
 }
 
 impl Job {
-    /// The job that `document` describes, its models found at `inputs`, one for each of
+    /// Makes the job that `document` describes, with its models at `inputs`, one for each of
     /// [`Document::models`].
     ///
     /// # Errors
@@ -116,8 +117,8 @@ impl Job {
         })
     }
 
-    /// The job that a recipe of one merge describes, its models found in folders here or in the
-    /// hub's cache.
+    /// Makes the job of a recipe with one merge; finds its models in folders here or in the hub's
+    /// cache.
     ///
     /// # Errors
     ///
@@ -161,7 +162,8 @@ impl Job {
         Self::found(recipe, document, |model| model.locate(&hub))
     }
 
-    /// The job that one document of a recipe describes, each of its models where `find` finds it.
+    /// Makes the job of one document of a recipe, each of its models at the path that `find`
+    /// returns.
     ///
     /// # Errors
     ///
@@ -184,7 +186,8 @@ impl Job {
         })
     }
 
-    /// The job that writes one model anew, transformed while it is read when it has an alignment.
+    /// Makes the job that writes one model anew, transformed while it is read if it has an
+    /// alignment.
     ///
     /// Elements that are only moved keep their bits, NaN and infinity included.
     ///
@@ -201,13 +204,13 @@ impl Job {
         })
     }
 
-    /// Opens all inputs, headers only, as the document wants them to be opened, their tensors
-    /// renamed; with a `wish`, in its memory.
+    /// Opens the headers of all inputs with the document's options, and renames their tensors; with
+    /// a `wish`, within its memory.
     ///
     /// # Errors
     ///
-    /// Those of [`Checkpoint::open_with`], and when a rule of `rename` does nothing or makes one
-    /// name of two.
+    /// Those of [`Checkpoint::open_with`], and when a rule of `rename` does nothing or gives two
+    /// tensors one name.
     pub fn open_inputs(&self, wish: Option<&Wish>) -> Result<Vec<Checkpoint>> {
         let mut opened: Vec<Checkpoint> = Vec::with_capacity(self.inputs.len());
         for path in &self.inputs {
@@ -225,7 +228,8 @@ impl Job {
         Ok(opened)
     }
 
-    /// How an input or one of its components is opened, whose headers may take `memory` bytes.
+    /// Returns the options for opening an input or a component, whose headers may take `memory`
+    /// bytes.
     pub fn open_options(&self, memory: Option<u64>) -> OpenOptions {
         let state_dict_key = self.document.own.state_dict_key.clone();
         let raw_codes = self.document.own.quantised == Some(Quantised::Raw);
@@ -237,27 +241,27 @@ impl Job {
         }
     }
 
-    /// Over what a Gram matrix is taken, where the method does not say.
+    /// Returns the granularity of Gram matrices, where the method does not say.
     pub fn granularity(&self) -> Granularity {
         self.document.granularity()
     }
 
-    /// How an input is transformed while it is read, if it is.
+    /// Returns the transform of an input while it is read, if it has one.
     pub fn alignment(&self, input: usize) -> Option<&Alignment> {
         self.alignments.get(input)?.as_ref()
     }
 
-    /// The head that an aligned input has besides the tensors of its files.
+    /// Returns the head that an aligned input has besides the tensors of its files.
     pub fn untied_head(&self, input: usize) -> Option<&str> {
         self.alignment(input)?.symmetries.fold.as_ref()?.untied()
     }
 
-    /// Whether the output is a model whose norms are folded.
+    /// Tells if the output is a model whose norms are folded.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights have
-    /// nothing to do with each other.
+    /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights cannot be
+    /// compared.
     pub fn is_folded(&self) -> Result<bool> {
         let folded = |input: usize| {
             self.alignment(input)
@@ -282,12 +286,13 @@ impl Job {
         }
     }
 
-    /// What to do when shapes differ.
+    /// Returns the treatment of shapes that differ.
     pub fn mismatch(&self) -> Mismatch {
         self.document.own.mismatch.unwrap_or_default()
     }
 
-    /// Differences between the inputs with which the merge goes on; what is aligned is merged too.
+    /// Returns the differences between inputs that the merge accepts; those accepted for aligning
+    /// are accepted for merging too.
     pub fn allowed(&self) -> Waived {
         let (own, align) = (&self.document.own, self.document.own.align.as_ref());
         Waived {
@@ -297,12 +302,12 @@ impl Job {
         }
     }
 
-    /// What to do when a tensor is not in every input.
+    /// Returns the treatment of tensors that some inputs lack.
     pub fn missing(&self) -> Missing {
         self.document.own.missing.unwrap_or_default()
     }
 
-    /// The input whose tokenizer files go with the output.
+    /// Returns the input whose tokenizer files go with the output.
     pub fn tokenizer_donor(&self) -> usize {
         match &self.document.tokenizer {
             Some(Tokenizer::Model(wanted)) => self
@@ -315,9 +320,9 @@ impl Job {
         }
     }
 
-    /// What was asked for, in a form that is equal exactly when the same is asked for again: how
-    /// much memory, how many threads do not matter, where the models lie does not either, since
-    /// their files are identified by themselves.
+    /// Describes the request in a form that is equal exactly when the same is requested again.
+    /// Memory and threads do not matter, nor does the place of the models, whose files are
+    /// identified by themselves.
     pub fn describe(&self) -> Value {
         let mut document = self.document.clone();
         document.own.memory = None;

@@ -1,8 +1,8 @@
-//! Where every output byte goes: which shard a tensor lies in, at which offset, and each shard's
-//! exact header.
+//! The place of every output byte: the shard and offset of each tensor, and each shard's exact
+//! header.
 //!
 //! All of it is known before the first byte is read, so shards can be preallocated, written in any
-//! order and taken up again at any block. Nothing here touches a disk.
+//! order and resumed at any block. Nothing here touches a disk.
 
 mod header;
 mod index;
@@ -17,11 +17,11 @@ use crate::error::{Error, Kind, Result};
 
 pub use part::{METADATA_BYTES, Part};
 
-/// Where a shard is cut because of its header: readers cap header sizes, so many tiny tensors need
+/// Bytes of header at which a shard is cut: readers cap header sizes, so many tiny tensors need
 /// several shards.
 const HEADER_BYTES: u64 = 8 << 20;
 
-/// What a header spends on a tensor beside its name and dimensions, rounded up.
+/// Bytes that a header spends on a tensor besides its name and dimensions, rounded up.
 const ENTRY_BYTES: u64 = 96;
 
 /// The most digits and separators that one dimension takes in a header.
@@ -41,7 +41,7 @@ pub struct TensorSpec {
     pub shape: Vec<u64>,
 }
 
-/// Where a tensor lies in the output.
+/// The place of a tensor in the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// The tensor's name.
@@ -66,9 +66,9 @@ pub struct Shard {
     pub header: Vec<u8>,
     /// The tensors in it, in file order, as indexes into [`Layout::tensors`].
     pub tensors: Vec<usize>,
-    /// Which of [`Layout::parts`] it belongs to.
+    /// The part that it belongs to, as an index of [`Layout::parts`].
     pub part: usize,
-    /// Whether its part has no other, and so no index.
+    /// True if it is the only shard of its part, which then has no index.
     pub is_only: bool,
     /// The file's size in bytes.
     pub len: u64,
@@ -94,13 +94,13 @@ impl Layout {
         Self::of_parts(tensors, shard_bytes, vec![Part::main(base_name)])
     }
 
-    /// Lays `tensors` out in shards of at most `shard_bytes` of data each, every one in the part
-    /// that holds it by its name: the first one in this order, of which the last holds all others.
+    /// Lays `tensors` out in shards of at most `shard_bytes` of data each. A tensor goes to the
+    /// first of `parts` that holds its name; the last one holds all others.
     ///
-    /// Within a part the given order is kept; inside a shard it gives way (stably, wide elements
-    /// first) only where a tensor would not lie at a multiple of its element size. A tensor bigger
-    /// than `shard_bytes` gets a shard of its own. A part without a tensor has no shard; metadata
-    /// that its shards together cannot hold is left out.
+    /// A part keeps the given order; inside a shard, wide elements move to the front (stably) only
+    /// where a tensor would not lie at a multiple of its element size. A tensor bigger than
+    /// `shard_bytes` gets a shard of its own. A part without a tensor has no shard, unless it is
+    /// the only part. Metadata that its shards together cannot hold is left out.
     ///
     /// # Errors
     ///
@@ -212,8 +212,8 @@ impl Layout {
         Ok(())
     }
 
-    /// The same layout with shards that are compressed at `level` once they are whole; their names
-    /// end in `.zst`.
+    /// Returns the layout with shards that are compressed at `level` once they are complete; their
+    /// names end in `.zst`.
     ///
     /// Offsets, lengths and headers stay those of the uncompressed files.
     #[must_use]
@@ -225,46 +225,46 @@ impl Layout {
         self
     }
 
-    /// The level at which shards are compressed, if they are.
+    /// Returns the level at which shards are compressed, if they are.
     pub fn zstd(&self) -> Option<i32> {
         self.zstd
     }
 
-    /// The files of the output, in order.
+    /// Returns the files of the output, in order.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// The tensors of the output, in the order they were given.
+    /// Returns the tensors of the output, in the order they were given.
     pub fn tensors(&self) -> &[Slot] {
         &self.tensors
     }
 
-    /// Bytes of tensor data, headers not counted.
+    /// Counts the bytes of tensor data, without headers.
     pub fn data_bytes(&self) -> u64 {
         self.tensors.iter().map(|slot| slot.len).sum()
     }
 
-    /// Bytes of all files.
+    /// Counts the bytes of all files before compression.
     pub fn file_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.len).sum()
     }
 
-    /// The folders of the output that have shards of their own; the output itself is the last of
-    /// them.
+    /// Returns the folders of the output that have shards of their own; the output itself comes
+    /// last.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// The names of the indexes of all parts that need one, which have several shards, in the order
-    /// of the parts.
+    /// Returns the names of the indexes in the order of the parts; only parts with several shards
+    /// have one.
     pub fn index_names(&self) -> Vec<String> {
         (0..self.parts.len())
             .filter_map(|part| self.index_name(part))
             .collect()
     }
 
-    /// The name of the index of a part, if it needs one.
+    /// Returns the name of a part's index, if it needs one.
     pub fn index_name(&self, part: usize) -> Option<String> {
         let shards = self
             .shards
@@ -275,8 +275,7 @@ impl Layout {
         (shards > 1).then(|| self.parts[part].index_name())
     }
 
-    /// Writes the index of a part, tensor by tensor: total size and which shard holds each tensor,
-    /// by name.
+    /// Writes the index of a part: its total size, and the shard of each tensor, by name.
     ///
     /// # Errors
     ///
@@ -285,7 +284,7 @@ impl Layout {
         index::write(self, part, into)
     }
 
-    /// Bytes that the metadata takes in all headers.
+    /// Counts the bytes of metadata in all headers.
     pub fn metadata_bytes(&self) -> u64 {
         self.shards
             .iter()
@@ -293,14 +292,13 @@ impl Layout {
             .sum()
     }
 
-    /// What the file of a tensor calls it.
+    /// Returns the name of a tensor in its file.
     pub fn name_in_file(&self, tensor: usize) -> &str {
         let slot = &self.tensors[tensor];
         header::name_in(&self.parts[self.shards[slot.shard].part].folder, &slot.name)
     }
 
-    /// A hash over all names and headers: equal exactly when every byte outside the tensors' data
-    /// is.
+    /// Hashes all names and headers: equal exactly when every byte outside the tensors' data is.
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for shard in &self.shards {

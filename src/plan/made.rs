@@ -1,6 +1,6 @@
-//! Inputs that an earlier stage of the same recipe has made: known by their contents, which their
-//! manifest states, and not by the time at which they were made. So two runs of the recipe write
-//! the same manifest.
+//! Inputs that an earlier stage of the same recipe made. They are known by their contents, which
+//! their manifest states, not by their time, so that two runs of the recipe write the same
+//! manifest.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,11 +16,11 @@ use crate::checkpoint::{InputFile, MANIFEST_NAME, open_regular};
 #[derive(Debug, Default)]
 pub struct Made {
     shards: HashMap<String, Shard>,
-    /// When the manifest was written, in nanoseconds since 1970.
+    /// Time at which the manifest was written, in nanoseconds since 1970.
     modified_ns: i128,
 }
 
-/// What is read of a manifest.
+/// The part of a manifest that is read.
 #[derive(Debug, Deserialize)]
 struct Stated {
     shards: Vec<Shard>,
@@ -38,7 +38,7 @@ struct Shard {
 }
 
 impl Made {
-    /// What the manifest in `folder` states; nothing where there is none that can be read.
+    /// Reads the manifest in `folder`; empty when there is none that can be read.
     pub fn read(folder: &Path) -> Self {
         Self::stated(&folder.join(MANIFEST_NAME)).unwrap_or_default()
     }
@@ -58,8 +58,8 @@ impl Made {
         })
     }
 
-    /// The digest of a shard, in hexadecimal; none when it is not the one that the manifest speaks
-    /// of, or was written to after the manifest.
+    /// Returns the digest of a shard, in hexadecimal; `None` when the file is not the manifest's
+    /// shard, or was written to after the manifest.
     pub fn digest(&self, file: &InputFile) -> Option<&str> {
         let shard = self.shards.get(&file.name)?;
         let header = blake3::Hash::from_bytes(file.header_hash).to_hex();

@@ -1,5 +1,5 @@
-//! How the memory is shared out: what the process needs anyhow, windows on inputs, output buffers;
-//! and how big a block is.
+//! Splits the memory into fixed costs, input windows and output buffers, and derives the block
+//! size.
 
 use crate::budget::{self, format_bytes};
 use crate::checkpoint::{Checkpoint, Container, FRAME_BYTES};
@@ -10,31 +10,32 @@ use crate::recipe::OwnKeys;
 use super::staging;
 use super::tensor::TensorPlan;
 
-/// What the program itself needs resident: code, stacks, allocator, channels. Measured at about
-/// half of this.
+/// Resident bytes of the program itself: code, stacks, allocator, channels. Measured at about half
+/// of this.
 const PROGRAM_BYTES: u64 = 24 << 20;
 /// Stack and allocator arena that a worker thread touches.
 const THREAD_BYTES: u64 = 1 << 20;
-/// What an output tensor takes from planning to the end, beside its sources: its plan, its place,
-/// its entry in a header, what is known of its bytes, and its line of the manifest.
+/// Bytes that an output tensor takes from planning to the end, besides its sources: its plan, its
+/// place, its header entry, the record of its bytes, and its line of the manifest.
 const TENSOR_BYTES: u64 = 900;
-/// What each of its sources takes.
+/// Bytes that each of its sources takes.
 const SOURCE_BYTES: u64 = 112;
-/// What is found about tensors waits in so many bytes for a commit, and as much again on its way
-/// through one.
+/// The most bytes of findings about tensors that wait for a commit; a commit on its way holds as
+/// many again.
 const CLAIMS_BYTES: u64 = 8 << 20;
-/// A window is mapped in whole pages, and the kernel maps some around it.
+/// Extra bytes of a window, which is mapped in whole pages, and the kernel maps some around it.
 pub const WINDOW_EDGE_BYTES: u64 = 64 << 10;
-/// No input window of a block is larger: beyond this, bigger blocks buy nothing.
+/// The largest input window of a block: beyond this, bigger blocks gain nothing.
 const WINDOW_CAP_BYTES: u64 = 4 << 20;
-/// Nor are all windows of a block together.
+/// The most bytes of all windows of a block together.
 const BLOCK_CAP_BYTES: u64 = 64 << 20;
-/// Compressed inputs are decoded, PyTorch files converted through buffers of this size.
+/// Buffers for an input that must be decoded or converted to be read: compressed, or some PyTorch
+/// files.
 const DECODER_BYTES: u64 = 24 << 20;
-/// Output bytes that are gathered before they go to the disk.
+/// Output bytes that are gathered before they are written to the disk.
 const STAGE_BYTES: usize = 4 << 20;
 
-/// What the user wishes for; none of it changes the output.
+/// The user's limits for memory and threads; they do not change the output.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {
     /// The most memory that may be resident, in bytes.
@@ -46,8 +47,8 @@ pub struct Wish {
 }
 
 impl Default for Wish {
-    /// The share of the machine's free memory that [`budget::default_bytes`] takes, a thread for
-    /// each core.
+    /// Takes the share of free memory that [`budget::default_bytes`] returns, and a thread for each
+    /// core.
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -86,30 +87,30 @@ impl Wish {
     }
 }
 
-/// What a device brings and takes.
+/// The memory that a device offers, and that it takes on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceWish {
     /// The most of its memory that may be used, in bytes.
     pub memory: u64,
-    /// What its driver keeps resident on the host, in bytes.
+    /// Memory that its driver keeps resident on the host, in bytes.
     pub host: u64,
 }
 
 /// The lanes of a device: streams with memory of their own on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Staging {
-    /// How many.
+    /// The number of lanes.
     pub lanes: usize,
-    /// Bytes of each, pinned on the host and as many on the device.
+    /// Bytes of each lane, pinned on the host, and as many on the device.
     pub lane_bytes: usize,
 }
 
-/// The memory, shared out.
+/// The shares of the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// The most memory that may be resident, in bytes.
     pub limit: u64,
-    /// Of it: what the process needs whatever it works on.
+    /// Of it: the fixed costs of the process, whatever it works on.
     pub fixed: u64,
     /// Of it: windows on the inputs.
     pub input: u64,
@@ -121,11 +122,11 @@ pub struct Memory {
     pub threads: usize,
     /// Threads that compress; none when nothing is compressed.
     pub packers: usize,
-    /// The lanes of the device, if there is one; of the fixed memory.
+    /// The lanes of the device, if there is one; part of the fixed memory.
     pub staging: Option<Staging>,
 }
 
-/// Bytes that one element of a block costs, at worst over all tensors.
+/// Costs of a block at worst over all tensors: bytes per element, and fixed bytes.
 #[derive(Debug, Clone, Copy)]
 struct Costs {
     sources: u64,
@@ -136,13 +137,13 @@ struct Costs {
 }
 
 impl Memory {
-    /// Shares out `wish.memory` for these tensors, beside the `aligned` bytes that alignments of
-    /// the inputs take.
+    /// Shares out `wish.memory` for these tensors, of which `aligned` bytes are taken already by
+    /// alignments and the metadata of headers.
     ///
     /// # Errors
     ///
-    /// [`Kind::Budget`] with the smallest memory that would do, when this one does not;
-    /// [`Kind::Device`] with the smallest device memory that would do.
+    /// [`Kind::Budget`], naming the smallest memory that suffices, when this one is too small;
+    /// [`Kind::Device`], naming the smallest device memory that suffices.
     pub fn share_out(
         wish: &Wish,
         device: Option<&DeviceWish>,
@@ -200,12 +201,12 @@ impl Memory {
     }
 }
 
-/// Headers may take so much of any budget: one that is too small for the merge is refused with the
-/// least that would do.
+/// Bytes that headers may take of any budget, so that a budget too small for the merge is refused
+/// with the least that suffices.
 const HEADERS_BYTES: u64 = 16 << 20;
 
 impl Wish {
-    /// How many bytes the headers of one more input may take besides those of `opened`.
+    /// Returns the bytes that the headers of one more input may take besides those of `opened`.
     pub fn left_for_headers(&self, opened: &[&Checkpoint]) -> u64 {
         self.memory
             .saturating_sub(process_bytes(self.threads, opened))
@@ -213,8 +214,8 @@ impl Wish {
     }
 }
 
-/// What a process needs whatever it computes on these inputs: its own code and threads, headers,
-/// decoders.
+/// Returns the fixed bytes of a process, whatever it computes on these inputs: its own code and
+/// threads, headers, decoders.
 pub fn process_bytes(threads: usize, inputs: &[&Checkpoint]) -> u64 {
     let headers: u64 = inputs
         .iter()
@@ -223,8 +224,8 @@ pub fn process_bytes(threads: usize, inputs: &[&Checkpoint]) -> u64 {
     PROGRAM_BYTES + threads as u64 * (THREAD_BYTES + Scratch::bytes(2) as u64) + headers
 }
 
-/// What compressing one frame takes: its bytes, the result, and the tables of the level, for frames
-/// of 2 MiB.
+/// Returns the bytes that compressing one frame takes: the frame, the result, and the tables of the
+/// level, for frames of 2 MiB.
 fn packer_bytes(level: i32) -> u64 {
     let tables: u64 = match level {
         ..=3 => 2 << 20,
@@ -235,7 +236,8 @@ fn packer_bytes(level: i32) -> u64 {
     tables + 2 * FRAME_BYTES as u64 + THREAD_BYTES
 }
 
-/// How many frames are compressed at once: no more than a quarter of the memory allows.
+/// Returns the number of frames compressed at once: at most one for each thread, within a quarter
+/// of the memory.
 fn packers(wish: &Wish, level: i32) -> usize {
     let most = wish.memory / 4 / packer_bytes(level);
     usize::try_from(most)
@@ -290,7 +292,7 @@ impl Costs {
         }
     }
 
-    /// Bytes of one block in flight: its windows and its output.
+    /// Returns the bytes of one block in flight: its windows, its output and its sums.
     fn block(&self, elements: u64) -> u64 {
         let pairs =
             pair_count(usize::try_from(self.sources).expect("sources are counted in memory"))

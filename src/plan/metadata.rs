@@ -1,9 +1,9 @@
-//! The `__metadata__` of the output's headers: the base's entries that are true of the output too,
-//! and ours.
+//! The `__metadata__` of the output's headers: our entries, and those of the base that also hold
+//! for the output.
 //!
 //! Two vocabularies are known, Stability AI's ModelSpec (`modelspec.`) and that of kohya's trainers
-//! (`ss_`, `sshs_`); of both, what says how the weights are to be read stays, what tells of one
-//! training, one file or one author goes. Whatever else a base says is carried as it is.
+//! (`ss_`, `sshs_`). Of both, entries that say how to read the weights stay; entries about one
+//! training, file or author go. All other entries of the base are carried unchanged.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use super::job::Job;
 /// Entries of a header, by key.
 pub type Entries = BTreeMap<String, String>;
 
-/// Who reads the tensors; loaders ask for it.
+/// The library that reads the tensors; loaders ask for it.
 const FORMAT: &str = "format";
 /// The method that made the weights.
 const METHOD: &str = "thalweg.method";
-/// How the entries of ModelSpec begin.
+/// Prefix of ModelSpec's entries.
 const SPEC: &str = "modelspec.";
-/// What of a training's record describes the network rather than the training.
+/// Entries of a training's record that describe the network rather than the training.
 const OF_NETWORK: [&str; 6] = [
     "ss_v2",
     "ss_base_model_version",
@@ -31,19 +31,19 @@ const OF_NETWORK: [&str; 6] = [
     "ss_network_args",
 ];
 
-/// What becomes of an entry of the base.
+/// The treatment of an entry of the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is true of the output.
+    /// It holds for the output: it stays.
     Stays,
-    /// It is if all models say the same.
+    /// It stays if all models say the same.
     StaysIfShared,
-    /// It is not.
+    /// It is left out.
     Goes,
 }
 
-/// The entries for the headers of the files of `donor` in `folder`, and what a user should know
-/// about them; `members` are the inputs that are merged.
+/// Returns the header entries for the donor's files in `folder`, and warnings about them; `members`
+/// are the inputs that are merged.
 pub fn of(
     job: &Job,
     inputs: &[Checkpoint],
@@ -98,8 +98,8 @@ pub fn of(
     (entries, warnings)
 }
 
-/// All entries of the files of `donor` in `folder`, which are written anew as they are, and those
-/// in which they differ.
+/// Returns all entries on which `donor`'s files in `folder` agree, for tensors that are carried
+/// unchanged; there are no warnings.
 pub fn of_carried(donor: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     let (mut entries, _) = of_shards(donor, folder);
     entries
@@ -108,12 +108,12 @@ pub fn of_carried(donor: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     (entries, Vec::new())
 }
 
-/// The entries that are in the header of every file.
+/// Returns the entries that every header has.
 pub fn least() -> Entries {
     Entries::from([(FORMAT.to_owned(), "pt".to_owned())])
 }
 
-/// What the files of a checkpoint in `folder` say together, and the keys in which they differ.
+/// Gathers the entries of a checkpoint's files in `folder`, and the keys in which the files differ.
 fn of_shards(checkpoint: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     let (mut entries, mut differing) = (Entries::new(), Vec::new());
     for file in checkpoint
@@ -137,12 +137,12 @@ fn of_shards(checkpoint: &Checkpoint, folder: &str) -> (Entries, Vec<String>) {
     (entries, differing)
 }
 
-/// The folder of a file below the checkpoint's own; empty for that one.
+/// Returns the folder of a file within the checkpoint; empty at its root.
 fn folder_of(file: &InputFile) -> &str {
     file.name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// What a model is called in a list: by its own title, its hub id or its file.
+/// Returns a model's name for a list: its own title, its hub id or its file name.
 fn title(input: &Checkpoint, folder: &str) -> String {
     let own = of_shards(input, folder)
         .0
@@ -187,7 +187,7 @@ fn fate(key: &str) -> Fate {
     }
 }
 
-/// Whether an entry is a checksum of the weights or the file.
+/// Tells if an entry is a checksum of the weights or the file.
 fn is_sum(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["hash", "sha256", "md5", "checksum"]

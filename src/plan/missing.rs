@@ -1,4 +1,4 @@
-//! Inputs that differ in the names of their tensors: what is refused, and what may help.
+//! Refuses inputs that differ in the names of their tensors, and suggests a remedy.
 
 use std::collections::HashSet;
 
@@ -9,34 +9,34 @@ use super::job::Job;
 use super::names::Edit;
 use super::ties::Ties;
 
-/// How many names an error lists before it only counts.
+/// The most names that an error lists before it only counts.
 const LISTED: usize = 5;
 
-/// Two inputs of which one has so many times more names than both share are two models.
+/// Two inputs are different models if each has more than this many times the names that both share.
 const FEW: usize = 10;
 
 const WHAT: &str = "inputs differ in their tensors";
 
 /// The inputs and the names that they give.
 pub struct Inputs<'a> {
-    /// What is asked for.
+    /// The job.
     pub job: &'a Job,
     /// The inputs.
     pub inputs: &'a [Checkpoint],
-    /// Under which names they give their tensors.
+    /// The names under which they give their tensors.
     pub ties: &'a Ties,
 }
 
-/// Tensors that an input would have to be renamed in.
+/// A renaming that makes two inputs agree.
 struct Renaming {
     input: usize,
     edit: Edit,
-    /// Names that one input lacks and the other one has, also after renaming.
+    /// Number of names that only one of the two has, even after renaming.
     left: usize,
 }
 
 impl Inputs<'_> {
-    /// The names that `input` gives.
+    /// Returns the names that `input` gives.
     pub fn names(&self, input: usize) -> impl Iterator<Item = &str> {
         let untied = self.job.untied_head(input);
         self.ties
@@ -44,7 +44,8 @@ impl Inputs<'_> {
             .chain(untied.filter(move |name| !self.inputs[input].tensors().contains_key(*name)))
     }
 
-    /// The name under which `input` stores what it gives as `name`, if it does.
+    /// Returns the name under which `input` stores what it gives as `name`; `name` itself when it
+    /// has no such tensor.
     pub fn stored(&self, input: usize, name: &str) -> String {
         self.ties
             .stored(self.inputs, input, name)
@@ -52,7 +53,7 @@ impl Inputs<'_> {
             .to_owned()
     }
 
-    /// Refuses tensors that inputs lack: index of the input, name there.
+    /// Refuses tensors that inputs lack, each given by the index of the input and the name there.
     ///
     /// # Errors
     ///
@@ -83,8 +84,8 @@ impl Inputs<'_> {
         Err(Error::new(Kind::Mismatch, WHAT, self.root(*input), cause).with_hint(hint))
     }
 
-    /// Refuses inputs whose names are those of the donor but for a part, or which share next to
-    /// none with it: what would be written is two models side by side.
+    /// Refuses inputs whose names equal the donor's except for a part, and inputs that share almost
+    /// no names with it: the output would be two models side by side.
     ///
     /// # Errors
     ///
@@ -127,8 +128,8 @@ impl Inputs<'_> {
         Ok(())
     }
 
-    /// How one of two inputs could be renamed for the two to agree; the other one's names are kept
-    /// where both would do.
+    /// Finds the renaming of one input that makes the two agree: of `input` where that does not
+    /// wrap its modules, else of `other`.
     fn renaming(&self, input: usize, other: usize) -> Option<Renaming> {
         let (ours, theirs): (HashSet<&str>, HashSet<&str>) =
             (self.names(input).collect(), self.names(other).collect());
@@ -152,7 +153,8 @@ impl Inputs<'_> {
         })
     }
 
-    /// Says that the names of `input` are those of `other` but for a part, and what to type.
+    /// Makes the error that the names of `input` equal those of `other` except for a part, with the
+    /// flag to type as its hint.
     fn differ_by_a_part(&self, input: usize, other: usize, renaming: &Renaming) -> Error {
         let Renaming {
             input: renamed,
@@ -186,7 +188,7 @@ impl Inputs<'_> {
         Error::new(Kind::Mismatch, WHAT, self.root(*renamed), cause).with_hint(hint)
     }
 
-    /// Another input that has the tensor `name`.
+    /// Finds another input that has the tensor `name`.
     fn holder(&self, input: usize, name: &str) -> Option<usize> {
         let has = |other: &usize| self.ties.stored(self.inputs, *other, name).is_some();
         (0..self.inputs.len())
@@ -199,7 +201,7 @@ impl Inputs<'_> {
     }
 }
 
-/// The first of `names`, and how many there are beside them.
+/// Lists the first of `names`, counts the rest, and adds the verb.
 fn listed(names: &[&str]) -> String {
     let shown: Vec<String> = names
         .iter()

@@ -1,12 +1,12 @@
-//! Recipe and headers in, a pure value out: every output tensor, its sources, its dtype, its shard
-//! and final offset, the blocks in which it is worked on, and how the memory is shared out. Nothing
-//! of a tensor's data is read here.
+//! Turns a recipe and the inputs' headers into a plan, a pure value: every output tensor, its
+//! sources, its dtype, its shard and final offset, the blocks in which it is worked on, and the
+//! shares of the memory. No tensor data is read here.
 //!
-//! [`Plan::new`] does it in this order: open the inputs' headers, decide what is made of what
-//! ([`assign`]) and by which method with which parameters, resolve each tensor ([`tensor`]) to one
-//! [`shape`], lay the output out ([`layout`]), share out the memory ([`memory`]), and take down the
-//! identity by which a later run knows that it goes on with the same work ([`identity`]). The order
-//! in which blocks are read is [`schedule`].
+//! [`Plan::new`] takes these steps in order: open the inputs' headers, assign input tensors to
+//! output tensors, each with a method and its parameters ([`assign`]), resolve each tensor
+//! ([`tensor`]) to one [`shape`], lay out the output ([`layout`]), share out the memory
+//! ([`memory`]), and record the identity by which a later run recognises the same work
+//! ([`identity`]). The order in which blocks are read is in [`schedule`].
 
 pub mod agree;
 mod alike;
@@ -68,29 +68,29 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// The folders of the output with weights of their own, whose tensors come last.
     pub components: Vec<Component>,
-    /// Where each of them lies in which shard.
+    /// The shards, and the place of each tensor in them.
     pub layout: Arc<Layout>,
-    /// How the memory is shared out.
+    /// The shares of the memory.
     pub memory: Memory,
     /// Input tensors that go into none of the output's, each with the reason.
     pub dropped: Vec<Dropped>,
-    /// What a user should know before the merge.
+    /// Warnings to show before the merge.
     pub warnings: Vec<String>,
-    /// Tensors that are one under several names.
+    /// Tensors that have several names.
     pub ties: Ties,
-    /// What the written config must say that the donor's does not.
+    /// Changes that the written config needs from the donor's.
     pub agreed: Agreed,
     /// Tensors that are merged over fewer inputs than there are.
     pub partial: Vec<Partial>,
-    /// What was asked for.
+    /// The job that this plans.
     pub job: Job,
-    /// What a resumed run must be equal in.
+    /// The identity of the work, which must be equal in a resumed run.
     pub identity: Value,
 }
 
 impl Plan {
-    /// Plans the merge that a recipe describes, in the memory and threads that it names or the
-    /// machine has.
+    /// Plans the merge that a recipe describes, with the memory and threads that the recipe names,
+    /// or else the machine's.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// When an input cannot be opened, the inputs do not fit each other, or the memory is too
+    /// Fails when an input cannot be opened, the inputs do not fit each other, or the memory is too
     /// small.
     ///
     /// # Examples
@@ -146,7 +146,7 @@ impl Plan {
         Self::with_device(job, wish, None)
     }
 
-    /// As [`Plan::new`], with memory set aside for a device that computes.
+    /// Plans like [`Plan::new`], with memory set aside for a device that computes.
     ///
     /// # Errors
     ///
@@ -236,12 +236,12 @@ impl Plan {
         })
     }
 
-    /// Whether one Gram matrix is taken over all merged tensors.
+    /// Tells if one Gram matrix is taken over all merged tensors.
     pub fn is_over_model(&self) -> bool {
         self.tensors.iter().any(|tensor| tensor.span == Span::Model)
     }
 
-    /// Says what is good to know about the merge and needs no action.
+    /// Returns notes about the merge that need no action.
     pub fn notes(&self) -> Vec<String> {
         let alone = self.inputs.len() == 1
             && !self.job.rewritten
@@ -259,13 +259,13 @@ impl Plan {
         alone.map(str::to_owned).into_iter().chain(tied).collect()
     }
 
-    /// The rows of the written input embeddings, which the config must name, when the donor's have
-    /// another number.
+    /// Returns the rows of the written input embeddings, for the config, if they are not as many as
+    /// the donor's.
     pub fn vocab_rows(&self) -> Option<u64> {
         vocabulary::changed_rows(&self.inputs[self.job.donor], &self.tensors)
     }
 
-    /// The dtype that most of the merged bytes of the model have, its components not counted.
+    /// Returns the dtype of most merged bytes of the model, its components not counted.
     pub fn main_dtype(&self) -> Option<Dtype> {
         let inside = |tensor: &&TensorPlan| {
             self.components
@@ -275,7 +275,7 @@ impl Plan {
         main_dtype(self.tensors.iter().filter(|tensor| !inside(tensor)))
     }
 
-    /// The dtype that most of the merged bytes of a component have.
+    /// Returns the dtype of most merged bytes of a component.
     pub fn dtype_of(&self, component: &Component) -> Option<Dtype> {
         main_dtype(
             self.tensors
@@ -284,12 +284,12 @@ impl Plan {
         )
     }
 
-    /// Bytes that one full reading of all sources takes.
+    /// Returns the bytes that one full reading of all sources takes.
     pub fn source_bytes(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::source_bytes).sum()
     }
 
-    /// Bytes of tensor data that are written.
+    /// Returns the bytes of tensor data that are written.
     pub fn output_bytes(&self) -> u64 {
         self.tensors.iter().map(TensorPlan::output_bytes).sum()
     }
@@ -311,7 +311,7 @@ fn main_dtype<'a>(tensors: impl Iterator<Item = &'a TensorPlan> + Clone) -> Opti
         .max_by_key(|dtype| bytes_of(*dtype))
 }
 
-/// What a user should know of a dtype that the config cannot name.
+/// Returns a warning about a dtype that the config cannot name.
 fn unstated_dtype(tensors: &[TensorPlan]) -> Option<String> {
     let dtype = main_dtype(tensors.iter()).filter(|dtype| !dtype.is_torch_default())?;
     let name = dtype.torch_name()?;

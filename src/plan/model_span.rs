@@ -1,5 +1,4 @@
-//! What must hold when one Gram matrix is taken over the whole model: all its tensors are combined
-//! alike.
+//! Checks that all tensors are combined alike if one Gram matrix is taken over the whole model.
 
 use crate::error::{Error, Kind, Result};
 use crate::recipe::NanPolicy;
@@ -14,7 +13,8 @@ use super::tensor::{Action, TensorPlan};
 ///
 /// # Errors
 ///
-/// [`Kind::Recipe`] naming two tensors that differ, or that tensors cannot be replaced one by one.
+/// [`Kind::Recipe`], naming two tensors that differ, or for `nan: base`, which replaces single
+/// tensors.
 pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
     let mut shared = tensors
         .iter()
@@ -71,7 +71,7 @@ fn inputs_of(tensor: &TensorPlan) -> Vec<usize> {
     tensor.sources.iter().map(|source| source.input).collect()
 }
 
-/// The method as it shows itself, which every parameter is part of.
+/// Returns the debug form of the method, which shows every parameter.
 fn parameters_of(tensor: &TensorPlan) -> String {
     match &tensor.action {
         Action::Merge(method) => format!("{method:?}"),

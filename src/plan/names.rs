@@ -1,16 +1,15 @@
-//! Names of one input that are those of another but for a part that all of them have, such as a
-//! prefix.
+//! Finds the part, such as a prefix, by which all names of one input differ from those of another.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
-/// Names by which a difference is looked for; all are counted by whether it explains them.
+/// The most names from which edits are derived; each edit is then tried on all names.
 const PROBES: usize = 32;
 
-/// How many counterparts of one name are looked at.
+/// The most counterparts of one name that are tried.
 const COUNTERPARTS: usize = 8;
 
-/// What training programs wrap modules in; a model is better off without them.
+/// Prefixes in which training programs wrap modules; a model is better off without them.
 const WRAPPERS: [&str; 8] = [
     "module.",
     "_orig_mod.",
@@ -22,23 +21,23 @@ const WRAPPERS: [&str; 8] = [
     "ema_model.",
 ];
 
-/// How names become others.
+/// A change of names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Edit {
-    /// What they begin with is replaced.
+    /// Replaces the beginning.
     Prefix {
-        /// What they begin with, final dot included; may be empty.
+        /// The old beginning, final dot included; may be empty.
         from: String,
-        /// What they begin with then.
+        /// The new beginning.
         to: String,
     },
-    /// Words are left out, wherever they stand.
+    /// Leaves out words, wherever they stand.
     Without(String),
 }
 
 impl Edit {
-    /// The edit that makes most names of `own` names of `wanted`, none of which is in both, and how
-    /// many it makes.
+    /// Finds the edit that turns most names of `own` into names of `wanted`, and how many it turns.
+    /// No name may be in both.
     ///
     /// `None` unless it explains more than half of the shorter list.
     pub fn between(own: &[&str], wanted: &[&str]) -> Option<(Self, usize)> {
@@ -63,8 +62,8 @@ impl Edit {
                 .count();
             (edit, made)
         });
-        // Of equals a prefix, the shortest, the first in the alphabet: the answer is the same each
-        // time.
+        // Ties go to a prefix, then to the shortest, then to the first in the alphabet: the answer
+        // is the same each time.
         let best = counted.max_by_key(|(edit, made)| {
             let rule = edit.rule();
             (
@@ -76,7 +75,7 @@ impl Edit {
         (best.1 * 2 > own.len().min(wanted.len())).then_some(best)
     }
 
-    /// The edits that make `to` of `from`.
+    /// Returns the edits that turn `from` into `to`.
     fn of_pair(from: &str, to: &str) -> Vec<Self> {
         let (a, b): (Vec<&str>, Vec<&str>) = (from.split('.').collect(), to.split('.').collect());
         let same_end = a
@@ -93,7 +92,7 @@ impl Edit {
                 .collect::<String>()
         };
         let mut edits = Vec::new();
-        // One layer is no other layer, however alike they are.
+        // No edit may turn one layer into another, however alike they are.
         let letters = |words: &[&str]| {
             words
                 .iter()
@@ -117,7 +116,7 @@ impl Edit {
         edits
     }
 
-    /// The new name; `None` when the edit does not fit.
+    /// Returns the new name; `None` when the edit does not apply.
     pub fn apply(&self, name: &str) -> Option<String> {
         match self {
             Self::Prefix { from, to } => name
@@ -131,7 +130,7 @@ impl Edit {
         }
     }
 
-    /// The same as a rule of `rename`: regular expression and template.
+    /// Returns the edit as a rule of `rename`: regular expression and template.
     pub fn rule(&self) -> (String, String) {
         match self {
             Self::Prefix { from, to } => {
@@ -141,7 +140,7 @@ impl Edit {
         }
     }
 
-    /// Whether it only adds what training programs wrap modules in.
+    /// Tells if it only adds prefixes in which training programs wrap modules.
     pub fn wraps(&self) -> bool {
         match self {
             Self::Prefix { from, to } => to.strip_suffix(from.as_str()).is_some_and(is_wrapper),
@@ -149,7 +148,7 @@ impl Edit {
         }
     }
 
-    /// The difference in words.
+    /// Describes the difference in words.
     pub fn words(&self) -> String {
         match self {
             Self::Prefix { from, to } if from.is_empty() => format!("a prefix: they lack `{to}`"),
@@ -172,14 +171,14 @@ fn is_wrapper(words: &str) -> bool {
     !words.is_empty() && rest.is_empty()
 }
 
-/// The last two words of a name.
+/// Returns the last two words of a name.
 fn tail(name: &str) -> &str {
     let mut dots = name.rmatch_indices('.').map(|(at, _)| at + 1);
     dots.next();
     dots.next().map_or(name, |at| &name[at..])
 }
 
-/// Those of `others` that end like `name` for longest.
+/// Returns those of `others` that share the longest ending with `name`.
 fn nearest<'a>(name: &str, others: &[&'a str]) -> Vec<&'a str> {
     let same = |other: &str| {
         name.split('.')

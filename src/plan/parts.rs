@@ -1,5 +1,5 @@
-//! The folders of the output that have shards of their own: how their files are called, what their
-//! headers say.
+//! Folders of the output with shards of their own: the names of their files, the metadata of their
+//! headers.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use super::layout::{Layout, METADATA_BYTES, Part};
 use super::metadata;
 use super::tensor::TensorPlan;
 
-/// What shards are named after unless a library looks for another name.
+/// Stem of shard names, unless a library looks for another.
 const STEM: &str = "model";
-/// What diffusers calls the weights of its own networks.
+/// Stem of the weight files of diffusers' own networks.
 const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
 
-/// The parts of the output, its components first, and what a user should know about their metadata.
+/// Returns the parts of the output, components first, and warnings about their metadata.
 pub fn of(
     job: &Job,
     inputs: &[Checkpoint],
@@ -54,7 +54,7 @@ pub fn of(
     (parts, warnings)
 }
 
-/// A warning for each part whose metadata was too much for its headers.
+/// Returns a warning for each part whose headers had no room for its metadata.
 pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = String> + 'a {
     let differs = |(wanted, kept): (&Part, &Part)| {
         let folder = if wanted.folder.is_empty() {
@@ -73,8 +73,8 @@ pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = 
     wanted.iter().zip(layout.parts()).filter_map(differs)
 }
 
-/// What the shards of the donor's files in `folder` are to be named after: those of a component
-/// keep their name, others too where a library looks for it.
+/// Returns the stem of the shards in `folder`: components and diffusers' own networks keep the
+/// donor's, everything else gets `model`.
 fn stem_of(donor: &Checkpoint, folder: &str) -> String {
     let mut names = donor.files().iter().filter_map(|file| {
         let (own, name) = file.name.rsplit_once('/').unwrap_or(("", &file.name));

@@ -1,20 +1,20 @@
-//! Renames the tensors of inputs as they are opened, so that everything behind sees the new names
-//! only.
+//! Renames the tensors of inputs as they are opened, so that all later steps see only the new
+//! names.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Document, Rename};
 
-/// How many names an error shows.
+/// The most names that an error shows.
 const SHOWN: usize = 2;
 
-/// Renames the tensors of `inputs`, one for each of the document's models, by its rules: of those
-/// that match a name the first one decides.
+/// Renames the tensors of `inputs`, one for each of the document's models. The first rule that
+/// matches a name decides.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] for a rule that renames nothing, a tensor that would have no name, and two
-/// that would have one.
+/// [`Kind::Mismatch`] for a rule that renames nothing, a tensor left without a name, and two
+/// tensors with the same new name.
 pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
     let rules = &document.own.rename;
     if rules.is_empty() {

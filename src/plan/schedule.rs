@@ -1,10 +1,10 @@
-//! The order in which blocks are read, and what is done with each.
+//! The order in which blocks are read, and the role of each.
 //!
-//! A *group* is what one Gram matrix is taken over: a segment of a tensor, or the whole model.
-//! Small segments are measured, solved and applied inside one block ([`Role::Whole`]). A larger one
-//! is measured block by block; when all its windows fit the input memory together they are kept and
-//! applied without a second reading ([`Role::Measure`] with `keep`), otherwise its blocks come once
-//! more ([`Role::Apply`]).
+//! A *group* shares one Gram matrix: a segment of a tensor, or the whole model. Small segments are
+//! measured, solved and applied inside one block ([`Role::Whole`]). A larger one is measured block
+//! by block. If all its windows fit the input memory together they are kept and applied without a
+//! second reading ([`Role::Measure`] with `keep`), otherwise its blocks are read once more
+//! ([`Role::Apply`]).
 
 use crate::method::{Method, Statistics};
 
@@ -13,26 +13,26 @@ use super::assign::Span;
 use super::memory::WINDOW_EDGE_BYTES;
 use super::tensor::{Action, TensorPlan};
 
-/// What is done with a block.
+/// The work done on a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Measured, solved and applied at once: it holds whole segments.
     Whole,
-    /// Measured; after the `last` block of the group it is solved, and when `keep` is set all of
-    /// them are applied.
+    /// Measured; after the `last` block the group is solved, and if `keep` is set all its blocks
+    /// are applied.
     Measure {
-        /// The windows stay until they are applied.
+        /// True if the windows stay until they are applied.
         keep: bool,
-        /// The group is complete with this block.
+        /// True if the group is complete with this block.
         last: bool,
     },
-    /// Combined by the solution of the group that was measured last.
+    /// Combined by the solution of the group measured last.
     Apply,
     /// Copied, and compared with the other sources.
     Carry,
 }
 
-/// A run of elements of one tensor that is read, worked on and let go together.
+/// A run of elements of one tensor that is read, worked on and released together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     /// Index of the output tensor.
@@ -41,7 +41,7 @@ pub struct Block {
     pub start: u64,
     /// Elements; for a carried tensor, bytes.
     pub len: u64,
-    /// What is done with it.
+    /// The work done on it.
     pub role: Role,
 }
 
@@ -51,9 +51,10 @@ const MEASURE_AND_DROP: Role = Role::Measure {
 };
 
 impl Plan {
-    /// All blocks in the order in which they are read, leaving out what is durable already:
-    /// `durable[tensor]` are the bytes of the tensor's output that an earlier run has finished, and
-    /// `solved` says that the coefficients of a merge over the whole model are known.
+    /// Returns all blocks in the order in which they are read, without tensors that are durable
+    /// already: `durable[tensor]` counts the bytes of the tensor's output that an earlier run has
+    /// finished, and `solved` is true if the coefficients of a merge over the whole model are
+    /// known.
     pub fn schedule<'a>(
         &'a self,
         durable: &'a [u64],
@@ -80,11 +81,11 @@ impl Plan {
         first_pass.chain(open.flat_map(move |index| self.blocks_of(index)))
     }
 
-    /// Everything that is done for one tensor, but the measuring of the whole model.
+    /// Returns the blocks of one tensor, without those that measure the whole model.
     ///
-    /// A tensor of which a part is durable is worked on from its start, though only the rest of it
-    /// is written: what is found about a tensor, such as values that overflowed, is journalled when
-    /// all of it was met in one run.
+    /// A tensor that is durable in part is worked on from its start, though only the rest is
+    /// written: findings about a tensor, such as values that overflowed, are journalled only when
+    /// one run has seen all of it.
     fn blocks_of(&self, index: usize) -> Vec<Block> {
         let tensor = &self.tensors[index];
         let mut blocks = Vec::new();
@@ -104,7 +105,7 @@ impl Plan {
         if !is_measured(tensor) || tensor.segment == 0 {
             return self.cut(index, 0..tensor.elements, Role::Whole, blocks);
         }
-        // Columns reach through all blocks, however small the tensor.
+        // Columns run through all blocks, however small the tensor.
         if tensor.segment <= block && tensor.span != Span::FirstAxis {
             let whole = block / tensor.segment * tensor.segment;
             return cut_by(index, 0..tensor.elements, whole, Role::Whole, blocks);
@@ -125,7 +126,7 @@ impl Plan {
         }
     }
 
-    /// Whether all windows of one segment fit the input memory at once.
+    /// Tells if all windows of one segment fit the input memory at once.
     fn fits(&self, tensor: &TensorPlan) -> bool {
         let windows = tensor.segment.div_ceil(self.memory.block) * tensor.sources.len() as u64;
         let bytes = tensor.segment * tensor.window_units() + windows * WINDOW_EDGE_BYTES;
@@ -167,13 +168,13 @@ fn cut_by(
     }
 }
 
-/// Whether the tensor's coefficients depend on its contents.
+/// Tells if the tensor's coefficients depend on its contents.
 pub fn is_measured(tensor: &TensorPlan) -> bool {
     let depends = |method: &dyn Method| tensor.scanned || method.statistics() != Statistics::None;
     matches!(&tensor.action, Action::Merge(method) if depends(&**method)) && tensor.elements > 0
 }
 
-/// Whether the tensor's coefficients are those of the whole model.
+/// Tells if the tensor's coefficients are those of the whole model.
 fn is_over_model(tensor: &TensorPlan) -> bool {
     tensor.span == Span::Model && is_measured(tensor)
 }

@@ -9,23 +9,23 @@ use super::coverage::named;
 use super::job::Job;
 use super::tensor::{SourcePlan, TensorPlan};
 
-/// How many tensors an error lists before it only counts.
+/// The most tensors that an error lists before it only counts.
 const LISTED: usize = 5;
 
-/// What to do about shapes that differ in the sizes of their axes.
+/// Hint for shapes that differ only in the sizes of their axes.
 const BROUGHT_TOGETHER: &str = "merge models of one size, or say `mismatch: pad` to fill smaller tensors up, with zeros or, where a \
      method measures from a base, with its elements; `crop` to cut every axis to what all have; `skip` to take such \
      tensors from the base (`base_model:`)";
 
-/// What to do where some of them differ in more than that.
+/// Hint for shapes that differ in more than that.
 const TAKEN_FROM_BASE: &str = "merge models of one architecture: shapes of other numbers of axes can be neither filled up nor cut, and what is not \
      averaged is not either; `mismatch: skip` takes all tensors that differ from the base \
      (`base_model:`)";
 
-/// The shape that `shapes` are brought to under `policy`; `None` when they cannot be.
+/// Returns the common shape of `shapes` under `policy`; `None` when there is none.
 ///
-/// Padding takes the largest size of each axis, cropping the smallest; shapes with other numbers of
-/// axes stay apart.
+/// Padding takes the largest size of each axis, cropping the smallest; shapes with different
+/// numbers of axes have no common one.
 pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
     let (first, rest) = shapes.split_first()?;
     if rest.iter().all(|shape| shape == first) {
@@ -42,7 +42,7 @@ pub fn common(shapes: &[&[u64]], policy: Mismatch) -> Option<Vec<u64>> {
     }
 }
 
-/// Refuses tensors whose shapes differ and cannot be brought together, all of them in one message.
+/// Refuses tensors whose shapes differ and cannot be brought together, all of them in one error.
 ///
 /// # Errors
 ///
@@ -66,8 +66,7 @@ pub fn refuse_mismatches(
             .iter()
             .map(|(_, entry)| entry.shape.as_slice())
             .collect();
-        // What is not averaged is taken from the base when something is to be done about shapes at
-        // all.
+        // Tensors that are not averaged come from the base under every policy but `error`.
         let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable());
         if (carried && job.mismatch() != Mismatch::Error)
             || common(&shapes, job.mismatch()).is_some()
@@ -101,7 +100,7 @@ pub fn refuse_mismatches(
         String::new()
     };
     described.truncate(LISTED);
-    // Only what would go through is recommended.
+    // Recommend only what would work.
     let hint = if fits {
         BROUGHT_TOGETHER
     } else {
@@ -116,7 +115,7 @@ pub fn refuse_mismatches(
     .with_hint(hint))
 }
 
-/// What a user should know about tensors whose shapes differ and are brought together.
+/// Returns warnings about tensors whose shapes differ and are brought together.
 pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
     let differ = |tensor: &&TensorPlan| {
         let stored =
@@ -139,7 +138,7 @@ pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec
         .collect()
 }
 
-/// What is done about the shapes of a tensor, in words.
+/// Describes how the shapes of a tensor are brought together.
 fn sentences(job: &Job, tensor: &TensorPlan) -> Vec<&'static str> {
     let lacking = |source: &SourcePlan| source.stack.lacks_some();
     let filled = |source: &&SourcePlan| lacking(source) && source.stack.window().is_some();

@@ -1,4 +1,4 @@
-//! How many lanes a device gets, and how big they are.
+//! The number and size of a device's lanes.
 
 use crate::budget::format_bytes;
 use crate::device::Layout;
@@ -9,21 +9,23 @@ use crate::kernel::CHUNK;
 use super::memory::{DeviceWish, Staging, Wish};
 use super::tensor::{Action, TensorPlan};
 
-/// With two lanes, one copies while the other computes.
+/// The fewest lanes. With two, one copies while the other computes.
 const FEWEST_LANES: usize = 2;
-/// With more, nothing is left to overlap: copies each way and the kernels take turns.
+/// The most lanes. With more, nothing is left to overlap: copies each way and the kernels take
+/// turns.
 const MOST_LANES: usize = 4;
-/// No lane is larger: beyond this, copies are as fast as they get.
+/// The largest lane. Beyond this size, copies are as fast as they get.
 const LANE_CAP_BYTES: usize = 32 << 20;
-/// All lanes together take at most this part of the memory, if they can do with it.
+/// All lanes together take at most one part in this many of the host memory, unless they need more.
 const SHARE: u64 = 4;
 
-/// The lanes for these tensors: as big as a share of the memory on either side allows, and so that
-/// every tensor's chunks fit, those of the widest one by one; none when nothing is merged.
+/// Sizes the lanes for these tensors: within the device's memory, and within a quarter of the
+/// host's where that suffices; each lane holds at least one chunk of the widest tensor. `None` when
+/// nothing is merged.
 ///
 /// # Errors
 ///
-/// [`Kind::Device`] with the smallest device memory that would do, when this one does not.
+/// [`Kind::Device`], naming the smallest device memory that suffices, when this one is too small.
 pub fn share_out(
     wish: &Wish,
     device: &DeviceWish,

@@ -1,4 +1,4 @@
-//! One output tensor: what it is made of and how.
+//! The plan of one output tensor: its sources and its treatment.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use super::layout::TensorSpec;
 use super::shape;
 use super::vocabulary::Vocabulary;
 
-/// Where one input's part of a tensor lies.
+/// One input's part of a tensor.
 #[derive(Debug, Clone)]
 pub struct SourcePlan {
     /// Index of the input.
     pub input: usize,
-    /// Type of the elements, as they are worked on.
+    /// Dtype of the elements as they are worked on.
     pub dtype: Dtype,
-    /// Type of the elements, as they are in their own shape.
+    /// Dtype of the elements in their own shape.
     pub held: Dtype,
     /// Name of the tensor there.
     pub name: Name,
-    /// Where it is stored, and the views over it. A unit is an element; of a carried tensor, a
-    /// byte.
+    /// Its place in the files, and the views over it. A unit is an element, or a byte of a carried
+    /// tensor.
     pub stack: Stack,
 }
 
-/// What becomes of a tensor.
+/// The treatment of a tensor.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Its elements are averaged.
@@ -54,32 +54,31 @@ pub struct TensorPlan {
     pub shape: Vec<u64>,
     /// Its dtype in the output.
     pub dtype: Dtype,
-    /// What it is made of.
+    /// Its sources.
     pub sources: Vec<SourcePlan>,
-    /// How.
+    /// Its treatment.
     pub action: Action,
     /// Elements to work on; for a carried tensor, bytes.
     pub elements: u64,
-    /// Over what a Gram matrix is taken.
+    /// The elements that one Gram matrix is taken over.
     pub span: Span,
-    /// Elements of one segment, the unit over which one Gram matrix is taken; all of them have this
-    /// length.
+    /// Elements of one segment, over which one Gram matrix is taken; all segments have this length.
     pub segment: u64,
-    /// Which of the sources is the base.
+    /// The index of the base among the sources.
     pub base: Option<usize>,
-    /// Whether it is looked through before it is combined: a segment in which an input is not
-    /// finite is the base's.
+    /// True if it is checked before it is combined: a segment in which an input is not finite
+    /// becomes the base's.
     pub scanned: bool,
 }
 
 impl TensorPlan {
-    /// Resolves `assignment` against the inputs' headers; sources that it has to leave out are
-    /// added to `dropped`.
+    /// Resolves `assignment` against the inputs' headers; adds sources that it has to leave out to
+    /// `dropped`.
     ///
     /// # Errors
     ///
-    /// When some sources hold floats and others do not, or the output would be bigger than can be
-    /// counted.
+    /// Fails when some sources hold floats and others do not, or the output would be bigger than
+    /// can be counted.
     pub fn new(
         inputs: &[Checkpoint],
         assignment: Assignment,
@@ -154,13 +153,13 @@ impl TensorPlan {
         } else {
             first.dtype
         };
-        // A vector along the first axis of a vector is all of it.
+        // A vector has one vector along its first axis: itself.
         let span = if span == Span::FirstAxis && shape.len() < 2 {
             Span::Tensor
         } else {
             span
         };
-        // Models that lack what the base has do not differ from it there.
+        // Models that lack elements of the base do not differ from it there.
         let fill = method
             .measured_from()
             .filter(|_| mergeable && job.mismatch() == Mismatch::Pad);
@@ -192,7 +191,7 @@ impl TensorPlan {
         })
     }
 
-    /// What the layout needs to know.
+    /// Returns the tensor's description for the layout.
     pub fn spec(&self) -> TensorSpec {
         TensorSpec {
             name: self.name.clone(),
@@ -201,7 +200,8 @@ impl TensorPlan {
         }
     }
 
-    /// Bytes of one unit of work of source `index`: an element, or a byte of a carried tensor.
+    /// Returns the bytes of one unit of work of source `index`: an element, or a byte of a carried
+    /// tensor.
     pub fn source_unit(&self, index: usize) -> u64 {
         match self.action {
             Action::Merge(_) => self.sources[index].dtype.bytes() as u64,
@@ -209,7 +209,7 @@ impl TensorPlan {
         }
     }
 
-    /// Bytes of one unit of work of the output.
+    /// Returns the bytes of one unit of work of the output.
     pub fn output_unit(&self) -> u64 {
         match self.action {
             Action::Merge(_) => self.dtype.bytes() as u64,
@@ -217,15 +217,15 @@ impl TensorPlan {
         }
     }
 
-    /// Bytes of one unit of work of all sources together.
+    /// Returns the bytes of one unit of work of all sources together.
     pub fn source_units(&self) -> u64 {
         (0..self.sources.len())
             .map(|index| self.source_unit(index))
             .sum()
     }
 
-    /// Bytes of memory that one unit of work of all sources together takes. What is widened is
-    /// there twice for a moment.
+    /// Returns the bytes of memory for one unit of work of all sources together. Widened elements
+    /// are there twice for a moment.
     pub fn window_units(&self) -> u64 {
         self.source_units()
             + self
@@ -235,7 +235,7 @@ impl TensorPlan {
                 .sum::<u64>()
     }
 
-    /// Bytes that the work on `len` units from `start` on reads from the sources.
+    /// Returns the bytes that the work on `len` units from `start` reads from the sources.
     pub fn read_bytes(&self, start: u64, len: u64) -> u64 {
         self.sources
             .iter()
@@ -243,7 +243,7 @@ impl TensorPlan {
             .sum()
     }
 
-    /// The source from which the method measures the others.
+    /// Returns the source from which the method measures the others.
     pub fn measured_from(&self) -> Option<usize> {
         match &self.action {
             Action::Merge(method) => method.measured_from(),
@@ -251,16 +251,16 @@ impl TensorPlan {
         }
     }
 
-    /// Memory that the views of the sources take besides the windows: opened, all of them; for a
-    /// read, the largest.
+    /// Returns the bytes of memory that the views of the sources take besides the windows: all that
+    /// are open, and the largest that is read.
     pub fn gather_bytes(&self) -> u64 {
         let stacks = self.sources.iter().map(|source| &source.stack);
         let opened: u64 = stacks.clone().map(Stack::bytes).sum();
         opened + stacks.map(Stack::scratch_bytes).max().unwrap_or(0)
     }
 
-    /// The files from which the tensor is read, source by source, each by its input and its place
-    /// there.
+    /// Returns the files that the tensor is read from, source by source, as index of the input and
+    /// index of the file there.
     pub fn files(&self) -> Vec<(usize, usize)> {
         self.sources
             .iter()
@@ -269,19 +269,19 @@ impl TensorPlan {
             .collect()
     }
 
-    /// Vectors along the first axis.
+    /// Counts the vectors along the first axis.
     pub fn columns(&self) -> u64 {
         self.elements / self.shape.first().copied().unwrap_or(1).max(1)
     }
 
-    /// Memory that the statistics and the coefficients of all columns take, when the tensor is
+    /// Returns the bytes of the statistics and coefficients of all columns; 0 unless the tensor is
     /// merged by columns.
     pub fn column_bytes(&self) -> u64 {
         let (inputs, pairs) = (
             self.sources.len() as u64,
             pair_count(self.sources.len()) as u64,
         );
-        // A sum and what it lost for each pair, a coefficient for each input, two marks.
+        // A sum and its rounding error for each pair, a coefficient for each input, two marks.
         let each = pairs * 16 + inputs * 8 + 2;
         if self.span == Span::FirstAxis {
             self.columns() * each
@@ -290,12 +290,12 @@ impl TensorPlan {
         }
     }
 
-    /// Bytes that one reading of all sources takes.
+    /// Returns the bytes that one reading of all sources takes.
     pub fn source_bytes(&self) -> u64 {
         self.read_bytes(0, self.elements)
     }
 
-    /// Bytes of the tensor in the output.
+    /// Returns the bytes of the tensor in the output.
     pub fn output_bytes(&self) -> u64 {
         self.elements * self.output_unit()
     }
@@ -312,15 +312,15 @@ fn entries_of<'a>(
         .collect()
 }
 
-/// The name of what becomes tensor `name` of an input that may be aligned: experts change their
-/// names.
+/// Returns the stored name of the tensor that an input gives as `name`; alignments may rename
+/// experts.
 fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str>> {
     job.alignment(input).map_or(Ok(name.into()), |alignment| {
         Aligned::source_name(alignment, name).map(Cow::from)
     })
 }
 
-/// `name` as the input has it, so that it is in memory once.
+/// Returns the input's own copy of `name`, so that it is in memory once.
 fn shared(input: &Checkpoint, name: &str) -> Name {
     input
         .tensors()
@@ -328,17 +328,17 @@ fn shared(input: &Checkpoint, name: &str) -> Name {
         .map_or_else(|| name.into(), |(known, _)| known.clone())
 }
 
-/// How sources of other shapes become one.
+/// The shapes that sources of different shapes are brought to.
 struct Shapes<'a> {
-    /// The shape that is kept of all.
+    /// The common shape, to which all sources are padded or cropped.
     common: &'a [u64],
     /// The output's shape.
     output: &'a [u64],
-    /// The source whose elements stand where others have none; zeros without it.
+    /// The source whose elements fill what others lack; zeros when `None`.
     fill: Option<usize>,
 }
 
-/// The sources of a tensor, each with its views.
+/// Plans the sources of a tensor, each with its views.
 fn placed(
     inputs: &[Checkpoint],
     entries: &[&TensorEntry],
@@ -359,7 +359,7 @@ fn placed(
         };
         match filler.filter(|(fill, _)| *fill != at && placement.lacks_some()) {
             Some((source, other)) => {
-                // What fills it up must stay exact.
+                // The elements that fill it up must stay exact.
                 plan.dtype = wider(plan.held, other);
                 let place = Place::Window {
                     source,
@@ -379,7 +379,7 @@ fn placed(
     Ok(plans)
 }
 
-/// The tensor of an input in its own shape, transformed where the input is aligned.
+/// Plans an input's tensor in its own shape, transformed if the input is aligned.
 fn aligned(
     inputs: &[Checkpoint],
     entry: &TensorEntry,
@@ -387,7 +387,7 @@ fn aligned(
     name: &str,
     job: &Job,
 ) -> Result<SourcePlan> {
-    // What is carried is counted in bytes.
+    // Carried tensors are counted in bytes.
     let unit = if entry.dtype.is_mergeable() {
         entry.dtype.bytes() as u64
     } else {
@@ -416,7 +416,7 @@ fn aligned(
     })
 }
 
-/// The type that holds the elements of both exactly.
+/// Returns the dtype that holds the elements of both exactly.
 fn wider(one: Dtype, other: Dtype) -> Dtype {
     match (one, other) {
         (one, other) if one == other => one,
@@ -426,7 +426,7 @@ fn wider(one: Dtype, other: Dtype) -> Dtype {
     }
 }
 
-/// Elements of a shape that no file vouches for.
+/// Counts the elements of a shape that no file vouches for.
 fn count(name: &str, shape: &[u64]) -> Result<u64> {
     let count = shape
         .iter()

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::tensor::TensorPlan;
 
-/// What the names of input embeddings end in.
+/// Ends of the names of input embeddings.
 const EMBEDDINGS: [&str; 9] = [
     "embed_tokens.weight",
     "wte.weight",
@@ -17,25 +17,25 @@ const EMBEDDINGS: [&str; 9] = [
     "shared.weight",
     "embed.weight",
 ];
-/// What the names of tensors contain that have a row for each token.
+/// Parts of the names of tensors with a row for each token.
 const BY_TOKEN: [&str; 3] = ["embed", "lm_head", "wte"];
 
-/// How the tensors with a row for each token are filled up.
+/// The rule for filling up tensors with a row for each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vocabulary {
     /// Rows of these tensors in the donor.
     rows: u64,
-    /// What their number is filled up to a multiple of.
+    /// The number of rows is filled up to a multiple of this.
     multiple: u64,
 }
 
 impl Vocabulary {
-    /// The rule for filling the donor's embeddings up to `multiple`, if that is asked for.
+    /// Returns the rule for filling the donor's embeddings up to `multiple`, if that is requested.
     ///
     /// # Errors
     ///
-    /// When the donor's config cannot be read, or neither it nor a tensor tells the size of the
-    /// vocabulary.
+    /// Fails when the donor's config cannot be read, or neither it nor a tensor tells the size of
+    /// the vocabulary.
     pub fn of(donor: &Checkpoint, multiple: Option<u64>) -> Result<Option<Self>> {
         let Some(multiple) = multiple.filter(|multiple| *multiple > 1) else {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Vocabulary {
     }
 }
 
-/// The rows of the written input embeddings, when the donor's have another number of them.
+/// Returns the rows of the written input embeddings, if they are not as many as the donor's.
 pub fn changed_rows(donor: &Checkpoint, tensors: &[TensorPlan]) -> Option<u64> {
     let embeddings = tensors.iter().find(|tensor| is_embedding(&tensor.name))?;
     let (written, stored) = (

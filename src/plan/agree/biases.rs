@@ -24,7 +24,7 @@ const ATTENTION: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj"];
 const QUERIES: &[&str] = &["q_proj", "k_proj", "v_proj"];
 const GATED: &[&str] = &["gate_proj", "up_proj", "down_proj"];
 
-/// As the models of transformers have it.
+/// The switches of transformers' models.
 const SWITCHES: [Switch; 11] = [
     Switch {
         families: &[
@@ -131,11 +131,11 @@ const SWITCHES: [Switch; 11] = [
     },
 ];
 
-/// Switches biases on in the donor's `config` that are written and that it does not have.
+/// Switches on the biases in the donor's `config` that are written but that the donor lacks.
 ///
 /// # Errors
 ///
-/// When there is no switch for them, or it is one for more biases than are written.
+/// Fails when there is no switch for them, or it covers more biases than are written.
 pub fn agree(
     given: &Inputs<'_>,
     config: &Value,
@@ -154,8 +154,7 @@ pub fn agree(
         )
     };
     let known: BTreeSet<String> = given.names(given.job.donor).map(place).collect();
-    // A bias of something that the donor has: what it does not have at all it does not describe
-    // otherwise.
+    // Only biases of modules that the donor has: no switch adds whole modules.
     let is_new = |name: &str| {
         let weight = name
             .strip_suffix("bias")
@@ -213,14 +212,14 @@ pub fn agree(
     Err(refusal(given, cause))
 }
 
-/// Whether `place` is the bias of such a module.
+/// Tells if `place` is the bias of a module of this name.
 fn of(place: &str, module: &str) -> bool {
     place
         .strip_suffix(".bias")
         .is_some_and(|begin| begin.rsplit('.').next() == Some(module))
 }
 
-/// The part of a config that describes the language model, and the keys that lead there.
+/// Returns the part of a config that describes the language model, and the keys that lead to it.
 fn described(config: &Value) -> (Vec<String>, &Value) {
     let inner = TEXT_CONFIGS.iter().find_map(|key| {
         Some((

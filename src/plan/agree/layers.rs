@@ -12,7 +12,7 @@ use crate::recipe::Layers;
 
 use super::{Agreed, Deeper, Edit, refusal, to_usize};
 
-/// Keys that count layers, and what of.
+/// Keys that count layers, and the part of the model that each counts.
 const COUNTS: [(&str, Part); 9] = [
     ("num_hidden_layers", Part::Any),
     ("n_layer", Part::Any),
@@ -25,10 +25,10 @@ const COUNTS: [(&str, Part); 9] = [
     ("num_decoder_layers", Part::Decoder),
 ];
 
-/// The part of a model that layers are of.
+/// The part of a model that has the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// The only one, or that of the language.
+    /// The only part, or the language model.
     Any,
     Vision,
     Audio,
@@ -41,15 +41,15 @@ struct Stack<'a> {
     stem: &'a str,
     before: u32,
     count: u32,
-    /// What each layer consists of, and the input that its first tensor comes from.
+    /// The tensors of each layer, and the input that its first tensor comes from.
     layers: BTreeMap<u32, (BTreeSet<&'a str>, usize)>,
 }
 
-/// Makes the number of layers in the donor's `config` that of the written ones.
+/// Sets the number of layers in the donor's `config` to that of the written ones.
 ///
 /// # Errors
 ///
-/// When the config has no number for them, or the layers are not like the others.
+/// Fails when the config does not count them, or the layers are unlike the others.
 pub fn agree(
     given: &Inputs<'_>,
     config: &Value,
@@ -90,8 +90,8 @@ pub fn agree(
 }
 
 impl Stack<'_> {
-    /// Refuses layers that no config could count: those after a gap, of a stack that the donor has
-    /// not, unlike all others.
+    /// Refuses layers that no config could count: of a stack that the donor lacks, after a gap, or
+    /// unlike all others.
     fn refuse_odd(&self, given: &Inputs<'_>) -> Result<()> {
         let name = |layer: u32| format!("`{}{layer}`", self.stem);
         if self.before == 0 {
@@ -129,7 +129,7 @@ impl Stack<'_> {
         }
     }
 
-    /// Puts the number of layers where the config has it.
+    /// Writes the number of layers wherever the config states it.
     fn count(
         &self,
         given: &Inputs<'_>,
@@ -210,7 +210,7 @@ impl Stack<'_> {
         Ok(())
     }
 
-    /// Where a config counts these layers.
+    /// Finds the places where a config counts these layers.
     fn places(&self, config: &Value) -> Vec<Place> {
         let mut all = Vec::new();
         if let Some(fields) = config.as_object() {
@@ -222,7 +222,7 @@ impl Stack<'_> {
             .filter(|(part, _)| *part == wanted)
             .map(|(_, place)| place.clone())
             .collect();
-        // An encoder or decoder that is the whole model is counted without saying of what.
+        // An encoder or decoder that is the whole model is counted by a key that does not name it.
         match exact.is_empty() && matches!(wanted, Part::Encoder | Part::Decoder) {
             true => all
                 .into_iter()
@@ -283,18 +283,18 @@ impl Stack<'_> {
     }
 }
 
-/// Where a config counts layers.
+/// A place where a config counts layers.
 #[derive(Debug, Clone, Default)]
 struct Place {
     path: Vec<String>,
     key: String,
     stated: u64,
-    /// Lists beside it that have as many values as there are layers.
+    /// Lists beside it that have one value per layer.
     lists: Vec<String>,
 }
 
 impl Place {
-    /// Whether restacking a model knows it.
+    /// Tells if restacking a model updates this place by itself.
     fn is_plain(&self) -> bool {
         let text = self
             .path

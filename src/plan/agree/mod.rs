@@ -1,5 +1,5 @@
-//! What the written config must say, where tensors are written that its model does not have: layers
-//! and biases of other models. Where that cannot be told, the merge is refused.
+//! Changes to the written config for tensors that its model lacks: layers and biases of other
+//! models. Where the right change cannot be told, the merge is refused.
 
 mod biases;
 mod layers;
@@ -15,13 +15,13 @@ use crate::recipe::{Missing, Sources};
 use super::assign::Assignment;
 use super::missing::Inputs;
 
-/// How many names a message shows before it only counts.
+/// The most names that a message shows before it only counts.
 const NAMED: usize = 3;
 
-/// A statement that the config must make.
+/// A value that the config must state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Edit {
-    /// The keys that lead to the mapping in which it stands; none for the top.
+    /// The keys that lead to the mapping that holds it; none for the top.
     pub path: Vec<String>,
     /// Its key.
     pub key: String,
@@ -29,21 +29,21 @@ pub struct Edit {
     pub value: Value,
 }
 
-/// Layers of the donor's only stack that it has not itself.
+/// A longer version of the donor's only stack of layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deeper {
-    /// How many layers the donor has.
+    /// The number of layers in the donor.
     pub before: usize,
-    /// For each layer that is written, the input that decides what it is, and its number there.
+    /// For each written layer, the input that determines it, and its number there.
     pub origins: Vec<(usize, usize)>,
 }
 
-/// What changes in the config.
+/// The changes to the config.
 #[derive(Debug, Default)]
 pub struct Agreed {
     /// The stack of layers, where it is longer than the donor's.
     pub deeper: Option<Deeper>,
-    /// Single statements.
+    /// Single values.
     pub edits: Vec<Edit>,
 }
 
@@ -57,11 +57,11 @@ pub struct Partial {
 }
 
 impl Agreed {
-    /// What the config of the donor must say for the written tensors, `assignments`.
+    /// Determines the changes to the donor's config for the written tensors, `assignments`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] for layers and biases that it does not know and cannot be made to
+    /// [`Kind::Mismatch`] for layers and biases that the config lacks and cannot be made to
     /// describe.
     pub fn of(given: &Inputs<'_>, assignments: &[Assignment], partial: &[Partial]) -> Result<Self> {
         let donor = given.job.donor;
@@ -80,7 +80,7 @@ impl Agreed {
     }
 }
 
-/// A warning for each set of inputs that lack tensors which are merged over the others.
+/// Returns a warning for each set of inputs that lack tensors which are merged over the others.
 pub fn warnings(given: &Inputs<'_>, partial: &[Partial]) -> Vec<String> {
     let mut groups: BTreeMap<&[usize], Vec<&str>> = BTreeMap::new();
     for tensor in partial {
@@ -125,7 +125,7 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
-/// Refuses tensors for which the config of the donor has no words.
+/// Makes the error about tensors that the donor's config cannot describe.
 fn refusal(given: &Inputs<'_>, cause: String) -> Error {
     let subject = given.inputs[given.job.donor].root().join("config.json");
     Error::new(Kind::Mismatch, "cannot make config and tensors agree", subject.display(), cause).with_hint(

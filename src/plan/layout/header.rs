@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Part, TensorSpec, to_u64};
 use crate::error::{Error, Kind, Result};
 
-/// The header of a shard of `part` that holds the tensors in `group`.
+/// Builds the header of a shard of `part` that holds the tensors in `group`.
 pub(super) fn bytes(
     group: &[usize],
     tensors: &[TensorSpec],
@@ -48,7 +48,7 @@ pub(super) fn bytes(
     Ok(header)
 }
 
-/// What a file in `folder` calls the tensor `name` of the output.
+/// Returns the name in the files of `folder` for the output's tensor `name`.
 pub(super) fn name_in<'a>(folder: &str, name: &'a str) -> &'a str {
     if folder.is_empty() {
         return name;

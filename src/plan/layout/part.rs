@@ -1,4 +1,4 @@
-//! A folder's worth of the output.
+//! One folder of the output.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,25 @@ use super::to_u64;
 use crate::error::{Error, Kind, Result};
 use crate::plan::metadata::least;
 
-/// The most bytes that metadata may take in all headers of a part together: they are held as long
-/// as the run.
+/// The most bytes of metadata in all headers of a part together, which stay in memory for the whole
+/// run.
 pub const METADATA_BYTES: u64 = 4 << 20;
 
 /// A folder of the output with shards and an index of its own: the output itself, or a component of
 /// a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Where it lies below the output; empty for the output itself. Names of its tensors begin with
-    /// it and a slash, which its files leave out.
+    /// Its path below the output; empty for the output itself. The names of its tensors begin with
+    /// the path and a slash, which its files leave out.
     pub folder: String,
-    /// What its files are named after, such as `model`.
+    /// The stem of its file names, such as `model`.
     pub stem: String,
     /// The `__metadata__` of its headers, by key.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Part {
-    /// The output itself, its shards named after `stem`, with the least metadata.
+    /// Returns the output itself as a part, its shards named after `stem`, with the least metadata.
     pub fn main(stem: &str) -> Self {
         Self {
             folder: String::new(),
@@ -33,7 +33,7 @@ impl Part {
         }
     }
 
-    /// Whether `name` is one of its tensors, where no other part's folder is longer.
+    /// Tells if `name` is one of its tensors, unless a part with a longer folder holds it.
     pub fn holds(&self, name: &str) -> bool {
         self.folder.is_empty()
             || name
@@ -41,7 +41,7 @@ impl Part {
                 .is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// The name of its index, below the output.
+    /// Returns the path of its index, below the output.
     pub(super) fn index_name(&self) -> String {
         self.path(&format!("{}.safetensors.index.json", self.stem))
     }
@@ -54,13 +54,13 @@ impl Part {
         }
     }
 
-    /// Bytes of the metadata in one header.
+    /// Counts the bytes of the metadata in one header.
     pub fn metadata_bytes(&self) -> u64 {
         serde_json::to_string(&self.metadata).map_or(u64::MAX, |json| to_u64(json.len()))
     }
 
-    /// Leaves the metadata out that does not fit the headers of `shards` shards; whether there was
-    /// any.
+    /// Cuts the metadata to the least if it does not fit the headers of `shards` shards; returns
+    /// true if it was cut.
     pub(super) fn trim(&mut self, shards: usize) -> bool {
         let fits = self.metadata_bytes().saturating_mul(to_u64(shards)) <= METADATA_BYTES
             || self.metadata == least();
@@ -71,7 +71,7 @@ impl Part {
     }
 }
 
-/// Checks that the files of a part can have the names that follow from it.
+/// Checks that folder and stem of a part give plain file names.
 pub(super) fn check(part: &Part) -> Result<()> {
     let plain = |name: &str| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -10,7 +10,7 @@ fn spec(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
     }
 }
 
-/// The shard's file with zeros for data, read by the safetensors crate: (name, offset, length) in
+/// Reads the shard's file, with zeros for data, by the safetensors crate: (name, offset, length) in
 /// file order.
 fn read_back(shard: &Shard) -> Vec<(String, u64, u64)> {
     let mut file = shard.header.clone();

@@ -1,19 +1,20 @@
-//! Names of one tensor, whatever the config says.
+//! Tensors with several names, whatever the config says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::families::{ALIASES, is_apart};
 use super::{Parts, Ties, before};
 
-/// One tensor of several names.
+/// One tensor with several names.
 #[derive(Default)]
 struct Group {
-    /// Its names, those that others are aliases of last.
+    /// Its stored names; the one that the others are aliases of is among them if an input stores
+    /// it.
     names: BTreeSet<String>,
     both: bool,
 }
 
-/// Lets every input give such a tensor under the names that are written.
+/// Makes every input give such a tensor under the names that are written.
 pub fn share(parts: &Parts<'_>, ties: &mut Ties) {
     if parts.configs.iter().flatten().any(is_apart) {
         return;
@@ -43,7 +44,7 @@ pub fn share(parts: &Parts<'_>, ties: &mut Ties) {
     }
 }
 
-/// What `name` is another name of, and whether both are written.
+/// Returns the name that `name` is an alias of, and true if both are written.
 fn canonical(name: &str) -> Option<(String, bool)> {
     ALIASES.iter().find_map(|alias| {
         Some((
@@ -78,8 +79,8 @@ fn settle(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
     if all_alike || !parts.members.iter().all(one_shape) {
         return;
     }
-    // The donor is the first of the members, so its name is the one that is written if it has the
-    // tensor at all.
+    // The donor comes first among the members, so its name is the one that is written if it has the
+    // tensor.
     let Some(written) = parts
         .members
         .iter()

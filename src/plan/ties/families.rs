@@ -1,21 +1,20 @@
-//! Which tensors families of models tie, and what their configs mean by saying nothing.
+//! The tensors that families of models tie, and the defaults of configs that do not say.
 //!
 //! Taken from the tables of tied weights in transformers' models and the defaults of their configs.
 
 use serde_json::Value;
 
-/// Sub-configs that speak of the language model, in models that have other parts too.
+/// Keys of the language model's config in models that have other parts too.
 pub const TEXT_CONFIGS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
-/// A head: what its name ends in, and what the names of the other tensors begin with that a model
-/// has which has such a head; empty where it stands alone.
+/// A head that may be tied to the embeddings.
 pub struct Head {
     /// The end of its name.
     pub end: &'static str,
-    /// What else there must be, before it is believed that a model has this head which does not
-    /// store it.
+    /// Prefix of other tensors that a model must have before it is believed to have this head
+    /// without storing it; empty for a head that stands alone.
     pub beside: &'static str,
-    /// Whether the name must be the whole: these words mean other things inside a model.
+    /// True if the whole name must match: inside a model these words mean other things.
     pub whole: bool,
 }
 
@@ -55,7 +54,7 @@ pub const HEADS: [Head; 16] = [
     outermost("output.weight", ""),
 ];
 
-/// Ends of the names of input embeddings; where a model has several, the first.
+/// Ends of the names of input embeddings; the first one counts where a model has several.
 pub const EMBEDDINGS: [&str; 13] = [
     "shared.weight",
     "decoder.embed_tokens.weight",
@@ -72,18 +71,18 @@ pub const EMBEDDINGS: [&str; 13] = [
     "transformer.w.weight",
 ];
 
-/// Words in the names of embeddings of something else than the tokens that a head predicts.
+/// Words in the names of embeddings of other things than the tokens that a head predicts.
 pub const FOREIGN: [&str; 8] = [
     "vision", "visual", "audio", "image", "speech", "encoder", "patch", "entity",
 ];
 
-/// Tensors that are one under two names, whatever the config says.
+/// Two names of one tensor, whatever the config says.
 pub struct Alias {
     /// The end of a name.
     pub end: &'static str,
-    /// What it is replaced by in the other name.
+    /// The end of the other name.
     pub of: &'static str,
-    /// Whether both are written: readers differ in which of the two they look at.
+    /// True if both are written: readers differ in which of the two they read.
     pub both: bool,
 }
 
@@ -103,7 +102,7 @@ const fn both(end: &'static str, of: &'static str) -> Alias {
     }
 }
 
-/// Pairs that are one tensor.
+/// Pairs of names of one tensor.
 pub const ALIASES: [Alias; 19] = [
     one("text_encoder.embed_tokens.weight", "shared.weight"),
     one("text_decoder.embed_tokens.weight", "shared.weight"),
@@ -147,8 +146,7 @@ pub const ALIASES: [Alias; 19] = [
     both("mmm_image_head.decoder.bias", "mmm_image_head.bias"),
 ];
 
-/// The key by which some encoder-decoders say that encoder and decoder have embeddings of their
-/// own.
+/// The key that is false where encoder and decoder have embeddings of their own.
 const SHARED_KEY: &str = "share_encoder_decoder_embeddings";
 
 /// Model types that tie nothing unless their config says so.
@@ -157,7 +155,7 @@ const UNTIED: &str = include_str!("untied.txt");
 /// Model types that tie unless their config says no.
 const TIED: &str = include_str!("tied.txt");
 
-/// Model types whose tied heads read scaled inputs, so that a tied head and one of its own are two
+/// Model types whose tied heads read scaled inputs, so that tied and untied heads are different
 /// functions.
 const SCALED: [&str; 7] = [
     "t5",
@@ -181,10 +179,10 @@ const HEADLESS: [&str; 8] = [
     "Model",
 ];
 
-/// Whether `config` ties the head to the embeddings; `None` when it says nothing and its family is
-/// not known.
+/// Tells if `config` ties the head to the embeddings; `None` when it does not say and its family is
+/// unknown.
 ///
-/// A model of several parts says so at its top or in the config of its language model, and newer
+/// A model of several parts states it at the top or in the config of its language model. Newer
 /// versions of transformers read both: it is tied when either says so.
 pub fn is_tied(config: &Value) -> Option<bool> {
     let text = TEXT_CONFIGS
@@ -209,12 +207,12 @@ pub fn is_tied(config: &Value) -> Option<bool> {
     text.and_then(by_family).or_else(|| by_family(config))
 }
 
-/// Whether `config` says that encoder and decoder have embeddings of their own.
+/// Tells if `config` gives encoder and decoder embeddings of their own.
 pub fn is_apart(config: &Value) -> bool {
     config.get(SHARED_KEY) == Some(&Value::Bool(false))
 }
 
-/// Whether the model scales what a tied head reads.
+/// Tells if the model scales the inputs of a tied head.
 pub fn scales_tied(config: &Value) -> bool {
     config
         .get("model_type")
@@ -222,7 +220,7 @@ pub fn scales_tied(config: &Value) -> bool {
         .is_some_and(|name| SCALED.contains(&name))
 }
 
-/// Whether `config` is that of a model without an output head.
+/// Tells if `config` describes a model without an output head.
 pub fn is_headless(config: &Value) -> bool {
     let classes: Vec<&str> = config["architectures"]
         .as_array()

@@ -7,22 +7,22 @@ use crate::error::{Error, Kind, Result};
 use super::families::{EMBEDDINGS, FOREIGN, HEADS, Head, is_headless, is_tied, scales_tied};
 use super::{Parts, Ties, before};
 
-/// What a head is in one input.
+/// The state of a head in one input.
 enum State {
     /// A tensor of its own.
     Own,
-    /// The embeddings of this name.
+    /// Tied to the embeddings of this name.
     Tied { embeddings: String, stored: bool },
-    /// Not there, nor tied to anything.
+    /// Neither stored nor tied to anything.
     Lacking,
 }
 
-/// Decides for every head that an input stores whether it is written.
+/// Decides for every stored head if it is written.
 ///
 /// # Errors
 ///
-/// When some inputs tie it, others do not, and the family makes a difference between the two beside
-/// the weights.
+/// Fails when some inputs tie a head, others do not, and the family treats the two differently
+/// beyond the weights.
 pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
     let stored = parts
         .members
@@ -34,7 +34,7 @@ pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
         .collect();
     for name in heads {
         let folded = |input: &usize| parts.job.untied_head(*input) == Some(name);
-        // Folding has made a tensor of its own of it.
+        // Folding has made it a tensor of its own.
         if parts.members.iter().any(folded) {
             continue;
         }
@@ -54,7 +54,7 @@ pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
     Ok(())
 }
 
-/// The kind of head that a tensor of this name is.
+/// Returns the kind of head that a tensor of this name is, and what precedes it in the name.
 fn head_of(name: &str) -> Option<(&Head, &str)> {
     let fits = |head: &'static Head| {
         Some((
@@ -75,8 +75,8 @@ fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
         }
     };
     let tied = parts.configs[input].as_ref().and_then(is_tied);
-    // Where nobody says so, a head that is stored is one, and one that is not stored can only be
-    // the embeddings.
+    // If the config does not say: a stored head is its own, and a head that is not stored can only
+    // be the embeddings.
     if tied == Some(false) || (tied.is_none() && own.is_some()) {
         return absent();
     }
@@ -94,7 +94,7 @@ fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
     }
 }
 
-/// Whether a model that does not store the head `name` can have it all the same.
+/// Tells if a model that does not store the head `name` can still have it.
 fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
     let Some((head, begin)) = head_of(name) else {
         return false;
@@ -107,8 +107,8 @@ fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
     }
 }
 
-/// The input embeddings that belong to the head `name`; `None` when there are none, or no telling
-/// which.
+/// Finds the input embeddings that belong to the head `name`; `None` when there are none, or
+/// several fit equally well.
 fn embeddings<'a>(parts: &Parts<'a>, input: usize, name: &str) -> Option<&'a str> {
     let begin = head_of(name)?.1;
     let rank = |other: &str| {
@@ -192,8 +192,7 @@ fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State
     Ok(())
 }
 
-/// Untied, a head in a decoder of its own reads the bias beside its weight, which tied models need
-/// not store.
+/// Gives an untied head in a decoder the bias beside its weight, which tied models need not store.
 fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
     let Some(begin) = name.strip_suffix("decoder.weight") else {
         return;
@@ -206,7 +205,7 @@ fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
     }
 }
 
-/// Leaves the head out where it is stored: every input ties it.
+/// Leaves out a head that every input ties.
 fn leave_out(ties: &mut Ties, name: &str, states: Vec<(usize, State)>) {
     for (input, state) in states {
         if let State::Tied {

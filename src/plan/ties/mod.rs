@@ -1,9 +1,9 @@
-//! Tensors that are one under several names: heads that the config ties to the embeddings, and what
+//! Tensors that have several names: heads that the config ties to the embeddings, and tensors that
 //! families of models share whatever the config says.
 //!
-//! [`Ties::of`] decides under which names such a tensor is written, and from which name each input
-//! gives it. A head that some inputs tie and others have for themselves is written for all: those
-//! that tie it give their embeddings.
+//! [`Ties::of`] decides under which names such a tensor is written, and which stored tensor each
+//! input gives for each name. A head that some inputs tie and others store separately is written
+//! for all; the inputs that tie it give their embeddings.
 
 mod aliases;
 mod families;
@@ -21,36 +21,36 @@ use super::job::Job;
 
 pub use families::TEXT_CONFIGS;
 
-/// Under which names the inputs give their tensors.
+/// The names under which the inputs give their tensors.
 #[derive(Debug, Default)]
 pub struct Ties {
     inputs: Vec<Given>,
-    /// Some inputs tie a head that is written as a tensor of its own.
+    /// True if some inputs tie a head that is written as a tensor of its own.
     pub untied: bool,
-    /// Inputs stored a head that is not written, because all of them tie it.
+    /// True if a stored head is not written because all inputs tie it.
     pub tied: bool,
-    /// What a user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
     /// Tensors that are read under another name, each with the reason.
     pub dropped: Vec<Dropped>,
 }
 
-/// How the names of one input differ from those in its files.
+/// The differences between the names of one input and those in its files.
 #[derive(Debug, Default, Clone)]
 struct Given {
-    /// Names that it gives, and the names under which they are stored.
+    /// Each name that it gives, and the name under which it is stored.
     aliases: BTreeMap<String, String>,
     /// Stored names that it does not give.
     hidden: BTreeSet<String>,
 }
 
 impl Ties {
-    /// What the `inputs` of `job` tie.
+    /// Finds the tensors that the `inputs` of `job` tie.
     ///
     /// # Errors
     ///
-    /// When a config cannot be read, or a head that is tied in some inputs would be another
-    /// function untied.
+    /// Fails when a config cannot be read, or when a head that some inputs tie would compute
+    /// something else if it were untied.
     pub fn of(job: &Job, inputs: &[Checkpoint]) -> Result<Self> {
         let mut ties = Self {
             inputs: vec![Given::default(); inputs.len()],
@@ -61,7 +61,7 @@ impl Ties {
             .flat_map(|slice| job.document.inputs(slice))
             .filter_map(|input| models.iter().position(|model| *model == input.model))
             .collect();
-        // The donor first, whose names are preferred.
+        // The donor comes first: its names are preferred.
         let mut members: Vec<usize> = members.into_iter().collect();
         members.sort_by_key(|member| *member != job.donor);
         let configs = inputs
@@ -79,8 +79,8 @@ impl Ties {
         Ok(ties)
     }
 
-    /// The name under which `input` stores what it gives as `name`; `None` when it has no such
-    /// tensor.
+    /// Returns the name under which `input` stores what it gives as `name`; `None` when it has no
+    /// such tensor.
     pub fn stored<'a>(
         &'a self,
         inputs: &[Checkpoint],
@@ -95,8 +95,8 @@ impl Ties {
         }
     }
 
-    /// The names of all tensors that `input` gives: as they lie in its files, then those that it
-    /// stores under other names.
+    /// Returns the names of all tensors that `input` gives: first as they lie in its files, then
+    /// those that it stores under other names.
     pub fn names<'a>(
         &'a self,
         inputs: &'a [Checkpoint],
@@ -115,7 +115,7 @@ impl Ties {
         )
     }
 
-    /// What of this decides the output beside the names that are written; nothing when each input
+    /// Describes what of this decides the output besides the written names; `None` when each input
     /// gives what it stores.
     pub fn describe(&self) -> Option<Value> {
         let given = |given: &Given| json!({ "aliases": given.aliases, "hidden": given.hidden });
@@ -126,7 +126,7 @@ impl Ties {
         any.then(|| json!({ "inputs": self.inputs.iter().map(given).collect::<Vec<_>>(), "untied": self.untied }))
     }
 
-    /// Lets `input` give as `name` what it stores as `stored`.
+    /// Makes `input` give its stored tensor `stored` as `name`.
     fn give(&mut self, input: usize, name: &str, stored: &str) {
         if name != stored {
             self.inputs[input]
@@ -148,7 +148,7 @@ impl Ties {
     }
 }
 
-/// What is merged, and what its configs say.
+/// The inputs that are merged, and their configs.
 struct Parts<'a> {
     job: &'a Job,
     inputs: &'a [Checkpoint],
@@ -170,7 +170,7 @@ impl Parts<'_> {
     }
 }
 
-/// What stands before `end` in `name`, when it ends in these words.
+/// Returns the part of `name` before `end`, if `name` ends in these words.
 fn before<'a>(name: &'a str, end: &str) -> Option<&'a str> {
     name.strip_suffix(end)
         .filter(|begin| begin.is_empty() || begin.ends_with('.'))
