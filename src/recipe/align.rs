@@ -1,20 +1,21 @@
-//! The key `align`: how models are brought together before they are merged.
+//! The key `align`: the alignment of models before they are merged.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::write::entry;
 
-/// How models are aligned before they are merged.
+/// The alignment of models before they are merged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Align {
-    /// Where transforms come from.
+    /// The source of the transforms.
     pub from: AlignFrom,
     /// The symmetry spec: the name of a built-in one, or a file; found by config and tensor names
     /// when `None`.
     pub spec: Option<String>,
-    /// Whether models are aligned whose tokenizers differ.
+    /// True if models are aligned although their tokenizers differ.
     pub any_vocabulary: bool,
-    /// Whether all are matched to the mean of all, rather than each to the base or the first one.
+    /// True if all are matched to the mean of all, false if each is matched to the base or the
+    /// first one.
     pub together: bool,
 }
 
@@ -47,7 +48,7 @@ pub struct WeightMatching {
     pub cost: Cost,
     /// Treatment of the residual stream.
     pub residual: Residual,
-    /// Signs and rotations are looked for.
+    /// True if signs and rotations are looked for too.
     pub signs: bool,
     /// Seed for the order in which groups are solved.
     pub seed: u64,
@@ -67,19 +68,19 @@ impl Default for WeightMatching {
     }
 }
 
-/// Where the transforms of a merge come from.
+/// The source of the transforms of a merge.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AlignFrom {
     /// All models are matched to the base, or to the first one, by their weights.
     Weights(WeightMatching),
     /// From these files, each for the model that it was made for.
     Files(Vec<String>),
-    /// From these files, each for the model that is named so in the document.
+    /// From these files, each with the document's name of its model.
     FilesOf(Vec<(String, String)>),
 }
 
 impl Align {
-    /// By weights, in the usual way.
+    /// Aligns by weights, in the usual way.
     pub fn weights() -> Self {
         Self {
             from: AlignFrom::Weights(WeightMatching::default()),
@@ -89,7 +90,7 @@ impl Align {
         }
     }
 
-    /// By these files.
+    /// Aligns by these files.
     pub fn files(files: Vec<String>) -> Self {
         Self {
             from: AlignFrom::Files(files),
@@ -102,17 +103,17 @@ impl Align {
 
 /// The names of the ways to weigh tensors.
 pub(super) const COSTS: &[(&str, Cost)] = &[("normalised", Cost::Normalised), ("raw", Cost::Raw)];
-/// The names of what is done to the residual stream.
+/// The names of the treatments of the residual stream.
 pub(super) const RESIDUALS: &[(&str, Residual)] = &[
     ("fixed", Residual::Fixed),
     ("permute", Residual::Permute),
     ("orthogonal", Residual::Orthogonal),
 ];
 
-/// The names of what models are matched to, and whether that is the mean of all.
+/// The names of the references that models are matched to; true for the mean of all.
 pub(super) const REFERENCES: &[(&str, bool)] = &[("base", false), ("mean", true)];
 
-/// The name of a choice.
+/// Returns the name of a choice.
 fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], choice: T) -> &'static str {
     names
         .iter()
@@ -120,7 +121,7 @@ fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], choice: T) -> &'sta
         .map_or("", |(name, _)| name)
 }
 
-/// In full, so that it reads back as it is.
+/// Writes all settings, so that they read back as they are.
 impl Serialize for Align {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;

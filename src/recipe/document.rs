@@ -1,4 +1,4 @@
-//! What a recipe asks for, as values.
+//! The contents of a recipe, as values.
 
 use super::methods::{BaseRule, MethodName};
 use super::model_ref::ModelRef;
@@ -14,9 +14,9 @@ use crate::dtype::Dtype;
 pub struct Document {
     /// The name of the stage, by which later documents may take its result.
     pub name: Option<String>,
-    /// How to merge.
+    /// The merge method.
     pub method: MethodName,
-    /// What to merge.
+    /// The models or slices to merge.
     pub sources: Sources,
     /// The module that the sources were given in, if any.
     pub module: Option<Module>,
@@ -28,19 +28,19 @@ pub struct Document {
     pub dtype: Option<Dtype>,
     /// The dtype to write.
     pub out_dtype: Option<Dtype>,
-    /// Whose tokenizer files to copy.
+    /// The model whose tokenizer files are copied.
     pub tokenizer: Option<Tokenizer>,
     /// The chat template to write.
     pub chat_template: Option<ChatTemplate>,
     /// Rows of the embeddings are filled up to a multiple of this.
     pub pad_to_multiple_of: Option<u64>,
-    /// What mergekit does not have.
+    /// The keys that mergekit does not have.
     pub own: OwnKeys,
-    /// Where the parameters stand in the text.
+    /// The places of the parameters in the text.
     pub places: Places,
 }
 
-/// What a document merges.
+/// The models or slices that a document merges.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sources {
     /// Whole models.
@@ -52,7 +52,7 @@ pub enum Sources {
 /// A model of `models`.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ModelEntry {
-    /// Which model.
+    /// The model.
     pub model: ModelRef,
     /// Its parameters.
     #[serde(skip_serializing_if = "Parameters::is_empty")]
@@ -75,9 +75,9 @@ pub struct Slice {
 /// Layers of a model.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct SliceSource {
-    /// Which model.
+    /// The model.
     pub model: ModelRef,
-    /// Which layers; all when none are given.
+    /// Its layers; all when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_range: Option<LayerRange>,
     /// Parameters of this model in this slice.
@@ -95,7 +95,7 @@ pub struct LayerRange {
 }
 
 impl LayerRange {
-    /// How many layers there are.
+    /// Counts the layers.
     pub fn count(self) -> u32 {
         self.end.saturating_sub(self.start)
     }
@@ -110,7 +110,7 @@ pub struct Module {
     pub parameters: Parameters,
 }
 
-/// Whose tokenizer files go with the merged model.
+/// The model whose tokenizer files go with the merged model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tokenizer {
     /// The base model's, or the first model's when there is no base.
@@ -136,16 +136,16 @@ pub const CHAT_TEMPLATES: [&str; 5] = ["alpaca", "chatml", "exaone", "llama3", "
 /// A model as the resolver sees it: one entry of `models`, or one source of a slice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Input<'a> {
-    /// Which model.
+    /// The model.
     pub model: &'a ModelRef,
-    /// Its own parameters; none for a base that is named nowhere else.
+    /// Its own parameters; `None` for a base that is named nowhere else.
     pub parameters: Option<&'a Parameters>,
-    /// Which of its layers; none for whole models.
+    /// Its layers; `None` for whole models.
     pub layers: Option<LayerRange>,
 }
 
 impl Document {
-    /// How many slices there are; whole models count as one.
+    /// Counts the slices; whole models count as one.
     pub fn slice_count(&self) -> usize {
         match &self.sources {
             Sources::Models(_) => 1,
@@ -153,7 +153,8 @@ impl Document {
         }
     }
 
-    /// The models that meet in slice `slice`, in the order of their indexes elsewhere.
+    /// Returns the models that are merged in slice `slice`, in the order of their indexes
+    /// elsewhere.
     ///
     /// Whole models are slice 0; a base that `models` does not list comes last, as in mergekit,
     /// unless the method is passthrough, which has no use for one.
@@ -198,7 +199,7 @@ impl Document {
         }
     }
 
-    /// The base of slice `slice`, as named there or for the whole merge.
+    /// Returns the base of slice `slice`, as named there or for the whole merge.
     pub fn base_model_of(&self, slice: usize) -> Option<&ModelRef> {
         let own = match &self.sources {
             Sources::Models(_) => None,
@@ -209,8 +210,8 @@ impl Document {
         own.or(self.base_model.as_ref())
     }
 
-    /// Which of [`inputs`](Self::inputs) the others are measured from; none when the method counts
-    /// a base like the others.
+    /// Returns the index in [`inputs`](Self::inputs) of the base that the others are measured from;
+    /// `None` when the method counts a base like the others.
     pub fn base_index(&self, slice: usize) -> Option<usize> {
         if self.method.info().base == BaseRule::Counted {
             return None;
@@ -221,7 +222,8 @@ impl Document {
             .position(|input| input.model == base)
     }
 
-    /// Every model that the document names, each once, in order of appearance; a base comes last.
+    /// Returns every model that the document names, each once, in order of appearance; a base comes
+    /// last.
     ///
     /// # Examples
     ///
@@ -245,7 +247,7 @@ impl Document {
         models
     }
 
-    /// What a mean is taken over: the method's own choice, the recipe's, or single tensors.
+    /// Returns the granularity of means: the method's own choice, the recipe's, or single tensors.
     pub fn granularity(&self) -> Granularity {
         match self.method {
             MethodName::Frechet => Granularity::Model,
@@ -253,7 +255,7 @@ impl Document {
         }
     }
 
-    /// The dtype to write; none keeps what is stored.
+    /// Returns the dtype to write; `None` keeps what is stored.
     pub fn output_dtype(&self) -> Option<Dtype> {
         self.out_dtype.or(self.dtype)
     }

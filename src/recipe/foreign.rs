@@ -1,8 +1,8 @@
-//! Keys that mergekit knows and that have no effect where they stand: it reads past them, and
-//! recipes are full of them.
+//! Keys that mergekit knows but that have no effect where they stand: it skips them, and recipes
+//! are full of them.
 //!
-//! Such a key is a warning. What would have an effect in mergekit is never here: it is carried out,
-//! or refused by name.
+//! Such a key is a warning. Keys that have an effect in mergekit are never here: they are carried
+//! out, or refused by name.
 
 use super::keys::KEYS;
 use super::methods::METHODS;
@@ -82,7 +82,7 @@ const FOREIGN: &[&str] = &[
     "start",
 ];
 
-/// Whether mergekit reads `key` anywhere.
+/// Tells if mergekit reads `key` anywhere.
 pub(super) fn is_mergekit_key(key: &str) -> bool {
     KEYS.iter().any(|info| info.mergekit && info.key == key)
         || METHODS.iter().any(|method| method.parameter(key).is_some())
@@ -94,13 +94,13 @@ pub(super) fn is_mergekit_key(key: &str) -> bool {
 pub(super) struct Program {
     /// The key by which it is known.
     pub(super) key: &'static str,
-    /// What it is and does.
+    /// Its description.
     pub(super) is: &'static str,
-    /// What can be done here instead.
+    /// The alternative here.
     pub(super) instead: &'static str,
 }
 
-/// The programs whose recipes ask for something else than a merge of tensors.
+/// The programs whose recipes ask for other things than a merge of tensors.
 pub(super) const PROGRAMS: [Program; 4] = [
     Program {
         key: "experts",

@@ -7,28 +7,28 @@ use crate::error::Result;
 /// All of them fail with [`Kind::Recipe`](crate::error::Kind::Recipe) when a parameter has no value
 /// for the tensor.
 pub trait Given {
-    /// The number of inputs that have the tensor.
+    /// Counts the inputs that have the tensor.
     fn inputs(&self) -> usize;
 
-    /// The place of the base among them.
+    /// Returns the place of the base among them.
     fn base(&self) -> Option<usize>;
 
-    /// The same for a method that cannot do without.
+    /// Returns the place of the base for a method that cannot do without one.
     fn needed_base(&self) -> Result<usize>;
 
-    /// One weight for each input; a base from which the others are measured has none of its own.
+    /// Returns one weight for each input; zero for a base from which the others are measured.
     fn weights(&self) -> Result<Vec<f64>>;
 
-    /// Parameter `name` of input `input` of the document.
+    /// Returns parameter `name` of input `input` of the document.
     fn of_input(&self, name: &str, input: usize) -> Result<f64>;
 
-    /// Parameter `name`, which all inputs share.
+    /// Returns parameter `name`, which all inputs share.
     fn shared(&self, name: &str) -> Result<f64>;
 
-    /// The same as a whole number; another number is an error.
+    /// Returns a shared parameter as a whole number; another number is an error.
     fn count(&self, name: &str) -> Result<u32>;
 
-    /// The same as true or false.
+    /// Returns a shared parameter as true or false.
     fn switch(&self, name: &str) -> Result<bool> {
         Ok(self.shared(name)? != 0.0)
     }

@@ -18,14 +18,14 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// The cache in `root`.
+    /// Returns the cache in `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The cache that the Hugging Face libraries use: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`,
-    /// `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub` or `~/.cache/huggingface/hub`, the first
-    /// that is set.
+    /// Returns the cache that the Hugging Face libraries use: `HF_HUB_CACHE`,
+    /// `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub` or
+    /// `~/.cache/huggingface/hub`, the first that is set.
     ///
     /// `variable` looks up an environment variable, as [`std::env::var_os`] does.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
@@ -45,7 +45,7 @@ impl HubCache {
         Self { root }
     }
 
-    /// The snapshot of `id` at `revision` (`main` when none is given).
+    /// Finds the snapshot of `id` at `revision` (`main` when none is given).
     ///
     /// # Errors
     ///
@@ -100,8 +100,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot that `path` is, or is in, by the names of its folders as a hub cache has them;
-    /// none elsewhere.
+    /// Finds the snapshot that `path` is, or is in, by the names of its folders in a hub cache;
+    /// `None` elsewhere.
     pub fn of(path: &Path) -> Option<Self> {
         let parts: Vec<&str> = path
             .components()
@@ -126,7 +126,7 @@ impl Snapshot {
     }
 }
 
-/// The commit in a ref file; none when the file is missing or holds anything but a name.
+/// Reads the commit in a ref file; `None` when the file is missing or holds anything but a name.
 fn read_ref(path: &Path) -> Option<String> {
     let mut text = String::new();
     crate::checkpoint::open_regular(path)

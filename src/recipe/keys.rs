@@ -1,6 +1,6 @@
-//! Every key that a recipe may have, in one table: what is accepted is what is documented.
+//! Every key that a recipe may have, in one table, so that every accepted key is documented.
 
-/// Where in a recipe a key stands.
+/// The place of a key in a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// At the top of a document.
@@ -27,20 +27,20 @@ pub enum Place {
     Rename,
 }
 
-/// A key and what it means.
+/// A key and its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyInfo {
-    /// Where it stands.
+    /// Its place.
     pub place: Place,
     /// Its name.
     pub key: &'static str,
-    /// What its value may be.
+    /// The values that it takes, in words.
     pub value: &'static str,
-    /// What holds without it; empty when it must be given, `-` when nothing does.
+    /// Its default; empty when it must be given, `-` when it has none.
     pub default: &'static str,
-    /// What it does.
+    /// Its effect, in words.
     pub meaning: &'static str,
-    /// Whether mergekit has it too.
+    /// True if mergekit has it too.
     pub mergekit: bool,
 }
 
@@ -529,12 +529,12 @@ pub const KEYS: &[KeyInfo] = &[
     ),
 ];
 
-/// The keys that may stand in `place`.
+/// Returns the keys that may stand in `place`.
 pub fn keys_of(place: Place) -> impl Iterator<Item = &'static KeyInfo> {
     KEYS.iter().filter(move |info| info.place == place)
 }
 
-/// The known name that `word` is most likely meant to be; none when all are too far off.
+/// Finds the known name that `word` is most likely meant to be; `None` when all are too far off.
 ///
 /// Distance counts inserted, dropped and changed letters and swapped neighbours (optimal string
 /// alignment).

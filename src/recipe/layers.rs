@@ -1,32 +1,31 @@
 //! Layers, found in the names of tensors: `model.layers.12.mlp.up_proj.weight` is part of layer 12
 //! of `model.layers.`.
 //!
-//! Nothing is known about architectures. A number between dots counts as a layer when the text
-//! before it comes with different numbers; the first such number in a name decides, so what repeats
-//! inside a layer stays inside it.
+//! Architectures are not known. A number between dots counts as a layer when the text before it
+//! comes with different numbers. The first such number in a name decides, so numbers that repeat
+//! inside a layer stay inside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A tensor's name, taken apart at its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerName<'a> {
-    /// What stands before the number, dot included.
+    /// The part before the number, dot included.
     pub stem: &'a str,
     /// The number of the layer.
     pub index: u32,
-    /// What stands after the number, dot included; empty at the end of a name.
+    /// The part after the number, dot included; empty at the end of a name.
     pub rest: &'a str,
 }
 
 impl LayerName<'_> {
-    /// The same tensor in another layer of another stack.
+    /// Returns the name of the same tensor in another layer of another stack.
     pub fn renumbered(&self, stem: &str, index: u32) -> String {
         format!("{stem}{index}{}", self.rest)
     }
 }
 
-/// What a single layer's stack is called; a number after any other word needs company to count as a
-/// layer.
+/// Words after which a single number counts as a layer; after any other word there must be several.
 const STACKS: [&str; 8] = [
     "layers",
     "layer",
@@ -38,15 +37,15 @@ const STACKS: [&str; 8] = [
     "encoder_layers",
 ];
 
-/// Names in which a number counts something else than layers.
+/// Words after which a number counts other things than layers.
 const NOT_STACKS: [&str; 2] = ["experts", "expert"];
 
-/// `name` taken apart at its first number, as far as one name can tell.
+/// Takes `name` apart at its first number, as far as one name can tell.
 pub fn layer_of(name: &str) -> Option<LayerName<'_>> {
     numbers(name).next()
 }
 
-/// Every way to take `name` apart at a number, from left to right.
+/// Returns every way to take `name` apart at a number, from left to right.
 fn numbers(name: &str) -> impl Iterator<Item = LayerName<'_>> {
     let starts = name.match_indices('.').map(|(dot, _)| dot + 1);
     starts.filter_map(move |start| {
@@ -79,7 +78,7 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// The stacks that the names of a model's tensors show.
+    /// Finds the stacks that the names of a model's tensors show.
     pub fn find<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let names: Vec<&str> = names.into_iter().collect();
         let mut indexes: HashMap<&str, BTreeSet<u32>> = HashMap::new();
@@ -98,20 +97,20 @@ impl Layers {
         Self { stacks }
     }
 
-    /// Stem and number of layers of each stack, in the order of stems.
+    /// Returns the stem and the number of layers of each stack, in the order of stems.
     pub fn stacks(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
         self.stacks
             .iter()
             .map(|(stem, count)| (stem.as_str(), *count))
     }
 
-    /// The layer of the tensor `name`; none outside the layers.
+    /// Returns the layer of the tensor `name`; `None` outside the layers.
     pub fn of<'a>(&self, name: &'a str) -> Option<LayerName<'a>> {
         numbers(name).find(|part| self.stacks.contains_key(part.stem))
     }
 
-    /// The position of the tensor `name` in its stack: layer / (n - 1), 1 in a stack of one, 0
-    /// outside the layers.
+    /// Returns the position of the tensor `name` in its stack: layer / (n - 1), 1 in a stack of
+    /// one, 0 outside the layers.
     ///
     /// Tensors after the layers are at 0 too, as in mergekit: recipes are tuned to that.
     pub fn t(&self, name: &str) -> f64 {
@@ -123,7 +122,7 @@ impl Layers {
     }
 }
 
-/// The position of a layer among `count`: from 0 to 1, and 1 when it is alone.
+/// Returns the position of a layer among `count`: from 0 to 1, and 1 when it is alone.
 pub(super) fn position(layer: u32, count: u32) -> f64 {
     if count <= 1 {
         1.0

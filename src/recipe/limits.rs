@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-/// How many threads may compute.
+/// The number of threads that may compute.
 pub const THREADS: RangeInclusive<u64> = 1..=1024;
 
 /// The levels at which shards are compressed. Those above need windows that the memory budget does
 /// not count.
 pub const ZSTD_LEVELS: RangeInclusive<u64> = 1..=19;
 
-/// How many sweeps over all groups an alignment may be allowed.
+/// The number of sweeps over all groups that an alignment may be allowed.
 pub const SWEEPS: RangeInclusive<u64> = 1..=1_000_000;

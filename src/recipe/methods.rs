@@ -1,8 +1,8 @@
-//! What each merge method asks of a recipe: its models, its base, its parameters.
+//! The requirements of each merge method on a recipe: its models, its base, its parameters.
 //!
 //! Names, parameters and defaults are mergekit's, except where the meaning text says otherwise. A
-//! recipe is checked against this table, so what a method does not know is an error here, where
-//! mergekit ignores it.
+//! recipe is checked against this table, so a parameter that a method does not have is an error
+//! here, where mergekit ignores it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub enum MethodName {
     ModelStock,
 }
 
-/// What a method does with `base_model`.
+/// The use that a method makes of `base_model`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseRule {
     /// It is one more model like the others.
@@ -49,7 +49,7 @@ pub enum BaseRule {
     Optional,
 }
 
-/// Where a parameter may be given.
+/// The levels at which a parameter may be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// For each model, or for all of them at once.
@@ -58,7 +58,7 @@ pub enum Scope {
     Whole,
 }
 
-/// Which values a parameter may take.
+/// The values that a parameter may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
     /// Any finite number.
@@ -80,24 +80,24 @@ pub enum Domain {
 pub struct ParameterInfo {
     /// Its name in a recipe.
     pub name: &'static str,
-    /// Where it may be given.
+    /// The levels at which it may be given.
     pub scope: Scope,
-    /// Which values it may take.
+    /// The values that it may take.
     pub domain: Domain,
-    /// What it is when nothing is given; none means that it must be given.
+    /// Its default; `None` when it must be given.
     pub default: Option<f64>,
-    /// What it does.
+    /// Its effect, in words.
     pub meaning: &'static str,
 }
 
-/// A method and what it asks of a recipe.
+/// A method and its requirements on a recipe.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MethodInfo {
     /// The method.
     pub method: MethodName,
     /// Its name in a recipe.
     pub name: &'static str,
-    /// What it does with `base_model`.
+    /// The use that it makes of `base_model`.
     pub base: BaseRule,
     /// The fewest models; a base counts only where [`BaseRule`] says so.
     pub fewest: usize,
@@ -105,7 +105,7 @@ pub struct MethodInfo {
     pub most: usize,
     /// Its parameters.
     pub parameters: &'static [ParameterInfo],
-    /// What it does.
+    /// Its effect, in words.
     pub meaning: &'static str,
 }
 
@@ -160,7 +160,7 @@ const MEAN: &[ParameterInfo] = &[
     ),
 ];
 
-/// As a parameter, which is a number like all others.
+/// The limit of iterations as a parameter, which is a number like all others.
 const MAX_ITER: f64 = Karcher::MAX_ITER as f64;
 
 // One row serves both iterations, so they must agree.
@@ -354,7 +354,7 @@ pub const METHODS: [MethodInfo; 10] = [
     },
 ];
 
-/// mergekit's methods that are not here, and what each would need.
+/// mergekit's methods that are not here, and the ability that each would need.
 const ABSENT: [(&str, &str); 12] = [
     ("ties", "selection by magnitude"),
     ("dare_ties", "selection by random draw"),
@@ -371,7 +371,7 @@ const ABSENT: [(&str, &str); 12] = [
 ];
 
 impl MethodName {
-    /// The method of this name.
+    /// Returns the method of this name.
     pub fn parse(name: &str) -> Option<Self> {
         METHODS
             .iter()
@@ -379,7 +379,7 @@ impl MethodName {
             .map(|info| info.method)
     }
 
-    /// What the method asks of a recipe.
+    /// Returns the method's requirements on a recipe.
     pub fn info(self) -> &'static MethodInfo {
         METHODS
             .iter()
@@ -391,7 +391,7 @@ impl MethodName {
     ///
     /// # Errors
     ///
-    /// When a parameter has no value for the tensor, or the method refuses it.
+    /// Fails when a parameter has no value for the tensor, or the method refuses it.
     pub fn make(self, given: &dyn Given) -> Result<Arc<dyn Method>> {
         Ok(match self {
             Self::Linear => Arc::new(Linear::new(&given.weights()?, given.switch("normalize")?)?),
@@ -444,14 +444,14 @@ impl Serialize for MethodName {
 }
 
 impl MethodInfo {
-    /// The parameter of this name.
+    /// Returns the parameter of this name.
     pub fn parameter(&self, name: &str) -> Option<&'static ParameterInfo> {
         self.parameters.iter().find(|info| info.name == name)
     }
 }
 
 impl Domain {
-    /// Why `value` is not in the domain, as `must be …`; none when it is.
+    /// Returns the reason that `value` is not in the domain, as `must be …`; `None` when it is.
     pub fn refusal(self, value: f64) -> Option<&'static str> {
         let (fits, must) = match self {
             Self::Real => (true, "must be a finite number"),
@@ -472,7 +472,8 @@ impl Domain {
     }
 }
 
-/// What a method of mergekit's that is not here would need; none for an unknown name.
+/// Returns the ability that a method of mergekit's would need to be here; `None` for an unknown
+/// name.
 pub(super) fn missing_ability(name: &str) -> Option<&'static str> {
     ABSENT
         .iter()

@@ -1,4 +1,4 @@
-//! What the user asks for: mergekit's YAML, read, checked whole and resolved to numbers.
+//! The user's request: mergekit's YAML, read, checked whole and resolved to numbers.
 //!
 //! ```text
 //! text ──► tree with places ──► Document ──► parameter(name, model, tensor)
@@ -6,10 +6,10 @@
 //!                                   └──────► stacked_tensors(names)   for slices
 //! ```
 //!
-//! [`Recipe::parse`] refuses what it does not know: every key is in [`KEYS`], every method and
-//! parameter in [`METHODS`], and every error names file, line, column and key; all faults are found
-//! in one run. Keys of mergekit that it reads past where they stand are warnings. Model names are
-//! looked up by [`ModelRef::locate`], on this machine only. Nothing here opens a model.
+//! [`Recipe::parse`] refuses unknown keys: every key is in [`KEYS`], every method and parameter in
+//! [`METHODS`], and every error names file, line, column and key; all faults are found in one run.
+//! Keys of mergekit that have no effect where they stand are warnings. Model names are looked up by
+//! [`ModelRef::locate`], on this machine only. Nothing here opens a model.
 //!
 //! Gradients behave as in mergekit, down to a surprise that recipes are tuned to: tensors before
 //! *and after* the layers take a gradient's first value, the final norm and `lm_head` included; a
@@ -70,35 +70,35 @@ use origin::{At, Notes, Origin};
 /// A recipe: its text, and the merges it asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
-    /// What messages call it, such as its path.
+    /// Its name in messages, such as its path.
     pub name: String,
     /// The text as it was read.
     pub text: String,
     /// The merges, at least one, in the order written.
     pub documents: Vec<Document>,
-    /// What a user should know of each document.
+    /// The warnings about each document.
     pub warnings: Vec<Vec<String>>,
-    /// How it was given; messages speak accordingly.
+    /// The door that it came in by; messages use its words.
     pub door: Door,
 }
 
-/// How strictly a recipe is read.
+/// The strictness with which a recipe is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reading {
-    /// A key that nobody knows is a fault.
+    /// An unknown key is a fault.
     #[default]
     Strict,
-    /// A key that nobody knows is a warning.
+    /// An unknown key is a warning.
     Lenient,
 }
 
 impl Recipe {
-    /// The recipe in `text`, which messages call `name`.
+    /// Parses the recipe in `text`, which messages call `name`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] with the place and the key, and the line in question as its hint;
-    /// [`Error::others`] has the faults beside the first.
+    /// [`Kind::Recipe`] with the place and the key, and the line as its hint; [`Error::others`] has
+    /// the faults after the first.
     ///
     /// # Examples
     ///
@@ -114,7 +114,7 @@ impl Recipe {
         Self::parse_as(text, name, Reading::Strict)
     }
 
-    /// As [`parse`](Self::parse), as strictly as `reading` says.
+    /// Parses like [`parse`](Self::parse), as strictly as `reading` says.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The recipe in the file `path`, as strictly as `reading` says.
+    /// Reads the recipe in the file `path`, as strictly as `reading` says.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ impl Recipe {
         Self::parse_as(&text, &name, reading)
     }
 
-    /// As [`read_as`](Self::read_as), strictly.
+    /// Reads like [`read_as`](Self::read_as), strictly.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Recipe {
         Self::read_as(path, Reading::Strict)
     }
 
-    /// What a user should know of `document`, one of this recipe's.
+    /// Returns the warnings about `document`, one of this recipe's.
     ///
     /// # Examples
     ///
@@ -233,7 +233,8 @@ impl Recipe {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// The document whose result `model` names, if it names one. Nothing takes the last one's.
+    /// Returns the document whose result `model` names, if it names one. No document takes the last
+    /// one's.
     pub fn stage(&self, model: &ModelRef) -> Option<usize> {
         let earlier = self.documents.len().saturating_sub(1);
         let named = |document: &Document| document.name.as_deref() == Some(&*model.path);
@@ -243,8 +244,8 @@ impl Recipe {
             .filter(|_| model.revision.is_none())
     }
 
-    /// Checks that stages are named apart, that all but the last have names, and that each takes
-    /// earlier ones only.
+    /// Checks that stages have different names, that all but the last have one, and that each takes
+    /// only earlier ones.
     fn check_stages(&self, origin: Origin<'_>, nodes: &[Node]) -> Result<()> {
         let last = self.documents.len() - 1;
         for (index, (document, node)) in self.documents.iter().zip(nodes).enumerate() {

@@ -19,7 +19,7 @@ pub struct ModelRef {
 }
 
 impl ModelRef {
-    /// The model that `text` names: `path`, `org/name` or `org/name@revision`.
+    /// Parses the model that `text` names: `path`, `org/name` or `org/name@revision`.
     ///
     /// `exists` tells whether a path is there: the name of an existing file or folder is never
     /// taken apart, whatever `@` or `+` it contains.
@@ -59,7 +59,7 @@ impl ModelRef {
         }
     }
 
-    /// The folder or file on this machine that holds the model.
+    /// Finds the folder or file on this machine that holds the model.
     ///
     /// An existing path is taken as it is; anything that can be a hub id is looked up in `hub`,
     /// which reads the local cache only.
@@ -84,7 +84,7 @@ impl ModelRef {
         hub.find(&self.path, self.revision.as_deref())
     }
 
-    /// Whether the path can be the id of a repository: one or two plain parts, as in `org/name`.
+    /// Tells if the path can be the id of a repository: one or two plain parts, as in `org/name`.
     pub fn is_hub_id(&self) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
         let plain = |part: &&str| {
@@ -98,7 +98,7 @@ impl ModelRef {
         parts.len() <= 2 && parts.iter().all(plain)
     }
 
-    /// Whether the short form would be read back as this very model.
+    /// Tells if the short form would be read back as this very model.
     fn is_plain(&self) -> bool {
         // `base` and `union` mean something else where a tokenizer is named.
         self.revision.is_none()
@@ -116,7 +116,7 @@ impl fmt::Display for ModelRef {
     }
 }
 
-/// Checks that a name can be the name of anything, and be shown.
+/// Checks that a name can be that of a model, and can be shown.
 ///
 /// # Errors
 ///
@@ -133,7 +133,7 @@ pub(super) fn check_name(text: &str) -> Result<(), String> {
     }
 }
 
-/// As `path`, or as `{model: {path, revision}}` when the short form could be read in two ways.
+/// Writes `path`, or `{model: {path, revision}}` when the short form could be read in two ways.
 impl Serialize for ModelRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(serde::Serialize)]
@@ -157,7 +157,7 @@ impl Serialize for ModelRef {
     }
 }
 
-/// `path` with a leading `~/` replaced by the home folder.
+/// Replaces a leading `~/` of `path` by the home folder.
 pub fn expand_home(path: &str) -> PathBuf {
     let rest = if path == "~" {
         Some("")

@@ -1,4 +1,4 @@
-//! YAML text into a tree whose every node knows its place.
+//! Parses YAML text into a tree whose every node knows its place.
 //!
 //! Recipes are read in two steps, text to tree and tree to [`Document`](super::Document), because
 //! derived deserialisers cannot say which key was meant, nor where a value stands that is well
@@ -17,20 +17,20 @@ use crate::error::Result;
 /// The largest recipe that is read.
 pub const MAX_RECIPE_BYTES: usize = 16 << 20;
 
-/// YAML nodes, replayed aliases included, that a recipe may have.
+/// The most YAML nodes that a recipe may have, replayed aliases included.
 const MAX_NODES: usize = 200_000;
 
-/// Levels of nesting; a recipe needs nine.
+/// The most levels of nesting; a recipe needs nine.
 const MAX_DEPTH: usize = 48;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) at: At,
     pub(super) value: Value,
 }
 
-/// What a node holds.
+/// The value of a node.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Null,
@@ -42,7 +42,7 @@ pub(super) enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// A key of a mapping and where it stands.
+/// A key of a mapping and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     pub(super) at: At,
@@ -50,7 +50,7 @@ pub(super) struct Key {
 }
 
 impl Node {
-    /// What the value is, for messages.
+    /// Names the kind of the value, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
@@ -62,8 +62,8 @@ impl Node {
         }
     }
 
-    /// Leaves the last of equal keys in every mapping, as `PyYAML` does, with a warning for each
-    /// that goes.
+    /// Keeps the last of equal keys in every mapping, as `PyYAML` does, with a warning for each
+    /// that is dropped.
     pub(super) fn last_wins(&mut self, origin: Origin<'_>) {
         match &mut self.value {
             Value::List(items) => items.iter_mut().for_each(|item| item.last_wins(origin)),
@@ -103,11 +103,11 @@ fn drop_earlier(entries: &mut Vec<(Key, Node)>, origin: Origin<'_>) {
     }
 }
 
-/// The documents of a YAML stream; empty ones are left out.
+/// Parses the documents of a YAML stream; leaves out empty ones.
 ///
 /// # Errors
 ///
-/// Text that is too large, is not YAML, or grows beyond all measure by its aliases.
+/// Text that is too large, is not YAML, or grows too large by its aliases.
 pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
     let bytes = origin.text.len();
     if bytes > MAX_RECIPE_BYTES {
@@ -149,8 +149,8 @@ pub(super) fn parse_documents(origin: Origin<'_>) -> Result<Vec<Node>> {
     })
 }
 
-/// The first line that is `key:value` without a space, with a key that recipes have: YAML takes it
-/// for plain text and then stumbles over the line after it.
+/// Finds the first line that is `key:value` without a space, with a key that recipes have: YAML
+/// takes it for plain text and then stumbles over the line after it.
 pub(super) fn key_without_space(text: &str) -> Option<(At, &str)> {
     text.lines().enumerate().find_map(|(index, line)| {
         let start = line.trim_start_matches([' ', '-']);

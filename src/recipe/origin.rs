@@ -1,4 +1,4 @@
-//! Where in a recipe a value stands, and errors that show it.
+//! The places of values in a recipe, and errors that show them.
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write as _};
@@ -6,10 +6,10 @@ use std::fmt::{Display, Write as _};
 use crate::door::Door;
 use crate::error::{Error, Kind, Result};
 
-/// Characters of a source line that an error shows before it crops.
+/// The most characters of a source line that an error shows before it crops.
 const SHOWN: usize = 120;
 
-/// Characters of a cause; values from the recipe may be of any length.
+/// The most characters of a cause; values from the recipe may be of any length.
 const LONGEST: usize = 600;
 
 /// A place in the text: line and column from one, and how many characters it spans; line zero is
@@ -21,7 +21,7 @@ pub(super) struct At {
     pub(super) width: usize,
 }
 
-/// The text of a recipe and what to call it, and what was found wrong with it.
+/// The text of a recipe, its name, and the notes on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub(super) name: &'a str,
@@ -29,19 +29,19 @@ pub(super) struct Origin<'a> {
     pub(super) notes: &'a Notes,
 }
 
-/// What a reader finds on its way: faults, which it goes on from, and what a user should know.
+/// The notes of a reader: faults, after which it goes on, and warnings for the user.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// What the user typed for each line of the text, when it was made of flags.
+    /// The flags that the user typed for each line of the text, if it was made of flags.
     typed: Vec<String>,
-    /// Keys that nobody knows are warnings.
+    /// True if unknown keys are warnings rather than faults.
     pub(super) lenient: bool,
     faults: RefCell<Vec<Error>>,
     warnings: RefCell<Vec<String>>,
 }
 
 impl Notes {
-    /// Nothing found yet in a text whose lines stand for what was `typed`, if it was.
+    /// Makes empty notes on a text; `typed` holds the flags that its lines stand for, if any.
     pub(super) fn new(typed: Vec<String>, lenient: bool) -> Self {
         Self {
             typed,
@@ -50,18 +50,18 @@ impl Notes {
         }
     }
 
-    /// How many faults there are so far.
+    /// Counts the faults so far.
     pub(super) fn fault_count(&self) -> usize {
         self.faults.borrow().len()
     }
 
-    /// The warnings since the last call.
+    /// Takes the warnings since the last call.
     pub(super) fn take_warnings(&self) -> Vec<String> {
         self.warnings.take()
     }
 
-    /// All faults in the order of the text, as one error; nothing when there are none. What the
-    /// user should know beside them, `warnings`, may be the reason and goes with the first.
+    /// Joins all faults, in the order of the text, into one error; `Ok` when there are none. The
+    /// `warnings` may tell the reason and go with the first fault.
     pub(super) fn into_result(self, warnings: &[Vec<String>]) -> Result<()> {
         let mut faults = self.faults.into_inner();
         if self.typed.is_empty() {
@@ -88,10 +88,10 @@ impl Notes {
     }
 }
 
-/// How many warnings go with a fault.
+/// The most warnings that go with a fault.
 const NOTED: usize = 5;
 
-/// Leaves out that a key is missing where another fault says that it was misspelt.
+/// Drops faults about a missing key where another fault says that the key was misspelt.
 fn drop_consequences(faults: &mut Vec<Error>) {
     let meant = |error: &Error| {
         let text = error.to_string();
@@ -113,7 +113,7 @@ fn drop_consequences(faults: &mut Vec<Error>) {
     });
 }
 
-/// Line and column at the end of `name:line:column`; the beginning when there are none.
+/// Reads line and column at the end of `name:line:column`; zeros when there are none.
 fn place_in(subject: &str) -> (usize, usize) {
     let mut parts = subject.rsplit(':').map(|part| part.parse().ok());
     match (parts.next().flatten(), parts.next().flatten()) {
@@ -123,7 +123,7 @@ fn place_in(subject: &str) -> (usize, usize) {
 }
 
 impl Origin<'_> {
-    /// The value, or nothing when it is at fault; the fault is kept.
+    /// Returns the value; keeps a fault and returns `None`.
     pub(super) fn keep<T>(&self, read: Result<T>) -> Option<T> {
         match read {
             Ok(value) => Some(value),
@@ -134,27 +134,27 @@ impl Origin<'_> {
         }
     }
 
-    /// Keeps a sentence that the user should know, with its place.
+    /// Keeps a warning for the user, with its place.
     pub(super) fn warn(&self, at: At, sentence: impl Display) {
         let warning = format!("{}: {}", self.place(at), printable(&sentence.to_string()));
         let mut warnings = self.notes.warnings.borrow_mut();
-        // What an anchor repeats is said once.
+        // A warning that an anchor repeats is given once.
         if !warnings.contains(&warning) {
             warnings.push(warning);
         }
     }
 
-    /// Whether the recipe stands for flags.
+    /// Tells if the recipe was made of flags.
     pub(super) fn is_typed(&self) -> bool {
         !self.notes.typed.is_empty()
     }
 
-    /// An error at `at`, with the line it is about as its hint.
+    /// Makes an error at `at`, with its line as the hint.
     pub(super) fn error(&self, at: At, cause: impl Display) -> Error {
         self.error_with(at, cause, "")
     }
 
-    /// An error at `at` whose hint is `help` above the line it is about.
+    /// Makes an error at `at` whose hint is `help` above its line.
     pub(super) fn error_with(&self, at: At, cause: impl Display, help: &str) -> Error {
         let cause = printable(&cause.to_string());
         if self.is_typed() {
@@ -181,7 +181,8 @@ impl Origin<'_> {
         }
     }
 
-    /// What messages call the place `at`: name, line and column, or the flag that was typed.
+    /// Returns the name of the place `at` in messages: name, line and column, or the flag that was
+    /// typed.
     fn place(&self, at: At) -> String {
         match (
             at.line,
@@ -195,7 +196,7 @@ impl Origin<'_> {
         }
     }
 
-    /// The line at `at` with carets below it, the way compilers show it; empty when the place is
+    /// Shows the line at `at` with carets below it, the way compilers do; empty when the place is
     /// unknown.
     fn snippet(&self, at: At) -> String {
         let Some(line) = at
@@ -234,7 +235,8 @@ impl Origin<'_> {
     }
 }
 
-/// `text` without what would drive a terminal, and no longer than a message should be.
+/// Replaces characters of `text` that would drive a terminal, and crops it to the length of a
+/// message.
 fn printable(text: &str) -> String {
     let end = if text.chars().count() > LONGEST {
         "…"

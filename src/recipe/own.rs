@@ -8,39 +8,39 @@ use super::rename::Rename;
 use super::write::entry;
 use crate::device::Choice;
 
-/// What a recipe says beyond mergekit's keys; what it does not say is left to the command line and
-/// the defaults.
+/// The values of keys that mergekit does not have; `None` leaves them to the command line and the
+/// defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OwnKeys {
-    /// What a mean is taken over.
+    /// The part of a model over which one mean is taken.
     pub granularity: Option<Granularity>,
-    /// What to do when shapes differ.
+    /// The treatment of shapes that differ.
     pub mismatch: Option<Mismatch>,
-    /// What to do when a tensor is not in every model.
+    /// The treatment of a tensor that is not in every model.
     pub missing: Option<Missing>,
-    /// What to do with NaN and infinity in an input.
+    /// The treatment of NaN and infinity in an input.
     pub nan: Option<NanPolicy>,
     /// The largest shard in bytes.
     pub out_shard_size: Option<u64>,
     /// The most memory in bytes.
     pub memory: Option<u64>,
-    /// How many threads compute.
+    /// The number of threads that compute.
     pub threads: Option<u32>,
     /// The zstd level at which shards are compressed.
     pub zstd: Option<i32>,
-    /// What to do with quantised weights.
+    /// The treatment of quantised weights.
     pub quantised: Option<Quantised>,
     /// The key of a PyTorch file under which the tensors are.
     pub state_dict_key: Option<String>,
-    /// Where to compute.
+    /// The device to compute on.
     pub device: Option<Choice>,
-    /// Whether models are merged whose tokenizers number their tokens in other ways.
+    /// True if models are merged although their tokenizers number their tokens in other ways.
     pub any_vocabulary: Option<bool>,
-    /// Whether models are merged by whose configs equal shapes mean different things.
+    /// True if models are merged although, by their configs, equal shapes mean different things.
     pub any_config: Option<bool>,
-    /// How models are aligned before they are merged.
+    /// The alignment of models before they are merged.
     pub align: Option<Align>,
-    /// By which rules tensors are renamed as they are read, those of single models first.
+    /// The rules by which tensors are renamed as they are read, those of single models first.
     pub rename: Vec<Rename>,
 }
 
@@ -86,12 +86,12 @@ macro_rules! choice {
             pub const CHOICES: &'static [(&'static str, Self)] =
                 &[($first_text, Self::$first), $(($more_text, Self::$more)),*];
 
-            /// The choice of this name.
+            /// Returns the choice of this name.
             pub fn parse(text: &str) -> Option<Self> {
                 Self::CHOICES.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice)
             }
 
-            /// The name of the choice.
+            /// Returns the name of the choice.
             pub fn name(self) -> &'static str {
                 match self {
                     Self::$first => $first_text,
@@ -109,11 +109,11 @@ macro_rules! choice {
 }
 
 choice! {
-    /// What a mean is taken over.
+    /// The part of a model over which one mean is taken.
     Granularity {
         /// Every tensor is a point of its own sphere.
         Tensor = "tensor",
-        /// Every row of a tensor is.
+        /// Every row of a tensor is a point of its own sphere.
         Row = "row",
         /// The whole network is one point.
         Model = "model",
@@ -121,13 +121,13 @@ choice! {
 }
 
 choice! {
-    /// What to do when the shapes of a tensor differ between models.
+    /// The treatment of a tensor whose shapes differ between models.
     Mismatch {
         /// Stop.
         Error = "error",
         /// Fill the smaller ones up, with zeros or with the base's elements.
         Pad = "pad",
-        /// Cut all to what they have in common.
+        /// Cut all to their common size.
         Crop = "crop",
         /// Take the tensor from the base.
         Skip = "skip",
@@ -135,7 +135,7 @@ choice! {
 }
 
 choice! {
-    /// What to do when a tensor is not in every model.
+    /// The treatment of a tensor that is not in every model.
     Missing {
         /// Stop.
         Error = "error",
@@ -147,17 +147,17 @@ choice! {
 }
 
 choice! {
-    /// What to do with weights that are stored as codes with scales beside them.
+    /// The treatment of weights that are stored as codes with scales beside them.
     Quantised {
         /// Stop.
         Error = "error",
-        /// Take codes and scales as the numbers that they are stored as.
+        /// Take codes and scales as plain numbers.
         Raw = "raw",
     }
 }
 
 choice! {
-    /// What to do with NaN and infinity in an input.
+    /// The treatment of NaN and infinity in an input.
     NanPolicy {
         /// Stop.
         Error = "error",

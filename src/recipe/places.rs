@@ -1,5 +1,5 @@
-//! Where a recipe gives its parameters, so that what turns out about one for some tensor names file
-//! and line.
+//! The places where a recipe gives its parameters, so that errors about one for some tensor name
+//! file and line.
 
 use super::document::Document;
 use super::node::{Node, Value};
@@ -8,12 +8,12 @@ use super::resolve::TensorPlace;
 use crate::door::Door;
 use crate::error::{Error, Kind};
 
-/// Where the parameters of one document stand. It is no part of what the document says: all places
-/// are equal.
+/// The places of one document's parameters. They are not part of its contents: all places are
+/// equal.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     found: Vec<Found>,
-    /// Where the method stands.
+    /// The place of the method.
     method: Option<Shown>,
 }
 
@@ -23,7 +23,7 @@ impl PartialEq for Places {
     }
 }
 
-/// A parameter, and whose it is: a slice's, one of its inputs', or without both the document's.
+/// A parameter, and its owner: a slice, one of its inputs, or without both the document.
 #[derive(Debug, Clone)]
 struct Found {
     slice: Option<usize>,
@@ -37,7 +37,7 @@ struct Found {
 struct Shown {
     subject: String,
     line: Option<String>,
-    /// Whether it is a flag.
+    /// True if it is a flag.
     is_typed: bool,
 }
 
@@ -57,7 +57,7 @@ impl Shown {
 }
 
 impl Places {
-    /// The places in the tree of a document.
+    /// Finds the places in the tree of a document.
     pub(super) fn of(origin: Origin<'_>, document: &Node) -> Self {
         let method = child(document, "merge_method").map(|node| Shown::new(origin, node.at));
         let mut places = Self {
@@ -125,8 +125,8 @@ impl Places {
         }
     }
 
-    /// Where `name` is given for an input of a slice, or for all of them; the method where it is
-    /// not given.
+    /// Finds the place of `name` for an input of a slice, or for all of them; the method's where it
+    /// is not given.
     fn find(&self, name: &str, slice: usize, input: Option<usize>) -> Option<&Shown> {
         let given = |slice: Option<usize>, input: Option<usize>| {
             let same =
@@ -150,7 +150,7 @@ impl Places {
 }
 
 impl Document {
-    /// The error about the parameter `name` for the tensor at `place`, of one of
+    /// Makes the error about the parameter `name` for the tensor at `place`, of one of
     /// [`inputs`](Self::inputs) or of all: with file and line where it is given, tensor and layer,
     /// and `help`, if any, above the line.
     pub fn parameter_error(
@@ -201,7 +201,7 @@ fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
     }
 }
 
-/// The items of a list, or the values of a mapping.
+/// Returns the items of a list, or the values of a mapping.
 fn children(node: &Node) -> Box<dyn Iterator<Item = &Node> + '_> {
     match &node.value {
         Value::List(items) => Box::new(items.iter()),

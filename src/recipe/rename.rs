@@ -1,4 +1,4 @@
-//! The key `rename`: tensors that are called otherwise in an input than in the output.
+//! The key `rename`: gives tensors of an input the names that they have in the output.
 
 use regex::Regex;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -11,9 +11,9 @@ use super::write::entry;
 pub struct Rename {
     /// The model whose tensors are renamed; those of all models when `None`.
     pub model: Option<ModelRef>,
-    /// Finds what is replaced in a name.
+    /// The pattern of the text that is replaced in a name.
     pub from: Pattern,
-    /// What is put there; `$1` or `${name}` stands for a group of the pattern.
+    /// The replacement; `$1` or `${name}` stands for a group of the pattern.
     pub to: String,
 }
 
@@ -22,12 +22,12 @@ pub struct Rename {
 pub struct Pattern(Regex);
 
 impl Rename {
-    /// The rule that replaces what the expression `from` finds by `to`, in `model` or in all
+    /// Makes the rule that replaces matches of the expression `from` by `to`, in `model` or in all
     /// models.
     ///
     /// # Errors
     ///
-    /// A sentence, for an expression that is none or is empty, and for groups in `to` that it does
+    /// A sentence, for an expression that is invalid or empty, and for groups in `to` that it does
     /// not have.
     pub fn new(model: Option<ModelRef>, from: &str, to: &str) -> Result<Self, String> {
         if from.is_empty() {
@@ -53,7 +53,7 @@ impl Rename {
         })
     }
 
-    /// The rule in `REGEX=TEMPLATE`.
+    /// Parses a rule in `REGEX=TEMPLATE`.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl Rename {
         Self::new(model, from, to)
     }
 
-    /// The new name of the tensor `name`; `None` when the rule does not match it.
+    /// Returns the new name of the tensor `name`; `None` when the rule does not match it.
     pub fn apply(&self, name: &str) -> Option<String> {
         let Pattern(regex) = &self.from;
         regex
@@ -75,7 +75,7 @@ impl Rename {
 }
 
 impl Pattern {
-    /// The text of the expression.
+    /// Returns the text of the expression.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -89,7 +89,7 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-/// Checks that every group that `to` names is there: one that is not would be replaced by nothing.
+/// Checks that every group in `to` exists: a missing one would be replaced by nothing.
 fn check_template(regex: &Regex, from: &str, to: &str) -> Result<(), String> {
     let mut rest = to;
     while let Some(at) = rest.find('$') {

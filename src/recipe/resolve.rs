@@ -20,15 +20,15 @@ pub struct TensorPlace<'a> {
 }
 
 impl Document {
-    /// The value of the parameter `name` for one of [`inputs`](Self::inputs), or with no input for
-    /// all of them.
+    /// Returns the value of the parameter `name` for one of [`inputs`](Self::inputs), or without an
+    /// input for all of them.
     ///
-    /// A switch is 0 or 1. What the recipe leaves open is the method's default.
+    /// A switch is 0 or 1. Where the recipe says nothing, the method's default holds.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] when nothing says what a parameter without a default is for this tensor, or
-    /// when the method has no such parameter.
+    /// [`Kind::Recipe`] when a parameter without a default has no value for this tensor, or when
+    /// the method has no such parameter.
     pub fn parameter(
         &self,
         name: &str,
@@ -67,7 +67,7 @@ impl Document {
         })
     }
 
-    /// What the recipe itself says, without defaults.
+    /// Returns the value that the recipe itself gives, without defaults.
     fn setting(&self, name: &str, input: Option<usize>, place: &TensorPlace<'_>) -> Option<f64> {
         let own = input
             .and_then(|input| self.own_parameters(place.slice, input))
@@ -77,7 +77,8 @@ impl Document {
             .find_map(|level| level.at(place.name, place.t))
     }
 
-    /// The parameters of one input; asked for every tensor, so without making the list of inputs.
+    /// Returns the parameters of one input; called for every tensor, so it does not make the list
+    /// of inputs.
     fn own_parameters(&self, slice: usize, input: usize) -> Option<&Parameters> {
         match &self.sources {
             Sources::Models(models) => models.get(input).map(|entry| &entry.parameters),
@@ -89,7 +90,7 @@ impl Document {
         }
     }
 
-    /// What the slice, the module and the document say about `name`, in this order.
+    /// Returns the settings of `name` in the slice, the module and the document, in this order.
     pub(super) fn shared_settings<'a>(
         &'a self,
         name: &'a str,

@@ -23,15 +23,15 @@ pub enum Setting {
 /// A value for the tensors whose name contains a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// The text to look for; none fits every tensor.
+    /// The text to look for; `None` fits every tensor.
     pub filter: Option<String>,
     /// The value for these tensors.
     pub value: Setting,
 }
 
 impl Setting {
-    /// The value for the tensor `name` at position `t` of its layers, from 0 to 1; a switch is 0 or
-    /// 1.
+    /// Returns the value for the tensor `name` at position `t` of its layers, from 0 to 1; a switch
+    /// is 0 or 1.
     ///
     /// None when no condition fits the name.
     pub fn at(&self, name: &str, t: f64) -> Option<f64> {
@@ -47,7 +47,7 @@ impl Setting {
         }
     }
 
-    /// Whether there is a value for every tensor, whatever its name.
+    /// Tells if there is a value for every tensor, whatever its name.
     pub fn is_total(&self) -> bool {
         match self {
             Self::Filtered(conditions) => {
@@ -71,7 +71,7 @@ impl Condition {
     }
 }
 
-/// `values` spread evenly over [0, 1], read at `t`.
+/// Spreads `values` evenly over [0, 1] and interpolates them at `t`.
 fn interpolate(values: &[f64], t: f64) -> Option<f64> {
     let last = values.len().checked_sub(1)?;
     #[expect(clippy::cast_precision_loss, reason = "gradients are short")]

@@ -1,4 +1,4 @@
-//! The tensors of a model that is stacked from slices: which there are, and where each comes from.
+//! The tensors of a model that is stacked from slices, and the sources of each.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +18,12 @@ pub struct StackedTensor {
     pub slice: usize,
     /// The position of its layer in the slice, as [`Layers::t`] has it for whole models.
     pub t: f64,
-    /// Where it comes from, one for each of [`Document::inputs`] of the slice.
+    /// Its sources, one for each of [`Document::inputs`] of the slice.
     pub sources: Vec<StackedSource>,
 }
 
-/// Where a stacked tensor comes from. At least one of its sources has such a tensor, not
-/// necessarily each.
+/// A source of a stacked tensor. At least one of the sources has such a tensor, not necessarily
+/// each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackedSource {
     /// The model, as an index of [`Document::models`].
@@ -33,7 +33,7 @@ pub struct StackedSource {
 }
 
 impl StackedTensor {
-    /// The tensor as parameters see it.
+    /// Returns the tensor's place, as parameters see it.
     pub fn place(&self) -> TensorPlace<'_> {
         TensorPlace {
             name: &self.name,
@@ -43,12 +43,12 @@ impl StackedTensor {
     }
 }
 
-/// The tensors that the slices of `document` ask for, from the names of the tensors of each of
-/// [`Document::models`].
+/// Lists the tensors that the slices of `document` ask for; `names` are those of the tensors of
+/// each of [`Document::models`].
 ///
-/// Layers are renumbered from zero. Tensors outside the layers come once: what has to do with
-/// embeddings from the first slice, everything else (final norm, head) from the last one. Whole
-/// models give no stacked tensors.
+/// Layers are renumbered from zero. Tensors outside the layers come once: those of embeddings from
+/// the first slice, all others (final norm, head) from the last one. Whole models give no stacked
+/// tensors.
 ///
 /// # Errors
 ///
@@ -89,7 +89,7 @@ pub fn stacked_tensors(document: &Document, names: &[Vec<&str>]) -> Result<Vec<S
     Ok(tensors)
 }
 
-/// Whether a tensor outside the layers is read before them. Names must tell: output embeddings are
+/// Tells by its name if a tensor outside the layers is read before them; output embeddings are
 /// heads.
 fn is_before_layers(name: &str) -> bool {
     let input = ["embed", "wte", "wpe", "emb.", "_emb"]
@@ -101,7 +101,7 @@ fn is_before_layers(name: &str) -> bool {
     input && !output
 }
 
-/// What the models have.
+/// The models, and the tensors and layers that they have.
 struct Stock<'a> {
     models: &'a [&'a ModelRef],
     names: &'a [Vec<&'a str>],
@@ -159,7 +159,7 @@ impl<'a> Stock<'a> {
             .map_or(0, |(_, count)| count)
     }
 
-    /// The range of each input, checked against its model and against each other.
+    /// Returns the range of each input, checked against its model and against each other.
     fn ranges(&self, slice: usize, inputs: &[Input<'_>]) -> Result<Vec<LayerRange>> {
         let mut ranges: Vec<LayerRange> = Vec::new();
         for input in inputs {
@@ -190,7 +190,7 @@ impl<'a> Stock<'a> {
         Ok(ranges)
     }
 
-    /// Adds the layers of a slice from number `offset` on; the number after them.
+    /// Adds the layers of a slice, numbered from `offset` on; returns the number after them.
     fn layers(
         &self,
         slice: usize,
@@ -234,7 +234,8 @@ impl<'a> Stock<'a> {
         Ok(end)
     }
 
-    /// What any input has in its range: layer within the slice, and the name's rest.
+    /// Collects the tensors that any input has in its range: layer within the slice, and the name's
+    /// rest.
     fn rests(&self, inputs: &[Input<'_>], ranges: &[LayerRange]) -> BTreeSet<(u32, &'a str)> {
         let mut rests = BTreeSet::new();
         for (input, range) in inputs.iter().zip(ranges) {

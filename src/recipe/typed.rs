@@ -1,4 +1,4 @@
-//! A recipe made of flags: every line of its text remembers what the user typed for it, which
+//! A recipe made of flags: every line of its text remembers the flag that the user typed, which
 //! messages then name.
 
 use super::Reading;
@@ -6,7 +6,7 @@ use super::Recipe;
 use super::origin::Notes;
 use crate::error::Result;
 
-/// The text of a recipe that flags stand for, line by line.
+/// The text of a recipe made of flags, line by line.
 #[derive(Debug, Clone, Default)]
 pub struct Typed {
     lines: Vec<String>,
@@ -14,7 +14,7 @@ pub struct Typed {
 }
 
 impl Typed {
-    /// Adds a line of JSON, and what was typed for it.
+    /// Adds a line of JSON, and the flags that were typed for it.
     pub fn line(&mut self, json: impl Into<String>, typed: impl Into<String>) {
         let json = json.into();
         debug_assert!(!json.contains('\n'), "one line");
@@ -22,17 +22,17 @@ impl Typed {
         self.typed.push(typed.into());
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn text(&self) -> String {
         self.lines.join("\n")
     }
 
-    /// The recipe, in whose place errors name what was typed.
+    /// Reads the recipe; errors name the flags that were typed.
     ///
     /// # Errors
     ///
     /// [`Kind::Usage`](crate::error::Kind::Usage) naming the flag;
-    /// [`Error::others`](crate::error::Error::others) has the faults beside the first.
+    /// [`Error::others`](crate::error::Error::others) has the faults after the first.
     pub fn recipe(self, reading: Reading) -> Result<Recipe> {
         let text = self.text();
         Recipe::noted(

@@ -1,4 +1,4 @@
-//! Documents back to mappings: what a run records, and what reads back as an equal document.
+//! Writes documents back to mappings, which a run records and which read back as equal documents.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -15,7 +15,7 @@ pub(super) fn entry<M: SerializeMap, T: Serialize>(
     value.map_or(Ok(()), |value| map.serialize_entry(key, &value))
 }
 
-/// The name that a config and a recipe know a dtype by.
+/// Returns the name of a dtype in configs and recipes.
 fn spelled(dtype: Dtype) -> &'static str {
     dtype.torch_name().unwrap_or_else(|| dtype.name())
 }

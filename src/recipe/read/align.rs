@@ -8,7 +8,7 @@ use super::fields::{Field, Fields};
 use super::models::narrow;
 use crate::error::Result;
 
-/// `weights`, a file, a list of files, or all of it in a mapping.
+/// Reads `weights`, a file, a list of files, or all of it in a mapping.
 pub(super) fn read(field: Field<'_>) -> Result<Align> {
     match &field.node.value {
         Value::Text(text) if text == "weights" => Ok(Align::weights()),
@@ -92,7 +92,7 @@ fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
     Ok(options)
 }
 
-/// A file, a list of files, or a file for each of some models.
+/// Reads a file, a list of files, or a file for each of some models.
 fn files(field: Field<'_>) -> Result<AlignFrom> {
     let path = |node: &Node| {
         let text = Field { node, ..field }.text()?;

@@ -1,4 +1,4 @@
-//! What a method asks of the recipe as a whole: how many models, which base, which parameters.
+//! Checks a method's requirements on the recipe as a whole: number of models, base, parameters.
 
 use super::super::align::AlignFrom;
 use super::super::document::{Document, Input};
@@ -9,7 +9,8 @@ use super::super::own::{Granularity, Mismatch, Missing, NanPolicy};
 use super::fields::Fields;
 use crate::error::Result;
 
-/// Why a slice does not suit its method, and the input it is about, if it is about one.
+/// The reason that a slice does not suit its method, and the input that it is about, if it is about
+/// one.
 struct Complaint {
     cause: String,
     help: String,
@@ -49,7 +50,7 @@ pub(super) fn check(fields: &Fields<'_>, document: &Document) {
     check_policies(fields, document);
 }
 
-/// Models are aligned to another one, and files are for models that there are.
+/// Checks that there is another model to align to, and that files are for models of the document.
 fn check_align(fields: &Fields<'_>, document: &Document) -> Result<()> {
     let (Some(field), Some(align)) = (fields.get("align"), &document.own.align) else {
         return Ok(());
@@ -71,8 +72,8 @@ fn check_align(fields: &Fields<'_>, document: &Document) -> Result<()> {
     }
 }
 
-/// Where an input stands, or its slice; none for a base that is appended, and for whole models
-/// taken together.
+/// Returns the place of an input, or of its slice; `None` for a base that is appended, and for
+/// whole models taken together.
 fn place_of(fields: &Fields<'_>, slice: usize, input: Option<usize>) -> Option<At> {
     let find = |key| match fields.get("modules") {
         Some(modules) => child(child_at(modules.node, 0)?, key),
@@ -134,7 +135,7 @@ fn count_complaint(
     let base = document.base_index(slice);
     let apart = base.is_some() && info.base != BaseRule::RequiredCounted;
     let count = inputs.len() - usize::from(apart);
-    // A base alone has no differences from itself: it is what it is, as in mergekit.
+    // A base alone does not differ from itself: it stays as it is, as in mergekit.
     if base.is_some() && inputs.len() == 1 {
         return None;
     }
@@ -163,7 +164,7 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// A list that stays readable when it is long.
+/// Lists names, shortened when there are many.
 fn shortened(names: &[String]) -> String {
     match names {
         [first, second, third, _, rest @ ..] => {
@@ -173,7 +174,7 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
-/// A required parameter that some model lacks at every level.
+/// Complains of a required parameter that some model lacks at every level.
 fn parameter_complaint(
     document: &Document,
     info: &MethodInfo,
@@ -217,7 +218,7 @@ fn parameter_complaint(
     None
 }
 
-/// How a parameter is given.
+/// Returns the hint that shows how to give a parameter.
 fn one_value(name: &str) -> String {
     format!("give it, such as `parameters: {{{name}: 0.5}}`")
 }

@@ -23,7 +23,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The keys of `node`, which must be a mapping with no keys but those of `place`.
+    /// Reads the keys of `node`, which must be a mapping with no keys but those of `place`.
     pub(super) fn of(origin: Origin<'a>, node: &'a Node, place: Place) -> Result<Self> {
         let Value::Map(entries) = &node.value else {
             let cause = format!(
@@ -54,7 +54,7 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// Judges a key that has no place here: mergekit's keys are read past as mergekit does, with a
+    /// Judges a key that does not belong here: mergekit's keys are skipped as in mergekit, with a
     /// warning.
     fn unknown(&self, key: &Key) -> Result<()> {
         let (origin, word, here) = (self.origin, &key.text, described(self.place));
@@ -83,7 +83,7 @@ impl<'a> Fields<'a> {
         Err(unknown_key(origin, key, self.place))
     }
 
-    /// The absent key of mergekit's that differs from `word` by one letter, if there is one.
+    /// Finds the absent key of mergekit's that differs from `word` by one letter, if there is one.
     fn slip(&self, word: &str) -> Option<&'static str> {
         let absent = |key: &str| self.entries.iter().all(|(known, _)| known.text != key);
         let near = keys_of(self.place)
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
         near.into_iter().find(|key| distance(word, key) == 1)
     }
 
-    /// The value of `key`; none when it is absent or empty.
+    /// Returns the value of `key`; `None` when it is absent or empty.
     pub(super) fn get(&self, key: &str) -> Option<Field<'a>> {
         let (key, node) = self.entries.iter().find(|(known, _)| known.text == key)?;
         let field = Field {
@@ -104,7 +104,8 @@ impl<'a> Fields<'a> {
         Some(field).filter(|field| !matches!(field.node.value, Value::Null))
     }
 
-    /// The value of `key` as `read` has it; none when it is absent, or at fault, which is kept.
+    /// Reads the value of `key` by `read`; `None` when it is absent, or at fault; the fault is
+    /// kept.
     pub(super) fn read<T>(
         &self,
         key: &str,
@@ -114,13 +115,13 @@ impl<'a> Fields<'a> {
             .and_then(|field| self.origin.keep(read(field)))
     }
 
-    /// The value of a key that must be there.
+    /// Returns the value of a key that must be there.
     pub(super) fn need(&self, key: &str) -> Result<Field<'a>> {
         self.get(key)
             .ok_or_else(|| self.error(format!("{} needs the key `{key}`", described(self.place))))
     }
 
-    /// An error about the mapping as a whole.
+    /// Makes an error about the mapping as a whole.
     pub(super) fn error(&self, cause: impl Display) -> Error {
         self.origin.error(self.at, cause)
     }
@@ -141,7 +142,7 @@ fn described(place: Place) -> &'static str {
     }
 }
 
-/// Where a key of mergekit's has an effect, as the end of a sentence.
+/// Says where a key of mergekit's has an effect, as the end of a sentence.
 fn belongs(word: &str) -> String {
     if METHODS.iter().any(|info| info.parameter(word).is_some()) {
         return "; parameters stand under `parameters`".to_owned();
@@ -188,7 +189,7 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// An error about the value; what spans lines is shown by its key.
+    /// Makes an error about the value; a value that spans lines is shown by its key.
     pub(super) fn error(&self, cause: impl Display) -> Error {
         let at = match self.node.value {
             Value::List(_) | Value::Map(_) => self.key_at,
@@ -197,7 +198,7 @@ impl<'a> Field<'a> {
         self.origin.error(at, format!("`{}` {cause}", self.name()))
     }
 
-    /// What the user calls the key: itself, or the flag that stands for it.
+    /// Returns the user's name for the key: itself, or the flag that stands for it.
     fn name(&self) -> &str {
         match flag_of(self.key) {
             Some(flag) if self.origin.is_typed() => flag,
@@ -205,7 +206,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value as text; a number is not text, as YAML readers disagree about how it is spelt.
+    /// Reads the value as text; a number is not text, as YAML readers disagree about how it is
+    /// spelt.
     pub(super) fn text(&self) -> Result<&'a str> {
         match &self.node.value {
             Value::Text(text) => Ok(text),
@@ -224,7 +226,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value as a whole number from `least` to `most`.
+    /// Reads the value as a whole number from `least` to `most`.
     pub(super) fn whole(&self, least: u64, most: u64) -> Result<u64> {
         let must = || {
             self.error(format!(
@@ -246,12 +248,12 @@ impl<'a> Field<'a> {
             .ok_or_else(must)
     }
 
-    /// The value as a whole number in `range`.
+    /// Reads the value as a whole number in `range`.
     pub(super) fn whole_in(&self, range: RangeInclusive<u64>) -> Result<u64> {
         self.whole(*range.start(), *range.end())
     }
 
-    /// The value as a count of bytes: a number, or text such as `5GB`.
+    /// Reads the value as a count of bytes: a number, or text such as `5GB`.
     pub(super) fn bytes(&self) -> Result<u64> {
         match &self.node.value {
             Value::Text(text) => {
@@ -261,7 +263,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value as one of `choices`.
+    /// Reads the value as one of `choices`.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T> {
         let text = self.text()?;
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
@@ -278,7 +280,7 @@ impl<'a> Field<'a> {
         )))
     }
 
-    /// The value as true or false.
+    /// Reads the value as true or false.
     pub(super) fn switch(&self) -> Result<bool> {
         match self.node.value {
             Value::Bool(on) => Ok(on),
@@ -286,7 +288,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The value as the name of a device.
+    /// Reads the value as the name of a device.
     pub(super) fn device(&self) -> Result<Choice> {
         let text = self.text()?;
         Choice::parse(text).ok_or_else(|| {
@@ -297,7 +299,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// The value as an error message shows it.
+    /// Writes the value as an error message shows it.
     pub(super) fn found(&self) -> String {
         match &self.node.value {
             Value::Integer(number) => number.to_string(),

@@ -1,4 +1,4 @@
-//! From the YAML tree to documents: every key known, every value checked, every error with its
+//! Reads documents from the YAML tree: every key known, every value checked, every error with its
 //! line.
 
 mod align;
@@ -25,8 +25,8 @@ use fields::{Field, Fields};
 use models::{model_ref, narrow};
 use parameters::Level;
 
-/// The document that `node` holds, checked whole; none when there was a fault, all of which are
-/// kept in `origin`.
+/// Reads the document in `node` and checks it whole; `None` when there was a fault, all of which
+/// are kept in `origin`.
 pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Document> {
     let before = origin.notes.fault_count();
     origin.keep(other_program(origin, node))?;
@@ -75,14 +75,14 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
     if origin.notes.fault_count() == before {
         origin.keep(rename::gather(&fields, &mut document));
     }
-    // What is asked of the recipe as a whole makes sense once its parts do.
+    // The recipe as a whole is checked only when its parts are right.
     if origin.notes.fault_count() == before {
         check::check(&fields, &document);
     }
     (origin.notes.fault_count() == before).then_some(document)
 }
 
-/// What a document may have beside its method and its models.
+/// The optional parts of a document, besides its method and its models.
 struct Optional {
     name: Option<String>,
     base_model: Option<ModelRef>,
@@ -130,7 +130,7 @@ impl Optional {
     }
 }
 
-/// Refuses a recipe that asks another program of mergekit's for something else than a merge.
+/// Refuses a recipe for another program of mergekit's, which does not merge tensors.
 fn other_program(origin: Origin<'_>, node: &Node) -> Result<()> {
     let Value::Map(entries) = &node.value else {
         return Ok(());
@@ -171,7 +171,7 @@ fn method(field: Field<'_>) -> Result<MethodName> {
     Err(field.origin.error_with(field.node.at, cause, &help))
 }
 
-/// A name that can be a folder beside others, or one in another as `org/name` is.
+/// Reads a name that can be a folder beside others, or one in another as `org/name` is.
 fn stage_name(field: Field<'_>) -> Result<String> {
     let name = field.text()?;
     let is_plain = |part: &str| {
@@ -188,7 +188,7 @@ fn stage_name(field: Field<'_>) -> Result<String> {
     }
 }
 
-/// The name of the last merge, which no folder is called by: any text, as in mergekit.
+/// Reads the name of the last merge, which names no folder: any text, as in mergekit.
 fn free_name(field: Field<'_>) -> Result<String> {
     field.text().map(str::to_owned)
 }
@@ -208,7 +208,7 @@ fn dtype(field: Field<'_>) -> Result<Dtype> {
     })
 }
 
-/// The tokenizer's donor, under either of its keys.
+/// Reads the tokenizer's donor, under either of its keys.
 fn tokenizer(fields: &Fields<'_>) -> Result<Option<Tokenizer>> {
     let (short, long) = (fields.get("tokenizer_source"), fields.get("tokenizer"));
     let Some(long) = long else {
@@ -261,7 +261,7 @@ fn chat_template(field: Field<'_>) -> Result<ChatTemplate> {
     )))
 }
 
-/// `pad_to_multiple_of`, at the top or in `tokenizer`.
+/// Reads `pad_to_multiple_of`, at the top or in `tokenizer`.
 fn padding(fields: &Fields<'_>) -> Result<Option<u64>> {
     let read = |field: Field<'_>| field.whole(1, 1 << 20);
     let top = fields.get("pad_to_multiple_of").map(read).transpose()?;
@@ -305,7 +305,7 @@ fn own(fields: &Fields<'_>) -> OwnKeys {
     }
 }
 
-/// Gives each model its number of `weights` as its parameter `weight`.
+/// Sets each model's parameter `weight` to its number in `weights`.
 fn spread_weights(field: Field<'_>, info: &MethodInfo, document: &mut Document) -> Result<()> {
     let Sources::Models(models) = &mut document.sources else {
         return Err(field.error("goes with `models`; in slices, give each source its weight"));

@@ -13,7 +13,7 @@ use super::fields::{Field, Fields};
 use super::parameters::{self, Level};
 use crate::error::Result;
 
-/// The model that `node` names, as text or as a mapping.
+/// Reads the model that `node` names, as text or as a mapping.
 pub(super) fn model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     match &node.value {
         Value::Text(text) => {
@@ -27,8 +27,8 @@ pub(super) fn model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     }
 }
 
-/// `{model: {path, revision}}` or `{model: path}`, as mergekit writes references out, or `{path,
-/// revision}` alone.
+/// Reads `{model: {path, revision}}` or `{model: path}`, as mergekit writes references out, or
+/// `{path, revision}` alone.
 fn long_model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     let is_path = matches!(&node.value, Value::Map(entries) if entries.iter().any(|(key, _)| key.text == "path"));
     if is_path {
@@ -76,7 +76,7 @@ fn long_model_ref(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     }
 }
 
-/// `{path, revision}`: the path is taken as it is.
+/// Reads `{path, revision}`: the path is taken as it is.
 fn path_and_revision(origin: Origin<'_>, node: &Node) -> Result<ModelRef> {
     let fields = Fields::of(origin, node, Place::ReferencePath)?;
     let path = checked(origin, node, fields.need("path")?.text()?)?;
@@ -99,7 +99,7 @@ fn checked<'a>(origin: Origin<'_>, node: &Node, name: &'a str) -> Result<&'a str
         .map_err(|sentence| origin.error(node.at, sentence))
 }
 
-/// What a document merges: exactly one of `models`, `slices` and `modules`.
+/// Reads the sources of a document: exactly one of `models`, `slices` and `modules`.
 pub(super) fn sources(
     fields: &Fields<'_>,
     method: Option<&MethodInfo>,
@@ -152,7 +152,7 @@ fn one_of(fields: &Fields<'_>, method: Option<&MethodInfo>) -> Result<Sources> {
 fn each<T>(field: Field<'_>, read: impl Fn(&Node) -> Result<T>) -> Result<Vec<T>> {
     match field.list()? {
         [] => Err(field.error("is an empty list")),
-        // All that are wrong are named; a document with a fault is not used.
+        // All wrong ones are named; a document with a fault is not used.
         items => Ok(items
             .iter()
             .filter_map(|item| field.origin.keep(read(item)))
@@ -160,7 +160,7 @@ fn each<T>(field: Field<'_>, read: impl Fn(&Node) -> Result<T>) -> Result<Vec<T>
     }
 }
 
-/// An entry of `models`: a mapping, or for short just the model's name.
+/// Reads an entry of `models`: a mapping, or for short just the model's name.
 fn entry(origin: Origin<'_>, node: &Node, method: Option<&MethodInfo>) -> Result<ModelEntry> {
     if let Value::Text(_) = &node.value {
         return Ok(ModelEntry {

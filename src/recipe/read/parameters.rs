@@ -1,4 +1,4 @@
-//! Parameters: their names checked against the method, their values against their domain.
+//! Reads parameters: names are checked against the method, values against their domain.
 
 use super::super::foreign::is_mergekit_key;
 use super::super::keys::{Place, nearest};
@@ -10,15 +10,15 @@ use super::fields::{Field, Fields};
 use crate::door::flag_of;
 use crate::error::{Error, Result};
 
-/// Whether parameters belong to one model or to more than one.
+/// The level that parameters belong to: one model, or more than one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Model,
     Merge,
 }
 
-/// The parameters of `fields`, as far as `method` takes them at this level; none when the method is
-/// not known.
+/// Reads the parameters of `fields` that `method` takes at this level; none when the method is not
+/// known.
 pub(super) fn read(
     fields: &Fields<'_>,
     method: Option<&MethodInfo>,
@@ -47,7 +47,7 @@ pub(super) fn read(
     Ok(parameters)
 }
 
-/// The parameter that `key` names; none, with a warning, when it has no effect here.
+/// Finds the parameter that `key` names; `None`, with a warning, when it has no effect here.
 fn known(
     origin: Origin<'_>,
     key: &Key,
@@ -104,7 +104,7 @@ fn unknown(origin: Origin<'_>, key: &Key, method: &MethodInfo) -> Error {
     }
 }
 
-/// The list `weights`, short for the parameter `weight` of each model.
+/// Reads the list `weights`, short for the parameter `weight` of each model.
 pub(super) fn read_weights(
     field: Field<'_>,
     method: &MethodInfo,
@@ -128,7 +128,7 @@ pub(super) fn read_weights(
         origin: field.origin,
         info,
     };
-    // Every number that is wrong is named.
+    // Every wrong number is named.
     let read = items
         .iter()
         .filter_map(|node| field.origin.keep(reader.number(node)))

@@ -9,8 +9,8 @@ use super::fields::{Field, Fields};
 use super::models::model_ref;
 use crate::error::Result;
 
-/// The rules of `field`, for `model` or for all: `{from, to}`, a list of such, or a mapping of
-/// expressions to templates.
+/// Reads the rules of `field`, for `model` or for all: `{from, to}`, a list of such, or a mapping
+/// of expressions to templates.
 pub(super) fn read(field: Field<'_>, model: Option<&ModelRef>) -> Result<Vec<Rename>> {
     match &field.node.value {
         Value::List(items) if items.is_empty() => Err(field.error("is an empty list")),
@@ -58,7 +58,8 @@ fn made(field: Field<'_>, rule: std::result::Result<Rename, String>) -> Result<R
     rule.map_err(|sentence| field.error(format!("cannot be used: {sentence}")))
 }
 
-/// The rules that entries of `models` and `sources` have of their own, then those at the top.
+/// Gathers the rules that entries of `models` and `sources` have of their own, then those at the
+/// top.
 ///
 /// # Errors
 ///
@@ -71,7 +72,7 @@ pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()>
         };
         let model = model_ref(field.origin, entry.need("model")?.node)?;
         for rule in read(field, Some(&model))? {
-            // A model that several slices take from may say so in each of them.
+            // A model in several slices may repeat its rule in each of them.
             if !rules.contains(&rule) {
                 rules.push(rule);
             }
@@ -96,7 +97,7 @@ pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()>
     Ok(())
 }
 
-/// The entries of `models`, or the sources of all slices, that are mappings.
+/// Returns the entries of `models`, or the sources of all slices, that are mappings.
 fn entries<'a>(fields: &Fields<'a>) -> Result<Vec<Fields<'a>>> {
     let within = match fields.get("modules") {
         Some(Field {
