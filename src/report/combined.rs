@@ -1,4 +1,4 @@
-//! How inputs are combined, in words: models, method, weights, dtypes.
+//! The combination of inputs in words: models, method, weights, dtypes.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::recipe::Setting;
 
 use super::words::{counted, listed};
 
-/// How the inputs of a merge are combined.
+/// The combination of a merge's inputs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Combined {
     /// The method's name in a recipe.
@@ -19,7 +19,7 @@ pub struct Combined {
     pub models: Vec<CombinedModel>,
     /// The dtypes of the merged tensors as config files name them, those of most bytes first.
     pub dtypes: Vec<String>,
-    /// The output is one model written anew, not a merge.
+    /// True if the output is one model written anew, not a merge.
     #[serde(skip)]
     rewritten: bool,
 }
@@ -27,18 +27,18 @@ pub struct Combined {
 /// One model of a merge.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CombinedModel {
-    /// Where it was read from.
+    /// The path that it was read from.
     pub model: String,
-    /// Its weight: a number, or a gradient or conditions as in the recipe; none where the method
+    /// Its weight: a number, or a gradient or conditions as in the recipe; `None` if the method
     /// takes none or none was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Setting>,
-    /// Whether the others are measured from it.
+    /// True if it is the base, which the others are measured from.
     pub base: bool,
 }
 
 impl Combined {
-    /// Reads off a plan how its inputs are combined.
+    /// Reads the combination off a plan.
     pub fn of(plan: &Plan) -> Self {
         let document = &plan.job.document;
         let inputs: Vec<_> = (0..document.slice_count())
@@ -79,7 +79,7 @@ impl Combined {
         }
     }
 
-    /// Returns each model with its weight; none where nobody gave one.
+    /// Returns each model with its weight; `None` if no model was given one.
     pub fn weights(&self) -> Option<String> {
         self.models
             .iter()
@@ -94,7 +94,7 @@ impl Combined {
             })
     }
 
-    /// Returns the dtypes of what is written, in words.
+    /// Returns the dtypes of the merged tensors, in words.
     pub fn dtypes(&self) -> String {
         listed(&self.dtypes)
     }
@@ -111,7 +111,7 @@ impl CombinedModel {
     }
 }
 
-/// The dtypes of the tensors that are merged, those of most bytes first.
+/// Returns the dtypes of the tensors that are merged, those of most bytes first.
 fn dtypes(plan: &Plan) -> Vec<String> {
     let bytes_of = |dtype: Dtype| -> u64 {
         let merged = plan

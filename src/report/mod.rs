@@ -1,4 +1,4 @@
-//! What ran, as a value; the command line prints it.
+//! The result of a run, as a value; the command line prints it.
 
 mod combined;
 mod noticed;

@@ -1,4 +1,4 @@
-//! What was found about all tensors of a merge, gathered as their notes pass by.
+//! The findings about all tensors of a merge, gathered as their notes pass by.
 
 use std::fmt;
 
@@ -6,51 +6,51 @@ use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::Found;
 
-/// How many tensors a line names before it only counts.
+/// The most tensors that a line names before it only counts.
 pub const NAMED: usize = 3;
 
-/// What is the same for all tensors that a line speaks of.
+/// The finding that all tensors of one line share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Oddity {
     /// A flag of its solution, as a sentence.
     Flag(&'static str),
     /// Values that became infinite or NaN.
     Overflow,
-    /// A carried tensor of which this input holds other values; by the input that it was taken
-    /// from.
+    /// A carried tensor of which another input holds other values.
     Differs {
-        /// Where it was taken from.
+        /// The input that it was taken from; `None` for the base.
         taken: Option<usize>,
-        /// Who holds other values.
+        /// The input that holds other values.
         input: usize,
     },
 }
 
-/// The tensors where something odd was met: the first ones by name, and how many there are.
+/// The tensors with one oddity: the first ones by name, and their number.
 #[derive(Debug, Clone)]
 pub struct Met {
-    /// What it was.
+    /// The oddity.
     pub oddity: Oddity,
-    /// The first tensors.
+    /// The names of the first tensors.
     pub first: Vec<String>,
-    /// All of them.
+    /// The number of all tensors with it.
     pub count: usize,
 }
 
-/// Everything that was found.
+/// All findings.
 #[derive(Debug, Clone, Default)]
 pub struct Noticed {
-    /// About all tensors together.
+    /// The findings about all tensors together.
     pub all: Found,
-    /// The place of each tensor that is carried although an input differs, and which inputs do.
+    /// Each tensor that is carried although some inputs differ: its place, its name, and those
+    /// inputs.
     carried: Vec<(usize, String, Vec<usize>)>,
-    /// What was odd, in the order in which it was met first, with the place of the tensor.
+    /// The oddities in the order in which they were first met, with the place of the first tensor.
     met: Vec<(usize, Met)>,
     tensors: usize,
 }
 
 impl Noticed {
-    /// Adds what was found about the tensor called `name`, the next one in plan order.
+    /// Adds the findings about the tensor called `name`, the next one in plan order.
     pub fn add(&mut self, name: &str, mut found: Found) {
         for sentence in found.flags.sentences() {
             self.meet(self.tensors, Oddity::Flag(sentence), name);
@@ -67,8 +67,8 @@ impl Noticed {
         self.tensors += 1;
     }
 
-    /// What was odd, in the order in which it was met first; `taken` says which input a carried
-    /// tensor was taken from.
+    /// Returns the oddities in the order in which they were first met; `taken` says which input a
+    /// carried tensor was taken from.
     pub fn met(mut self, taken: impl Fn(usize) -> Option<usize>) -> Vec<Met> {
         for (tensor, name, inputs) in std::mem::take(&mut self.carried) {
             for input in inputs {
@@ -110,7 +110,7 @@ impl Noticed {
     }
 }
 
-/// From a list of named tensors with notes, such as a manifest has.
+/// Reads a list of named tensors with notes, such as a manifest has.
 impl<'de> Deserialize<'de> for Noticed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_seq(Each)

@@ -14,14 +14,14 @@ use crate::plan::{AlignmentFile, Plan};
 use super::words::{counted, grouped};
 use super::{Combined, Met, Noticed, Oddity};
 
-/// What a user of compressed shards has to know.
+/// Advice for users of compressed shards.
 const UNPACK: &str =
     "thalweg reads .zst shards as they are; for transformers unpack them with `zstd -d --rm *.zst`";
 
-/// How many files a line names before it only counts.
+/// The most files that a line names before it only counts.
 const FILES_NAMED: usize = 8;
 
-/// What a merge did, for people (`Display`) and for programs (serde).
+/// The result of a merge, for people (`Display`) and for programs (serde).
 ///
 /// # Examples
 ///
@@ -46,21 +46,22 @@ pub struct Report {
     pub status: &'static str,
     /// The folder that was written.
     pub out: String,
-    /// How the inputs were combined.
+    /// The combination of the inputs.
     pub combined: Combined,
-    /// Where it was computed: `cpu`, or the device's name; `None` when there was nothing to do.
+    /// The processor that computed: `cpu`, or the device's name; `None` when there was nothing to
+    /// do.
     pub device: Option<String>,
     /// Output tensors.
     pub tensors: usize,
-    /// Those of them that were averaged.
+    /// Output tensors that were averaged.
     pub merged: usize,
     /// Output shards.
     pub shards: usize,
     /// Bytes of tensor data in the output.
     pub output_bytes: u64,
-    /// Bytes of all shards on the disk, headers included, compressed where they are.
+    /// Bytes of all shards on the disk, headers included, after compression.
     pub stored_bytes: u64,
-    /// Bytes of tensor data that were read again at the end, all of which matched; none without
+    /// Bytes of tensor data that were read again at the end, all of which matched; `None` without
     /// `--verify`.
     pub verified_bytes: Option<u64>,
     /// Bytes that this run read from the inputs.
@@ -82,30 +83,30 @@ pub struct Report {
     /// The transform files by which inputs were aligned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alignments: Vec<AlignmentFile>,
-    /// What lies beside the base's weights and was not taken along.
+    /// Files beside the base's weights that were not taken along.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_beside: Vec<String>,
     /// Tensors that were merged over fewer models than there are, and the models that lack them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub partial: Vec<Partial>,
-    /// What was looked at of an output that was complete before.
+    /// The checks made on an output that was complete before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub looked_at: Option<String>,
-    /// What is good to know and needs no action.
+    /// Notes that need no action.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// How many solutions ended in which way.
+/// The number of solutions that ended in each way.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Solved {
     /// In closed form.
     pub exact: u64,
     /// Below the tolerance.
     pub converged: u64,
-    /// Where rounding lets the residual fall no further.
+    /// At the level where rounding keeps the residual from falling further.
     pub floor: u64,
     /// At the limit of iterations.
     pub exhausted: u64,
@@ -113,7 +114,7 @@ pub struct Solved {
     pub most_iterations: u32,
 }
 
-/// What one run moved.
+/// The data that one run moved.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Moved {
     /// Bytes read from inputs, counting a second reading.
@@ -125,7 +126,7 @@ pub struct Moved {
 }
 
 impl Report {
-    /// The summary of a merge of which all of this was `noticed`.
+    /// Summarises a merge with the findings `noticed`.
     pub fn new(
         plan: &Plan,
         out: String,
@@ -178,22 +179,22 @@ impl Report {
         }
     }
 
-    /// The same summary of a merge that was computed on `device`.
+    /// Adds the device that computed.
     #[must_use]
     pub fn with_device(mut self, device: Option<String>) -> Self {
         self.device = device;
         self
     }
 
-    /// The same summary of a merge that took these files of the base not along.
+    /// Adds the names of the base's files that were not taken along.
     #[must_use]
     pub fn with_left_beside(mut self, names: Vec<String>) -> Self {
         self.left_beside = names;
         self
     }
 
-    /// The same summary of a merge that was complete before, of which so many files beside the
-    /// weights were looked at; and what is to be said of them.
+    /// Adds the checks of a merge that was complete before, in which `looked_at` files beside the
+    /// weights were checked, and the warnings `said` about them.
     #[must_use]
     pub fn with_looked_at(mut self, looked_at: Option<usize>, said: Vec<String>) -> Self {
         let shards = self.shards;
@@ -208,7 +209,7 @@ impl Report {
         self
     }
 
-    /// The same summary with the sizes that the shards have on the disk.
+    /// Sets the sizes that the shards have on the disk.
     #[must_use]
     pub fn with_stored(mut self, manifest: &Manifest) -> Self {
         self.stored_bytes = manifest
@@ -219,7 +220,7 @@ impl Report {
         self
     }
 
-    /// The same summary of a merge that was read back.
+    /// Adds the bytes that were read back and matched.
     #[must_use]
     pub fn with_verified(mut self, bytes: Option<u64>) -> Self {
         self.verified_bytes = bytes;
@@ -227,7 +228,7 @@ impl Report {
     }
 }
 
-/// One line for everything unusual, each naming the tensors where it was met.
+/// Writes one line for each oddity, with the tensors where it was met.
 fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
     let taken = |tensor: usize| match plan.tensors.get(tensor)?.action {
         Action::Carry(taken) => {
@@ -257,7 +258,7 @@ fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
     noticed.met(taken).into_iter().map(line).collect()
 }
 
-/// Names of files on one line, the first few of many.
+/// Lists file names on one line, the first few of many.
 pub fn listed_files(names: &[String]) -> String {
     let shown: Vec<_> = names
         .iter()
@@ -344,7 +345,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// Says what was made of what, where, and how long it took.
+    /// Says what was merged, into which folder, and how long it took.
     fn headline(&self) -> String {
         let (what, out) = (self.combined.headline(), &self.out);
         match self.status {
@@ -375,7 +376,7 @@ impl Report {
 }
 
 impl Solved {
-    /// Says how solutions ended, leaving out the ways in which none did; none where there were no
+    /// Says how solutions ended, without the ways in which none did; `None` if there were no
     /// solutions.
     fn in_words(&self) -> Option<String> {
         let Self {
