@@ -1,25 +1,25 @@
-//! An element of the symmetries of one model.
+//! A model's symmetries together with one transform from them.
 
 use std::sync::Arc;
 
 use super::{Symmetries, Transform};
 
-/// A model's symmetries and the element of them that is applied to it.
+/// A model's symmetries, and the transform that is applied to it.
 #[derive(Debug, Clone)]
 pub struct Alignment {
-    /// What may be done.
+    /// The symmetries: every transform that is allowed.
     pub symmetries: Arc<Symmetries>,
-    /// What is done.
+    /// The transform that is applied.
     pub transform: Arc<Transform>,
 }
 
 impl Alignment {
-    /// About how many bytes of memory this takes.
+    /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
         self.symmetries.bytes() + self.transform.bytes()
     }
 
-    /// A hash that is equal for the same spec and the same transform only.
+    /// Hashes spec name, transform and folding; different ones give different hashes.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.symmetries.spec.as_bytes());

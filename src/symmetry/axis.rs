@@ -1,4 +1,4 @@
-//! What a transform does to one axis of one tensor, unit by unit.
+//! The effect of a transform on one axis of one tensor, unit by unit.
 
 use super::Alignment;
 use super::symmetries::{Node, TensorSymmetry};
@@ -15,7 +15,7 @@ pub struct Turn {
     pub sin: f64,
 }
 
-/// One place on an axis.
+/// The source of one place on an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Cell {
     source: u32,
@@ -23,26 +23,27 @@ struct Cell {
     turn: Option<Turn>,
 }
 
-/// Where the elements along an axis come from.
+/// The source of each place along an axis.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AxisMap {
-    /// For each new place, the old one.
+    /// The old place of each new place.
     pub source: Vec<u32>,
-    /// For each new place, whether the sign is flipped; empty when none is.
+    /// True for each new place whose sign is flipped; empty when none is.
     pub negative: Vec<bool>,
-    /// For each new place, how it is turned; empty when none is.
+    /// The rotation at each new place; empty when none is turned.
     pub turns: Vec<Option<Turn>>,
 }
 
 impl AxisMap {
-    /// The map of axis `axis` of a tensor; `None` when it stays as it is.
+    /// Maps axis `axis` of a tensor; `None` when the axis does not change.
     pub fn new(alignment: &Alignment, tensor: &TensorSymmetry, axis: usize) -> Option<Self> {
         let node = &tensor.axes[axis];
         let Alignment {
             symmetries,
             transform,
         } = alignment;
-        // Most of a big model's axes stay as they are; it is cheaper to see that than to find out.
+        // Most axes of a big model do not change; checking the groups is cheaper than building
+        // cells.
         let idle = |(at, group): (usize, &super::Group)| {
             !node.names(at) || transform.elements()[at].is_in_place(group.units)
         };
@@ -70,24 +71,22 @@ impl AxisMap {
         Some(map)
     }
 
-    /// Whether place `at` has its sign flipped.
+    /// True if the sign of place `at` is flipped.
     pub fn is_negative(&self, at: usize) -> bool {
         self.negative.get(at).copied().unwrap_or(false)
     }
 
-    /// How place `at` is turned.
+    /// Returns the rotation at place `at`, if there is one.
     pub fn turn(&self, at: usize) -> Option<Turn> {
         self.turns.get(at).copied().flatten()
     }
 }
 
-/// Which units of outer groups a tensor lies in by its name: group and copy number of what lies
-/// within.
+/// Lists the outer units that a tensor's name selects: the group, and the copy of groups inside it.
 fn outer_of(alignment: &Alignment, tensor: &TensorSymmetry) -> Vec<(usize, usize)> {
     let groups = &alignment.symmetries.groups;
     let index = tensor.index.iter();
-    // Groups of names lie within nothing, so that a unit's number is the number of the copy inside
-    // it.
+    // A group of names lies in no other group, so its unit's number is the copy's number.
     index
         .map(|index| {
             (
@@ -98,8 +97,8 @@ fn outer_of(alignment: &Alignment, tensor: &TensorSymmetry) -> Vec<(usize, usize
         .collect()
 }
 
-/// The places of `node`; `outer` holds, for each group around it, which of its units over all
-/// copies this is.
+/// Returns the places of `node`. `outer` holds each enclosing group with the index of the current
+/// unit, counted over all copies.
 fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) -> Vec<Cell> {
     let groups = &alignment.symmetries.groups;
     match node {
@@ -159,7 +158,7 @@ fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) ->
     }
 }
 
-/// Which copy of a group acts here.
+/// Returns the copy of a group that acts inside `outer`.
 fn copy_in(alignment: &Alignment, group: usize, outer: &[(usize, usize)]) -> usize {
     let within = alignment.symmetries.groups[group].within;
     within.map_or(0, |within| {
@@ -217,7 +216,7 @@ impl Cell {
         }
     }
 
-    /// Place `inner` of a block of `len` that has come to this place.
+    /// Composes a block's place with place `inner` inside the block, which has `len` elements.
     fn holding(self, inner: Self, len: u32) -> Self {
         let at = |block: u32, inside: u32| block * len + inside;
         let turn = match (self.turn, inner.turn) {

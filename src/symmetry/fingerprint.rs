@@ -1,17 +1,17 @@
-//! What tells one model from another without reading all of it.
+//! A fingerprint that tells models apart without reading all of their bytes.
 
 use std::ops::Range;
 
 use crate::checkpoint::{Checkpoint, Name, SourceOptions, TensorEntry};
 use crate::error::Result;
 
-/// Bytes of each tensor that are looked at.
+/// The bytes of each tensor that are hashed.
 const SAMPLE_BYTES: u64 = 256;
 
-/// A hash of every tensor's name, type, shape and some bytes from its middle.
+/// Hashes every tensor's name, type, shape and up to 256 bytes from its middle.
 ///
-/// Two fine-tunes of one model differ in it, unless they are equal in all of these bytes; copies of
-/// one model in other shards, or on another disk, do not.
+/// Two fine-tunes of one model have different hashes unless all of these bytes are equal. Copies of
+/// a model have the same hash, however they are sharded.
 ///
 /// # Errors
 ///
@@ -19,7 +19,7 @@ const SAMPLE_BYTES: u64 = 256;
 pub fn of(model: &Checkpoint) -> Result<String> {
     let options = SourceOptions::default();
     let mut names: Vec<(&Name, &TensorEntry)> = model.tensors().iter().collect();
-    // In the order of files, so that compressed ones are read from front to back.
+    // Read in file order, so that compressed files are read from front to back.
     names.sort_by_key(|(_, entry)| (entry.file, entry.bytes.start));
     let mut open = None;
     let mut hashes = Vec::with_capacity(names.len());

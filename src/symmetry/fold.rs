@@ -1,13 +1,13 @@
-//! Norm weights folded into the matrices that read what the norms give.
+//! Norm weights folded into the matrices that read the norms' outputs.
 //!
 //! RMSNorm gives w ∘ x / rms(x). With w multiplied into the columns of every matrix that reads it,
 //! the norm's own weight becomes one, and the norm commutes with every orthogonal map Q of the
-//! residual stream: what writes to it becomes Q W, what reads from it W diag(w) Qᵀ (Ashkboos et
-//! al., "SliceGPT", ICLR 2024, section 3). A head that is tied to the embeddings takes the last
-//! norm's weight, so that it becomes a tensor of its own.
+//! residual stream: a matrix that writes to it becomes Q W, one that reads from it W diag(w) Qᵀ
+//! (Ashkboos et al., "SliceGPT", ICLR 2024, section 3). A head that is tied to the embeddings takes
+//! the last norm's weight and so becomes a separate tensor.
 //!
-//! A folded model is another network of the same function and of more symmetries:
-//! [`Symmetries::folded`] gives them.
+//! A folded model computes the same function and has more symmetries: [`Symmetries::folded`]
+//! returns them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,46 +21,46 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 
-/// Whether the norms of a model may be folded.
+/// The possibility of folding a model's norms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Folding {
-    /// They may not, for this reason.
+    /// Folding is impossible, for this reason.
     Never(String),
-    /// They may.
+    /// Folding is possible by this plan.
     Possible(FoldPlan),
 }
 
-/// Which norm goes into what.
+/// The norm that each tensor takes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoldPlan {
     /// The group of the residual stream.
     pub residual: usize,
-    /// What the norms add to their weights.
+    /// The number that the norms add to their weights: 0 or 1.
     pub offset: u8,
-    /// For each tensor that reads a norm's output, the norm's weight.
+    /// The weight of the norm whose output each tensor reads, by tensor name.
     pub readers: IndexMap<String, String>,
     /// The weights of all norms.
     pub norms: Vec<String>,
-    /// The head that is tied, and the embeddings of which it is made.
+    /// The tied head, and the embeddings from which it is made.
     pub head: Option<(String, String)>,
 }
 
-/// What becomes of the tensors of a folded model, with the weights of its norms.
+/// The changes to the tensors of a folded model, with the weights of its norms.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Fold {
     tensors: HashMap<String, Folded>,
     head: Option<(String, String)>,
 }
 
-/// Of finite numbers only.
+/// NOTE: the numbers are finite, so equality is reflexive.
 impl Eq for Fold {}
 
-/// What becomes of one tensor.
+/// The change to one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Folded {
-    /// All of its elements are this number.
+    /// Every element becomes this number.
     Constant(f64),
-    /// Its elements are multiplied along the residual axis by these numbers.
+    /// The elements are multiplied by these numbers along the residual axis.
     Scaled(Arc<Vec<f64>>),
 }
 
@@ -71,12 +71,12 @@ impl Default for Folding {
 }
 
 impl Fold {
-    /// What becomes of a tensor; `None` when it stays as it is.
+    /// Returns the change to a tensor; `None` when it does not change.
     pub fn get(&self, tensor: &str) -> Option<&Folded> {
         self.tensors.get(tensor)
     }
 
-    /// The stored tensor of which `tensor` is made, when that has another name.
+    /// Returns the stored tensor from which `tensor` is made, when its name differs.
     pub fn source(&self, tensor: &str) -> Option<&str> {
         self.head
             .as_ref()
@@ -84,13 +84,12 @@ impl Fold {
             .map(|(_, embeddings)| embeddings.as_str())
     }
 
-    /// The tensor that is made besides those that the model has, if there is one: a head that was
-    /// tied.
+    /// Returns the tensor that folding adds to the model, if any: a head that was tied.
     pub fn untied(&self) -> Option<&str> {
         self.head.as_ref().map(|(head, _)| head.as_str())
     }
 
-    /// About how many bytes of memory this takes.
+    /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
         // The readers of a norm share its numbers.
         let folded = |(name, folded): (&String, &Folded)| {
@@ -105,13 +104,13 @@ impl Fold {
 }
 
 impl Symmetries {
-    /// The symmetries of the network that `model` becomes when its norms are folded: its residual
-    /// stream allows every orthogonal map; a head that was tied is a tensor of its own.
+    /// Returns the symmetries of `model` with its norms folded: the residual stream allows every
+    /// orthogonal map, and a tied head is a separate tensor.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when that is not possible, with the reason; when a norm's weight cannot
-    /// be read; [`Kind::NonFinite`] when it is not finite.
+    /// [`Kind::Mismatch`] with the reason when folding is impossible; an error when a norm's weight
+    /// cannot be read; [`Kind::NonFinite`] when the weight is not finite.
     pub fn folded(&self, model: &Checkpoint) -> Result<Self> {
         let refused = |cause: &str| {
             Error::new(Kind::Mismatch, "cannot fold norms", model.root().display(), cause)
@@ -170,7 +169,7 @@ impl Symmetries {
     }
 }
 
-/// All elements of a vector of a model, as f64.
+/// Reads all elements of a model's vector as f64.
 fn vector(model: &Checkpoint, name: &str) -> Result<Vec<f64>> {
     let subject = || format!("{}: `{}`", model.root().display(), name.escape_debug());
     let entry = model.tensors().get(name).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! Symmetries of networks: which reorderings, sign flips and rotations of hidden units leave a
-//! model's function alone.
+//! Symmetries of networks: the reorderings, sign flips and rotations of hidden units that keep a
+//! model's function.
 //!
 //! ```text
 //! spec (YAML) + tensor names and shapes + config.json ──► Symmetries   spec/       groups, and what acts on each axis

@@ -1,4 +1,4 @@
-//! The symmetries of one model: its groups, and what acts on each axis of each tensor.
+//! The symmetries of one model: its groups, and the groups that act on each axis of each tensor.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,43 +11,42 @@ use super::spec::{Allowed, Pairs, Spec, builtin};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 
-/// A group, or as many as there are units of the group that it lies within.
+/// A group of units, with one copy for each unit of its enclosing group if it has one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Group {
-    /// Its name, unique in the model.
+    /// The name, unique in the model.
     pub name: String,
-    /// What it is called in the spec: all layers' groups of one kind have the same key.
+    /// The key in the spec, shared by the groups of one kind in all layers.
     pub key: String,
-    /// The group for each of whose units this one has an element of its own.
+    /// The index of the enclosing group: this group has one element for each of its units.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<usize>,
-    /// How many elements there are: one, or one for each unit of the group that this one lies
-    /// within.
+    /// The number of elements: one, or one for each unit of the enclosing group.
     pub copies: usize,
-    /// Units that one element acts on.
+    /// The units that one element acts on.
     pub units: usize,
-    /// What keeps the function.
+    /// The changes that keep the function.
     pub allows: Vec<Allowed>,
-    /// Which units make a pair.
+    /// The layout of pairs, for groups of pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs: Option<Pairs>,
-    /// Whether these are the units of the residual stream.
+    /// True for the units of the residual stream.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub residual: bool,
 }
 
 impl Group {
-    /// Whether this is allowed.
+    /// True if the group allows `what`.
     pub fn may(&self, what: Allowed) -> bool {
         self.allows.contains(&what)
     }
 
-    /// Pairs of one element, when units come in pairs.
+    /// Counts the pairs of one element, if units come in pairs.
     pub fn pair_count(&self) -> usize {
         self.units / 2
     }
 
-    /// Signs of one element: one a unit, or one a pair.
+    /// Counts the signs of one element: one per unit, or one per pair.
     pub fn sign_count(&self) -> usize {
         if self.pairs.is_some() {
             self.pair_count()
@@ -56,7 +55,7 @@ impl Group {
         }
     }
 
-    /// Where in its pairs a unit stands: the pair, and whether it is the first of it.
+    /// Returns the pair of a unit, and true if the unit is the first in it; `None` without pairs.
     pub fn place_in_pairs(&self, unit: usize) -> Option<(usize, bool)> {
         let half = self.pair_count();
         self.pairs.map(|pairs| match pairs {
@@ -65,7 +64,7 @@ impl Group {
         })
     }
 
-    /// The other unit of a unit's pair.
+    /// Returns the other unit of a unit's pair.
     pub fn partner(&self, unit: usize) -> Option<usize> {
         let half = self.pair_count();
         self.pairs.map(|pairs| match pairs {
@@ -76,54 +75,54 @@ impl Group {
     }
 }
 
-/// What acts on an axis, or a part of it.
+/// The groups that act on an axis or on a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Node {
-    /// Nothing, on so many elements.
+    /// Nothing acts on this number of elements.
     Fixed(u64),
     /// A group.
     Group {
-        /// Its place in [`Symmetries::groups`].
+        /// The index in [`Symmetries::groups`].
         group: usize,
-        /// Whether signs and rotations act too, or the order only.
+        /// True if signs and rotations act too; false for the order only.
         signed: bool,
     },
     /// Blocks: the first factor orders the blocks, the others act inside each.
     Product(Vec<Self>),
-    /// Slices that lie behind one another.
+    /// Slices, one after the other.
     Sum(Vec<Self>),
 }
 
-/// A number in a tensor's name that is an axis itself, such as that of an expert.
+/// A number in a tensor's name that is itself an axis, such as an expert's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NameAxis {
     /// The group that reorders the names.
     pub group: usize,
     /// The number in this tensor's name.
     pub position: u64,
-    /// What stands before the number.
+    /// The name before the number.
     pub before: String,
-    /// What stands behind it.
+    /// The name after the number.
     pub after: String,
 }
 
 impl NameAxis {
-    /// The name with another number.
+    /// Builds the name with another number.
     pub fn name_of(&self, position: u64) -> String {
         format!("{}{position}{}", self.before, self.after)
     }
 }
 
-/// What acts on a tensor.
+/// The groups that act on a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TensorSymmetry {
-    /// Its dimensions.
+    /// The shape.
     pub shape: Vec<u64>,
-    /// The axis in its name.
+    /// The axis in the tensor's name, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<NameAxis>,
-    /// What acts on each of its axes.
+    /// The groups that act on each axis.
     pub axes: Vec<Node>,
 }
 
@@ -132,25 +131,25 @@ pub struct TensorSymmetry {
 pub struct Symmetries {
     /// The spec's name.
     pub spec: String,
-    /// The groups; each stands behind the one that it lies within.
+    /// The groups; an enclosing group comes before the groups in it.
     pub groups: Vec<Group>,
-    /// All tensors of the model, in its order.
+    /// All tensors of the model, in the model's order.
     pub tensors: IndexMap<String, TensorSymmetry>,
-    /// Whether the weights of norms may be folded into what reads them.
+    /// The plan for folding norm weights, or the reason against it.
     #[serde(skip)]
     pub folding: Folding,
-    /// What becomes of the tensors, when these are the symmetries of the folded model.
+    /// The changes to the tensors, if these are the symmetries of the folded model.
     #[serde(skip)]
     pub fold: Option<Arc<Fold>>,
 }
 
 impl Symmetries {
-    /// The symmetries of `model` by `spec`, or by the built-in spec for its config or, without one,
-    /// its tensors.
+    /// Resolves `spec` on `model`. By default the built-in spec is chosen by the model's config, or
+    /// by its tensors if it has none.
     ///
     /// # Errors
     ///
-    /// When no built-in spec is for this model, or the spec does not fit it.
+    /// When no built-in spec is for this model, or the spec does not fit the model.
     pub fn of(model: &Checkpoint, spec: Option<&Spec>) -> Result<Self> {
         let config = model.config()?;
         let shapes: IndexMap<String, Vec<u64>> = model
@@ -173,12 +172,12 @@ impl Symmetries {
         spec.resolve(&shapes, config.as_ref())
     }
 
-    /// The place of the group of this name.
+    /// Finds the index of the group of this name.
     pub fn group(&self, name: &str) -> Option<usize> {
         self.groups.iter().position(|group| group.name == name)
     }
 
-    /// The tensors and axes on which `group` acts; an axis that names it twice comes once.
+    /// Lists the tensors and axes on which `group` acts, each axis once.
     pub fn acting(&self, group: usize) -> impl Iterator<Item = (&str, usize)> {
         self.tensors.iter().flat_map(move |(name, tensor)| {
             let axes = tensor
@@ -190,7 +189,7 @@ impl Symmetries {
         })
     }
 
-    /// About how many bytes of memory this takes.
+    /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
         let tensors = self
             .tensors
@@ -204,7 +203,7 @@ impl Symmetries {
             + self.fold.as_ref().map_or(0, |fold| fold.bytes())
     }
 
-    /// An axis as people write it.
+    /// Formats an axis as a spec writes it.
     pub fn shown(&self, node: &Node) -> String {
         let all = |parts: &[Node], by: &str| {
             parts
@@ -235,8 +234,8 @@ impl Symmetries {
         }
     }
 
-    /// Checks that inner groups stand inside their outer ones, that pairs are whole, that names
-    /// with numbers are complete, and that what acts on one matrix is undone by another.
+    /// Checks that inner groups are used inside their outer groups, that pairs are whole, that
+    /// numbered names are complete, and that every group acts on at least two axes of matrices.
     pub(super) fn check(&self) -> Result<()> {
         let mut places = vec![0_usize; self.groups.len()];
         let refused = |subject: &str, cause: String| {
@@ -282,7 +281,7 @@ impl Symmetries {
                         format!("an axis of {len} is too long to be reordered"),
                     );
                 }
-                // A vector goes along with what a matrix writes; it neither writes nor reads.
+                // A vector follows a matrix's output, so it undoes nothing and does not count.
                 let counted = tensor.shape.len() > 1;
                 if let Err(cause) =
                     self.check_node(node, &mut outer, counted.then_some(&mut places))
@@ -343,7 +342,7 @@ impl Symmetries {
         }
     }
 
-    /// Whether a rotation may act on a part of the axis.
+    /// True if a rotation may act on a part of the axis.
     fn turns(&self, node: &Node) -> bool {
         match node {
             Node::Fixed(_) => false,
@@ -403,7 +402,7 @@ impl Symmetries {
 }
 
 impl Node {
-    /// Whether the group acts on a part of this.
+    /// True if the group acts on a part of this.
     pub fn names(&self, wanted: usize) -> bool {
         match self {
             Self::Fixed(_) => false,
@@ -412,7 +411,7 @@ impl Node {
         }
     }
 
-    /// How many elements this covers.
+    /// Counts the elements that this covers.
     pub fn len(&self, groups: &[Group]) -> usize {
         match self {
             Self::Fixed(size) => usize::try_from(*size).unwrap_or(usize::MAX),
@@ -422,7 +421,7 @@ impl Node {
         }
     }
 
-    /// Whether nothing acts on any of it.
+    /// True if nothing acts on any part.
     pub fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,

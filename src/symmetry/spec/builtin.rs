@@ -1,4 +1,4 @@
-//! The specs that come with the program, and which of them is for a model.
+//! The built-in specs, and the choice of one for a model.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -13,8 +13,8 @@ macro_rules! specs {
     };
 }
 
-/// Name and text of each. Without a config the first whose tensors a model has is taken, so special
-/// ones come first.
+/// Name and text of each spec. For a model without a config the first spec whose tensors it has is
+/// used, so special ones come first.
 const SPECS: [(&str, &str); 19] = specs![
     "mixtral",
     "qwen3-moe",
@@ -37,12 +37,12 @@ const SPECS: [(&str, &str); 19] = specs![
     "mlp",
 ];
 
-/// The names of all built-in specs.
+/// Lists the names of all built-in specs.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SPECS.iter().map(|(name, _)| *name)
 }
 
-/// The text of a built-in spec.
+/// Returns the text of a built-in spec.
 pub fn text_of(name: &str) -> Option<&'static str> {
     SPECS
         .iter()
@@ -50,11 +50,11 @@ pub fn text_of(name: &str) -> Option<&'static str> {
         .map(|(_, text)| *text)
 }
 
-/// A built-in spec.
+/// Parses a built-in spec.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when there is none of that name.
+/// [`Kind::Usage`] when no spec has that name.
 pub fn named(name: &str) -> Result<Spec> {
     let text = text_of(name).ok_or_else(|| {
         let known: Vec<&str> = names().collect();
@@ -67,16 +67,15 @@ pub fn named(name: &str) -> Result<Spec> {
     Spec::parse(text, name)
 }
 
-/// The built-in spec for a model of these tensors: that of its config's model type, else that of
-/// its architecture; for a model whose config says neither, the first whose tensors it has.
+/// Chooses the built-in spec for a model: by the config's model type, else by its architecture,
+/// else the first spec whose tensors the model has.
 ///
-/// A model type that no spec names is refused, whatever the tensors are called: the same names may
-/// stand for another function (other rotary embeddings, other norms), which a transform would
-/// change.
+/// A model type that no spec names is refused, whatever its tensor names: the same names may belong
+/// to another function (other rotary embeddings, other norms), which a transform would change.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] when there is none; `model` is what messages call the model.
+/// [`Kind::Mismatch`] when no spec fits. Messages call the model `model`.
 pub fn choose(
     shapes: &IndexMap<String, Vec<u64>>,
     config: Option<&Value>,

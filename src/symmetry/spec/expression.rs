@@ -1,57 +1,57 @@
-//! The two small languages of a spec: what acts on an axis (`kv * queries * value`, `order(mlp) +
-//! mlp`), and how many units there are (`head_dim or hidden_size / num_attention_heads`).
+//! The two small languages of a spec: groups on an axis (`kv * queries * value`, `order(mlp) +
+//! mlp`) and numbers of units (`head_dim or hidden_size / num_attention_heads`).
 
 use serde_json::Value;
 
-/// Levels of parentheses; a bound on recursion over untrusted text.
+/// The most levels of parentheses; bounds recursion over untrusted text.
 const MAX_DEPTH: usize = 32;
 
-/// What acts on an axis, as written.
+/// An axis expression, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AxisExpression {
-    /// Nothing.
+    /// Nothing acts.
     Fixed,
     /// A group.
     Group(GroupReference),
     /// Blocks: the first factor orders the blocks, the others act inside each.
     Product(Vec<Self>),
-    /// Slices that lie behind one another.
+    /// Slices, one after the other.
     Sum(Vec<Self>),
 }
 
-/// A group as an axis names it.
+/// A reference to a group on an axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupReference {
-    /// Its key in the spec.
+    /// The group's key in the spec.
     pub group: String,
-    /// Whether signs and rotations act too, or the order only.
+    /// True if signs and rotations act too; false for the order only.
     pub signed: bool,
-    /// Which instance.
+    /// The instance.
     pub which: Which,
 }
 
-/// Which instance of a group is meant; all but the first two count along the last placeholder of
-/// the group's name.
+/// The instance of a group; all variants but the first two count along the last placeholder of the
+/// group's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// The one of the tensor's own placeholders.
+    /// The instance with the tensor's own numbers.
     Bound,
-    /// The one of this number.
+    /// The instance with this number.
     At(u64),
-    /// The last one before the tensor's own number.
+    /// The last instance before the tensor's own number.
     Previous,
-    /// The tensor's own, or the last one before it.
+    /// The tensor's own instance, or the last one before it.
     Latest,
-    /// The last one of all.
+    /// The last instance of all.
     Last,
 }
 
 impl AxisExpression {
-    /// Reads an axis.
+    /// Parses an axis.
     ///
     /// # Errors
     ///
-    /// A sentence that says what was wanted.
+    /// A sentence that states the expected token.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser::new(text)?;
         let axis = parser.axis_sum(0)?;
@@ -59,7 +59,7 @@ impl AxisExpression {
         Ok(axis)
     }
 
-    /// Every group that the axis names.
+    /// Lists every group that the axis names.
     pub fn references(&self) -> Vec<&GroupReference> {
         match self {
             Self::Fixed => Vec::new(),
@@ -78,18 +78,18 @@ pub enum SizeExpression {
     Number(f64),
     /// A size of the spec, or a key of config.json with dots between levels.
     Name(String),
-    /// The first of these that has a value.
+    /// The first choice that has a value.
     Or(Vec<Self>),
     /// Two sizes and one of `+ - * /`.
     Operation(char, Box<Self>, Box<Self>),
 }
 
 impl SizeExpression {
-    /// Reads a size.
+    /// Parses a size.
     ///
     /// # Errors
     ///
-    /// A sentence that says what was wanted.
+    /// A sentence that states the expected token.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser::new(text)?;
         let size = parser.size_or(0)?;
@@ -97,7 +97,7 @@ impl SizeExpression {
         Ok(size)
     }
 
-    /// The value, names looked up by `known`; `None` when a name that is needed has none.
+    /// Evaluates the size with names looked up by `known`; `None` when a needed name has no value.
     pub fn value(&self, known: &dyn Fn(&str) -> Option<f64>) -> Option<f64> {
         match self {
             Self::Number(number) => Some(*number),
@@ -115,7 +115,7 @@ impl SizeExpression {
         }
     }
 
-    /// The names that have no value.
+    /// Lists the names that have no value.
     pub fn unknown<'a>(&'a self, known: &dyn Fn(&str) -> Option<f64>) -> Vec<&'a str> {
         match self {
             Self::Number(_) => Vec::new(),
@@ -129,7 +129,7 @@ impl SizeExpression {
     }
 }
 
-/// The number under a dotted key of a config.
+/// Returns the number under a dotted key of a config.
 pub fn config_number(config: &Value, name: &str) -> Option<f64> {
     name.split('.')
         .try_fold(config, |value, key| value.get(key))?
@@ -310,7 +310,7 @@ impl Parser {
     }
 }
 
-/// `order(mlp)`, `previous(hidden)` and the like.
+/// Builds the reference for a call such as `order(mlp)` or `previous(hidden)`.
 fn called(function: &str, inner: AxisExpression) -> Result<AxisExpression, String> {
     let AxisExpression::Group(reference) = inner else {
         return Err(format!("`{function}` wants one group"));

@@ -1,5 +1,5 @@
-//! The `fold` rule of a spec on one model: which norm goes into which tensor, and whether all that
-//! carries the residual stream is accounted for.
+//! The `fold` rule of a spec on one model: assigns norms to the tensors that read them, and checks
+//! that every tensor on the residual stream is covered.
 
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::symmetry::fold::{FoldPlan, Folding};
 use crate::symmetry::{Node, Symmetries};
 
-/// The norms of a rule, as patterns: the weight, and what it goes into.
+/// The norms of a rule as patterns: each weight, and the tensors that take it in.
 struct Norms(Vec<(Pattern, Vec<Pattern>)>);
 
 impl FoldRule {
-    /// This rule on top of the one `below`.
+    /// Merges this rule over the rule `below`.
     pub(super) fn standing_on(mut self, below: Self) -> Self {
         self.norms.extend(below.norms);
         self.embeddings.extend(below.embeddings);
@@ -28,11 +28,11 @@ impl FoldRule {
 }
 
 impl Spec {
-    /// How norms may be folded in the model of these symmetries.
+    /// Plans how norms are folded in the model of these symmetries.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`](crate::error::Kind::Recipe) when a name of the rule is no pattern.
+    /// [`Kind::Recipe`](crate::error::Kind::Recipe) when a name in the rule is not a valid pattern.
     pub(super) fn folding(
         &self,
         prefix: &str,
@@ -46,8 +46,8 @@ impl Spec {
         if let Some(cause) = &rule.never {
             return never(cause);
         }
-        // The same names stand for norms that multiply by their weight and for norms that multiply
-        // by one more.
+        // Only the config tells norms that multiply by their weight from norms that multiply by 1 +
+        // weight: their tensors have the same names.
         let Some(config) = config else {
             return never("no config.json says which norms it has");
         };
@@ -110,7 +110,7 @@ impl Spec {
 }
 
 impl Norms {
-    /// The norm that goes into a tensor.
+    /// Returns the norm whose weight a tensor takes in.
     fn into(&self, tensor: &str) -> Option<String> {
         self.0.iter().find_map(|(norm, readers)| {
             let bindings = readers.iter().find_map(|reader| reader.bind(tensor))?;
@@ -123,8 +123,8 @@ impl Norms {
     }
 }
 
-/// The head with the embeddings of which it is to be made, when it is tied to them. A `bare` model,
-/// whose tensors lack their prefix, has no head even where its config ties one.
+/// Returns the head and the embeddings from which it is made, if the two are tied. A `bare` model,
+/// whose tensors lack their prefix, has no head even if its config ties one.
 fn tied(
     head: Option<(String, String)>,
     symmetries: &Symmetries,

@@ -1,5 +1,5 @@
-//! Symmetry specs: data that says which groups a family of models has and what acts on which axis
-//! of which tensor.
+//! Symmetry specs: data that names the groups of a family of models, and the groups that act on
+//! each axis of each tensor.
 //!
 //! ```yaml
 //! name: mine
@@ -15,15 +15,16 @@
 //!   - { name: "layers.{l}.inv_freq", axes: fixed }
 //! ```
 //!
-//! An axis is a sum of slices, a slice is a product of blocks: `kv * queries * key + kv * key + kv * value` is what acts
-//! on the rows of a fused projection. In a product the first factor orders the blocks and the next acts inside each; a
-//! group `within` another has an element of its own for every unit of that other. `fixed` is a part on which nothing
-//! acts. `previous(g)`, `latest(g)`, `last(g)` and `g[3]` name another instance than the tensor's own, counted along the
-//! last placeholder of the group's name; a group with `chain: true` exists only where some tensor reads it as `previous`
-//! or `last`, so that the output of a chain of layers stays as it is.
+//! An axis is a sum of slices, a slice is a product of blocks: `kv * queries * key + kv * key +
+//! kv * value` acts on the rows of a fused projection. In a product the first factor orders the
+//! blocks and the next acts inside each; a group `within` another has one element for every unit
+//! of that other. `fixed` is a part on which nothing acts. `previous(g)`, `latest(g)`, `last(g)`
+//! and `g[3]` name another instance than the tensor's own, counted along the last placeholder of
+//! the group's name. A group with `chain: true` exists only where some tensor reads it as
+//! `previous` or `last`, so the output of a chain of layers stays fixed.
 //!
-//! `fold` says which weights of norms (RMSNorm only) may be multiplied into the matrices that read
-//! what they normalise; then any orthogonal map of the residual stream keeps the function:
+//! `fold` lists norm weights (RMSNorm only) that may be multiplied into the matrices that read the
+//! normalised stream. Then any orthogonal map of the residual stream keeps the function:
 //!
 //! ```yaml
 //! fold:
@@ -46,22 +47,22 @@ use serde::{Deserialize, Serialize};
 
 pub use read::MAX_SPEC_BYTES;
 
-/// What may be done with a group's units so that the function stays the same.
+/// A change to a group's units that keeps the function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Allowed {
-    /// Another order.
+    /// Reordering the units.
     Permutation,
-    /// Other signs; for a group of pairs, of both units of a pair at once.
+    /// Flipping signs; in a group of pairs, both units of a pair at once.
     Sign,
-    /// Each pair turned by an angle.
+    /// Rotating each pair by an angle.
     Rotation,
-    /// Any orthogonal map: what follows for the residual stream when norm weights are folded; no
-    /// spec says it.
+    /// Any orthogonal map. Folding norm weights allows it on the residual stream; a spec may not
+    /// state it.
     Orthogonal,
 }
 
-/// Which units make a pair that turns together under rotary position embeddings.
+/// The layout of the pairs that rotary position embeddings rotate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pairs {
@@ -75,17 +76,17 @@ pub enum Pairs {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// What messages and files call it.
+    /// The name in messages and files.
     pub name: String,
-    /// The built-in spec that this one adds to: groups and sizes of the same key replace that
-    /// one's, tensors come first.
+    /// The built-in spec that this one extends. Groups and sizes of the same key are replaced;
+    /// tensor rules of this spec come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extends: Option<String>,
-    /// Which models it is for.
+    /// The models that the spec is for.
     #[serde(default, rename = "match", skip_serializing_if = "Matching::is_empty")]
     pub matching: Matching,
-    /// What `{prefix}` in tensor names may stand for; the one under which most tensors are known is
-    /// taken.
+    /// The possible values of `{prefix}` in tensor names; the one under which most tensors match is
+    /// used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<String>,
     /// Numbers of units by name.
@@ -94,34 +95,34 @@ pub struct Spec {
     /// The groups by key.
     #[serde(default)]
     pub groups: IndexMap<String, GroupRule>,
-    /// What acts on which tensor.
+    /// The rules that assign groups to tensors.
     #[serde(default)]
     pub tensors: Vec<TensorRule>,
-    /// Names of tensors that are one in the model; they must have the same symmetries.
+    /// Pairs of names for one shared tensor; both must have the same symmetries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tied: Vec<[String; 2]>,
-    /// Which weights of norms may go into what reads the normalised stream.
+    /// The norm weights that may be folded into the matrices that read the normalised stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<FoldRule>,
 }
 
-/// How the weights of norms are folded into the matrices that read what they normalise.
+/// The rule for folding norm weights into the matrices that read the normalised stream.
 ///
-/// A spec that extends another adds to its rule: what is given replaces that one's, norms and
+/// In a spec that extends another, the given fields replace those of the other; its norms and
 /// embeddings come first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldRule {
-    /// Why this must not be done with these models.
+    /// The reason why these models must not be folded, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub never: Option<String>,
-    /// What the norms add to their weights before they multiply: 0, or 1 for Gemma's.
+    /// The number that the norms add to their weights before they multiply: 0, or 1 for Gemma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u8>,
-    /// Tensors whose rows are put into the residual stream as they are.
+    /// Tensors whose rows enter the residual stream unchanged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub embeddings: Vec<String>,
-    /// The head, which is made of the embeddings where it is tied to them.
+    /// The head, which is made from the embeddings where the two are tied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadRule>,
     /// The norms.
@@ -133,34 +134,34 @@ pub struct FoldRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadRule {
-    /// Its name.
+    /// The name of the head.
     pub name: String,
-    /// The tensor that stands for it where it is tied.
+    /// The tensor that is used for a tied head.
     pub embeddings: String,
 }
 
-/// A norm and what reads its output.
+/// A norm and the matrices that read its output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NormRule {
-    /// Its weight.
+    /// The name of the norm's weight.
     pub norm: String,
-    /// The matrices that it goes into, whose placeholders are at least its own; those that a model
-    /// lacks count for nothing.
+    /// The matrices that take in the weight. Their names have at least the norm's placeholders;
+    /// matrices that a model lacks are ignored.
     pub into: Vec<String>,
 }
 
-/// Which models a built-in spec is for.
+/// The models that a built-in spec is for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Matching {
     /// Values of `model_type` in config.json.
     #[serde(default)]
     pub model_types: Vec<String>,
-    /// Values in `architectures` in config.json, for configs without a model type.
+    /// Values of `architectures` in config.json, for configs without a model type.
     #[serde(default)]
     pub architectures: Vec<String>,
-    /// Tensors that a model without a config has.
+    /// Tensors that identify a model without a config.
     #[serde(default)]
     pub tensors: Vec<String>,
 }
@@ -175,7 +176,7 @@ impl Matching {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Size {
-    /// As it is.
+    /// A number.
     Number(u32),
     /// An expression over config.json and other sizes.
     Text(String),
@@ -185,41 +186,41 @@ pub enum Size {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupRule {
-    /// Its name, with placeholders; the key when it is left out.
+    /// The name, with placeholders; the key by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// How many units; what the tensors' shapes leave when it is left out.
+    /// The number of units; by default it follows from the tensors' shapes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Size>,
-    /// The group for each of whose units there is an element of its own.
+    /// The enclosing group: this group has one element for each of its units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<String>,
-    /// What keeps the function.
+    /// The changes that keep the function.
     pub allows: Vec<Allowed>,
-    /// Which units make a pair.
+    /// The layout of pairs, for groups of pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<Pairs>,
-    /// Exists only where a later tensor reads it.
+    /// True if the group exists only where a later tensor reads it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub chain: bool,
-    /// These are the units of the residual stream, which all blocks share.
+    /// True for the units of the residual stream, which all blocks share.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub residual: bool,
 }
 
-/// What acts on the tensors of a name.
+/// The groups that act on the tensors of some names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRule {
-    /// Their names.
+    /// The names of the tensors.
     pub name: Names,
-    /// What acts on each axis.
+    /// The groups that act on each axis.
     pub axes: Axes,
     /// Placeholders that are themselves an axis, such as the number of an expert, and the group
     /// that acts on it.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub index: IndexMap<String, String>,
-    /// Holds only when this tensor is there.
+    /// A tensor that must exist for the rule to apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
 }
@@ -243,11 +244,11 @@ impl Names {
     }
 }
 
-/// What acts on the axes of a tensor.
+/// The groups that act on a tensor's axes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Axes {
-    /// `fixed`: nothing, whatever its rank.
+    /// `fixed`: nothing acts, whatever the rank.
     All(FixedWord),
     /// An expression for each axis.
     Each(Vec<String>),

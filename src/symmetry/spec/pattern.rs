@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The numbers that a name stands under, by placeholder.
+/// The numbers in a name, by placeholder.
 pub type Bindings = BTreeMap<String, u64>;
 
 /// A name with placeholders.
@@ -12,7 +12,7 @@ pub struct Pattern(Vec<Piece>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Text(String),
-    /// A number, of any value or of this one.
+    /// A number: any, or this one.
     Number(String, Option<u64>),
 }
 
@@ -21,7 +21,7 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong.
+    /// A sentence that states the fault.
     pub fn parse(text: &str, prefix: &str) -> Result<Self, String> {
         let whole = text.replace("{prefix}", prefix);
         let mut pieces = Vec::new();
@@ -63,7 +63,7 @@ impl Pattern {
         Ok(Self(pieces))
     }
 
-    /// The placeholders' numbers, when `name` has this form.
+    /// Returns the placeholders' numbers if `name` matches the pattern.
     pub fn bind(&self, name: &str) -> Option<Bindings> {
         let mut bindings = Bindings::new();
         let mut rest = name;
@@ -75,7 +75,7 @@ impl Pattern {
                         .find(|c: char| !c.is_ascii_digit())
                         .unwrap_or(rest.len());
                     let digits = &rest[..len];
-                    // A leading zero would make two names of one number.
+                    // A leading zero would give one number two names.
                     if digits.len() > 1 && digits.starts_with('0') {
                         return None;
                     }
@@ -93,7 +93,7 @@ impl Pattern {
         rest.is_empty().then_some(bindings)
     }
 
-    /// The name with these numbers; `None` when one is missing.
+    /// Builds the name with these numbers; `None` when one is missing.
     pub fn fill(&self, bindings: &Bindings) -> Option<String> {
         let mut name = String::new();
         for piece in &self.0 {
@@ -105,7 +105,8 @@ impl Pattern {
         Some(name)
     }
 
-    /// What stands before and behind the number of placeholder `key`, the others filled in.
+    /// Returns the text before and after the number of placeholder `key`, with the others filled
+    /// in.
     pub fn around(&self, key: &str, bindings: &Bindings) -> Option<(String, String)> {
         let at = self
             .0
@@ -116,7 +117,7 @@ impl Pattern {
         Some((before, after))
     }
 
-    /// The placeholders, in order.
+    /// Returns the placeholders in order.
     pub fn placeholders(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.iter().filter_map(|piece| match piece {
             Piece::Number(key, _) => Some(key.as_str()),

@@ -1,4 +1,4 @@
-//! Reading a spec from text, and putting it on top of the one that it extends.
+//! Reads a spec from text and merges it over the spec that it extends.
 
 use std::fs;
 use std::io::Read as _;
@@ -10,28 +10,28 @@ use crate::error::{Error, Kind, Result};
 /// The largest spec that is read.
 pub const MAX_SPEC_BYTES: usize = 4 << 20;
 
-/// YAML nodes, replayed aliases included, that a spec may have.
+/// The most YAML nodes in a spec, replayed aliases included.
 const MAX_NODES: usize = 100_000;
 
-/// Specs may stand on one another this high.
+/// The most levels of `extends`.
 const MAX_LEVELS: usize = 8;
 
 impl Spec {
-    /// The spec in `text`, YAML or JSON, which messages call `name`, with all that it extends.
+    /// Parses `text`, YAML or JSON, and resolves `extends`. Messages call the spec `name`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] for text that is no spec or extends what does not exist.
+    /// [`Kind::Recipe`] when the text is not a spec or extends an unknown one.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         let spec = read(text, name)?;
         spec.standing_on(name, MAX_LEVELS)
     }
 
-    /// The spec in the file `path`.
+    /// Reads the spec in the file `path`.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] when it cannot be read, and as [`Spec::parse`].
+    /// [`Kind::Recipe`] when the file cannot be read, and the errors of [`Spec::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let mut bytes = Vec::new();

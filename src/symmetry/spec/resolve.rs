@@ -1,4 +1,4 @@
-//! A spec on one model: rules matched to tensors, groups made, sizes worked out and checked.
+//! Resolves a spec on one model: matches rules to tensors, makes groups, computes and checks sizes.
 
 mod instances;
 mod sizes;
@@ -16,22 +16,22 @@ use crate::error::{Error, Kind, Result};
 use crate::symmetry::fold::Folding;
 use crate::symmetry::{Group, NameAxis, Node, Symmetries, TensorSymmetry};
 
-/// How many tensors an error lists before it only counts.
+/// The most tensors that an error lists by name; the rest are counted.
 const LISTED: usize = 5;
 
-/// The most units of a group: more than any layer has, and what 32 bits can number.
+/// The most units of a group: more than any layer has, and within 32 bits.
 const MOST_UNITS: u64 = 1 << 26;
 
-/// A rule, ready to be matched.
+/// A parsed rule.
 struct Rule<'a> {
     patterns: Vec<Pattern>,
-    /// An expression an axis; `None` when nothing acts, whatever the rank.
+    /// One expression per axis; `None` when nothing acts, whatever the rank.
     axes: Option<Vec<AxisExpression>>,
     source: &'a TensorRule,
     when: Option<Pattern>,
 }
 
-/// A tensor and the rule that holds for it.
+/// A tensor and the rule that applies to it.
 struct Matched<'a> {
     name: &'a str,
     shape: &'a [u64],
@@ -40,26 +40,25 @@ struct Matched<'a> {
     bindings: Bindings,
 }
 
-/// What is known while a spec is resolved.
+/// The state while a spec is resolved.
 struct Resolver<'a> {
     spec: &'a Spec,
     rules: Vec<Rule<'a>>,
     instances: Instances,
     sizes: IndexMap<String, f64>,
     config: Option<&'a Value>,
-    /// For each group its size, once known.
+    /// The size of each group, once known.
     units: Vec<Option<u64>>,
     groups: IndexMap<String, Group>,
 }
 
 impl Spec {
-    /// The symmetries that this spec gives a model of these tensors.
+    /// Resolves this spec on a model with these tensors.
     ///
     /// # Errors
     ///
-    /// [`Kind::Recipe`] when the spec contradicts itself; [`Kind::Mismatch`] when it does not know
-    /// a tensor of the model, when sizes do not fit the shapes, or when something acts in one place
-    /// only.
+    /// [`Kind::Recipe`] when the spec contradicts itself; [`Kind::Mismatch`] when no rule matches a
+    /// tensor, when sizes do not fit the shapes, or when a group acts in one place only.
     pub fn resolve(
         &self,
         shapes: &IndexMap<String, Vec<u64>>,
@@ -102,7 +101,7 @@ impl Spec {
         Error::new(Kind::Recipe, "cannot use spec", &self.name, cause.into())
     }
 
-    /// Checks what can be checked without a model.
+    /// Checks the spec as far as possible without a model.
     fn check(&self) -> Result<()> {
         for (key, group) in &self.groups {
             let refused =
@@ -151,7 +150,7 @@ impl Spec {
         Ok(())
     }
 
-    /// The prefix under which most tensors are known.
+    /// Finds the prefix under which rules match most tensors.
     fn prefix(&self, shapes: &IndexMap<String, Vec<u64>>) -> Result<&str> {
         let mut best = (0, "");
         for (at, prefix) in self.prefixes.iter().enumerate() {
@@ -247,7 +246,7 @@ impl Spec {
     }
 }
 
-/// The first rule for a tensor of this name and rank.
+/// Finds the first rule for a tensor of this name and rank.
 fn fitting(
     rules: &[Rule<'_>],
     name: &str,
@@ -361,8 +360,9 @@ impl Resolver<'_> {
         })
     }
 
-    /// The group of this key and these numbers, made when it is met first; `None` when it has no
-    /// units, such as what rotary embeddings leave over when they turn whole heads.
+    /// Returns the group of this key and these numbers, and makes it on first use. `None` when it
+    /// has no units, such as the unrotated rest of a head when rotary embeddings rotate whole
+    /// heads.
     fn group(&mut self, key: &str, bindings: &Bindings) -> Result<Option<usize>> {
         let rule = &self.spec.groups[key];
         let name = instances::name_of(self.spec, key, bindings)?;
@@ -411,7 +411,7 @@ impl Resolver<'_> {
         for (index, (_, mut group)) in self.groups.drain(..).enumerate() {
             group.units =
                 usize::try_from(self.units[index].unwrap_or(0)).expect("bounded by the most units");
-            // NOTE: a group is made after the one it lies within, so that one's copies are known.
+            // NOTE: the enclosing group was made first, so its copies are known.
             group.copies = group
                 .within
                 .map_or(1, |outer| groups[outer].copies * groups[outer].units);
@@ -434,5 +434,5 @@ fn group_of(key: &str, name: &str, rule: &GroupRule, within: Option<usize>) -> G
     }
 }
 
-/// Numbers that a group's instances have, by what its other placeholders are.
+/// The numbers of a group's instances, by group key and the values of its other placeholders.
 type Numbers = HashMap<(String, Bindings), std::collections::BTreeSet<u64>>;

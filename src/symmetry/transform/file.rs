@@ -7,11 +7,10 @@
 //! | `<group>.rotation` | F64 | `[pairs]` or `[copies, pairs]` | radians |
 //! | `<group>.map` | F64 | `[units, units]` | orthogonal; `new = map · old`, of a folded residual stream only |
 //!
-//! What a group lacks does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version`
-//! (`1`), `spec`, and `model`, the fingerprint of the model that is to be transformed; `folded`
-//! (`true`) when the weights of its norms are to be folded first; other keys are for whoever made
-//! the file. The integers are I32 because that is what torch and numpy index with; no group has
-//! 2^31 units.
+//! A missing tensor does nothing. `__metadata__` holds `format` (`thalweg-transform`), `version`
+//! (`1`), `spec`, `model`, the fingerprint of the model to transform, and `folded` (`true`) when
+//! its norm weights are to be folded first; other keys are notes of the program that made the file.
+//! The integers are I32 because that is what torch and numpy index with; no group has 2^31 units.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -35,29 +34,29 @@ use crate::symmetry::{Group, Symmetries};
 const FORMAT: &str = "thalweg-transform";
 /// `version` in the metadata.
 const VERSION: &str = "1";
-/// The keys that have a meaning of their own.
+/// The reserved keys.
 const KEYS: [&str; 4] = ["format", "version", "spec", "model"];
-/// `true` when norms are folded; not there when they are not.
+/// `true` when norms are folded; absent otherwise.
 const FOLDED: &str = "folded";
 
-/// A transform with what it was made for.
+/// A transform with the model that it was made for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TransformFile {
     /// The transform.
     pub transform: Transform,
-    /// The fingerprint of the model that is to be transformed.
+    /// The fingerprint of the model to transform.
     pub model: String,
-    /// What else the maker says, such as gains and certificates.
+    /// Notes of the program that made the file, such as gains and certificates.
     pub notes: IndexMap<String, String>,
 }
 
 impl TransformFile {
-    /// Whether the file `path` is a transform, and if so, whether it is one of a model whose norms
-    /// are folded.
+    /// Tells if the transform in the file `path` is for a model whose norms are folded; `None` when
+    /// the file is not a transform.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
+    /// When the file cannot be opened.
     pub fn is_folded(path: &Path) -> Result<Option<bool>> {
         let stored = Checkpoint::open(path)?;
         let said = |key: &str| Some(stored.files().first()?.metadata.get(key)?.as_str());
@@ -68,8 +67,8 @@ impl TransformFile {
     ///
     /// # Errors
     ///
-    /// No transform file, one of another version or spec, groups that the model does not have, and
-    /// elements that do not fit their groups.
+    /// Fails when the file is not a transform, has another version or spec, names groups that the
+    /// model lacks, or has elements that do not fit their groups.
     pub fn read(path: &Path, symmetries: &Symmetries) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
         let refused = |cause: String| {
@@ -152,17 +151,17 @@ impl TransformFile {
         })
     }
 
-    /// The file's bytes; the same transform and notes have the same.
+    /// Encodes the file; equal transforms and notes give equal bytes.
     ///
     /// # Errors
     ///
-    /// [`Kind::Io`] when the notes take more than a header may have.
+    /// [`Kind::Io`] when the notes do not fit in a header.
     pub fn to_bytes(&self, symmetries: &Symmetries) -> Result<Vec<u8>> {
         let mut parts = Vec::new();
         for (group, element) in symmetries.groups.iter().zip(self.transform.elements()) {
             parts.extend(stored(group, element));
         }
-        // Wide elements first: safetensors allows no holes, and none may be misaligned.
+        // Wide elements first: safetensors allows neither gaps nor misaligned tensors.
         parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.dtype.bitsize()));
         let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
         let own = KEYS
@@ -198,7 +197,7 @@ impl TransformFile {
         Ok(bytes)
     }
 
-    /// Writes the file `path`: under another name first, renamed when it is whole and durable.
+    /// Writes the file `path` under another name and renames it once it is complete and durable.
     ///
     /// # Errors
     ///
@@ -223,13 +222,13 @@ impl TransformFile {
     }
 }
 
-/// The header of a safetensors file with these tensors, the notes in their order.
+/// Encodes the header of a safetensors file with these tensors, notes in order.
 fn header(
     metadata: serde_json::Map<String, Value>,
     parts: &[(String, Part)],
 ) -> Result<Vec<u8>, serde_json::Error> {
-    // NOTE: the safetensors crate keeps metadata in a hash map, so that they would come out in a
-    // random order.
+    // NOTE: the safetensors crate keeps metadata in a hash map, which would write them in random
+    // order.
     let mut entries =
         serde_json::Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
     let mut at = 0;
@@ -248,7 +247,7 @@ fn header(
     Ok(json)
 }
 
-/// Checks type and shape before anything is read.
+/// Checks type and shape before elements are read.
 fn expected(group: &Group, part: &str, entry: &TensorEntry) -> Result<(), String> {
     let (dtype, shape) = match part {
         "permutation" => (Dtype::I32, shape(group, group.units)),

@@ -11,13 +11,13 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 
-/// How far from orthogonal a map may be: the largest entry of |Q Qᵀ - 1|. What a map is off by, the
-/// function is changed by; rounding an orthogonal matrix to f32 costs a few 1e-8.
+/// The largest deviation of a map from orthogonal: the largest entry of |Q Qᵀ - 1|. The function
+/// changes by as much; rounding an orthogonal matrix to f32 costs a few 1e-8.
 pub const TOLERANCE: f64 = 1e-6;
 
-/// The name of the map in a file that holds more than it.
+/// The name of the map in a file that holds other tensors too.
 const NAME: &str = "residual.map";
-/// Rows that are checked at a time.
+/// The rows that are checked at a time.
 const BLOCK: usize = 64;
 /// The largest map that is read: 2^15 units of f64 are 8 GiB.
 const MOST_UNITS: u64 = 1 << 15;
@@ -30,12 +30,11 @@ pub struct OrthogonalMap {
 }
 
 impl OrthogonalMap {
-    /// The map with these row-major elements.
+    /// Makes a map from row-major elements.
     ///
     /// # Errors
     ///
-    /// A sentence that says what is wrong: another number of elements, or by how much they are not
-    /// orthogonal.
+    /// A sentence that states the fault: the number of elements, or the deviation from orthogonal.
     pub fn new(size: usize, elements: Vec<f64>) -> Result<Self, String> {
         if elements.len() != size * size {
             return Err(format!(
@@ -64,12 +63,12 @@ impl OrthogonalMap {
         Ok(map)
     }
 
-    /// Whether the file `path` holds what could be a map: one square matrix, or something called
+    /// True if the file `path` may hold a map: its only tensor is a square matrix, or one is called
     /// `residual.map`.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
+    /// When the file cannot be opened.
     pub fn may_be_in(path: &Path) -> Result<bool> {
         let stored = Checkpoint::open(path)?;
         let square =
@@ -83,7 +82,7 @@ impl OrthogonalMap {
     ///
     /// # Errors
     ///
-    /// [`Kind::Input`] when there is no such tensor in the file or it is not orthogonal.
+    /// [`Kind::Input`] when the file has no such tensor or the matrix is not orthogonal.
     pub fn read(path: &Path, size: usize) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
         let refused = |cause: String| {
@@ -112,22 +111,22 @@ impl OrthogonalMap {
         })
     }
 
-    /// Whether this is a copy of the other, which is known without comparing.
+    /// True if both share their elements in memory; elements are not compared.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.elements, &other.elements)
     }
 
-    /// Rows, and columns.
+    /// Returns the number of rows, which is also that of columns.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The elements, row by row.
+    /// Returns the elements, row by row.
     pub fn elements(&self) -> &[f64] {
         &self.elements
     }
 
-    /// The map that undoes this one.
+    /// Returns the transposed map, which undoes this one.
     #[must_use]
     pub fn transposed(&self) -> Self {
         let size = self.size;
@@ -138,7 +137,7 @@ impl OrthogonalMap {
         }
     }
 
-    /// `first`, then this one: the product self · first.
+    /// Composes `first` with this map, which acts second: the product self · first.
     ///
     /// # Panics
     ///
@@ -167,7 +166,7 @@ impl OrthogonalMap {
         }
     }
 
-    /// The largest entry of |Q Qᵀ - 1|, with its row and column.
+    /// Finds the largest entry of |Q Qᵀ - 1|, with its row and column.
     pub fn deviation(&self) -> (f64, usize, usize) {
         let mut worst = (0.0, 0, 0);
         let mut block = Mat::<f64>::zeros(BLOCK.min(self.size), self.size);

@@ -1,8 +1,8 @@
 //! An element of every group of a model: orders, signs, angles.
 //!
-//! Applying one gives `new[i] = sign[i] · old[permutation[i]]`; of a pair (x, y) turned by θ it
-//! gives (x cos θ - y sin θ, x sin θ + y cos θ), and the pair's sign on top. What a group `within`
-//! another does is numbered by the *new* place of the outer unit: `new[k, i] = old[outer[k],
+//! Applying one gives `new[i] = sign[i] · old[permutation[i]]`; a pair (x, y) turned by θ becomes
+//! (x cos θ - y sin θ, x sin θ + y cos θ), times the pair's sign. Elements of a group `within`
+//! another are numbered by the *new* place of the outer unit: `new[k, i] = old[outer[k],
 //! permutation[k][i]]`.
 
 mod file;
@@ -18,30 +18,31 @@ use super::spec::Allowed;
 use super::symmetries::{Group, Symmetries};
 use crate::error::{Error, Kind, Result};
 
-/// An element of one group, all copies behind one another; what is empty does nothing.
+/// An element of one group, with all copies one after the other. An empty field does nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Element {
-    /// For each new unit, the old one; counted from 0 in each copy.
+    /// The old unit of each new unit, counted from 0 in each copy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permutation: Vec<u32>,
-    /// For each new unit, or each pair, whether its sign is flipped.
+    /// True for each new unit, or each pair, whose sign is flipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub negative: Vec<bool>,
-    /// For each pair, the angle by which it is turned, in radians.
+    /// The rotation angle of each pair, in radians.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub angle: Vec<f64>,
-    /// The map of all units at once, instead of the others; records do not hold it, files do.
+    /// A map of all units at once, which replaces the other fields. Transform files hold it;
+    /// serialised records do not.
     #[serde(skip)]
     pub map: Option<OrthogonalMap>,
 }
 
 impl Element {
-    /// Whether it does nothing.
+    /// True if it does nothing.
     pub fn is_identity(&self, units: usize) -> bool {
         self.map.is_none() && self.is_in_place(units)
     }
 
-    /// Whether every unit by itself stays as it is; a map of all at once may still act.
+    /// True if no unit is moved, flipped or turned; a map of all units may still act.
     pub fn is_in_place(&self, units: usize) -> bool {
         let in_order = |copy: &[u32]| {
             copy.iter()
@@ -53,14 +54,14 @@ impl Element {
             && self.angle.iter().all(|angle| *angle == 0.0)
     }
 
-    /// The old unit for new unit `unit` of copy `copy`.
+    /// Returns the old unit for new unit `unit` of copy `copy`.
     pub fn unit(&self, group: &Group, copy: usize, unit: usize) -> usize {
         self.permutation
             .get(copy * group.units + unit)
             .map_or(unit, |&old| old as usize)
     }
 
-    /// Whether sign `at` of copy `copy` is flipped.
+    /// True if sign `at` of copy `copy` is flipped.
     pub fn is_negative(&self, group: &Group, copy: usize, at: usize) -> bool {
         self.negative
             .get(copy * group.sign_count() + at)
@@ -68,7 +69,7 @@ impl Element {
             .unwrap_or(false)
     }
 
-    /// The map, or the order and signs as one.
+    /// Returns the map, or builds one from order and signs.
     fn as_map(&self, group: &Group) -> OrthogonalMap {
         self.map.clone().unwrap_or_else(|| {
             let mut elements = vec![0.0; group.units * group.units];
@@ -84,7 +85,7 @@ impl Element {
         })
     }
 
-    /// The angle of pair `pair` of copy `copy`.
+    /// Returns the angle of pair `pair` of copy `copy`.
     pub fn angle_of(&self, group: &Group, copy: usize, pair: usize) -> f64 {
         self.angle
             .get(copy * group.pair_count() + pair)
@@ -100,19 +101,19 @@ pub struct Transform {
 }
 
 impl Transform {
-    /// The one that does nothing.
+    /// Makes the transform that does nothing.
     pub fn identity(symmetries: &Symmetries) -> Self {
         Self {
             elements: vec![Element::default(); symmetries.groups.len()],
         }
     }
 
-    /// The one of these elements, one for each group.
+    /// Makes a transform from one element per group.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when an element does not fit its group: other sizes, no permutation,
-    /// something not allowed.
+    /// [`Kind::Mismatch`] when an element does not fit its group: wrong sizes, not a permutation,
+    /// or a change that the group does not allow.
     pub fn new(symmetries: &Symmetries, elements: Vec<Element>) -> Result<Self> {
         if elements.len() != symmetries.groups.len() {
             let cause = format!(
@@ -135,23 +136,23 @@ impl Transform {
         Ok(Self { elements })
     }
 
-    /// The element of each group.
+    /// Returns the element of each group.
     pub fn elements(&self) -> &[Element] {
         &self.elements
     }
 
-    /// The same with another element of one group.
+    /// Replaces the element of one group.
     ///
     /// # Errors
     ///
-    /// As [`Transform::new`].
+    /// Those of [`Transform::new`].
     pub fn with(mut self, symmetries: &Symmetries, group: usize, element: Element) -> Result<Self> {
         check(&symmetries.groups[group], &element)?;
         self.elements[group] = element;
         Ok(self)
     }
 
-    /// Whether it does nothing.
+    /// True if it does nothing.
     pub fn is_identity(&self, symmetries: &Symmetries) -> bool {
         let pairs = symmetries.groups.iter().zip(&self.elements);
         pairs
@@ -159,7 +160,7 @@ impl Transform {
             .all(|(group, element)| element.is_identity(group.units))
     }
 
-    /// About how many bytes of memory this takes.
+    /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
         let element = |element: &Element| {
             let map = element.map.as_ref().map_or(0, |map| map.elements().len());
@@ -171,16 +172,16 @@ impl Transform {
         self.elements.iter().map(element).sum::<usize>() as u64
     }
 
-    /// This one first, `then` the other.
+    /// Composes this transform with `then`, which acts second.
     ///
-    /// Signs and orders are composed exactly; angles are added, maps multiplied in f64.
+    /// Signs and orders are composed exactly; angles are added and maps multiplied in f64.
     #[must_use]
     pub fn compose(&self, symmetries: &Symmetries, then: &Self) -> Self {
         let groups = &symmetries.groups;
         let element = |(index, group): (usize, &Group)| {
             let (first, second) = (&self.elements[index], &then.elements[index]);
             if first.map.is_some() || second.map.is_some() {
-                // Nothing is multiplied, and so rounded, by what does nothing.
+                // An identity is not multiplied in, so it causes no rounding.
                 if first.is_identity(group.units) || second.is_identity(group.units) {
                     return if first.map.is_some() {
                         first.clone()
@@ -222,7 +223,7 @@ impl Transform {
         }
     }
 
-    /// The one that undoes this one.
+    /// Returns the transform that undoes this one.
     #[must_use]
     pub fn inverse(&self, symmetries: &Symmetries) -> Self {
         let groups = &symmetries.groups;
@@ -276,7 +277,8 @@ impl Transform {
         }
     }
 
-    /// The old place of what is copy `copy` of a group: its outer group has moved it.
+    /// Returns the old index of copy `copy` of a group, which moves with the units of its outer
+    /// group.
     pub fn old_copy(&self, groups: &[Group], group: usize, copy: usize) -> usize {
         let Some(outer) = groups[group].within else {
             return copy;
@@ -288,7 +290,7 @@ impl Transform {
     }
 }
 
-/// Leaves out what does nothing.
+/// Empties the fields that do nothing.
 fn simplified(mut element: Element, group: &Group) -> Element {
     let units = group.units.max(1);
     if element

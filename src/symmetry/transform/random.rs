@@ -1,4 +1,4 @@
-//! Random elements of every group: what tests and planted experiments start from.
+//! Random elements of every group, for tests and planted experiments.
 
 use super::{Element, OrthogonalMap, Transform, number};
 use crate::random::SplitMix;
@@ -6,15 +6,16 @@ use crate::symmetry::spec::Allowed;
 use crate::symmetry::{Group, Symmetries};
 
 impl Transform {
-    /// A random element of every group, the same for the same seed and groups on every machine.
+    /// Draws an element of every group; the same seed and groups give the same one on every
+    /// machine.
     ///
-    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform in the circle; where any
-    /// orthogonal map is allowed, there is one instead of these, of random rows that are made
-    /// orthogonal one after the other (Gram-Schmidt).
+    /// Orders are uniform (Fisher-Yates), signs fair, angles uniform on the circle. Where a group
+    /// allows any orthogonal map, it gets one instead: random rows, orthogonalised one by one
+    /// (Gram-Schmidt).
     pub fn random(symmetries: &Symmetries, seed: u64) -> Self {
         let elements = symmetries.groups.iter().enumerate().map(|(index, group)| {
-            // Each group has a stream of its own, so that its element does not depend on what comes
-            // before.
+            // Each group has its own random stream, so its element does not depend on earlier
+            // groups.
             let state = seed.wrapping_add((index as u64).wrapping_mul(0xd134_2543_de82_ef95));
             let mut random = SplitMix::from_state(state);
             random.next_bits();

@@ -1,4 +1,4 @@
-//! Which instances of a group there are, and which of them an axis means.
+//! The instances of each group, and the choice of the one that an axis names.
 
 use std::collections::HashSet;
 
@@ -8,14 +8,14 @@ use crate::symmetry::spec::Spec;
 use crate::symmetry::spec::expression::{GroupReference, Which};
 use crate::symmetry::spec::pattern::{Bindings, Pattern};
 
-/// The instances that tensors name as their own, and those of chains that are read by others.
+/// The instances that tensors name as their own, and the chain instances that other tensors read.
 pub(super) struct Instances {
     numbers: Numbers,
     read: HashSet<String>,
 }
 
 impl Instances {
-    /// Looks through all axes of all tensors.
+    /// Collects the instances from all axes of all tensors.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl Instances {
         Ok(instances)
     }
 
-    /// The numbers of the instance that is meant; `None` when there is none, so that nothing acts.
+    /// Returns the numbers of the instance that an axis names; `None` when nothing acts there.
     ///
     /// # Errors
     ///
@@ -77,8 +77,8 @@ impl Instances {
     ) -> Result<Option<Bindings>> {
         let chain = spec.groups[&reference.group].chain;
         let Some(bindings) = self.meant(spec, reference, own)? else {
-            // Before the first link of a chain stands the input; of anything else an instance that
-            // is missed is a fault.
+            // The input comes before the first link of a chain. In any other group a missing
+            // instance is an error.
             let missed = || {
                 spec.error(format!(
                     "`{}` has no instance before or at {own:?}",
@@ -127,7 +127,7 @@ impl Instances {
     }
 }
 
-/// The name of the instance with these numbers.
+/// Builds the name of the instance with these numbers.
 pub(super) fn name_of(spec: &Spec, key: &str, bindings: &Bindings) -> Result<String> {
     template(spec, key)?.fill(bindings).ok_or_else(|| {
         spec.error(format!(
@@ -148,7 +148,7 @@ fn last_placeholder(spec: &Spec, key: &str) -> Result<Option<String>> {
         .map(str::to_owned))
 }
 
-/// The numbers that a group's name takes besides the last placeholder's, and the last one.
+/// Splits the numbers in a group's name into those before the last placeholder and the last one.
 fn split(spec: &Spec, key: &str, bindings: &Bindings) -> Result<(Bindings, Option<u64>)> {
     let template = template(spec, key)?;
     let Some(last) = template.placeholders().next_back() else {

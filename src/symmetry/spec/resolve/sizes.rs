@@ -1,4 +1,4 @@
-//! How many units each group has: from the spec's sizes, and from what the tensors' shapes leave.
+//! The number of units of each group: from the spec's sizes, or solved from the tensors' shapes.
 
 use indexmap::IndexMap;
 
@@ -8,7 +8,7 @@ use crate::symmetry::spec::Size;
 use crate::symmetry::spec::expression::{SizeExpression, config_number};
 use crate::symmetry::{Node, TensorSymmetry};
 
-/// What of an axis is not known yet, and may be worked out from its length.
+/// An unknown size on an axis, which may follow from the axis length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unknown {
     Group(usize),
@@ -16,7 +16,7 @@ enum Unknown {
 }
 
 impl Resolver<'_> {
-    /// The value of a size that group `name` asks for.
+    /// Evaluates a size for group `name`.
     pub(super) fn size(&mut self, size: &Size, name: &str) -> Result<u64> {
         let value = match size {
             Size::Number(number) => f64::from(*number),
@@ -28,7 +28,7 @@ impl Resolver<'_> {
             reason = "checked to lie in the range"
         )]
         let units = value as u64;
-        // A fraction of a head that rotary embeddings turn is rounded down, as models do.
+        // A rotary fraction of a head is rounded down, as models do.
         if (0.0..=67_108_864.0).contains(&value) && units <= MOST_UNITS {
             return Ok(units);
         }
@@ -85,7 +85,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// Works out what follows from the tensors' shapes, and checks that everything fits them.
+    /// Solves the unknown sizes from the tensors' shapes and checks every axis length.
     pub(super) fn work_out_sizes(
         &mut self,
         tensors: &mut IndexMap<String, TensorSymmetry>,
@@ -138,7 +138,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Adds what of `node` is not known, each once.
+/// Adds the unknown sizes in `node`, each once.
 fn unknown_of(node: &Node, units: &[Option<u64>], found: &mut Vec<Unknown>) {
     let mut add = |unknown| {
         if !found.contains(&unknown) {
@@ -155,7 +155,7 @@ fn unknown_of(node: &Node, units: &[Option<u64>], found: &mut Vec<Unknown>) {
     }
 }
 
-/// The length of an axis when everything unknown has the size `unknown`.
+/// Returns the length of an axis if every unknown part has the size `unknown`.
 fn length(node: &Node, units: &[Option<u64>], unknown: u64) -> u64 {
     match node {
         Node::Fixed(0) => unknown,
@@ -170,8 +170,8 @@ fn length(node: &Node, units: &[Option<u64>], unknown: u64) -> u64 {
     }
 }
 
-/// The size that whatever is unknown must have for the axis to be `len` long; the length is linear
-/// in it.
+/// Solves for the unknown size that makes the axis `len` long; `None` if no whole size does. The
+/// length is linear in it.
 fn solved(node: &Node, units: &[Option<u64>], len: u64) -> Option<u64> {
     let (none, one) = (length(node, units, 0), length(node, units, 1));
     let (left, slope) = (len.checked_sub(none)?, one.checked_sub(none)?);
@@ -179,7 +179,7 @@ fn solved(node: &Node, units: &[Option<u64>], len: u64) -> Option<u64> {
     (length(node, units, size) == len).then_some(size)
 }
 
-/// Gives every fixed part without a size this one.
+/// Gives this size to every fixed part that has none.
 fn fill_in(node: &mut Node, size: u64) {
     match node {
         Node::Fixed(own @ 0) => *own = size,
