@@ -1,10 +1,9 @@
-//! A tensor of the transformed model, read from the files of the original: any range of its
-//! elements at any time.
+//! A tensor of the transformed model, read from the original's files in any range of elements.
 //!
-//! Reordered rows are copied as runs of bytes, neighbours that stay neighbours with one read;
+//! Reordered rows are copied as runs of bytes, with one read for neighbours that stay neighbours;
 //! reordered columns are gathered from whole rows. A sign flips the sign bit and nothing else.
-//! Where pairs are turned the elements are given as f64, so that whoever uses them rounds once.
-//! Nothing larger than a few rows is held.
+//! Where pairs are turned the elements are f64, so they are rounded only once, by the caller.
+//! Memory holds a few rows at most.
 
 use std::ops::Range;
 
@@ -18,10 +17,10 @@ use super::mix::{Axis, Making, Mix, Size};
 use super::moves::{BATCH_BYTES, Moves};
 use super::{Below, Reading, View};
 
-/// Runs of fewer bytes than this are gathered from memory, not read one by one.
+/// The shortest run, in bytes, that is read by itself; shorter ones are gathered from memory.
 const RUN_BYTES: u64 = 256;
 
-/// How a tensor's elements come out of another's.
+/// The view of one tensor of a transformed model.
 #[derive(Debug, Clone)]
 pub struct Aligned {
     alignment: Alignment,
@@ -31,34 +30,33 @@ pub struct Aligned {
     making: Option<Making>,
 }
 
-/// Where each element of a transformed tensor comes from, worked out, with the memory that reading
-/// it takes.
+/// The computed source of each element of a transformed tensor, with the buffers for reading.
 pub struct Gather {
     moves: Moves,
     mix: Option<Mix>,
 }
 
-/// A tensor as rows of cells: an innermost axis whose cells are gathered, everything before it
+/// A tensor as rows of cells: an innermost axis whose cells are gathered, with all axes before it
 /// flattened to rows.
 struct Rows {
-    /// How many axes make up the rows.
+    /// The number of axes that make up the rows.
     axes: usize,
-    /// Whether the axis behind them is one of cells that are gathered.
+    /// True if the next axis has cells that are gathered.
     gathered: bool,
-    /// Cells of a row.
+    /// The cells of a row.
     cells: u64,
-    /// Elements of a cell.
+    /// The elements of a cell.
     run: u64,
 }
 
 impl Aligned {
-    /// The view of tensor `name` of the transformed model, whose elements are stored as `stored`;
-    /// `None` when they come as they are from the tensor that [`Aligned::source_name`] gives.
+    /// Makes the view of tensor `name` of the transformed model, whose elements are stored as
+    /// `stored`. `None` when the elements are those of [`Aligned::source_name`], unchanged.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when the tensor is to be transformed but its elements are no floats, or
-    /// it is not known.
+    /// [`Kind::Mismatch`] when the tensor must be transformed but does not hold floats, or is
+    /// unknown.
     pub fn new(alignment: &Alignment, name: &str, stored: Dtype) -> Result<Option<Self>> {
         let tensor = tensor_of(alignment, name)?;
         let making = making(alignment, name, tensor);
@@ -85,11 +83,12 @@ impl Aligned {
         }))
     }
 
-    /// The tensor of the original model from which tensor `name` of the transformed one is made.
+    /// Returns the tensor of the original model from which tensor `name` of the transformed one is
+    /// made.
     ///
     /// # Errors
     ///
-    /// [`Kind::Mismatch`] when the tensor is not known.
+    /// [`Kind::Mismatch`] when the tensor is unknown.
     pub fn source_name(alignment: &Alignment, name: &str) -> Result<String> {
         let tensor = tensor_of(alignment, name)?;
         let Some(index) = &tensor.index else {
@@ -106,7 +105,7 @@ impl Aligned {
             .name_of(alignment.transform.elements()[index.group].unit(group, 0, position) as u64))
     }
 
-    /// The type of the elements as the view gives them.
+    /// Returns the type of the view's elements.
     pub fn dtype(&self) -> Dtype {
         if self.turned || self.making.is_some() {
             Dtype::F64
@@ -115,12 +114,13 @@ impl Aligned {
         }
     }
 
-    /// The type of the elements as they are stored.
+    /// Returns the type of the stored elements.
     pub fn stored(&self) -> Dtype {
         self.stored
     }
 
-    /// Memory that a [`Gather`] of this view takes at its peak, besides what it fills, in bytes.
+    /// Returns the peak memory of a [`Gather`] of this view, besides the buffer that it fills, in
+    /// bytes.
     pub fn gather_bytes(&self) -> u64 {
         let tensor = self.tensor();
         let per_place = if self.turned { 64 } else { 5 };
@@ -129,12 +129,12 @@ impl Aligned {
             .iter()
             .zip(&tensor.shape)
             .filter(|(axis, _)| is_active(&self.alignment, axis));
-        // Twice: cells on their way to becoming a map.
+        // The map, and the cells from which it is made.
         let maps: u64 = active.map(|(_, len)| len * (per_place + 48)).sum();
         let rows = Rows::of(&self.alignment, tensor, self.stored);
         let row = rows.cells * rows.run * self.stored.bytes() as u64;
-        // Rows that are gathered from, twice where pairs are turned; then both rows as they are
-        // stored, and one as f64.
+        // The rows to gather from, twice where pairs are turned; then both rows as stored, and one
+        // as f64.
         let batches = if rows.gathered {
             row.max(BATCH_BYTES) * (1 + u64::from(self.turned))
         } else {
@@ -157,7 +157,7 @@ impl Aligned {
         maps + batches + turned + made
     }
 
-    /// Works out where everything comes from.
+    /// Computes the source of every element.
     pub fn gather(&self) -> Gather {
         let tensor = self.tensor();
         let map = |axis: usize| AxisMap::new(&self.alignment, tensor, axis);
@@ -181,8 +181,8 @@ impl Aligned {
         Gather { moves, mix }
     }
 
-    /// The same but for the order of columns, and that; `None` where more than that is done inside
-    /// rows, or nothing.
+    /// Splits the view into row moves and a column order. `None` when columns are not merely
+    /// reordered and flipped.
     pub fn apart(&self) -> Option<(Gather, Columns)> {
         let tensor = self.tensor();
         let rows = Rows::of(&self.alignment, tensor, self.stored);
@@ -202,7 +202,7 @@ impl Aligned {
         ))
     }
 
-    /// The tensor as a matrix, one of whose axes is the residual stream.
+    /// Returns the tensor's size as a matrix, one axis of which is the residual stream.
     fn size(&self, making: &Making) -> Size {
         let shape = &self.tensor().shape;
         let all: u64 = shape.iter().product();
@@ -230,7 +230,7 @@ impl Aligned {
 }
 
 impl Gather {
-    /// Fills `into` with the elements of `range`, of the type that the view gives.
+    /// Fills `into` with the elements of `range`, of the view's type.
     ///
     /// # Errors
     ///
@@ -242,9 +242,9 @@ impl Gather {
         }
     }
 
-    /// Says that `range` will be read soon.
+    /// Announces that `range` will be read soon.
     pub fn prefetch(&self, from: Below<'_>, range: Range<u64>) {
-        // Of what is mapped the rows of another range may be wanted; those of this one are a start.
+        // A mapped range may need other rows too; its own rows are a start.
         self.moves.prefetch(from, range);
     }
 }
@@ -277,8 +277,8 @@ impl Reading for Gather {
     }
 }
 
-/// What is made of a tensor besides moving its units: where norms are folded, and the residual
-/// stream is mapped.
+/// Returns the computation beyond moving units: scaling by folded norms and mapping the residual
+/// stream. `None` if there is none.
 fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<Making> {
     let fold = alignment.symmetries.fold.as_ref()?;
     let scale = match fold.get(name) {
@@ -298,7 +298,7 @@ fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<
         .enumerate()
         .find_map(|(at, node)| Some((at, element_of(node)?)))?;
     let map = element.map.clone();
-    // A vector that is added to the stream has it on its first axis, and one column.
+    // A vector that is added to the stream has the stream on its first axis, and one column.
     let axis = if at == 0 { Axis::First } else { Axis::Last };
     (scale.is_some() || map.is_some()).then_some(Making::Mixed { axis, scale, map })
 }
@@ -340,7 +340,7 @@ fn tensor_of<'a>(alignment: &'a Alignment, name: &str) -> Result<&'a TensorSymme
     })
 }
 
-/// Whether a group that does something acts on a part of this.
+/// True if a group that moves its units acts on a part of this.
 fn is_active(alignment: &Alignment, node: &Node) -> bool {
     match node {
         Node::Fixed(_) => false,

@@ -1,20 +1,20 @@
-//! Gathering cells from a row in memory, and flipping signs.
+//! Gathers cells from a row in memory, and flips signs.
 
 use std::ops::Range;
 
 use crate::symmetry::AxisMap;
 
-/// Which places a gather takes.
+/// The places that a gather reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
-    /// Each unit's own.
+    /// The place of the unit itself.
     Own,
-    /// That of the other unit of its pair, where it is turned.
+    /// The place of its partner, where the pair is turned.
     Partner,
 }
 
-/// Fills `into` with elements `range` of a row whose source is `row`; a cell is `run` elements of
-/// `unit` bytes.
+/// Fills `into` with elements `range` of a row that is gathered from `row`. A cell is `run`
+/// elements of `unit` bytes.
 pub(super) fn gather(
     row: &[u8],
     map: &AxisMap,
@@ -72,7 +72,8 @@ fn runs(
     }
 }
 
-/// Flips the sign of every element of `unit` bytes: of all formats the last byte has it on top.
+/// Flips the sign of every element of `unit` bytes: in all formats it is the top bit of the last
+/// byte.
 pub(super) fn flip_all(elements: &mut [u8], unit: usize) {
     elements.chunks_exact_mut(unit).for_each(flip);
 }

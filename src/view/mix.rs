@@ -1,10 +1,10 @@
-//! Elements that are made of many: multiplied along the residual axis by a norm's weight, and
-//! mapped by an orthogonal matrix.
+//! Tensors that are scaled along the residual axis by a norm's weight and mapped by an orthogonal
+//! matrix.
 //!
-//! With the stream on the last axis (what reads from it, and embeddings) a row becomes `Q · (scale
-//! ∘ row)`, row by row. With the stream on the first axis (what writes to it) a row becomes a sum
-//! over all rows, so that the whole tensor streams by for a batch of new rows. Every element is one
-//! sum in a fixed order, so that its bits do not depend on which range was asked for.
+//! With the stream on the last axis (tensors that read from it, and embeddings) a row becomes `Q ·
+//! (scale ∘ row)`, row by row. With the stream on the first axis (tensors that write to it) a row
+//! becomes a sum over all rows, so a batch of new rows reads the whole tensor. Every element is one
+//! sum in a fixed order, so its bits do not depend on the range that is read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::error::Result;
 use crate::kernel::{Elements, Right, Wide};
 use crate::symmetry::OrthogonalMap;
 
-/// Bytes of f64 of the rows that are read together.
+/// The size of the rows that are read together, as f64, in bytes.
 const ROW_BYTES: u64 = 4 << 20;
-/// Bytes of f64 of the new rows that are summed up while the tensor streams by.
+/// The size of the new rows that one pass over the tensor sums, as f64, in bytes.
 const SUM_BYTES: u64 = 32 << 20;
 
-/// Where the residual stream is in a tensor, flattened to a matrix.
+/// The axis of the residual stream in a tensor that is flattened to a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
     /// Each row is a place of the stream.
@@ -32,23 +32,23 @@ pub(super) enum Axis {
     Last,
 }
 
-/// What is made of a tensor.
+/// The computation of a tensor's new elements.
 #[derive(Debug, Clone)]
 pub(super) enum Making {
-    /// All of its elements are this number.
+    /// Every element is this number.
     Constant(f64),
-    /// Its elements are mixed.
+    /// Elements are scaled and mapped along the stream.
     Mixed {
-        /// Where the stream is.
+        /// The axis of the stream.
         axis: Axis,
-        /// What the elements are multiplied with, along the stream.
+        /// The factors along the stream.
         scale: Option<Arc<Vec<f64>>>,
-        /// How the stream is mapped.
+        /// The map of the stream.
         map: Option<OrthogonalMap>,
     },
 }
 
-/// The size of a tensor as a matrix: rows, and elements of each.
+/// The size of a tensor as a matrix: its rows, and the elements of each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
     pub rows: u64,
@@ -67,7 +67,7 @@ pub(super) struct Mix {
 }
 
 impl Making {
-    /// New rows that are made together.
+    /// Counts the new rows that are made together.
     fn rows_made(&self, size: Size) -> u64 {
         let bytes = if self.sums_rows() {
             SUM_BYTES
@@ -77,7 +77,7 @@ impl Making {
         (bytes / (8 * size.row).max(1)).clamp(1, size.rows.max(1))
     }
 
-    /// Whether a new row is a sum over all rows.
+    /// True if a new row is a sum over all rows.
     fn sums_rows(&self) -> bool {
         matches!(
             self,
@@ -89,7 +89,7 @@ impl Making {
         )
     }
 
-    /// Memory that making a tensor of this size takes, whose elements come as `unit` bytes each.
+    /// Returns the memory for making a tensor of this size from elements of `unit` bytes, in bytes.
     pub fn bytes(&self, size: Size, unit: u64) -> u64 {
         if matches!(self, Self::Constant(_)) {
             return 0;
@@ -148,7 +148,7 @@ impl Mix {
     /// Makes a batch of rows from `first` on.
     fn make(&mut self, moves: &mut Moves, from: Below<'_>, first: u64) -> Result<()> {
         let last = self.size.rows.min(first + self.making.rows_made(self.size));
-        // A batch of which the making fails is none.
+        // If making the batch fails, there is no batch.
         self.batch = 0..0;
         self.made.clear();
         self.made.resize(index((last - first) * self.size.row), 0.0);
@@ -179,7 +179,7 @@ impl Mix {
         Ok(())
     }
 
-    /// The new rows `made`, each a sum over all rows.
+    /// Sums the new rows `made`, each over all rows.
     fn sum_rows(
         &mut self,
         moves: &mut Moves,
@@ -248,7 +248,7 @@ impl Mix {
     }
 }
 
-/// Adds the product to `result`, on the pool that is given, or on the one that this thread is of.
+/// Adds the product to `result`, on the given pool or on this thread's own.
 fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
     let Some(width) = result
         .len()

@@ -1,4 +1,5 @@
-//! Tensors as a merge reads them, made of stored ones: any range of their elements at any time.
+//! Tensors as a merge reads them, made from stored ones; any range of elements can be read at any
+//! time.
 //!
 //! ```text
 //!  file ──Stored──► view ──► view ──► window        one [`Stack`] for each source of a plan
@@ -6,14 +7,14 @@
 //!  window ──InMemory──────────┘
 //! ```
 //!
-//! A [`View`] is plain data: element types, memory, and which elements below belong to which above.
-//! Opened, it is a [`Reading`], with everything worked out that reading takes. It reads from one
-//! tensor or several, each [`Readable`]: the first is what lies below it in its stack, the others
-//! are its own. Whoever plans pushes views, whoever reads walks the stack; neither readers nor
-//! views know which views there are besides.
+//! A [`View`] is plain data: element types, memory, and the mapping of its elements to those below.
+//! An opened view is a [`Reading`], with the tables that reading needs. It reads from one or more
+//! tensors, each [`Readable`]: the first is the one below it in its stack, the others are its own.
+//! A planner pushes views and a reader walks the stack; neither readers nor views know about the
+//! other views.
 //!
-//! - [`Aligned`]: the model is transformed; units are moved, flipped, turned, mapped.
-//! - [`Placed`]: a tensor of another shape is padded or cropped.
+//! - [`Aligned`]: a tensor of a transformed model, with units moved, flipped, turned or mapped.
+//! - [`Placed`]: a tensor of another shape, padded or cropped.
 
 mod aligned;
 mod cells;
@@ -38,62 +39,62 @@ pub use placed::Placed;
 pub use placement::{PIECE_BYTES, Piece, Placement};
 pub use stack::{Opened, Place, Stack};
 
-/// Times as many elements as are wanted, beyond which most of a span is left out.
+/// The ratio of spanned to wanted elements above which a span counts as sparse.
 const SPARSE: u64 = 4;
 
-/// A tensor made of others.
+/// A tensor made from others.
 pub trait View: Debug + Send + Sync {
-    /// Number of tensors that the view reads from: the one below it, and further ones of its own.
+    /// Counts the tensors that the view reads from: the one below it, and further ones of its own.
     fn sources(&self) -> usize {
         1
     }
 
-    /// Type of the elements that the view gives.
+    /// Returns the type of the view's elements.
     fn dtype(&self) -> Dtype;
 
-    /// Bytes that an opened view holds at its peak.
+    /// Returns the peak memory of an opened view, in bytes.
     fn bytes(&self) -> u64;
 
-    /// Bytes that a single read takes and gives back, besides those for each element.
+    /// Returns the temporary memory of a single read that does not depend on its length, in bytes.
     fn scratch_bytes(&self) -> u64 {
         0
     }
 
-    /// Bytes that a single read takes for each element and gives back, besides the window that it
-    /// fills.
+    /// Returns the temporary memory of a single read per element, in bytes, besides the window that
+    /// it fills.
     fn scratch_unit(&self) -> u64 {
         0
     }
 
-    /// Number of elements of source `source` that reading `range` takes.
+    /// Counts the elements of source `source` that reading `range` needs.
     fn count(&self, source: usize, range: Range<u64>) -> u64 {
         let _ = source;
         range.end - range.start
     }
 
-    /// From the first to the last element below that belongs to `range`; `None` when only an opened
-    /// view knows.
+    /// Returns the span of elements below that `range` needs; `None` when only an opened view
+    /// knows.
     fn span(&self, range: Range<u64>) -> Option<Range<u64>>;
 
-    /// Returns true when some elements are made of nothing below.
+    /// True if some elements have no source below.
     fn lacks_some(&self) -> bool {
         false
     }
 
-    /// Works out what reading takes.
+    /// Builds the tables that reading needs.
     fn open(&self) -> Box<dyn Reading>;
 }
 
 /// An opened view.
 pub trait Reading: Send {
-    /// Fills `into` with the elements of `range`, of the type that the view gives.
+    /// Fills `into` with the elements of `range`, of the view's type.
     ///
     /// # Errors
     ///
     /// When a tensor of `below` cannot be read.
     fn read(&mut self, below: Below<'_>, range: Range<u64>, into: &mut [u8]) -> Result<()>;
 
-    /// Says that `range` will be read soon.
+    /// Announces that `range` will be read soon.
     fn prefetch(&self, below: Below<'_>, range: Range<u64>);
 }
 
@@ -106,24 +107,24 @@ pub trait Readable {
     /// When they cannot be read.
     fn read(&self, range: Range<u64>, into: &mut [u8]) -> Result<()>;
 
-    /// Says that `range` will be read soon.
+    /// Announces that `range` will be read soon.
     fn prefetch(&self, range: Range<u64>);
 }
 
-/// The tensors from which a view reads, and what works on their elements.
+/// The tensors that a view reads from, with the kernels and threads that process their elements.
 #[derive(Clone, Copy)]
 pub struct Below<'a> {
     /// The tensors, as many as the view has sources.
     pub tensors: &'a [&'a dyn Readable],
     /// The kernels.
     pub kernels: Kernels,
-    /// The threads that multiply; those of the pool that the reading thread is of, or itself alone,
-    /// when `None`.
+    /// The threads for matrix products. When `None`, the pool of the reading thread, or that thread
+    /// alone.
     pub pool: Option<&'a ThreadPool>,
 }
 
 impl<'a> Below<'a> {
-    /// The tensor right below.
+    /// Returns the tensor right below.
     fn first(&self) -> &'a dyn Readable {
         self.tensors[0]
     }
@@ -141,7 +142,7 @@ pub struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// The elements of `range` as they lie in the file.
+    /// Loads the elements of `range` as they are stored.
     ///
     /// # Errors
     ///
@@ -170,9 +171,9 @@ impl Readable for Stored<'_> {
 pub struct InMemory<'a> {
     /// The elements.
     pub elements: Elements<'a>,
-    /// The place of the first of them in the tensor.
+    /// The index of their first element in the tensor.
     pub start: u64,
-    /// The type in which they are given.
+    /// The type that they are converted to.
     pub dtype: Dtype,
     /// The kernels that convert them.
     pub kernels: Kernels,
@@ -191,13 +192,12 @@ impl Readable for InMemory<'_> {
     fn prefetch(&self, _: Range<u64>) {}
 }
 
-/// Returns true when elements `span` hold so many more than those of `range` that reading them
-/// ahead is not worth it.
+/// True if `span` has so many more elements than `range` that reading it ahead does not pay.
 pub fn is_sparse(span: &Range<u64>, range: &Range<u64>) -> bool {
     span.end - span.start > SPARSE * (range.end - range.start)
 }
 
-/// An offset into memory that holds it.
+/// Converts an offset into memory to an index.
 fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("what is in memory fits")
 }

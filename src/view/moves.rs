@@ -1,4 +1,4 @@
-//! Reading ranges of a tensor whose units are reordered, flipped and turned in pairs.
+//! Reads ranges of a tensor whose units are reordered, flipped and turned in pairs.
 
 use std::ops::Range;
 
@@ -9,18 +9,18 @@ use crate::error::Result;
 use crate::kernel::{Elements, Scratch};
 use crate::symmetry::AxisMap;
 
-/// Rows that lie behind one another are read together up to this size.
+/// The largest read of consecutive rows.
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 
-/// Where each element comes from, worked out, with the memory that reading it takes.
+/// The computed source of each element, with the buffers for reading.
 pub(super) struct Moves {
-    /// The axes that make up the rows: how long they are, and what is done to them.
+    /// The length and map of each axis that makes up the rows.
     outer: Vec<(u64, Option<AxisMap>)>,
-    /// What is done inside a row.
+    /// The map of places inside a row.
     columns: Option<AxisMap>,
-    /// Elements of a row.
+    /// The elements of a row.
     row: u64,
-    /// Elements of a cell of a row.
+    /// The elements of a cell of a row.
     run: u64,
     stored: Dtype,
     turned: bool,
@@ -31,14 +31,14 @@ pub(super) struct Moves {
     scratch: Scratch,
 }
 
-/// Some rows of the original that lie behind one another.
+/// Consecutive rows of the original.
 #[derive(Default)]
 struct Batch {
     rows: Range<u64>,
     bytes: Vec<u8>,
 }
 
-/// Where a row comes from.
+/// The source of a row.
 #[derive(Clone, Copy, PartialEq)]
 struct Origin {
     row: u64,
@@ -71,7 +71,7 @@ impl Moves {
         }
     }
 
-    /// The type of the elements that are given: f64 where pairs are turned.
+    /// Returns the type of the elements: f64 if pairs are turned, else as stored.
     pub fn dtype(&self) -> Dtype {
         if self.turned { Dtype::F64 } else { self.stored }
     }
@@ -95,7 +95,7 @@ impl Moves {
         Ok(())
     }
 
-    /// Says that `range` will be read soon.
+    /// Announces that `range` will be read soon.
     pub fn prefetch(&self, from: Below<'_>, range: Range<u64>) {
         let mut run = 0..0;
         for row in range.start / self.row.max(1)..range.end.div_ceil(self.row.max(1)) {
@@ -114,8 +114,8 @@ impl Moves {
         from.first().prefetch(run);
     }
 
-    /// Where a piece that begins at `at` in `row` ends: with the row, or where rows are copied with
-    /// the last row that lies behind the one before it in the original too.
+    /// Finds the end of the piece that begins at `at` in `row`: the end of the row or, where rows
+    /// are copied, of the last row that also follows its predecessor in the original.
     fn stretch(&self, row: u64, at: u64, end: u64) -> u64 {
         let mut last = row;
         if self.columns.is_none() && !self.turned {
@@ -132,7 +132,7 @@ impl Moves {
         end.min((last + 1) * self.row)
     }
 
-    /// The origin of a row: each axis gives its digit, its sign and perhaps a turn.
+    /// Computes the origin of a row: each axis contributes its digit, its sign and perhaps a turn.
     fn origin(&self, row: u64) -> Origin {
         let mut origin = Origin {
             row: 0,
@@ -190,7 +190,7 @@ impl Moves {
         Ok(())
     }
 
-    /// The elements as they are stored, columns gathered.
+    /// Reads a piece of a row as stored, with its columns gathered.
     #[expect(
         clippy::too_many_arguments,
         reason = "a row, where it is, and the memory for it"
@@ -240,7 +240,7 @@ impl Moves {
         Ok(())
     }
 
-    /// The elements as f64, pairs turned.
+    /// Reads a piece of a row as f64, with its pairs turned.
     fn turned_piece(
         &mut self,
         from: Below<'_>,
@@ -276,7 +276,7 @@ impl Moves {
         if let Some((source, side)) = second {
             other.resize(len, 0);
             let mut batch = std::mem::take(&mut self.partner);
-            // The partner's neighbours are not those of the row, so none of them are read ahead.
+            // The partner's neighbours differ from the row's, so none are read ahead.
             let done = self.stored_piece(
                 from,
                 u64::MAX - 1,
@@ -319,7 +319,7 @@ impl Moves {
         Ok(())
     }
 
-    /// Turns the cells of a row, whose partners' values are in the first wide row.
+    /// Turns the cells of a row; their partners' values are in `wide`.
     fn turn_cells(&self, range: &Range<u64>, into: &mut [u8]) {
         let Some(map) = &self.columns else { return };
         let values = into

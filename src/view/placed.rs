@@ -1,5 +1,4 @@
-//! A tensor of another shape in its place: padded with zeros or another tensor's elements, or
-//! cropped.
+//! A tensor of another shape, padded with zeros or another tensor's elements, or cropped.
 
 use std::ops::Range;
 
@@ -9,8 +8,8 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::Elements;
 
-/// The elements of the tensor below in their places. Where it has none, those of a second tensor of
-/// the wide shape stand, or zeros.
+/// The elements of the tensor below, each in its place. The other places are filled from a second
+/// tensor of the wide shape, or with zeros.
 #[derive(Debug, Clone)]
 pub struct Placed {
     placement: Placement,
@@ -20,8 +19,8 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// A tensor of elements `from`, given as `to`, which holds them exactly; with a second source
-    /// when `is_filled`.
+    /// Makes a view that converts elements from type `from` to `to`, which must hold them exactly.
+    /// If `is_filled`, a second source fills the other places.
     pub fn new(placement: Placement, from: Dtype, to: Dtype, is_filled: bool) -> Self {
         Self {
             placement,
@@ -31,8 +30,8 @@ impl Placed {
         }
     }
 
-    /// Puts the elements of a piece into their places in `into`; `read` is memory for those that it
-    /// spans.
+    /// Reads a piece and puts its elements into their places in `into`. `read` is a buffer for the
+    /// span.
     fn bring(
         &self,
         below: Below<'_>,
@@ -41,7 +40,7 @@ impl Placed {
         into: &mut [u8],
     ) -> Result<()> {
         let (stored, unit, wide) = (piece.stored(), self.from.bytes(), self.to.bytes());
-        // A single run of the right type needs no detour.
+        // A single run of the right type is read into place directly.
         if let Some(place) = piece.alone().filter(|_| self.from == self.to) {
             return below
                 .first()
@@ -79,7 +78,7 @@ impl View for Placed {
         PIECE_BYTES
     }
 
-    /// What is widened is there twice for a moment.
+    /// Elements that are widened exist twice for a moment.
     fn scratch_unit(&self) -> u64 {
         if self.from == self.to {
             0
@@ -126,7 +125,7 @@ impl Reading for Placed {
 
     fn prefetch(&self, below: Below<'_>, range: Range<u64>) {
         let span = self.placement.range(range.start, range.end - range.start);
-        // What is mostly left out is not worth reading ahead.
+        // A sparse span is not worth reading ahead.
         if !is_sparse(&span, &range) {
             below.first().prefetch(span);
         }

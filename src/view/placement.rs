@@ -1,26 +1,28 @@
-//! Where the elements of a stored tensor lie in an output tensor of as many dimensions and other
-//! sizes.
+//! The placement of a stored tensor in an output tensor of the same rank and other sizes.
 
 use std::ops::Range;
 
 use crate::error::Result;
 
-/// Bytes of a piece that is read for several runs of elements at once.
+/// The largest piece that joins several runs in one read, in bytes.
 pub const PIECE_BYTES: u64 = 256 << 10;
-/// Bytes between two runs beyond which it is cheaper to read them apart.
+/// The gap between two runs, in bytes, above which two reads are cheaper than one.
 const GAP_BYTES: u64 = 16 << 10;
 
-/// How a stored tensor lies in a wide one: both begin at the same corner. What the stored one has
-/// beyond what is kept of an axis is left out, what the wide one has there is somebody else's.
+/// The placement of a stored tensor in a wide one; both begin at the same corner. Elements of the
+/// stored tensor beyond the kept part of an axis are dropped; elements of the wide tensor there
+/// come from elsewhere.
 ///
-/// Kept elements are counted in their order, which is the same in both.
+/// Kept elements are numbered in their order, which is the same in both tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// Outermost first; an axis of one size continues the one before it.
+    /// The axes, outermost first. An axis with the same size in all three tensors is joined with
+    /// the one before it.
     axes: Vec<Axis>,
 }
 
-/// Sizes of an axis, and how far apart its neighbours lie.
+/// The size and stride of an axis: in the stored tensor, in the wide tensor, and among the kept
+/// elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Axis {
     stored: Steps,
@@ -34,7 +36,7 @@ struct Steps {
     stride: u64,
 }
 
-/// Elements that follow each other in both tensors.
+/// Elements that are consecutive in both tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     wide: u64,
@@ -43,9 +45,9 @@ struct Run {
 }
 
 impl Placement {
-    /// The placement of a tensor of shape `stored` in one of shape `wide`, of whose elements those
-    /// within `common` are kept; `None` when they are the start of the stored tensor and all of the
-    /// wide one, so that nothing has to be moved.
+    /// Places a tensor of shape `stored` in one of shape `wide`, and keeps the elements within
+    /// `common`. `None` when the kept elements are the start of the stored tensor and all of the
+    /// wide one, so nothing has to move.
     pub fn new(stored: &[u64], common: &[u64], wide: &[u64]) -> Option<Self> {
         let mut sizes: Vec<[u64; 3]> = Vec::new();
         for ((&stored, &common), &wide) in stored.iter().zip(common).zip(wide) {
@@ -84,18 +86,18 @@ impl Placement {
         Some(Self { axes })
     }
 
-    /// Whether the wide tensor has elements that the stored one lacks.
+    /// True if the wide tensor has elements that the stored one lacks.
     pub fn lacks_some(&self) -> bool {
         self.axes.iter().any(|axis| axis.kept.size < axis.wide.size)
     }
 
-    /// How many of the `len` elements from `start` on of the wide tensor are kept.
+    /// Counts the kept elements among the `len` elements of the wide tensor from `start` on.
     pub fn count(&self, start: u64, len: u64) -> u64 {
         self.kept_before(start + len) - self.kept_before(start)
     }
 
-    /// From the first to the last element of the stored tensor that lies among the `len` elements
-    /// from `start` on.
+    /// Returns the span of the stored tensor's elements that lie among the `len` elements from
+    /// `start` on.
     pub fn range(&self, start: u64, len: u64) -> Range<u64> {
         let kept = self.kept_before(start)..self.kept_before(start + len);
         if kept.is_empty() {
@@ -104,11 +106,11 @@ impl Placement {
         self.places(kept.start).1..self.places(kept.end - 1).1 + 1
     }
 
-    /// Has the kept elements among the `len` from `start` on brought in pieces that are worth
-    /// reading at once: `bring` is given the elements of the stored tensor that a piece spans, and
-    /// who puts each of its runs into place.
+    /// Divides the kept elements among the `len` from `start` on into pieces, one read each, and
+    /// calls `bring` for each. A [`Piece`] has the span to read from the stored tensor and the
+    /// places of its runs.
     ///
-    /// A piece of several runs takes at most [`PIECE_BYTES`], where an element is `unit` bytes.
+    /// A piece of several runs spans at most [`PIECE_BYTES`], with `unit` bytes per element.
     ///
     /// # Errors
     ///
@@ -133,7 +135,7 @@ impl Placement {
         Ok(())
     }
 
-    /// Where the piece that begins with the kept element `at` ends.
+    /// Finds the end of the piece that begins with the kept element `at`.
     fn piece_end(&self, at: u64, end: u64, unit: u64) -> u64 {
         let first = self.run(at, end);
         let (mut until, mut stored) = (at + first.len, first.stored + first.len);
@@ -148,7 +150,7 @@ impl Placement {
         until
     }
 
-    /// The elements from the kept one `at` on that follow each other, up to `end`.
+    /// Returns the run from the kept element `at` on, up to `end`.
     fn run(&self, at: u64, end: u64) -> Run {
         let (wide, stored) = self.places(at);
         let row = self.axes.last().map_or(1, |axis| axis.kept.size);
@@ -159,7 +161,7 @@ impl Placement {
         }
     }
 
-    /// Kept elements that lie before element `index` of the wide tensor.
+    /// Counts the kept elements before element `index` of the wide tensor.
     fn kept_before(&self, index: u64) -> u64 {
         let (mut rest, mut count) = (index, 0);
         for axis in &self.axes {
@@ -173,7 +175,7 @@ impl Placement {
         count
     }
 
-    /// Where the kept element `at` is in the wide tensor, and where in the stored one.
+    /// Returns the index of the kept element `at` in the wide tensor and in the stored one.
     fn places(&self, at: u64) -> (u64, u64) {
         let (mut rest, mut wide, mut stored) = (at, 0, 0);
         for axis in &self.axes {
@@ -186,28 +188,28 @@ impl Placement {
     }
 }
 
-/// Kept elements that are read at once.
+/// Kept elements that one read covers.
 #[derive(Debug)]
 pub struct Piece<'a> {
     placement: &'a Placement,
     kept: Range<u64>,
-    /// The element of the wide tensor with which the window begins.
+    /// The first element of the window in the wide tensor.
     start: u64,
 }
 
 impl Piece<'_> {
-    /// The elements of the stored tensor that it spans.
+    /// Returns the elements of the stored tensor that the piece spans.
     pub fn stored(&self) -> Range<u64> {
         self.placement.places(self.kept.start).1..self.placement.places(self.kept.end - 1).1 + 1
     }
 
-    /// Where it lies in the window, when it is a single run.
+    /// Returns the piece's place in the window if it is a single run.
     pub fn alone(&self) -> Option<Range<usize>> {
         let run = self.placement.run(self.kept.start, self.kept.end);
         (run.len == self.kept.end - self.kept.start).then(|| span(run.wide - self.start, run.len))
     }
 
-    /// Tells `put` of every run: where it lies in the piece, and where in the window.
+    /// Calls `put` for every run with its place in the piece and its place in the window.
     pub fn runs(&self, put: &mut dyn FnMut(Range<usize>, Range<usize>)) {
         let first = self.placement.places(self.kept.start).1;
         let mut at = self.kept.start;

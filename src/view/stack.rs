@@ -1,4 +1,4 @@
-//! Views over a stored tensor, one above the other.
+//! A stack of views over a stored tensor.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use super::{Below, Readable, Reading, View};
 use crate::dtype::Dtype;
 use crate::error::Result;
 
-/// Where the elements of a tensor lie.
+/// The place of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In a file of an input.
@@ -26,7 +26,7 @@ pub enum Place {
     Window {
         /// Index of that source.
         source: usize,
-        /// The type in which its elements are wanted.
+        /// The type that its elements are converted to.
         dtype: Dtype,
     },
 }
@@ -38,7 +38,7 @@ pub struct Stack {
     layers: Vec<Layer>,
 }
 
-/// A view, and the places of those of its sources that are not the tensor below.
+/// A view, and the places of its sources other than the tensor below.
 #[derive(Debug, Clone)]
 struct Layer {
     view: Arc<dyn View>,
@@ -50,7 +50,7 @@ struct Layer {
 pub struct Opened(Vec<Box<dyn Reading>>);
 
 impl Stack {
-    /// A stored tensor as it is.
+    /// Makes a stack without views: the stored tensor as it is.
     pub fn new(place: Place) -> Self {
         Self {
             place,
@@ -58,11 +58,11 @@ impl Stack {
         }
     }
 
-    /// Puts `view` on top; `places` are those of its sources beyond the first.
+    /// Puts `view` on top. `places` are the places of its sources after the first.
     ///
     /// # Panics
     ///
-    /// When the view has another number of sources.
+    /// When `places` does not match the view's number of sources.
     pub fn push(&mut self, view: impl View + 'static, places: Vec<Place>) {
         assert_eq!(
             view.sources(),
@@ -75,12 +75,12 @@ impl Stack {
         });
     }
 
-    /// The place of the lowest tensor.
+    /// Returns the place of the lowest tensor.
     pub fn place(&self) -> Place {
         self.place
     }
 
-    /// All places: that of the lowest tensor, then those of the views from the lowest to the
+    /// Lists all places: that of the lowest tensor, then those of the views from the lowest to the
     /// highest.
     pub fn places(&self) -> impl Iterator<Item = Place> {
         std::iter::once(self.place).chain(
@@ -90,7 +90,7 @@ impl Stack {
         )
     }
 
-    /// The source of the same output tensor that has to be loaded first.
+    /// Returns the source of the same output tensor that must be loaded first, if there is one.
     pub fn window(&self) -> Option<usize> {
         self.places().find_map(|place| match place {
             Place::Window { source, .. } => Some(source),
@@ -98,33 +98,33 @@ impl Stack {
         })
     }
 
-    /// Returns true when elements come as they are stored.
+    /// True if elements are read as they are stored.
     pub fn is_plain(&self) -> bool {
         self.layers.is_empty()
     }
 
-    /// Returns true when some elements are made of nothing in the lowest tensor.
+    /// True if some elements have no source in the lowest tensor.
     pub fn lacks_some(&self) -> bool {
         self.views().any(View::lacks_some)
     }
 
-    /// Bytes that the opened views hold at their peak.
+    /// Returns the peak memory of the opened views, in bytes.
     pub fn bytes(&self) -> u64 {
         self.views().map(View::bytes).sum()
     }
 
-    /// Bytes that a single read takes and gives back, besides those for each element.
+    /// Returns the temporary memory of a single read that does not depend on its length, in bytes.
     pub fn scratch_bytes(&self) -> u64 {
         self.views().map(View::scratch_bytes).sum()
     }
 
-    /// Bytes that a single read takes for each element and gives back, besides the window that it
-    /// fills.
+    /// Returns the temporary memory of a single read per element, in bytes, besides the window that
+    /// it fills.
     pub fn scratch_unit(&self) -> u64 {
         self.views().map(View::scratch_unit).sum()
     }
 
-    /// Bytes that reading `range` takes from files.
+    /// Counts the bytes that reading `range` reads from files.
     pub fn read_bytes(&self, range: Range<u64>) -> u64 {
         let (mut range, mut bytes) = (range, 0);
         for layer in self.layers.iter().rev() {
@@ -137,8 +137,8 @@ impl Stack {
         bytes + (range.end - range.start) * self.place.unit()
     }
 
-    /// From the first to the last element of the lowest tensor that belongs to `range`; `None` when
-    /// only opened views know.
+    /// Returns the span of elements of the lowest tensor that `range` needs; `None` when only
+    /// opened views know.
     pub fn span(&self, range: Range<u64>) -> Option<Range<u64>> {
         self.layers
             .iter()
@@ -157,7 +157,7 @@ impl Stack {
 }
 
 impl Place {
-    /// The input and its file in which the elements lie; `None` when they are in memory already.
+    /// Returns the input, and its file, that hold the elements; `None` when they are in memory.
     pub fn file(&self) -> Option<(usize, usize)> {
         match self {
             Self::File { input, file, .. } => Some((*input, *file)),
@@ -165,7 +165,7 @@ impl Place {
         }
     }
 
-    /// Bytes of an element in its file; nothing when it is in memory already.
+    /// Returns the bytes of an element in its file; 0 when it is in memory.
     fn unit(&self) -> u64 {
         match self {
             Self::File { unit, .. } => *unit,
@@ -175,8 +175,8 @@ impl Place {
 }
 
 impl Opened {
-    /// Fills `into` with elements `range` of the highest view of `stack`; `below` are the tensors
-    /// in all of its places.
+    /// Fills `into` with elements `range` of the highest view of `stack`. `below` holds the tensors
+    /// in all places of the stack.
     ///
     /// # Errors
     ///
@@ -191,13 +191,13 @@ impl Opened {
         Level::new(&stack.layers, &mut self.0, below).read(range, into)
     }
 
-    /// Says that elements `range` of the highest view of `stack` will be read soon.
+    /// Announces that elements `range` of the highest view of `stack` will be read soon.
     pub fn prefetch(&mut self, stack: &Stack, below: Below<'_>, range: Range<u64>) {
         Level::new(&stack.layers, &mut self.0, below).prefetch(range);
     }
 }
 
-/// A stack down from some view: the view on top of it as a tensor that others read.
+/// The lower part of a stack, whose top view is a tensor that higher views read.
 struct Level<'a> {
     layers: &'a [Layer],
     readings: RefCell<&'a mut [Box<dyn Reading>]>,
@@ -214,7 +214,7 @@ impl<'a> Level<'a> {
         }
     }
 
-    /// Lets `act` use the view on top and the tensors from which it reads; `None` when there is no
+    /// Calls `act` with the top view and the tensors that it reads from; `None` when there is no
     /// view.
     fn top<T>(&self, act: impl FnOnce(&mut dyn Reading, Below<'_>) -> T) -> Option<T> {
         let (layer, lower) = self.layers.split_last()?;
