@@ -1,15 +1,15 @@
 //! Trigonometry of angles that are given by `1 - cos θ`.
 //!
-//! The platform's `sin`, `acos` and the rest may differ in the last bit between C libraries and
-//! between CPUs with and without fused multiply-add, and one bit in a coefficient is enough to
-//! round some output element another way. These few functions use only operations that IEEE 754
-//! fixes to the bit. They take the *defect* `δ = 1 - cos θ` because `cos θ` itself has no digits
-//! left for small angles.
+//! The platform's `sin`, `acos` and the like may differ in the last bit between C libraries and
+//! between CPUs with and without fused multiply-add, and one bit in a coefficient can change the
+//! rounding of an output element. These functions use only operations that IEEE 754 fixes to the
+//! bit. They take the *defect* `δ = 1 - cos θ` because `cos θ` itself has no digits left for small
+//! angles.
 
 use std::f64::consts::FRAC_PI_2;
 
-/// `Σ_k 4^k (k!)² / (2k+1)! y^k`, which is `θ / sin θ` at `y = sin²(θ/2)` (Abramowitz & Stegun
-/// 4.4.43 and 15.1.6).
+/// Computes `Σ_k 4^k (k!)² / (2k+1)! y^k`, which is `θ / sin θ` at `y = sin²(θ/2)` (Abramowitz &
+/// Stegun 4.4.43 and 15.1.6).
 ///
 /// All terms are positive, so nothing cancels. Halving the angle first makes the series short.
 fn series(mut y: f64) -> f64 {
@@ -28,19 +28,19 @@ fn series(mut y: f64) -> f64 {
     factor * sum
 }
 
-/// `θ / sin θ` of the angle with `δ = 1 - cos θ`; infinite at `δ = 2`.
+/// Computes `θ / sin θ` of the angle with `δ = 1 - cos θ`; infinite at `δ = 2`.
 pub(super) fn theta_over_sin(defect: f64) -> f64 {
     series(defect / 2.0)
 }
 
-/// The angle in `[0, π]` with `δ = 1 - cos θ`.
+/// Computes the angle in `[0, π]` with `δ = 1 - cos θ`.
 pub(super) fn theta(defect: f64) -> f64 {
     let y = (defect / 2.0).min(1.0);
     // θ = 2 (θ/2), and sin(θ/2) = √y, sin²(θ/4) = y / (2 (1 + cos(θ/2)))
     2.0 * y.sqrt() * series(y / (2.0 * (1.0 + (1.0 - y).sqrt())))
 }
 
-/// Sine and cosine of `x`.
+/// Computes sine and cosine of `x`.
 ///
 /// Exact to a few units in the last place of 1 for the angles of a merge, `|x| ≤ π`.
 pub(super) fn sin_cos(x: f64) -> (f64, f64) {
@@ -58,7 +58,7 @@ pub(super) fn sin_cos(x: f64) -> (f64, f64) {
     (x * sin, cos)
 }
 
-/// `sin x / x`, and 1 at 0.
+/// Computes `sin x / x`, 1 at 0.
 pub(super) fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { sin_cos(x).0 / x }
 }

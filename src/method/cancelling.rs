@@ -3,18 +3,16 @@
 use super::Solution;
 use crate::kernel::add_compensated;
 
-/// Coefficients whose absolute values sum to more than so many times their own sum cancel. A sum of
-/// the inputs is then off by as many roundings of f64, and the last coefficient, `1 - Σ c` of a
-/// base, has lost as many digits.
+/// The ratio `Σ |c| / |Σ c|` above which coefficients cancel. A sum of the inputs is then off by
+/// that many roundings of f64, and a base's coefficient, `1 - Σ c`, loses as many digits.
 const CANCELLING: f64 = 16.0;
 
 impl Solution {
-    /// The same combination, as one of differences from input `pivot` where the coefficients
-    /// cancel; `sum` is what they sum to, which those of a large size no longer tell.
+    /// Rewrites the combination as one of differences from input `pivot` if the coefficients
+    /// cancel. `sum` is their exact sum, which large coefficients cannot give after rounding.
     ///
-    /// Differences are as small as the inputs are near, so their weights may be as large as they
-    /// like. Where nothing cancels the inputs are combined as they are, in one sweep that needs no
-    /// tiles.
+    /// Differences of near inputs are small, so they may have large weights. Without cancelling,
+    /// the inputs are combined directly, in one sweep that needs no tiles.
     pub(super) fn without_cancelling(mut self, pivot: usize, sum: f64) -> Self {
         let size: f64 = self.coefficients.iter().map(|c| c.abs()).sum();
         if size > CANCELLING * sum.abs() {
@@ -26,7 +24,7 @@ impl Solution {
     }
 }
 
-/// The first coefficient of the largest magnitude.
+/// Finds the first coefficient of the largest magnitude.
 pub(super) fn largest(coefficients: &[f64]) -> usize {
     let larger = |largest: usize, i: usize| {
         if coefficients[i].abs() > coefficients[largest].abs() {
@@ -38,7 +36,7 @@ pub(super) fn largest(coefficients: &[f64]) -> usize {
     (0..coefficients.len()).fold(0, larger)
 }
 
-/// The sum of a few numbers that cancel, rounded once.
+/// Sums a few numbers that may cancel, and rounds once.
 pub(super) fn sum(numbers: &[f64]) -> f64 {
     let (mut total, mut lost) = (0.0_f64, 0.0);
     for &number in numbers {

@@ -1,13 +1,13 @@
-//! Inputs as seen from one of them, known by their inner products to twice the digits of f64.
+//! Inner products of the inputs about one of them, from sums with twice the digits of f64.
 
 use super::Gram;
 use crate::kernel::two_sum;
 
-/// Where the two forms of a squared distance cancel to below this share of their terms, the exact
-/// one is taken.
+/// The share of its terms below which a squared distance has cancelled and is computed by the exact
+/// formula.
 const CANCELLED: f64 = 1e-4;
 
-/// Sums of numbers given as two.
+/// Sums numbers that are each stored as two.
 fn total(terms: &[[f64; 2]]) -> f64 {
     let (mut sum, mut lost) = (0.0, 0.0);
     for [high, low] in terms {
@@ -24,8 +24,8 @@ fn negative([high, low]: [f64; 2]) -> [f64; 2] {
 /// Squared distances between the inputs, and the inner products `⟨x_i - x_p, x_j - x_p⟩` about an
 /// input `p`.
 ///
-/// About an input that lies among the others all that is near it is small, however far the rest may
-/// be: what is computed of it keeps its digits.
+/// About an input that lies among the others, near inputs have small products however far the rest
+/// are, so results about them keep their digits.
 pub(super) struct Centered {
     n: usize,
     squares: Vec<f64>,
@@ -33,8 +33,8 @@ pub(super) struct Centered {
 }
 
 impl Centered {
-    /// About the input with the least sum of distances, weighted by `a`, to the others, the first
-    /// of equals.
+    /// Centres on the input with the least sum of distances to the others, weighted by `a`; the
+    /// first of equals.
     pub(super) fn new(gram: &Gram, a: &[f64]) -> Self {
         let n = gram.n();
         let square = |i: usize, j: usize| {
@@ -65,17 +65,17 @@ impl Centered {
         }
     }
 
-    /// The squared distance between two inputs.
+    /// Returns the squared distance between two inputs.
     pub(super) fn square(&self, i: usize, j: usize) -> f64 {
         self.squares[i * self.n + j]
     }
 
-    /// The largest squared distance.
+    /// Returns the largest squared distance.
     pub(super) fn largest(&self) -> f64 {
         self.squares.iter().copied().fold(0.0, f64::max)
     }
 
-    /// `(Gv)_i` for every input.
+    /// Computes `(Gv)_i` for every input.
     fn times(&self, v: &[f64]) -> Vec<f64> {
         self.products
             .chunks(self.n)
@@ -83,14 +83,15 @@ impl Centered {
             .collect()
     }
 
-    /// The length of `Σ v_i x_i`, `Σ v_i = 0`.
+    /// Computes the length of `Σ v_i x_i`, for `Σ v_i = 0`.
     pub(super) fn length(&self, v: &[f64]) -> f64 {
         let square: f64 = self.times(v).iter().zip(v).map(|(row, v)| row * v).sum();
         square.max(0.0).sqrt()
     }
 
-    /// Squared distances of the inputs to `Σ c_i x_i`, `Σ c_i = 1`, each with the square that
-    /// rounding may give one that is nothing, but for a factor.
+    /// Computes the squared distances of the inputs to `Σ c_i x_i`, for `Σ c_i = 1`. Each comes
+    /// with the size of its terms, squared: rounding may make a zero distance a small multiple of
+    /// it.
     pub(super) fn to_point(&self, c: &[f64]) -> Vec<(f64, f64)> {
         let row = self.times(c);
         let own: f64 = row.iter().zip(c).map(|(row, c)| row * c).sum();

@@ -1,21 +1,20 @@
-//! Coefficients that say nothing: combinations of dependent directions that are zero.
+//! Removes the null-space part of coefficients when directions are linearly dependent.
 
 use super::directions::Directions;
 
-/// What is added to the cosine matrix's diagonal, per input: above the rounding of its eigenvalues,
-/// far below any eigenvalue that inputs which differ would give it.
+/// The ridge ε per input on the cosine matrix's diagonal: above the rounding of its eigenvalues,
+/// far below the eigenvalues of inputs that differ.
 const RIDGE: f64 = 1e-13;
 
-/// Coefficients of a vector of length 1 whose absolute values sum to more than this may hold a part
-/// that is zero; those of N orthogonal directions sum to at most √N.
+/// The sum of absolute coefficients above which a unit vector may have a null-space part; for N
+/// orthogonal directions it is at most √N.
 const LARGE: f64 = 64.0;
 
-/// A length below this share of the sum of the coefficients' absolute values may be rounding:
-/// squares cancel to 1e-16.
+/// The share of the sum of absolute coefficients below which a length may be rounding: squares
+/// cancel to 1e-16.
 const CANCELLED: f64 = 1e-6;
 
-/// The cosine matrix of the inputs that take part, `G + ε`, as its Cholesky factor; the others
-/// stand aside.
+/// The Cholesky factor of `G + ε`, the cosine matrix of the inputs that take part.
 struct Factor {
     n: usize,
     ridge: f64,
@@ -46,7 +45,7 @@ impl Factor {
         Self { n, ridge, lower }
     }
 
-    /// `ε (G + ε)⁻¹ c`: the part of `c` in directions whose eigenvalue is below ε.
+    /// Computes `ε (G + ε)⁻¹ c`: the part of `c` in directions whose eigenvalue is below ε.
     fn damped(&self, c: &[f64]) -> Vec<f64> {
         let at = |i: usize, j: usize| self.lower[i * self.n + j];
         let mut x: Vec<f64> = c.iter().map(|c| c * self.ridge).collect();
@@ -62,21 +61,22 @@ impl Factor {
     }
 }
 
-/// Whether `c`, of a vector at most 4 long and about this long, may be mostly a combination that is
-/// zero.
+/// True if `c`, the coefficients of a vector about `length` long (at most 4), may lie mostly in the
+/// null space.
 pub(super) fn may_be_null(c: &[f64], length: f64) -> bool {
     let size = c.iter().map(|c| c.abs()).sum::<f64>();
     size > LARGE || length < CANCELLED * size
 }
 
-/// `c` without its part in the null space of the cosine matrix of the inputs with a weight `a`.
+/// Removes from `c` its part in the null space of the cosine matrix of the inputs with a weight
+/// `a`.
 ///
-/// The point `Σ c_i u_i` stays where it is, to the rounding of what is taken away. An eigenvalue λ
-/// keeps all of its part but `(ε / (λ + ε))²`.
+/// The point `Σ c_i u_i` does not move, up to the rounding of the removed part. The part at an
+/// eigenvalue λ shrinks by its share `(ε / (λ + ε))²`.
 pub(super) fn without_null_part(directions: &Directions, a: &[f64], mut c: Vec<f64>) -> Vec<f64> {
     let factor = Factor::new(directions, a);
-    // Rounding gives the null space eigenvalues up to a hundredth of ε, and what they keep the
-    // second round takes.
+    // Rounding gives the null space eigenvalues up to a hundredth of ε; the second round removes
+    // the rest of their part.
     for _ in 0..2 {
         let null = factor.damped(&factor.damped(&c));
         c.iter_mut()

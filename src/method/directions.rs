@@ -1,19 +1,18 @@
-//! The inputs as points of the unit sphere, known by their inner products only.
+//! The inputs as points of the unit sphere, given by their inner products only.
 
 use super::Gram;
 
-/// A square below this share of the squares that it is a difference of is rounding.
+/// The share of its terms below which a difference of squares is only rounding.
 const ROUNDING: f64 = 16.0 * f64::EPSILON;
 
-/// Norms of N inputs, and cosine and defect `1 - cos` of every pair of their directions.
+/// The norms of N inputs, and cosine and defect `1 - cos` of every pair of their directions.
 ///
-/// A zero input has no direction; its rows are those of a vector at right angles to all others and
-/// are never used, because its part in any point is zero.
+/// A zero input has no direction. Its rows are those of a vector at right angles to all others, and
+/// are never used, because its coefficient in any point is zero.
 #[derive(Debug)]
 pub(super) struct Directions {
     norms: Vec<f64>,
-    /// Inputs whose norm and direction are lost in the rounding of a centre far larger than they
-    /// are.
+    /// True for inputs whose norm and direction are lost in the rounding of a far larger centre.
     lost: Vec<bool>,
     cosines: Vec<f64>,
     defects: Vec<f64>,
@@ -21,9 +20,9 @@ pub(super) struct Directions {
 
 /// A point `Σ y_i u_i` in the span of the directions.
 pub(super) struct Point {
-    /// Its norm.
+    /// The norm of the point.
     pub(super) norm: f64,
-    /// `1 - cos` of its angle to each direction.
+    /// The defect `1 - cos` of its angle to each direction.
     pub(super) defects: Vec<f64>,
 }
 
@@ -37,7 +36,8 @@ struct Row {
 }
 
 impl Directions {
-    /// The directions of the inputs of `gram`, which is centred on input `center` if there is one.
+    /// Computes the directions of the inputs of `gram`, which is centred on input `center` if there
+    /// is one.
     pub(super) fn new(gram: &Gram, center: Option<usize>) -> Self {
         let n = gram.n();
         let raw = center.map_or_else(|| gram.clone(), |b| gram.uncentered(b));
@@ -73,27 +73,27 @@ impl Directions {
         }
     }
 
-    /// Whether the direction of input `i` is more than rounding.
+    /// True if the direction of input `i` is more than rounding.
     pub(super) fn is_known(&self, i: usize) -> bool {
         !self.lost[i]
     }
 
-    /// The norms of the raw inputs.
+    /// Returns the norms of the raw inputs.
     pub(super) fn norms(&self) -> &[f64] {
         &self.norms
     }
 
-    /// `1 - cos` of the angle between inputs `i` and `j`.
+    /// Returns `1 - cos` of the angle between inputs `i` and `j`.
     pub(super) fn defect(&self, i: usize, j: usize) -> f64 {
         self.defects[i * self.norms.len() + j]
     }
 
-    /// The cosine of the angle between inputs `i` and `j`.
+    /// Returns the cosine of the angle between inputs `i` and `j`.
     pub(super) fn cosine(&self, i: usize, j: usize) -> f64 {
         self.cosines[i * self.norms.len() + j]
     }
 
-    /// `Σ_j G_ij y_j` and `Σ_j E_ij y_j`, G the cosines and E the defects.
+    /// Computes `Σ_j G_ij y_j` and `Σ_j E_ij y_j`, with the cosines G and the defects E.
     fn row(&self, i: usize, y: &[f64]) -> Row {
         let n = y.len();
         let (cosines, defects) = (
@@ -113,17 +113,18 @@ impl Directions {
         row
     }
 
-    /// The point `Σ y_i u_i`.
+    /// Computes the point `Σ y_i u_i`.
     ///
-    /// With `σ = Σ y_i`, `E = 1 - G` and `q = y'Ey`, two forms of everything are equal on paper:
+    /// With `σ = Σ y_i`, `E = 1 - G` and `q = y'Ey`, norm and defects have two forms each, equal in
+    /// exact arithmetic:
     ///
     /// - `|x|² = y'Gy = σ² - q`
     /// - `1 - cos(x, u_i) = 1 - (Gy)_i / |x| = ((Ey)_i - q / (|x| + σ)) / |x|`
     ///
-    /// For inputs that are nearly parallel, as fine-tunes are, the terms of the first form are near
-    /// 1 and cancel, those of the second are as small as the result. For inputs far apart it is the
-    /// other way round. So both are summed, and the one with the smaller bound on its rounding
-    /// error is taken.
+    /// For nearly parallel inputs, such as fine-tunes, the terms of the first form are near 1 and
+    /// cancel, and those of the second are as small as the result. For inputs far apart it is the
+    /// other way round. So both are summed, and the form with the smaller bound on its rounding
+    /// error is used.
     pub(super) fn point(&self, y: &[f64]) -> Point {
         let largest = y.iter().fold(0.0, |largest: f64, y| largest.max(y.abs()));
         if largest == 0.0 || !largest.is_finite() {
@@ -171,16 +172,16 @@ impl Directions {
         }
     }
 
-    /// The norm of `Σ y_i u_i`.
+    /// Computes the norm of `Σ y_i u_i`.
     pub(super) fn norm(&self, y: &[f64]) -> f64 {
         self.point(y).norm
     }
 }
 
-/// The norm of input `i`, and whether it is lost: `|b|² + 2 b·d + |d|²` of an input `b + d` far
-/// smaller than the centre `b` is what rounding has left of it, below zero as soon as above. It is
-/// then given as what a rounding of the centre is, so that it is no zero; an input that is zero is
-/// told by `d = -b`, to the bit.
+/// Computes the norm of input `i`, and true if it is lost. For an input `b + d` far smaller than
+/// the centre `b`, rounding decides `|b|² + 2 b·d + |d|²`, and even its sign. A lost norm is set to
+/// the rounding of the centre, so that it is not zero; a zero input is recognised by `d = -b`, to
+/// the bit.
 fn raw_norm(gram: &Gram, raw: &Gram, center: Option<usize>, i: usize) -> (f64, bool) {
     let square = raw.get(i, i);
     let Some(b) = center.filter(|b| *b != i) else {
@@ -198,7 +199,7 @@ fn raw_norm(gram: &Gram, raw: &Gram, center: Option<usize>, i: usize) -> (f64, b
     }
 }
 
-/// `1 - cos` of a pair, from a matrix that is not centred.
+/// Computes `1 - cos` of a pair from a matrix that is not centred.
 fn raw_defect(gram: &Gram, norms: &[f64], i: usize, j: usize) -> f64 {
     let (first, second, product) = (gram.get(i, i), gram.get(j, j), gram.get(i, j));
     // Square roots do not multiply back exactly; equal inputs must come out equal.
@@ -209,8 +210,8 @@ fn raw_defect(gram: &Gram, norms: &[f64], i: usize, j: usize) -> f64 {
     }
 }
 
-/// `1 - cos` of a pair, from a matrix centred on `b`, without subtracting numbers that are nearly
-/// equal: `2 |x_i| |x_j| (1 - cos) = |x_i - x_j|² - (|x_i| - |x_j|)²`.
+/// Computes `1 - cos` of a pair from a matrix centred on `b`, without subtracting nearly equal
+/// numbers: `2 |x_i| |x_j| (1 - cos) = |x_i - x_j|² - (|x_i| - |x_j|)²`.
 fn centered_defect(gram: &Gram, b: usize, norms: &[f64], i: usize, j: usize) -> f64 {
     let delta = |i: usize, j: usize| {
         if i == b || j == b {

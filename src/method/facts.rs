@@ -1,4 +1,4 @@
-//! A solved merge: the coefficients, and what a report says about them.
+//! A solved merge: the coefficients, and the facts for a report.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use super::directions::Directions;
 use super::{Flags, Gram, number};
 use crate::error::{Error, Kind, Result};
 
-/// Why a solver stopped.
+/// The reason why a solver stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
@@ -14,54 +14,54 @@ pub enum Stop {
     Exact,
     /// The tolerance was met.
     Converged,
-    /// The residual stopped falling: rounding leaves no better iterate. The best one was taken.
+    /// The residual stopped falling, at the limit of rounding. The best iterate was used.
     Floor,
-    /// The limit of iterations was reached. The last iterate was taken.
+    /// The limit of iterations was reached. The last iterate was used.
     MaxIterations,
 }
 
-/// What was found about one merge of N tensors.
+/// The facts about one merge of N tensors.
 ///
 /// Every number is finite, so the facts go through JSON and back without losing a bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The norms of the inputs; empty when no Gram matrix was taken. Where differences from a base
-    /// were measured, the norm of an input far smaller than the base is known to a rounding of the
-    /// base's only.
+    /// The norms of the inputs; empty when no Gram matrix was measured. Where differences from a
+    /// base were measured, the norm of an input far smaller than the base is exact only to a
+    /// rounding of the base's.
     #[serde(with = "number::list")]
     pub norms: Vec<f64>,
-    /// The norm of the result; `None` when no Gram matrix was taken.
+    /// The norm of the result; `None` when no Gram matrix was measured.
     pub merged_norm: Option<f64>,
-    /// The angle in radians between each input and the result; `None` where one of them is zero, or
-    /// so small beside the base that differences from it do not tell its direction.
+    /// The angle in radians between each input and the result; `None` where one of the two is zero,
+    /// or so small beside the base that differences from the base do not give its direction.
     pub angles: Vec<Option<f64>>,
-    /// How many steps an iterative solver took.
+    /// The number of steps of an iterative solver.
     pub iterations: u32,
-    /// What was left of the gradient at the end; 0 for a closed form.
+    /// The final residual of an iterative solver; 0 for a closed form.
     #[serde(with = "number")]
     pub residual: f64,
-    /// Why the solver stopped.
+    /// The reason why the solver stopped.
     pub stop: Stop,
-    /// What was odd.
+    /// The odd cases that were met.
     pub flags: Flags,
 }
 
-/// Coefficients of N inputs: the result is `Σ c_i x_i / d` over the raw inputs, or with a centre
-/// `p` it is `c_p x_p + Σ c_i (x_i - x_p)`, and `d` is one.
+/// Coefficients of N inputs. The result is `Σ c_i x_i / d` over the raw inputs; with a centre `p`
+/// it is `c_p x_p + Σ c_i (x_i - x_p)`, and `d` is one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// One coefficient per input.
     #[serde(with = "number::list")]
     pub coefficients: Vec<f64>,
-    /// What the sum is divided by: one, or a whole number of which a mean's weights are exact
+    /// The divisor `d` of the sum: one, or a whole number of which a mean's weights are exact
     /// shares.
     #[serde(default = "one")]
     pub divisor: f64,
-    /// The input that the others are subtracted from before they are weighted, where their own sum
-    /// would cancel.
+    /// The input `p` that is subtracted from the others before they are weighted, where their plain
+    /// sum would cancel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center: Option<usize>,
-    /// What was found on the way.
+    /// The facts about the merge.
     pub facts: Facts,
 }
 
@@ -70,8 +70,8 @@ fn one() -> f64 {
 }
 
 impl Solution {
-    /// The solution with these coefficients in closed form, its facts measured on `gram`, which may
-    /// be centred.
+    /// Makes the solution with these closed-form coefficients, and measures its facts on `gram`,
+    /// which may be centred.
     ///
     /// # Errors
     ///
@@ -117,8 +117,7 @@ impl Solution {
         })
     }
 
-    /// The same solution, its coefficients written as `shares` of `divisor`, so that they need not
-    /// be rounded.
+    /// Writes the coefficients as `shares` of `divisor`, which need no rounding.
     pub(super) fn in_shares(self, shares: Vec<f64>, divisor: f64) -> Self {
         Self {
             coefficients: shares,
@@ -127,8 +126,8 @@ impl Solution {
         }
     }
 
-    /// The solution that takes input `base` of `inputs` as it is, because another one is not
-    /// finite.
+    /// Makes the solution that keeps input `base` of `inputs` unchanged, because another input is
+    /// not finite.
     pub fn base_instead(inputs: usize, base: usize) -> Self {
         let mut coefficients = vec![0.0; inputs];
         coefficients[base] = 1.0;
@@ -152,7 +151,7 @@ impl Solution {
         }
     }
 
-    /// The same solution, found by an iteration.
+    /// Marks the solution as found by an iteration.
     pub(super) fn iterated(mut self, iterations: u32, residual: f64, stop: Stop) -> Self {
         self.facts.iterations = iterations;
         self.facts.residual = residual;

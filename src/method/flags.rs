@@ -1,10 +1,10 @@
-//! What was odd about a merge.
+//! The odd cases that a merge met.
 
 use std::ops::BitOrAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// The odd cases that a merge met; all false is the ordinary case.
+/// The odd cases that a merge met; all are false in an ordinary merge.
 ///
 /// Flags of rows or tensors are gathered with `|=`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,13 @@ pub struct Flags {
     /// An input is more than a right angle from the mean.
     #[serde(skip_serializing_if = "unset")]
     pub beyond_right_angle: bool,
-    /// A formula had no value, so the linear combination was taken.
+    /// A formula had no value, so the linear combination was used.
     #[serde(skip_serializing_if = "unset")]
     pub linear_instead: bool,
     /// A formula had no value, so the base was kept.
     #[serde(skip_serializing_if = "unset")]
     pub base_kept: bool,
-    /// An input was not finite, so the base was taken instead.
+    /// An input was not finite, so the base was used instead.
     #[serde(skip_serializing_if = "unset")]
     pub nonfinite_base: bool,
     /// The iteration ended at its limit.
@@ -42,7 +42,7 @@ pub struct Flags {
     pub not_converged: bool,
 }
 
-/// Whether to leave a flag out, in the form that serde asks for.
+/// True if a flag is left out of the output; serde requires this signature.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde passes a reference"
@@ -52,12 +52,12 @@ fn unset(flag: &bool) -> bool {
 }
 
 impl Flags {
-    /// Whether nothing odd was met.
+    /// True if no odd case was met.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// A sentence for each flag that is set, for a report.
+    /// Lists a sentence for each flag that is set, for a report.
     pub fn sentences(&self) -> impl Iterator<Item = &'static str> {
         let all = [
             (
@@ -122,7 +122,7 @@ impl BitOrAssign for Flags {
 mod tests {
     use super::*;
 
-    /// Every flag alone, made from its serialised name, so that a new field cannot be forgotten
+    /// Makes each flag alone from its serialised name, so that a new field cannot be forgotten
     /// here.
     fn each_alone() -> Vec<Flags> {
         let debug = format!("{:?}", Flags::default());

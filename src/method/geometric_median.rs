@@ -4,19 +4,18 @@ use super::centered::Centered;
 use super::{Flags, Gram, Method, Solution, Statistics, Stop, weights};
 use crate::error::Result;
 
-/// Steps without a smaller residual after which it is taken to fall no more.
+/// The steps without a smaller residual after which the iteration ends.
 const PATIENCE: u32 = 8;
 
-/// A residual above this is never a rounding floor.
+/// The largest residual that can be a rounding floor.
 const FLOOR: f64 = 1e-6;
 
-/// An iterate nearer to an input than this share of what its distance is summed from, squared, is
-/// at that input.
+/// The share of a squared distance's terms below which an iterate is at that input.
 const AT_INPUT: f64 = 1e-28;
 
-/// An input is the median when the others' pull on it is below its own weight by this share.
-/// Equality is left to the iteration, so that two inputs of equal weight give their middle, not one
-/// of them.
+/// The share by which the others' pull on an input must be below its own weight for the input to be
+/// the median. Equality is left to the iteration, so that two inputs of equal weight give their
+/// middle, not one of them.
 const CLEARLY: f64 = 1e-12;
 
 /// The geometric median: minimises `Σ a_i |y - x_i|`.
@@ -28,15 +27,15 @@ const CLEARLY: f64 = 1e-12;
 /// - `|y - x_i|² = c'Gc - 2 (Gc)_i + G_ii`
 /// - the gradient `Σ v_i x_i`, `Σ v_i = 0`, has the squared length `v'Gv`
 ///
-/// An input at which the pull of the others, `|Σ a_i (x_i - x_k) / |x_i - x_k||`, is less than its
-/// own weight is the median itself; that is found beforehand, as the iteration approaches such a
-/// point ever more slowly. An iterate that meets another input leaves it by the step of Vardi and
-/// Zhang (2000). The residual is the gradient's length with weights that sum to 1, a number without
-/// a unit.
+/// An input is the median itself if the pull of the others on it, `|Σ a_i (x_i - x_k) / |x_i -
+/// x_k||`, is less than its own weight. This is checked first, because the iteration approaches
+/// such a point ever more slowly. An iterate that meets another input leaves it by the step of
+/// Vardi and Zhang (2000). The residual is the gradient's length with weights that sum to 1; it has
+/// no unit.
 ///
-/// The matrix is measured to twice the digits, for that input is known only afterwards: one among
-/// the others, not one far away, beside which their distances would be lost. So the order of the
-/// inputs does not matter.
+/// The matrix is measured with twice the digits, because the central input is known only
+/// afterwards: an input among the others, since a far one would lose their distances to rounding.
+/// So the order of the inputs does not matter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeometricMedian {
     weights: Vec<f64>,
@@ -44,8 +43,8 @@ pub struct GeometricMedian {
     tol: f64,
 }
 
-/// The pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k) / |x_i -
-/// x_k|`.
+/// Computes the pull of the inputs that are not at input `k`: the length of `Σ a_i (x_i - x_k)
+/// / |x_i - x_k|`.
 fn pull(centered: &Centered, a: &[f64], k: usize) -> f64 {
     let mut v: Vec<f64> = (0..a.len())
         .map(|i| share(a[i], centered.square(i, k), 0.0))
@@ -54,7 +53,7 @@ fn pull(centered: &Centered, a: &[f64], k: usize) -> f64 {
     centered.length(&v)
 }
 
-/// `a / |distance|`, 0 for a distance that counts as none.
+/// Computes `a / |distance|`; 0 for a squared distance of at most `none`.
 fn share(a: f64, square: f64, none: f64) -> f64 {
     if square <= none {
         0.0
@@ -64,13 +63,13 @@ fn share(a: f64, square: f64, none: f64) -> f64 {
 }
 
 impl GeometricMedian {
-    /// The limit of steps that a recipe without one gets.
+    /// The default limit of steps in a recipe.
     pub const MAX_ITER: u32 = 1000;
 
-    /// The length of a gradient that counts as converged in a recipe without one.
+    /// The default tolerance in a recipe: the length of a gradient that counts as converged.
     pub const TOL: f64 = 1e-12;
 
-    /// The median with these weights, of which only the ratios matter. `max_iter` 0 gives the
+    /// Makes the median with these weights; only their ratios matter. `max_iter` 0 gives the
     /// weighted mean unless an input is the median itself.
     ///
     /// # Errors
@@ -85,7 +84,7 @@ impl GeometricMedian {
         })
     }
 
-    /// The input that is the median, if there is one: the first of those at its place.
+    /// Finds the input that is the median, if there is one: the first of those at the same place.
     fn at_input(&self, distances: &Centered) -> Option<usize> {
         let a = &self.weights;
         (0..a.len()).filter(|k| a[*k] > 0.0).find(|&k| {
@@ -97,7 +96,7 @@ impl GeometricMedian {
         })
     }
 
-    /// The gradient at `c` in coefficients, and Weiszfeld's total weight.
+    /// Computes the gradient at `c` in coefficients, and Weiszfeld's total weight.
     fn gradient(&self, distances: &Centered, c: &[f64]) -> (Vec<f64>, f64) {
         let squares: Vec<(f64, f64)> = distances
             .to_point(c)
@@ -119,8 +118,8 @@ impl GeometricMedian {
         let at = |(a, (square, none)): (&f64, &(f64, f64))| if square <= none { *a } else { 0.0 };
         let met: f64 = self.weights.iter().zip(&squares).map(at).sum();
         if met > 0.0 {
-            // Vardi and Zhang: the input's own weight holds the iterate back, by less than the
-            // others pull.
+            // Vardi and Zhang: the input's own weight holds the iterate back, with less force than
+            // the others pull.
             let pull = distances.length(&gradient);
             let free = if pull > met { 1.0 - met / pull } else { 0.0 };
             gradient.iter_mut().for_each(|g| *g *= free);

@@ -22,7 +22,7 @@ pub struct Gram {
 }
 
 impl Gram {
-    /// The matrix of N tensors without elements: all zero.
+    /// Makes the matrix of N tensors without elements: all zero.
     pub fn new(n: usize) -> Self {
         Self {
             n,
@@ -31,11 +31,11 @@ impl Gram {
         }
     }
 
-    /// The matrix with these sums.
+    /// Makes the matrix with these sums.
     ///
     /// # Panics
     ///
-    /// When there are not [`pair_count`]`(n)` of them.
+    /// When the number of sums is not [`pair_count`]`(n)`.
     pub fn from_sums(n: usize, sums: Vec<f64>) -> Self {
         assert_eq!(
             sums.len(),
@@ -49,23 +49,23 @@ impl Gram {
         }
     }
 
-    /// How many inputs there are.
+    /// Returns the number of inputs.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// The inner product of inputs `i` and `j`.
+    /// Returns the inner product of inputs `i` and `j`.
     pub fn get(&self, i: usize, j: usize) -> f64 {
         let at = pair_index(self.n, i.min(j), i.max(j));
         self.sums[at] + self.carries[at]
     }
 
-    /// The norm of input `i`, or of its difference to the centre.
+    /// Returns the norm of input `i`, or of its difference to the centre.
     pub fn norm(&self, i: usize) -> f64 {
         self.get(i, i).sqrt()
     }
 
-    /// The inner products as sums, in the order that [`Gram::from_sums`] takes.
+    /// Returns the inner products as sums, in the order of [`Gram::from_sums`].
     pub fn sums(&self) -> Vec<f64> {
         self.sums
             .iter()
@@ -74,18 +74,17 @@ impl Gram {
             .collect()
     }
 
-    /// The same as two numbers, the first what f64 holds of it and the second what that has lost.
+    /// Returns an inner product as two numbers: its f64 value, and the rest that f64 loses.
     pub(super) fn wide(&self, i: usize, j: usize) -> [f64; 2] {
         let at = pair_index(self.n, i.min(j), i.max(j));
         two_sum(self.sums[at], self.carries[at])
     }
 
-    /// Adds the sums of the next chunk. Sums of twice the digits are added by halves, one after the
-    /// other.
+    /// Adds the sums of the next chunk. For sums with twice the digits, call it once for each half.
     ///
     /// # Panics
     ///
-    /// When there are not [`pair_count`]`(n)` of them.
+    /// When the number of sums is not [`pair_count`]`(n)`.
     pub fn add(&mut self, sums: &[f64]) {
         assert_eq!(
             sums.len(),
@@ -97,7 +96,7 @@ impl Gram {
         }
     }
 
-    /// The same inner products with those of the raw inputs, when `self` was centred on input `b`.
+    /// Computes the inner products of the raw inputs from `self`, which is centred on input `b`.
     pub(super) fn uncentered(&self, b: usize) -> Self {
         let delta = |i: usize, j: usize| {
             if i == b || j == b {
@@ -116,7 +115,7 @@ impl Gram {
         Self::from_sums(self.n, sums)
     }
 
-    /// Checks that this is the matrix of `inputs` inputs and that every entry is a number.
+    /// Checks that the matrix is of `inputs` inputs and that every entry is finite.
     pub(super) fn check(&self, method: &'static str, inputs: usize) -> Result<()> {
         let what = || format!("cannot solve {method}");
         if self.n != inputs {

@@ -5,28 +5,28 @@ use super::directions::{Directions, Point};
 use super::{Flags, Gram, Method, Solution, Statistics, Stop, angle, weights};
 use crate::error::Result;
 
-/// An input whose cosine to the iterate is not above -1 + this is opposite to it. Below, cosines of
-/// rounded inner products no longer tell in which direction the shortest arc leaves.
+/// An input is opposite to the iterate when `1 + cos` is not above this. Cosines of rounded inner
+/// products then no longer give the direction of the shortest arc.
 const OPPOSITE: f64 = 1e-12;
 
-/// A weighted mean of unit vectors whose square is not above this has no direction that rounded
-/// inner products know.
+/// The squared length at or below which rounded inner products give a weighted mean of unit vectors
+/// no direction.
 const VANISHING: f64 = 1e-12;
 
-/// An angle counts as more than a right one when its cosine is below minus this, so that exact
-/// right angles do not.
+/// An angle is beyond a right angle when its cosine is below minus this, so that exact right angles
+/// do not count.
 const RIGHT_ANGLE: f64 = 1e-9;
 
-/// Steps without a smaller residual after which it is taken to fall no more, once it is below
+/// The steps without a smaller residual after which the iteration ends, once the residual is below
 /// [`FLOOR`].
 const PATIENCE: u32 = 8;
 
-/// A residual above this is never a rounding floor: on its way around a saddle it may grow for many
-/// steps.
+/// The largest residual that can be a rounding floor. A larger one may grow for many steps on the
+/// way around a saddle.
 const FLOOR: f64 = 1e-6;
 
-/// The least share of the tolerance that is asked of the tangent where the bound on the curvature
-/// says little.
+/// The least share of the tolerance that the tangent must reach where the bound on the curvature is
+/// weak.
 const STRICTEST: f64 = 0.01;
 
 /// The weighted Karcher mean of the inputs' directions on the unit sphere, scaled to the weighted
@@ -46,13 +46,13 @@ const STRICTEST: f64 = 0.01;
 /// It stops when `m` is within `tol` radians of the mean. `β = b·Gc = Σ a_i θ_i cot θ_i` bounds the
 /// Hessian of half the sum of squares from below, so that distance is at most `|t| / β`: with a
 /// hundred orthogonal inputs β is 0.15, and a tangent below `tol` alone would leave seven times as
-/// much. Where β is below 1/100, as with inputs beyond a right angle, it bounds nothing useful, and
-/// `|t| <= tol / 100` is asked for.
+/// much. Where β is below 1/100, as with inputs beyond a right angle, the bound is useless, and
+/// `|t| <= tol / 100` is required.
 ///
-/// - An input of weight zero does not take part. A zero input has no direction; the others' weights
-///   are renormalised for the direction, and it counts for `s` with its weight and norm 0.
-/// - Inputs with equal inner products get their weights, as do inputs in one direction: nothing
-///   needs to be solved.
+/// - An input of weight zero does not take part. A zero input has no direction: the others' weights
+///   are renormalised for the direction, and `s` counts it with its weight and norm 0.
+/// - Inputs with equal inner products get their weights without an iteration, as do inputs in one
+///   direction.
 /// - An input opposite to the iterate has no logarithm: it gives no tangent. A weighted mean that
 ///   vanishes is replaced by the direction of the largest weight (the first of equals). Both are
 ///   flagged.
@@ -66,13 +66,14 @@ pub struct Karcher {
 }
 
 impl Karcher {
-    /// The limit of steps that a recipe without one gets.
+    /// The default limit of steps in a recipe.
     pub const MAX_ITER: u32 = 1000;
 
-    /// The distance from the mean, in radians, that counts as converged in a recipe without one.
+    /// The default tolerance in a recipe: the distance from the mean, in radians, that counts as
+    /// converged.
     pub const TOL: f64 = 1e-12;
 
-    /// The mean with these weights, of which only the ratios matter. `max_iter` 0 gives the
+    /// Makes the mean with these weights; only their ratios matter. `max_iter` 0 gives the
     /// normalised weighted mean.
     ///
     /// # Errors
@@ -87,7 +88,8 @@ impl Karcher {
         })
     }
 
-    /// Weights of the inputs that have a direction and a weight, to sum 1; the others get 0.
+    /// Normalises the weights of the inputs that have a direction and a weight to sum 1; the others
+    /// get 0.
     fn participants(&self, norms: &[f64]) -> Vec<f64> {
         let masked: Vec<f64> = self
             .weights
@@ -96,8 +98,8 @@ impl Karcher {
             .map(|(a, norm)| if *norm > 0.0 { *a } else { 0.0 })
             .collect();
         let sum: f64 = masked.iter().sum();
-        // All inputs take part: their weights sum to 1 up to rounding, and dividing again would
-        // only round again.
+        // All inputs take part: their weights sum to 1 up to rounding, and another division would
+        // only add a rounding.
         if sum == 0.0 || masked == self.weights {
             masked
         } else {
@@ -105,7 +107,7 @@ impl Karcher {
         }
     }
 
-    /// Whether all inputs that take part, none of them zero, have bit-equal inner products.
+    /// True if all inputs that take part are nonzero and have bit-equal inner products.
     fn are_equal(&self, gram: &Gram) -> bool {
         let taking: Vec<usize> = (0..gram.n()).filter(|i| self.weights[*i] > 0.0).collect();
         let first = gram.get(taking[0], taking[0]);
@@ -116,7 +118,7 @@ impl Karcher {
     }
 }
 
-/// Where an iteration ended.
+/// The end of an iteration.
 struct Mean {
     parts: Vec<f64>,
     iterations: u32,
@@ -126,7 +128,8 @@ struct Mean {
 }
 
 impl Karcher {
-    /// The starting point: the normalised weighted mean, or the direction of the largest weight.
+    /// Computes the starting point: the normalised weighted mean, or the direction of the largest
+    /// weight.
     fn start(directions: &Directions, a: &[f64], flags: &mut Flags) -> Vec<f64> {
         let norm = directions.norm(a);
         if norm * norm > VANISHING {
@@ -140,7 +143,7 @@ impl Karcher {
             .collect()
     }
 
-    /// `c`, a unit vector, freed of what is zero when that may be most of it.
+    /// Removes the null-space part of `c`, a unit vector, when it may be most of `c`.
     fn bounded(directions: &Directions, a: &[f64], c: Vec<f64>) -> Vec<f64> {
         if may_be_null(&c, 1.0) {
             without_null_part(directions, a, c)
@@ -149,8 +152,8 @@ impl Karcher {
         }
     }
 
-    /// The tangent from `c`, a unit vector, towards the mean, in coefficients, its length, and the
-    /// bound β.
+    /// Computes the tangent from `c`, a unit vector, towards the mean in coefficients, its length,
+    /// and the bound β.
     fn tangent(
         directions: &Directions,
         a: &[f64],
@@ -206,8 +209,9 @@ impl Karcher {
                 break (best.0, Stop::Floor);
             }
             let (cos, sinc) = (angle::sin_cos(length).1, angle::sinc(length));
-            // NOTE: what dependent inputs leave undetermined, a step multiplies by 1 - β. Beyond a
-            // right angle, β < 0, it would grow without moving the point, until its rounding does.
+            // NOTE: a step multiplies the null-space part of dependent inputs by 1 - β. Beyond a
+            // right angle, β < 0, that part would grow without moving the point, until its rounding
+            // moves it.
             let next = c.iter().zip(&t).map(|(c, t)| cos * c + sinc * t).collect();
             c = Self::bounded(directions, a, next);
             iterations += 1;
@@ -252,7 +256,7 @@ impl Method for Karcher {
         let a = self.participants(&norms);
         let taking = a.iter().filter(|a| **a > 0.0).count();
         if taking == 0 {
-            // Any coefficients give zero. These keep the sign that all zeros have.
+            // Any coefficients give zero. These keep the zeros' sign where all inputs agree on it.
             return exact(
                 self.weights.clone(),
                 Flags {

@@ -6,21 +6,21 @@ use crate::kernel::MOST_DIVISOR;
 
 /// `Σ w_i x_i`, divided by `Σ w_i` if `normalize` (*model soups*, Wortsman et al. 2022).
 ///
-/// Where weights are whole numbers, or alike, a mean is a sum over a whole number, which is divided
-/// by as the last step: a third as a factor is rounded, and tips what lies exactly between two
-/// numbers of the output's type.
+/// A mean with weights that are whole numbers, or equal, is a sum divided by a whole number as the
+/// last step. A factor such as a third would be rounded, and would break ties between two numbers
+/// of the output's type.
 ///
 /// Weights may be negative. Where mergekit divides by a sum of zero and fills the model with NaN,
 /// this refuses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     weights: Vec<f64>,
-    /// The same as shares of a whole number, where they are.
+    /// The weights as shares of a whole number, if they are such shares.
     shares: Option<(Vec<f64>, f64)>,
 }
 
 impl Linear {
-    /// The mean (`normalize`, the default of a recipe) or sum with these weights.
+    /// Makes the mean (`normalize`, the default of a recipe) or sum with these weights.
     ///
     /// # Errors
     ///
@@ -40,8 +40,8 @@ impl Linear {
     }
 }
 
-/// `weights` as whole numbers, and their sum; none where they are not, or the sum is a power of
-/// two, by which every weight is divided exactly.
+/// Returns `weights` as whole numbers, and their sum. `None` if they are not such numbers, or if
+/// the sum is a power of two, which divides every weight exactly.
 fn shares(weights: &[f64]) -> Option<(Vec<f64>, f64)> {
     let alike = weights.iter().all(|weight| *weight == weights[0]);
     let shares = if alike {

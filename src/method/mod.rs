@@ -1,13 +1,13 @@
 //! Gram matrix in, coefficients out.
 //!
 //! Every method here ends in a linear combination `out = Σ c_i x_i` of the inputs, and its
-//! coefficients depend on the inputs only through their inner products. So a method says which
-//! inner products it needs ([`Statistics`]), the engine sums them over a tensor, a row or the whole
-//! model ([`Gram`]), and [`Method::solve`] turns N × N numbers into N. Nothing here reads a tensor,
-//! and the cost of a thousand iterations is that of a few thousand multiplications.
+//! coefficients depend on the inputs only through their inner products. So a method states the
+//! inner products that it needs ([`Statistics`]), the engine sums them over a tensor, a row or the
+//! whole model ([`Gram`]), and [`Method::solve`] turns N × N numbers into N. Nothing here reads a
+//! tensor, and a thousand iterations cost a few thousand multiplications.
 //!
-//! All of it is plain IEEE f64 arithmetic (`+ - * / sqrt`), trigonometry included, so the
-//! coefficients have the same bits on every machine.
+//! All arithmetic is plain IEEE f64 (`+ - * / sqrt`), trigonometry included, so the coefficients
+//! have the same bits on every machine.
 
 mod angle;
 mod cancelling;
@@ -50,7 +50,8 @@ pub use task_arithmetic::TaskArithmetic;
 /// The inner products that a method needs before it can be solved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
-    /// None: the coefficients do not depend on the data, so one pass over the inputs is enough.
+    /// No inner products: the coefficients do not depend on the data, so one pass over the inputs
+    /// is enough.
     None,
     /// The Gram matrix of the inputs.
     Gram {
@@ -66,7 +67,7 @@ pub enum Statistics {
 }
 
 impl Statistics {
-    /// How many sums of `n` inputs a chunk has.
+    /// Counts the sums that a chunk of `n` inputs has.
     pub fn sums(self, n: usize) -> usize {
         match self {
             Self::None => 0,
@@ -76,36 +77,37 @@ impl Statistics {
     }
 }
 
-/// A way of merging N tensors that is a linear combination of them.
+/// A merge of N tensors that is a linear combination of them.
 pub trait Method: Send + Sync + Debug {
-    /// The name in a recipe, such as `karcher`.
+    /// Returns the name in a recipe, such as `karcher`.
     fn name(&self) -> &'static str;
 
-    /// What [`Method::solve`] must be given.
+    /// Returns the statistics that [`Method::solve`] needs.
     fn statistics(&self) -> Statistics;
 
-    /// The input from which the others are measured: where one of them equals it, it has no say.
+    /// Returns the input from which the others are measured, if there is one. Another input has no
+    /// effect where it equals that one.
     fn measured_from(&self) -> Option<usize> {
         None
     }
 
-    /// The share that the recipe gives each input, before anything is measured; none for an input
+    /// Returns the share that the recipe gives each input, before measurement; `None` for an input
     /// that takes no part.
     ///
-    /// It stands for a coefficient that comes out as zero, so that NaN and infinity which are let
-    /// through reach the output: an input of which nothing else is left has no direction.
-    /// `Some(0.0)` is a base, which has no share.
+    /// The share replaces a coefficient that is solved as zero, so that NaN and infinity reach the
+    /// output where they are allowed: an input with no finite element left has no direction.
+    /// `Some(0.0)` marks a base, which has no share.
     fn shares(&self) -> Vec<Option<f64>>;
 
-    /// The coefficients of the inputs, in the inputs' order, and what was found on the way.
+    /// Solves for the coefficients, in the inputs' order, and the facts about the merge.
     ///
     /// With [`Statistics::None`] the matrix may be `Gram::new(0)`; the facts then hold no norms and
     /// no angles.
     ///
     /// # Errors
     ///
-    /// When the matrix is of another number of inputs than the method was made for, or holds a
-    /// number that is not finite, or a coefficient overflows.
+    /// When the matrix does not have the method's number of inputs, holds a number that is not
+    /// finite, or a coefficient overflows.
     fn solve(&self, gram: &Gram) -> Result<Solution>;
 }
 

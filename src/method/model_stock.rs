@@ -3,7 +3,7 @@
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
-/// A denominator `1 + (N-1) c` not above this leaves the interpolation without a value.
+/// The denominator `1 + (N-1) c` at or below which the interpolation has no value.
 const VANISHING: f64 = 1e-6;
 
 /// `t mean(x_i) + (1-t) b` over the N inputs that are not the base, with `t = N c / (1 + (N-1) c)`
@@ -21,11 +21,11 @@ pub struct ModelStock {
 }
 
 impl ModelStock {
-    /// The mean of `inputs` inputs of which one is the base.
+    /// Makes the mean of `inputs` inputs, one of which is the base.
     ///
     /// # Errors
     ///
-    /// When there are not at least two beside the base, or `base` is no input.
+    /// When there are fewer than two inputs beside the base, or `base` is not an input.
     pub fn new(base: usize, inputs: usize) -> Result<Self> {
         weights::base_within(base, inputs)?;
         if inputs < 3 {
@@ -38,7 +38,7 @@ impl ModelStock {
         Ok(Self { base, inputs })
     }
 
-    /// The mean cosine of the pairs of differences.
+    /// Computes the mean cosine of the pairs of differences.
     fn mean_cosine(&self, gram: &Gram) -> f64 {
         let others: Vec<usize> = (0..self.inputs).filter(|i| *i != self.base).collect();
         let (mut sum, mut pairs) = (0.0, 0.0);

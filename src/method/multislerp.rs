@@ -4,8 +4,8 @@ use super::directions::Directions;
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
-/// A mean of directions whose square is not above this, weights summing to 1, has no direction of
-/// its own.
+/// The squared length at or below which a mean of directions, with weights that sum to 1, has no
+/// direction.
 const VANISHING: f64 = 1e-12;
 
 /// `(Σ w_i |v_i|) m`, `m` the normalised `Σ w_i v_i / (|v_i| + eps)`, with `v_i = x_i`, or `x_i -
@@ -24,16 +24,16 @@ pub struct Multislerp {
 }
 
 impl Multislerp {
-    /// What is added to norms in a recipe that does not say.
+    /// The default number that is added to norms.
     pub const EPS: f64 = 1e-8;
 
-    /// The mean with one weight per input, divided by their sum if `normalize_weights` (the default
-    /// of a recipe). With a base, one of the inputs, its own weight is not used.
+    /// Makes the mean with one weight per input, divided by their sum if `normalize_weights` (the
+    /// default of a recipe). With a base, one of the inputs, its own weight is not used.
     ///
     /// # Errors
     ///
-    /// When a weight is not finite, they sum to zero and must be normalised, `base` is no input, or
-    /// `eps` is negative or not finite.
+    /// When a weight is not finite, they sum to zero and must be normalised, `base` is not an
+    /// input, or `eps` is negative or not finite.
     pub fn new(
         weights: &[f64],
         normalize_weights: bool,
@@ -53,7 +53,7 @@ impl Multislerp {
         Ok(Self { weights, base, eps })
     }
 
-    /// The coefficients of `v_i`, the base's being 0.
+    /// Computes the coefficients of `v_i`; the base's is 0.
     fn combine(&self, gram: &Gram, flags: &mut Flags) -> Vec<f64> {
         let deltas = self.deltas(gram);
         let norms: Vec<f64> = (0..deltas.n()).map(|i| deltas.norm(i)).collect();
@@ -85,7 +85,7 @@ impl Multislerp {
         mean.iter().map(|c| c * scale / length).collect()
     }
 
-    /// The matrix of `v_i`: with a base its own row is made zero, so that it takes no part.
+    /// Computes the matrix of `v_i`. A base gets a row of zeros, so that it takes no part.
     fn deltas(&self, gram: &Gram) -> Gram {
         let n = gram.n();
         let entry = |i: usize, j: usize| {

@@ -1,5 +1,5 @@
-//! Numbers in JSON, which has none that are not finite: those are written as text, and read back as
-//! such. What an earlier version wrote as null is NaN.
+//! Numbers in JSON, which cannot hold NaN and infinity: they are written as text and read back from
+//! it. Null, which an earlier version wrote, is read as NaN.
 //!
 //! Use with `#[serde(with = "number")]`, and [`list`] for several.
 
@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-/// A number in this form.
+/// A number that is written in this form.
 struct Number(f64);
 
 impl Serialize for Number {
@@ -81,7 +81,7 @@ pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S:
 ///
 /// # Errors
 ///
-/// When there is something else.
+/// When the value is not in this form.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Number::deserialize(deserializer).map(|number| number.0)
 }
@@ -106,7 +106,7 @@ pub mod list {
     ///
     /// # Errors
     ///
-    /// When there is something else.
+    /// When the value is not in this form.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
         Ok(Vec::<Number>::deserialize(deserializer)?
             .into_iter()
@@ -135,7 +135,7 @@ pub mod pairs {
     ///
     /// # Errors
     ///
-    /// When there is something else, or an odd number of numbers.
+    /// When the value is not in this form, or has an odd number of numbers.
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<[f64; 2]>, D::Error> {

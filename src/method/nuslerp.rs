@@ -4,16 +4,17 @@ use super::slerp::{Arc, interpolate};
 use super::{Flags, Gram, Method, Solution, Statistics, weights};
 use crate::error::Result;
 
-/// Inputs with `1 + cos` not above this are opposite.
+/// The value of `1 + cos` at or below which inputs are opposite.
 const OPPOSITE: f64 = 1e-12;
 
 /// Slerp at `t = w_2 / (w_1 + w_2)` of two inputs `x_1`, `x_2`, or with a base of `x_1 - b`, `x_2 -
 /// b`, added to `b`.
 ///
 /// Weights that sum to less than 1e-6 mean `t` 0.5, as in mergekit. Its `nuslerp_flatten` and
-/// `nuslerp_row_wise` choose what the Gram matrix is taken over and need nothing here. Opposite
-/// inputs are combined linearly and flagged. mergekit does that below a sine of 1e-8 and divides by
-/// rounding noise just above; here the limit is where rounded inner products still tell the arc.
+/// `nuslerp_row_wise` choose the elements that the Gram matrix covers and need nothing here.
+/// Opposite inputs are combined linearly and flagged. mergekit does so below a sine of 1e-8 and
+/// divides by rounding noise just above it; here the limit is where rounded inner products still
+/// determine the arc.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nuslerp {
     ends: [usize; 2],
@@ -22,12 +23,12 @@ pub struct Nuslerp {
 }
 
 impl Nuslerp {
-    /// Between two inputs, or with a base between the two that are not the base: then there are
-    /// three weights, of which the base's is not used.
+    /// Interpolates between two inputs or, with a base, between the two others: then there are
+    /// three weights, and the base's is not used.
     ///
     /// # Errors
     ///
-    /// When there are not two inputs beside the base, `base` is no input, or a weight is not
+    /// When there are not two inputs beside the base, `base` is not an input, or a weight is not
     /// finite.
     pub fn new(weights: &[f64], base: Option<usize>) -> Result<Self> {
         weights::finite(weights)?;

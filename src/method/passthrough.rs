@@ -10,7 +10,7 @@ pub struct Passthrough {
 }
 
 impl Passthrough {
-    /// The input times `scale`; a recipe without one means 1.
+    /// Makes the input times `scale`; the default of a recipe is 1.
     ///
     /// # Errors
     ///

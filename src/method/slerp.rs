@@ -4,20 +4,18 @@ use super::directions::Directions;
 use super::{Flags, Gram, Method, Solution, Statistics, angle, weights};
 use crate::error::Result;
 
-/// Between inputs whose cosine is not above minus this, mergekit interpolates linearly; so does
-/// [`Slerp`].
+/// The negative cosine from which on mergekit interpolates linearly; so does [`Slerp`].
 const OPPOSITE: f64 = 0.9995;
 
 /// `[sin((1-t)θ) b + sin(tθ) x] / sin θ`, θ the angle between the base `b` and the other input `x`
 /// (Shoemake 1985).
 ///
-/// The raw inputs are combined, not their directions, so the norm is whatever the formula makes of
-/// theirs: as in mergekit. Two things differ from it. Nearly parallel inputs are interpolated by
-/// the formula too (mergekit changes to a linear combination at a cosine of 0.9995 because its
-/// rounding allows no more, a jump of 1e-4). And an input counts as having no direction when it is
-/// zero, not when its norm is below 1e-8; the combination is then linear, where mergekit scales by
-/// `sin(tπ/2)`. Nearly opposite inputs, where the formula diverges, are combined linearly as in
-/// mergekit, and flagged.
+/// As in mergekit, the raw inputs are combined, not their directions, so the norm follows from the
+/// formula. Two things differ. Nearly parallel inputs use the formula too (mergekit changes to a
+/// linear combination at a cosine of 0.9995 because of its rounding, a jump of 1e-4). And only a
+/// zero input has no direction, not one with a norm below 1e-8; the combination is then linear,
+/// where mergekit scales by `sin(tπ/2)`. Nearly opposite inputs, where the formula diverges, are
+/// combined linearly as in mergekit, and flagged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slerp {
     base: usize,
@@ -25,7 +23,7 @@ pub struct Slerp {
 }
 
 impl Slerp {
-    /// From input `base` of two at `t` 0 to the other one at `t` 1.
+    /// Interpolates from input `base` of two, at `t` 0, to the other one, at `t` 1.
     ///
     /// # Errors
     ///
@@ -71,21 +69,21 @@ impl Method for Slerp {
     }
 }
 
-/// Whether two nonzero inputs have bit-equal inner products.
+/// True if two nonzero inputs have bit-equal inner products.
 fn are_equal(gram: &Gram) -> bool {
     gram.get(0, 0) > 0.0 && gram.get(0, 0) == gram.get(0, 1) && gram.get(0, 0) == gram.get(1, 1)
 }
 
-/// The coefficients of both ends of an arc, and their sum, which they no longer tell far beyond the
-/// ends.
+/// The coefficients of both ends of an arc, and their exact sum, which far beyond the ends cannot
+/// be computed from them.
 pub(super) struct Arc {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) sum: f64,
 }
 
-/// The coefficients of slerp between the two inputs of `gram`, linear and flagged where there is no
-/// arc: when one of them is zero, or their cosine is not above `-opposite`.
+/// Computes the coefficients of slerp between the two inputs of `gram`. They are linear, and
+/// flagged, without an arc: when one input is zero, or their cosine is not above `-opposite`.
 pub(super) fn interpolate(gram: &Gram, t: f64, opposite: f64, flags: &mut Flags) -> Arc {
     let directions = Directions::new(gram, None);
     let defect = directions.defect(0, 1);

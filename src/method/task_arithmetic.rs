@@ -6,8 +6,8 @@ use crate::error::Result;
 /// `b + λ Σ w_i (x_i - b)`, divided by `Σ w_i` if `normalize` (*task vectors*, Ilharco et al.
 /// 2023).
 ///
-/// The base is one of the inputs and its own weight is not used: its difference is zero, and
-/// mergekit does not count it in the sum either. A sum of zero counts as 1, as there.
+/// The base is one of the inputs, and its weight is not used: its difference is zero, and mergekit
+/// does not count it in the sum either. As in mergekit, a sum of zero counts as 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskArithmetic {
     base: usize,
@@ -15,12 +15,12 @@ pub struct TaskArithmetic {
 }
 
 impl TaskArithmetic {
-    /// The sum on input `base` with one weight per input, the base's own included. A recipe without
-    /// them means `normalize` false and `lambda` 1.
+    /// Makes the sum on input `base` with one weight per input, including the base. The defaults of
+    /// a recipe are `normalize` false and `lambda` 1.
     ///
     /// # Errors
     ///
-    /// When a weight or `lambda` is not finite, or `base` is no input.
+    /// When a weight or `lambda` is not finite, or `base` is not an input.
     pub fn new(base: usize, weights: &[f64], normalize: bool, lambda: f64) -> Result<Self> {
         weights::base_within(base, weights.len())?;
         weights::finite(weights)?;

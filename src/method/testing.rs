@@ -6,14 +6,14 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The Gram matrix of `inputs`.
+/// Computes the Gram matrix of `inputs`.
 pub(super) fn gram(inputs: &[Vec<f64>]) -> Gram {
     let n = inputs.len();
     let sums = (0..n).flat_map(|i| (i..n).map(move |j| dot(&inputs[i], &inputs[j])));
     Gram::from_sums(n, sums.collect())
 }
 
-/// The Gram matrix of `inputs` centred on input `b`.
+/// Computes the Gram matrix of `inputs` centred on input `b`.
 pub(super) fn gram_centered(inputs: &[Vec<f64>], b: usize) -> Gram {
     let centered: Vec<Vec<f64>> = inputs
         .iter()
@@ -33,7 +33,7 @@ pub(super) fn gram_centered(inputs: &[Vec<f64>], b: usize) -> Gram {
     gram(&centered)
 }
 
-/// `Σ c_i x_i`.
+/// Computes `Σ c_i x_i`.
 pub(super) fn combine(coefficients: &[f64], inputs: &[Vec<f64>]) -> Vec<f64> {
     assert_eq!(coefficients.len(), inputs.len());
     (0..inputs[0].len())
@@ -47,7 +47,7 @@ pub(super) fn combine(coefficients: &[f64], inputs: &[Vec<f64>]) -> Vec<f64> {
         .collect()
 }
 
-/// Fails unless every element is within `tolerance` of what is wanted.
+/// Fails unless every element is within `tolerance` of `wanted`.
 pub(super) fn assert_close(got: &[f64], wanted: &[f64], tolerance: f64) {
     assert_eq!(got.len(), wanted.len());
     for (k, (got, wanted)) in got.iter().zip(wanted).enumerate() {

@@ -13,7 +13,7 @@ pub(super) fn finite(weights: &[f64]) -> Result<()> {
     }
 }
 
-/// The weights divided by their sum: any finite ones whose sum is not zero.
+/// Divides the weights by their sum. They must be finite, and their sum not zero.
 pub(super) fn sum_to_one(weights: &[f64]) -> Result<Vec<f64>> {
     finite(weights)?;
     let largest = weights
@@ -25,8 +25,8 @@ pub(super) fn sum_to_one(weights: &[f64]) -> Result<Vec<f64>> {
             format!("all {} of them are zero", weights.len()),
         ));
     }
-    // Dividing by the sum of plain numbers such as 1, 1, 1 is exact to one rounding; scale only
-    // what would overflow.
+    // Dividing by the sum of plain numbers such as 1, 1, 1 is exact to one rounding; only weights
+    // that would overflow are scaled.
     let scale = if largest > f64::MAX / 1e6 {
         largest
     } else {
@@ -40,7 +40,7 @@ pub(super) fn sum_to_one(weights: &[f64]) -> Result<Vec<f64>> {
     Ok(weights.iter().map(|weight| weight / scale / sum).collect())
 }
 
-/// The weights divided by their sum: none negative, not all zero.
+/// Divides the weights by their sum. None may be negative, and not all zero.
 pub(super) fn convex(weights: &[f64]) -> Result<Vec<f64>> {
     finite(weights)?;
     match weights.iter().position(|weight| *weight < 0.0) {
@@ -52,7 +52,7 @@ pub(super) fn convex(weights: &[f64]) -> Result<Vec<f64>> {
     }
 }
 
-/// The share of each input that has a weight, and none of its own for a base.
+/// Returns the share of each input that has a weight, and 0 for a base.
 pub(super) fn shares(weights: &[f64], base: Option<usize>) -> Vec<Option<f64>> {
     let share = |(input, weight): (usize, &f64)| match base {
         Some(base) if base == input => Some(0.0),
@@ -98,7 +98,7 @@ pub(super) fn base_within(base: usize, inputs: usize) -> Result<()> {
     }
 }
 
-/// A parameter that cannot be used, because of `cause`.
+/// Makes the error for a parameter that cannot be used because of `cause`.
 pub(super) fn refuse(subject: String, cause: String) -> Error {
     Error::new(Kind::Recipe, "cannot set up the merge", subject, cause)
 }
