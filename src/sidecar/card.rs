@@ -1,6 +1,6 @@
-//! The model card, `README.md`: what the model was made of, for people and for the hub.
+//! The model card, `README.md`: the models and the recipe of a merge, for people and for the hub.
 //!
-//! It says nothing of time, machine or folders, so the same merge has the same card everywhere.
+//! It omits time, machine and folders, so the same merge has the same card everywhere.
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ use super::yaml;
 /// The longest recipe that is shown in the text; longer ones are in their own file only.
 const RECIPE_BYTES: usize = 64 << 10;
 
-/// What a card says.
+/// The contents of a card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
     /// The method's name.
     pub method: String,
-    /// What the method does.
+    /// The description of the method.
     pub meaning: String,
     /// The models.
     pub models: Vec<CardModel>,
@@ -24,9 +24,9 @@ pub struct Card {
     pub parameters: Vec<(String, Value)>,
     /// The licence, when all models have the same.
     pub license: Option<String>,
-    /// What loads the model, by the name that the hub has for it.
+    /// The library that loads the model, by its name on the hub.
     pub loader: &'static str,
-    /// The recipe, YAML without paths of this machine.
+    /// The recipe as YAML, without paths of this machine.
     pub recipe: String,
 }
 
@@ -37,15 +37,15 @@ pub struct CardModel {
     pub name: String,
     /// The commit, where the name is known to be a hub id.
     pub commit: Option<String>,
-    /// What the recipe says of it: layers and parameters.
+    /// Its settings in the recipe: layers and parameters.
     pub settings: String,
 }
 
 impl Card {
-    /// The card's text.
+    /// Writes the card's text.
     ///
-    /// The front matter names models as base models only where the hub has them: a folder's name
-    /// would be a dead link.
+    /// The front matter lists only models on the hub as base models: a folder's name would be a
+    /// dead link.
     pub fn text(&self) -> String {
         let mut text = format!(
             "---\n{}---\n\n# Merged model\n\n",
@@ -103,7 +103,7 @@ impl Card {
 }
 
 impl CardModel {
-    /// Its name; where the hub has it, a link to the very commit.
+    /// Formats the name, with a link to the commit if the model is on the hub.
     fn cell(&self) -> String {
         let name = &self.name;
         match &self.commit {
@@ -115,7 +115,7 @@ impl CardModel {
     }
 }
 
-/// A YAML block that no line of `text` ends.
+/// Fences `text` as a YAML block that no line of it can end.
 fn fenced(text: &str) -> String {
     let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat((ticks + 1).max(3));
@@ -123,7 +123,7 @@ fn fenced(text: &str) -> String {
     format!("{fence}yaml\n{text}{end}{fence}\n")
 }
 
-/// Text that ends neither its cell nor its line, and is no markup.
+/// Formats text for a table cell, so that it cannot end the cell or line, or act as markup.
 fn cell(text: &str) -> String {
     if text.is_empty() {
         String::new()
@@ -135,7 +135,7 @@ fn cell(text: &str) -> String {
     }
 }
 
-/// The licence that a card's front matter states; none when it states none or several.
+/// Reads the licence in a card's front matter; `None` when it has none or several.
 pub fn license_of(card: &str) -> Option<String> {
     let front = card
         .strip_prefix("---")?

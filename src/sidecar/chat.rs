@@ -1,4 +1,4 @@
-//! The chat template that was asked for, in the one place where it is looked for first.
+//! Writes the requested chat template to the one place where loaders look first.
 
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,8 @@ const JSON: &str = "chat_template.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const KEY: &str = "chat_template";
 
-/// Puts the template that the recipe asks for among `files` and takes every other one away. Without
-/// such a wish, or when no model has a template to choose, all stays as it is lent.
+/// Adds the recipe's template to `files` and removes every other one. If the recipe asks for none,
+/// or no model has one to choose, `files` does not change.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn replace(plan: &Plan, files: &mut Files) -> Result<()> {
     Ok(())
 }
 
-/// The tokenizer config without its template; none when it has none.
+/// Returns the tokenizer config without its template; `None` when it has no template.
 fn without_template(plan: &Plan) -> Result<Option<Value>> {
     let mut config = json_beside(plan, plan.job.tokenizer_donor(), TOKENIZER_CONFIG)?;
     let taken = config
@@ -57,7 +57,7 @@ fn without_template(plan: &Plan) -> Result<Option<Value>> {
     Ok(config.filter(|_| taken.is_some()))
 }
 
-/// The template that most models have; among equals that of whoever lends the tokenizer, else the
+/// Finds the template of most models. A tie goes to the model that lends the tokenizer, else to the
 /// first.
 fn most_common(plan: &Plan) -> Result<Option<String>> {
     let mut counted: Vec<(String, usize)> = Vec::new();
@@ -80,7 +80,7 @@ fn most_common(plan: &Plan) -> Result<Option<String>> {
         .map(|(template, _)| template))
 }
 
-/// The template of an input, looked for where transformers does, in that order.
+/// Finds the template of an input, in the places and order of transformers.
 fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
     if let Some(text) = text_beside(plan, input, JINJA)? {
         return Ok(Some(text));
@@ -90,7 +90,7 @@ fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
             .and_then(|mut config| config.get_mut(KEY).map(Value::take))
         {
             Some(Value::String(text)) => return Ok(Some(text)),
-            // Several templates by name; `default` is the one that is used unasked.
+            // Several templates by name; loaders use `default` unless told otherwise.
             Some(Value::Array(named)) => {
                 let default = named.iter().find(|entry| entry["name"] == "default");
                 return Ok(default
@@ -103,7 +103,7 @@ fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// JSON beside an input; none when it is not there or no JSON.
+/// Reads a JSON file beside an input; `None` when it is missing or not JSON.
 fn json_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<Value>> {
     Ok(text_beside(plan, input, name)?.and_then(|text| json::parse(&text).ok()))
 }

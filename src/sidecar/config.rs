@@ -1,5 +1,5 @@
-//! `config.json`: carried as it is, but for what must say what was written: dtype, vocabulary,
-//! layers, an untied head.
+//! `config.json`: copied, except for the statements about the written weights: dtype, vocabulary,
+//! layers, tied or untied head.
 
 use serde_json::{Map, Value};
 
@@ -8,52 +8,51 @@ use crate::dtype::Dtype;
 use crate::plan::TEXT_CONFIGS;
 use crate::plan::agree::Edit;
 
-/// The keys under which `config.json` states the dtype: transformers' name of today and the one
-/// before it.
+/// The keys of the dtype in `config.json`: transformers' current name and the one before it.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
 
-/// The keys under which the number of layers is stated.
+/// The keys of the number of layers.
 const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
 
-/// The key that says whether the head is the embeddings.
+/// The key that is true if the head is tied to the embeddings.
 const TIED_KEY: &str = "tie_word_embeddings";
 
-/// What is true of the weights that were written.
+/// The facts about the written weights.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
-    /// The dtype of most of them.
+    /// The dtype of most weights.
     pub dtype: Option<Dtype>,
-    /// Rows of the embeddings, where they are not the donor's.
+    /// The rows of the embeddings, if they differ from the donor's.
     pub vocab_rows: Option<u64>,
-    /// The layers, where they are not the donor's.
+    /// The layers, if they are not the donor's.
     pub layers: Option<Restacked>,
-    /// The head is a tensor of its own, whatever the donor's is.
+    /// True if the head is a separate tensor, whatever the donor's is.
     pub untied: bool,
-    /// The weights are stored as numbers: whatever says that they are quantised is left out.
+    /// True if the weights are plain numbers: statements that they are quantised are removed.
     pub plain: bool,
-    /// The head is not written, though a model stored it: it is the embeddings.
+    /// True if a model stored the head, but it is tied to the embeddings and not written.
     pub tied: bool,
-    /// Single statements about tensors that the donor does not have.
+    /// Changes to single keys, for tensors that the donor does not have.
     pub edits: Vec<Edit>,
 }
 
-/// Layers that were stacked anew.
+/// Layers that were restacked.
 #[derive(Debug, Clone, Default)]
 pub struct Restacked {
-    /// How many layers the donor has.
+    /// The number of layers of the donor.
     pub before: usize,
-    /// For each layer that was written, the model that decides what it is, and its number there.
+    /// The model that decides the kind of each written layer, and the layer's number in that model.
     pub origins: Vec<(usize, usize)>,
-    /// The configs of the models; a list of the donor's serves where another has none.
+    /// The configs of the models. Where a model lacks a list, the donor's is used.
     pub configs: Vec<Option<Value>>,
 }
 
-/// The config as it must be for `truth`, or `None` when it says so already and need not be touched.
+/// Changes the config to match `truth`; `None` when it already matches.
 ///
-/// Statements of the dtype change in all sub-configs; a config that states none gets `torch_dtype`,
-/// which old and new readers understand. Vocabulary and layers change at the top and in the config
-/// of the language model: the count of layers moves with the layers, and lists with one value a
-/// layer are put together from the lists of the models that the layers come from.
+/// The dtype changes in all sub-configs; a config without one gets `torch_dtype`, which old and new
+/// readers understand. Vocabulary and layers change at the top and in the config of the language
+/// model: the number of layers changes by as many as were added or removed, and lists with one
+/// value per layer are assembled from the lists of the layers' models.
 pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     let mut changed = config.clone();
     if let Some(name) = truth.dtype.map(stated).and_then(Dtype::torch_name)
@@ -95,7 +94,7 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         part?.as_object_mut()?.insert(key.clone(), value.clone());
     }
     if truth.tied && !states_ties(&changed) {
-        // What readers assume where nothing is said depends on their version.
+        // Without the key, the default depends on the reader's version.
         changed
             .as_object_mut()?
             .insert(TIED_KEY.to_owned(), Value::from(true));
@@ -103,8 +102,8 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     (changed != *config).then_some(changed)
 }
 
-/// The dtype that a config states for weights of `dtype`: the one that torch is to compute in.
-/// Bfloat16 holds what types of 8 bits hold, and is none that torch refuses.
+/// Returns the dtype in a config for weights of `dtype`: the one in which torch should compute. For
+/// dtypes that torch refuses it is bfloat16, which holds every 8-bit value.
 pub fn stated(dtype: Dtype) -> Dtype {
     if dtype.is_torch_default() {
         dtype
@@ -113,7 +112,7 @@ pub fn stated(dtype: Dtype) -> Dtype {
     }
 }
 
-/// Takes out what says that weights are quantised, at the top and in all sub-configs.
+/// Removes statements that weights are quantised, at the top and in all sub-configs.
 fn drop_quantisation(fields: &mut Map<String, Value>) {
     for key in CONFIG_KEYS {
         if fields.get(key).is_some_and(Value::is_object) {
@@ -127,7 +126,7 @@ fn drop_quantisation(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Whether a config, or that of its language model, says that the head is tied.
+/// True if a config, or that of its language model, states a tied head.
 fn states_ties(config: &Value) -> bool {
     let texts = TEXT_CONFIGS.iter().filter_map(|key| config.get(key));
     std::iter::once(config)
@@ -135,20 +134,19 @@ fn states_ties(config: &Value) -> bool {
         .any(|part| part.get(TIED_KEY) == Some(&Value::Bool(true)))
 }
 
-/// The config with every statement of the dtype made true; `None` when there is none that has to
-/// change.
+/// Corrects every dtype in the config; `None` when none has to change.
 pub fn with_dtype(config: &Value, dtype: Dtype) -> Option<Value> {
     let mut changed = config.clone();
     restate_dtype(&mut changed, stated(dtype).torch_name()?);
     (changed != *config).then_some(changed)
 }
 
-/// Configs of diffusers have no dtype, and its loaders warn of keys that they do not know.
+/// True for a config of diffusers: it has no dtype, and its loaders warn about unknown keys.
 fn is_of_diffusers(config: &Value) -> bool {
     config.get("_diffusers_version").is_some()
 }
 
-/// Sets every statement of the dtype; returns whether there was one.
+/// Sets every dtype; returns true if there was one.
 fn restate_dtype(config: &mut Value, name: &str) -> bool {
     let Some(fields) = config.as_object_mut() else {
         return false;
@@ -186,7 +184,7 @@ fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Optio
                 .collect::<Vec<_>>()
         };
         if LAYER_KEYS.contains(&key.as_str()) {
-            // Some configs do not count every layer that is stored; the difference stays.
+            // Some configs do not count every stored layer; the difference is kept.
             let count = value
                 .as_u64()
                 .map(|stated| stated + layers.origins.len() as u64);
@@ -216,8 +214,8 @@ fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Optio
     }
 }
 
-/// Whether a list has one value a layer. In a model of two layers, so do other lists, which names
-/// tell apart.
+/// True if a list has one value per layer. In a model of two layers other lists have two values
+/// too; they are excluded by name.
 fn is_by_layer(key: &str, list: &[Value], layers: usize) -> bool {
     !list.is_empty() && list.len() == layers && key != "architectures" && !key.contains("token")
 }

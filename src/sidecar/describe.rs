@@ -11,7 +11,7 @@ use crate::recipe::{Input, ModelRef, Parameters, Setting, Snapshot, expand_home}
 use super::card::{Card, CardModel, license_of};
 use super::{CARD, text_beside, yaml};
 
-/// What the card of `plan` says.
+/// Makes the card of `plan`.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn of(plan: &Plan) -> Result<Card> {
     })
 }
 
-/// The input that a model is.
+/// Returns the input path of a model.
 fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
     let position = plan
         .job
@@ -65,20 +65,20 @@ fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
         .map(std::path::PathBuf::as_path)
 }
 
-/// Where on the hub a model comes from, when the folder it was read from says so.
+/// Finds the hub snapshot of a model, if its folder names one.
 ///
-/// What a config calls `_name_or_path` is no proof: fine-tunes carry their base's.
+/// A config's `_name_or_path` is no proof: fine-tunes carry their base's.
 fn snapshot_of(plan: &Plan, model: &ModelRef) -> Option<Snapshot> {
     let input = input_of(plan, model)?;
     let position = plan.job.inputs.iter().position(|path| path == input);
-    // The folder of a repository in the hub's cache stands for one of its snapshots.
+    // A repository's folder in the hub's cache resolves to one of its snapshots.
     let folder = || Snapshot::of(plan.inputs.get(position?)?.folder()?);
     Snapshot::of(input)
         .or_else(folder)
         .or_else(|| Snapshot::of(&input.canonicalize().ok()?))
 }
 
-/// The hub id of a model, or the name of its folder.
+/// Returns the hub id of a model, or the name of its folder.
 fn name_of(plan: &Plan, model: &ModelRef) -> String {
     if let Some(snapshot) = snapshot_of(plan, model) {
         return snapshot.id;
@@ -88,7 +88,7 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
     if model.is_hub_id() && found != Some(&local) {
         return model.path.clone();
     }
-    // `..` and `/` have no name of their own; the folder that they lead to has.
+    // `..` and `/` have no name; the folder that they resolve to has one.
     let name = local
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
@@ -102,8 +102,8 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
     name.or_else(resolved).unwrap_or_else(|| "model".to_owned())
 }
 
-/// The recipe as it was given, when it names no place of this machine; else as it was understood,
-/// with the names that the card has.
+/// Returns the recipe as given if it has no paths of this machine; otherwise the parsed recipe with
+/// the card's names.
 fn recipe_of(plan: &Plan) -> Result<String> {
     let document = &plan.job.document;
     let mut value = super::document_value(document)?;
@@ -125,8 +125,8 @@ fn recipe_of(plan: &Plan) -> Result<String> {
     }
 }
 
-/// Replaces paths of models by their names, other absolute paths by their last part; whether there
-/// was any.
+/// Replaces model paths by their names, and other absolute paths by their last part; returns true
+/// if there were any.
 fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
     match value {
         Value::String(text) => {
@@ -161,7 +161,7 @@ fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
     }
 }
 
-/// What loads a model like the donor, as the hub calls it.
+/// Returns the hub's name of the library that loads a model like the donor.
 fn library_of(plan: &Plan) -> Result<&'static str> {
     for (file, library) in [
         ("model_index.json", "diffusers"),
@@ -197,7 +197,7 @@ fn settings(input: &Input<'_>) -> String {
         .join(", ")
 }
 
-/// How a model was aligned before it was merged; empty for one that was not.
+/// Describes how a model was aligned before the merge; empty if it was not.
 fn aligned(plan: &Plan, model: &ModelRef) -> String {
     let input = plan
         .job
@@ -217,7 +217,7 @@ fn aligned(plan: &Plan, model: &ModelRef) -> String {
     }
 }
 
-/// The licence, when the card of every model states the same one.
+/// Returns the licence if the cards of all models state the same one.
 fn common_license(plan: &Plan) -> Result<Option<String>> {
     let mut common = None;
     for input in 0..plan.inputs.len() {

@@ -1,8 +1,7 @@
-//! What goes beside the weights: the donor's files, with a config that is true of what was written,
-//! the tokenizer of whoever lends it, the chat template that was asked for, a model card, and the
-//! recipe.
+//! The files beside the weights: the donor's files with a config that matches the written weights,
+//! the lender's tokenizer, the requested chat template, a model card, and the recipe.
 //!
-//! A file goes along byte for byte unless it has to change.
+//! A file is copied byte for byte unless it has to change.
 
 mod card;
 mod chat;
@@ -30,10 +29,10 @@ const CONFIG: &str = "config.json";
 const CARD: &str = "README.md";
 const RECIPE: &str = "mergekit_config.yml";
 
-/// The most bytes of a side file that is read rather than copied.
+/// The largest side file that is read, in bytes.
 const READ_BYTES: u64 = 16 << 20;
 
-/// The files that go beside the weights of `plan`, sorted by name.
+/// Collects the files beside the weights of `plan`, sorted by name.
 ///
 /// # Errors
 ///
@@ -61,7 +60,7 @@ pub fn side_files(plan: &Plan) -> Result<Vec<SideFile>> {
 
 type Files = Vec<(PathBuf, Contents)>;
 
-/// The files of the donor, with the tokenizer files of whoever lends those.
+/// Collects the files of the donor and the tokenizer files of their lender.
 fn lent(plan: &Plan) -> Result<Files> {
     let (donor, lender) = (plan.job.donor, plan.job.tokenizer_donor());
     let mut files = Files::new();
@@ -93,9 +92,9 @@ fn lent(plan: &Plan) -> Result<Files> {
     Ok(files)
 }
 
-/// What lies beside the donor's weights and stays there, because it would be untrue of the output:
-/// weights in other formats, what training left. Relative to its folder, sorted, folders with a
-/// slash at the end.
+/// Lists the files beside the donor's weights that are not copied, because they do not match the
+/// output: weights in other formats, remains of training. Paths are relative to its folder and
+/// sorted; folders end in a slash.
 ///
 /// # Errors
 ///
@@ -124,8 +123,8 @@ pub fn left_beside(plan: &Plan) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The folder in which the files of an input lie. A single weight file lends what lies around it
-/// only to another single file, when that was asked for.
+/// Returns the folder of an input's files. A single weight file lends the files around it only if
+/// `beside_a_file` is set, for an output that is a single file too.
 fn folder_of(plan: &Plan, input: usize) -> Option<&Path> {
     let input = &plan.inputs[input];
     input
@@ -177,14 +176,14 @@ fn components_of(plan: &Plan) -> Vec<&str> {
         .collect()
 }
 
-/// Whether a file is what somebody wrote about another model.
+/// True for a readme, which describes another model.
 fn is_read_me(name: &Path) -> bool {
     let name = name.to_string_lossy().to_ascii_lowercase();
     name.strip_prefix("readme")
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_', '-']))
 }
 
-/// Whether a file belongs to a tokenizer.
+/// True if a file belongs to a tokenizer.
 fn is_tokenizer_file(name: &Path) -> bool {
     const NAMES: [&str; 5] = [
         "special_tokens_map.json",
@@ -203,7 +202,7 @@ fn is_tokenizer_file(name: &Path) -> bool {
         || name.ends_with(".model")
 }
 
-/// The recipe as it was given, or as it was understood where there was no text.
+/// Returns the recipe as given, or the parsed recipe where there was no text.
 fn recipe_text(plan: &Plan) -> Result<String> {
     if let Some(text) = &plan.job.recipe_text {
         return Ok(text.clone());
@@ -216,8 +215,7 @@ fn document_value(document: &Document) -> Result<Value> {
         .map_err(|error| Error::new(Kind::Recipe, "cannot write", RECIPE, error))
 }
 
-/// The text of a file beside an input as it must be to say `changed`; what is the same keeps its
-/// bytes.
+/// Rewrites a file beside an input to hold `changed`; unchanged parts keep their bytes.
 fn rewritten(plan: &Plan, input: usize, name: &str, changed: &Value) -> Result<Vec<u8>> {
     let text = text_beside(plan, input, name)?;
     Ok(text
@@ -228,7 +226,7 @@ fn rewritten(plan: &Plan, input: usize, name: &str, changed: &Value) -> Result<V
         .into_bytes())
 }
 
-/// A small text beside an input; none when it is not there, too long, or no text.
+/// Reads a small text file beside an input; `None` when it is missing, too long, or not UTF-8.
 fn text_beside(plan: &Plan, input: usize, name: &str) -> Result<Option<String>> {
     let Some(folder) = folder_of(plan, input) else {
         return Ok(None);

@@ -1,6 +1,6 @@
-//! Chat templates that have a name: Jinja written from the published prompt formats.
+//! The named chat templates: Jinja written from the published prompt formats.
 
-/// Lines of an instruction and its response under headings (Stanford Alpaca).
+/// Instruction and response under headings (Stanford Alpaca).
 const ALPACA: &str = r"{%- for message in messages %}
 {%- if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}
 {%- elif message['role'] == 'user' %}{{ '### Instruction:\n' + message['content'] + '\n\n' }}
@@ -17,7 +17,7 @@ const CHATML: &str = r"{%- for message in messages %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}
 ";
 
-/// Turns after their role in bars; only the user's has no end (LG EXAONE 3).
+/// Turns after their role in bars; only the user's turn has no end token (LG EXAONE 3).
 const EXAONE: &str = r"{%- if messages[0]['role'] != 'system' %}{{ '[|system|][|endofturn|]\n' }}{%- endif %}
 {%- for message in messages %}
 {{- '[|' + message['role'] + '|]' + message['content'] }}
@@ -35,7 +35,7 @@ const LLAMA3: &str = r"{{- bos_token }}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}
 ";
 
-/// The user's turns between `INST` marks, the system's words ahead of the first one (Mistral
+/// The user's turns between `INST` marks; the system message precedes the first one (Mistral
 /// instruct).
 const MISTRAL: &str = r"{{- bos_token }}
 {%- set said = namespace(system='') %}
@@ -49,7 +49,7 @@ const MISTRAL: &str = r"{{- bos_token }}
 {%- endfor %}
 ";
 
-/// The template called `name`, one of [`CHAT_TEMPLATES`](crate::recipe::CHAT_TEMPLATES).
+/// Returns the template called `name`, one of [`CHAT_TEMPLATES`](crate::recipe::CHAT_TEMPLATES).
 pub fn preset(name: &str) -> Option<&'static str> {
     Some(match name {
         "alpaca" => ALPACA,

@@ -1,4 +1,4 @@
-//! What the written weights are, for the config: dtype, rows of the embeddings, layers.
+//! The facts about the written weights for the config: dtype, rows of the embeddings, layers.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::recipe::{Layers, Sources};
 
 use super::config::{Restacked, Truth};
 
-/// What is true of the output of `plan`.
+/// Collects the facts about the output of `plan`.
 ///
 /// # Errors
 ///
@@ -38,8 +38,8 @@ pub fn of(plan: &Plan) -> Result<Truth> {
     })
 }
 
-/// Whether what the donor says of quantised weights is not true of the output: they are not stored
-/// so, or the codes that were taken raw have become another type.
+/// True if the donor's statements about quantised weights do not hold for the output: the weights
+/// are not stored as stated, or raw codes were converted to another type.
 fn is_plain(plan: &Plan) -> bool {
     let donor = plan.job.donor;
     match plan.inputs[donor].stored() {
@@ -52,7 +52,7 @@ fn is_plain(plan: &Plan) -> bool {
     }
 }
 
-/// Where the layers come from, unless they are the donor's in their order.
+/// Returns the origin of the layers, unless they are the donor's layers in order.
 fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
     let Sources::Slices(slices) = &plan.job.document.sources else {
         return Ok(None);
@@ -65,8 +65,7 @@ fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
         let index = |input: &crate::recipe::Input<'_>| {
             models.iter().position(|model| *model == input.model)
         };
-        // Of several models that meet in a slice the donor decides what its layers are, else the
-        // first.
+        // The donor decides the kind of a slice's layers; without it, the first model does.
         let chosen = inputs
             .iter()
             .find(|input| index(input) == Some(plan.job.donor))

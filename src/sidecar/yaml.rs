@@ -1,10 +1,10 @@
-//! Plain data as YAML for people: block style, one key a line.
+//! Plain data as readable YAML: block style, one key per line.
 //!
-//! Text is written as JSON writes it, which YAML reads as the same text, unless it is a plain word.
+//! Text that is not a plain word is written as JSON, which YAML reads as the same text.
 
 use serde_json::Value;
 
-/// `value` as a YAML document, ending in a line break.
+/// Writes `value` as a YAML document that ends in a line break.
 pub fn document(value: &Value) -> String {
     let mut text = String::new();
     block(value, 0, &mut text);
@@ -14,11 +14,11 @@ pub fn document(value: &Value) -> String {
     text
 }
 
-/// A text or number on one line.
+/// Writes a text or number on one line.
 pub fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) if is_plain(text) => text.clone(),
-        // YAML 1.1 readers take 1e-05 for text: a number with an exponent needs a point.
+        // YAML 1.1 readers read 1e-05 as text: a number with an exponent needs a point.
         Value::Number(number) => match number.to_string().split_once(['e', 'E']) {
             Some((digits, power)) if !digits.contains('.') => format!("{digits}.0e{power}"),
             _ => number.to_string(),
@@ -32,7 +32,7 @@ fn block(value: &Value, depth: usize, text: &mut String) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (number, (key, value)) in fields.iter().enumerate() {
-                // The first key of a list's entry stands behind the dash.
+                // The first key of a list entry follows the dash.
                 let before = if number == 0 && text.ends_with("- ") {
                     ""
                 } else {
@@ -65,7 +65,7 @@ fn nested(value: &Value, depth: usize, text: &mut String) {
     }
 }
 
-/// Whether a value fits on the line of its key: anything single, lists of numbers, what is empty.
+/// True if a value fits on the line of its key: scalars, lists of numbers, empty values.
 fn is_flat(value: &Value) -> bool {
     match value {
         Value::Object(fields) => fields.is_empty(),
@@ -84,8 +84,8 @@ fn flat(value: &Value) -> String {
     }
 }
 
-/// Whether text means itself without quotes: a word that no reader takes for a number, a date, a
-/// switch or null.
+/// True if text needs no quotes: a word that no reader takes for a number, a date, a boolean or
+/// null.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '/' | '.');
     let reserved = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
