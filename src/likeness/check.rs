@@ -1,4 +1,4 @@
-//! The judgement of two models, as an error or as what a user should know.
+//! The comparison of two models, as an error or as notes for the user.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
@@ -7,21 +7,21 @@ use super::config::{Difference, differences};
 use super::table::Effect;
 use super::tokens::{Compared, compare};
 
-/// Differences with which work goes on.
+/// The differences that are allowed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waived {
-    /// Tokenizers that number their tokens in other ways.
+    /// True to allow tokenizers with different token numbers.
     pub vocabulary: bool,
-    /// Configs by which equal shapes mean different things.
+    /// True to allow configs that give equal shapes different meanings.
     pub config: bool,
 }
 
-/// Compares the tokens that the rows of embeddings and heads belong to; returns what a user should
-/// know. Models are not compared when that is `allowed` to differ.
+/// Compares the tokens of the rows of embeddings and heads; returns a note for the user. Models are
+/// not compared if `allowed` permits them to differ.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] with the first token whose number is another; `what` cannot be done then.
+/// [`Kind::Mismatch`] with the first token whose number differs; `what` is the action that failed.
 /// [`Kind::Input`] when a tokenizer file cannot be read.
 pub fn vocabularies(
     what: &'static str,
@@ -42,14 +42,14 @@ pub fn vocabularies(
     }
 }
 
-/// Compares what the configs of two models say of their weights; returns what a user should know:
-/// what differs in the function, and with `allowed` what differs in the meaning of tensors. The
-/// result has the config of `reference`.
+/// Compares the configs of two models; returns notes for the user: keys that change the function
+/// and, if `allowed`, keys that change the meaning of tensors. The result has the config of
+/// `reference`.
 ///
 /// # Errors
 ///
-/// [`Kind::Mismatch`] naming the keys by which equal shapes mean something else; `what` cannot be
-/// done then. [`Kind::Input`] when a config cannot be read.
+/// [`Kind::Mismatch`] with the keys that give equal shapes another meaning; `what` is the action
+/// that failed. [`Kind::Input`] when a config cannot be read.
 pub fn meanings(
     what: &'static str,
     reference: &Checkpoint,

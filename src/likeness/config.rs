@@ -1,4 +1,4 @@
-//! What differs between two configs, of what is in the [table](super::table).
+//! The differences between two configs, among the keys in the [table](super::table).
 
 use serde_json::{Map, Value, json};
 
@@ -6,49 +6,48 @@ use crate::json;
 
 use super::table::{Effect, HEAD_NAMES, HEAD_SIZE_NAMES, KEY_HEAD_NAMES, ROWS};
 
-/// The config of the language model within that of a model that has other parts too.
+/// The keys of the language model's config in a model with other parts.
 const TEXT_CONFIGS: [&str; 4] = [
     "text_config",
     "llm_config",
     "language_config",
     "thinker_config",
 ];
-/// Kinds of models that mean the same by their tensors, though they are called otherwise.
+/// Model types with different names whose tensors have the same meaning.
 const SAME_KINDS: [&[&str]; 3] = [
     &["llama", "mistral"],
     &["bert", "retribert"],
     &["roberta", "xlm-roberta", "camembert"],
 ];
-/// Switches that are off where nothing is said of them.
+/// The values of a switch that is off.
 const OFF: [Value; 2] = [Value::Null, Value::Bool(false)];
 
-/// How much of a value a message shows, in characters.
+/// The most characters of a value in a message.
 const SHOWN: usize = 80;
 
-/// A key that is not the same in two configs.
+/// A key that differs between two configs.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Difference {
-    /// The key, behind those of the objects that it is in.
+    /// The key, after those of its enclosing objects.
     pub key: String,
-    /// Its value in the first, in words where nothing is said.
+    /// Its value in the first config, in words if there is none.
     pub ours: String,
-    /// And in the second.
+    /// Its value in the second config, likewise.
     pub theirs: String,
-    /// What it decides.
+    /// The effect of the key.
     pub effect: Effect,
-    /// Why it matters.
+    /// The reason why the key matters.
     pub why: &'static str,
 }
 
-/// What differs between `ours` and `theirs`.
+/// Lists the differences between `ours` and `theirs`.
 pub(super) fn differences(ours: &Value, theirs: &Value) -> Vec<Difference> {
     let (Some(ours), Some(theirs)) = (ours.as_object(), theirs.as_object()) else {
         return vec![];
     };
     let mut found = Vec::new();
     match (text_of(ours), text_of(theirs)) {
-        // A language model beside one that has other parts too: what they share is the language
-        // model.
+        // A language model and a model with other parts share only the language model.
         (Some((_, inner)), None) if !is_of_parts(theirs) => {
             compare("", &over(ours, inner), theirs, &mut found)
         }
@@ -66,7 +65,7 @@ fn text_of(config: &Map<String, Value>) -> Option<(&'static str, &Map<String, Va
         .find_map(|key| Some((key, config.get(key)?.as_object()?)))
 }
 
-/// Whether a config has those of parts within it.
+/// True if a config contains configs of parts.
 fn is_of_parts(config: &Map<String, Value>) -> bool {
     config.iter().any(|(key, value)| is_part(key, value))
 }
@@ -78,7 +77,7 @@ fn is_part(key: &str, value: &Value) -> bool {
         && (key.ends_with("_config") || matches!(key, "encoder" | "decoder"))
 }
 
-/// What `inner` says, and of the rest what is said around it.
+/// Merges `inner` over the keys around it that are not parts.
 fn over(outer: &Map<String, Value>, inner: &Map<String, Value>) -> Map<String, Value> {
     let parts = outer.iter().filter(|(key, value)| !is_part(key, value));
     parts
@@ -87,7 +86,7 @@ fn over(outer: &Map<String, Value>, inner: &Map<String, Value>) -> Map<String, V
         .collect()
 }
 
-/// Compares two objects and those within both; `path` stands before their keys.
+/// Compares two objects and the objects that both contain; `path` precedes their keys.
 fn compare(
     path: &str,
     ours: &Map<String, Value>,
@@ -97,7 +96,7 @@ fn compare(
     kinds(path, ours, theirs, found);
     for row in ROWS {
         let (own, other) = (Stated::of(ours, row.names), Stated::of(theirs, row.names));
-        // Of what only one of them says, the other may hold the same unsaid.
+        // A value that only one config states may be the other's default.
         let effect = if own.sure && other.sure {
             row.effect
         } else {
@@ -123,8 +122,8 @@ fn compare(
     }
 }
 
-/// What kind of model it is. One whose name goes on from the other's is another of its parts, or
-/// the same with parts.
+/// Compares the model types. A type whose name extends the other's is one of its parts, or the same
+/// model with parts.
 fn kinds(
     path: &str,
     ours: &Map<String, Value>,
@@ -162,11 +161,11 @@ fn kinds(
     });
 }
 
-/// What a config says under one of several names, or lets be understood.
+/// The value of a config under one of several names, or its default.
 struct Stated {
     name: Option<&'static str>,
     value: Value,
-    /// It is said, not guessed.
+    /// True if the config states the value.
     sure: bool,
 }
 
@@ -217,13 +216,13 @@ impl Stated {
     }
 }
 
-/// A value without what says the same in other words.
+/// Normalises a value, so that different spellings of one setting are equal.
 fn plain(value: &Value) -> Value {
     let Some(fields) = value.as_object() else {
         return value.clone();
     };
     let mut fields = fields.clone();
-    // Both names of the kind of scaling are often there.
+    // The type of scaling often stands under both names.
     if let Some(kind) = fields.remove("type") {
         fields.entry("rope_type").or_insert(kind);
     }
@@ -231,7 +230,7 @@ fn plain(value: &Value) -> Value {
     fields.remove("partial_rotary_factor");
     match fields.get("rope_type").and_then(Value::as_str) {
         Some("default") if fields.len() == 1 => Value::Null,
-        // Where layers of several kinds have settings of their own, key by key.
+        // Layers of several kinds have separate settings, key by key.
         _ => fields
             .into_iter()
             .map(|(key, value)| (key, plain_inside(&value)))
@@ -248,7 +247,7 @@ fn plain_inside(value: &Value) -> Value {
     }
 }
 
-/// What newer configs say in one place about positions.
+/// Reads a setting of positions from `rope_parameters`, where newer configs keep them.
 fn in_rope_parameters(config: &Map<String, Value>, name: &str) -> Value {
     let Some(rope) = config.get("rope_parameters") else {
         return Value::Null;
@@ -260,12 +259,12 @@ fn in_rope_parameters(config: &Map<String, Value>, name: &str) -> Value {
     }
 }
 
-/// What most families take where a key is not there.
+/// Returns the default of most families for a missing key.
 fn understood(config: &Map<String, Value>, names: &[&'static str]) -> Value {
     let number = |names: &[&str]| names.iter().find_map(|name| config.get(*name)?.as_u64());
     let heads = || number(HEAD_NAMES).filter(|heads| *heads > 0);
     let found = match names[0] {
-        // One head of keys and values for each of queries.
+        // One key-value head for each query head.
         name if name == KEY_HEAD_NAMES[0] && config.get("multi_query").is_none() => heads(),
         name if name == HEAD_SIZE_NAMES[0] => {
             number(&["hidden_size", "n_embd", "d_model"]).and_then(|size| Some(size / heads()?))
@@ -339,7 +338,7 @@ mod tests {
                 found(with(key, json!(2)), with(key, json!(4))),
                 [(key.to_owned(), Effect::Meaning)]
             );
-            // What is said once only may be what the other means too.
+            // A value that only one config states may be the other's default.
             assert_eq!(
                 found(llama(), with(key, json!(4))),
                 [(key.to_owned(), Effect::Function)]

@@ -1,8 +1,8 @@
-//! Whether models mean the same by the same names and numbers: by the rows that belong to tokens,
-//! by the axes that a config cuts into heads, groups and experts. Shapes do not tell, so that
-//! weights which have nothing to do with each other would be merged without a word.
+//! Checks that equal names and numbers have equal meanings in two models: the rows that belong to
+//! tokens, and the axes that a config divides into heads, groups and experts. Shapes do not show
+//! this, so unrelated weights would be merged silently.
 //!
-//! Merges, alignments and interpolations ask here alike.
+//! Merges, alignments and interpolations all use it.
 
 mod check;
 mod config;

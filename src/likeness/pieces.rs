@@ -1,18 +1,18 @@
-//! The pieces of a SentencePiece model, in the order of their numbers.
+//! Reads the pieces of a SentencePiece model, in the order of their numbers.
 //!
-//! The file is a protocol buffer: field 1, many times, is a piece, of which field 1 is the text.
-//! All else is passed over.
+//! The file is a protocol buffer: each field 1 is a piece, whose own field 1 is the text. All other
+//! fields are skipped.
 
 use std::io::{self, BufRead, Read};
 
-/// The longest piece with what belongs to it, in bytes.
+/// The longest piece with its score and kind, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Tells `put` the number and the text of every piece in `from`.
+/// Calls `put` with the number and the text of every piece in `from`.
 ///
 /// # Errors
 ///
-/// What is wrong, in words: the file is no such model, cannot be read, or `put` refuses a piece.
+/// A message: the file is not such a model, cannot be read, or `put` refuses a piece.
 pub(super) fn read(
     from: &mut impl BufRead,
     put: &mut dyn FnMut(usize, &str) -> Result<(), String>,
@@ -37,7 +37,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// The text of a piece.
+/// Reads the text of a piece.
 fn text(mut piece: &[u8]) -> Result<String, String> {
     let mut text = None;
     while let Some((field, wire)) = key(&mut piece)? {
@@ -57,7 +57,7 @@ fn text(mut piece: &[u8]) -> Result<String, String> {
     text.ok_or_else(|| "a piece has no text".to_owned())
 }
 
-/// The number of the next field and how it is stored; none at the end.
+/// Reads the number and the wire type of the next field; `None` at the end.
 fn key(from: &mut impl BufRead) -> Result<Option<(u64, u64)>, String> {
     if from.fill_buf().map_err(wrong)?.is_empty() {
         return Ok(None);
@@ -65,7 +65,7 @@ fn key(from: &mut impl BufRead) -> Result<Option<(u64, u64)>, String> {
     length(from).map(|key| Some((key >> 3, key & 7)))
 }
 
-/// A number of up to 64 bits, seven in each byte.
+/// Reads a number of up to 64 bits, seven in each byte.
 fn length(from: &mut impl BufRead) -> Result<u64, String> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
@@ -79,7 +79,7 @@ fn length(from: &mut impl BufRead) -> Result<u64, String> {
     Err("a number does not end".to_owned())
 }
 
-/// Goes over a field.
+/// Skips a field.
 fn pass(from: &mut impl BufRead, wire: u64) -> Result<(), String> {
     let len = match wire {
         0 => return length(from).map(drop),

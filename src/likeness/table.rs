@@ -1,15 +1,15 @@
-//! The keys of configs that decide what tensors mean or what is computed with them.
+//! The config keys that decide the meaning of tensors or the function computed from them.
 
-/// What a key decides.
+/// The effect of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// What the elements of tensors of one shape mean.
+    /// The key decides the meaning of elements in tensors of one shape.
     Meaning,
-    /// What is computed with them.
+    /// The key decides the function that is computed.
     Function,
 }
 
-/// Keys that say the same thing, by the names that families give it.
+/// One setting, under the keys that families use for it.
 pub(super) struct Row {
     pub names: &'static [&'static str],
     pub effect: Effect,
@@ -48,20 +48,20 @@ const NORM: &str = "it changes what norms divide by";
 const CAPPED: &str = "it changes how scores are limited";
 const ORDER: &str = "it changes what a layer adds to what";
 
-/// The number of attention heads under its usual names.
+/// The usual keys of the number of attention heads.
 pub(super) const HEAD_NAMES: &[&str] = &["num_attention_heads", "n_head", "n_heads", "num_heads"];
-/// The number of heads of keys and values.
+/// The usual keys of the number of key-value heads.
 pub(super) const KEY_HEAD_NAMES: &[&str] = &[
     "num_key_value_heads",
     "num_kv_heads",
     "n_head_kv",
     "multi_query_group_num",
 ];
-/// The size of a head.
+/// The usual keys of the size of a head.
 pub(super) const HEAD_SIZE_NAMES: &[&str] = &["head_dim", "d_kv", "kv_channels"];
 
-/// Every key that is compared. Sizes that show in shapes are none of them, nor is what decides only
-/// how training or generation goes.
+/// Every setting that is compared. Sizes that shapes show are omitted, and so are settings of
+/// training or generation.
 pub(super) const ROWS: &[Row] = &[
     meaning(HEAD_NAMES, HEADS),
     meaning(KEY_HEAD_NAMES, HEADS),

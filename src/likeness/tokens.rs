@@ -1,7 +1,8 @@
-//! Whether two models number their tokens alike: the rows of embeddings and heads belong to tokens.
+//! Compares the token numbers of two models, because the rows of embeddings and heads belong to
+//! tokens.
 //!
-//! A number of 64 bits stands for each token while vocabularies are compared, so that a million
-//! tokens take 8 MB; only of the first that differ the texts are looked up.
+//! Each token is compared by a 64-bit hash, so a million tokens take 8 MB; only the texts of the
+//! first difference are read.
 
 use std::fmt;
 use std::io::{BufReader, Read};
@@ -18,11 +19,11 @@ use super::pieces;
 
 /// The largest tokenizer file that is read.
 const MAX_BYTES: u64 = 256 << 20;
-/// The most tokens that a vocabulary may have.
+/// The most tokens in a vocabulary.
 const MAX_TOKENS: usize = 1 << 22;
-/// A file that holds a vocabulary with the tokens that were added to it.
+/// The file that holds a vocabulary and its added tokens.
 const WHOLE: &str = "tokenizer.json";
-/// Files that hold a vocabulary, the first that is there counts.
+/// Files that hold a vocabulary; the first that exists is used.
 const FILES: [&str; 8] = [
     WHOLE,
     "vocab.json",
@@ -33,13 +34,13 @@ const FILES: [&str; 8] = [
     "tekken.json",
     "qwen.tiktoken",
 ];
-/// A file of pieces whose numbers are others in the model.
+/// A file of pieces whose numbers differ from those in the model.
 const SHIFTED: &str = "sentencepiece.bpe.model";
-/// Tokens that were added to a vocabulary, with their numbers.
+/// The file of tokens that were added to a vocabulary, with their numbers.
 const ADDED: &str = "added_tokens.json";
-/// Settings, among them which tokens were added.
+/// The file of settings, with the added tokens among them.
 const SETTINGS: &str = "tokenizer_config.json";
-/// What the names of tensors end in that have a row for each token.
+/// The endings of names of tensors with a row for each token.
 const BY_TOKEN: [&str; 15] = [
     "embed_tokens.weight",
     "wte.weight",
@@ -58,24 +59,24 @@ const BY_TOKEN: [&str; 15] = [
     "cls.predictions.bias",
 ];
 
-/// Whether a tensor of this name has a row for each token.
+/// True if a tensor of this name has a row for each token.
 pub fn is_by_token(name: &str) -> bool {
-    // Meta's name of the head is the end of many others.
+    // Meta's name for the head is the ending of many other names, so it must match in full.
     BY_TOKEN.iter().any(|ending| name.ends_with(ending)) || name == "output.weight"
 }
 
-/// What two tokenizers are to each other.
+/// The result of comparing two tokenizers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Compared {
-    /// All numbers that both have stand for the same tokens, or neither has a tokenizer.
+    /// All numbers in both tokenizers belong to the same tokens, or neither model has a tokenizer.
     Alike,
-    /// The first that do not, in words.
+    /// A message with the first difference.
     Different(String),
-    /// Why they cannot be compared, in words.
+    /// A message with the reason why they cannot be compared.
     Unknown(String),
 }
 
-/// Compares the tokenizers that lie beside the weights of two models.
+/// Compares the tokenizers beside the weights of two models.
 ///
 /// # Errors
 ///
@@ -125,7 +126,7 @@ fn without(model: &Checkpoint, other: &Checkpoint) -> String {
     )
 }
 
-/// The first token that differs, and how many more do.
+/// Describes the first token that differs, and the number of further ones.
 fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Result<Compared> {
     let token = |files: &[PathBuf]| -> Result<Box<str>> {
         let tokens = Tokens::<Box<str>>::read(files)?;
@@ -145,7 +146,7 @@ fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Re
     )))
 }
 
-/// The files that say which tokens a model has, the one with most of them first.
+/// Lists the files with a model's tokens, the vocabulary first.
 fn files_of(model: &Checkpoint) -> Vec<PathBuf> {
     let folder = model
         .folder()
@@ -180,12 +181,12 @@ fn same_files(ours: &[PathBuf], theirs: &[PathBuf]) -> Result<bool> {
     Ok(true)
 }
 
-/// What stands for a token.
+/// A representation of a token: its text or its hash.
 trait Token: From<Box<str>> + Clone + PartialEq {}
 
 impl Token for Box<str> {}
 
-/// A number that is another for every other token, but for a chance of 1 in 2^64.
+/// A hash of a token; two tokens share one with a chance of 1 in 2^64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark(NonZeroU64);
 
@@ -206,7 +207,7 @@ impl<T> Default for Tokens<T> {
     }
 }
 
-/// What is read of `tokenizer.json`.
+/// The parts of `tokenizer.json` that are read.
 #[derive(serde::Deserialize)]
 #[serde(bound = "T: Token")]
 struct TokenizerFile<T> {
@@ -228,7 +229,7 @@ struct Model<T> {
     vocab: Tokens<T>,
 }
 
-/// What is read of `tokenizer_config.json`.
+/// The parts of `tokenizer_config.json` that are read.
 #[derive(serde::Deserialize, Default)]
 struct Settings {
     #[serde(default)]
@@ -241,7 +242,7 @@ struct Content {
 }
 
 impl<T: Token> Tokens<T> {
-    /// The tokens in `files`; none when they hold them in a form that is not known.
+    /// Reads the tokens in `files`; `None` when their format is unknown.
     fn read(files: &[PathBuf]) -> Result<Option<Self>> {
         let Some((main, added)) = files.split_first() else {
             return Ok(None);
@@ -273,7 +274,7 @@ impl<T: Token> Tokens<T> {
                 }
             }
             Some("model") => {
-                // Other programs call other things so.
+                // Other programs use this name for other files.
                 let read = pieces::read(&mut reader, &mut |number, piece| {
                     tokens.put(number, piece.into())
                 });
@@ -298,7 +299,7 @@ impl<T: Token> Tokens<T> {
         Ok(Some(tokens))
     }
 
-    /// Puts the tokens that another file adds into their places.
+    /// Puts the added tokens of another file into their places.
     fn add(&mut self, path: &Path) -> Result<()> {
         let refused = |cause: &dyn fmt::Display| refused(path, cause);
         let reader = BufReader::new(capped(path)?);
@@ -316,7 +317,7 @@ impl<T: Token> Tokens<T> {
         BufReader::new(reader)
             .read_to_string(&mut text)
             .map_err(|error| refused(&error))?;
-        // Python writes numbers there that JSON has no word for.
+        // Python writes numbers there that JSON cannot hold.
         let settings = crate::json::parse(&text).map_err(|error| refused(&error))?;
         let settings: Settings =
             serde_json::from_value(settings).map_err(|error| refused(&error))?;
@@ -339,7 +340,7 @@ impl<T: Token> Tokens<T> {
         Ok(())
     }
 
-    /// The first number that stands for another token, and how many more do.
+    /// Finds the first number with different tokens, and counts the further ones.
     fn first_other(&self, others: &Self) -> Option<(usize, usize)> {
         let pairs = self.0.iter().zip(&others.0).enumerate();
         let mut differing =
@@ -355,7 +356,7 @@ impl<'de, T: Token> Deserialize<'de> for Tokens<T> {
     }
 }
 
-/// Either a number for each token, or tokens with their scores in order.
+/// Reads either a number for each token, or tokens with their scores in order.
 struct TokensVisitor<T>(std::marker::PhantomData<T>);
 
 impl<'de, T: Token> Visitor<'de> for TokensVisitor<T> {
@@ -389,7 +390,7 @@ fn refused(path: &Path, cause: &dyn fmt::Display) -> Error {
         .with_hint("`any_vocabulary: true` leaves the tokenizers alone")
 }
 
-/// An opened file that is not too long.
+/// Opens a file and checks its size.
 fn capped(path: &Path) -> Result<impl Read> {
     let failed = |error| Error::io("cannot read tokenizer", path, error);
     let file = open_regular(path).map_err(failed)?;
@@ -532,7 +533,7 @@ mod tests {
 
     #[test]
     fn pieces_of_sentencepiece_are_read_as_they_are_numbered() {
-        // A piece: its text, its score, its kind; and something else that a model holds.
+        // A piece: its text, its score, its kind; then another field of a model.
         let model = |pieces: &[&str]| {
             let mut bytes = Vec::new();
             for piece in pieces {
