@@ -1,5 +1,5 @@
-//! Changes in a text: what is the same keeps its bytes, what is new is written in the style of what
-//! stands around it.
+//! Edits in a text: unchanged values keep their bytes, new ones are written in the style around
+//! them.
 
 use std::ops::Range;
 
@@ -9,10 +9,9 @@ use super::parse;
 use super::scan::Scanner;
 use super::write::{Style, field, pretty, write};
 
-/// `text`, a value's, as it must be for the value to be `changed`: only what differs is written
-/// anew.
+/// Edits the JSON `text` so that its value becomes `changed`; only differences are rewritten.
 ///
-/// A text that cannot be read is written anew as a whole.
+/// A text that cannot be parsed is replaced as a whole.
 pub fn edited(text: &str, changed: &Value) -> String {
     let Ok(before) = parse(text) else {
         return pretty(changed);
@@ -38,7 +37,7 @@ struct Editor<'a> {
 /// An entry of an array or object as it stands in the text.
 struct Entry {
     key: Option<String>,
-    /// White space before it.
+    /// The white space before the entry.
     space: Range<usize>,
     /// The key and what follows it, up to the value.
     head: Range<usize>,
@@ -46,8 +45,8 @@ struct Entry {
 }
 
 impl Editor<'_> {
-    /// Goes over a value that was `before`, and writes it as it stands, but for what is changed.
-    /// `indent` is that of the line on which it begins.
+    /// Copies a value that was `before`, with the changes to `changed`. `indent` is that of the
+    /// value's first line.
     fn value(&mut self, before: &Value, changed: &Value, indent: &str) {
         match (before, changed) {
             _ if before == changed => {
@@ -95,7 +94,7 @@ impl Editor<'_> {
             let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else {
                 continue;
             };
-            // What stood before the first one has no comma.
+            // No comma precedes the first entry.
             let begin = if at == 0 {
                 start + 1
             } else {
@@ -109,7 +108,7 @@ impl Editor<'_> {
             self.out.push_str(&self.text[space]);
             self.out.push_str(&self.text[entry.head.clone()]);
             self.scanner.at = entry.value.start;
-            // Of a key that is there twice only the last one counts.
+            // Only the last of duplicate keys counts.
             if last_of(key) == Some(at) {
                 self.value(before, changed, &self.indent_of(&entry.space, indent));
             } else {
@@ -125,7 +124,7 @@ impl Editor<'_> {
         let closing =
             entries.last().map_or(start + 1, |entry| entry.value.end)..end.saturating_sub(1);
         match entries.is_empty() {
-            // A new line for each key needs one for the bracket too.
+            // Keys on lines of their own need one for the bracket too.
             true if closing.is_empty() && !new.is_empty() => {
                 self.out.push_str(&format!("\n{indent}"))
             }
@@ -136,7 +135,7 @@ impl Editor<'_> {
         self.scanner.at = end;
     }
 
-    /// Writes fields behind those that were there, as those were.
+    /// Writes new fields after the existing ones, in their style.
     fn new_fields(
         &mut self,
         new: &[(&String, &Value)],
@@ -162,7 +161,7 @@ impl Editor<'_> {
                     comma: comma.into(),
                 }
             }
-            // Empty so far; white space inside says that it is to stay on its line.
+            // The object was empty; white space inside it asks for one line.
             None if inside.starts_with("{ ") => Style {
                 indent: None,
                 colon: ": ".into(),
@@ -192,8 +191,8 @@ impl Editor<'_> {
         }
     }
 
-    /// The entries of the array or object that begins here, up to its `end`, and where that ends;
-    /// stays where it is.
+    /// Returns the entries of the array or object that begins here, up to its `end`, and the
+    /// position of that end. The scanner does not move.
     fn entries(&mut self, end: u8) -> (Vec<Entry>, usize) {
         let begin = self.scanner.at;
         let mut entries = Vec::new();
@@ -232,7 +231,7 @@ impl Editor<'_> {
         self.scanner.at = end;
     }
 
-    /// The indent of the line that white space ends with, or that of the line before.
+    /// Returns the indent after the last line break in `space`, or `indent` without one.
     fn indent_of(&self, space: &Range<usize>, indent: &str) -> String {
         let space = &self.text[space.clone()];
         space
@@ -241,7 +240,7 @@ impl Editor<'_> {
     }
 }
 
-/// The style of a value that stands where `text` stood.
+/// Returns the style for a value that replaces `text`.
 fn style_of(text: &str, changed: &Value, indent: &str) -> Style {
     let lines = text.contains('\n') || (changed.is_object() && !text.starts_with(['{', '[']));
     Style {

@@ -1,9 +1,8 @@
-//! JSON as the libraries around a model write it: read with Python's `NaN` and `Infinity` and with
-//! numbers of any size, changed in place so that all that is not changed keeps its bytes.
+//! JSON as model libraries write it: read with Python's `NaN` and `Infinity` and with numbers of
+//! any size, edited in place so that unchanged parts keep their bytes.
 //!
-//! A number that no 64 bits hold, or that JSON has no word for, is kept as its text. In a [`Value`]
-//! it is a string that begins with a mark which no text has; [`pretty`] and [`edited`] write it as
-//! it was.
+//! A number that 64 bits or JSON cannot hold is kept as text. In a [`Value`] it is a string that
+//! begins with a mark that no other text has; [`pretty`] and [`edited`] write it as it was.
 
 mod edit;
 mod scan;
@@ -14,24 +13,24 @@ use serde_json::Value;
 pub use edit::edited;
 pub use write::{pretty, shown};
 
-/// What a string begins with that is the text of a number. It is none of Unicode's characters.
+/// The first character of a string that holds a number's text; a noncharacter of Unicode.
 const MARK: char = '\u{fdd0}';
 
-/// The value that `text` holds, keys in their order; of a key that is there twice, the last one.
+/// Parses `text`, with keys in order; the last of duplicate keys counts.
 ///
 /// # Errors
 ///
-/// What is wrong, with line and column.
+/// A message that states the fault, with line and column.
 pub fn parse(text: &str) -> Result<Value, String> {
     scan::Scanner::new(text).whole()
 }
 
-/// The value for a number of which only the text is known.
+/// Makes the value for a number that is kept as text.
 fn marked(text: &str) -> Value {
     Value::String(format!("{MARK}{text}"))
 }
 
-/// The text of a number that is only known by it.
+/// Returns the text of a number that is kept as text.
 fn unmarked(text: &str) -> Option<&str> {
     text.strip_prefix(MARK)
         .filter(|text| scan::number(text).is_some())

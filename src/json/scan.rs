@@ -1,4 +1,4 @@
-//! From text to values, and over values that need not be read.
+//! Parses text to values, and skips values that need not be parsed.
 
 use std::ops::Range;
 
@@ -6,19 +6,19 @@ use serde_json::{Map, Number, Value};
 
 use super::marked;
 
-/// How deep arrays and objects may be nested, as in most readers.
+/// The most levels of nested arrays and objects, as in most readers.
 const MOST_NESTED: usize = 128;
-/// Words that Python writes for numbers that are not finite.
+/// The words that Python writes for numbers that are not finite.
 const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
-/// A place in a text.
+/// A position in a text.
 pub(super) struct Scanner<'a> {
     text: &'a str,
     pub at: usize,
     nested: usize,
 }
 
-/// What a number's text says: a number, or nothing that a value could hold.
+/// Parses the text of a number; `None` when it is not one.
 pub(super) fn number(text: &str) -> Option<Value> {
     if WORDS.contains(&text) {
         return Some(marked(text));
@@ -30,10 +30,10 @@ pub(super) fn number(text: &str) -> Option<Value> {
         .all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
         && digits.starts_with(|first: char| first.is_ascii_digit());
     match serde_json::from_str::<Number>(text) {
-        // A whole number that became a float has lost digits.
+        // A whole number that was read as a float has lost digits.
         Ok(number) if is_number && !(plain && number.is_f64()) => Some(Value::Number(number)),
         Ok(_) if is_number => Some(marked(text)),
-        // Right but for its size.
+        // Valid, but too large.
         Err(error) if is_number && error.to_string().starts_with("number out of range") => {
             Some(marked(text))
         }
@@ -50,7 +50,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The only value of the text.
+    /// Parses the text, which must hold one value.
     pub fn whole(mut self) -> Result<Value, String> {
         self.space();
         let value = self.value()?;
@@ -71,7 +71,7 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Goes over `byte`, if it is there.
+    /// Skips `byte` and returns true if it comes next.
     pub fn take(&mut self, byte: u8) -> bool {
         let there = self.peek() == Some(byte);
         self.at += usize::from(there);
@@ -136,7 +136,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes over a comma, or over `end`, which ends the list.
+    /// Skips a comma, or `end`; returns true if the list ends.
     fn ends(&mut self, end: u8) -> Result<bool, String> {
         self.space();
         match self.take(end) {
@@ -172,7 +172,7 @@ impl<'a> Scanner<'a> {
                 break;
             }
         }
-        // What is escaped may be longer than a byte, or missing.
+        // An escaped character may be longer than a byte, or missing.
         while !self.text.is_char_boundary(self.at.min(self.text.len())) {
             self.at += 1;
         }
@@ -196,7 +196,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Goes over a value of a text that was read before; returns where it stands.
+    /// Skips a value of a text that was parsed before; returns its range.
     pub fn over(&mut self) -> Range<usize> {
         let (start, mut open) = (self.at, 0);
         loop {

@@ -1,22 +1,21 @@
-//! From values to text.
+//! Writes values as text.
 
 use serde_json::Value;
 
 use super::unmarked;
 
-/// How what is new in a text is laid out.
+/// The layout of new values in a text.
 #[derive(Debug, Clone)]
 pub(super) struct Style {
-    /// What stands before what a line holds, as deep as the value itself; all is on one line
-    /// without it.
+    /// The indent of the value's own line; `None` puts everything on one line.
     pub indent: Option<String>,
-    /// What is between a key and its value.
+    /// The separator between a key and its value.
     pub colon: String,
-    /// What is between two values on a line.
+    /// The separator between two values on a line.
     pub comma: String,
 }
 
-/// The value as a file of its own: a line for each key, two spaces a level, a line break at the
+/// Writes the value as a whole file: a line for each key, two spaces per level, a line break at the
 /// end.
 pub fn pretty(value: &Value) -> String {
     let style = Style {
@@ -30,7 +29,7 @@ pub fn pretty(value: &Value) -> String {
     text
 }
 
-/// The value on one line, for a message.
+/// Writes the value on one line, for a message.
 pub fn shown(value: &Value) -> String {
     let mut text = String::new();
     write(
@@ -65,7 +64,7 @@ pub(super) fn write(value: &Value, style: &Style, into: &mut String) {
     }
 }
 
-/// A key and its value, as they stand in an object.
+/// Writes a key and its value, as in an object.
 pub(super) fn field(key: &str, value: &Value, style: &Style, into: &mut String) {
     into.push_str(&Value::from(key).to_string());
     into.push_str(&style.colon);
