@@ -222,7 +222,7 @@ fn plain(value: &Value) -> Value {
         return value.clone();
     };
     let mut fields = fields.clone();
-    // The type of scaling often stands under both names.
+    // Configs often give the type of scaling under both names.
     if let Some(kind) = fields.remove("type") {
         fields.entry("rope_type").or_insert(kind);
     }

@@ -67,7 +67,7 @@ fn input_of<'a>(plan: &'a Plan, model: &ModelRef) -> Option<&'a Path> {
 
 /// Finds the hub snapshot of a model, if its folder names one.
 ///
-/// A config's `_name_or_path` is no proof: fine-tunes carry their base's.
+/// A config's `_name_or_path` proves nothing: fine-tunes carry their base's.
 fn snapshot_of(plan: &Plan, model: &ModelRef) -> Option<Snapshot> {
     let input = input_of(plan, model)?;
     let position = plan.job.inputs.iter().position(|path| path == input);

@@ -148,7 +148,7 @@ impl Mix {
     /// Makes a batch of rows from `first` on.
     fn make(&mut self, moves: &mut Moves, from: Below<'_>, first: u64) -> Result<()> {
         let last = self.size.rows.min(first + self.making.rows_made(self.size));
-        // If making the batch fails, there is no batch.
+        // An empty range marks the batch as missing if making it fails.
         self.batch = 0..0;
         self.made.clear();
         self.made.resize(index((last - first) * self.size.row), 0.0);

@@ -107,8 +107,8 @@ impl Placement {
     }
 
     /// Divides the kept elements among the `len` from `start` on into pieces, one read each, and
-    /// calls `bring` for each. A [`Piece`] has the span to read from the stored tensor and the
-    /// places of its runs.
+    /// calls `bring` for each. A piece has the span to read from the stored tensor and the places
+    /// of its runs.
     ///
     /// A piece of several runs spans at most [`PIECE_BYTES`], with `unit` bytes per element.
     ///
@@ -233,8 +233,7 @@ fn span(start: u64, len: u64) -> Range<usize> {
 mod tests {
     use super::*;
 
-    /// The window of `len` elements from `start` on, as pieces bring it; zeros where nothing is
-    /// kept.
+    /// Fills a window of `len` elements from `start` on by pieces; zeros where nothing is kept.
     fn window(placement: &Placement, stored: &[u16], start: u64, len: u64) -> Vec<u16> {
         let mut window = vec![0; usize::try_from(len).expect("small")];
         let mut bring = |piece: &Piece<'_>| {
@@ -253,7 +252,7 @@ mod tests {
         window
     }
 
-    /// Element by element, with nothing clever.
+    /// Computes the same element by element.
     fn naive(stored: &[u16], shape: &[u64], wide: &[u64]) -> Vec<u16> {
         let element = |mut index: u64| {
             let (mut at, mut stride) = (0, 1);
