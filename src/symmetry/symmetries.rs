@@ -18,7 +18,7 @@ pub struct Group {
     pub name: String,
     /// The key in the spec, shared by the groups of one kind in all layers.
     pub key: String,
-    /// The index of the enclosing group: this group has one element for each of its units.
+    /// The index of the enclosing group; each of its units has a separate element of this group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<usize>,
     /// The number of elements: one, or one for each unit of the enclosing group.

@@ -192,7 +192,7 @@ pub struct GroupRule {
     /// The number of units; by default it follows from the tensors' shapes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<Size>,
-    /// The enclosing group: this group has one element for each of its units.
+    /// The enclosing group; each of its units has a separate element of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<String>,
     /// The changes that keep the function.
