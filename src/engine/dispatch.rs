@@ -74,9 +74,9 @@ impl Memory {
 pub struct Dispatch<'a> {
     /// The plan that is carried out.
     pub plan: &'a Arc<Plan>,
-    /// Where work is done.
+    /// The processor or device that computes.
     pub bench: &'a Arc<dyn Bench>,
-    /// Where output buffers come from, and what pays for statistics.
+    /// The output buffers, and the budget for statistics.
     pub memory: &'a Memory,
     /// The writing stage.
     pub writer: &'a Sender<Order>,
@@ -85,15 +85,15 @@ pub struct Dispatch<'a> {
 /// A group that is being measured.
 struct Open {
     group: Group,
-    /// Blocks that are being measured or were and are not folded yet, in order.
+    /// Blocks that are being measured, or were measured and are not yet folded, in order.
     measured: VecDeque<Promise<(Measured, Option<Loaded>)>>,
     /// Windows that stay until the group is solved.
     kept: Vec<Loaded>,
 }
 
-/// The rules that are known: the whole model's, which holds to the end, and that of the segment
-/// measured last, for tensors that are not merged over the whole model. One must not take the
-/// other's place.
+/// The known rules: that of the whole model, which holds to the end, and that of the segment
+/// measured last, for tensors that are not merged over the whole model. Neither may overwrite the
+/// other.
 #[derive(Default)]
 struct Rules {
     model: Option<Arc<Solved>>,
@@ -101,7 +101,7 @@ struct Rules {
 }
 
 impl Rules {
-    /// Where the rule of a tensor of this span is kept.
+    /// Returns the slot for the rule of a tensor of this span.
     fn of(&mut self, span: Span) -> &mut Option<Arc<Solved>> {
         if span == Span::Model {
             &mut self.model
@@ -125,7 +125,7 @@ impl From<Error> for Ended {
     }
 }
 
-/// What a step of this stage comes to.
+/// The result of a step of this stage.
 type Step<T = ()> = std::result::Result<T, Ended>;
 
 impl Dispatch<'_> {
@@ -228,8 +228,8 @@ impl Dispatch<'_> {
             .try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))))
     }
 
-    /// Has a piece of output made, by `rule` unless it is solved by itself, and tells the writer to
-    /// wait for it.
+    /// Starts a task that makes a piece of output, by `rule` unless the piece is solved by itself,
+    /// and tells the writer to wait for it.
     fn piece(&self, loaded: Loaded, rule: Option<Arc<Solved>>) -> Step {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
@@ -243,7 +243,7 @@ impl Dispatch<'_> {
         };
         let mut buffer = match self.memory.buffers.take(len, place) {
             Ok(buffer) => buffer.ok_or(Ended::Gone)?,
-            // The writer hears of it in its turn, after what was made before.
+            // The writer receives the error in order, after the pieces made before.
             Err(error) => {
                 let _ = answer.send(Err(error.resumable()));
                 return self.send(order);
@@ -304,11 +304,11 @@ fn work<'a>(bench: &'a Arc<dyn Bench>, plan: &'a Plan, loaded: &'a Loaded) -> Wo
     Work::new(&**bench, plan, &loaded.block, &loaded.windows)
 }
 
-/// The answer of a task.
+/// Waits for the answer of a task.
 ///
 /// # Errors
 ///
-/// The task's own error, or that it died without an answer.
+/// The task's own error, or a failure that says that the task died without an answer.
 pub fn answer_of<T>(promise: &Promise<T>) -> Result<T> {
     promise.recv().unwrap_or_else(|_| {
         Err(Error::new(

@@ -20,30 +20,30 @@ use super::Options;
 use super::pack::pack_in_parallel;
 use super::preflight::{Preflight, preflight};
 
-/// Where the manifest keeps the coefficients of a merge over the whole model, and what was found
-/// about them.
+/// The manifest key for the coefficients of a merge over the whole model and the findings about
+/// them.
 const SOLUTION: &str = "solution";
 
-/// Where the manifest lists the transform files of aligned inputs.
+/// The manifest key for the transform files of aligned inputs.
 const ALIGNMENT: &str = "alignment";
 
-/// What a merge is called whose output was there already.
+/// The status of a merge whose output was there already.
 const COMPLETE: &str = "complete already";
 
-/// What a warning calls all tensors together.
+/// The name of all tensors together in a warning.
 const WHOLE_MODEL: &str = "the whole model";
 
 /// Everything that a merge needs.
 pub struct Merge {
-    /// What is to be done.
+    /// The plan to carry out.
     pub plan: Arc<Plan>,
     /// The file operations under the output.
     pub storage: Arc<dyn Storage>,
-    /// Where the output goes.
+    /// The place of the output.
     pub target: Target,
-    /// How it is carried out.
+    /// The options of the run.
     pub options: Options,
-    /// Whether everything that was written is read back at the end.
+    /// True if everything that was written is read back at the end.
     pub verify: bool,
 }
 
@@ -88,7 +88,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
     let verified = again
         .then(|| verify_within(&target.dir, plan.memory.limit, &mut checking(&options)))
         .transpose()?;
-    // What an earlier run has found is not this one's.
+    // The findings of an earlier run are not reported again.
     let noticed = match status {
         COMPLETE => Noticed::default(),
         _ => noticed(storage.as_ref(), &target.dir, &manifest)?,
@@ -110,7 +110,7 @@ pub fn merge(merge: Merge) -> Result<Report> {
         .with_verified(verified.map(|verified| verified.data_bytes)))
 }
 
-/// The word for what a run from the start has done.
+/// Returns the status of a run from the start.
 fn done_as(plan: &Plan) -> &'static str {
     if plan.job.rewritten {
         "written"
@@ -141,7 +141,8 @@ fn carry_out(
     Ok((manifest, moved))
 }
 
-/// Looks after the files beside finished weights: those that are missing are written again.
+/// Restores the files beside finished weights: writes missing ones again, and changed ones if they
+/// may be overwritten.
 fn looked_after(
     plan: &Plan,
     storage: &dyn Storage,
@@ -171,7 +172,7 @@ fn looked_after(
     )
 }
 
-/// What a user should know of files beside finished weights.
+/// Describes, for the user, the restored and the changed files beside finished weights.
 fn said_of(restored: Restored) -> Vec<String> {
     let written = restored
         .written
@@ -186,7 +187,7 @@ fn said_of(restored: Restored) -> Vec<String> {
     written.chain(changed).chain(missing).collect()
 }
 
-/// Tells the monitor how far a check is, and ends it when somebody asks to stop.
+/// Returns a callback that reports the progress of a check and ends it on a request to stop.
 fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
     let mut before = None;
     move |done, total| {
@@ -209,7 +210,7 @@ fn checking(options: &Options) -> impl FnMut(u64, u64) -> Result<()> {
     }
 }
 
-/// What is noted in the finished output.
+/// Reads the findings noted in the manifest of the finished output.
 fn noticed(storage: &dyn Storage, dir: &Path, manifest: &Manifest) -> Result<Noticed> {
     let odd = |error: &dyn std::fmt::Display| {
         Error::new(Kind::Damaged, "cannot read manifest", dir.display(), error)

@@ -11,10 +11,9 @@
 //! are paid for by the reader, output buffers by the dispatcher, both in plan order. An earlier
 //! block therefore never waits for a later one, and no order of events can lock the pipeline up.
 //!
-//! With a device, a task of the pool takes one of its lanes for as long as it works on a block; the
-//! others of the pool copy or compute in theirs meanwhile. A device that fails is an error like any
-//! other: what was written is committed, and the next run goes on from there, on a device or on the
-//! processor.
+//! With a device, a task of the pool holds one lane of it while it works on a block; other tasks
+//! copy or compute in other lanes meanwhile. A device failure is an error like any other: what was
+//! written is committed, and the next run goes on from there, on a device or on the processor.
 //!
 //! A stage ends when its input ends or the next stage is gone. The first error is kept and is what
 //! the run returns; whatever was written by then is committed, so that the next run goes on from
@@ -61,7 +60,7 @@ pub use recheck::{Rechecked, Sample, recheck};
 pub use stop::Stop;
 use writer::Writer;
 
-/// How a run is carried out; none of it changes the output.
+/// Options of a run, none of which changes the output.
 ///
 /// # Examples
 ///
@@ -80,23 +79,23 @@ pub struct Options {
     /// The device that computes, if the plan or the alignment has set memory aside for one; the
     /// processor otherwise.
     pub device: Option<Arc<dyn Driver>>,
-    /// How inputs are read.
+    /// The way in which inputs are read.
     pub io: Io,
-    /// Who may end the run early.
+    /// The flag that ends the run early.
     pub stop: Stop,
-    /// Who is told how it goes.
+    /// The observer of progress and warnings.
     pub monitor: Arc<dyn Monitor>,
-    /// Written bytes after which they are made durable and journalled: what a kill can cost.
+    /// Bytes written between two commits, which make them durable and journal them: the most that a
+    /// kill can cost.
     /// [`COMMIT_BYTES`] suits a real disk; tests that cut a run short take less.
     pub commit_bytes: u64,
 }
 
-/// How much is written between two commits unless somebody says otherwise: a few syncs a second at
-/// the speed of a disk.
+/// The default of bytes written between two commits: a few syncs a second at the speed of a disk.
 pub const COMMIT_BYTES: u64 = 128 << 20;
 
 impl Default for Options {
-    /// The best instruction set, memory maps, nobody who asks or listens.
+    /// The best instruction set, memory maps, no device and a silent monitor.
     fn default() -> Self {
         Self {
             kernels: Kernels::detect(),
@@ -109,7 +108,7 @@ impl Default for Options {
     }
 }
 
-/// Merges all that is still to be done of `plan` into `output`.
+/// Merges the part of `plan` that is still missing from `output` into it.
 ///
 /// # Errors
 ///
@@ -121,7 +120,7 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
         .collect();
     let known = known_rule(plan, output)?;
     let moved = expected(plan, &durable, known.is_some());
-    // An only shard is compressed when everything else is done, others as soon as they are whole.
+    // A single shard is compressed after everything else, several as soon as each is whole.
     let packed = if plan.layout.shards().len() > 1 {
         output.bytes_to_pack()
     } else {
@@ -131,7 +130,7 @@ pub fn run(plan: &Arc<Plan>, output: &mut Output, options: &Options) -> Result<M
         .monitor
         .phase(Phase::Merging, moved.read + moved.written + packed);
     let sources = open_sources(plan, Some(&output.scratch_dir()), options.io)?;
-    // What planning has freed must not stand beside what the pipeline takes.
+    // Memory that planning has freed goes back to the system before the pipeline takes its own.
     give_back();
     stages(plan, output, options, &sources, &durable, known)?;
     Ok(Moved {
@@ -176,8 +175,8 @@ fn stages(
         let blocks = plan.schedule(durable, known.is_some());
         let end = &end;
         let (bench, memory) = (&bench, &memory);
-        // Where no thread can be made, the stage's ends of the channels go with its closure, and
-        // the others wind down.
+        // If a thread cannot be started, its closure drops its ends of the channels, and the other
+        // stages wind down.
         let spawned =
             stage("read").spawn_scoped(scope, move || end(reader.run(blocks, &loaded_to)));
         end(spawned.map(drop).map_err(no_thread));
@@ -200,8 +199,8 @@ fn stages(
             commit_bytes,
         };
         end(writer.run(&orders));
-        // Closed before the scope waits for the other stages, or one that still wants to send would
-        // wait for ever.
+        // Closed before the scope waits for the other stages: a stage that still sends would wait
+        // for ever.
         drop(orders);
     });
     match stop.take_error() {
@@ -212,8 +211,8 @@ fn stages(
     }
 }
 
-/// The device and the processor, or the processor alone where the plan has set no memory aside for
-/// a device.
+/// Opens the device beside the processor, or the processor alone if the plan has set no memory
+/// aside for a device.
 fn bench(plan: &Plan, options: &Options) -> Result<Arc<dyn Bench>> {
     let threads = plan.memory.threads;
     let pool = ThreadPoolBuilder::new()
@@ -228,12 +227,12 @@ fn bench(plan: &Plan, options: &Options) -> Result<Arc<dyn Bench>> {
         return Ok(Arc::new(processor));
     };
     let lanes = Lanes::new(Arc::clone(driver), staging.lanes, staging.lane_bytes);
-    // What an earlier run has done stays, and the next one may compute elsewhere.
+    // The work of earlier runs stays, and the next run may compute on another device.
     let lanes = lanes.map_err(Error::resumable)?;
     Ok(Arc::new(Device::new(lanes, processor)))
 }
 
-/// What a report calls the device that [`run`] computes on.
+/// Returns the report's name of the device that [`run`] computes on.
 fn device_name(plan: &Plan, options: &Options) -> String {
     match (&options.device, plan.memory.staging) {
         (Some(driver), Some(_)) => driver.name(),
@@ -274,7 +273,7 @@ fn known_rule(plan: &Plan, output: &Output) -> Result<Option<Rule>> {
     })
 }
 
-/// What the schedule will move.
+/// Counts the bytes that the schedule will read and write.
 fn expected(plan: &Plan, durable: &[u64], solved: bool) -> Moved {
     let mut moved = Moved::default();
     for Block {

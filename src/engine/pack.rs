@@ -16,7 +16,7 @@ use super::Options;
 ///
 /// # Errors
 ///
-/// When the threads cannot be started.
+/// Fails if the threads cannot be started.
 pub fn pack_in_parallel(plan: &Plan, output: &mut Output, options: &Options) -> Result<()> {
     if plan.layout.zstd().is_none() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! What is decided about a merge before a byte of data is read or written: the one judgement of
-//! `plan` and `merge`.
+//! Decides, before a byte of data is read or written, if a merge can be carried out; `plan` and
+//! `merge` share this one judgement.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::sidecar::{left_beside, side_files};
 
 use super::separate::refuse_inputs_folder;
 
-/// What a merge is going to do at its target.
+/// The outlook of a merge at its target.
 #[derive(Debug)]
 pub struct Preflight {
-    /// Whether it begins, goes on, or has nothing to do.
+    /// Begin, go on, or nothing to do.
     pub outlook: Outlook,
     /// The files that go beside the weights.
     pub sides: Vec<SideFile>,
-    /// The base's files that are not taken along, by name.
+    /// Names of the base's files that are not copied.
     pub left: Vec<String>,
 }
 
@@ -55,12 +55,12 @@ fn judge(plan: &Plan, storage: Arc<dyn Storage>, target: &Target) -> Result<Pref
     })
 }
 
-/// The side files that a merge of `plan` to `target` writes. A single file gets some only when that
-/// was asked for; it lies among others, which stand back only where the target may be overwritten.
+/// Returns the side files that a merge of `plan` to `target` writes. A single file gets side files
+/// only on request; other files in its folder are replaced only if the target may be overwritten.
 ///
 /// # Errors
 ///
-/// When the files of a lender cannot be listed or read.
+/// Fails if the files of a lender cannot be listed or read.
 fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
     if !target.is_file() {
         return side_files(plan);
@@ -73,7 +73,7 @@ fn wanted_sides(plan: &Plan, target: &Target) -> Result<Vec<SideFile>> {
     let mut wanted = vec![];
     for side in sides {
         let path = folder.join(side.name());
-        // Those that an earlier attempt of this run has written are its own.
+        // Files that an earlier attempt of this run has written may be written again.
         if target.overwrite || !path.exists() || side.is_at(&path)? {
             wanted.push(side);
         }

@@ -1,4 +1,4 @@
-//! The reading stage: walks the schedule, waits for memory, does the disk's work, hands windows on.
+//! The reading stage: walks the schedule, waits for memory, reads from disk, passes windows on.
 
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
@@ -21,18 +21,18 @@ use crate::view::{Below, InMemory, Opened, Place, Readable, Stack, Stored, is_sp
 
 use super::stop::Stop;
 
-/// A block whose bytes are in memory, and what they cost.
+/// A block whose bytes are in memory, and the memory reserved for them.
 pub struct Loaded {
-    /// Which part of which tensor.
+    /// The part of a tensor that was read.
     pub block: Block,
-    /// One window a source.
+    /// One window for each source.
     pub windows: Vec<Window>,
-    /// What the windows take of the budget.
+    /// The share of the budget that the windows hold.
     pub _reservation: Reservation,
 }
 
 impl Loaded {
-    /// Asked after the windows were used and before the result is: whether it is worth anything.
+    /// Checks, after the windows were used and before the result is, that the inputs were intact.
     ///
     /// # Errors
     ///
@@ -45,11 +45,11 @@ impl Loaded {
 /// The opened files of all inputs, by input and file.
 pub type Sources = HashMap<(usize, usize), Arc<dyn Source>>;
 
-/// What the reading stage works with.
+/// The reading stage.
 pub struct Reader<'a> {
-    /// What is read.
+    /// The plan whose inputs are read.
     pub plan: &'a Plan,
-    /// Where from.
+    /// The opened input files.
     pub sources: &'a Sources,
     /// The kernels of views.
     pub kernels: Kernels,
@@ -57,11 +57,11 @@ pub struct Reader<'a> {
     pub opened: OpenedStacks,
     /// The threads of views that multiply.
     pub pool: Option<&'a ThreadPool>,
-    /// What pays for the windows.
+    /// The budget for windows.
     pub budget: &'a Arc<Budget>,
-    /// Who is told.
+    /// The observer of progress.
     pub monitor: &'a dyn Monitor,
-    /// Who may end it.
+    /// The flag that ends the run early.
     pub stop: &'a Stop,
 }
 
@@ -70,7 +70,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     ///
-    /// When a source cannot be read or has changed.
+    /// Fails if a source cannot be read or has changed.
     pub fn run(&self, blocks: impl Iterator<Item = Block>, next: &Sender<Loaded>) -> Result<()> {
         let mut blocks = blocks.peekable();
         let mut shown = None;
@@ -112,7 +112,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Lets the files rest that tensor `before` was read from and `now` is not.
+    /// Releases the files that tensor `before` was read from and `now` is not.
     fn rest(&self, before: &TensorPlan, now: &TensorPlan) {
         let [before, now] = [before, now].map(TensorPlan::files);
         for (at, file) in before.iter().enumerate() {
@@ -122,11 +122,11 @@ impl Reader<'_> {
         }
     }
 
-    /// The windows of `block`, one a source.
+    /// Reads the windows of `block`, one for each source.
     ///
     /// # Errors
     ///
-    /// When a source cannot be read or has changed.
+    /// Fails if a source cannot be read or has changed.
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
         // The source whose window others are made of comes first.
@@ -142,7 +142,7 @@ impl Reader<'_> {
         Ok(windows.into_iter().flatten().collect())
     }
 
-    /// The window of source `index`, which may be made of `windows` that are loaded already.
+    /// Reads the window of source `index`, or makes it of `windows` that are loaded already.
     fn window(&self, block: &Block, index: usize, windows: &[Option<Window>]) -> Result<Window> {
         let tensor = &self.plan.tensors[block.tensor];
         let stack = &tensor.sources[index].stack;
@@ -160,7 +160,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Says what `block` will read.
+    /// Announces the bytes that `block` will read, so that the system can read ahead.
     fn prefetch(&self, block: &Block) {
         let range = block.start..block.start + block.len;
         for (index, source) in self.plan.tensors[block.tensor].sources.iter().enumerate() {
@@ -185,8 +185,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The tensors in all places of the stack of source `index`. Nothing can be read of a window
-    /// that is not loaded yet.
+    /// Returns the tensors in all places of the stack of source `index`. A window that is not
+    /// loaded yet cannot be read from.
     fn tensors<'b>(
         &'b self,
         block: &Block,
@@ -264,8 +264,8 @@ struct OpenedTensor {
 }
 
 impl OpenedStacks {
-    /// Returns true for the tensor that is being read; for another one everything would have to be
-    /// worked out again.
+    /// Tells if `tensor` is the one being read; for another one the views would have to be opened
+    /// again.
     fn is_for(&self, tensor: usize) -> bool {
         self.0.borrow().tensor == tensor
     }

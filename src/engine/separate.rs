@@ -38,7 +38,7 @@ pub fn refuse_inputs_folder<'a>(
             }
         }
         for file in input.files() {
-            // Where the name is, and where the bytes are.
+            // The folder of the name, and the folder of the bytes.
             let named = examined(file.path.parent().unwrap_or(Path::new("")))?;
             let stored = examined(&file.path)?;
             if stored == out_real {
@@ -52,7 +52,7 @@ pub fn refuse_inputs_folder<'a>(
     Ok(())
 }
 
-/// The path without links, also of what does not exist yet.
+/// Resolves the links of a path, even if its last parts do not exist yet.
 fn real(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(if path.as_os_str().is_empty() {
         Path::new(".")
@@ -69,8 +69,8 @@ fn real(path: &Path) -> io::Result<PathBuf> {
                     .fold(found, |path, name| path.join(name)));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // A path that goes up behind something missing cannot be followed; nothing is made
-            // there either.
+            // A `..` after a missing folder cannot be followed, and nothing can be created there
+            // either.
             Err(error) => missing.push(ancestor.file_name().ok_or(error)?),
         }
     }

@@ -1,5 +1,5 @@
-//! How the stages of a run end early: somebody asks, or the first error is kept and everybody else
-//! winds down.
+//! Ends the stages of a run early: on a request to stop, or on the first error, which is kept while
+//! the other stages wind down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,7 @@ impl Stop {
         self.asked.store(true, Ordering::SeqCst);
     }
 
-    /// Whether somebody asked.
+    /// Tells if a stop was asked for.
     pub fn asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
     }

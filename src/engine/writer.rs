@@ -1,6 +1,6 @@
 //! The writing stage, three threads in a row: one waits for each piece in plan order and hashes it,
-//! one writes it at its offset, one makes durable and journals what has been written while the
-//! others go on with what comes next.
+//! one writes it at its offset, and one makes written pieces durable and journals them while the
+//! others go on.
 
 use std::ops::Range;
 use std::thread::ScopedJoinHandle;
@@ -21,37 +21,37 @@ use super::{no_thread, stage};
 /// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.
 const TASKS: usize = 4;
 
-/// What is found about tensors is held until a commit: at most so much of it.
+/// The most bytes of findings about tensors that are held until a commit.
 pub const CLAIMED_BYTES: usize = 1 << 20;
-/// Commits that are under way at once, one more is being gathered, and a shard is open twice: the
-/// part of all files that may be open which the shards of one of them may take.
+/// The divisor of the limit on open files for the shards of one commit: several commits are under
+/// way, one more is being gathered, and each shard is open twice.
 const SHARE_OF_FILES: u64 = 8;
 
 /// The writing stage.
 pub struct Writer<'a> {
-    /// What is merged.
+    /// The plan that is merged.
     pub plan: &'a Plan,
-    /// Where it goes.
+    /// The output.
     pub output: &'a mut Output,
     /// For each tensor, the bytes that an earlier run made durable; they are not written again.
     pub durable: &'a [u64],
-    /// Who is told.
+    /// The observer of progress.
     pub monitor: &'a dyn Monitor,
     /// Written bytes after which there is a commit.
     pub commit_bytes: u64,
 }
 
-/// What is done to the disk, in this order and no other.
+/// An operation on the disk; they are carried out in order.
 enum Task {
-    /// Bytes are written.
+    /// Writes bytes.
     Write(Place, Buffer, Range<usize>),
-    /// What was written is made durable.
+    /// Makes written bytes durable.
     Commit(Pending),
 }
 
 impl Writer<'_> {
-    /// Carries out `orders` until they end, committing on the way and at the end. What was written
-    /// before a failure is committed too.
+    /// Carries out `orders` until they end, with commits on the way and at the end. Pieces written
+    /// before a failure are committed too.
     ///
     /// # Errors
     ///
@@ -71,8 +71,8 @@ impl Writer<'_> {
             let hashed = self.hash_all(orders, &tasks);
             drop(tasks);
             let ended = [join(syncer), join(storer), hashed];
-            // A stage whose successor is gone ends without an error of its own, so the last one
-            // knows best.
+            // A stage whose successor is gone ends without an error of its own, so the error of the
+            // last stage comes first.
             ended.into_iter().collect()
         })
     }
@@ -112,7 +112,7 @@ fn join(stage: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Writes, and passes commits on once everything before them was written.
+/// Writes pieces, and passes each commit on once everything before it was written.
 fn store(tasks: &Receiver<Task>, commits: &Sender<Pending>) -> Result<()> {
     for task in tasks {
         match task {
@@ -133,10 +133,10 @@ struct Pieces<'a> {
     durable: &'a [u64],
     monitor: &'a dyn Monitor,
     commit_bytes: u64,
-    /// What was found so far about the tensor that is being written.
+    /// The findings so far about the tensor that is being written.
     found: Found,
     uncommitted: u64,
-    /// Shards of which a commit may have new bytes.
+    /// The most shards with new bytes in one commit.
     most_shards: usize,
 }
 
@@ -147,7 +147,7 @@ impl Pieces<'_> {
                 Order::Found(found) => self.found.add(*found),
                 Order::Solved(rule) => {
                     self.output.set_run_note(rule.save());
-                    // It stands for a reading of the whole model: no kill shall cost that again.
+                    // Finding it took a pass over the whole model, so it is committed at once.
                     self.uncommitted = self.commit_bytes;
                 }
                 Order::Piece {
@@ -183,7 +183,7 @@ impl Pieces<'_> {
     fn piece(&mut self, tensor: usize, offset: u64, buffer: Buffer) -> Result<Option<Task>> {
         let end = offset + buffer.len() as u64;
         if end == self.plan.tensors[tensor].output_bytes() {
-            // Before the last bytes, so that no commit can claim the tensor without what was found
+            // Before the last bytes, so that no commit can claim the tensor without the findings
             // about it.
             let found = std::mem::take(&mut self.found);
             self.output.set_note(

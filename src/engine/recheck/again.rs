@@ -16,7 +16,7 @@ use crate::plan::assign::Span;
 use crate::plan::schedule::{Block, Role, is_measured};
 use crate::plan::tensor::TensorPlan;
 
-/// How a tensor's elements are made.
+/// The way in which a tensor's elements are computed.
 pub(in crate::engine) enum Making {
     /// Copied, or solved by small segments and combined at once.
     AtOnce,
@@ -26,7 +26,7 @@ pub(in crate::engine) enum Making {
     Segment(Option<(u64, Arc<Solved>)>),
 }
 
-/// What is needed to compute any block of the output once more.
+/// Computes any block of the output once more.
 pub(in crate::engine) struct Merger<'a> {
     pub(in crate::engine) plan: &'a Plan,
     pub(in crate::engine) bench: &'a dyn Bench,
@@ -57,14 +57,14 @@ impl Merger<'_> {
             self.measure(index, 0..tensor.elements, &mut group)?;
             measured = Some((group, tensor));
         }
-        // What decides over the whole model is decided for the last tensor that is measured.
+        // The rule of the whole model is solved once its last tensor has been measured.
         measured
             .map(|(group, last)| group.solve(self.bench, last).map(Arc::new))
             .transpose()
     }
 
-    /// How the elements of a tensor are made, with the rule of the `whole` model where that is
-    /// needed.
+    /// Returns the way in which the elements of a tensor are computed, with the rule of the `whole`
+    /// model where that is needed.
     pub(in crate::engine) fn making_of(
         &self,
         index: usize,
@@ -84,7 +84,7 @@ impl Merger<'_> {
         }
     }
 
-    /// The output's bytes for `len` elements from `start` on.
+    /// Computes the output's bytes for `len` elements from `start` on.
     pub(in crate::engine) fn merged(
         &self,
         index: usize,
@@ -101,7 +101,7 @@ impl Merger<'_> {
         while at < start + len {
             let segment = segment_at(tensor, at);
             let end = segment.end.min(start + len);
-            // Segments are taken one by one; where they are solved and combined at once, whole.
+            // Segments are computed one by one, as a whole if they are solved and combined at once.
             let range = if at_once { segment.clone() } else { at..end };
             let block = Block {
                 tensor: index,

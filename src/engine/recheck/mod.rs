@@ -1,9 +1,9 @@
 //! Checks a merged checkpoint against its inputs: takes blocks at random, computes them once more
 //! and compares bits.
 //!
-//! Nothing of the pipeline takes part: no stages, no memory maps, no SIMD. One block after the
-//! other is read, and worked on with the portable kernels by one thread. What both share is the
-//! definition of the result: the plan, the shape of the sums, the solvers.
+//! No part of the pipeline is used: no stages, no memory maps, no SIMD. One thread reads one block
+//! after the other and computes it with the portable kernels. Both share only the definition of
+//! the result: the plan, the shape of the sums, the solvers.
 
 mod again;
 mod sample;
@@ -26,15 +26,15 @@ use sample::choose;
 /// Elements of a block that is computed once more.
 const BLOCK: u64 = CHUNK as u64;
 
-/// How many characters of a text from a file a message shows.
+/// The most characters of a text from a file that a message shows.
 const SHOWN: usize = 80;
 
-/// What was found to be right.
+/// The extent of a check that found no difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rechecked {
     /// Blocks that were computed once more.
     pub blocks: u64,
-    /// Of so many.
+    /// Blocks in the whole output.
     pub all_blocks: u64,
     /// Bytes of output in them.
     pub bytes: u64,
@@ -114,7 +114,7 @@ pub fn recheck(
     Ok(found)
 }
 
-/// The output holds the plan's tensors and no others, with their types and shapes.
+/// Checks that the output holds the plan's tensors and no others, with their types and shapes.
 fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     let differs = |cause: String| {
         Err(Error::new(
@@ -161,9 +161,9 @@ fn same_tensors(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     ))
 }
 
-/// The checkpoint in `dir` with the components that the plan has.
+/// Opens the checkpoint in `dir` with the components that the plan has.
 fn opened(plan: &Plan, dir: &Path) -> Result<Checkpoint> {
-    // Whether the inputs may be codes was judged with them.
+    // Quantised weights were refused or accepted when the inputs were opened.
     let options = OpenOptions {
         pipeline: true,
         raw_codes: true,
@@ -177,7 +177,7 @@ fn opened(plan: &Plan, dir: &Path) -> Result<Checkpoint> {
     Ok(output)
 }
 
-/// The headers say what the plan's would.
+/// Checks that the headers' metadata is that of the plan.
 fn same_metadata(plan: &Plan, output: &Checkpoint, dir: &Path) -> Result<()> {
     for file in output.files() {
         let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -224,7 +224,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// `wanted` is what the output holds of a tensor from element `start` on.
+    /// Computes a tensor from element `start` on and compares it with `wanted`, the output's bytes.
     fn compare(&self, index: usize, start: u64, wanted: &[u8]) -> Result<()> {
         let tensor = &self.plan.tensors[index];
         let entry = &self.output.tensors()[&tensor.name];

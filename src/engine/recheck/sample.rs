@@ -1,13 +1,13 @@
-//! Which blocks of an output are computed once more: chosen at random, the same for the same seed.
+//! Chooses the blocks of an output to recompute: at random, the same ones for the same seed.
 
 use std::collections::BTreeMap;
 
 use crate::random::SplitMix;
 
-/// Which blocks are computed once more.
+/// The number of blocks to recompute, and the seed that chooses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// How many; all of them when there are fewer.
+    /// The number of blocks; all blocks if there are fewer.
     pub blocks: u64,
     /// Equal seeds choose equal blocks of equal outputs.
     pub seed: u64,
@@ -32,7 +32,8 @@ pub(super) fn choose(counts: &[u64], sample: Sample) -> BTreeMap<usize, Vec<u64>
     chosen
 }
 
-/// As many different numbers below `all` as are asked for, fewer than `all` (Floyd's sampling).
+/// Draws distinct numbers below `all`, as many as `sample` wants and fewer than `all` (Floyd's
+/// sampling).
 fn distinct(all: u64, sample: Sample) -> Vec<u64> {
     let mut random = SplitMix::from_state(sample.seed);
     let mut taken = std::collections::BTreeSet::new();
