@@ -28,7 +28,7 @@ use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries, trimmed};
 
-/// What the file is called in a folder.
+/// The name of the file in a folder.
 const FILE: &str = "activations.safetensors";
 
 /// `thalweg activations`.

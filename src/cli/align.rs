@@ -189,7 +189,7 @@ pub fn run(args: &AlignArgs) -> Result<()> {
     run.many(spec.as_ref())
 }
 
-/// What runs of two models and of many share.
+/// The parts that a run of two models shares with a run of many.
 struct Run<'a> {
     args: &'a AlignArgs,
     kernels: Kernels,
@@ -239,7 +239,7 @@ impl Run<'_> {
         shown(args, &report)
     }
 
-    /// Carries out the task that `make` gives; says what a user should know before.
+    /// Carries out the task that `make` gives, after its warnings were shown.
     fn carry_out<T: Task>(
         mut self,
         warnings: &[String],
@@ -287,7 +287,7 @@ fn shown(args: &AlignArgs, report: &(impl Serialize + ToString)) -> Result<()> {
     }
 }
 
-/// The two models, opened, in the form in which they are matched.
+/// Opens the two models in the form in which they are matched.
 fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
     let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
     let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
@@ -298,7 +298,7 @@ fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
     }
 }
 
-/// All models, opened.
+/// Opens all models.
 fn crowded(
     args: &AlignArgs,
     paths: &[&PathBuf],
@@ -313,7 +313,7 @@ fn crowded(
     Crowd::new(models, spec, allowed(args))
 }
 
-/// How many models are brought together.
+/// Returns the options for matching many models.
 fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
     let (mut towards, mut begin) = (Towards::Mean, Begin::Nearest);
     match &args.to {
@@ -344,8 +344,8 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
     })
 }
 
-/// Aligns the inputs of `job` as its recipe asks, as far as that is not done yet; prints a line for
-/// each. What a user should know comes back.
+/// Aligns the inputs of `job` as its recipe asks, except those that are aligned already; prints a
+/// line for each. Returns warnings for the user.
 ///
 /// # Errors
 ///
@@ -403,11 +403,11 @@ pub fn align_inputs(
     Ok(looked?.warnings)
 }
 
-/// Fills in the alignments of `job` as far as they are there, for a plan.
+/// Fills in the alignments of `job` that exist already, for a plan.
 ///
 /// # Errors
 ///
-/// When a file cannot be used.
+/// Fails if a file cannot be used.
 pub fn look_for_inputs(job: &mut Job, target: &Target) -> Result<Looked> {
     with_inputs(job, target, |inputs, job| inputs.look(job))
 }
@@ -447,7 +447,7 @@ fn allowed(args: &AlignArgs) -> Waived {
     }
 }
 
-/// Says how the models differ, and why it is the processor although a device would have been taken.
+/// Warns of differences between the models, and of a device that cannot be used.
 fn tell(ready: &Ready, warnings: &[String], monitor: &dyn Monitor) {
     warnings.iter().for_each(|warning| monitor.warn(warning));
     if let Some(warning) = ready.opened().instead_notice() {

@@ -77,7 +77,7 @@ impl ByArgs {
     ///
     /// # Errors
     ///
-    /// When activations or data cannot be opened, or there is no forward pass for the models.
+    /// Fails if activations or data cannot be opened, or there is no forward pass for the models.
     pub fn by(&self, pair: &Pair, seed: u64, signs: bool, run: &Options) -> Result<By> {
         if let Some([reference, model]) = self.activations.as_deref() {
             let similarity = match self.similarity {

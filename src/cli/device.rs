@@ -1,4 +1,4 @@
-//! From the name of a device to what is done on it.
+//! Opens the device that the user names, and plans the work on it.
 
 use crate::budget::{format_bytes, resident_bytes};
 use crate::device::{self, Choice, Driver, Opened, Products};
@@ -9,23 +9,23 @@ use crate::recipe::{AlignFrom, Document};
 
 use super::args::JobArgs;
 
-/// The part of a device's free memory that is taken when nobody says otherwise, in percent.
+/// The default share of a device's free memory that is used, in percent.
 const SHARE: u64 = 80;
-/// While one task copies, another computes.
+/// The least number of threads with a device: while one task copies, another computes.
 const FEWEST_THREADS: usize = 2;
 
-/// A device as it was asked for, opened.
+/// The device that was asked for, opened.
 pub struct Ready {
     choice: Choice,
     opened: Opened,
-    /// What the driver keeps resident, in bytes.
+    /// Host memory that the driver keeps resident, in bytes.
     host: u64,
-    /// The most of its memory that may be used, if that was said.
+    /// The limit on device memory in bytes, if one was given.
     memory: Option<u64>,
 }
 
 impl Ready {
-    /// The device of a merge: by the command line, else by the recipe.
+    /// Opens the device of a merge: that of the command line, else that of the recipe.
     ///
     /// # Errors
     ///
@@ -37,12 +37,12 @@ impl Ready {
         Self::open(choice, args.device_memory, multiplies)
     }
 
-    /// Opens what was chosen; where matrices are multiplied on it, what that takes is loaded too.
+    /// Opens the chosen device; if it `multiplies` matrices, loads the library for that too.
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when a device was named that cannot be used, [`Kind::Usage`] when there is
-    /// memory of none.
+    /// [`Kind::Device`] when a device was named that cannot be used, [`Kind::Usage`] when a memory
+    /// limit is given without a device.
     pub fn open(choice: Option<Choice>, memory: Option<u64>, multiplies: bool) -> Result<Self> {
         let choice = choice.unwrap_or_default();
         if choice == Choice::Cpu && memory.is_some() {
@@ -75,13 +75,13 @@ impl Ready {
         })
     }
 
-    /// The device, or why it is the processor although a device would have been taken.
+    /// The device, or the reason for which the processor is used instead.
     pub fn opened(&self) -> &Opened {
         &self.opened
     }
 
-    /// What an alignment may use of the device; none when there is none. Where it was left to us
-    /// and the device will not do, it is the processor from then on.
+    /// Returns the share of the device that an alignment may use; `None` without a device. With
+    /// `auto`, a device that is too small is replaced by the processor from then on.
     ///
     /// # Errors
     ///
@@ -101,12 +101,12 @@ impl Ready {
         }
     }
 
-    /// The plan of `job`, and the device that is to carry it out.
+    /// Plans `job` and returns the plan with the device that carries it out.
     ///
     /// # Errors
     ///
-    /// What planning fails with. Where the device was left to us, [`Opened::instead`] says why it
-    /// is the processor.
+    /// Any failure of planning. With `auto`, a device failure is none: the processor is
+    /// used, and [`Opened::instead`] gives the reason.
     pub fn planned(self, job: &Job, wish: &Wish) -> Result<(Plan, Opened)> {
         let Some(found) = self.wish() else {
             return Ok((Plan::new(job, wish)?, self.opened));
@@ -136,7 +136,7 @@ impl Ready {
     }
 }
 
-/// How much of the device's memory is used.
+/// Returns the bytes of device memory to use.
 fn memory(driver: &dyn Driver, wanted: Option<u64>) -> Result<u64> {
     let free = driver.free_bytes()?;
     match wanted {

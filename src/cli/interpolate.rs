@@ -169,11 +169,11 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     }
 }
 
-/// The two models and where they lie.
+/// Opens the two models; returns them with their paths.
 fn paired(args: &InterpolateArgs, wish: &Wish) -> Result<([PathBuf; 2], Pair)> {
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let paths = [job::located(&args.reference)?, job::located(&args.model)?];
-    // Where rows of embeddings belong to other tokens, a point between them means nothing.
+    // If rows of embeddings belong to different tokens, a point between them means nothing.
     let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
     let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
     let pair = Pair::new(reference, model, spec.as_ref(), allowed(args))?;
@@ -187,7 +187,7 @@ fn allowed(args: &InterpolateArgs) -> Waived {
     }
 }
 
-/// The transform in `file`, and where it comes from.
+/// Reads the transform in `file`; returns it with its origin.
 fn alignment(file: &Path, pair: &Pair) -> Result<(Alignment, AlignmentFile)> {
     let read = TransformFile::read(file, &pair.symmetries)?;
     if read.model != pair.model_print {
@@ -229,7 +229,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The ways that are measured, each with its name and whether the second model is aligned.
+    /// The ways to measure: for each the name, the way, and true if the second model is aligned.
     fn ways(&self) -> Vec<(&'static str, Way, bool)> {
         if self.ends.alignment.is_none() {
             return vec![
@@ -244,7 +244,7 @@ impl Run<'_> {
         ]
     }
 
-    /// Measures all ways, writes table and plot, and says what was found, to people and programs.
+    /// Measures all ways, writes table and plot, and returns the findings as text and as JSON.
     fn measure(&self, data: &Path, lambdas: &[f64]) -> Result<(String, Value)> {
         let outputs = ["curve.csv", "curve.svg"].map(|name| self.args.out.join(name));
         if let Some(there) = outputs
@@ -328,7 +328,7 @@ impl Run<'_> {
         ))
     }
 
-    /// The network that both ends are, for samples of this shape.
+    /// Returns the network of both ends, for samples of this shape.
     fn network(&self, data: &DataSet) -> Result<Network> {
         network(
             &self.pair.symmetries,
@@ -351,7 +351,7 @@ impl Run<'_> {
         .with_hint("run the same command again; it begins anew"))
     }
 
-    /// Writes a checkpoint for each point; those that a stopped run has finished are left as they
+    /// Writes a checkpoint for each point; leaves those that an earlier run has finished as they
     /// are.
     fn write(&self, lambdas: &[f64], file: Option<AlignmentFile>) -> Result<(String, Value)> {
         let RunArgs {

@@ -1,8 +1,8 @@
-//! From what was typed to what is to be done.
+//! Turns the command line into a recipe and jobs.
 //!
-//! Flags are written as the recipe that they stand for, so that there is one way in which a merge
-//! is understood and checked. A recipe on the command line is taken as it is; only what does not
-//! change its meaning (where the output goes, dtype, shards, memory) may be given beside it.
+//! Flags are rewritten as the recipe that they stand for, so that merges are read and checked in
+//! one way. A recipe on the command line is taken as it is; only flags that keep its meaning
+//! (output, dtype, shards, memory) may stand beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,10 +26,10 @@ use super::quantised::QuantisedArgs;
 use super::settle::is_recipe;
 use super::typed;
 
-/// How models are merged when nobody says how.
+/// The default merge method.
 pub const DEFAULT_METHOD: &str = "karcher";
 
-/// The stages that `args` describe, in order, and the wishes about how to carry them out.
+/// Reads or builds the recipe that `args` describe.
 ///
 /// # Errors
 ///
@@ -49,14 +49,14 @@ pub fn recipe(args: &JobArgs) -> Result<Recipe> {
         None => from_flags(args),
     };
     let mut recipe = read?;
-    // What mergekit's flags ask for in vain holds for the whole run, and is said once.
+    // Warnings about mergekit's flags hold for the whole run, and are given once.
     if let Some(first) = recipe.warnings.first_mut() {
         first.extend(args.mergekit.warnings());
     }
     Ok(recipe)
 }
 
-/// How the user came in.
+/// Returns the door: a recipe, or flags.
 pub fn door(args: &JobArgs) -> Door {
     if inputs(args).iter().any(|path| is_recipe(path)) {
         Door::Recipe
@@ -73,7 +73,7 @@ fn reading(args: &JobArgs) -> Reading {
     }
 }
 
-/// The models or the recipe, however they were given.
+/// The models or the recipe, positional or from the script's flag.
 pub fn inputs(args: &JobArgs) -> &[PathBuf] {
     if args.script.models.is_empty() {
         &args.inputs
@@ -86,11 +86,12 @@ fn given_weights(args: &JobArgs) -> Option<&Vec<f64>> {
     args.weights.as_ref().or(args.script.alphas.as_ref())
 }
 
-/// The job of one stage, its models found: folders and files here, or in the hub's cache.
+/// Returns the job of one stage, with its models located in local folders, files or the hub's
+/// cache.
 ///
 /// # Errors
 ///
-/// When a model cannot be found.
+/// Fails if a model cannot be found.
 pub fn job(
     recipe: &Recipe,
     document: &Document,
@@ -108,14 +109,14 @@ pub fn job(
         .filter(|(_, model)| stage_folder(&model.path).is_some())
         .map(|(index, _)| index)
         .collect();
-    // What is let pass does not change what a recipe means.
+    // Flags that allow more do not change the meaning of a recipe.
     let own = &mut job.document.own;
     own.any_vocabulary = own.any_vocabulary.or(args.any_vocabulary.then_some(true));
     own.any_config = own.any_config.or(args.any_config.then_some(true));
     job.dtype = args.dtype.or(job.dtype);
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.zstd = args.zstd.or(job.zstd);
-    // A stage before the last is a folder like any other.
+    // Stages before the last are written to folders.
     if names_one_file(&args.out) && !args.out.is_dir() && recipe.documents.last() == Some(document)
     {
         for_one_file(&mut job, args)?;
@@ -123,11 +124,11 @@ pub fn job(
     Ok(job)
 }
 
-/// Where a model named on the command line is: here, or in the hub's cache.
+/// Finds a model named on the command line: a local path, or one in the hub's cache.
 ///
 /// # Errors
 ///
-/// When it cannot be found.
+/// Fails if it cannot be found.
 pub fn located(model: &Path) -> Result<PathBuf> {
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
     let parsed = ModelRef::parse(text_of(model)?, Path::exists);
@@ -136,11 +137,12 @@ pub fn located(model: &Path) -> Result<PathBuf> {
         .locate(&hub)
 }
 
-/// The model named on the command line, its headers read; `opened` are those that are held already.
+/// Opens the model named on the command line and reads its headers, within the memory that the
+/// models in `opened` leave.
 ///
 /// # Errors
 ///
-/// When it cannot be found or opened.
+/// Fails if it cannot be found or opened.
 pub fn open(
     model: &Path,
     quantised: &QuantisedArgs,
@@ -157,7 +159,7 @@ pub fn open(
     )
 }
 
-/// One file has one shard, and its name says whether it is compressed.
+/// Sets `job` up for a single output file: one shard, whose name must say if it is compressed.
 fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     let is_compressed = args.out.extension().is_some_and(|end| end == "zst");
     if is_compressed != job.zstd.is_some() {
@@ -176,7 +178,7 @@ fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     Ok(())
 }
 
-/// How a run is carried out; what the flags leave open, the recipe may say.
+/// Returns the settings of a run: those of the flags, else those of the recipe.
 ///
 /// # Errors
 ///
@@ -193,7 +195,7 @@ pub fn wish(document: Option<&Document>, memory: &MemoryArgs, block: &BlockArgs)
     })
 }
 
-/// A recipe says these itself.
+/// Refuses flags whose settings belong in the recipe.
 fn refuse_flags(args: &JobArgs) -> Result<()> {
     let given = [
         ("--method", args.method.is_some()),
@@ -252,7 +254,7 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         own.into_iter()
             .filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))),
     );
-    // The script fills smaller tensors up with zeros, without being asked.
+    // The script always pads smaller tensors with zeros.
     if !args.script.models.is_empty() && args.mismatch.is_none() {
         recipe.insert("mismatch".into(), "pad".into());
     }
@@ -286,7 +288,7 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     })
 }
 
-/// The model that `--base` names by its position or as it was given.
+/// Finds the model that `--base` names by its position or as it was given.
 fn base_among<'a>(base: &str, paths: &[&'a str]) -> Result<&'a str> {
     let at = base
         .parse::<usize>()
@@ -306,7 +308,7 @@ fn base_among<'a>(base: &str, paths: &[&'a str]) -> Result<&'a str> {
         })
 }
 
-/// NaN and infinity have no JSON, so the recipe that is made of the flags would lose them.
+/// Refuses NaN and infinity: the recipe built of the flags is JSON, which cannot hold them.
 fn refuse_nonfinite(args: &JobArgs) -> Result<()> {
     let weights = given_weights(args)
         .into_iter()
@@ -332,7 +334,7 @@ fn text_of(path: &Path) -> Result<&str> {
         .ok_or_else(|| usage(path.display().to_string(), "the path is not UTF-8 text"))
 }
 
-/// A weight for each model: those given, else equal ones where the method must be told.
+/// Returns a weight for each model: the given ones, else equal ones if the method needs weights.
 fn weights(args: &JobArgs, method: &str, count: usize) -> Result<Vec<Option<f64>>> {
     if let Some(weights) = given_weights(args) {
         if weights.len() != count {

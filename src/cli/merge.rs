@@ -60,7 +60,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     print(&format!("{json:#}"))
 }
 
-/// What the stages of one run share.
+/// The parts that the stages of one run share.
 struct Run<'a> {
     args: &'a MergeArgs,
     recipe: &'a Recipe,
@@ -70,8 +70,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Plans and merges one stage. Where it is refused before it begins, and is the `first`,
-    /// nothing was started.
+    /// Plans and merges one stage. If the `first` stage is refused before it begins, the error says
+    /// that nothing was started.
     fn stage(&self, stage: &Stage<'_>, first: bool) -> Result<Report> {
         let run = &self.args.run;
         let target = Target {
@@ -115,7 +115,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// The job of a stage, how it is to be carried out, and the device that was asked for.
+    /// Returns the job of a stage, the settings of its run, and the device that was asked for.
     fn asked(&self, stage: &Stage<'_>) -> Result<(Job, Wish, Ready)> {
         let args = &self.args.job;
         let wish = job::wish(Some(stage.document), &args.memory, &args.block)?;
@@ -125,24 +125,24 @@ impl Run<'_> {
     }
 }
 
-/// Marks the error as one before which nothing was started, where that is so.
+/// Marks the error as one before which nothing was started, if `first`.
 pub(super) fn refused_if(first: bool, error: Error) -> Error {
     if first { error.refused() } else { error }
 }
 
-/// A display of a run's progress, and the monitor that feeds it; a silent one where nothing is to
-/// be said.
+/// Returns a display of a run's progress and the monitor that feeds it; with `--quiet` no display
+/// and a silent monitor.
 pub(super) fn watched(run: &RunArgs, memory: u64) -> (Option<Arc<Progress>>, Arc<dyn Monitor>) {
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(memory)));
     let monitor = align::monitor(&progress);
     (progress, monitor)
 }
 
-/// The first signal asks the run to end in good order; the second ends the process at once.
+/// Handles signals: the first asks the run to stop, the second ends the process at once.
 pub(super) fn watch_signals(stop: &Stop) -> Result<()> {
     let asked: Arc<AtomicBool> = stop.flag();
     for signal in [SIGINT, SIGTERM] {
-        // The order matters: at the first signal the shutdown sees the flag as it was before.
+        // The order matters: at the first signal the shutdown must still see the flag unset.
         flag::register_conditional_shutdown(signal, 3, Arc::clone(&asked))
             .and_then(|_| flag::register(signal, Arc::clone(&asked)))
             .map_err(|error| Error::new(Kind::Io, "cannot watch signals", signal, error))?;

@@ -1,5 +1,5 @@
-//! mergekit's flags, as its users type them: obeyed where they mean something here, else named with
-//! what to use.
+//! mergekit's flags, as its users type them: obeyed if they have a meaning here, else answered with
+//! a warning or an error that names the replacement.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
@@ -7,14 +7,14 @@ use crate::budget::parse_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::recipe::THREADS;
 
-/// What becomes of a flag.
+/// The treatment of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is carried out, or is what is done anyway.
+    /// Carried out, or the default behaviour anyway.
     Obeyed,
-    /// It changes nothing in the result; this is said about it.
+    /// Without effect on the result; the warning.
     Vain(&'static str),
-    /// It asks for another result, which is to be had in this way if at all.
+    /// Refused, since it asks for another result; the replacement, if there is one.
     Refused(&'static str),
 }
 
@@ -128,7 +128,7 @@ const FLAGS: [Flag; 37] = [
     ),
 ];
 
-/// Which of mergekit's flags were given.
+/// The flags of mergekit that were given, with their values.
 #[derive(Debug, Clone, Default)]
 pub struct MergekitArgs {
     given: Vec<(&'static str, Option<String>)>,
@@ -179,7 +179,7 @@ impl FromArgMatches for MergekitArgs {
 }
 
 impl MergekitArgs {
-    /// Refuses what would need another result than the one that is made.
+    /// Refuses flags that ask for another result.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl MergekitArgs {
         self.fates().filter_map(vain).collect()
     }
 
-    /// Whether the first GPU was asked for.
+    /// Tells if the first GPU was asked for.
     pub fn asks_for_a_device(&self) -> bool {
         self.given.iter().any(|(name, _)| *name == "cuda")
     }
@@ -215,7 +215,7 @@ impl MergekitArgs {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when it is none that `--threads` would take.
+    /// [`Kind::Usage`] when `--threads` would not take the number either.
     pub fn threads(&self) -> Result<Option<usize>> {
         let Some(text) = self.value("num-threads") else {
             return Ok(None);
@@ -238,7 +238,7 @@ impl MergekitArgs {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] when it is no size.
+    /// [`Kind::Usage`] when the text is not a size.
     pub fn shard_size(&self) -> Result<Option<u64>> {
         let read = |text| parse_bytes(text).map_err(|cause| wrong("out-shard-size", &cause));
         self.value("out-shard-size").map(read).transpose()

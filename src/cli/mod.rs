@@ -53,7 +53,8 @@ pub fn main() -> u8 {
             Command::Plan(mut args) => settle::settle(&mut args.job).and_then(|()| {
                 plan::run(&args).map_err(|error| error.through(job::door(&args.job)))
             }),
-            // What is given behind --against has a door of its own.
+            // Arguments after --against are flags or a recipe, so `verify` chooses the words
+            // itself.
             Command::Verify(args) => verify::run(&args),
             Command::Reference(args) => reference::run(&args),
             Command::Symmetries(args) => symmetries::run(&args).map_err(of_command),
@@ -71,26 +72,26 @@ pub fn main() -> u8 {
     }
 }
 
-/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail as any other write does:
-/// without a handler the signal that comes with it ends the process without a word.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail like any other write: without a
+/// handler, its signal ends the process silently.
 fn outlive_file_limits() -> Result<()> {
     flag::register(libc::SIGXFSZ, Arc::default())
         .map(drop)
         .map_err(|error| Error::new(Kind::Io, "cannot watch signals", "SIGXFSZ", error))
 }
 
-/// In the words of a command that has no recipe.
+/// Rewords the error for a command that has no recipe.
 fn of_command(error: Error) -> Error {
     error.through(Door::Command)
 }
 
-/// The most failures that are told at once.
+/// The most failures that are printed at once.
 const MOST_TOLD: usize = 20;
 
-/// One line for each failure, one for what to do about it.
+/// Prints one line for each failure and one for its hint.
 fn report(error: &Error) {
     let mut stderr = std::io::stderr().lock();
-    // There is nowhere left to say that standard error is closed.
+    // If standard error is closed, there is nowhere to report that.
     for error in [error].into_iter().chain(error.others()).take(MOST_TOLD) {
         let _ = writeln!(stderr, "thalweg: {error}");
         if let Some(hint) = error.hint() {
@@ -105,8 +106,8 @@ fn report(error: &Error) {
     }
 }
 
-/// Writes `text` to standard output, line by line as [`shown`] has it, or JSON with all its bytes;
-/// a reader that has gone away is no failure.
+/// Writes `text` to standard output, each line as [`shown`] escapes and cuts it, JSON escaped and
+/// uncut; a closed pipe is not an error.
 fn print(text: &str) -> Result<()> {
     let text = text.trim_end();
     let safe = if text.starts_with(['{', '[']) {
@@ -124,7 +125,7 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-/// A table without the blanks that fill up its lines.
+/// Renders a table without trailing blanks.
 fn trimmed(table: &comfy_table::Table) -> String {
     table
         .lines()

@@ -24,12 +24,12 @@ use super::device::Ready;
 use super::stages::{self, Stage};
 use super::{align, job, merge, print, trimmed};
 
-/// Prints what a merge would do.
+/// Prints the plan of a merge.
 ///
 /// # Errors
 ///
-/// Whatever would keep the merge from beginning, as the merge would say it; what can be shown was
-/// printed by then.
+/// Whatever would keep the merge from beginning, in the merge's own words; the part that can be
+/// planned was printed by then.
 pub fn run(args: &PlanArgs) -> Result<()> {
     planned(args).map_err(Error::refused)
 }
@@ -40,7 +40,8 @@ fn planned(args: &PlanArgs) -> Result<()> {
     let stages = stages::stages(&recipe, &args.job.out)?;
     let (mut plans, mut refusal) = (Vec::new(), None);
     for stage in &stages {
-        // A later stage can be planned once what it builds on is there: its headers are needed.
+        // A later stage can be planned once the stages that it builds on exist: it needs their
+        // headers.
         if let Some(waits_for) = stages::unfinished(&stages, stage) {
             plans.push(json!({ "out": stage.out, "waits_for": waits_for }));
             let text = format!(
@@ -67,7 +68,7 @@ fn planned(args: &PlanArgs) -> Result<()> {
     refusal.map_or(Ok(()), Err)
 }
 
-/// Prints text for people, unless it is to be silence or JSON.
+/// Prints text for people, unless JSON or silence was asked for.
 fn show(args: &PlanArgs, text: &str) -> Result<()> {
     if args.run.json || args.run.quiet {
         Ok(())
@@ -76,7 +77,7 @@ fn show(args: &PlanArgs, text: &str) -> Result<()> {
     }
 }
 
-/// A stage as it is printed, and why the merge would refuse it.
+/// A stage as text and JSON, and the error with which the merge would refuse it.
 struct Shown {
     text: String,
     json: Value,
@@ -115,7 +116,7 @@ fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>
     })
 }
 
-/// What the output's place and the files around the weights say.
+/// The outlook of the merge: its preflight, its device and warnings.
 struct Ahead {
     preflight: Result<Preflight>,
     device: String,
@@ -154,7 +155,7 @@ impl Ahead {
         })
     }
 
-    /// What the merge would do first, in words.
+    /// Describes the first step of the merge.
     fn outlook(&self) -> String {
         match &self.preflight {
             Ok(preflight) => preflight.outlook.to_string(),
@@ -162,7 +163,7 @@ impl Ahead {
         }
     }
 
-    /// The names of the base's files that are not taken along.
+    /// Names of the base's files that are not copied.
     fn left(&self) -> &[String] {
         self.preflight
             .as_ref()
@@ -178,7 +179,7 @@ impl Ahead {
     }
 }
 
-/// What moves when the plan is carried out from the start.
+/// Blocks, and bytes read and written, when the plan is carried out from the start.
 #[derive(Default)]
 struct Traffic {
     blocks: u64,
@@ -314,7 +315,7 @@ fn summary(
     trimmed(&table)
 }
 
-/// A line for each input that is aligned or will be.
+/// Returns a line for each input that is aligned or will be.
 fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
     let known = plan.job.alignment_files.iter().map(|file| {
         let moves = if file.moves {
@@ -438,7 +439,7 @@ fn as_json(
     value
 }
 
-/// What the output takes on disk at its largest: while a shard is compressed, it is there twice.
+/// Returns the peak bytes of the output on disk: while a shard is compressed, it exists twice.
 fn disk_bytes(plan: &Plan) -> u64 {
     let shards = || plan.layout.shards().iter().map(|shard| shard.len);
     let twice = if plan.job.zstd.is_some() {
@@ -449,7 +450,7 @@ fn disk_bytes(plan: &Plan) -> u64 {
     shards().sum::<u64>() + twice
 }
 
-/// Free bytes on the file system that would take the output.
+/// Returns the free bytes on the file system of the output.
 fn free_bytes(out: &Path) -> Option<u64> {
     let absolute = std::path::absolute(out).ok()?;
     let there = absolute.ancestors().find(|folder| folder.exists())?;

@@ -15,11 +15,11 @@ use crate::monitor::{Monitor, Phase};
 /// Seconds between plain lines.
 const LINE_SECONDS: u64 = 5;
 
-/// Where operations are counted, not bytes.
+/// The template for phases that count operations instead of bytes.
 const OPERATIONS: &str =
     "{prefix} [{bar:12}] {percent:>3}% of {all} GFLOP {rate} GFLOP/s ETA {eta} {wide_msg}";
 
-/// Leaves room for the name of a tensor in 80 columns.
+/// The template for other phases; leaves room for the name of a tensor in 80 columns.
 const TEMPLATE: &str =
     "{prefix} [{bar:12}] {percent:>3}% of {total_bytes} {bytes_per_sec} ETA {eta} {wide_msg}";
 
@@ -34,7 +34,7 @@ pub struct Progress {
     tensor: Mutex<String>,
 }
 
-/// How the bar of a phase looks.
+/// Returns the style of the bar of a phase.
 fn style(phase: Phase) -> ProgressStyle {
     let template = if phase == Phase::Aligning {
         OPERATIONS
@@ -44,7 +44,7 @@ fn style(phase: Phase) -> ProgressStyle {
     let style = ProgressStyle::with_template(template)
         .expect("the template is a constant")
         .progress_chars("=> ");
-    // The bar's own line takes whatever is written to it.
+    // Writing to the bar's own line cannot fail.
     style
         .with_key("all", |state: &ProgressState, line: &mut dyn fmt::Write| {
             let _ = line.write_str(&giga(state.len().unwrap_or(0)));
@@ -69,7 +69,7 @@ fn giga(count: u64) -> String {
 }
 
 struct Plain {
-    /// When the phase began.
+    /// The start of the phase.
     begun: Mutex<Instant>,
     last: Mutex<Instant>,
 }
@@ -117,7 +117,7 @@ impl Progress {
         } else {
             ", "
         };
-        // What a narrow terminal cuts off comes last.
+        // A narrow terminal cuts off the end, so the least important part comes last.
         format!(
             "{part}{separate}{tensor} [{used} of {}]",
             format_bytes(self.memory_limit)
@@ -151,8 +151,7 @@ impl Progress {
         ));
     }
 
-    /// Shows the message once a phase has begun; before, there is nothing that it would be a part
-    /// of.
+    /// Shows the message once a phase has begun; before, there is no bar to show it in.
     fn show(&self) {
         if self.bar.length().is_some() {
             self.bar.set_message(self.message());
@@ -181,7 +180,7 @@ impl Monitor for Progress {
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
         self.bar.set_message(self.message());
-        // Drawn at once: a phase may take long before its first step.
+        // Drawn at once, since the first step of a phase may take long.
         self.bar.tick();
     }
 

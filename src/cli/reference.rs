@@ -15,7 +15,7 @@ use super::{print, trimmed};
 ///
 /// # Errors
 ///
-/// When standard output cannot be written to.
+/// Fails if standard output cannot be written to.
 pub fn run(args: &ReferenceArgs) -> Result<()> {
     if args.json {
         let methods: Vec<Value> = METHODS.iter().map(method_json).collect();

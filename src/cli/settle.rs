@@ -1,5 +1,5 @@
-//! What was typed, put in order before anything is done: where the output goes, what is a recipe,
-//! what is no model.
+//! Checks the flags before anything else: finds the output, tells recipes from models, refuses
+//! arguments that are neither.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,11 +12,11 @@ use crate::recipe::{KEYS, MAX_RECIPE_BYTES, Place};
 use super::args::JobArgs;
 use super::job::inputs;
 
-/// Puts the flags of `merge` and `plan` in order.
+/// Checks the flags of `merge` and `plan` and fills in the output.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] when there is no output, or what was given as a model cannot be one.
+/// [`Kind::Usage`] when there is no output, or an argument given as a model cannot be one.
 pub fn settle(args: &mut JobArgs) -> Result<()> {
     args.mergekit.refuse()?;
     if args.mergekit.asks_for_a_device() {
@@ -25,7 +25,7 @@ pub fn settle(args: &mut JobArgs) -> Result<()> {
     args.memory.threads = args.memory.threads.or(args.mergekit.threads()?);
     args.shard_size = args.shard_size.or(args.mergekit.shard_size()?);
     refuse_stray_weights(args)?;
-    // mergekit has the output behind the recipe.
+    // mergekit takes the output as the argument after the recipe.
     if args.out_given.is_none()
         && let [recipe, _] = args.inputs.as_slice()
         && is_recipe(recipe)
@@ -40,7 +40,7 @@ pub fn settle(args: &mut JobArgs) -> Result<()> {
     inputs(args).iter().try_for_each(|path| refuse_text(path))
 }
 
-/// Numbers behind `--weights` that were taken for models: weights are separated by commas.
+/// Refuses numbers after `--weights` that were taken for models: weights are separated by commas.
 fn refuse_stray_weights(args: &JobArgs) -> Result<()> {
     let Some(weights) = &args.weights else {
         return Ok(());
@@ -72,7 +72,7 @@ fn refuse_stray_weights(args: &JobArgs) -> Result<()> {
     )))
 }
 
-/// A text file that is no recipe is no model either; what it is decides what is said.
+/// Refuses a text file that is not a recipe, with a message for the kind of text.
 fn refuse_text(path: &Path) -> Result<()> {
     if is_recipe(path) {
         return Ok(());
@@ -105,7 +105,7 @@ fn refuse_text(path: &Path) -> Result<()> {
     Err(Error::new(Kind::Usage, "cannot merge", path.display(), cause).with_hint(hint))
 }
 
-/// Whether a file is a recipe: by its name, or by what it says where the name does not tell.
+/// Tells if a file is a recipe: by its name, else by its content.
 pub fn is_recipe(path: &Path) -> bool {
     let named = path
         .extension()
@@ -113,8 +113,8 @@ pub fn is_recipe(path: &Path) -> bool {
     named || text_of(path).is_some_and(|text| reads_like_a_recipe(&text))
 }
 
-/// Keys by which a recipe is known, those of mergekit's other programs included: they are refused
-/// by name.
+/// Keys that mark a recipe, including those of mergekit's other programs, which are refused by
+/// name.
 const TELLING: [&str; 7] = [
     "merge_method",
     "models",
@@ -125,8 +125,7 @@ const TELLING: [&str; 7] = [
     "layer_slices",
 ];
 
-/// Whether a line begins with a key that only recipes have. A recipe may be damaged and is one all
-/// the same.
+/// Tells if a line begins with a key that only recipes have. A damaged recipe counts as one too.
 fn reads_like_a_recipe(text: &str) -> bool {
     debug_assert!(
         KEYS.iter()
@@ -141,12 +140,12 @@ fn reads_like_a_recipe(text: &str) -> bool {
             rest.is_some_and(|rest| rest.starts_with(':'))
         })
     };
-    // JSON may stand in one line.
+    // JSON may be on a single line.
     text.lines()
         .any(|line| is_telling(line) || line.starts_with('{') && line.split(',').any(is_telling))
 }
 
-/// The text of a small regular file; none for anything else, such as every kind of weights.
+/// Returns the text of a small regular file; `None` for anything else, such as weights.
 fn text_of(path: &Path) -> Option<String> {
     // Opening a pipe would wait for a writer.
     if !path.is_file() {

@@ -10,9 +10,9 @@ use crate::recipe::{Document, Recipe};
 
 /// A stage and the folder that it is written to.
 pub struct Stage<'a> {
-    /// What is merged.
+    /// The document to merge.
     pub document: &'a Document,
-    /// Where the result goes.
+    /// The path of the result.
     pub out: PathBuf,
 }
 
@@ -21,8 +21,8 @@ pub struct Stage<'a> {
 ///
 /// # Errors
 ///
-/// [`Kind::Recipe`] when a stage's name is no plain file name, [`Kind::Occupied`] when its folder
-/// is a link or no folder.
+/// [`Kind::Recipe`] when a stage's name is not a plain file name, [`Kind::Occupied`] when its
+/// folder is a link or not a folder.
 pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
     let last = recipe.documents.len() - 1;
     let stage = |(index, document): (usize, &'a Document)| {
@@ -69,7 +69,7 @@ pub fn folder_named(stages: &[Stage<'_>], name: &str) -> Option<PathBuf> {
         .map(|stage| stage.out.clone())
 }
 
-/// The folder of an earlier stage that `stage` builds on and that is not there yet.
+/// Returns the folder of an earlier stage that `stage` builds on and that does not exist yet.
 pub fn unfinished(stages: &[Stage<'_>], stage: &Stage<'_>) -> Option<PathBuf> {
     let needed = stage
         .document

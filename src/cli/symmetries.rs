@@ -36,11 +36,11 @@ pub struct SymmetriesArgs {
     pub json: bool,
 }
 
-/// Prints which groups a model has, what acts on which tensor, and what is allowed.
+/// Prints the groups of a model, their actions on its tensors, and the changes that are allowed.
 ///
 /// # Errors
 ///
-/// When the model cannot be read or no spec fits it.
+/// Fails if the model cannot be read or no spec fits it.
 pub fn run(args: &SymmetriesArgs) -> Result<()> {
     let symmetries = found(args).map_err(Error::refused)?;
     if args.json {
@@ -60,7 +60,7 @@ pub fn run(args: &SymmetriesArgs) -> Result<()> {
     print(&format!("\n{LEGEND}"))
 }
 
-/// What stands in the column of axes.
+/// The legend for the column of axes.
 const LEGEND: &str = "axes: a group moves the units of that axis, with their signs and rotations; order(GROUP) only reorders them; \
                       fixed stays; A * B: A's units each hold B's; A + B: A's units, then B's; nothing: an empty part; \
                       name by GROUP: the number in the tensor's name is the unit's";
@@ -87,11 +87,11 @@ fn found(args: &SymmetriesArgs) -> Result<Symmetries> {
     Symmetries::of(&model, spec.as_ref())
 }
 
-/// The spec that `--spec` names: a built-in one, else a file.
+/// Reads the spec that `--spec` names: a built-in one, else a file.
 ///
 /// # Errors
 ///
-/// When there is no such spec or it cannot be used.
+/// Fails if there is no such spec or it cannot be used.
 pub fn spec(name: &str) -> Result<Spec> {
     if builtin::text_of(name).is_some() {
         builtin::named(name)

@@ -1,5 +1,5 @@
-//! What was typed for every part of the recipe that flags stand for, so that messages about it name
-//! the flag.
+//! Maps every part of the recipe that flags stand for to the text that was typed, so that messages
+//! name the flag.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use super::job::DEFAULT_METHOD;
 use crate::door::flag_of;
 use crate::recipe::Typed;
 
-/// The recipe as text of which every line knows its flag.
+/// Returns the recipe as text in which every line knows its flag.
 pub fn lines(recipe: &Map<String, Value>, args: &JobArgs) -> Typed {
     let mut typed = Typed::default();
     typed.line("{", "the command line");
@@ -34,7 +34,7 @@ pub fn lines(recipe: &Map<String, Value>, args: &JobArgs) -> Typed {
     typed
 }
 
-/// A model, and on a line of its own the weight that was typed elsewhere.
+/// Writes a model, with its weight on a line of its own, since it was typed elsewhere.
 fn model(typed: &mut Typed, index: usize, model: &Value, args: &JobArgs) {
     let comma = if index == 0 { "" } else { ", " };
     let path = &model["model"];
@@ -51,7 +51,7 @@ fn model(typed: &mut Typed, index: usize, model: &Value, args: &JobArgs) {
     typed.line("}", path.as_str().unwrap_or_default());
 }
 
-/// The weights as they were typed; those that nobody typed are the method's.
+/// Returns the weights as they were typed, or a note that they are the default.
 fn weights_typed(args: &JobArgs, parameters: &Value) -> String {
     match (&args.weights, &args.script.alphas) {
         (Some(weights), _) => format!("--weights {}", joined(weights, ",")),
@@ -69,7 +69,7 @@ pub fn joined(numbers: &[f64], by: &str) -> String {
         .join(by)
 }
 
-/// A mapping, an entry a line.
+/// Writes a mapping, one entry a line.
 fn mapping(
     typed: &mut Typed,
     opening: &str,

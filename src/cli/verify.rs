@@ -26,7 +26,7 @@ use super::{align, job, print};
 ///
 /// The first damage that was found.
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    // What cannot be compared is said before minutes are spent on reading.
+    // An impossible comparison is refused before minutes are spent on reading.
     let plan = if args.against.is_empty() {
         None
     } else {
@@ -58,7 +58,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
 }
 
-/// Shows how far a check is.
+/// Returns a callback that shows the progress of a check.
 fn shown(progress: Option<&Progress>) -> impl FnMut(u64, u64) -> Result<()> {
     let mut before = None;
     move |done, total| {
@@ -73,7 +73,7 @@ fn shown(progress: Option<&Progress>) -> impl FnMut(u64, u64) -> Result<()> {
     }
 }
 
-/// What a merge as it was given would do.
+/// Plans the merge whose arguments follow `--against`.
 fn plan(args: &VerifyArgs) -> Result<Plan> {
     let line = [OsString::from("--against")]
         .into_iter()
@@ -136,7 +136,7 @@ fn planned(args: &VerifyArgs, merge: &MergeArgs) -> Result<Plan> {
     )
 }
 
-/// Whether the arguments of the merge say how much memory it may take.
+/// Tells if the arguments of the merge limit its memory.
 fn gives_memory(against: &[OsString]) -> bool {
     let text = |arg: &OsString| arg.to_string_lossy().into_owned();
     against
