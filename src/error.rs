@@ -1,4 +1,4 @@
-//! The one error type of the library: what failed, on what, why, and what to do about it.
+//! The one error type of the library: the action that failed, its subject, the cause, and a hint.
 
 mod shown;
 
@@ -10,10 +10,10 @@ use crate::door::Door;
 
 pub use shown::{json as shown_json, name as shown_name, shown};
 
-/// The result of everything fallible here.
+/// The result of every fallible function of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What sort of failure an [`Error`] is; it decides the exit code.
+/// The sort of failure of an [`Error`]; it decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -27,7 +27,7 @@ pub enum Kind {
     Input,
     /// Inputs do not fit each other: names, shapes, integer contents.
     Mismatch,
-    /// An input holds NaN or infinity where that was not allowed.
+    /// An input holds NaN or infinity although that was not allowed.
     NonFinite,
     /// The output folder holds something that must not be overwritten.
     Occupied,
@@ -37,7 +37,7 @@ pub enum Kind {
     Resume,
     /// Reading, writing or syncing failed.
     Io,
-    /// A device that was asked for is not there, cannot do the work, or has failed.
+    /// A device that was asked for is missing, cannot do the work, or has failed.
     Device,
     /// A stored checksum or structure does not match what was read back.
     Damaged,
@@ -45,10 +45,10 @@ pub enum Kind {
     Interrupted,
 }
 
-/// A failure: `what: subject: cause`, and a hint that says what to do.
+/// A failure: `what: subject: cause`, and a hint about the next step.
 ///
-/// `Display` gives one line without the hint; [`Error::hint`] gives the rest. Names in it come from
-/// inputs, so it is escaped and cut there, as `shown` does.
+/// `Display` gives one line without the hint; [`Error::hint`] gives the hint. Names in the line
+/// come from inputs, so `Display` escapes and cuts it, as `shown` does.
 ///
 /// # Examples
 ///
@@ -102,7 +102,7 @@ impl Error {
         error
     }
 
-    /// The same failure with a sentence that says what to do.
+    /// Adds a sentence about the next step.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into().into());
@@ -118,14 +118,14 @@ impl Error {
         Some(first)
     }
 
-    /// The same failure with `cause` before its own cause.
+    /// Puts `cause` before the failure's own cause.
     #[must_use]
     pub fn because(mut self, cause: &str) -> Self {
         self.cause = format!("{cause}; {}", self.cause).into();
         self
     }
 
-    /// The same failure with its settings named in the words of `door`.
+    /// Names the settings in the failure in the words of `door`.
     #[must_use]
     pub fn through(mut self, door: Door) -> Self {
         self.what = Cow::Owned(door.words(&self.what).into_owned());
@@ -139,7 +139,7 @@ impl Error {
         self
     }
 
-    /// The same failure under another kind.
+    /// Replaces the kind of the failure.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
@@ -166,7 +166,7 @@ impl Error {
         self
     }
 
-    /// What sort of failure this is.
+    /// The sort of failure.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -176,12 +176,12 @@ impl Error {
         &self.subject
     }
 
-    /// Why it failed.
+    /// The cause of the failure.
     pub fn cause(&self) -> &str {
         &self.cause
     }
 
-    /// What to do about it, if there is something to say.
+    /// The advice about the next step, if there is any.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -193,7 +193,7 @@ impl Error {
             _ if self.resumable => 3,
             _ if self.refused => 2,
             Kind::Usage | Kind::Recipe | Kind::Budget | Kind::Device => 2,
-            // What is in the output's place is looked at before anything is done there.
+            // The output's place is checked before anything is written there.
             Kind::Occupied | Kind::Locked | Kind::Resume => 2,
             _ => 1,
         }

@@ -1,5 +1,5 @@
-//! Text for people: names of files, tensors and keys come from inputs, may hold anything and be as
-//! long as they like.
+//! Text for people: names of files, tensors and keys come from inputs and may hold any characters,
+//! in any number, so they are escaped and cut.
 
 use std::borrow::Cow;
 
@@ -12,12 +12,12 @@ const MESSAGE: usize = 6000;
 /// The most characters of a name in a table or a list.
 const NAME: usize = 160;
 
-/// How many characters the note about what was left out takes at most, with the ellipses around it.
+/// The most characters of the note about the part left out, with the ellipses around it.
 const NOTE: usize = 40;
 
-/// `text` as it may go to a terminal: what would steer one, or turn the direction of text, is
-/// escaped; line breaks and tabs stay. Words that are longer than 512 characters, and messages that
-/// are longer than 6000, lose their middle.
+/// Makes `text` safe for a terminal: escapes characters that control it or turn the direction of
+/// text; line breaks and tabs stay. Words of more than 512 characters, and messages of more than
+/// 6000, lose their middle.
 pub fn shown(text: &str) -> Cow<'_, str> {
     let escaped = escaped(text, &|c| c == '\n' || c == '\t', &|c| {
         c.escape_unicode().to_string()
@@ -32,21 +32,21 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     cut(&words, MESSAGE).into_owned().into()
 }
 
-/// A name as one word of a table, a list or a progress line: all control characters are escaped,
-/// and a long one loses its middle.
+/// Makes a name one word of a table, a list or a progress line: escapes all control characters and
+/// cuts the middle out of a long name.
 pub fn name(text: &str) -> String {
     let escaped = escaped(text, &|_| false, &|c| c.escape_unicode().to_string());
     cut(&escaped, NAME).into_owned()
 }
 
-/// JSON with the same characters escaped as JSON has it; nothing is cut.
+/// Escapes the same characters in JSON, in JSON's own way; cuts nothing.
 pub fn json(text: &str) -> Cow<'_, str> {
     escaped(text, &|c| c == '\n' || c == '\t', &|c| {
         format!("\\u{:04x}", u32::from(c))
     })
 }
 
-/// Whether a character moves the cursor, changes the terminal, or turns what follows around.
+/// Tells if a character moves the cursor, changes the terminal, or turns the direction of text.
 fn steers(c: char) -> bool {
     let turns =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -72,9 +72,9 @@ fn escaped<'a>(
     safe.into()
 }
 
-/// `text` without its middle where it has more than `most` characters; never longer than that.
+/// Cuts the middle out of a text of more than `most` characters; the result is never longer.
 fn cut(text: &str, most: usize) -> Cow<'_, str> {
-    // Bytes are at least as many as characters, and cheaper to count.
+    // There are at least as many bytes as characters, and they are cheaper to count.
     let count = if text.len() <= most {
         0
     } else {
