@@ -1,4 +1,4 @@
-//! Element types: what files call them, how big they are, which of them a merge can average.
+//! Element types: their names in files, their sizes, and the ones that a merge can average.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Every dtype there is.
+    /// All dtypes.
     pub const ALL: [Self; 22] = [
         Self::F64,
         Self::F32,
@@ -70,12 +70,12 @@ impl Dtype {
         Self::F8E5M2,
     ];
 
-    /// Whether a merge averages elements of this type.
+    /// Tells if a merge averages elements of this type.
     pub fn is_mergeable(self) -> bool {
         Self::MERGEABLE.contains(&self)
     }
 
-    /// Whether elements of this type are whole numbers, or true and false.
+    /// Tells if elements of this type are whole numbers or booleans.
     pub fn is_integer(self) -> bool {
         use Dtype::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
         matches!(self, I64 | I32 | I16 | I8 | U64 | U32 | U16 | U8 | Bool)
@@ -145,8 +145,8 @@ impl Dtype {
         })
     }
 
-    /// Whether torch computes in this type by default where a config names it. In types of 8 bits
-    /// it cannot: weights of such a type are widened when they are loaded.
+    /// Tells if torch computes in this type by default when a config names it. It cannot compute in
+    /// types of 8 bits: it widens weights of such a type when it loads them.
     pub fn is_torch_default(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
@@ -156,7 +156,7 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// The mergeable type that a user means: a torch name (with or without `torch.`), a safetensors
+    /// Reads the name of a mergeable type: a torch name (with or without `torch.`), a safetensors
     /// name in any case, or one of the usual short forms (`bf16`, `fp16`, `half`, `fp32`, `float`,
     /// `fp64`, `double`, `fp8`).
     ///
