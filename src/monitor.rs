@@ -1,9 +1,9 @@
-//! What a run tells an observer. The library reports here and prints nothing; the command line
-//! draws bars from it, tests count with it.
+//! The events that a run reports to an observer. The library prints nothing itself; the command
+//! line draws bars from these events, tests count with them.
 
 use std::fmt;
 
-/// What a run is doing as a whole.
+/// The phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Blocks that an earlier run wrote are read back and checked.
@@ -17,7 +17,7 @@ pub enum Phase {
     Evaluating,
     /// Tensors are read, merged and written.
     Merging,
-    /// An only shard is compressed if it is to be; side files, index and manifest are written.
+    /// A single shard is compressed if asked for; side files, index and manifest are written.
     Sealing,
 }
 
@@ -34,8 +34,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Receives what a run has to say. All methods may be called from any thread and must return
-/// quickly.
+/// Receives the events of a run. All methods may be called from any thread and must return quickly.
 ///
 /// # Examples
 ///
@@ -66,8 +65,8 @@ impl fmt::Display for Phase {
 /// # }
 /// ```
 pub trait Monitor: Send + Sync {
-    /// A phase begins that will move `bytes` in all; [`Phase::Aligning`] says how many operations
-    /// instead.
+    /// A phase begins that will move `bytes` in all; for [`Phase::Aligning`] these are
+    /// floating-point operations.
     fn phase(&self, phase: Phase, bytes: u64) {
         let _ = (phase, bytes);
     }
@@ -78,8 +77,7 @@ pub trait Monitor: Send + Sync {
         let _ = bytes;
     }
 
-    /// The part of the whole that the phase is for, such as a round and a model; comes before the
-    /// phase.
+    /// The part of the run that the next phase is for, such as a round and a model.
     fn part(&self, name: &str) {
         let _ = name;
     }
@@ -100,7 +98,7 @@ pub trait Monitor: Send + Sync {
     }
 }
 
-/// Hears everything and says nothing.
+/// Ignores all events.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Silent;
 
