@@ -1,5 +1,5 @@
-//! The two doors to a merge: messages name settings in the words of the door that the user came in
-//! by.
+//! The doors to a merge, a recipe or flags: messages name settings in the words of the door that
+//! the user came in by.
 //!
 //! Texts of the library name a setting as a recipe does, between backticks: `` `missing: common` ``
 //! with a value, `` `base_model:` `` without one. [`Door::words`] turns these into the flags of a
@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-/// How a user said what is to be done.
+/// The form in which a user gives settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Door {
     /// In a recipe, or through the library.
@@ -20,7 +20,7 @@ pub enum Door {
     Command,
 }
 
-/// Settings of a recipe, and the flags of `merge` that mean the same.
+/// Settings of a recipe, each with the flag of `merge` for the same setting.
 const FLAGS: &[(&str, &str)] = &[
     ("merge_method", "--method"),
     ("models", "--models"),
@@ -51,8 +51,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("any_config", "--any-config"),
 ];
 
-/// Those of them that `align`, `apply` and their like have too, under the names that they have
-/// there.
+/// The settings that `align`, `apply` and similar commands have too, with their flags there.
 const OF_COMMANDS: &[(&str, &str)] = &[
     ("residual", "--residual"),
     ("reference", "--reference"),
@@ -65,7 +64,7 @@ const OF_COMMANDS: &[(&str, &str)] = &[
     ("device", "--device"),
 ];
 
-/// The flag of `merge` that means the same as the recipe's key `key`.
+/// Returns the flag of `merge` for the recipe's key `key`.
 pub fn flag_of(key: &str) -> Option<&'static str> {
     FLAGS
         .iter()
@@ -80,7 +79,7 @@ impl Door {
             return Cow::Borrowed(text);
         }
         let mut out = String::with_capacity(text.len());
-        // Between backticks are the parts at odd places; an odd backtick at the end opens nothing.
+        // Parts at odd places stand between backticks; an unpaired backtick at the end opens none.
         let parts: Vec<&str> = text.split('`').collect();
         for (index, part) in parts.iter().enumerate() {
             let quoted = index % 2 == 1 && index + 1 < parts.len();
@@ -94,7 +93,7 @@ impl Door {
         Cow::Owned(out)
     }
 
-    /// A setting as this door has it; none when `text` is something else.
+    /// Returns a setting in this door's words; `None` if `text` is not a setting.
     fn setting(self, text: &str) -> Option<String> {
         let (key, value) = text.split_once(':')?;
         let value = value.strip_prefix(' ').unwrap_or(value);
@@ -107,11 +106,11 @@ impl Door {
             },
         };
         Some(match value {
-            // A switch is on when it is there.
+            // A switch without a value is on.
             "" | "true" => flag,
-            // A base is a model in a recipe, and its position here.
+            // A recipe names the base as a model, the flag gives its position.
             _ if key == "base_model" => format!("{flag} 1"),
-            // Parameters are a mapping in a recipe, and NAME=VALUE here.
+            // Parameters are a mapping in a recipe, NAME=VALUE in flags.
             _ if key == "parameters" => {
                 format!(
                     "{flag} {}",

@@ -6,12 +6,12 @@
 pub struct SplitMix(u64);
 
 impl SplitMix {
-    /// The numbers that follow from `state`; neighbouring states give unrelated numbers.
+    /// Starts a stream at `state`; neighbouring states give unrelated numbers.
     pub fn from_state(state: u64) -> Self {
         Self(state)
     }
 
-    /// The stream of numbers `stream` of a seed.
+    /// Returns stream number `stream` of a seed.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
         random.next_bits();
@@ -27,7 +27,7 @@ impl SplitMix {
         mixed ^ mixed >> 31
     }
 
-    /// A number below `bound`, each with the same probability but for `bound` / 2^64 of it.
+    /// A number below `bound`; probabilities are equal to within a relative `bound` / 2^64.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.below_wide(bound as u64)).expect("below the bound")
     }
@@ -38,7 +38,7 @@ impl SplitMix {
         u64::try_from(product >> 64).expect("the upper half of 128 bits")
     }
 
-    /// A number from 0 to, but not with, 1.
+    /// A number at least 0 and below 1, a multiple of 2^-53.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     pub fn unit(&mut self) -> f64 {
         (self.next_bits() >> 11) as f64 / (1_u64 << 53) as f64
