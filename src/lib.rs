@@ -19,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! [`Job`] and [`Wish`] say what a recipe leaves open, [`Options`] who watches and who may stop a
-//! run, and every failure is an [`Error`]. `examples/` has whole programs.
+//! [`Job`] and [`Wish`] set what a recipe leaves open, [`Options`] has the monitor and the stop
+//! flag of a run, and every failure is an [`Error`]. `examples/` has whole programs.
 //!
 //! # How it works
 //!
@@ -50,33 +50,33 @@
 //! its caller.
 //!
 //! - [`door`]: settings in the words of the door that a user came in by: recipe or flags.
-//! - [`error`]: one error type: kind, subject, cause, what to do.
+//! - [`error`]: one error type: kind, subject, cause, hint.
 //! - [`json`]: JSON as Python writes it, changed in place.
 //! - [`dtype`]: element types and their names in files and configs.
 //! - [`budget`]: the byte budget: reservations that give themselves back, recycled aligned buffers.
-//! - [`monitor`]: what a run tells an observer; nothing here prints.
+//! - [`monitor`]: the events that a run reports to an observer; nothing here prints.
 //! - [`random`]: random numbers that are the same on every machine.
 //! - [`linalg`]: products of matrices, the same bits for every number of threads.
 //! - [`kernel`]: Gram accumulation, weighted combination and rounding of a chunk; portable and
 //!   SIMD, the same bits.
-//! - [`device`]: the same on a graphics processor, the same bits.
+//! - [`device`]: the work of `kernel` on a graphics processor, with the same bits.
 //! - [`checkpoint`]: reading: files, folders, indexes, headers, maps, compressed shards.
-//! - [`likeness`]: whether models mean the same by tokens, names and shapes.
+//! - [`likeness`]: checks that models mean the same by tokens, names and shapes.
 //! - [`symmetry`]: symmetries of networks, folds of norms, transforms.
-//! - [`view`]: tensors as a merge reads them, made of stored ones.
+//! - [`view`]: tensors as a merge reads them, computed from stored ones.
 //! - [`method`]: Gram matrix in, coefficients out.
-//! - [`recipe`]: what the user asks for.
+//! - [`recipe`]: recipes: reading, checking and writing them.
 //! - [`plan`]: recipe and headers in, a pure value out.
 //! - [`journal`]: records of what is durably written, and their replay.
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
 //! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
 //! - [`pass`]: statistic, rule, group: the two passes over the elements, written once.
-//! - [`report`]: what ran, as a value.
+//! - [`report`]: the summary of a run, as a value.
 //! - [`engine`]: the pipeline: reader, dispatch, writer.
 //! - [`data`]: labelled samples in files.
 //! - [`net`]: forward and backward passes of small families of networks.
-//! - [`align`]: which unit of one network goes with which of another; a run that finds, keeps and
-//!   reports it.
+//! - [`align`]: matching the units of one network to those of another; a run that finds, keeps and
+//!   reports the match.
 //! - [`curve`]: losses between two models, as points, table and plot.
 //! - [`cli`]: arguments, progress, printing.
 
