@@ -1,4 +1,4 @@
-//! Products of matrices by cuBLAS, which is looked for when the first one is asked for.
+//! Products of matrices by cuBLAS, which is loaded on the first product if it is installed.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use cudarc::cublas::sys::{self, cublasMath_t, cublasOperation_t};
 
 use super::{Address, Multiplication, Stream};
 
-/// A handle of the library. It is used for one product at a time, since it holds the stream.
+/// A handle of the library, used for one product at a time, since it holds the stream.
 pub(super) struct Blas(Mutex<Handle>);
 
 struct Handle(sys::cublasHandle_t);
@@ -30,8 +30,8 @@ struct Gemm {
 }
 
 impl Gemm {
-    /// What lies row by row is, read column by column, transposed; so this is Cᵀ ← α rightᵀ leftᵀ +
-    /// β Cᵀ. Nothing when a size is more than the library takes.
+    /// Converts a product to BLAS's column-major form: a row-major matrix read by columns is its
+    /// transpose, so this is Cᵀ ← α rightᵀ leftᵀ + β Cᵀ. `None` when a size exceeds an i32.
     fn of(product: &Multiplication) -> Option<Self> {
         let Multiplication {
             left,
@@ -62,8 +62,8 @@ impl Gemm {
 }
 
 impl Blas {
-    /// The library, if it is installed and works with the driver; the context must be the calling
-    /// thread's.
+    /// Loads the library, if it is installed and works with the driver; the context must be the
+    /// calling thread's.
     pub fn load() -> Option<Self> {
         // SAFETY: loading the library runs its initialisers, which is what is asked for.
         if !unsafe { sys::is_culib_present() } {
@@ -162,7 +162,7 @@ mod tests {
                 .map(|term| memory[at(0, row, term)] * memory[at(1, term, column)])
                 .sum();
             let entry = &mut memory[address(gemm.result) + column * index(gemm.pitch) + row];
-            // With β = 0 what was there is not read: it may be anything.
+            // With β = 0 the old entry is not read: it may be anything.
             *entry = gemm.alpha * sum
                 + if gemm.beta == 0.0 {
                     0.0

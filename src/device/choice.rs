@@ -1,4 +1,4 @@
-//! What a user asks for, and opening it.
+//! The device that a user asks for, and opening it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 use super::Driver;
 
-/// Where to compute.
+/// The device to compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Choice {
     /// On the processor.
@@ -22,7 +22,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// The choice that `text` names: `cpu`, `cuda`, `cuda:N` or `auto`.
+    /// Parses `cpu`, `cuda`, `cuda:N` or `auto`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "cpu" => Some(Self::Cpu),
@@ -54,24 +54,24 @@ impl Serialize for Choice {
     }
 }
 
-/// What became of a choice.
+/// The outcome of opening a choice.
 #[derive(Default)]
 pub struct Opened {
-    /// The device; the processor when there is none.
+    /// The device; `None` for the processor.
     pub driver: Option<Arc<dyn Driver>>,
-    /// Why it is the processor although a device would have been taken.
+    /// The reason for which the processor is used instead of a device.
     pub instead: Option<String>,
 }
 
 impl Opened {
-    /// The sentence for a user when the processor computes although a device would have been taken.
+    /// The warning for a user when the processor computes instead of a device.
     pub fn instead_notice(&self) -> Option<String> {
         self.instead
             .as_ref()
             .map(|reason| format!("computed on the cpu: {reason}"))
     }
 
-    /// The processor, because of what is wrong with the device that would have been taken.
+    /// The processor, instead of a device that fails with `error`.
     pub fn instead_for(error: &Error) -> Self {
         Self {
             driver: None,
@@ -86,7 +86,7 @@ impl Opened {
 ///
 /// [`Kind::Device`](crate::error::Kind::Device) when a device was named and cannot be used: the
 /// driver is missing or too old, there is no such device, or it is too old. [`Choice::Auto`] takes
-/// the processor then, and says why.
+/// the processor then, and gives the reason.
 pub fn open(choice: Choice) -> Result<Opened> {
     match choice {
         Choice::Cpu => Ok(Opened::default()),

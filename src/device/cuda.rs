@@ -1,4 +1,4 @@
-//! The driver over NVIDIA's driver library, which is looked for when it is first asked for.
+//! The driver over NVIDIA's driver library, which is loaded on first use if it is installed.
 
 use std::ffi::{CString, c_void};
 use std::ptr::NonNull;
@@ -15,9 +15,9 @@ use super::{Address, Argument, Choice, Driver, Kernel, Multiplication, Stream};
 /// The kernels for compute capability 8.0, which newer devices take too, as
 /// `scripts/check/nvrtc.sh` makes them.
 const PTX: &str = concat!(include_str!("cuda/kernels.ptx"), "\0");
-/// The first version of the driver's interface that takes them: 1000 · major + 10 · minor.
+/// The first version of the driver's interface that loads the kernels: 1000 · major + 10 · minor.
 const LEAST_VERSION: i32 = 12010;
-/// The least compute capability that they are for.
+/// The least compute capability for the kernels.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
 /// A CUDA device, its context, and the kernels loaded into it.
@@ -27,7 +27,7 @@ pub struct Cuda {
     module: sys::CUmodule,
     functions: [sys::CUfunction; Kernel::ALL.len()],
     name: String,
-    /// The library for products of matrices, once it was looked for.
+    /// The library for products of matrices, set on the first search for it.
     blas: OnceLock<Option<Blas>>,
 }
 
@@ -100,7 +100,7 @@ impl Cuda {
         })
     }
 
-    /// Makes the context the calling thread's, which every call needs, and carries `call` out.
+    /// Makes the context the calling thread's, which every call needs, and runs `call`.
     fn within<T>(
         &self,
         what: &'static str,
@@ -132,7 +132,7 @@ impl Cuda {
     }
 }
 
-/// That the driver is there, new enough and willing; else why not, and what to do.
+/// Checks that the driver is there, new enough and working; else returns the reason and a hint.
 fn check_driver() -> Result<(), (String, &'static str)> {
     const INSTEAD: &str =
         "install NVIDIA's driver, or leave out --device: the bytes of the output are the same";
@@ -198,7 +198,7 @@ fn load(
     Ok((module, functions))
 }
 
-/// The error's name and what it says, such as `CUDA_ERROR_OUT_OF_MEMORY: out of memory`.
+/// The error's name and message, such as `CUDA_ERROR_OUT_OF_MEMORY: out of memory`.
 fn text(error: DriverError) -> String {
     let name = error.error_name().map_or_else(
         |_| format!("{:?}", error.0),

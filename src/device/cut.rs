@@ -1,4 +1,4 @@
-//! How a sum of products is cut so that its factors fit a lane.
+//! Cuts a sum of products into parts whose factors fit a lane.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::multiplication::{DEPTH, SQUARE};
 pub(super) const UNIT: usize = size_of::<f32>();
 /// The parts of a lane begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 256;
-/// What the parts of a lane lose by that, at most.
+/// The most bytes that the parts of a lane lose by alignment.
 const LOST: usize = 3 * ALIGNMENT;
 /// A lane that holds a square of entries and [`DEPTH`] terms of their factors.
 pub(super) const LEAST_LANE: usize = (2 * DEPTH + SQUARE) * SQUARE * UNIT + LOST + ALIGNMENT;
@@ -20,16 +20,16 @@ pub(super) struct Part {
     pub columns: Range<usize>,
 }
 
-/// The parts of a result that stays on the device: the factors of each, [`DEPTH`] terms at a time,
-/// fit a lane.
+/// Cuts a result that stays on the device into parts: the factors of each part, [`DEPTH`] terms at
+/// a time, fit a lane.
 pub(super) fn there(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
     let both = (lane - LOST) / UNIT / DEPTH;
     let high = even((both / 2).max(both.saturating_sub(columns)), rows);
     parts(rows, columns, high, even(both - high, columns))
 }
 
-/// The parts of a result that is carried to the device: their entries fit a lane together with the
-/// factors.
+/// Cuts a result that is carried to the device into parts: the entries of each part fit a lane
+/// together with the factors.
 pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
     let floats = (lane - LOST) / UNIT;
     let fits = |side: &usize| side * side + 2 * DEPTH * side <= floats;
@@ -47,7 +47,7 @@ pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
     )
 }
 
-/// The terms of a part's sums that are brought together, when `room` bytes are left for factors.
+/// Cuts the terms of a part's sums into ranges whose factors fit `room` bytes.
 pub(super) fn terms(
     part: &Part,
     depth: usize,
@@ -60,8 +60,8 @@ pub(super) fn terms(
         .map(move |start| start..depth.min(start + step))
 }
 
-/// How many terms of a whole result are brought together when the columns of the right factor,
-/// whole rows of it, are reordered on the device; none when they do not fit.
+/// Returns the number of terms brought over at once for a whole result, when the columns of the
+/// right factor are reordered on the device, whole rows at a time; `None` when they do not fit.
 pub(super) fn gathered_terms(rows: usize, columns: usize, lane: usize) -> Option<usize> {
     let room = lane.checked_sub(LOST + ALIGNMENT + columns * size_of::<u32>())?;
     // The right factor lies there twice.
@@ -69,7 +69,7 @@ pub(super) fn gathered_terms(rows: usize, columns: usize, lane: usize) -> Option
     (most > 0).then_some(most)
 }
 
-/// So many rows or columns at a time of `all`: whole squares, unless it is all of them.
+/// Rounds `most` rows or columns down to whole squares, unless all fit at once.
 fn even(most: usize, all: usize) -> usize {
     if most >= all {
         all

@@ -19,13 +19,13 @@ pub(super) const PIECE: usize = 1 << 14;
 pub(super) struct Factors<'a> {
     pub left: Matrix<'a>,
     pub right: Matrix<'a>,
-    /// How the columns of the right one are to be reordered, where it lies row by row.
+    /// The new order of the columns of the right factor, if that is row-major.
     pub columns: Option<&'a Columns>,
 }
 
 impl Factors<'_> {
-    /// Copies what some terms of a part need into a lane in which nothing is under way, from
-    /// `begin` on, and queues its way to the device. Columns are reordered here.
+    /// Copies the factors of some terms of a part into an idle lane, from `begin` on, reorders
+    /// columns on the host, and queues the copy to the device.
     pub fn bring(
         &self,
         lane: &mut Lane,
@@ -47,7 +47,7 @@ impl Factors<'_> {
         Ok(brought)
     }
 
-    /// The same from the lane's begin on, for a part of all columns, which are reordered there.
+    /// The same from the lane's begin on, for a part with all columns, which the device reorders.
     pub fn bring_apart(
         &self,
         lane: &mut Lane,
@@ -81,7 +81,7 @@ impl Factors<'_> {
         ])
     }
 
-    /// What of both makes up some terms of a part of the result.
+    /// Returns the pieces of both factors for some terms of a part of the result.
     fn pieces(&self, part: &Part, terms: &Range<usize>) -> [Piece<'_>; 2] {
         let (rows, columns) = (part.rows.clone(), part.columns.clone());
         [

@@ -15,7 +15,7 @@ use crate::linalg::Columns;
 /// The most blocks of threads that share the rows; enough for every device.
 const SHARES: usize = 1024;
 
-/// Where in a lane the rows lie before and after, and the places.
+/// The ranges in a lane, in bytes, of the rows before and after, and of the places.
 pub(super) struct Moved {
     pub from: Range<usize>,
     pub places: Range<usize>,
@@ -23,7 +23,7 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// For so many bytes of rows, from `begin` on.
+    /// Lays out `bytes` of rows of `columns` columns, from `begin` on.
     pub fn new(begin: usize, bytes: usize, columns: usize) -> Self {
         let part = |begin: usize, bytes: usize| begin..begin + bytes;
         let from = part(begin, bytes);
@@ -44,7 +44,7 @@ impl Moved {
             .for_each(|(into, place)| *into = place.to_le_bytes());
     }
 
-    /// Queues the kernel, when the rows and the places were queued.
+    /// Queues the kernel; the rows and the places must have been queued.
     pub fn launch(&self, lane: &Lane, dtype: Dtype, columns: usize) -> Result<()> {
         let rows = self.from.len() / (columns * dtype.bytes()).max(1);
         if rows == 0 {
@@ -68,7 +68,7 @@ impl Moved {
 }
 
 impl Taken<'_> {
-    /// Bytes of a lane in which so many bytes of rows of so many columns are reordered.
+    /// Bytes of a lane that reorders `bytes` of rows of `columns` columns.
     pub fn gather_bytes(bytes: usize, columns: usize) -> usize {
         Moved::new(0, bytes, columns).into.end
     }
@@ -81,7 +81,7 @@ impl Taken<'_> {
     ///
     /// # Panics
     ///
-    /// When `into` is not as long as the rows, or the lane too small.
+    /// Panics if `into` is not as long as the rows, or the lane is too small.
     pub fn gather(&mut self, rows: Elements<'_>, columns: &Columns, into: &mut [u8]) -> Result<()> {
         assert_eq!(rows.bytes.len(), into.len(), "as many rows as before");
         let moved = Moved::new(0, rows.bytes.len(), columns.len());

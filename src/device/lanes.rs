@@ -1,4 +1,4 @@
-//! The lanes: who has one, and their memory on both sides.
+//! The lanes: their owners, and their memory on both sides.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -13,7 +13,7 @@ use super::multiplication::Multiplication;
 use super::resident::{Resident, word};
 use super::{Address, Argument, Driver, Kernel, Stream};
 
-/// A few streams with memory of their own, each worked on by one thread at a time.
+/// A few streams with memory of their own, each used by one thread at a time.
 pub struct Lanes {
     driver: Arc<dyn Driver>,
     bytes: usize,
@@ -44,7 +44,7 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device or the host has not as much memory.
+    /// [`Kind::Device`] when the device or the host lacks the memory.
     pub fn new(driver: Arc<dyn Driver>, count: usize, bytes: usize) -> Result<Self> {
         let idle = (0..count)
             .map(|_| Lane::new(&driver, bytes))
@@ -65,18 +65,17 @@ impl Lanes {
         &self.driver
     }
 
-    /// The most elements, whole chunks, that a lane holds of inputs of these types and an output of
-    /// type `out`.
+    /// The most elements, in whole chunks, that a lane holds for inputs of these types and an
+    /// output of type `out`.
     pub fn capacity(&self, inputs: &[Dtype], out: Dtype) -> usize {
         Layout::capacity(inputs, out, self.bytes)
     }
 
-    /// A lane of one's own, waiting until one is idle.
+    /// Takes a lane, waiting until one is idle.
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] once a lane has failed: nothing that the device still gives is worth
-    /// anything.
+    /// [`Kind::Device`] once a lane has failed: results of the device are no longer trusted.
     pub fn take(&self) -> Result<Taken<'_>> {
         let mut state = self.lock();
         loop {
@@ -145,7 +144,7 @@ impl Lane {
         self.bytes
     }
 
-    /// A part of the pinned memory; nothing that was queued may be under way in it.
+    /// A part of the pinned memory; no queued copy may still use it.
     pub(super) fn host(&mut self, part: Range<usize>) -> &mut [u8] {
         assert!(
             part.start <= part.end && part.end <= self.bytes,
@@ -177,7 +176,7 @@ impl Lane {
         }
     }
 
-    /// Queues a copy of what lies elsewhere on the device into a part of the pinned memory.
+    /// Queues a copy from elsewhere on the device into a part of the pinned memory.
     pub(super) fn fetch(&self, from: Address, part: Range<usize>) -> Result<()> {
         assert!(part.end <= self.bytes, "a part beyond the lane");
         // SAFETY: as above; `from` begins as much memory of the same driver.
@@ -191,7 +190,7 @@ impl Lane {
         }
     }
 
-    /// Queues a product, by the kernel here where it `must` be.
+    /// Queues a product, by `Kernel::Product` if `must` is set.
     pub(super) fn multiply(&self, product: &Multiplication, must: bool) -> Result<()> {
         // SAFETY: `Products` lays factors and sums out in memory of the same driver, as large as
         // the product says.
@@ -228,8 +227,8 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // What was queued must not run on in memory that is gone; where waiting fails, nothing runs
-        // any more.
+        // Queued work must end before its memory is freed; if waiting fails, no work is running any
+        // more.
         let _ = self.wait();
         // SAFETY: all of it is the lane's own, and nothing is under way.
         unsafe {
@@ -240,11 +239,11 @@ impl Drop for Lane {
     }
 }
 
-/// A lane of one's own until it is dropped.
+/// A lane that is taken until this is dropped.
 pub struct Taken<'a> {
     lanes: &'a Lanes,
     lane: Option<Lane>,
-    /// Everything that was asked of it was done.
+    /// True if all work asked of the lane was done.
     sound: bool,
 }
 
@@ -261,8 +260,8 @@ impl Taken<'_> {
         Ok(())
     }
 
-    /// Brings elements over: as many of each input, no more than the lane's capacity for an output
-    /// of type `out`.
+    /// Copies elements to the device: equally many of each input, at most the lane's capacity for
+    /// an output of type `out`.
     ///
     /// # Errors
     ///
@@ -284,7 +283,7 @@ impl Taken<'_> {
             "more elements than the lane holds"
         );
         self.sound = false;
-        // Who had the lane before may have left without asking for anything.
+        // The previous owner may have left without waiting for its work.
         lane.wait()?;
         let memory = lane.memory;
         let records = lane.host(layout.inputs.clone()).chunks_exact_mut(RECORD);

@@ -1,4 +1,4 @@
-//! Where in a lane's memory what lies, and the tables that the kernels read.
+//! The layout of a lane's memory, and the tables that the kernels read.
 //!
 //! ```text
 //!  inputs | elements of each input | pieces | weights | overflows | first | sums | output
@@ -21,14 +21,14 @@ const ALIGNMENT: usize = 256;
 /// Bytes of `struct Input` and `struct Piece` in `kernels.cu`.
 pub(super) const RECORD: usize = 16;
 
-/// No input: in a piece that is not copied, and as the centre of Gram sums without one.
+/// Stands for no input: in a piece that is not copied, and in Gram sums without a centre.
 pub(super) const NONE: u32 = u32::MAX;
 
 /// The number of an element type in `element.h`.
 ///
 /// # Panics
 ///
-/// When elements of the type are not averaged.
+/// Panics if elements of the type are not averaged.
 pub(super) fn code(dtype: Dtype) -> u32 {
     match dtype {
         Dtype::F64 => 0,
@@ -95,8 +95,8 @@ impl Layout {
         self.output.end.next_multiple_of(ALIGNMENT)
     }
 
-    /// The most elements, whole chunks, for which `bytes` of memory do; none when they do not for a
-    /// single chunk.
+    /// The most elements, in whole chunks, that fit `bytes` of memory; zero if not even one chunk
+    /// fits.
     pub fn capacity(inputs: &[Dtype], out: Dtype, bytes: usize) -> usize {
         let fits = |chunks: usize| Self::new(inputs, out, chunks * CHUNK).bytes() <= bytes;
         let unit = inputs.iter().map(|dtype| dtype.bytes()).sum::<usize>() + out.bytes();
@@ -112,13 +112,13 @@ impl Layout {
         enough * CHUNK
     }
 
-    /// How many pieces there may be at once.
+    /// The most pieces at once.
     pub(super) fn most_pieces(&self) -> usize {
         self.most_pieces
     }
 }
 
-/// The most pieces that `len` elements are cut into: segments of at least [`LEAST_SEGMENT`] but for
+/// The most pieces that `len` elements are cut into: segments of at least [`LEAST_SEGMENT`], except
 /// the last one, cut at whole chunks.
 fn most_pieces(len: usize) -> usize {
     len / LEAST_SEGMENT + 2

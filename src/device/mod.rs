@@ -1,21 +1,21 @@
-//! Computing on a graphics processor: the same sums and roundings as [`kernel`](crate::kernel), to
-//! the bit; and products of matrices, whose sums have an order of their own.
+//! Computing on a graphics processor: the sums and roundings of [`kernel`](crate::kernel), with
+//! the same bits; and products of matrices, whose sums have an order of their own.
 //!
-//! A [`Driver`] is what a device can do: memory, streams, copies, launches. [`Lanes`] are a few
-//! streams with memory of their own on both sides; whoever has a stretch of elements to work on
-//! takes one, brings the stretch over, has it measured, looked through or combined, and gives the
-//! lane back. With two lanes or more, one's copies overlap another's work. The kernels are CUDA C
-//! in `src/device/cuda`, which tests also compile for the host and hold against the portable loops;
-//! they are shipped as PTX, so nothing but NVIDIA's driver is needed, and that is looked for when
-//! the program runs.
+//! A [`Driver`] has the operations of a device: memory, streams, copies, launches. [`Lanes`] are a
+//! few streams with memory of their own on both sides; a thread with a stretch of elements takes a
+//! lane, copies the stretch over, has it measured, scanned or combined, and gives the lane back.
+//! With two lanes or more, copies in one overlap work in another. The kernels are CUDA C in
+//! `src/device/cuda`, which tests also compile for the host and compare with the portable loops;
+//! they are shipped as PTX, so they need only NVIDIA's driver, which is loaded when the program
+//! runs.
 //!
-//! - `choice`: what a user asks for, and opening it.
+//! - `choice`: the device that a user asks for, and opening it.
 //! - `cuda`: the driver over the CUDA driver library.
-//! - `layout`: where in a lane's memory what lies.
-//! - `lanes`: the lanes: who has one, and their memory on both sides.
-//! - `resident`: the work on what lies in a lane.
-//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`: how
-//!   its factors come over.
+//! - `layout`: the layout of a lane's memory.
+//! - `lanes`: the lanes: their owners, and their memory on both sides.
+//! - `resident`: the work on elements in a lane.
+//! - `products`: sums of products of matrices; `multiplication`: one product; `cut`, `factors`:
+//!   cutting and copying its factors.
 //! - `gather`: reordered columns.
 //! - `blas`: the vendor's library for products, where it is installed.
 
@@ -44,8 +44,8 @@ pub use multiplication::{DEPTH, Factor, Multiplication, SQUARE};
 pub use products::Products;
 pub use resident::{Mix, Resident};
 
-/// The least elements of one solved segment that is worked on on a device; shorter ones cost more
-/// to hand over than to work on.
+/// The least elements of a solved segment that goes to a device; a shorter one costs more to copy
+/// than to compute.
 pub const LEAST_SEGMENT: usize = 1024;
 
 /// An address in the memory of a device.
@@ -60,7 +60,7 @@ impl Address {
     }
 }
 
-/// A queue of copies and launches, carried out in order, beside those of other streams.
+/// A queue of copies and launches, carried out in order and in parallel to other streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream(pub usize);
 
@@ -113,35 +113,34 @@ pub enum Argument {
     Word(u32),
 }
 
-/// What a device can do. All methods may be called from any thread.
+/// The operations of a device. All methods may be called from any thread.
 ///
 /// Every error is of kind [`Kind::Device`](crate::error::Kind::Device).
 pub trait Driver: Send + Sync {
-    /// What a report calls it, such as `cuda:0 (NVIDIA A100)`.
+    /// The name for a report, such as `cuda:0 (NVIDIA A100)`.
     fn name(&self) -> String;
 
     /// Bytes of its memory that are free now.
     fn free_bytes(&self) -> Result<u64>;
 
-    /// Takes `bytes` of its memory, aligned to 256 bytes, of any content.
+    /// Allocates `bytes` of its memory, aligned to 256 bytes, uninitialised.
     fn allocate(&self, bytes: usize) -> Result<Address>;
 
     /// Gives memory back.
     ///
     /// # Safety
     ///
-    /// It came from [`Driver::allocate`], and nothing that was queued uses it any more.
+    /// `memory` came from [`Driver::allocate`], and no queued work uses it any more.
     unsafe fn free(&self, memory: Address);
 
-    /// Takes `bytes` of the host's memory that stay where they are, so that copies run beside
-    /// everything else.
+    /// Pins `bytes` of the host's memory, so that copies run in parallel to other work.
     fn pin(&self, bytes: usize) -> Result<NonNull<u8>>;
 
     /// Gives pinned memory back.
     ///
     /// # Safety
     ///
-    /// It came from [`Driver::pin`], and nothing that was queued uses it any more.
+    /// `memory` came from [`Driver::pin`], and no queued work uses it any more.
     unsafe fn unpin(&self, memory: NonNull<u8>);
 
     /// Makes a stream.
@@ -191,19 +190,19 @@ pub trait Driver: Send + Sync {
         arguments: &[Argument],
     ) -> Result<()>;
 
-    /// Waits until all that was queued is done.
+    /// Waits until all queued work is done.
     ///
     /// # Safety
     ///
     /// The stream came from [`Driver::stream`] and is open.
     unsafe fn wait(&self, stream: Stream) -> Result<()>;
 
-    /// Gets what multiplies matrices ready, and says what a report calls it.
+    /// Loads the library that multiplies matrices, and returns its name for a report.
     fn multiplier(&self) -> &'static str {
         "its own kernel"
     }
 
-    /// Queues a product of matrices: by [`Kernel::Product`], unless there is something faster.
+    /// Queues a product of matrices: by [`Kernel::Product`], unless a faster library is loaded.
     ///
     /// # Safety
     ///

@@ -12,14 +12,14 @@ pub const SQUARE: usize = 128;
 /// A matrix of f32 in the memory of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Factor {
-    /// Where its elements begin.
+    /// The address of its first element.
     pub at: Address,
-    /// Whether the elements of a column lie behind one another, not those of a row.
+    /// True if the matrix is stored column by column, false if row by row.
     pub transposed: bool,
 }
 
-/// The entries `sums`, `stride` from one row to the next, become or grow by `scale` · `left` ·
-/// `right`.
+/// Sets the entries `sums`, `stride` from one row to the next, to `scale` · `left` · `right`, or
+/// adds that to them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Multiplication {
     /// The left factor, `rows` × `depth`.
@@ -36,14 +36,14 @@ pub struct Multiplication {
     pub columns: usize,
     /// Terms of a sum.
     pub depth: usize,
-    /// What the product is multiplied by.
+    /// The number that multiplies the product.
     pub scale: f32,
-    /// Whether the entries become the product, whatever they were, instead of growing by it.
+    /// True if the product replaces the entries, false if it is added to them.
     pub fresh: bool,
 }
 
 impl Multiplication {
-    /// The blocks of threads that `Kernel::Product` takes for it.
+    /// The grid of thread blocks for `Kernel::Product`.
     pub(super) fn grid(&self) -> [u32; 2] {
         [self.columns, self.rows].map(|size| word(size.div_ceil(SQUARE)))
     }

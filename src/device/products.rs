@@ -1,16 +1,15 @@
 //! Sums of products of matrices on a device.
 //!
-//! The entries of a sum lie in the device's memory from its first product to its end. Factors are
-//! brought over through two lanes in turn: while one lane's factors are multiplied, the next ones
-//! are copied into the other, and the caller reads those after them. A product begins when the one
-//! before it is done, since both add to the same entries, so that sums have one order. Factors that
-//! are larger than a lane are cut, along the terms of the sums at multiples of
-//! [`DEPTH`](super::multiplication::DEPTH) only: with [`Kernel::Product`](super::Kernel::Product)
-//! the bits depend on no cut, nor on the memory. A library of the vendor's keeps to orders of its
-//! own.
+//! The entries of a sum stay in the device's memory from its first product to its end. Factors are
+//! copied through two lanes in turn: while one lane's factors are multiplied, the next ones are
+//! copied into the other, and the caller reads those after them. A product begins when the one
+//! before it is done, since both add to the same entries, so that sums have one order. Factors
+//! larger than a lane are cut, along the terms of the sums only at multiples of
+//! [`DEPTH`](super::multiplication::DEPTH): with [`Kernel::Product`](super::Kernel::Product) the
+//! bits depend neither on the cuts nor on the memory. The vendor's library has orders of its own.
 //!
-//! A sum with more entries than the device has room for stays on the host. Part by part it is
-//! carried to the device, has its products added, and is fetched back.
+//! A sum with more entries than the device has room for stays on the host: part by part it is
+//! copied to the device, the products are added, and it is fetched back.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,38 +25,37 @@ use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::linalg::{Adder, Columns, Matrix, Sum};
 
-/// No lane is larger: in this much, the copies of 512 features of 16384 units on either side are
-/// one each.
+/// The largest lane, in bytes: 512 features of 16384 units on either side fit it in one copy each.
 const LANE_CAP: usize = 64 << 20;
-/// A lane takes at most this part of the memory, on either side, if it can do with it.
+/// A lane takes at most this fraction of the memory on either side, if that is enough.
 const HOST_SHARE: u64 = 16;
 const DEVICE_SHARE: u64 = 8;
 
 /// Adds products up on a device.
 pub struct Products {
     driver: Arc<dyn Driver>,
-    /// The most entries of a sum that stays there.
+    /// The most entries of a sum that stays on the device.
     most: usize,
     own_kernel: bool,
     room: Mutex<Room>,
 }
 
-/// What the sums have on the device, one at a time.
+/// The lanes and memory on the device, used by one sum at a time.
 struct Room {
     driver: Arc<dyn Driver>,
     lanes: [Lane; 2],
-    /// The lane that is filled next; nothing is under way in it.
+    /// The lane that is filled next; it is idle.
     next: usize,
-    /// The memory for entries, and how many it holds.
+    /// The memory for entries, and its number of entries.
     entries: Option<(Address, usize)>,
     failed: bool,
 }
 
-/// Bytes of each lane where so much may be taken of the host's memory and of the device's.
+/// Bytes of each lane, within `host` and `device` bytes of memory.
 ///
 /// # Errors
 ///
-/// [`Kind::Device`] with the least that would do, when the device's memory does not.
+/// [`Kind::Device`] with the least that is needed, when the device's memory is smaller.
 fn lane_bytes(host: u64, device: u64) -> Result<usize> {
     let least = (2 * LEAST_LANE + SQUARE * SQUARE * UNIT) as u64;
     if device < least {
@@ -78,8 +76,7 @@ fn lane_bytes(host: u64, device: u64) -> Result<usize> {
 }
 
 impl Products {
-    /// Bytes of the host's memory that are pinned where so much may be taken of it and of the
-    /// device's.
+    /// Bytes of the host's memory that are pinned, within `host` and `device` bytes of memory.
     ///
     /// # Errors
     ///
@@ -88,11 +85,11 @@ impl Products {
         Ok(2 * lane_bytes(host, device)? as u64)
     }
 
-    /// Gets `driver` ready to multiply within so much of the host's memory and of the device's.
+    /// Prepares `driver` to multiply within `host` and `device` bytes of memory.
     ///
     /// # Errors
     ///
-    /// [`Kind::Device`] when the device's memory is too small, or one of both cannot be had.
+    /// [`Kind::Device`] when the device's memory is too small, or either cannot be allocated.
     pub fn new(driver: Arc<dyn Driver>, host: u64, device: u64) -> Result<Self> {
         let bytes = lane_bytes(host, device)?;
         let lane = || Lane::new(&driver, bytes);
@@ -116,8 +113,8 @@ impl Products {
         })
     }
 
-    /// The same with [`Kernel::Product`](super::Kernel::Product), even where there is something
-    /// faster: to compare both.
+    /// Uses [`Kernel::Product`](super::Kernel::Product) even if a faster library is loaded, to
+    /// compare both.
     #[must_use]
     pub fn with_own_kernel(self) -> Self {
         Self {
@@ -129,7 +126,7 @@ impl Products {
 
 impl Adder for Products {
     fn begin<'a>(&'a self, rows: usize, result: &'a mut [f32]) -> Result<Box<dyn Sum + 'a>> {
-        // What a panic leaves is looked after where a lane is waited for.
+        // After a panic, the lanes are waited for before they are used again.
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         if room.failed {
             let cause = "work before this failed";
@@ -164,16 +161,16 @@ impl Adder for Products {
     }
 }
 
-/// A sum amid its products.
+/// A sum whose products are being added.
 struct Running<'a> {
     room: MutexGuard<'a, Room>,
     own_kernel: bool,
     rows: usize,
     columns: usize,
     result: &'a mut [f32],
-    /// Whether the entries lie on the device.
+    /// True if the entries stay on the device.
     stays: bool,
-    /// Whether nothing was added so far.
+    /// True until a product is added.
     fresh: bool,
     done: bool,
 }
@@ -278,7 +275,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Adds some terms to a part of a result that stays on the device; `bring` queues the way of
+    /// Adds some terms to a part of a result that stays on the device; `bring` queues the copy of
     /// their factors.
     fn add_brought(
         &mut self,
@@ -296,7 +293,7 @@ impl Running<'_> {
         let fresh = self.fresh && terms.start == 0;
         let at = self.room.next;
         let [left, right] = bring(&mut self.room.lanes[at])?;
-        // The product before this one, which adds to the same entries.
+        // Waits for the product before this one, which adds to the same entries.
         self.room.lanes[1 - at].wait()?;
         let product = Multiplication {
             left,
@@ -314,7 +311,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Adds the product to a part of a result that lies on the host.
+    /// Adds the product to a part of a result that stays on the host.
     fn add_carried(&mut self, scale: f32, factors: &Factors<'_>, part: &Part) -> Result<()> {
         let lane = &mut self.room.lanes[0];
         let (rows, columns) = (part.rows.len(), part.columns.len());
@@ -359,8 +356,8 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.done {
-            // Who asked has given up, or the device: where both lanes end in good order, the next
-            // sum begins anew.
+            // The caller has given up, or the device has failed: if both lanes end without an
+            // error, the next sum can use them.
             let failed = self.room.lanes.each_ref().map(|lane| lane.wait().is_err());
             self.room.failed |= failed.contains(&true);
         }
@@ -368,7 +365,7 @@ impl Drop for Running<'_> {
 }
 
 impl Room {
-    /// Sees to memory for so many entries, when nothing is under way.
+    /// Allocates memory for `entries` entries unless there is enough; the lanes must be idle.
     fn make_room(&mut self, entries: usize) -> Result<()> {
         if self.entries.is_some_and(|(_, there)| there >= entries) || entries == 0 {
             return Ok(());
@@ -385,14 +382,14 @@ impl Room {
         }
     }
 
-    /// Where the entry of this number lies.
+    /// The address of entry number `at`.
     fn entry(&self, at: usize) -> Address {
         self.entries
             .map_or(Address(0), |(memory, _)| memory.at(at * UNIT))
     }
 
-    /// Fetches as many entries as `result` holds, when all that was queued is done: while one lane
-    /// copies, what the other has brought is taken out of it.
+    /// Fetches as many entries as `result` holds, after all queued work is done: while one lane
+    /// copies, the entries in the other are moved to `result`.
     fn fetch(&mut self, result: &mut [f32]) -> Result<()> {
         self.lanes.iter().try_for_each(Lane::wait)?;
         let count = self.lanes[0].bytes() / UNIT;

@@ -12,22 +12,23 @@ use super::{Argument, Kernel};
 
 /// Inputs on each side of a block of pairs, `SIDE` in `kernels.cu`.
 const SIDE: usize = 4;
-/// Blocks of threads that share a piece where its elements do not depend on each other.
+/// Blocks of threads that share a piece whose elements do not depend on each other.
 const SHARES: usize = 8;
 
-/// How a piece is combined.
+/// The way in which a piece is combined.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mix<'a> {
-    /// By these weights, one for each input, over a divisor; those of weight zero take no part.
+    /// The weighted sum over a divisor, one weight for each input; inputs of weight zero are left
+    /// out.
     Weights(&'a [f64], f64),
-    /// One input's elements are taken, converted where its type is not the output's.
+    /// The elements of one input, converted if its type is not the output's.
     Only(usize),
 }
 
 /// Elements in a lane's memory on the device, until this is dropped.
 pub struct Resident<'a> {
     pub(super) lane: &'a mut Lane,
-    /// Everything that was asked of the lane was done.
+    /// True if all work asked of the lane was done.
     pub(super) sound: &'a mut bool,
     pub(super) layout: Layout,
     pub(super) dtypes: Vec<Dtype>,
@@ -37,7 +38,7 @@ pub struct Resident<'a> {
 
 impl Resident<'_> {
     /// Writes the inner products of every pair of inputs, piece by piece, as
-    /// [`Kernels::gram`](crate::kernel::Kernels::gram) does it for a chunk.
+    /// [`Kernels::gram`](crate::kernel::Kernels::gram) does for a chunk.
     ///
     /// # Errors
     ///
@@ -45,7 +46,7 @@ impl Resident<'_> {
     ///
     /// # Panics
     ///
-    /// When `sums` does not hold one number for each piece and pair.
+    /// Panics if `sums` does not hold one number for each piece and pair.
     pub fn gram(
         &mut self,
         pieces: &[Range<usize>],
@@ -89,7 +90,7 @@ impl Resident<'_> {
         Ok(())
     }
 
-    /// For each piece, whether an element of any input is NaN or infinite.
+    /// Tells for each piece if an element of any input is NaN or infinite.
     ///
     /// # Errors
     ///
@@ -102,7 +103,7 @@ impl Resident<'_> {
             .collect())
     }
 
-    /// For each piece and input, the place in the piece of the first element that is NaN or
+    /// Finds, for each piece and input, the index in the piece of the first element that is NaN or
     /// infinite.
     ///
     /// # Errors
@@ -139,10 +140,10 @@ impl Resident<'_> {
         Ok(first)
     }
 
-    /// Combines the pieces, which lie behind one another from the first element on, into `dst` with
-    /// one rounding, as [`Kernels::combine`](crate::kernel::Kernels::combine) and
-    /// [`Kernels::convert`](crate::kernel::Kernels::convert) do; returns how many finite values
-    /// overflowed.
+    /// Combines the pieces, which are contiguous from the first element on, into `dst` with one
+    /// rounding, as [`Kernels::combine`](crate::kernel::Kernels::combine) and
+    /// [`Kernels::convert`](crate::kernel::Kernels::convert) do; returns the number of finite
+    /// values that overflowed.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ impl Resident<'_> {
     ///
     /// # Panics
     ///
-    /// When `dst` does not hold all elements.
+    /// Panics if `dst` does not hold all elements.
     pub fn combine(&mut self, pieces: &[(Range<usize>, Mix<'_>)], dst: &mut [u8]) -> Result<u64> {
         assert_eq!(
             dst.len(),
@@ -207,7 +208,8 @@ impl Resident<'_> {
         Ok(counted)
     }
 
-    /// The rows of weights, each with its divisor; an input that is converted has the weight one.
+    /// Writes the rows of weights, each with its divisor; an input that is converted has weight
+    /// one.
     fn put_weights(&mut self, pieces: &[(Range<usize>, Mix<'_>)]) {
         let count = self.dtypes.len();
         let rows = self
@@ -234,8 +236,8 @@ impl Resident<'_> {
         }
     }
 
-    /// Brings the table of pieces over; until the work that begins with it is done, the lane is not
-    /// sound.
+    /// Copies the table of pieces to the device; the lane is not sound until the work that begins
+    /// here is done.
     fn put_pieces(&mut self, pieces: &[Range<usize>], copied: impl Fn(usize) -> u32) -> Result<()> {
         assert!(
             pieces.len() <= self.layout.most_pieces(),
@@ -269,7 +271,7 @@ impl Resident<'_> {
     }
 }
 
-/// A count as the kernels take it.
+/// A count as the kernels take it, in 32 bits.
 pub(super) fn word(count: usize) -> u32 {
     u32::try_from(count).expect("a lane holds fewer than 2^32 elements")
 }
