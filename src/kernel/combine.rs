@@ -11,15 +11,15 @@ use crate::dtype::Dtype;
 /// Terms that are added in one sweep over the sums.
 const GROUP: usize = 4;
 
-/// The largest divisor: so few bits leave room for what a division in registers needs.
+/// The largest divisor: so few bits leave room for an exact division in registers.
 pub const MOST_DIVISOR: f64 = 1_048_576.0;
 
-/// What was found while sums were rounded.
+/// The outcome of rounding sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Combined {
-    /// How many finite sums became infinite or NaN.
+    /// The number of finite sums that became infinite or NaN.
     pub overflows: u64,
-    /// Whether every sum was finite; then so is every element of an input whose weight is not zero.
+    /// True if every sum was finite; then so is every element of an input whose weight is not zero.
     pub finite: bool,
 }
 
@@ -109,8 +109,8 @@ impl Task for Combine<'_> {
     }
 }
 
-/// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and none is
-/// near overflow.
+/// Rounds the sums of up to [`GROUP`] terms of the output's own type, if the level can and no sum
+/// is near overflow.
 #[inline(always)]
 fn mix<S: Simd, E: Element>(
     terms: &[(f64, Elements<'_>)],

@@ -10,7 +10,7 @@ use super::simd::Simd;
 use super::tiles::{check_output, tile_range};
 use crate::dtype::Dtype;
 
-/// A weighted element and the input it is of.
+/// The elements of an input and their weight.
 type Weighted<'a> = (f64, Elements<'a>);
 
 pub(super) fn combine(
@@ -79,7 +79,7 @@ fn widen<S: Simd>(input: Elements<'_>, wide: &mut [f64]) {
     with_element!(input.dtype, E => S::widen::<E>(E::split(input.bytes), wide));
 }
 
-/// Adds `weight`·(`x[k]` - `base[k]`) to `sums[k]`; `fresh` sums begin as that.
+/// Adds `weight`·(`x[k]` - `base[k]`) to `sums[k]`; `fresh` sums are set to it.
 #[inline(always)]
 fn add(weight: f64, x: &[f64], base: &[f64], fresh: bool, sums: &mut [f64]) {
     for ((sum, x), base) in sums.iter_mut().zip(x).zip(base) {

@@ -19,15 +19,15 @@ pub(super) trait Element {
     /// The bytes of one element in a file.
     type Bytes: Copy;
 
-    /// Which instructions there may be for it.
+    /// The kind of instructions that a level may have for it.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         expect(dead_code, reason = "only native levels ask for it")
     )]
     const KIND: Kind;
-    /// Every finite magnitude from here on may round to infinity or NaN, none below does.
+    /// Finite magnitudes from here on may round to infinity or NaN; smaller ones never do.
     const LIMIT: f64;
-    /// Where the binade of the limit begins.
+    /// The least number of the limit's binade.
     #[cfg_attr(
         not(target_arch = "x86_64"),
         expect(dead_code, reason = "only native levels ask for it")
@@ -37,7 +37,7 @@ pub(super) trait Element {
     /// The value, exactly.
     fn widen(bytes: Self::Bytes) -> f64;
 
-    /// Whether it is neither NaN nor infinite, told from its bits.
+    /// Tells from the bits if the element is neither NaN nor infinite.
     fn is_finite(bytes: Self::Bytes) -> bool;
 
     /// The nearest representable value, ties to even; a NaN becomes the positive quiet NaN.
@@ -299,7 +299,7 @@ fn low_u8(code: u64) -> u8 {
     code as u8
 }
 
-/// The loops over elements in plain Rust: what every level's loops must agree with to the bit.
+/// The loops over elements in plain Rust, whose bits every level's loops must reproduce.
 pub(super) mod plain {
     use super::Element;
 

@@ -14,12 +14,12 @@ use super::simd::Simd;
 use super::tiles::{chunk_len, stage_tile};
 use crate::dtype::Dtype;
 
-/// What is done to the elements before they are multiplied.
+/// The preparation of elements before they are multiplied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GramOptions {
-    /// An input that is subtracted, in f64, from every other one; it takes part itself as it is.
+    /// An input that is subtracted, in f64, from every other one; itself it stays unchanged.
     pub center: Option<usize>,
-    /// Whether a NaN or infinite element counts as zero, before the centre is subtracted.
+    /// True if a NaN or infinite element counts as zero, before the centre is subtracted.
     pub skip_nonfinite: bool,
 }
 
@@ -98,7 +98,8 @@ impl Task for GramTask<'_> {
     }
 }
 
-/// Multiplies straight from the inputs' bytes as many elements as the level can; returns how many.
+/// Multiplies as many elements as the level can directly from the inputs' bytes; returns their
+/// number.
 #[inline(always)]
 fn direct<S: Simd>(inputs: &[Elements<'_>], lanes: &mut [Lanes]) -> usize {
     let dtype = inputs.first().map_or(Dtype::F64, |input| input.dtype);

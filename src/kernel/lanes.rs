@@ -15,8 +15,8 @@ pub(super) const TILE: usize = 512;
 /// of 4 KiB apart, where they would all compete for the same few cache sets.
 pub(super) const TILE_STRIDE: usize = TILE / LANES + 1;
 
-/// Rows that a sum of differences needs: a tile each of the sums, the centre's elements and a
-/// term's.
+/// Rows for a sum of differences: one tile each for the sums, the centre's elements and a term's
+/// elements.
 pub(super) const DIFFERENCE_ROWS: usize = 3 * TILE / LANES;
 
 /// One f64 for each lane.
@@ -33,8 +33,7 @@ unsafe impl Pod for Lanes {}
 impl Lanes {
     pub(super) const ZERO: Self = Self([0.0; LANES]);
 
-    /// The sum of the lanes in the one order that is used everywhere: halves onto each other, four
-    /// times.
+    /// Adds the lanes up in the order used everywhere: the upper half onto the lower, four times.
     pub(super) fn sum(&self) -> f64 {
         let mut lanes = self.0;
         for half in [8, 4, 2, 1] {
@@ -58,7 +57,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Upper bound of the bytes that kernels on up to `inputs` inputs make a scratch hold.
+    /// Upper bound on the bytes of a scratch used by kernels on up to `inputs` inputs.
     pub fn bytes(inputs: usize) -> usize {
         Self::wide_rows(inputs.max(1)).max(DIFFERENCE_ROWS) * size_of::<Lanes>()
     }
@@ -68,13 +67,13 @@ impl Scratch {
         self.rows.capacity() * size_of::<Lanes>()
     }
 
-    /// Rows that the Gram sums of `inputs` inputs need, a tile each and the accumulators of each
-    /// pair.
+    /// Rows for the Gram sums of `inputs` inputs: a tile for each input and the accumulators of
+    /// each pair.
     pub(super) fn gram_rows(inputs: usize) -> usize {
         inputs * TILE_STRIDE + pair_count(inputs)
     }
 
-    /// The same for sums of twice the digits.
+    /// Rows for Gram sums to twice the digits.
     pub(super) fn wide_rows(inputs: usize) -> usize {
         inputs * TILE_STRIDE + 2 * pair_count(inputs)
     }

@@ -1,4 +1,4 @@
-//! Instruction sets: which there are, and running a task compiled for one of them.
+//! Instruction sets: the levels, and running a task compiled for one of them.
 
 use super::simd::{Portable, Simd};
 #[cfg(target_arch = "x86_64")]
@@ -7,7 +7,7 @@ use super::x86;
 /// An instruction set that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// What every machine of the target has.
+    /// The instructions that every machine of the target has.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -28,7 +28,7 @@ impl Level {
         }
     }
 
-    /// Whether this machine has the level.
+    /// Tells if this machine has the level.
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
@@ -43,7 +43,7 @@ impl Level {
 
     /// Runs `task` compiled for this level.
     ///
-    /// The level must be available; a [`super::Kernels`] exists only for such.
+    /// The level must be available; a [`super::Kernels`] exists only for available levels.
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
         match self {
             Self::Portable => task.run::<Portable>(),
@@ -68,7 +68,7 @@ impl Level {
 
 /// A loop that is compiled once per level.
 ///
-/// `run` and all it calls must be `#[inline(always)]`: only what is inlined into the level's entry
+/// `run` and all it calls must be `#[inline(always)]`: only code inlined into the level's entry
 /// function is compiled with its instruction set.
 pub(super) trait Task {
     type Output;

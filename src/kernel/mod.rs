@@ -11,12 +11,12 @@
 //! cannot differ from multiply, then add. Everything else is plain IEEE arithmetic on single
 //! elements, compiled once per instruction set from the same source.
 //!
-//! - `level`: which instruction sets there are, and running a task compiled for one of them.
+//! - `level`: the instruction sets, and running a task compiled for one of them.
 //! - `element`: one element: widening to f64 and the single rounding back; the plain loops.
-//! - `pairs`: the order of inner products; `exact`: sums whose rounding is kept.
+//! - `pairs`: the order of inner products; `exact`: sums that keep their rounding error.
 //! - `lanes`: the sixteen lanes and the working memory made of them.
-//! - `simd`, `native`, `x86`: what a level brings: registers, and loops that use its conversions.
-//! - `tiles`: how elements are cut into tiles.
+//! - `simd`, `native`, `x86`: the registers of a level, and loops that use its conversions.
+//! - `tiles`: cutting elements into tiles.
 //! - `block`: products of a few inputs with a few others, accumulators in registers.
 //! - `gram`: the Gram sums of a chunk.
 //! - `wide`: the Gram sums of a chunk to twice the digits.
@@ -76,7 +76,7 @@ impl<'a> Elements<'a> {
         self.bytes.len() / self.dtype.bytes()
     }
 
-    /// Whether there is no element.
+    /// True if there is no element.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -85,7 +85,7 @@ impl<'a> Elements<'a> {
     ///
     /// # Panics
     ///
-    /// When the range ends beyond the last element.
+    /// Panics if the range ends beyond the last element.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
         let size = self.dtype.bytes();
@@ -96,7 +96,7 @@ impl<'a> Elements<'a> {
     }
 }
 
-/// The kernels at one instruction set that this machine has.
+/// The kernels for one instruction set of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernels {
     level: Level,
@@ -113,12 +113,12 @@ impl Kernels {
         Self { level }
     }
 
-    /// The kernels at every instruction set of this machine, [`Level::Portable`] first.
+    /// The kernels for every instruction set of this machine, [`Level::Portable`] first.
     pub fn available() -> Vec<Self> {
         Level::ALL.into_iter().filter_map(Self::at).collect()
     }
 
-    /// The kernels at `level`, unless this machine lacks it.
+    /// The kernels for `level`; `None` if this machine lacks it.
     pub fn at(level: Level) -> Option<Self> {
         level.is_available().then_some(Self { level })
     }
@@ -136,12 +136,13 @@ impl Kernels {
     /// Writes `sums[p]` = Σ_k x_i\[k\]·x_j\[k\] over one chunk in f64, p running over the upper
     /// triangle row by row: (0,0), (0,1) … (0,n-1), (1,1) …
     ///
-    /// A sum that is not a number is [`f64::NAN`].
+    /// A NaN sum is written as [`f64::NAN`].
     ///
     /// # Panics
     ///
-    /// When the inputs differ in length or are longer than [`CHUNK`], a dtype is not mergeable,
-    /// `options.center` is no input, or `sums` does not hold [`pair_count`] numbers.
+    /// Panics if the inputs differ in length or are longer than [`CHUNK`], a dtype is not
+    /// mergeable, `options.center` is not the index of an input, or `sums` does not hold
+    /// [`pair_count`] numbers.
     pub fn gram(
         &self,
         inputs: &[Elements<'_>],
@@ -152,14 +153,14 @@ impl Kernels {
         gram::gram(self.level, inputs, options, scratch, sums);
     }
 
-    /// Writes the sums of [`Kernels::gram`], without a centre, to twice the digits of f64: what f64
-    /// holds of each, then what that has lost of each.
+    /// Writes the sums of [`Kernels::gram`], without a centre, to twice the digits of f64: all sums
+    /// in f64, then the rounding errors of all.
     ///
     /// A sum that is not finite is [`f64::NAN`].
     ///
     /// # Panics
     ///
-    /// As there, `sums` holding twice [`pair_count`] numbers.
+    /// As [`Kernels::gram`]; `sums` must hold twice [`pair_count`] numbers.
     pub fn gram_wide(
         &self,
         inputs: &[Elements<'_>],
@@ -174,7 +175,7 @@ impl Kernels {
     ///
     /// # Panics
     ///
-    /// When the dtype is not mergeable.
+    /// Panics if the dtype is not mergeable.
     pub fn first_nonfinite(&self, input: Elements<'_>) -> Option<usize> {
         combine::first_nonfinite(self.level, input)
     }
@@ -187,8 +188,8 @@ impl Kernels {
     ///
     /// # Panics
     ///
-    /// When an input's length is not that of `dst`, a dtype is not mergeable, or the divisor is no
-    /// whole number from 1 to [`MOST_DIVISOR`].
+    /// Panics if an input's length is not that of `dst`, a dtype is not mergeable, or the divisor
+    /// is not a whole number from 1 to [`MOST_DIVISOR`].
     pub fn combine(
         &self,
         terms: &[(f64, Elements<'_>)],
@@ -204,12 +205,12 @@ impl Kernels {
     /// difference and the sums in f64, the centre's term added last, rounded once to `out`, nearest
     /// even.
     ///
-    /// A centre of weight zero is subtracted only. Any length. A NaN is written as the quiet NaN of
+    /// A centre of weight zero is only subtracted. Any length. A NaN is written as the quiet NaN of
     /// positive sign.
     ///
     /// # Panics
     ///
-    /// When an input's length is not that of `dst`, or a dtype is not mergeable.
+    /// Panics if an input's length is not that of `dst`, or a dtype is not mergeable.
     pub fn combine_differences(
         &self,
         center: (f64, Elements<'_>),
@@ -221,23 +222,23 @@ impl Kernels {
         differences::combine(self.level, center, terms, out, scratch, dst)
     }
 
-    /// Writes each element converted to `out` with one rounding, nearest even; returns how many
-    /// finite elements became infinite or NaN by it. When the dtypes are equal the bytes are copied
-    /// unchanged, NaN payloads included.
+    /// Writes each element converted to `out` with one rounding, nearest even; returns the number
+    /// of finite elements that became infinite or NaN. If the dtypes are equal, the bytes are
+    /// copied unchanged, NaN payloads included.
     ///
     /// # Panics
     ///
-    /// When the lengths differ or a dtype is not mergeable.
+    /// Panics if the lengths differ or a dtype is not mergeable.
     pub fn convert(&self, input: Elements<'_>, out: Dtype, dst: &mut [u8]) -> u64 {
         combine::convert(self.level, input, out, dst)
     }
 
-    /// Adds `left` · `right` to the row-major `result`: every entry's terms one by one in their
-    /// order, in f64, nothing fused, so that its bits depend on nothing else.
+    /// Adds `left` · `right` to the row-major `result`: the terms of every entry one by one in
+    /// their order, in f64, without fused operations, so that the bits depend on the factors alone.
     ///
     /// # Panics
     ///
-    /// When the sizes do not go together.
+    /// Panics if the sizes do not match.
     pub fn add_product(&self, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
         product::add_product(self.level, left, right, result);
     }

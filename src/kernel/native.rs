@@ -1,13 +1,13 @@
 //! The loops over elements for levels that have instructions for 16- and 32-bit floats.
 //!
-//! They give the bits of the plain loops; what does not fill a register at the end goes through
-//! those.
+//! They give the bits of the plain loops, which handle the elements at the end that do not fill a
+//! register.
 
 use super::element::{Element, Kind, plain, power};
 use super::lanes::{LANES, Lanes};
 use super::simd::Simd;
 
-/// What such a level has besides its [`Simd`] registers.
+/// The operations of such a level besides its [`Simd`] registers.
 ///
 /// # Safety
 ///
@@ -18,14 +18,14 @@ pub(super) trait Native: Simd {
     fn max(a: Self::Register, b: Self::Register) -> Self::Register;
     fn and(a: Self::Register, b: Self::Register) -> Self::Register;
     fn or(a: Self::Register, b: Self::Register) -> Self::Register;
-    /// Whether every number is below `limit`.
+    /// Tells if every number is below `limit`.
     fn all_below(value: Self::Register, limit: f64) -> bool;
     unsafe fn load_f64(from: *const f64) -> Self::Register;
     unsafe fn store_f64(value: Self::Register, to: *mut f64);
     unsafe fn load_f32(from: *const u8) -> Self::Register;
     unsafe fn load_f16(from: *const u8) -> Self::Register;
     unsafe fn load_bf16(from: *const u8) -> Self::Register;
-    /// The elements of even place and those of odd place.
+    /// The elements at even indices and those at odd indices.
     unsafe fn load_bf16_pair(from: *const u8) -> [Self::Register; 2];
     /// Rounds to nearest even.
     unsafe fn store_f32(value: Self::Register, to: *mut u8);
@@ -33,7 +33,7 @@ pub(super) trait Native: Simd {
     unsafe fn store_f16(value: Self::Register, to: *mut u8);
     /// The numbers must be representable.
     unsafe fn store_bf16(value: Self::Register, to: *mut u8);
-    /// The elements of even place and those of odd place; the numbers must be representable.
+    /// The elements at even indices and those at odd indices; the numbers must be representable.
     unsafe fn store_bf16_pair(pair: [Self::Register; 2], to: *mut u8);
 }
 
@@ -132,15 +132,15 @@ pub(super) fn add_terms<S: Native, E: Element, const N: usize, const FRESH: bool
     );
 }
 
-/// Rounding to a format by adding and subtracting 1.5·2^52 of its steps, so that the f64 adder
-/// itself rounds to them: once, to nearest even, subnormals included.
+/// Rounds to a format by adding and subtracting 1.5·2^52 of its steps, so that the f64 adder itself
+/// rounds to a step: once, to nearest even, subnormals included.
 struct Rounding<S: Native> {
     exponent: S::Register,
     sign: S::Register,
     /// The smallest normal number of the format.
     smallest: S::Register,
     shift: S::Register,
-    /// The largest binade of what was rounded so far.
+    /// The largest binade of the numbers rounded so far.
     largest: S::Register,
 }
 
@@ -150,7 +150,7 @@ impl<S: Native> Rounding<S> {
         let (steps, smallest) = match E::KIND {
             Kind::F16 => (10, power(-14)),
             Kind::BF16 => (7, power(-126)),
-            // The conversion itself rounds to F32, and nothing else is rounded so.
+            // The conversion itself rounds to F32; other types are not rounded here.
             Kind::F32 | Kind::Other => (0, 0.0),
         };
         let (exponent, sign, largest) = (S::splat(f64::INFINITY), S::splat(-0.0), S::splat(0.0));
@@ -163,7 +163,7 @@ impl<S: Native> Rounding<S> {
         }
     }
 
-    /// The number that is to be stored for `value`.
+    /// Returns the number to store for `value`.
     #[inline(always)]
     fn round<E: Element>(&mut self, value: S::Register) -> S::Register {
         let binade = S::and(value, self.exponent);
@@ -178,15 +178,15 @@ impl<S: Native> Rounding<S> {
         )
     }
 
-    /// Whether all that was rounded is finite and not near overflow: the limit lies in the format's
-    /// last binade.
+    /// Tells if all numbers rounded so far are finite and below the format's last binade, in which
+    /// the limit lies.
     #[inline(always)]
     fn is_below<E: Element>(&self) -> bool {
         S::all_below(self.largest, E::LAST_BINADE)
     }
 }
 
-/// Rounds every value in the way of [`Rounding`].
+/// Rounds every value as [`Rounding`] does.
 #[inline(always)]
 pub(super) fn narrow<S: Native, E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
     let whole = if E::KIND == Kind::Other {
@@ -217,10 +217,11 @@ fn narrow_tail<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
 
 /// Correctly rounded division by a whole number of few bits.
 ///
-/// The product with the rounded reciprocal is off by less than two units in the last place, what
-/// remains is exact in a fused multiply-add, and adding what that is worth rounds as the division
-/// does: a quotient by few bits is never as near to a tie as the correction can be wrong (P. W.
-/// Markstein, *Computation of elementary functions on the IBM RISC System/6000 processor*, 1990).
+/// The product with the rounded reciprocal is off by less than two units in the last place; a fused
+/// multiply-add gives the remainder exactly; and adding the remainder times the reciprocal rounds
+/// as the division does: a quotient by few bits is never as near to a tie as the error of that
+/// correction (P. W. Markstein, *Computation of elementary functions on the IBM RISC System/6000
+/// processor*, 1990).
 struct Division<S: Native> {
     reciprocal: S::Register,
     negative: S::Register,
@@ -237,7 +238,7 @@ impl<S: Native> Division<S> {
         }
     }
 
-    /// NaN for what is not finite.
+    /// Divides; gives NaN for values that are not finite.
     #[inline(always)]
     fn divide(&self, value: S::Register) -> S::Register {
         let near = S::mul(value, self.reciprocal);
@@ -250,8 +251,8 @@ impl<S: Native> Division<S> {
     }
 }
 
-/// Weighted sums, i in order from the first term on, divided with `DIVIDED` and rounded in the way
-/// of [`Rounding`] without leaving the registers.
+/// Computes weighted sums, i in order from the first term on, divided with `DIVIDED`, and rounds
+/// them as [`Rounding`] does, without leaving the registers.
 #[inline(always)]
 pub(super) fn mix<S: Native, E: Element, const N: usize, const DIVIDED: bool>(
     weights: [f64; N],
@@ -295,8 +296,8 @@ pub(super) fn mix<S: Native, E: Element, const N: usize, const DIVIDED: bool>(
     narrow_tail::<E>(sums, &mut rounded[whole..]) && rounding.is_below::<E>()
 }
 
-/// Adds the products of a few inputs, all accumulators in registers for the whole length; `U` pairs
-/// of registers make up the lanes.
+/// Adds the products of a few inputs, with all accumulators in registers for the whole length; `U`
+/// pairs of registers make up the lanes.
 #[inline(always)]
 #[expect(
     clippy::needless_range_loop,
@@ -313,8 +314,8 @@ pub(super) fn gram<S: Native, E: Element, const N: usize, const U: usize>(
     for step in 0..steps {
         for u in 0..U {
             let at = step * LANES + u * 2 * S::WIDTH;
-            // A loop, as a closure would not be inlined into the entry function and lose its
-            // instruction set.
+            // A loop, since a closure would not be inlined into the entry function and would lose
+            // its instruction set.
             let mut x = [[S::splat(0.0); 2]; N];
             for i in 0..N {
                 // SAFETY: every input is `steps` times the lanes long.
@@ -379,7 +380,7 @@ unsafe fn store_pair<S: Native, E: Element>(pair: [S::Register; 2], to: *mut E::
     }
 }
 
-/// Stores what [`load_pair`]'s order accumulated as unit `u` of the lanes.
+/// Stores sums accumulated in [`load_pair`]'s order as unit `u` of the lanes.
 #[inline(always)]
 fn spread<S: Native, E: Element>(pair: [S::Register; 2], u: usize, lanes: &mut Lanes) {
     let mut halves = Lanes::ZERO;

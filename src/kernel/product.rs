@@ -12,8 +12,8 @@ use super::simd::Simd;
 
 /// Rows of the result whose sums are in registers together.
 const ROWS: usize = 8;
-/// Terms of a sum that are added before the next columns: the packed columns of so many fit the
-/// first-level cache.
+/// Terms of a sum that are added before the next columns: the packed columns of this many terms fit
+/// the first-level cache.
 const DEPTH: usize = 256;
 
 /// A matrix of f64 in memory, row by row, the rows `stride` apart.
@@ -30,7 +30,7 @@ impl<'a> Wide<'a> {
     ///
     /// # Panics
     ///
-    /// When there are too few elements, or rows overlap.
+    /// Panics if there are too few elements, or rows overlap.
     pub fn new(elements: &'a [f64], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(
             stride >= columns,
@@ -51,7 +51,7 @@ impl<'a> Wide<'a> {
         }
     }
 
-    /// Rows.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -60,7 +60,7 @@ impl<'a> Wide<'a> {
     ///
     /// # Panics
     ///
-    /// When the range ends beyond the last row.
+    /// Panics if the range ends beyond the last row.
     #[must_use]
     pub fn subrows(&self, range: Range<usize>) -> Self {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
@@ -165,7 +165,7 @@ impl Task for Panel<'_> {
         let mut row = 0;
         while row < self.left.rows {
             let count = ROWS.min(self.left.rows - row);
-            // Rows beyond the last stand for it once more; what comes of them is not stored.
+            // Rows beyond the last repeat it; their results are not stored.
             let rows: [&[f64]; ROWS] =
                 std::array::from_fn(|at| &self.left.row(row + at.min(count - 1))[terms.clone()]);
             let mut sums = [Lanes::ZERO; ROWS];

@@ -1,4 +1,4 @@
-//! What the loops need of a level: registers of f64 for the blocks, and the loops over elements.
+//! The interface of a level: registers of f64 for the blocks, and the loops over elements.
 
 use super::element::{Element, plain};
 use super::lanes::Lanes;
@@ -10,12 +10,12 @@ use super::lanes::Lanes;
 pub(super) trait Simd {
     /// Numbers in one register.
     const WIDTH: usize;
-    /// Inputs that a block multiplies four inputs with, so that all accumulators stay in registers.
+    /// The most inputs that a block multiplies by four inputs with all accumulators in registers.
     const COLUMNS: usize;
-    /// Inputs of one type whose Gram sums all stay in registers, so that they are not staged in
-    /// tiles.
+    /// The most inputs of one type whose Gram sums all stay in registers, so that they are not
+    /// staged in tiles.
     const DIRECT: usize;
-    /// Whether `mul_add` rounds once; otherwise it is a multiplication, then an addition.
+    /// True if `mul_add` rounds once; otherwise it is a multiplication, then an addition.
     const FUSES: bool;
 
     type Register: Copy;
@@ -46,8 +46,8 @@ pub(super) trait Simd {
         plain::add_terms::<E, N, FRESH>(weights, inputs, sums);
     }
 
-    /// Rounds every value, unless one of them is near overflow or not finite: then this returns
-    /// false, and what was written is not valid.
+    /// Rounds every value and returns true; returns false if a value is near overflow or not
+    /// finite, and then the written elements are not valid.
     #[inline(always)]
     fn narrow<E: Element>(values: &[f64], rounded: &mut [E::Bytes]) -> bool {
         let limit = E::LIMIT;
@@ -58,9 +58,9 @@ pub(super) trait Simd {
     }
 
     /// Rounds the weighted sums of `N` inputs, over `divisor` with `DIVIDED`, to their own type in
-    /// one sweep, with the bits of [`Simd::add_terms`], a division and [`Simd::narrow`]. False
-    /// where a sum is near overflow or not finite, or where the level has no such sweep for the
-    /// type: then what was written is not valid.
+    /// one sweep, with the bits of [`Simd::add_terms`], a division and [`Simd::narrow`]. Returns
+    /// false if a sum is near overflow or not finite, or the level has no such sweep for the type;
+    /// then the written elements are not valid.
     #[inline(always)]
     fn mix<E: Element, const N: usize, const DIVIDED: bool>(
         _weights: [f64; N],
@@ -72,8 +72,8 @@ pub(super) trait Simd {
     }
 
     /// Adds the products of `N` inputs, at most [`Self::DIRECT`], to the lanes of their pairs;
-    /// returns how many elements of each it did, a multiple of the lanes. The elements must be of a
-    /// type whose products are exact.
+    /// returns the number of elements done of each, a multiple of the lanes. The elements must be
+    /// of a type whose products are exact.
     #[inline(always)]
     fn gram<E: Element, const N: usize>(_inputs: [&[E::Bytes]; N], _sums: &mut [Lanes]) -> usize {
         0

@@ -1,5 +1,4 @@
-//! How the elements of a chunk or of an output are cut into tiles, and what all kernels ask of
-//! their inputs.
+//! Cuts the elements of a chunk or of an output into tiles, and checks the inputs of all kernels.
 
 use std::ops::Range;
 
@@ -9,7 +8,7 @@ use super::simd::Simd;
 use super::{CHUNK, Elements};
 use crate::dtype::Dtype;
 
-/// The length that the inputs of a chunk have in common.
+/// Checks that the inputs of a chunk have one length, and returns it.
 pub(super) fn chunk_len(inputs: &[Elements<'_>]) -> usize {
     let len = inputs.first().map_or(0, Elements::len);
     assert!(
@@ -40,14 +39,14 @@ pub(super) fn check_output<'a>(inputs: impl Iterator<Item = Elements<'a>>, out: 
     }
 }
 
-/// The elements of tile `tile`, whose output are the `bytes` of elements of `size` bytes each.
+/// The elements of tile `tile`, whose output is `bytes`, `size` of them for each element.
 #[inline(always)]
 pub(super) fn tile_range(tile: usize, bytes: &[u8], size: usize) -> Range<usize> {
     tile * TILE..tile * TILE + bytes.len() / size
 }
 
-/// Widens the tile of every input that begins at element `start` into `tiles`; returns how many
-/// rows of each are filled.
+/// Widens the tile of every input that begins at element `start` into `tiles`; returns the number
+/// of rows filled of each.
 ///
 /// The last row is padded with zeros, which add nothing to any sum.
 #[inline(always)]

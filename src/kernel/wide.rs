@@ -1,8 +1,8 @@
-//! Gram sums of a chunk to twice the digits of f64: differences of sums keep those of their own.
+//! Gram sums of a chunk to twice the digits of f64, so that differences of sums keep enough digits.
 //!
-//! A sum is two numbers, what f64 holds of it and what that has lost (Ogita, Rump and Oishi,
-//! *Accurate sum and dot product*, 2005, Dot2). The lanes are those of the plain sums, and nothing
-//! is fused that rounds, so the bits are the same at every level.
+//! A sum is two numbers, its value in f64 and the rounding error of that (Ogita, Rump and Oishi,
+//! *Accurate sum and dot product*, 2005, Dot2). The lanes are those of the plain sums, and no
+//! operation that rounds is fused, so the bits are the same at every level.
 
 use super::Elements;
 use super::exact::two_sum;
@@ -36,7 +36,7 @@ pub(super) fn gram(
     let (sums, lost) = sums.split_at_mut(pairs);
     for ((sum, lost), lanes) in sums.iter_mut().zip(lost).zip(lanes.chunks_exact(2)) {
         let (total, rest) = total(&lanes[0], &lanes[1]);
-        // Infinity less infinity is what is lost of a sum that is not finite, and its payload
+        // The rounding error of an infinite sum is infinity minus infinity, a NaN whose payload
         // depends on the compiler.
         (*sum, *lost) = if total.is_finite() {
             (total, rest)
@@ -63,7 +63,7 @@ struct WideGram<'a> {
     skip_nonfinite: bool,
     len: usize,
     tiles: &'a mut [Lanes],
-    /// The sums and what they have lost, one after the other for each pair.
+    /// The sums and their rounding errors, one after the other for each pair.
     lanes: &'a mut [Lanes],
 }
 
@@ -91,7 +91,7 @@ impl Task for WideGram<'_> {
     }
 }
 
-/// Adds the products of two tiles; `EXACT` promises that none is rounded.
+/// Adds the products of two tiles; `EXACT` promises that no product is rounded.
 #[inline(always)]
 fn add<const EXACT: bool>(x: &[Lanes], y: &[Lanes], lanes: &mut [Lanes]) {
     let (mut sums, mut lost) = (lanes[0].0, lanes[1].0);

@@ -108,8 +108,8 @@ fn narrowing_undoes_widening_of_every_number() {
     }
 }
 
-/// For every two neighbouring numbers of the type: the point halfway, its neighbours in f64 and,
-/// what a detour over f32 would round wrongly, points nearer to it than f32 can tell.
+/// For every two neighbouring numbers of the type: the point halfway, its neighbours in f64, and
+/// points nearer to it than f32 can tell, which a detour over f32 would round wrongly.
 fn traps(dtype: Dtype) -> Vec<f64> {
     let positive = 1 << (8 * dtype.bytes() - 1);
     let number = |code: u64| oracle::widen(&code.to_le_bytes()[..dtype.bytes()], dtype);
@@ -192,7 +192,7 @@ fn halfway_points_and_their_neighbours_round_once_to_nearest_even() {
 fn a_sticky_bit_below_f32_decides_a_tie() {
     let above_tie = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
     for kernels in every_level() {
-        // By way of f32 the sticky bit is lost and the tie goes down to 1.
+        // A detour over f32 loses the sticky bit, and the tie rounds down to 1.
         let values = [above_tie; 20];
         let (bytes, _) = narrowed(kernels, &values, Dtype::BF16);
         assert_eq!(

@@ -3,8 +3,8 @@
 
 use crate::dtype::Dtype;
 
-/// A binary format: stored mantissa bits, exponent bits, and whether the all-ones exponent holds
-/// infinity and NaN only.
+/// A binary format: stored mantissa bits, exponent bits, and a flag, true if the all-ones exponent
+/// holds infinity and NaN only.
 struct Format {
     mantissa: u32,
     exponent: u32,
@@ -112,8 +112,8 @@ pub(super) fn narrow(value: f64, dtype: Dtype) -> Vec<u8> {
 }
 
 fn nearest(magnitude: f64, format: &Format) -> u64 {
-    // The first code that is no number stands for the next power of two, or for 480, when it comes
-    // to rounding.
+    // For rounding, the first code that is not a number stands for the next power of two, or for
+    // 480.
     let beyond = if format.has_infinity {
         format.infinity()
     } else {
