@@ -1,8 +1,8 @@
-//! Where elements are worked on: the processor or a device, the same bits on both.
+//! The bench that computes: the processor or a device, with the same bits on both.
 //!
 //! Work comes in runs of chunks. On the processor a run is a loop over the chunks; on a device it
-//! is brought over once and each operation is one launch for all of its chunks. Whatever a device
-//! has no kernel for is done by the processor's loop, from the elements that lie on the host
+//! is copied over once and each operation is one launch for all of its chunks. An operation without
+//! a kernel for the device is done by the processor's loop, on the elements that stay on the host
 //! anyway: that is the default of each operation.
 
 use std::ops::Range;
@@ -19,21 +19,21 @@ use super::equal::first_equal_input;
 
 /// The processor or a device, shared by the threads of a pool.
 pub trait Bench: Send + Sync {
-    /// The processor's kernels, for elements that are looked at one by one.
+    /// The processor's kernels, for work element by element.
     fn kernels(&self) -> Kernels;
 
-    /// The threads that work here.
+    /// The threads of the bench.
     fn pool(&self) -> &ThreadPool;
 
-    /// The bench for groups of `group` elements that lie whole in memory: short ones cost more to
-    /// hand over to a device than to work on.
+    /// The bench for groups of `group` elements that are whole in memory: short groups cost more to
+    /// copy to a device than to compute.
     fn for_groups(&self, group: usize) -> &dyn Bench;
 
     /// The most elements of `tensor` for one run: as many whole groups of `group` elements as are
-    /// best worked on together, or whole chunks of one group where it does not fit.
+    /// best computed together, or whole chunks of one group if a group does not fit.
     fn run_len(&self, tensor: &TensorPlan, group: usize) -> usize;
 
-    /// A worker's seat, waiting until one is free.
+    /// Takes a worker's seat, waiting until one is free.
     ///
     /// # Errors
     ///
@@ -43,8 +43,8 @@ pub trait Bench: Send + Sync {
 
 /// The working memory of one thread: a scratch, or a lane of a device.
 pub trait Seat {
-    /// Takes up `inputs`, as many elements of each and no more than [`Bench::run_len`], for an
-    /// output of type `out`.
+    /// Loads `inputs`, equally many elements of each and at most [`Bench::run_len`], for an output
+    /// of type `out`.
     ///
     /// # Errors
     ///
@@ -52,15 +52,15 @@ pub trait Seat {
     fn load<'r>(&'r mut self, inputs: Vec<Elements<'r>>, out: Dtype) -> Result<Box<dyn Run + 'r>>;
 }
 
-/// Elements that are being worked on. Chunks are ranges of them.
+/// The elements of a run. Chunks are ranges of them.
 ///
 /// Every operation fails with [`Kind::Device`](crate::error::Kind::Device) when the device does.
 pub trait Run {
-    /// The elements on the host, and the processor's means to work on them.
+    /// The elements on the host, with the processor's kernels and working memory.
     fn host(&mut self) -> Host<'_>;
 
-    /// Writes the inner products of every pair of inputs, chunk by chunk, as [`Kernels::gram`] does
-    /// it.
+    /// Writes the inner products of every pair of inputs, chunk by chunk, as [`Kernels::gram`]
+    /// does.
     fn gram(
         &mut self,
         chunks: &[Range<usize>],
@@ -82,7 +82,7 @@ pub trait Run {
         Ok(())
     }
 
-    /// The same to twice the digits, as [`Kernels::gram_wide`] does it.
+    /// Writes them to twice the digits, as [`Kernels::gram_wide`] does.
     fn gram_wide(
         &mut self,
         chunks: &[Range<usize>],
@@ -104,7 +104,7 @@ pub trait Run {
         Ok(())
     }
 
-    /// For each chunk, whether an element of any input is NaN or infinite.
+    /// Tells for each chunk if an element of any input is NaN or infinite.
     fn scan(&mut self, chunks: &[Range<usize>]) -> Result<Vec<bool>> {
         let Host {
             kernels, inputs, ..
@@ -117,10 +117,10 @@ pub trait Run {
         Ok(chunks.iter().map(is_odd).collect())
     }
 
-    /// Combines pieces, which lie behind one another from the first element on, each by its
-    /// solution, into `output`.
+    /// Combines pieces, which are contiguous from the first element on, each by its solution, into
+    /// `output`.
     ///
-    /// With `look`, it also says where an input may not be finite.
+    /// With `look`, also returns the chunks in which an input may not be finite.
     fn combine(&mut self, pieces: &[Piece<'_>], look: bool, output: &mut [u8]) -> Result<Combined> {
         Ok(self.host().combine(pieces, look, output))
     }
@@ -128,7 +128,7 @@ pub trait Run {
 
 /// A chunk and the solution by which it is combined.
 pub struct Piece<'a> {
-    /// Which elements of the run.
+    /// The range of elements of the run.
     pub chunk: Range<usize>,
     /// Their coefficients.
     pub solution: &'a Solution,
@@ -143,7 +143,7 @@ pub struct Combined {
     pub suspects: Vec<Range<usize>>,
 }
 
-/// The elements of a run on the host, and the processor's means to work on them.
+/// The elements of a run on the host, with the processor's kernels and working memory.
 pub struct Host<'a> {
     /// The loops.
     pub kernels: Kernels,
@@ -172,8 +172,8 @@ impl Host<'_> {
         combined
     }
 
-    /// Returns how many finite values overflowed, and whether all inputs are known by the sums to
-    /// be finite.
+    /// Returns the number of finite values that overflowed, and true if the sums show that all
+    /// inputs are finite.
     fn combine_piece(&mut self, piece: &Piece<'_>, output: &mut [u8]) -> (u64, bool) {
         let (solution, inputs) = (piece.solution, sliced(self.inputs, &piece.chunk));
         if let Some(input) = first_equal_input(solution, &inputs) {
@@ -201,7 +201,7 @@ impl Host<'_> {
                 )
             }
         };
-        // An input without a weight takes no part in the sums.
+        // The sums do not show an input without a weight.
         (found.overflows, found.finite && taken == inputs.len())
     }
 }

@@ -20,7 +20,7 @@ use super::tile::{TILE, Tile, round};
 /// Columns that one thread works on at a time.
 pub(super) const STRIPE: usize = TILE;
 
-/// No input, where columns count inputs in a byte; methods by columns take two and a base.
+/// Stands for no input in a byte per column; methods by columns take two inputs and a base.
 const NONE: u8 = u8::MAX;
 
 /// The coefficients of every column.
@@ -29,9 +29,9 @@ pub struct ByColumn {
     inputs: usize,
     #[serde(with = "number::list")]
     coefficients: Vec<f64>,
-    /// For each column the input from which differences are summed, or one beyond the last.
+    /// For each column the input from which differences are summed, or `NONE`.
     centers: Vec<u8>,
-    /// What was found about all columns.
+    /// The findings about all columns.
     pub(super) found: Found,
 }
 
@@ -56,7 +56,7 @@ impl RuleStripe<'_> {
 }
 
 impl ByColumn {
-    /// Coefficients that are still to be set.
+    /// Zero coefficients, to be set column by column.
     pub(super) fn new(inputs: usize, columns: usize) -> Self {
         let (coefficients, centers) = (vec![0.0; columns * inputs], vec![NONE; columns]);
         Self {
@@ -82,13 +82,13 @@ impl ByColumn {
         })
     }
 
-    /// Combines a chunk, column by column, into its `output`; returns how many finite values
-    /// overflowed.
+    /// Combines a chunk, column by column, into its `output`; returns the number of finite values
+    /// that overflowed.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when they became NaN and that is not let
-    /// through.
+    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when such a value became NaN and NaN is
+    /// not let through.
     pub(super) fn combine(
         &self,
         host: &Host<'_>,
@@ -139,7 +139,7 @@ impl ByColumn {
         &self.coefficients[column * self.inputs..][..self.inputs]
     }
 
-    /// The combination of element `at` of a tile, which is of this column.
+    /// Combines element `at` of a tile, which belongs to this column.
     fn sum(&self, tile: &Tile, at: usize, column: usize) -> f64 {
         match self.center(column) {
             None => sum_of_inputs(tile, at, self.coefficients(column)),
@@ -147,7 +147,7 @@ impl ByColumn {
         }
     }
 
-    /// Puts into the combinations of a tile the NaN and infinity that sums have lost.
+    /// Puts the NaN and infinity that the sums have lost into the combinations of a tile.
     fn let_through(&self, method: &dyn Method, tile: &Tile, columns: Columns, merged: &mut [f64]) {
         for (at, (merged, column)) in merged.iter_mut().zip(columns).enumerate() {
             if (0..self.inputs).all(|input| tile.get(input, at).is_finite()) {
@@ -166,8 +166,8 @@ pub(super) fn column_count(tensor: &TensorPlan) -> usize {
     usize::try_from(tensor.columns()).expect("the plan has counted the columns' memory")
 }
 
-/// The combination of one element, in the order of the inputs, as for whole tensors: equal elements
-/// are copied, since weights that sum to one need not give them back.
+/// Combines one element, in the order of the inputs, as for whole tensors: equal elements are
+/// copied, since weights that sum to one need not give back an equal element.
 fn sum_of_inputs(tile: &Tile, at: usize, coefficients: &[f64]) -> f64 {
     let value = |input: usize| tile.get(input, at);
     let mut terms = (0..coefficients.len()).filter(|input| coefficients[*input] != 0.0);
@@ -187,7 +187,7 @@ fn sum_of_inputs(tile: &Tile, at: usize, coefficients: &[f64]) -> f64 {
     )
 }
 
-/// The same of differences from input `center`, its own term last.
+/// Combines one element by differences from input `center`, whose own term is added last.
 fn sum_of_differences(tile: &Tile, at: usize, coefficients: &[f64], center: usize) -> f64 {
     let base = tile.get(center, at);
     let terms =
@@ -208,13 +208,13 @@ fn sum_of_differences(tile: &Tile, at: usize, coefficients: &[f64], center: usiz
     })
 }
 
-/// The payload of a NaN that was computed depends on the order of operands, which compilers may
-/// change.
+/// Replaces a computed NaN by the standard one: its payload depends on the order of operands,
+/// which compilers may change.
 fn quiet(sum: f64) -> f64 {
     if sum.is_nan() { f64::NAN } else { sum }
 }
 
-/// The columns of elements that lie behind one another, row after row.
+/// The columns of contiguous elements, row after row.
 #[derive(Clone, Copy)]
 struct Columns {
     next: usize,

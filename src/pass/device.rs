@@ -1,8 +1,9 @@
-//! A device's bench: runs that fit a lane are brought over, and each operation is one launch.
+//! A device's bench: runs that fit a lane are copied to the device, and each operation is one
+//! launch.
 //!
-//! Rare and short work stays on the processor, where it has the same bits: chunks that hold NaN or
-//! infinity are looked into there, sums to twice the digits and sums of differences have no kernel,
-//! groups below [`LEAST_SEGMENT`] elements and columns are not handed over.
+//! Rare and short work stays on the processor, with the same bits: chunks with NaN or infinity,
+//! sums to twice the digits and sums of differences (which have no kernel), groups below
+//! [`LEAST_SEGMENT`] elements, and columns.
 
 use std::ops::Range;
 
@@ -18,14 +19,14 @@ use super::bench::{Bench, Combined, Host, Piece, Run, Seat, sliced};
 use super::equal::first_equal_input;
 use super::processor::Processor;
 
-/// A device's lanes, and the processor whose threads hand work over to them.
+/// A device's lanes, and the processor whose threads use them.
 pub struct Device {
     lanes: Lanes,
     processor: Processor,
 }
 
 impl Device {
-    /// A bench that computes in `lanes` and leaves to `processor` what is not worth handing over.
+    /// A bench that computes in `lanes` and leaves rare and short work to `processor`.
     pub fn new(lanes: Lanes, processor: Processor) -> Self {
         Self { lanes, processor }
     }
@@ -48,7 +49,7 @@ impl Bench for Device {
         }
     }
 
-    /// As many groups as a lane holds.
+    /// Returns the elements of as many groups as a lane holds.
     fn run_len(&self, tensor: &TensorPlan, group: usize) -> usize {
         let inputs: Vec<Dtype> = tensor.sources.iter().map(|source| source.dtype).collect();
         let capacity = self.lanes.capacity(&inputs, tensor.dtype);
@@ -89,13 +90,13 @@ impl Seat for LaneSeat<'_> {
     }
 }
 
-/// Elements that lie on the device as well as on the host.
+/// Elements on the device and on the host.
 struct InLane<'a> {
     kernels: Kernels,
     inputs: Vec<Elements<'a>>,
     out: Dtype,
     resident: Resident<'a>,
-    /// Grown when the processor has to help.
+    /// Working memory for operations that the processor takes over.
     scratch: Scratch,
 }
 
@@ -151,7 +152,7 @@ impl Run for InLane<'_> {
     }
 }
 
-/// The form in which the device is told how to combine a piece.
+/// Converts the solution of a piece to the device's form.
 fn mix<'s>(piece: &Piece<'s>, inputs: &[Elements<'_>]) -> Mix<'s> {
     match first_equal_input(piece.solution, &sliced(inputs, &piece.chunk)) {
         Some(input) => Mix::Only(input),

@@ -1,9 +1,9 @@
-//! The input that is copied, bit for bit, instead of a sum that need not give it back.
+//! Finds an input that is copied, bit for bit, instead of a sum that may round differently.
 
 use crate::kernel::Elements;
 use crate::method::Solution;
 
-/// Tells if the weights sum to one but for the rounding of each.
+/// Tells if the weights sum to one within the rounding of each.
 pub(super) fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
     let sum: f64 = weights.clone().sum();
     #[expect(clippy::cast_precision_loss, reason = "a hundred inputs at most")]
@@ -11,9 +11,9 @@ pub(super) fn sums_to_one(weights: impl Iterator<Item = f64> + Clone) -> bool {
     (sum - 1.0).abs() <= roundings * f64::EPSILON
 }
 
-/// The input that is converted instead of a weighted sum of all `inputs`: the only one with a
-/// weight, when that is one, or the first of several equal ones. Weights that sum to one need not
-/// give back an F64 value exactly; a copy does.
+/// Finds the input that is converted instead of a weighted sum of all `inputs`: the only one with a
+/// weight, if that weight is one, or the first of several equal ones. Weights that sum to one need
+/// not give back an F64 value exactly; a copy does.
 pub(super) fn first_equal_input(solution: &Solution, inputs: &[Elements<'_>]) -> Option<usize> {
     if let Some(center) = solution.center {
         return equal_center(solution, center, inputs);
@@ -29,7 +29,8 @@ pub(super) fn first_equal_input(solution: &Solution, inputs: &[Elements<'_>]) ->
         .then_some(first)
 }
 
-/// The centre of a sum of differences, where it counts once and those that are weighted equal it.
+/// Returns the centre of a sum of differences, if its weight is one and the weighted inputs equal
+/// it.
 fn equal_center(solution: &Solution, center: usize, inputs: &[Elements<'_>]) -> Option<usize> {
     let mut weighted = solution
         .coefficients

@@ -1,6 +1,6 @@
-//! What was found about a tensor: angles, iterations, flags. It is journalled with the tensor and
-//! ends in the manifest, so it must not depend on how the tensor was cut into blocks: every sum
-//! here is of integers.
+//! Findings about a tensor: angles, iterations, flags. They are journalled with the tensor and end
+//! in the manifest, so they must not depend on the cut of the tensor into blocks: every sum here is
+//! of integers.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::method::{Facts, Flags, Stop, number};
 /// Angles are summed in billionths of a radian.
 const ANGLE_UNITS: f64 = 1e9;
 
-/// What was found while merging one tensor, over all of its segments.
+/// The findings of merging one tensor, over all of its segments.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Found {
@@ -20,11 +20,11 @@ pub struct Found {
     pub largest_angle: f64,
     /// Sum of all angles between inputs and means, in billionths of a radian.
     pub angle_sum: u64,
-    /// How many angles there were; zero tensors have none.
+    /// The number of angles; zero tensors have none.
     pub angle_count: u64,
     /// The most iterations that a segment took.
     pub iterations: u32,
-    /// The largest residual tangent that a segment was left with.
+    /// The largest residual tangent of a segment.
     #[serde(with = "number")]
     pub residual: f64,
     /// Segments that needed no iteration.
@@ -39,14 +39,14 @@ pub struct Found {
     pub flags: Flags,
     /// Finite values that became infinite or NaN when they were narrowed.
     pub overflowed: u64,
-    /// Inputs whose carried bytes differ from those that were taken.
+    /// Inputs whose bytes differ from those of the input that was copied.
     pub differing: Vec<usize>,
     /// Norms and angles, when the tensor is one segment.
     pub facts: Option<Facts>,
 }
 
 impl Found {
-    /// What one solution says.
+    /// The findings of one solution.
     pub fn of(facts: &Facts) -> Self {
         let angles = facts.angles.iter().flatten();
         let count = |stop| u64::from(facts.stop == stop);
@@ -67,7 +67,7 @@ impl Found {
         }
     }
 
-    /// Adds what was found in another part. The order of additions does not matter.
+    /// Adds the findings of another part. The order of additions does not matter.
     pub fn add(&mut self, other: Self) {
         self.facts = match (self.segments, other.segments) {
             (_, 0) => self.facts.take(),
@@ -91,7 +91,7 @@ impl Found {
         self.differing.dedup();
     }
 
-    /// The mean angle between inputs and means, in radians; `None` when there was none.
+    /// The mean angle between inputs and means, in radians; `None` without angles.
     pub fn mean_angle(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
         (self.angle_count > 0)

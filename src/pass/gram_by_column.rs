@@ -27,7 +27,7 @@ use super::tiny;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GramByColumn {
     inputs: usize,
-    /// For each column and pair of inputs: the sum, and what its additions have lost.
+    /// For each column and pair of inputs: the sum, and the rounding error of its additions.
     #[serde(with = "number::pairs")]
     sums: Vec<[f64; 2]>,
     /// Columns in which an input is not finite.
@@ -35,7 +35,7 @@ pub struct GramByColumn {
 }
 
 impl GramByColumn {
-    /// Sums of no row yet.
+    /// Zero sums, before the first row.
     pub(super) fn new(tensor: &TensorPlan) -> Self {
         let (inputs, columns) = (tensor.sources.len(), column_count(tensor));
         Self {
@@ -82,7 +82,7 @@ impl GramByColumn {
     ///
     /// # Errors
     ///
-    /// What the method refuses, in the first column in which it does.
+    /// The method's refusal in the first column that it refuses.
     pub(super) fn solve(
         self,
         bench: &dyn Bench,
@@ -98,7 +98,7 @@ impl GramByColumn {
         let stripes = sums.zip(rule.stripes());
         let solved = stripes.map(|((sums, odd), mut part)| {
             for (at, (sums, odd)) in sums.chunks_exact(pairs).zip(odd).enumerate() {
-                // What was odd in an input is refused, let through, or replaced.
+                // NaN and infinity are refused, let through, or replaced.
                 let solution = match *odd && tensor.scanned {
                     true => base_instead(tensor)?,
                     false => solve_column(self.inputs, sums, tensor, method)?,

@@ -16,19 +16,19 @@ use super::stretch::Stretch;
 /// A group that is being measured.
 pub struct Group {
     statistic: Statistic,
-    /// An input is not finite, so that the base has to be taken instead.
+    /// True if an input is not finite and the base is to be taken instead.
     replaced: bool,
     memory: Option<Reservation>,
 }
 
-/// The rule of a group, and the memory that it takes of a budget until it is dropped.
+/// The rule of a group, and the memory that it reserves from a budget until it is dropped.
 pub struct Solved {
     rule: Rule,
     _memory: Option<Reservation>,
 }
 
 impl Group {
-    /// A group of which nothing has been measured, and which begins with elements of `tensor`.
+    /// An unmeasured group that begins with elements of `tensor`.
     pub fn new(tensor: &TensorPlan) -> Self {
         Self {
             statistic: Statistic::new(tensor),
@@ -37,8 +37,8 @@ impl Group {
         }
     }
 
-    /// The same, with the memory for statistic and rule paid for by `budget`: this waits until
-    /// there is enough, and is none once the budget is closed.
+    /// An unmeasured group that reserves the memory for statistic and rule from `budget`: waits
+    /// until there is enough, and returns `None` once the budget is closed.
     pub fn within(budget: &Arc<Budget>, tensor: &TensorPlan) -> Option<Self> {
         let memory = budget.reserve(tensor.column_bytes())?;
         Some(Self {
@@ -74,7 +74,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// What the method refuses; that the base is needed and lacks the tensor.
+    /// A refusal by the method, or a base that is needed and lacks the tensor.
     pub fn solve(self, bench: &dyn Bench, tensor: &TensorPlan) -> Result<Solved> {
         let Self {
             statistic,

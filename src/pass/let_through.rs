@@ -1,6 +1,6 @@
-//! NaN and infinity that are let through, where the sums would lose them: in an input that takes
-//! part and whose coefficient came out as zero, as of a tensor that holds nothing else, and where
-//! differences are summed.
+//! Lets NaN and infinity through where the sums would lose them: in an input that takes part but
+//! whose coefficient came out as zero, such as a tensor with no finite element, and in sums of
+//! differences.
 //!
 //! This is done on the processor for every bench, after the bench's sums, so that all give the same
 //! bits.
@@ -15,17 +15,17 @@ use super::bench::sliced;
 use super::stretch::cut;
 use super::tile::{TILE, Tile, round};
 
-/// The factors of each input's NaN and infinity; none for an input that takes no part.
+/// The factors of each input's NaN and infinity; `None` for an input that takes no part.
 pub(super) struct Factors {
     factors: Vec<Option<f64>>,
-    /// The inputs whose elements the sums do not hold.
+    /// True for each input whose elements the sums lose.
     lost: Vec<bool>,
 }
 
 impl Factors {
-    /// The factors of `coefficients`, which hold of sums of inputs, or with a `center` of sums of
-    /// differences from it; an input whose coefficient is zero has its share of the recipe. None
-    /// when the sums hold everything.
+    /// Returns the factors for `coefficients`, which are those of sums of inputs, or with a
+    /// `center` those of sums of differences from it; an input whose coefficient is zero has its
+    /// weight from the recipe. `None` when the sums lose no input.
     pub(super) fn new(
         method: &dyn Method,
         coefficients: &[f64],
@@ -58,8 +58,8 @@ impl Factors {
         lost.contains(&true).then_some(Self { factors, lost })
     }
 
-    /// The sum of what is not finite among the inputs' values of element `at` of a tile; none where
-    /// the sums hold it.
+    /// Sums the non-finite values of element `at` of a tile over the inputs; `None` if the sums
+    /// hold them already.
     pub(super) fn sum(&self, tile: &Tile, at: usize) -> Option<f64> {
         let odd = || (0..self.factors.len()).filter(|input| !tile.get(*input, at).is_finite());
         if !odd().any(|input| self.lost[input]) {
@@ -73,8 +73,8 @@ impl Factors {
     }
 }
 
-/// Puts into the `output`, of type `out`, of a chunk that was combined by `solution` the NaN and
-/// infinity that its sums have lost.
+/// Puts the NaN and infinity that the sums have lost into the `output`, of type `out`, of a chunk
+/// that was combined by `solution`.
 pub(super) fn let_through(
     kernels: Kernels,
     inputs: &[Elements<'_>],

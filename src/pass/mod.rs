@@ -1,4 +1,4 @@
-//! The two passes over the elements, written once: what is learned of a group of elements, the rule
+//! The two passes over the elements, written once: the statistic of a group of elements, the rule
 //! that follows from it, and the work of both on the processor or on a device.
 //!
 //! ```text
@@ -7,24 +7,24 @@
 //!  Bench       Policy                        method/                       Bench
 //! ```
 //!
-//! A [`Group`] is what one statistic is taken over: a segment of a tensor, or the whole model. Its
-//! stretches are measured by [`Work`] on any thread, chunk by chunk, and folded in plan order, so
-//! no bit depends on blocks or threads. Elements that are not finite are settled on the way, by the
-//! NaN policy of the group: no loop over elements knows the recipe. The group is then solved, and
-//! the [`Rule`] applied to the same stretches.
+//! A [`Group`] is the set of elements under one statistic: a segment of a tensor, or the whole
+//! model. Its stretches are measured by [`Work`] on any thread, chunk by chunk, and folded in plan
+//! order, so no bit depends on blocks or threads. The NaN policy of the group decides about
+//! non-finite elements on the way: no loop over elements knows the recipe. The group is then
+//! solved, and the [`Rule`] applied to the same stretches.
 //!
 //! The pipeline, `verify --against` and merges in memory all drive these same steps. Nothing here
 //! reads, writes or starts a thread: stretches come with their bytes, and the threads are those of
 //! the bench's pool.
 //!
-//! - `bench`: the operations on runs of chunks; `processor` and `device`: those who carry them out.
+//! - `bench`: the operations on runs of chunks; `processor` and `device`: their implementations.
 //! - `statistic`: the kinds of statistics; `gram_by_column`: the one whose sums run on through a
 //!   tensor.
 //! - `rule`: the kinds of rules; `by_column`: the one with coefficients for each column.
-//! - `work`: one stretch: measured, combined, or both at once. `group`: what is folded and solved.
+//! - `work`: one stretch: measured, combined, or both at once. `group`: folding and solving.
 //! - `policy`: elements that are not finite, and overflow. `let_through`: NaN and infinity that
 //!   sums would lose.
-//! - `equal`: inputs that are copied, because all that counts are equal. `tiny`: squares that
+//! - `equal`: inputs that are copied, because all weighted inputs are equal. `tiny`: squares that
 //!   vanish in f64.
 //! - `found`: findings about a tensor, for its report. `stretch`, `tile`: elements in memory, as
 //!   bytes and as f64.
@@ -35,14 +35,13 @@
 //! its line in `method/mod.rs`, and one row of the registry in `recipe/methods.rs`: nothing here
 //! has an arm for a method.
 //!
-//! A method that needs something else of the elements, or makes the output's in another way, adds
-//! besides:
+//! A method that needs another statistic, or computes the output in another way, also adds:
 //!
-//! - what it asks for, as a variant of [`Statistics`](crate::method::Statistics);
+//! - its statistic, as a variant of [`Statistics`](crate::method::Statistics);
 //! - its loops, as a file of `kernel/`, called with a run's [`Host`], so that a device works at
 //!   once and may override the operation later;
-//! - an arm in `statistic`: how a chunk is measured, how chunks are folded, how the rule follows;
-//! - an arm in `rule`: how a chunk is made, and how the rule is saved.
+//! - an arm in `statistic`, which measures a chunk, folds chunks and solves for the rule;
+//! - an arm in `rule`, which computes a chunk and saves the rule.
 //!
 //! The run note, the journal, `verify --against` and the device see [`Statistic`] and [`Rule`]
 //! only.

@@ -1,5 +1,5 @@
 //! The decision about elements that are not finite, made for the groups of one tensor and outside
-//! of every loop over elements: kernels say where such elements are, and this says what follows.
+//! of every loop over elements: kernels find such elements, the policy decides about them.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ pub(super) struct Policy<'a> {
 }
 
 impl Policy<'_> {
-    /// The same for elements that begin `by` further on.
+    /// The policy for elements that begin `by` elements later.
     pub(super) fn moved(self, by: usize) -> Self {
         Self {
             start: self.start + by as u64,
@@ -37,13 +37,13 @@ impl Policy<'_> {
         }
     }
 
-    /// NaN and infinity reach the output: `nan: propagate`.
+    /// Tells if NaN and infinity reach the output: `nan: propagate`.
     pub(super) fn lets_through(self) -> bool {
         self.plan.job.nan == NanPolicy::Propagate
     }
 
-    /// Decides about `odd` elements, the first of which is named where they are refused; true when
-    /// the base is to be taken instead of the group that they belong to.
+    /// Decides about `odd` elements; a refusal names the first. Returns true if the base is to be
+    /// taken instead of their group.
     ///
     /// # Errors
     ///
@@ -110,9 +110,9 @@ impl Policy<'_> {
         .with_hint(hint)
     }
 
-    /// Refuses an overflow in a chunk, whose `output` is of a type without infinity: the value
-    /// became NaN there, which no later step of a user would trace back to here. Where a type has
-    /// infinities they say what happened, and are reported only.
+    /// Refuses an overflow in a chunk if the type of `output` has no infinity: the value became
+    /// NaN there, which a user could not trace back to the merge. In a type with infinities an
+    /// overflow stays visible, and is only reported.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The processor's bench: loops over the elements where they lie.
+//! The processor's bench: loops over the elements in place.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -45,8 +45,8 @@ impl Bench for Processor {
         self
     }
 
-    /// One group: the elements are still in the caches when they are combined after they were
-    /// measured.
+    /// Returns one group, so that its elements are still in the caches when they are combined after
+    /// they were measured.
     fn run_len(&self, _tensor: &TensorPlan, group: usize) -> usize {
         group
     }
@@ -79,7 +79,7 @@ impl Seat for ThreadSeat<'_> {
     }
 }
 
-/// Elements that are worked on where they lie.
+/// Elements that are computed in place.
 struct InPlace<'a> {
     kernels: Kernels,
     inputs: Vec<Elements<'a>>,

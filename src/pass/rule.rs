@@ -1,4 +1,5 @@
-//! How the elements of a group become the output's: plain data, applied by chunk, saved.
+//! The rule that computes the output from the elements of a group: plain data, applied by chunk,
+//! saved.
 
 use std::ops::Range;
 
@@ -18,12 +19,12 @@ use super::stretch::method_of;
 /// The key of a saved rule by columns.
 const BY_COLUMN: &str = "by_column";
 
-/// How the elements of a group are made.
+/// The rule that computes the elements of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
     /// A weighted sum of the inputs.
     Combine(Solution),
-    /// One for each vector along the first axis.
+    /// A weighted sum for each vector along the first axis.
     ByColumn(ByColumn),
 }
 
@@ -37,7 +38,7 @@ impl Rule {
         base_instead(tensor).map(Self::Combine)
     }
 
-    /// What was found while the rule was made.
+    /// The findings of the solver.
     pub fn found(&self) -> Found {
         match self {
             Self::Combine(solution) => Found::of(&solution.facts),
@@ -45,8 +46,8 @@ impl Rule {
         }
     }
 
-    /// The rule as JSON, of which every number keeps its bits: a weighted sum as the object of its
-    /// fields, any other as an object with one key, the kind.
+    /// Returns the rule as JSON in which every number keeps its bits: a weighted sum as the object
+    /// of its fields, any other as an object with one key, the kind.
     pub fn save(&self) -> Value {
         match self {
             Self::Combine(solution) => json!(solution),
@@ -54,11 +55,11 @@ impl Rule {
         }
     }
 
-    /// The rule that was saved as `value`.
+    /// Reads the rule that was saved as `value`.
     ///
     /// # Errors
     ///
-    /// When it is something else.
+    /// Fails if `value` is not a saved rule.
     pub fn restore(value: &Value) -> serde_json::Result<Self> {
         match value.get(BY_COLUMN) {
             Some(columns) => serde_json::from_value(columns.clone()).map(Self::ByColumn),
@@ -66,7 +67,7 @@ impl Rule {
         }
     }
 
-    /// The bench on which the rule is applied: no device has a kernel that combines by columns.
+    /// Returns the bench for applying the rule: devices have no kernel that combines by columns.
     pub(super) fn bench<'b>(&self, bench: &'b dyn Bench) -> &'b dyn Bench {
         match self {
             Self::Combine(_) => bench,
@@ -94,10 +95,10 @@ pub(super) fn base_instead(tensor: &TensorPlan) -> Result<Solution> {
     Ok(Solution::base_instead(tensor.sources.len(), base))
 }
 
-/// Applies rules to chunks of a run, which lie behind one another from its first element on;
-/// returns how many finite values overflowed.
+/// Applies rules to chunks of a run, which are contiguous from its first element on; returns the
+/// number of finite values that overflowed.
 ///
-/// Unless the chunks were `measured`, elements that are not finite are refused here or let through.
+/// If the chunks were not `measured`, elements that are not finite are refused here or let through.
 ///
 /// # Errors
 ///
@@ -156,7 +157,7 @@ fn combine(
     Ok(combined.overflows)
 }
 
-/// The part of the output that a chunk makes, where `output` is that of the whole run.
+/// Returns the part of `output`, the bytes of the whole run, that belongs to a chunk.
 fn bytes_of<'o>(policy: Policy<'_>, chunk: &Range<usize>, output: &'o mut [u8]) -> &'o mut [u8] {
     let unit = policy.tensor.dtype.bytes();
     &mut output[chunk.start * unit..chunk.end * unit]

@@ -1,4 +1,4 @@
-//! What is learned of a group: measured by chunk, folded in plan order, saved.
+//! The statistic of a group: measured by chunk, folded in plan order, saved.
 
 use std::ops::Range;
 
@@ -17,14 +17,14 @@ use super::rule::Rule;
 use super::stretch::{Stretch, chunks, cut, method_of};
 use super::tiny;
 
-/// What has been learned of a group so far. As JSON it is an object with one key, the kind; numbers
-/// keep every bit.
+/// The statistic of a group so far. As JSON it is an object with one key, the kind; numbers keep
+/// every bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Statistic {
     /// The inner products of all elements; all zero for a method that needs none.
     Gram(Gram),
-    /// Those of each vector along the first axis.
+    /// The inner products of each vector along the first axis.
     GramByColumn(GramByColumn),
 }
 
@@ -39,7 +39,7 @@ pub struct Measured {
 }
 
 impl Statistic {
-    /// Nothing learned yet of a group of `tensor`.
+    /// The empty statistic for a group of `tensor`.
     pub(super) fn new(tensor: &TensorPlan) -> Self {
         match tensor.span {
             Span::FirstAxis => Self::GramByColumn(GramByColumn::new(tensor)),
@@ -56,8 +56,8 @@ impl Statistic {
         }
     }
 
-    /// Measures a stretch that follows the one before, on the threads of the bench. The result is
-    /// still to be folded.
+    /// Measures a stretch that follows the one before, on the threads of the bench. The caller must
+    /// fold the result.
     ///
     /// # Errors
     ///
@@ -71,27 +71,26 @@ impl Statistic {
         }
     }
 
-    /// Folds in the sums of some chunks, those of earlier chunks first.
+    /// Folds in the sums of some chunks; the caller folds earlier chunks first.
     pub(super) fn fold(&mut self, measured: &Measured, chunks: &Range<usize>) {
         match self {
             Self::Gram(gram) => {
                 let width = measured.sums.len() / measured.chunks.max(1);
                 let sums = &measured.sums[chunks.start * width..chunks.end * width];
-                // Sums of twice the digits are two for each pair: they are added one after the
-                // other.
+                // Sums to twice the digits are two for each pair, added one after the other.
                 sums.chunks_exact(pair_count(gram.n()))
                     .for_each(|sums| gram.add(sums));
             }
-            // Its sums were added while they were measured.
+            // Sums by column were added when they were measured.
             Self::GramByColumn(_) => {}
         }
     }
 
-    /// The rule that follows, for a group whose last elements are of `tensor`.
+    /// Solves for the rule of a group whose last elements are of `tensor`.
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`] for squares that underflow; what the method refuses.
+    /// [`Kind::NonFinite`] for squares that underflow; a refusal by the method.
     pub(super) fn solve(self, bench: &dyn Bench, tensor: &TensorPlan) -> Result<Rule> {
         let method = method_of(tensor);
         match self {
@@ -113,7 +112,7 @@ fn solve_gram(tensor: &TensorPlan, method: &dyn Method, gram: &Gram) -> Result<R
 }
 
 impl Measured {
-    /// Appends the sums of the chunks that follow.
+    /// Appends the sums of the next chunks.
     pub(super) fn append(&mut self, next: Self) {
         self.replaced
             .extend(next.replaced.iter().map(|chunk| self.chunks + chunk));
@@ -208,7 +207,7 @@ pub(super) fn measure_run(
     Ok(measured)
 }
 
-/// Sums what `statistics` asks for, chunk by chunk; with `skip_nonfinite`, odd elements count as
+/// Computes the sums for `statistics`, chunk by chunk; with `skip_nonfinite`, odd elements count as
 /// zero.
 fn sum(
     run: &mut dyn Run,
@@ -257,7 +256,7 @@ fn remeasure_finite(
     .with_hint("values beyond 1e150 in an F64 tensor have no norm that f64 can hold"))
 }
 
-/// Looks for NaN and infinity where nothing else has to be known.
+/// Looks for NaN and infinity when no sums are needed.
 fn scan(run: &mut dyn Run, policy: Policy<'_>, chunks: &[Range<usize>]) -> Result<Measured> {
     let mut measured = Measured {
         chunks: chunks.len(),

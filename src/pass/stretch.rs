@@ -1,4 +1,4 @@
-//! Elements of one tensor that are in memory, and what is cut out of them.
+//! Elements of one tensor that are in memory, and cutting them into chunks.
 
 use std::ops::Range;
 
@@ -12,12 +12,12 @@ use crate::plan::tensor::{Action, TensorPlan};
 
 use super::policy::Policy;
 
-/// Elements of one tensor that are in memory, as many of each source; bytes of a carried one.
+/// Elements of one tensor that are in memory, equally many of each source; bytes if the tensor is
+/// carried.
 ///
-/// Ranges of elements are counted from the first of them.
+/// Ranges count from the first of these elements.
 pub(super) struct Stretch<'a> {
-    /// The decision about odd elements, which knows the tensor and where the first element lies in
-    /// it.
+    /// The policy for odd elements, with the tensor and the index of the first element in it.
     pub(super) policy: Policy<'a>,
     inputs: Vec<Elements<'a>>,
 }
@@ -26,7 +26,7 @@ impl<'a> Stretch<'a> {
     /// The elements of `block`, whose bytes are in `windows`, one for each source.
     pub(super) fn new(plan: &'a Plan, block: &Block, windows: &'a [Window]) -> Self {
         let tensor = &plan.tensors[block.tensor];
-        // Bytes that are carried mean nothing here.
+        // Carried bytes are not interpreted.
         let dtypes = tensor.sources.iter().map(|source| match tensor.action {
             Action::Merge(_) => source.dtype,
             Action::Carry(_) => Dtype::U8,
@@ -84,8 +84,7 @@ pub(super) fn chunks(range: &Range<usize>) -> impl Iterator<Item = Range<usize>>
     cut(range, CHUNK)
 }
 
-/// The pieces of `range` of `len` elements each, the last one shorter where they do not come out
-/// even.
+/// The pieces of `range` of `len` elements each; the last one may be shorter.
 pub(super) fn cut(range: &Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = range.end;
     range

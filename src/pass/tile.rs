@@ -1,4 +1,4 @@
-//! A few elements of every input as f64, for work that goes element by element.
+//! A few elements of every input as f64, for work element by element.
 
 use crate::dtype::Dtype;
 use crate::kernel::{Elements, Kernels};
@@ -29,14 +29,14 @@ impl Tile {
         self.inputs
     }
 
-    /// Takes up at most [`TILE`] elements of each input.
+    /// Loads at most [`TILE`] elements of each input.
     pub(super) fn load<'e>(
         &mut self,
         kernels: Kernels,
         inputs: impl Iterator<Item = Elements<'e>>,
     ) {
         for (input, values) in inputs.zip(self.values.chunks_exact_mut(TILE)) {
-            // Nothing overflows on the way to a wider type.
+            // Widening never overflows.
             kernels.convert(input, Dtype::F64, values[..input.len()].as_flattened_mut());
         }
     }
@@ -52,7 +52,7 @@ impl Tile {
     }
 }
 
-/// Rounds `values` to `out`; returns how many finite ones became infinite or NaN by it.
+/// Rounds `values` to `out`; returns the number of finite values that became infinite or NaN.
 pub(super) fn round(kernels: Kernels, values: &[f64], out: Dtype, output: &mut [u8]) -> u64 {
     let mut bytes = [[0; WIDE]; TILE];
     for (bytes, value) in bytes.iter_mut().zip(values) {

@@ -1,9 +1,8 @@
-//! Values so small that their squares vanish in f64: their tensor must not be taken for one of
-//! zeros.
+//! Values so small that their squares vanish in f64: their tensor must not pass for a zero tensor.
 //!
-//! Only F64 has such values. A square that is lost altogether is marked in the sum itself, by the
-//! smallest number there is, which any sum of ordinary numbers swallows; what is left of it when
-//! everything is summed is refused, as overflow is.
+//! Only F64 has such values. A sum of squares that is lost altogether is marked by the smallest
+//! number of f64, which any sum of ordinary numbers swallows; a final sum that still has lost
+//! digits is refused, as overflow is.
 
 use std::ops::Range;
 
@@ -16,15 +15,15 @@ use crate::plan::tensor::TensorPlan;
 use super::stretch::cut;
 use super::tile::{TILE, Tile};
 
-/// A sum of squares below this has lost digits: 2^36 of the smallest normal numbers, each off by
-/// half of the smallest number, come to less than a rounding of it.
+/// A sum of squares below this may have lost digits. Above it, even 2^36 errors of half the
+/// smallest number each are less than one rounding of the sum.
 const LEAST: f64 = f64::from_bits((1023 - 980) << 52);
 
-/// The smallest number.
+/// The smallest positive number, which marks a lost sum of squares.
 pub(super) const MARK: f64 = f64::from_bits(1);
 
-/// Marks the squares in the `sums` of a chunk that are zero although the input, or its difference
-/// from the centre, is not.
+/// Marks the sums of squares in the `sums` of a chunk that are zero although the input, or its
+/// difference from the centre, is not.
 pub(super) fn mark(
     kernels: Kernels,
     inputs: &[Elements<'_>],

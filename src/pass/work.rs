@@ -1,5 +1,5 @@
 //! The work on one stretch of a tensor, on any thread of a bench: it is measured, combined by a
-//! known rule, or both at once where its groups lie whole in it.
+//! known rule, or both at once if its groups are whole in it.
 
 use std::ops::Range;
 
@@ -44,8 +44,7 @@ impl<'a> Work<'a> {
         statistic::measure(self.bench, &self.stretch)
     }
 
-    /// Measures all elements, which follow those that were added to `group` before, and folds them
-    /// in.
+    /// Measures all elements, which follow those added to `group` before, and folds them in.
     ///
     /// # Errors
     ///
@@ -54,8 +53,8 @@ impl<'a> Work<'a> {
         group.add(self.bench, &self.stretch)
     }
 
-    /// Combines all elements by `rule` into `output`, its bytes in the output tensor. They have
-    /// been measured.
+    /// Combines all elements, which must have been measured, by `rule` into `output`, the bytes of
+    /// the stretch in the output tensor.
     ///
     /// # Errors
     ///
@@ -81,8 +80,8 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// Combines a range in runs of at most `most` elements; returns how many finite values
-    /// overflowed.
+    /// Combines a range in runs of at most `most` elements; returns the number of finite values
+    /// that overflowed.
     fn apply_range(
         &self,
         seat: &mut dyn Seat,
@@ -105,11 +104,11 @@ impl<'a> Work<'a> {
         Ok(overflowed)
     }
 
-    /// Measures, solves and combines groups that lie whole in the stretch; copies what is carried.
+    /// Measures, solves and combines groups that are whole in the stretch; copies carried bytes.
     ///
     /// # Errors
     ///
-    /// As [`Work::measure`] and [`Work::apply`], and what the method refuses.
+    /// As [`Work::measure`] and [`Work::apply`], or a refusal by the method.
     pub fn whole(&self, output: &mut [u8]) -> Result<Found> {
         let tensor = self.stretch.tensor();
         if let Action::Carry(taken) = tensor.action {
@@ -157,7 +156,7 @@ impl<'a> Work<'a> {
         })
     }
 
-    /// One group that takes several runs.
+    /// Measures, solves and combines one group in several runs.
     fn group(
         &self,
         seat: &mut dyn Seat,
@@ -178,7 +177,7 @@ impl<'a> Work<'a> {
         Ok(found)
     }
 
-    /// Groups that lie in one run.
+    /// Measures, solves and combines the groups of one run.
     fn groups(
         &self,
         seat: &mut dyn Seat,
@@ -213,7 +212,7 @@ impl<'a> Work<'a> {
         Ok(found)
     }
 
-    /// Copies a carried tensor's bytes from source `taken`, and reports which inputs hold other
+    /// Copies a carried tensor's bytes from source `taken`, and reports the inputs that hold other
     /// bytes.
     fn carry(&self, taken: usize, output: &mut [u8]) -> Found {
         let windows = self.stretch.elements(&(0..self.stretch.len()));
@@ -232,7 +231,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// A rule, and if the elements that it is applied to were measured before.
+/// A rule, and a flag, true if the elements that it is applied to were measured before.
 #[derive(Clone, Copy)]
 struct Applied<'a> {
     rule: &'a Rule,
