@@ -109,8 +109,8 @@ impl Error {
         self
     }
 
-    /// Returns the failure that stands for all of `failures`: the first, with the
-    /// [others](Self::others); `None` when there is none.
+    /// Returns one failure for all of `failures`: the first, with the [others](Self::others) in it;
+    /// `None` when `failures` is empty.
     pub fn all(failures: Vec<Self>) -> Option<Self> {
         let mut failures = failures.into_iter();
         let mut first = failures.next()?;

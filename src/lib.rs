@@ -67,7 +67,7 @@
 //! - [`method`]: Gram matrix in, coefficients out.
 //! - [`recipe`]: recipes: reading, checking and writing them.
 //! - [`plan`]: recipe and headers in, a pure value out.
-//! - [`journal`]: records of what is durably written, and their replay.
+//! - [`journal`]: records of durably written data, and their replay.
 //! - [`output`]: shards, index, side files, manifest, and the file operations under them.
 //! - [`sidecar`]: files beside the weights: config, tokenizer, chat template, model card, recipe.
 //! - [`pass`]: statistic, rule, group: the two passes over the elements, written once.
@@ -150,13 +150,13 @@ pub use plan::{Job, Plan};
 pub use recipe::{Document, ModelRef, Reading, Recipe};
 pub use report::Report;
 
-/// Merges what `plan` describes into the folder or file of `target`, or goes on with what an
-/// earlier run of the same plan has left there.
+/// Carries out `plan` into the folder or file of `target`, or goes on where an earlier run of the
+/// same plan has stopped.
 ///
 /// # Errors
 ///
-/// Whatever keeps the checkpoint from being finished. What was written by then stays for the next
-/// run.
+/// Any failure that keeps the checkpoint from being finished. The bytes written by then stay for
+/// the next run.
 ///
 /// # Examples
 ///

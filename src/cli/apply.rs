@@ -120,7 +120,7 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
     }
 }
 
-/// The plan of writing the one model, transformed.
+/// Plans to write the one model, transformed.
 fn planned(args: &ApplyArgs) -> Result<Plan> {
     let model = job::located(&args.model)?;
     let wish = job::wish(None, &args.memory, &args.block)?;

@@ -55,7 +55,7 @@ impl Ready {
             )
             .with_hint("give --device cuda too"));
         }
-        // The driver keeps memory of its own, which is part of what the user has allowed.
+        // The driver keeps memory of its own, which counts against the user's limit.
         let before = resident_bytes();
         let opened = device::open(choice)?;
         if let Some(driver) = opened.driver.as_ref().filter(|_| multiplies) {

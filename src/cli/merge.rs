@@ -125,7 +125,7 @@ impl Run<'_> {
     }
 }
 
-/// Marks the error as one before which nothing was started, if `first`.
+/// Marks the error of the `first` stage as one before which nothing was started.
 pub(super) fn refused_if(first: bool, error: Error) -> Error {
     if first { error.refused() } else { error }
 }

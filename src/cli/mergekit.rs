@@ -183,7 +183,7 @@ impl MergekitArgs {
     ///
     /// # Errors
     ///
-    /// [`Kind::Usage`] naming the flag and what to use instead.
+    /// [`Kind::Usage`] with the flag and its replacement.
     pub fn refuse(&self) -> Result<()> {
         let refused = self.fates().find_map(|(name, fate)| match fate {
             Refused(instead) => Some((name, instead)),

@@ -126,7 +126,7 @@ struct Ahead {
 impl Ahead {
     fn of(plan: &Plan, target: &Target, opened: Opened) -> Result<Self> {
         let preflight = match preflight(plan, Arc::new(DiskStorage), target) {
-            // A command line that cannot work needs no table of what it would do.
+            // A command line that cannot work gets an error instead of a table.
             Err(error) if error.kind() == Kind::Usage => return Err(error),
             preflight => preflight,
         };

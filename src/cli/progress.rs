@@ -103,7 +103,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, so that what is printed next stands alone.
+    /// Removes the bar, so that the next print is not mixed with it.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
     }
@@ -159,7 +159,7 @@ impl Progress {
     }
 
     fn print(&self, line: &str) {
-        // A closed pipe is no reason to end a merge.
+        // A closed pipe must not end a merge.
         let _ = self.bar.suspend(|| writeln!(std::io::stderr(), "{line}"));
     }
 }

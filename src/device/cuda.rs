@@ -121,7 +121,7 @@ impl Cuda {
 }
 
 impl Cuda {
-    /// The library for products, if there is one.
+    /// The library for products, if it is installed.
     fn blas(&self) -> Option<&Blas> {
         let load = || {
             self.within("cannot look for cuBLAS", || Ok(Blas::load()))

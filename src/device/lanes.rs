@@ -157,8 +157,8 @@ impl Lane {
 
     pub(super) fn copy_in(&self, part: Range<usize>) -> Result<()> {
         assert!(part.end <= self.bytes, "a part beyond the lane");
-        // SAFETY: both memories have the part; who works with the lane waits before it touches the
-        // host's again.
+        // SAFETY: both memories have the part; the lane's user waits before it touches the host's
+        // again.
         unsafe {
             let from = self.pinned.as_ptr().add(part.start);
             self.driver

@@ -1,9 +1,9 @@
-//! The middle of the pipeline: takes loaded blocks in order, has them worked on in the pool, folds
-//! the measurements, solves, and hands the writer a promise for every piece of output, in order.
+//! The middle of the pipeline: takes loaded blocks in order, has the pool compute on them, folds
+//! the measurements, solves, and sends the writer a promise for every piece of output, in order.
 //!
 //! This stage takes output buffers itself, in the order in which the writer will give them back.
-//! Were they taken inside the pool, tasks for later pieces could hold all of them while the writer
-//! waits for an earlier one.
+//! If tasks in the pool took them, tasks for later pieces could hold all buffers while the writer
+//! waits for an earlier piece.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub enum Order {
         tensor: usize,
         /// Byte offset in the tensor.
         offset: u64,
-        /// The bytes, and what was found on the way.
+        /// The bytes, and the findings about them.
         made: Promise<(Buffer, Found)>,
     },
     /// A group of the tensor was solved.
@@ -204,8 +204,7 @@ impl Dispatch<'_> {
         self.bench.pool().spawn(move || {
             let measured = work(&bench, &plan, &loaded).measure();
             let measured = loaded.intact().and(measured);
-            // Unless they are kept, the windows are given back here, not when somebody asks for the
-            // sums.
+            // Windows that are not kept are freed here, before the sums are asked for.
             let kept = keep.then_some(loaded);
             let _ = answer.send(measured.map(|measured| (measured, kept)));
         });

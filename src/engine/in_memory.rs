@@ -1,4 +1,4 @@
-//! A merge whose result is looked at and not kept: small models, many of them.
+//! A merge whose result is used in memory and not written, for many small models.
 
 use rayon::ThreadPoolBuilder;
 
@@ -11,8 +11,8 @@ use crate::plan::tensor::TensorPlan;
 
 use super::recheck::Merger;
 
-/// Computes every tensor of `plan` by itself, in the plan's blocks, and gives all of its bytes to
-/// `take`: the very bytes that [`merge`](super::merge()) writes.
+/// Computes every tensor of `plan` by itself, in the plan's blocks, and passes all of its bytes to
+/// `take`: the same bytes that [`merge`](super::merge()) writes.
 ///
 /// # Errors
 ///

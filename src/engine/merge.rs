@@ -47,7 +47,7 @@ pub struct Merge {
     pub verify: bool,
 }
 
-/// Merges, or goes on with what an earlier run of the same plan has left, to a sealed checkpoint.
+/// Merges to a sealed checkpoint, or goes on where an earlier run of the same plan has stopped.
 ///
 /// # Errors
 ///

@@ -15,9 +15,8 @@
 //! copy or compute in other lanes meanwhile. A device failure is an error like any other: what was
 //! written is committed, and the next run goes on from there, on a device or on the processor.
 //!
-//! A stage ends when its input ends or the next stage is gone. The first error is kept and is what
-//! the run returns; whatever was written by then is committed, so that the next run goes on from
-//! there.
+//! A stage ends when its input ends or the next stage is gone. The run keeps and returns the first
+//! error; pieces written by then are committed, so that the next run goes on from there.
 
 mod dispatch;
 mod in_memory;
@@ -240,7 +239,7 @@ fn device_name(plan: &Plan, options: &Options) -> String {
     }
 }
 
-/// A thread of the pipeline, named so that profilers and debuggers show what it is.
+/// Returns the builder of a thread of the pipeline, named for profilers and debuggers.
 fn stage(name: &str) -> Builder {
     Builder::new().name(name.to_owned())
 }

@@ -11,8 +11,8 @@ use crate::plan::Plan;
 
 use super::Options;
 
-/// Lets `output` compress its shards on as many threads as the plan has for that, until somebody
-/// asks to stop.
+/// Lets `output` compress its shards on the threads that the plan sets aside for it, until a stop
+/// is asked for.
 ///
 /// # Errors
 ///

@@ -66,7 +66,7 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads `blocks` in order until they end, somebody asks to stop, or the next stage is gone.
+    /// Reads `blocks` in order until they end, a stop is asked for, or the next stage is gone.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl Reader<'_> {
     /// Fails if a source cannot be read or has changed.
     pub fn load(&self, block: &Block) -> Result<Vec<Window>> {
         let tensor = &self.plan.tensors[block.tensor];
-        // The source whose window others are made of comes first.
+        // The source whose window other windows are made of comes first.
         let first = tensor
             .sources
             .iter()

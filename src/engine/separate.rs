@@ -1,5 +1,5 @@
-//! Keeps the output out of the inputs: a merge into a folder that it reads from would destroy what
-//! it works on.
+//! Keeps the output out of the inputs: a merge into a folder that it reads from would destroy its
+//! inputs.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -37,7 +37,7 @@ pub struct Writer<'a> {
     pub durable: &'a [u64],
     /// The observer of progress.
     pub monitor: &'a dyn Monitor,
-    /// Written bytes after which there is a commit.
+    /// Bytes written between two commits.
     pub commit_bytes: u64,
 }
 

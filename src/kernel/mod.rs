@@ -160,7 +160,7 @@ impl Kernels {
     ///
     /// # Panics
     ///
-    /// As [`Kernels::gram`]; `sums` must hold twice [`pair_count`] numbers.
+    /// As for `gram`; `sums` must hold twice [`pair_count`] numbers.
     pub fn gram_wide(
         &self,
         inputs: &[Elements<'_>],

@@ -31,7 +31,7 @@ pub struct Found {
     pub exact: u64,
     /// Segments whose tangent fell below the tolerance.
     pub converged: u64,
-    /// Segments that ended where rounding lets the tangent fall no further.
+    /// Segments that ended because rounding keeps the tangent from falling further.
     pub floor: u64,
     /// Segments that ran out of iterations.
     pub exhausted: u64,

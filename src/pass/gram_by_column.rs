@@ -49,7 +49,7 @@ impl GramByColumn {
     ///
     /// # Errors
     ///
-    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity where
+    /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity and
     /// that is not allowed.
     pub(super) fn add(&mut self, bench: &dyn Bench, stretch: &Stretch<'_>) -> Result<()> {
         let kernels = bench.kernels();

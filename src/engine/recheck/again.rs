@@ -1,4 +1,4 @@
-//! Computing blocks of an output once more, one after the other, without any part of the pipeline.
+//! Computes blocks of an output once more, one after the other, without any part of the pipeline.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -191,8 +191,8 @@ fn is_over_model(tensor: &TensorPlan) -> bool {
     tensor.span == Span::Model && is_measured(tensor)
 }
 
-/// The segment that element `at` of a tensor lies in; all of it where elements are not measured by
-/// segments.
+/// Returns the segment that holds element `at` of a tensor: the whole tensor if elements are not
+/// measured by segments.
 fn segment_at(tensor: &TensorPlan, at: u64) -> Range<u64> {
     if !is_measured(tensor) || tensor.span == Span::FirstAxis {
         return 0..tensor.elements;
