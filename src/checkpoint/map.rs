@@ -111,7 +111,7 @@ impl Source for MapSource {
         };
         if watch.is_none() && bus::is_guarded() {
             drop(map);
-            return positioned::read(&self.input, &range);
+            return positioned::read(&self.input, &range, None);
         }
         Ok(Mapped {
             watch,

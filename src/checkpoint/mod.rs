@@ -25,6 +25,7 @@ mod parts;
 mod pickled;
 mod positioned;
 pub mod quantised;
+mod recycled;
 mod regular;
 mod rivals;
 mod side;
@@ -54,6 +55,7 @@ pub use bus::guard_maps;
 pub use file::{Container, InputFile};
 pub use header::MAX_HEADER_BYTES;
 pub use names::Names;
+pub use recycled::Recycler;
 pub use regular::{create_anew, open_regular};
 pub use side::{Beside, MANIFEST_NAME, look as look_beside};
 pub use source::{Io, Source, SourceOptions, Window};
@@ -405,6 +407,21 @@ impl Checkpoint {
     ///
     /// If there is no file of that number.
     pub fn open_file(&self, file: usize, options: &SourceOptions) -> Result<Arc<dyn Source>> {
+        self.open_file_with(file, options, &Arc::default())
+    }
+
+    /// As [`open_file`](Self::open_file), with buffers of `recycler` where bytes are copied: for
+    /// files that are read one after the other, whose windows are paid for together.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open_file_with(
+        &self,
+        file: usize,
+        options: &SourceOptions,
+        recycler: &Arc<Recycler>,
+    ) -> Result<Arc<dyn Source>> {
         let file = &self.files[file];
         let identity = Identity {
             len: file.len,
@@ -412,15 +429,17 @@ impl Checkpoint {
         };
         let input = Input::reopen(&file.path, identity)?;
         Ok(match file.container {
-            Container::Plain | Container::Torch => open_plain(input, options.io),
-            Container::TorchConverted => Arc::new(ConvertedSource::new(
-                input,
-                file,
-                self.state_dict_key.as_deref(),
-                options,
-            )),
+            Container::Plain | Container::Torch => open_plain(input, options.io, recycler),
+            Container::TorchConverted => {
+                let key = self.state_dict_key.as_deref();
+                let source = ConvertedSource::new(input, file, key, options);
+                Arc::new(source.with_recycler(recycler))
+            }
             Container::ZstdSeekable => Arc::new(zst::SeekableSource::new(input)?),
-            Container::ZstdStream => Arc::new(zst::StreamSource::new(input, file, options)),
+            Container::ZstdStream => {
+                let source = zst::StreamSource::new(input, file, options);
+                Arc::new(source.with_recycler(recycler))
+            }
         })
     }
 
@@ -455,9 +474,9 @@ fn entry_bytes(name: &Name, tensor: &TensorEntry) -> u64 {
 }
 
 /// A source over a file that holds its bytes as they are.
-fn open_plain(input: Input, io: Io) -> Arc<dyn Source> {
+fn open_plain(input: Input, io: Io, recycler: &Arc<Recycler>) -> Arc<dyn Source> {
     match io {
         Io::Map => Arc::new(MapSource::new(input)),
-        Io::Positioned => Arc::new(PositionedSource::new(input)),
+        Io::Positioned => Arc::new(PositionedSource::new(input, Arc::clone(recycler))),
     }
 }

@@ -14,7 +14,7 @@ use super::header::{Header, check_name, shown};
 use super::side::weight_format;
 use super::source::{Input, Io, Source, SourceOptions, Window, within};
 use super::torch::{TorchFile, is_torch};
-use super::{Name, TensorEntry, open_plain};
+use super::{Name, Recycler, TensorEntry, open_plain};
 use crate::budget::default_bytes;
 use crate::error::{Error, Kind, Result};
 
@@ -137,6 +137,7 @@ pub(super) struct ConvertedSource {
     /// Where the copy is, or will be.
     copy: Option<PathBuf>,
     io: Io,
+    recycler: Arc<Recycler>,
     converted: Mutex<Option<Arc<dyn Source>>>,
 }
 
@@ -157,8 +158,16 @@ impl ConvertedSource {
             key,
             copy,
             io: options.io,
+            recycler: Arc::default(),
             converted: Mutex::default(),
         }
+    }
+
+    /// The same source with windows in buffers of `recycler`.
+    #[must_use]
+    pub fn with_recycler(mut self, recycler: &Arc<Recycler>) -> Self {
+        self.recycler = Arc::clone(recycler);
+        self
     }
 
     fn converted(&self) -> Result<Arc<dyn Source>> {
@@ -176,7 +185,7 @@ impl ConvertedSource {
                     .with_hint("name a scratch folder, or save the model as safetensors"),
             );
         };
-        let source = open_plain(self.convert(copy)?, self.io);
+        let source = open_plain(self.convert(copy)?, self.io, &self.recycler);
         *converted = Some(Arc::clone(&source));
         Ok(source)
     }

@@ -2,18 +2,22 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::recycled::Recycler;
 use super::source::{Buffer, Input, Source, Window, within};
 use crate::error::{Error, Result};
 
 /// An input file that is read with `pread`.
 pub(super) struct PositionedSource {
     input: Input,
+    recycler: Arc<Recycler>,
 }
 
 impl PositionedSource {
-    pub fn new(input: Input) -> Self {
-        Self { input }
+    /// Reads `input` into buffers of `recycler`.
+    pub fn new(input: Input, recycler: Arc<Recycler>) -> Self {
+        Self { input, recycler }
     }
 }
 
@@ -32,7 +36,7 @@ impl Source for PositionedSource {
 
     fn load(&self, range: Range<u64>) -> Result<Window> {
         within(&range, self.len(), &self.input.path)?;
-        read(&self.input, &range)
+        read(&self.input, &range, Some(&self.recycler))
     }
 
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
@@ -44,10 +48,18 @@ impl Source for PositionedSource {
     }
 }
 
-/// The bytes of `range`, which lies in the file, in an owned buffer.
-pub(super) fn read(input: &Input, range: &Range<u64>) -> Result<Window> {
+/// The bytes of `range`, which lies in the file, in an owned buffer; one of `recycler` where that
+/// is worth it.
+pub(super) fn read(
+    input: &Input,
+    range: &Range<u64>,
+    recycler: Option<&Arc<Recycler>>,
+) -> Result<Window> {
     input.unchanged()?;
-    let mut buffer = Buffer::zeroed(range, &input.path)?;
+    let mut buffer = match recycler {
+        Some(recycler) => Buffer::recycled(range, &input.path, recycler)?,
+        None => Buffer::zeroed(range, &input.path)?,
+    };
     if let Err(error) = input.read_exact_at(&mut buffer, range.start) {
         input.unchanged()?;
         return Err(Error::io("cannot read", &input.path, error));

@@ -15,6 +15,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::map::Mapped;
 use super::opened::Opened;
+use super::recycled::{Recycled, Recycler};
 use crate::error::{Error, Kind, Result};
 
 /// How plain files are read.
@@ -191,6 +192,7 @@ impl fmt::Debug for Window {
 pub(super) enum Buffer {
     Heap(Vec<u8>),
     Pages(MmapMut),
+    Recycled(Recycled),
 }
 
 impl Buffer {
@@ -209,6 +211,18 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// A buffer of any content, which is filled whole; a big one is taken from `recycler`.
+    pub fn recycled(range: &Range<u64>, path: &Path, recycler: &Arc<Recycler>) -> Result<Self> {
+        match usize::try_from(range.end - range.start) {
+            Ok(len) if len >= Self::PAGES_FROM_BYTES => {
+                Ok(Self::Recycled(recycler.take(len, path)?))
+            }
+            _ => Self::zeroed(range, path),
+        }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [u8];
 
@@ -216,6 +230,7 @@ impl Deref for Buffer {
         match self {
             Self::Heap(bytes) => bytes,
             Self::Pages(bytes) => bytes,
+            Self::Recycled(bytes) => bytes,
         }
     }
 }
@@ -225,6 +240,7 @@ impl DerefMut for Buffer {
         match self {
             Self::Heap(bytes) => bytes,
             Self::Pages(bytes) => bytes,
+            Self::Recycled(bytes) => bytes,
         }
     }
 }

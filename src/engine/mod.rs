@@ -298,6 +298,7 @@ fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> 
         scratch: scratch.map(Path::to_owned),
     };
     let mut sources = Sources::new();
+    let recycler = Arc::default();
     let stacks = plan
         .tensors
         .iter()
@@ -308,7 +309,7 @@ fn open_sources(plan: &Plan, scratch: Option<&Path>, io: Io) -> Result<Sources> 
             continue;
         };
         if let std::collections::hash_map::Entry::Vacant(vacant) = sources.entry((input, file)) {
-            vacant.insert(plan.inputs[input].open_file(file, &options)?);
+            vacant.insert(plan.inputs[input].open_file_with(file, &options, &recycler)?);
         }
     }
     Ok(sources)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{damaged, decoder, decoder_bytes};
 use crate::checkpoint::source::{Identity, Input, Io, Source, SourceOptions, Window, within};
-use crate::checkpoint::{InputFile, open_plain};
+use crate::checkpoint::{InputFile, Recycler, open_plain};
 use crate::error::{Error, Kind, Result};
 
 /// Bytes that are decoded before they are written.
@@ -21,6 +21,7 @@ pub(in crate::checkpoint) struct StreamSource {
     /// Where the expanded copy is, or will be.
     copy: Option<PathBuf>,
     io: Io,
+    recycler: Arc<Recycler>,
     expanded: Mutex<Option<Arc<dyn Source>>>,
     decoder_bytes: u64,
 }
@@ -38,9 +39,17 @@ impl StreamSource {
             data_len: file.data_len,
             copy,
             io: options.io,
+            recycler: Arc::default(),
             expanded: Mutex::default(),
             decoder_bytes,
         }
+    }
+
+    /// The same source with windows in buffers of `recycler`.
+    #[must_use]
+    pub fn with_recycler(mut self, recycler: &Arc<Recycler>) -> Self {
+        self.recycler = Arc::clone(recycler);
+        self
     }
 
     fn expanded(&self) -> Result<Arc<dyn Source>> {
@@ -56,7 +65,7 @@ impl StreamSource {
                 ),
             );
         };
-        let source = open_plain(self.expand(copy)?, self.io);
+        let source = open_plain(self.expand(copy)?, self.io, &self.recycler);
         *expanded = Some(Arc::clone(&source));
         Ok(source)
     }
