@@ -1,9 +1,9 @@
 //! Output buffers: paid for in the budget, recycled so that no block allocates.
 //!
-//! A buffer lies in memory as its bytes will lie in their file, page by page, so that it can be
-//! written to the disk from where it is. Large ones ask for huge pages: a request to a disk takes
-//! so many runs of memory and no more, and with small pages scattered over the machine's memory one
-//! of 4 MiB becomes four or five.
+//! A buffer has the same page alignment in memory as its bytes will have in their file, so that
+//! they can be written to the disk directly from it. Large buffers ask for huge pages: a disk
+//! request covers only a limited number of memory runs, and with small pages scattered over the
+//! machine's memory one request of 4 MiB becomes four or five.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Range};
@@ -14,11 +14,10 @@ use memmap2::{Advice, MmapMut};
 use super::{Budget, Reservation};
 use crate::error::{Error, Kind, Result};
 
-/// What a place in a file and the address of what is written there directly agree modulo.
+/// The alignment of direct writes, in bytes: file offset and memory address agree modulo this.
 pub const PAGE: usize = 4096;
 
-/// Bytes of a huge page, and what it begins at a multiple of, where there are any: on the machines
-/// of today.
+/// The size of a huge page and its alignment, in bytes, on today's machines.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Hands out buffers under a budget and takes them back.
@@ -29,7 +28,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// A home for buffers that `budget` pays for.
+    /// Creates an empty pool whose buffers are reserved from `budget`.
     pub fn new(budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             budget,
@@ -37,9 +36,9 @@ impl Buffers {
         })
     }
 
-    /// A buffer of `len` bytes of any content for place `offset` of a file, waiting until the
-    /// budget allows; `None` once the budget is closed. Its address and `offset` leave the same
-    /// remainder by [`PAGE`].
+    /// Takes a buffer of `len` bytes with arbitrary contents, for `offset` in a file. Waits until
+    /// the budget allows it; `None` once the budget is closed. The buffer's address and `offset`
+    /// are equal modulo [`PAGE`].
     ///
     /// # Errors
     ///
@@ -73,13 +72,13 @@ impl Buffers {
         }))
     }
 
-    /// The budget that pays.
+    /// Returns the budget that the buffers are reserved from.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 }
 
-/// A map of memory, of which a part that begins at a page, a huge one if it is large, is used.
+/// A memory map. The used part begins at a page, at a huge one if it is large.
 #[derive(Debug)]
 struct Memory {
     map: MmapMut,
@@ -95,10 +94,10 @@ impl Memory {
                 bytes: 0..len,
             });
         }
-        // What is never touched of it takes no memory.
+        // Pages that are never touched take no memory.
         let map = MmapMut::map_anon(len.saturating_add(HUGE_PAGE))?;
         let start = map.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
-        // Where there are no huge pages, small ones do.
+        // Without huge pages the small ones serve.
         #[cfg(target_os = "linux")]
         let _ = map.advise_range(Advice::HugePage, start, len / HUGE_PAGE * HUGE_PAGE);
         Ok(Self {
@@ -108,7 +107,7 @@ impl Memory {
     }
 }
 
-/// A buffer that goes home when dropped.
+/// A buffer that returns to its pool when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     memory: Option<Memory>,

@@ -1,30 +1,30 @@
-//! What the control group of this process, and those above it, leave it of the memory; both
-//! versions of the interface.
+//! The memory limits of this process's control group and of the groups above it, in both versions
+//! of the interface.
 //!
 //! See `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst` of the Linux kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Limits from here on are none: the older interface says so with the largest number of whole
-/// pages.
+/// Limits of at least this mean "no limit": the older interface reports the largest number of whole
+/// pages then.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The tightest limits of a group and those above it, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GroupMemory {
-    /// How much may be in use.
+    /// The memory that may be in use.
     pub(super) limit: u64,
-    /// How much of that is not, what the system can drop at once counted as not in use.
+    /// The part of the limit that is free; pages that the system can drop at once count as free.
     pub(super) available: u64,
 }
 
-/// The limits on this process; none where there are none, or no control groups.
+/// Reads the limits on this process; `None` without limits or without control groups.
 pub(super) fn own() -> Option<GroupMemory> {
     of_process(Path::new("/proc/self"))
 }
 
-/// The limits on the process that `proc` describes.
+/// Reads the limits on the process that `proc` describes.
 fn of_process(proc: &Path) -> Option<GroupMemory> {
     let text = |name: &str| fs::read_to_string(proc.join(name)).ok();
     let (groups, mounts) = (text("cgroup")?, text("mountinfo")?);
@@ -42,12 +42,12 @@ fn of_process(proc: &Path) -> Option<GroupMemory> {
 struct Version {
     limit: &'static str,
     usage: &'static str,
-    /// What the statistics call pages of files that nobody needs now.
+    /// The key in the statistics for file pages that nobody needs now.
     droppable: &'static str,
-    /// Whether a line of `/proc/self/cgroup` with this number and these controllers is about
+    /// Tells if a line of `/proc/self/cgroup` with this number and these controllers is about
     /// memory.
     is_group: fn(&str, &str) -> bool,
-    /// Whether a file system of this type with these options is.
+    /// Tells if a file system of this type with these options is about memory.
     is_mount: fn(&str, &str) -> bool,
 }
 
@@ -77,8 +77,7 @@ impl Version {
             return vec![];
         };
         let mounts: Vec<_> = mounts.lines().filter_map(|line| self.mount(line)).collect();
-        // In a container the group's path can be one of the host's; then the mount is what this
-        // process sees of it.
+        // In a container the group's path can be the host's; then this process sees only the mount.
         let seen = mounts
             .iter()
             .find_map(|mount| Some((mount, group.strip_prefix(&mount.root).ok()?)));
@@ -90,7 +89,7 @@ impl Version {
         folders.filter_map(|folder| self.read(&folder)).collect()
     }
 
-    /// A line of `/proc/self/mountinfo`, if it is about this version's groups.
+    /// Parses a line of `/proc/self/mountinfo`, if it is about this version's groups.
     fn mount(&self, line: &str) -> Option<Mount> {
         let (place, what) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -103,7 +102,7 @@ impl Version {
         })
     }
 
-    /// What one group's folder says; none where it says nothing of a limit.
+    /// Reads the folder of one group; `None` when it states no limit.
     fn read(&self, folder: &Path) -> Option<GroupMemory> {
         let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
         let number = |name: &str| text(name)?.trim().parse::<u64>().ok();
@@ -122,13 +121,13 @@ impl Version {
     }
 }
 
-/// A mounted hierarchy of groups: which group its top is, and where that is.
+/// A mounted hierarchy of groups: the group at its top and its mount point.
 struct Mount {
     root: PathBuf,
     point: PathBuf,
 }
 
-/// A path as the kernel writes it in tables, where blanks are octal numbers.
+/// Decodes a path from the kernel's tables, where blanks are octal numbers.
 fn unescaped(text: &str) -> PathBuf {
     let blanks = [
         ("\\040", " "),
@@ -245,8 +244,7 @@ mod tests {
     fn a_container_sees_its_own_group_at_the_top() {
         let files = [("memory.max", "134217728\n"), ("memory.current", "0\n")];
         let bound = "30 23 0:26 /docker/abc SYS ro - cgroup2 cgroup2 rw\n";
-        // The host's path, as without a namespace of its own; and a path that leads out of what is
-        // mounted.
+        // The host's path, as without a cgroup namespace; and a path that leads out of the mount.
         says(
             &machine("0::/docker/abc\n", bound, &files),
             Some((128, 128)),

@@ -1,4 +1,4 @@
-//! What the machine has, and what this process has taken of it.
+//! The machine's memory and limits, and this process's use of them.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sysinfo::{MemoryRefreshKind, System};
@@ -6,14 +6,14 @@ use sysinfo::{MemoryRefreshKind, System};
 use super::{cgroup, format_bytes};
 use crate::error::{Error, Kind, Result};
 
-/// The least that is taken by default on a machine that is nearly full.
+/// The smallest default budget, in bytes, on a machine that is nearly full.
 const LEAST_DEFAULT: u64 = 256 << 20;
 
-/// The budget when the user names none: half of what the machine, or the control group this process
-/// runs in, has available now, at least 256 MiB unless the control group has less.
+/// Returns the default budget in bytes: half of the memory that is available now to the machine or
+/// to this process's control group, at least 256 MiB unless the control group has less.
 ///
-/// Half, since the page cache does the second reading of large tensors and other programs want to
-/// live too.
+/// Half, since the second reading of large tensors comes from the page cache, and other programs
+/// need memory too.
 pub fn default_bytes() -> u64 {
     let Ok(mut system) = System::new() else {
         return LEAST_DEFAULT;
@@ -27,26 +27,26 @@ pub fn default_bytes() -> u64 {
         .min()
         .unwrap_or(u64::MAX);
     let share = (machine.min(in_group).min(limited) / 2).max(LEAST_DEFAULT);
-    // In a small group even the least would be too much, where most merges would do with less.
+    // In a small group even the smallest default would be too much, and most merges need less.
     group.map_or(share, |group| share.min(group.limit / 4 * 3))
 }
 
-/// Addresses that the program itself takes beside its budget: code, libraries, the main stack.
+/// Address space of the program beside its budget, in bytes: code, libraries, the main stack.
 const ADDRESSES_BESIDE: u64 = 64 << 20;
-/// Addresses that a thread takes: its stack, most of which is never touched.
+/// Address space of a thread, in bytes: its stack, most of which is never touched.
 const ADDRESSES_OF_THREAD: u64 = 4 << 20;
-/// Threads that a run has beside those that compute.
+/// The threads of a run beside those that compute.
 const STAGES: u64 = 8;
 
-/// Refuses a budget that the limits on this process do not allow, so that it fails now and not in
-/// the middle.
+/// Refuses a budget that exceeds the limits on this process, so that a run fails now and not
+/// halfway.
 ///
-/// Looks at the address space and data limits (`ulimit -v`, `ulimit -d`), which have to hold the
-/// stacks of `threads` threads too, and at the memory limit of the control group.
+/// Looks at the address space and data limits (`ulimit -v`, `ulimit -d`), which must also hold the
+/// stacks of `threads` threads, and at the memory limit of the control group.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] with the limit and what the budget would need.
+/// [`Kind::Budget`] with the limit and the bytes that the budget would need.
 pub fn check_limits(budget: u64, threads: usize) -> Result<()> {
     let refuse = |limit: &str, bytes: u64, needed: u64| {
         let cause = format!(
@@ -77,11 +77,11 @@ pub fn check_limits(budget: u64, threads: usize) -> Result<()> {
     }
 }
 
-/// Refuses a budget that is more than the machine has.
+/// Refuses a budget that exceeds the machine's memory.
 ///
 /// # Errors
 ///
-/// [`Kind::Budget`] with what there is.
+/// [`Kind::Budget`] with the machine's memory.
 pub fn check_machine(budget: u64) -> Result<()> {
     match total_bytes() {
         Some(bytes) if bytes < budget => {
@@ -98,14 +98,14 @@ pub fn check_machine(budget: u64) -> Result<()> {
     }
 }
 
-/// What the machine has, whoever uses it now; `None` where that cannot be found out.
+/// Returns the machine's total memory in bytes, used or not; `None` when it is unknown.
 fn total_bytes() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     Some(system.total_memory()).filter(|bytes| *bytes > 0)
 }
 
-/// What `ulimit` has limited of this process's memory.
+/// Lists the `ulimit` limits on this process's memory, in bytes, with their names.
 fn resource_limits() -> impl Iterator<Item = (&'static str, u64)> {
     let limits = [
         ("address space (ulimit -v)", Resource::As),
@@ -116,8 +116,8 @@ fn resource_limits() -> impl Iterator<Item = (&'static str, u64)> {
         .filter_map(|(name, resource)| Some((name, getrlimit(resource).current?)))
 }
 
-/// Asks the allocator to keep little of what is freed, in few places: what it keeps is resident,
-/// and no budget sees it.
+/// Tells the allocator to keep little freed memory, in few arenas: kept memory is resident but in
+/// no budget.
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     for (what, value) in [
@@ -125,26 +125,25 @@ pub fn keep_little() {
         (libc::M_MMAP_THRESHOLD, 1 << 20),
         (libc::M_TRIM_THRESHOLD, 1 << 20),
     ] {
-        // SAFETY: the function takes plain numbers; what it does not know or like it refuses.
+        // SAFETY: the function takes plain numbers and refuses unknown or invalid ones.
         let _ = unsafe { libc::mallopt(what, value) };
     }
 }
 
-/// Gives memory that was freed back to the system.
+/// Returns freed memory to the system.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the function may be called at any time, from any thread.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// The largest resident size that this process has had, in bytes, as the kernel accounts it; `None`
-/// where it does not.
+/// Returns this process's peak resident size in bytes, as the kernel counts it; `None` where it
+/// does not.
 pub fn peak_resident_bytes() -> Option<u64> {
     status_bytes("VmHWM:")
 }
 
-/// The resident size of this process now, in bytes; `None` where the kernel does not account for
-/// it.
+/// Returns this process's resident size now, in bytes; `None` where the kernel does not count it.
 pub fn resident_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
 }
@@ -156,9 +155,9 @@ fn status_bytes(field: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// With more open files there is nothing left to gain.
+/// The most open files that are used; more would gain nothing.
 const MOST_FILES: u64 = 4096;
-/// With fewer nothing can be merged.
+/// The fewest open files that a merge can work with.
 const FEWEST_FILES: u64 = 4;
 
 /// Raises the limit on open files as far as this process may. A refusal leaves it as it is.
@@ -175,8 +174,8 @@ pub fn raise_open_files() {
     }
 }
 
-/// How many files the inputs may have open, and as many the shards in the making: each half of what
-/// the process may.
+/// Returns the number of files that the inputs may have open, and that the unfinished shards may
+/// have open too: each half of the process's limit.
 pub fn most_open_files() -> u64 {
     getrlimit(Resource::Nofile)
         .current

@@ -1,10 +1,9 @@
-//! The byte budget: what may be resident at once, who holds how much of it, and what to take when
-//! nobody said.
+//! The byte budget: the limit on resident memory, its reservations, and the default limit.
 //!
-//! A [`Budget`] hands out [`Reservation`]s that give themselves back when dropped. A stage that
-//! wants more than is left waits, so the budget is the back-pressure of the pipeline too. Waiting
-//! is only safe when reservations are taken in the order in which the work ends; see `engine` for
-//! why that holds there.
+//! A [`Budget`] hands out [`Reservation`]s that are released when dropped. A stage that asks for
+//! more than is left waits, so the budget is the back-pressure of the pipeline too. Waiting is only
+//! safe when reservations are taken in the order in which the work ends; `engine` explains why that
+//! holds there.
 
 mod buffers;
 mod cgroup;
@@ -36,7 +35,7 @@ struct State {
 }
 
 impl Budget {
-    /// A budget of `limit` bytes, none of them held.
+    /// Creates a budget of `limit` bytes, none of them held.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -45,17 +44,17 @@ impl Budget {
         })
     }
 
-    /// The bytes that may be held at once.
+    /// Returns the bytes that may be held at once.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The bytes that are held now.
+    /// Returns the bytes that are held now.
     pub fn used(&self) -> u64 {
         self.lock().used
     }
 
-    /// The most bytes that were ever held at once.
+    /// Returns the most bytes that were ever held at once.
     pub fn peak(&self) -> u64 {
         self.lock().peak
     }
@@ -83,8 +82,8 @@ impl Budget {
         })
     }
 
-    /// Ends all waiting, now and later: what is held stays held until it is dropped, nothing more
-    /// is granted.
+    /// Ends all waiting, now and later: existing reservations stay until they are dropped, and no
+    /// more are granted.
     pub fn close(&self) {
         self.lock().closed = true;
         self.freed.notify_all();
@@ -105,7 +104,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// How many bytes are held.
+    /// Returns the number of bytes held.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -1,7 +1,7 @@
 //! Byte counts as people write them.
 
-/// The units that a byte count may end in, and their size. As `K`, `M`, `G`, `B` (billion) mean
-/// powers of ten to mergekit's users, only the `i` forms are binary.
+/// The units that a byte count may end in, and their sizes in bytes. As `K`, `M`, `G`, `B`
+/// (billion) mean powers of ten to mergekit's users, only the `i` forms are binary.
 const UNITS: [(&str, u64); 14] = [
     ("kib", 1 << 10),
     ("mib", 1 << 20),
@@ -19,13 +19,13 @@ const UNITS: [(&str, u64); 14] = [
     ("g", 1_000_000_000),
 ];
 
-/// The bytes that `text` means: `256MiB`, `5GB`, `1.5 GiB`, `5B` (billions, as mergekit's shard
-/// sizes), or a plain number of bytes.
+/// Parses a byte count: `256MiB`, `5GB`, `1.5 GiB`, `5B` (billions, as mergekit's shard sizes), or
+/// a plain number of bytes.
 ///
 /// # Errors
 ///
-/// A sentence that says what is accepted, when the text is not a positive count of bytes that fits
-/// 63 bits.
+/// A sentence that names the accepted forms, when the text is not a positive count of bytes that
+/// fits 63 bits.
 ///
 /// # Examples
 ///
@@ -75,7 +75,7 @@ fn split_unit(lower: &str) -> (&str, u64) {
     }
 }
 
-/// A byte count for people, in binary units: `1.50 GiB`.
+/// Formats a byte count for people, in binary units: `1.50 GiB`.
 pub fn format_bytes(bytes: u64) -> String {
     const STEPS: [(&str, u64); 4] = [
         ("TiB", 1 << 40),
