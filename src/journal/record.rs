@@ -26,7 +26,7 @@ pub(super) const CHECKSUM_BYTES: usize = 8;
 /// The checksum value of one check block.
 pub type Value = [u8; 32];
 
-/// One thing that a commit claims.
+/// One claim of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// Check blocks of a tensor are durable.
@@ -35,17 +35,17 @@ pub enum Claim {
         tensor: u32,
         /// The first block; all before it were claimed earlier.
         first: u32,
-        /// A value for each block from the first on.
+        /// The values of the blocks, from `first` on.
         values: Vec<Value>,
     },
-    /// Something was found about a tensor that a later run must know.
+    /// A finding about a tensor that a later run needs.
     Note {
         /// The tensor's index in the layout.
         tensor: u32,
         /// JSON text.
         note: String,
     },
-    /// Something was found about the whole run that a later run must know.
+    /// A finding about the whole run that a later run needs.
     RunNote {
         /// JSON text.
         note: String,
@@ -55,14 +55,14 @@ pub enum Claim {
         /// The shard's index in the layout.
         shard: u32,
     },
-    /// A step of a run that has no other output until its end was taken.
+    /// A step is done, in a run that has no other output until its end.
     Step {
         /// JSON text.
         step: String,
     },
 }
 
-/// The first bytes of a journal: head and identity record.
+/// Encodes the start of a journal: head and identity record.
 ///
 /// # Errors
 ///
@@ -74,7 +74,7 @@ pub fn head_with_identity(identity: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The record of one commit.
+/// Encodes the record of one commit.
 ///
 /// # Errors
 ///
@@ -83,8 +83,8 @@ pub fn claims_record(claims: &[Claim]) -> Result<Vec<u8>> {
     noting_record(claims).map(|(record, _)| record)
 }
 
-/// As [`claims_record`], and where in the record the notes about tensors are, each behind its
-/// tensor's index.
+/// As [`claims_record`]; also returns the places of the tensors' notes in the record, with the
+/// index of each tensor.
 ///
 /// # Errors
 ///
@@ -107,15 +107,15 @@ pub fn noting_record(claims: &[Claim]) -> Result<(Vec<u8>, NotePlaces)> {
     Ok((record(CLAIMS, &payload)?, places))
 }
 
-/// Numbers of tensors, each with the place of its note.
+/// Tensor indexes, each with the place of its note.
 pub type NotePlaces = Vec<(u32, NotePlace)>;
 
-/// Where the text of a note is: bytes of the journal.
+/// The place of a note's text in the journal, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotePlace {
-    /// The first byte.
+    /// The offset of the first byte.
     pub at: u64,
-    /// How many there are.
+    /// The number of bytes.
     pub len: u32,
 }
 

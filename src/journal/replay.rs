@@ -1,4 +1,4 @@
-//! Decoding: from untrusted bytes to what an earlier run had made durable.
+//! Decoding: from untrusted bytes to the durable state of an earlier run.
 
 use std::path::{Path, PathBuf};
 
@@ -10,37 +10,37 @@ use super::record::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// How often its size a journal may be hashed in the search for records behind an unreadable one. A
-/// torn record takes far less; a file made to take more is damaged.
+/// The limit on hashing in the search for records behind an unreadable one, as a multiple of the
+/// journal's size. A torn record needs far less; a file that needs more is damaged.
 const SEARCH_EFFORT: usize = 16;
 
-/// A journal whose records were found whole; [`Journal::replay`] says what they claim.
+/// A journal whose records are whole; [`Journal::replay`] decodes their claims.
 #[derive(Debug)]
 pub struct Journal<'a> {
     path: PathBuf,
     identity: &'a str,
-    /// Where each commit begins, and its claims.
+    /// The offset of each commit, with its encoded claims.
     commits: Vec<(usize, &'a [u8])>,
     valid_len: usize,
 }
 
-/// What a journal claims, by tensor and by shard.
+/// The claims of a journal, by tensor and by shard.
 #[derive(Debug, PartialEq, Eq)]
 pub struct State {
     /// The values of each tensor's durable check blocks, from its first block on.
     pub values: Vec<Vec<Value>>,
-    /// Where the note about each tensor is, JSON text.
+    /// The place of the note about each tensor, JSON text.
     pub notes: Vec<Option<NotePlace>>,
     /// The note about all tensors together, as JSON text.
     pub run_note: Option<String>,
-    /// Whether each shard is durable under its final name.
+    /// For each shard: true if it is durable under its final name.
     pub shards: Vec<bool>,
-    /// The steps that were taken, in their order, each as JSON text.
+    /// The steps that are done, in order, each as JSON text.
     pub steps: Vec<String>,
 }
 
 impl State {
-    /// Nothing claimed yet, for an output of so many tensors and shards.
+    /// Creates a state without claims, for an output of `tensors` tensors and `shards` shards.
     pub fn empty(tensors: usize, shards: usize) -> Self {
         Self {
             values: vec![vec![]; tensors],
@@ -55,13 +55,13 @@ impl State {
 impl<'a> Journal<'a> {
     /// Reads the records of a journal's `bytes`; `path` is for messages only.
     ///
-    /// An unreadable last record is left out: [`Journal::valid_len`] is where appending goes on.
-    /// Takes no more memory than the bytes do.
+    /// An unreadable last record is left out: appending goes on at [`Journal::valid_len`]. Takes no
+    /// more memory than the bytes do.
     ///
     /// # Errors
     ///
-    /// [`Kind::Resume`] when it is no journal, of another version, or damaged anywhere but at its
-    /// end.
+    /// [`Kind::Resume`] when the bytes are not a journal, or one of another version or with damage
+    /// before its end.
     pub fn parse(bytes: &'a [u8], path: &Path) -> Result<Self> {
         let refuse =
             |cause: String| Error::new(Kind::Resume, "cannot read journal", path.display(), cause);
@@ -115,22 +115,22 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// The JSON text that the run was begun with.
+    /// Returns the run's identity, JSON text.
     pub fn identity(&self) -> &'a str {
         self.identity
     }
 
-    /// Bytes up to the end of the last whole record.
+    /// Returns the length up to the end of the last whole record, in bytes.
     pub fn valid_len(&self) -> usize {
         self.valid_len
     }
 
-    /// What is claimed, for an output whose tensors have `blocks[tensor]` check blocks and which
-    /// has `shards` shards.
+    /// Decodes the claims, for an output with `blocks[tensor]` check blocks per tensor and `shards`
+    /// shards.
     ///
     /// # Errors
     ///
-    /// [`Kind::Resume`] when a record cannot be one of such an output.
+    /// [`Kind::Resume`] when a record does not fit such an output.
     pub fn replay(&self, blocks: &[u64], shards: usize) -> Result<State> {
         let mut state = State::empty(blocks.len(), shards);
         for (number, (start, commit)) in self.commits.iter().enumerate() {
@@ -156,7 +156,7 @@ impl<'a> Journal<'a> {
 }
 
 impl State {
-    /// Applies the next claim; none when it cannot be.
+    /// Applies the next claim; `None` when it is invalid.
     fn apply(&mut self, rest: &mut Fields<'_>, blocks: &[u64]) -> Option<()> {
         match rest.byte()? {
             BLOCKS => {
@@ -204,7 +204,7 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The record that begins at `at`, if a whole and valid one does.
+    /// Decodes the record at `at`, if it is whole and valid.
     fn at(bytes: &'a [u8], at: usize) -> Option<Self> {
         let len = usize::try_from(read_u32(bytes, at)?).ok()?;
         let payload_end = at.checked_add(PREFIX_BYTES)?.checked_add(len)?;
@@ -221,7 +221,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Where a valid record begins behind the unreadable bytes at `from`, if one does.
+/// Finds a valid record behind the unreadable bytes at `from`; returns its offset.
 fn find_record_after(bytes: &[u8], from: usize) -> Option<usize> {
     let mut effort = bytes.len().saturating_mul(SEARCH_EFFORT);
     for at in from.saturating_add(1)..bytes.len() {
@@ -245,15 +245,15 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(field.try_into().ok()?))
 }
 
-/// The rest of a commit's claims.
+/// The rest of a commit's claims, still to be decoded.
 struct Fields<'a> {
     bytes: &'a [u8],
-    /// Where they end in the journal.
+    /// The end of the claims in the journal.
     end: usize,
 }
 
 impl<'a> Fields<'a> {
-    /// Where the next byte is in the journal.
+    /// Returns the offset of the next byte in the journal.
     fn position(&self) -> usize {
         self.end - self.bytes.len()
     }
