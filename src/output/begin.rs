@@ -1,4 +1,4 @@
-//! The decision what to do with an output folder, and the start of a fresh one.
+//! Decides what to do with an output folder, and starts a fresh output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,20 +25,21 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{State, head_with_identity};
 use crate::plan::layout::Layout;
 
-/// The folder to write to, and what may be done to what is there.
+/// The folder to write to, and the permissions on its present contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The output folder, made if needed; or a single file, by a name that ends in `.safetensors`.
     pub dir: PathBuf,
-    /// Whether another checkpoint there may be removed. With [`restart`](Self::restart), a finished
-    /// output of the very same run too.
+    /// True if another checkpoint there may be removed. With [`restart`](Self::restart), a finished
+    /// output of the same run may be removed too.
     pub overwrite: bool,
-    /// Whether a run that was begun there is discarded rather than taken up again.
+    /// True if an unfinished run there is discarded, not resumed.
     pub restart: bool,
 }
 
 impl Target {
-    /// A place where nothing is yet, or an earlier run of the same merge, which is gone on with.
+    /// Creates a target that is empty or holds an earlier run of the same merge, which is then
+    /// resumed.
     ///
     /// # Examples
     ///
@@ -56,14 +57,14 @@ impl Target {
         }
     }
 
-    /// Whether the output is a single file of weights: named like one, and no folder of that name
-    /// is there.
+    /// Tells if the output is a single file of weights: its name has such an ending, and no folder
+    /// has that name.
     pub fn is_file(&self) -> bool {
         Places::new(&self.dir).is_file()
     }
 
-    /// Refuses a place where there can be no folder, since a file is there or on the way, or whose
-    /// name is that of another kind of file.
+    /// Refuses a target that cannot be a folder because a file is there or on the way, or that is
+    /// named like another kind of file.
     ///
     /// # Errors
     ///
@@ -93,17 +94,18 @@ impl Target {
     }
 }
 
-/// What came of looking at the output folder.
+/// The state of a run after a look at the output folder.
 pub enum Begun {
-    /// Nothing was written yet.
+    /// A new run: nothing was written yet.
     Fresh(Output),
-    /// An earlier run was taken up again: what it claimed was checked and needs no writing.
+    /// A resumed run: the claims of the earlier process were checked, and their bytes need no
+    /// writing.
     Resumed(Output),
-    /// The same run was finished there before; nothing is to be done.
+    /// The same run was finished there before; nothing is left to do.
     Complete(Manifest),
 }
 
-/// What a run is, before it has a lock.
+/// A run before it holds the lock.
 pub(super) struct Run {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) places: Places,
@@ -111,16 +113,16 @@ pub(super) struct Run {
     pub(super) identity: Value,
 }
 
-/// What a run would do with what is at its target.
+/// The prospect of a run at its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outlook {
-    /// It would begin: nothing is in its way, or it may be replaced.
+    /// The run would begin: the target is free or may be replaced.
     Begin,
-    /// It would go on with what an earlier run has left.
+    /// The run would resume an earlier one.
     GoOn,
-    /// It has nothing to do: the same run was finished there.
+    /// The run has nothing to do: it was finished there before.
     Complete,
-    /// The same run was finished there, and it would make again what is missing since.
+    /// The run was finished there before, and would write again the files that are missing since.
     Repair(Vec<String>),
 }
 
@@ -135,12 +137,12 @@ impl std::fmt::Display for Outlook {
     }
 }
 
-/// Returns what [`Output::begin`] would do, found out without changing anything or checking what an
-/// earlier run has written.
+/// Predicts what [`Output::begin`] would do. Changes nothing and does not check the bytes of an
+/// earlier run.
 ///
 /// # Errors
 ///
-/// What [`Output::begin`] would refuse; also that nothing can be written at the target.
+/// As [`Output::begin`]; also when nothing can be written at the target.
 pub fn outlook(
     storage: Arc<dyn Storage>,
     target: &Target,
@@ -173,8 +175,7 @@ pub fn outlook(
     }
 }
 
-/// Checks that nothing at the target keeps the run of this identity from beginning or going on;
-/// changes nothing.
+/// Checks that a run of this identity can begin or resume at the target; changes nothing.
 ///
 /// # Errors
 ///
@@ -217,8 +218,8 @@ pub(super) fn begin(
     };
     let storage = run.storage.as_ref();
     check_work(&run.places)?;
-    // Where there is no work folder, nothing is touched before it is known that the folder may be
-    // written to.
+    // Without a work folder, nothing is touched until a look shows that the run may write to the
+    // folder.
     if storage.list(&run.places.work())?.is_none()
         && let (Some(manifest), _) = run.look(target)?
     {
@@ -248,8 +249,8 @@ pub(super) fn begin(
         Standing::Broken(manifest, _) if run.is_repaired(target, &manifest)? => {
             return repair(run, lock, &manifest, progress).map(Begun::Resumed);
         }
-        // IMPORTANT: the leftover journal of a finished run goes while its manifest still says that
-        // it finished.
+        // IMPORTANT: the leftover journal of a finished run is removed while its manifest still
+        // proves that it finished.
         _ => empty_work(storage, &run.places, Kept::Transforms)?,
     }
     let has_transforms = storage.list(&run.places.staged().alignment())?.is_some();
@@ -260,21 +261,21 @@ pub(super) fn begin(
 }
 
 impl Run {
-    /// What is at the target, and the manifest if the same run is finished there.
+    /// Surveys the target; returns also the manifest if the same run is finished there.
     fn look(&self, target: &Target) -> Result<(Option<Manifest>, Standing)> {
         check_work(&self.places)?;
         check_manifest(&self.places)?;
         let standing = survey(self.storage.as_ref(), &self.places)?;
         let judged = self.judge(target, &standing);
-        // A finished output is only read: links in it, such as those of a hub's cache, are no
-        // danger.
+        // A finished output is only read, so links in it, such as those of a hub's cache, do no
+        // harm.
         if !matches!(judged, Ok(Some(_))) {
             check_finished(&self.places, &self.layout)?;
         }
         Ok((judged?, standing))
     }
 
-    /// The manifest if the same run is finished here; none if the run may begin or go on.
+    /// Returns the manifest if the same run is finished here; `None` if the run may begin or go on.
     fn judge(&self, target: &Target, standing: &Standing) -> Result<Option<Manifest>> {
         match standing {
             Standing::Finished(manifest) => {
@@ -311,7 +312,7 @@ impl Run {
         }
     }
 
-    /// The same where a run was begun that is to replace what is there.
+    /// As `judge`, where an unfinished run is to replace the present output.
     fn judge_replacing(
         &self,
         target: &Target,
@@ -334,12 +335,12 @@ impl Run {
         Ok(None)
     }
 
-    /// Whether what is missing of a finished output is made again, rather than all of it.
+    /// Tells if only the missing parts of a finished output are written again, not all of it.
     fn is_repaired(&self, target: &Target, manifest: &Manifest) -> Result<bool> {
         Ok(!(target.restart && target.overwrite) && self.differs_from(manifest)?.is_none())
     }
 
-    /// The same run whose finished files are put aside.
+    /// Returns the same run with its finished files put aside.
     fn staged(self) -> Self {
         Self {
             places: self.places.staged(),
@@ -347,7 +348,7 @@ impl Run {
         }
     }
 
-    /// In which way a finished output is not this run's; none if it is.
+    /// Describes how a finished output differs from this run's; `None` if it does not.
     fn differs_from(&self, manifest: &Manifest) -> Result<Option<String>> {
         let is_same = |identity: &Value| manifest.identity == *identity;
         if !is_same(&sealed(&self.identity)) && !is_same(&timed(&self.identity)) {
@@ -390,12 +391,12 @@ impl Run {
         })
     }
 
-    /// What the journal's first record says.
+    /// Returns the contents of the journal's first record.
     pub(super) fn journal_identity(&self) -> Value {
         json!({ "layout": self.layout.fingerprint().to_hex().as_str(), "identity": self.identity })
     }
 
-    /// How many check blocks each tensor has.
+    /// Counts the check blocks of each tensor.
     pub(super) fn block_counts(&self) -> Vec<u64> {
         self.layout
             .tensors()
@@ -404,7 +405,7 @@ impl Run {
             .collect()
     }
 
-    /// Starts from nothing: an empty journal, and every shard reserved at its full size.
+    /// Starts a new run: an empty journal, and every shard reserved at its full size.
     fn start(self, lock: Lock) -> Result<Output> {
         let storage = self.storage.as_ref();
         empty_work(storage, &self.places, Kept::Journal)?;
@@ -416,8 +417,8 @@ impl Run {
             storage.create_dir_all(&self.places.aside_dir())?;
         }
         let head = head_with_identity(&self.journal_identity().to_string())?;
-        // Renamed when whole, over the journal of a discarded run if there is one: a journal never
-        // lacks its identity, and a folder with anything of a run in it never lacks its journal.
+        // Renamed when whole, over the journal of a discarded run if there is one. So a journal
+        // always has its identity, and a folder with any file of a run always has a journal.
         let aside = storage.create(&self.places.aside())?;
         aside.write_at(&head, 0)?;
         aside.sync_data()?;
@@ -436,8 +437,8 @@ impl Run {
         Output::assemble(self, lock, ledger, state)
     }
 
-    /// Refuses to begin or go on when the disk cannot hold the bytes of all shards, less what those
-    /// in the making have.
+    /// Refuses to begin or go on when the disk has no room for all shards, less the bytes that
+    /// unfinished shards already occupy.
     pub(super) fn check_space(&self) -> Result<()> {
         self.check_file_limit()?;
         let storage = self.storage.as_ref();
@@ -474,7 +475,7 @@ impl Run {
         )
     }
 
-    /// Refuses to begin or go on when a shard is larger than this process may write files.
+    /// Refuses to begin or go on when a shard exceeds this process's limit on file sizes.
     fn check_file_limit(&self) -> Result<()> {
         let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
         let Some(shard) = self.layout.shards().iter().find(|shard| shard.len > most) else {
@@ -493,7 +494,7 @@ impl Run {
         )
     }
 
-    /// Makes every shard's file at its full size; their names and the journal's are durable
+    /// Creates every shard's file at its full size; the names of shards and journal are durable
     /// afterwards.
     fn reserve(&self) -> Result<()> {
         for shard in self.layout.shards() {

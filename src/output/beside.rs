@@ -1,4 +1,4 @@
-//! The transform files that a run has left beside its weights, against their checksums in the
+//! Compares the transform files that a run left beside its weights with their checksums in the
 //! manifest.
 
 use std::path::{Component, Path};
@@ -10,11 +10,11 @@ use super::manifest::Manifest;
 use crate::checkpoint::open_regular;
 use crate::error::{Error, Kind, Result};
 
-/// Checks the files that the manifest of a finished output names as its own.
+/// Checks the transform files that the manifest of a finished output names as its own.
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] when one is missing or was changed, or its name leads out of the folder.
+/// [`Kind::Damaged`] when a file is missing or changed, or its name leads out of the folder.
 pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<()> {
     let listed = manifest.run.get("alignment").and_then(Value::as_array);
     for entry in listed.into_iter().flatten() {
@@ -24,7 +24,7 @@ pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<()> {
         let (Some(name), Some(wanted)) = (entry["file"].as_str(), entry["blake3"].as_str()) else {
             return damaged("thalweg.json", "what it says about alignments is odd");
         };
-        // A file without a folder is the user's own, wherever it lies.
+        // A file named without a folder belongs to the user, wherever it is.
         if !name.contains('/') {
             continue;
         }

@@ -1,10 +1,11 @@
-//! The checksums of what is written: BLAKE3, cut so that any part of a tensor can be checked alone.
+//! The checksums of the output: BLAKE3 in blocks, so that any part of a tensor can be checked
+//! alone.
 //!
 //! A tensor's bytes are cut into check blocks of [`CHECK_BLOCK`], counted from the tensor's start.
-//! A tensor of one block has its plain hash as the block's value. In a longer one each value is the
-//! chaining value of the BLAKE3 subtree over that block (BLAKE3 paper, section 2.1), and merging
-//! them gives the plain hash of all bytes. So one pass over the data yields both the proofs that a
-//! resume needs and a hash that any other tool can compute.
+//! In a tensor of one block the block's value is the plain hash. In a longer tensor each value is
+//! the chaining value of the BLAKE3 subtree over that block (BLAKE3 paper, section 2.1), and
+//! merging them gives the plain hash of all bytes. So one pass over the data yields both the values
+//! that a resume checks and a hash that any other tool can compute.
 
 use std::ops::Range;
 
@@ -13,29 +14,30 @@ use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_ro
 use crate::error::Result;
 use crate::journal::Value;
 
-/// Bytes of a check block: a power of two, so that every block is a whole BLAKE3 subtree.
+/// The size of a check block, in bytes: a power of two, so that every block is a whole BLAKE3
+/// subtree.
 pub const CHECK_BLOCK: u64 = 1 << 24;
 
-/// How many bytes are read at a time when blocks are checked.
+/// The bytes that are read at a time when blocks are checked.
 const READ_BYTES: usize = 1 << 20;
 
-/// How many check blocks a tensor of `len` bytes has; an empty one has none.
+/// Counts the check blocks of a tensor of `len` bytes; an empty tensor has none.
 pub fn block_count(len: u64) -> u64 {
     len.div_ceil(CHECK_BLOCK)
 }
 
-/// Where block number `block` of a tensor of `len` bytes lies in it.
+/// Returns the byte range of block number `block` in a tensor of `len` bytes.
 pub fn block_range(len: u64, block: u64) -> Range<u64> {
     let start = block.saturating_mul(CHECK_BLOCK).min(len);
     start..start.saturating_add(CHECK_BLOCK).min(len)
 }
 
-/// The BLAKE3 hash of a tensor of `len` bytes from its blocks' values, equal to hashing its bytes
-/// at once.
+/// Computes the BLAKE3 hash of a tensor of `len` bytes from its blocks' values; equal to the plain
+/// hash of its bytes.
 ///
 /// # Panics
 ///
-/// When there are not [`block_count`] values.
+/// Panics when the number of values is not [`block_count`].
 pub fn root(len: u64, values: &[Value]) -> Value {
     assert_eq!(
         u64::try_from(values.len()),
@@ -52,9 +54,9 @@ pub fn root(len: u64, values: &[Value]) -> Value {
     }
 }
 
-/// What binds a file's parts together: the BLAKE3 hash of the 32 bytes of its header's hash and
-/// then those of each of its tensors', in file order. Empty tensors hash alike, so it does not
-/// matter which of them at one offset comes first.
+/// Hashes the parts of a file together: the BLAKE3 hash of the header's hash (32 bytes), followed
+/// by the hash of each tensor in file order. All empty tensors have the same hash, so their order
+/// at one offset does not matter.
 pub fn digest_of_hashes(header: &Value, tensors: impl Iterator<Item = Value>) -> Value {
     let mut hasher = blake3::Hasher::new();
     hasher.update(header);
@@ -74,7 +76,7 @@ fn subtree(values: &[Value]) -> Value {
     }
 }
 
-/// The left subtree takes the largest power of two of blocks that leaves some to the right.
+/// Splits the values at the largest power of two that leaves some for the right subtree.
 fn halves(values: &[Value]) -> (&[Value], &[Value]) {
     values.split_at(values.len().div_ceil(2).next_power_of_two())
 }
@@ -108,7 +110,7 @@ impl BlockHasher {
     }
 }
 
-/// Hashes a tensor's bytes as they pass, in order.
+/// Hashes a tensor's bytes in order, as they are written.
 pub struct TensorHasher {
     len: u64,
     hashed: u64,
@@ -117,7 +119,8 @@ pub struct TensorHasher {
 }
 
 impl TensorHasher {
-    /// Goes on behind the blocks whose `values` are known, in a tensor of `len` bytes.
+    /// Creates a hasher for a tensor of `len` bytes that continues behind the blocks with known
+    /// `values`.
     pub fn resume(len: u64, values: Vec<Value>) -> Self {
         let blocks = u64::try_from(values.len()).expect("a count fits 64 bits");
         Self {
@@ -128,11 +131,11 @@ impl TensorHasher {
         }
     }
 
-    /// Takes the next bytes.
+    /// Hashes the next bytes.
     ///
     /// # Panics
     ///
-    /// When they reach beyond the tensor's end.
+    /// Panics when the bytes reach beyond the tensor's end.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let block = self.hashed / CHECK_BLOCK;
@@ -153,24 +156,24 @@ impl TensorHasher {
         }
     }
 
-    /// How many bytes were taken, those of known blocks included.
+    /// Returns the number of bytes hashed, those of known blocks included.
     pub fn hashed(&self) -> u64 {
         self.hashed
     }
 
-    /// The values of the blocks that are whole.
+    /// Returns the values of the whole blocks.
     pub fn values(&self) -> &[Value] {
         &self.values
     }
 
-    /// Whether all of the tensor was taken.
+    /// Tells if all of the tensor was hashed.
     pub fn is_whole(&self) -> bool {
         self.hashed == self.len
     }
 }
 
-/// Computes the value of a block of a tensor of `len` bytes from what `read` fills its buffer with,
-/// given the offset in the tensor.
+/// Computes the value of a block in a tensor of `len` bytes. `read` fills a buffer from an offset
+/// in the tensor.
 ///
 /// # Errors
 ///
@@ -255,8 +258,8 @@ mod tests {
 
     #[test]
     fn every_number_of_blocks_merges_to_the_plain_hash() {
-        // The tree's shape depends on the count alone, so it is enough to compare at block counts
-        // up to nine.
+        // The tree's shape depends on the block count alone, so comparing up to nine blocks is
+        // enough.
         let bytes = painted(9 * CHECK_BLOCK);
         for blocks in 2..=9u64 {
             let part = &bytes[..usize::try_from(blocks * CHECK_BLOCK - 5).expect("small")];

@@ -1,4 +1,4 @@
-//! Making things durable, in the one order that survives a crash.
+//! Makes writes durable, in the one order that survives a crash.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,19 +12,20 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, NotePlace, noting_record};
 use crate::plan::layout::Layout;
 
-/// The journal's file: where the next record goes and which commit may write it.
+/// The journal's file, the offset of the next record and the number of the commit that may write
+/// it.
 pub(super) struct Ledger {
     file: Arc<dyn StorageFile>,
     end: u64,
     next: u64,
-    /// Where the note about each tensor is; of no length where there is none.
+    /// The place of the note about each tensor; of length 0 without a note.
     notes: Vec<NotePlace>,
     /// Once a sync failed, the system may have dropped the data, so nothing further may be claimed.
     is_broken: bool,
 }
 
 impl Ledger {
-    /// Appends to `file` from `end` on, which is where its last whole record ends.
+    /// Creates a ledger that appends to `file` from `end` on, the end of its last whole record.
     pub(super) fn new(file: Arc<dyn StorageFile>, end: u64) -> Self {
         Self {
             file,
@@ -35,7 +36,7 @@ impl Ledger {
         }
     }
 
-    /// Says where the note about `tensor` is.
+    /// Sets the place of the note about `tensor`.
     pub(super) fn set_note(&mut self, tensor: usize, place: NotePlace) {
         if self.notes.len() <= tensor {
             self.notes.resize(tensor + 1, NotePlace { at: 0, len: 0 });
@@ -43,7 +44,7 @@ impl Ledger {
         self.notes[tensor] = place;
     }
 
-    /// The note about `tensor`, JSON text read back from the journal; none when there is none.
+    /// Reads the note about `tensor` back from the journal, JSON text; `None` without a note.
     pub(super) fn note(&self, tensor: usize) -> Result<Option<Vec<u8>>> {
         let Some(NotePlace { at, len }) = self.notes.get(tensor).filter(|place| place.len > 0)
         else {
@@ -54,8 +55,8 @@ impl Ledger {
         Ok(Some(text))
     }
 
-    /// Appends one record and waits until it is on the disk. Never called before the record ahead
-    /// of it was synced.
+    /// Appends one record and waits until it is on the disk. Call it only after the record before
+    /// was synced.
     pub(super) fn append(&mut self, claims: &[Claim]) -> Result<()> {
         if claims.is_empty() {
             return Ok(());
@@ -77,13 +78,13 @@ impl Ledger {
     }
 }
 
-/// A shard to be put under its final name.
+/// A shard that is ready for its final name.
 pub(super) struct Seal {
     pub(super) shard: usize,
     pub(super) id: u32,
 }
 
-/// A commit that was prepared: what was written before, to be synced and journalled on any thread.
+/// A prepared commit: earlier writes, ready to be synced and journalled on any thread.
 #[must_use = "what is not run is not durable, and later commits refuse to run"]
 pub struct Pending {
     pub(super) number: u64,
@@ -94,7 +95,7 @@ pub struct Pending {
     pub(super) durable: Arc<[AtomicU64]>,
     pub(super) files: Vec<Arc<dyn StorageFile>>,
     pub(super) claims: Vec<Claim>,
-    /// How far each tensor is durable afterwards.
+    /// The bytes of each tensor that are durable afterwards.
     pub(super) reached: Vec<(usize, u64)>,
     pub(super) seals: Vec<Seal>,
     pub(super) packers: Packers,
@@ -105,12 +106,12 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// When the commits prepared before this one were not run or failed, or when this one fails.
+    /// Fails when a commit prepared before this one was not run or failed, or when this one fails.
     /// After a failure no further commit runs; the next process resumes from the last good one.
     pub fn run(self) -> Result<()> {
         let ledger = Arc::clone(&self.ledger);
         let mut ledger = self.take_turn(&ledger)?;
-        // A panic on the way must also count as failed, so this is taken back only at the end.
+        // A panic on the way must also count as a failure, so the flag is cleared only at the end.
         ledger.is_broken = true;
         self.run_in_turn(&mut ledger).map_err(Error::resumable)?;
         ledger.is_broken = false;
@@ -143,7 +144,7 @@ impl Pending {
         Ok(ledger)
     }
 
-    /// Gives a shard its final name, compressed first if it is to be.
+    /// Gives a shard its final name; compresses it first if the layout says so.
     fn seal(&self, shard: usize) -> Result<()> {
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let name = &self.layout.shards()[shard].name;
@@ -154,13 +155,14 @@ impl Pending {
         };
         pack_shard(storage, places, &self.layout, shard, level, &self.packers)?;
         storage.rename(&places.packed(name), &to)?;
-        // IMPORTANT: the part is the only whole copy until the new name is durable.
+        // IMPORTANT: until the new name is durable, the part is the only whole copy.
         sync_both(storage, parent_of(&to), &places.work())?;
         storage.remove(&places.part(name))
     }
 
     fn run_in_turn(&self, ledger: &mut Ledger) -> Result<()> {
-        // IMPORTANT: data before record, or a crash leaves claims on bytes that were never written.
+        // IMPORTANT: data before record, or a crash leaves claims about bytes that were never
+        // written.
         for file in &self.files {
             file.sync_data()?;
         }
@@ -192,8 +194,8 @@ impl Pending {
     }
 }
 
-/// Puts a compressed shard beside its part, synced; its size. Its final name and the removal of the
-/// part are separate.
+/// Compresses a shard into a file beside its part and syncs it; returns its size. The caller
+/// renames it and removes the part.
 pub(super) fn pack_shard(
     storage: &dyn Storage,
     places: &Places,
@@ -214,8 +216,8 @@ pub(super) fn pack_shard(
     )
 }
 
-/// Makes renames between two folders durable: the new names first, so that no file is ever without
-/// one.
+/// Makes renames between two folders durable: the new names first, so that every file always has a
+/// name.
 pub(super) fn sync_both(storage: &dyn Storage, to: &Path, from: &Path) -> Result<()> {
     storage.sync_dir(to)?;
     storage.sync_dir(from)

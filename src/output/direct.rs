@@ -1,13 +1,13 @@
-//! Shards on their way to the disk, past the page cache.
+//! Writes shards to the disk directly, past the page cache.
 //!
-//! Written through the page cache, a shard costs a copy, evicts the inputs that are about to be
-//! read again, and is flushed in bursts. Written directly it costs what the disk takes. Direct
-//! writes must begin, end and lie in memory at multiples of a block, and tensors do not; so bytes
-//! that follow each other are gathered in an aligned stage, of which whole blocks go out directly.
-//! Large pieces that lie in memory as they will in the file (`budget::Buffers` makes them so) are
-//! written from where they are; the stage then holds no more than the blocks that they share with
-//! their neighbours. The odd rest of a sync goes through the page cache, and once more, directly,
-//! when its block is full.
+//! A shard written through the page cache costs a copy, evicts inputs that are about to be read
+//! again, and is flushed in bursts. A direct write costs only the disk's time. But its offset,
+//! length and memory address must be multiples of a block, and those of tensors are not; so
+//! consecutive bytes are gathered in an aligned stage, and whole blocks of it are written directly.
+//! Large pieces with the same alignment in memory as in the file (`budget::Buffers` provides it)
+//! are written without the stage, which then holds only the blocks that they share with their
+//! neighbours. At a sync the last partial block goes through the page cache; when it is full, it is
+//! written again, directly.
 
 use std::fs::{self, File};
 use std::io::IoSlice;
@@ -24,15 +24,14 @@ use super::storage::{DiskFile, StorageFile};
 use crate::budget::PAGE;
 use crate::error::Result;
 
-/// What offset, length and address of a direct write are multiples of; every disk in use is content
-/// with it.
+/// The unit of a direct write's offset, length and address, in bytes; enough for every disk in use.
 const BLOCK: usize = PAGE;
 
-/// Bytes that are gathered before they are written.
+/// The size of the stage, in bytes.
 const STAGE_BYTES: usize = 4 << 20;
 
-/// Whole blocks of fewer bytes are gathered even where they need not be: a request to the disk
-/// costs more than a copy.
+/// Aligned pieces below this size, in bytes, are gathered too: a request to the disk costs more
+/// than a copy.
 const LEAST_UNSTAGED_BYTES: usize = 256 << 10;
 
 /// A file that is mostly written front to back.
@@ -42,21 +41,21 @@ pub(super) struct DirectFile {
 }
 
 struct State {
-    /// None where the file system does not take direct writes.
+    /// `None` where the file system does not take direct writes.
     direct: Option<File>,
-    /// None while nothing is gathered.
+    /// `None` while nothing is gathered.
     stage: Option<MmapMut>,
-    /// Where the stage lies in the file: a multiple of [`BLOCK`].
+    /// The stage's offset in the file: a multiple of [`BLOCK`].
     start: u64,
-    /// How much of the stage is filled.
+    /// The bytes of the stage that are filled.
     len: usize,
-    /// How much of what is filled has been written.
+    /// The filled bytes that are already written.
     written: usize,
 }
 
 impl DirectFile {
-    /// The file behind `plain`, opened once more for direct writes; `plain` itself where that
-    /// cannot be.
+    /// Opens the file behind `plain` once more for direct writes; returns `plain` where that is
+    /// impossible.
     pub(super) fn new(plain: DiskFile, path: &Path) -> Result<Self, DiskFile> {
         let flags = i32::try_from((OFlags::DIRECT | OFlags::NOFOLLOW).bits()).unwrap_or(0);
         let opened = fs::OpenOptions::new()
@@ -80,7 +79,7 @@ impl DirectFile {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while the stage is held leaves bytes unwritten, and then nothing claims them.
+        // A panic while the stage is locked leaves bytes unwritten, but then no commit claims them.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -101,13 +100,13 @@ impl State {
         Ok(self.stage.as_mut().expect("just made"))
     }
 
-    /// The first `len` bytes of the stage.
+    /// Returns the first `len` bytes of the stage.
     fn gathered(&self, len: usize) -> &[u8] {
         self.stage.as_ref().map_or(&[], |stage| &stage[..len])
     }
 
-    /// Moves the stage to `offset`: the bytes of the file between the block's start and there come
-    /// into it.
+    /// Moves the stage to `offset`, and fills it with the file's bytes from the block's start up to
+    /// there.
     fn begin_at(&mut self, offset: u64, plain: &DiskFile) -> Result<()> {
         self.flush(plain)?;
         let lead = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
@@ -131,8 +130,8 @@ impl State {
         Ok(())
     }
 
-    /// Writes all whole blocks and keeps the rest, which may have been written already, at the
-    /// stage's front.
+    /// Writes all whole blocks and moves the rest, which may be written already, to the stage's
+    /// front.
     fn write_blocks(&mut self, plain: &DiskFile) -> Result<()> {
         let whole = self.len / BLOCK * BLOCK;
         if whole == 0 || self.written >= self.len {
@@ -152,7 +151,7 @@ impl State {
         if let Some(direct) = &self.direct {
             match write_both(direct, [self.gathered(whole), blocks], self.start) {
                 Ok(()) => return Ok(()),
-                // Opened so, yet not written so: some file systems find out late.
+                // Some file systems accept the open and refuse the first direct write.
                 Err(Errno::INVAL) => self.direct = None,
                 Err(error) => return Err(plain.failed("cannot write", error)),
             }
@@ -161,8 +160,8 @@ impl State {
         plain.write_at(blocks, self.start + whole as u64)
     }
 
-    /// Writes `blocks`, which follow what is gathered and lie as the stage does, and what is
-    /// gathered before them.
+    /// Writes the gathered bytes, then `blocks`, which follow them in the file and are aligned like
+    /// the stage.
     fn write_unstaged(&mut self, blocks: &[u8], plain: &DiskFile) -> Result<()> {
         debug_assert!(
             self.len.is_multiple_of(BLOCK) && blocks.len().is_multiple_of(BLOCK),
@@ -174,7 +173,7 @@ impl State {
         Ok(())
     }
 
-    /// Writes everything that was appended.
+    /// Writes all gathered bytes.
     fn flush(&mut self, plain: &DiskFile) -> Result<()> {
         self.write_blocks(plain)?;
         if self.written < self.len {
@@ -188,7 +187,8 @@ impl State {
     }
 }
 
-/// The whole blocks of what goes to `offset`, if they lie in memory at multiples of a block.
+/// Returns the range of whole blocks in `bytes` for `offset`; empty unless memory address and
+/// `offset` are equal modulo a block.
 fn blocks_in_place(bytes: &[u8], offset: u64) -> Range<usize> {
     let within = usize::try_from(offset % BLOCK as u64).expect("a remainder is small");
     let start = (BLOCK - within) % BLOCK;
@@ -198,7 +198,7 @@ fn blocks_in_place(bytes: &[u8], offset: u64) -> Range<usize> {
     start..start + (bytes.len() - start) / BLOCK * BLOCK
 }
 
-/// Writes all of both parts, one behind the other, in as few requests as the system allows.
+/// Writes both parts whole, the second behind the first, in as few requests as the system allows.
 fn write_both(file: &File, parts: [&[u8]; 2], offset: u64) -> Result<(), Errno> {
     let all = parts[0].len() + parts[1].len();
     let mut done = 0;
@@ -259,7 +259,7 @@ impl StorageFile for DirectFile {
 
     fn settle(&self) -> Result<()> {
         let mut state = self.flushed()?;
-        // Where nothing is gathered the next bytes begin a new stage, wherever they go.
+        // An empty stage begins anew at the next bytes' offset.
         *state = State {
             direct: state.direct.take(),
             stage: None,
@@ -271,7 +271,7 @@ impl StorageFile for DirectFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        // The lock is not held while the disk syncs, so that writing goes on meanwhile.
+        // The lock is released before the sync, so that writing goes on meanwhile.
         drop(self.flushed()?);
         self.plain.sync_data()
     }
@@ -288,7 +288,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Append(usize),
-        /// The same, from memory that lies as the file does.
+        /// As above, from memory aligned like the file.
         InPlace(usize),
         Jump(u64, usize),
         Sync,

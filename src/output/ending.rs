@@ -1,4 +1,4 @@
-//! Names of outputs that are those of a file which this program does not write.
+//! Refuses output names that have the ending of a file format which this program does not write.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::folder::names_one_file;
 
-/// Endings of files, and what such a file is.
+/// File endings, each with a description of the format.
 const FOREIGN: [(&str, &str); 36] = [
     (".bin", "a PyTorch file"),
     (".pt", "a PyTorch file"),
@@ -50,13 +50,12 @@ const FOREIGN: [(&str, &str); 36] = [
     (".part", "an unfinished file"),
 ];
 
-/// Refuses an output that would become a folder although its name is that of a file of another
-/// kind. A folder of such a name that is there already, and a name that ends with a slash, say that
-/// a folder is meant.
+/// Refuses an output that would become a folder although it is named like a file of another kind.
+/// An existing folder of that name, or a slash at its end, shows that a folder is meant.
 ///
 /// # Errors
 ///
-/// [`Kind::Usage`] with the forms that there are.
+/// [`Kind::Usage`] with the accepted forms.
 pub fn check_ending(out: &Path) -> Result<()> {
     let is_folder = out.is_dir() || out.as_os_str().as_bytes().ends_with(b"/");
     if is_folder || names_one_file(out) {
@@ -102,7 +101,7 @@ pub fn check_ending(out: &Path) -> Result<()> {
     )))
 }
 
-/// The same for an output that is a folder whatever it is called.
+/// As `check_ending`, for an output that is always a folder.
 ///
 /// # Errors
 ///
@@ -120,7 +119,7 @@ pub fn check_folder_ending(out: &Path) -> Result<()> {
     )
 }
 
-/// Whether a name in small letters has an ending of ours and something before it.
+/// Tells if a lower-case name has an ending of ours and something before it.
 fn ends_as_ours(lower: &str) -> bool {
     names_one_file(Path::new(lower))
 }

@@ -1,14 +1,14 @@
-//! A new output takes the place of an old one.
+//! Replaces an old output by a new one.
 //!
-//! Until then the new one lies whole and durable in `.thalweg/new`, and the old one is untouched.
-//! The file `.thalweg/exchange` says that the way back is closed: from then on, after every loss of
-//! power, the same steps lead to the same end, since each looks only at what still waits in `new`
-//! and at what the manifests name.
+//! Before the exchange the new output is whole and durable in `.thalweg/new`, and the old one is
+//! untouched. The file `.thalweg/exchange` marks the point of no return. From then on, after every
+//! loss of power, the same steps lead to the same end, since each depends only on the files still
+//! in `new` and on the manifests.
 //!
-//! 1. The old index goes, durably: the folder is no checkpoint for anybody.
-//! 2. Old weights go, and the other files that the old manifest names and the new one does not.
-//! 3. The new files come, then the new manifest.
-//! 4. The new index comes, or the only shard: the folder is a checkpoint.
+//! 1. Remove the old index, durably: no reader takes the folder for a checkpoint.
+//! 2. Remove the old weights, and the other files that only the old manifest names.
+//! 3. Move in the new files, then the new manifest.
+//! 4. Move in the new index, or the only shard: the folder is a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,11 +22,11 @@ use super::own::check_side;
 use super::storage::{Storage, parent_of};
 use crate::error::{Error, Kind, Result};
 
-/// Says that all of the new output is there, and puts it in its place.
+/// Records that the new output is whole, and puts it in its place.
 ///
 /// # Errors
 ///
-/// When a file operation fails; the next run goes on from there.
+/// Fails when a file operation fails; the next run goes on from there.
 pub(super) fn exchange(storage: &dyn Storage, places: &Places) -> Result<()> {
     if storage.len(&places.exchange())?.is_none() {
         storage.create(&places.exchange())?.sync_data()?;
@@ -35,7 +35,7 @@ pub(super) fn exchange(storage: &dyn Storage, places: &Places) -> Result<()> {
     go_on(storage, places).map(drop)
 }
 
-/// Goes on with an exchange that was begun, to its end; the manifest of what is there then.
+/// Completes an exchange that was begun; returns the manifest of the new output.
 ///
 /// # Errors
 ///
@@ -49,18 +49,18 @@ pub(super) fn go_on(storage: &dyn Storage, places: &Places) -> Result<Manifest> 
     Ok(exchange.new)
 }
 
-/// What is exchanged, found out anew on every start.
+/// An exchange of two outputs, as found in the folder; computed anew on every start.
 struct Exchange<'a> {
     storage: &'a dyn Storage,
     places: &'a Places,
     staged: Places,
-    /// The manifest of the new output, wherever it lies by now.
+    /// The manifest of the new output, in its old or new place.
     new: Manifest,
-    /// That of the old one, as long as it is there.
+    /// The manifest of the old output, while it exists.
     old: Option<Manifest>,
-    /// Files of the new output that are not in their places yet, by name.
+    /// The names of new files that are not in their places yet.
     waiting: BTreeSet<PathBuf>,
-    /// All its files.
+    /// The names of all new files.
     all: BTreeSet<PathBuf>,
 }
 
@@ -75,7 +75,7 @@ impl<'a> Exchange<'a> {
         };
         let there = load(places)?;
         let (new, old) = match load(&staged)? {
-            // Where power was lost while it moved, it may be in both places.
+            // After a loss of power during its move, the manifest may be in both places.
             Some(new) => (Some(new.clone()), there.filter(|old| *old != new)),
             None => (there, None),
         };
@@ -90,7 +90,7 @@ impl<'a> Exchange<'a> {
             .with_hint("run with --restart --overwrite to begin anew")
         })?;
         let mut all = files_of(&new, places);
-        // Transforms of another run that was to replace this output are left behind.
+        // Transforms of another run that was to replace this output are not moved.
         let transforms = name_in(&places.alignment()).unwrap_or_default();
         if !all.iter().any(|name| name.starts_with(&transforms)) {
             waiting.retain(|name| !name.starts_with(&transforms));
@@ -107,13 +107,14 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    /// Whether what lies at `name` is the old output's: not named by the new one, or the new one
+    /// Tells if the file at `name` is the old output's: the new output has no such file, or it
     /// still waits.
     fn is_old(&self, name: &Path) -> bool {
         !self.all.contains(name) || self.waiting.contains(name)
     }
 
-    /// Removes the old index, then the old weights, then other files of the old output alone.
+    /// Removes the old index, then the old weights, then the other files that only the old output
+    /// has.
     fn remove_old(&self) -> Result<()> {
         let (storage, places) = (self.storage, self.places);
         let folder = places.folder();
@@ -128,7 +129,7 @@ impl<'a> Exchange<'a> {
                     .collect()
             }
         };
-        // A component is loaded from its own folder, so its index goes first as well.
+        // A component is loaded from its own folder, so its index is removed first as well.
         let below = self
             .old
             .iter()
@@ -158,8 +159,8 @@ impl<'a> Exchange<'a> {
         self.remove_transforms(old)
     }
 
-    /// Removes those of these files that the new output does not have, and folders that are empty
-    /// then.
+    /// Removes the files among `names` that the new output does not have, and folders that become
+    /// empty.
     fn remove_files(&self, names: &BTreeSet<PathBuf>) -> Result<()> {
         let (storage, folder) = (self.storage, self.places.folder());
         let manifest = name_in(&self.places.manifest());
@@ -187,8 +188,8 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Where the old output kept transforms, those that no manifest names go too: that of the model
-    /// that stayed.
+    /// If the old output kept transforms, removes also the numbered ones that no manifest names:
+    /// that of the model that stayed in place.
     fn remove_transforms(&self, old: &Manifest) -> Result<()> {
         let transforms = self.places.alignment();
         let Some(folder) = name_in(&transforms) else {
@@ -221,7 +222,7 @@ impl<'a> Exchange<'a> {
         )
     }
 
-    /// Puts what waits in its place; what makes the output a checkpoint comes last.
+    /// Moves the waiting files to their places; last the file that makes the output a checkpoint.
     fn bring_new(&self) -> Result<()> {
         let last = match &self.new.index {
             Some(index) => Some(PathBuf::from(index)),
@@ -266,7 +267,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// The files of an output below its folder, but for those of others.
+/// Lists the files of an output below its folder, without those that belong to others.
 fn files_of(manifest: &Manifest, places: &Places) -> BTreeSet<PathBuf> {
     let shards = manifest
         .shards
@@ -281,7 +282,7 @@ fn files_of(manifest: &Manifest, places: &Places) -> BTreeSet<PathBuf> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry["file"].as_str());
-    // One without a folder is the user's own, wherever it lies.
+    // A file named without a folder belongs to the user, wherever it is.
     let transforms = transforms
         .filter(|name| name.contains('/'))
         .map(PathBuf::from);
@@ -298,8 +299,8 @@ fn files_of(manifest: &Manifest, places: &Places) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The name of a shard from the output's folder; a single file has its own, whatever the manifest
-/// calls it.
+/// Returns the name of a shard in the output's folder; a single file keeps its own, whatever the
+/// manifest calls it.
 fn name_of(places: &Places, shard: &str) -> Option<PathBuf> {
     if places.is_file() {
         name_in(&places.finished(shard))
@@ -308,13 +309,13 @@ fn name_of(places: &Places, shard: &str) -> Option<PathBuf> {
     }
 }
 
-/// The name of a file or folder that lies in the output's own folder.
+/// Returns the name of a file or folder in the output's own folder.
 fn name_in(path: &Path) -> Option<PathBuf> {
     path.file_name().map(PathBuf::from)
 }
 
-/// The files below a folder, by their names from there; work folders of transforms in the making
-/// are none.
+/// Lists the files below a folder, by their names from there; skips work folders of unfinished
+/// transforms.
 fn list_below(
     storage: &dyn Storage,
     folder: &Path,

@@ -1,4 +1,4 @@
-//! The end of a run: side files, manifest, index, and the work folder goes.
+//! Ends a run: writes side files, manifest and index, and removes the work folder.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -26,22 +26,22 @@ pub struct SideFile {
     contents: Contents,
 }
 
-/// What a side file holds.
+/// The contents of a side file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// What the file at this path holds.
+    /// A copy of the file at this path.
     CopyOf(PathBuf),
 }
 
 impl SideFile {
-    /// A side file of that name, relative to the output folder.
+    /// Creates a side file of that name, relative to the output folder.
     ///
     /// # Errors
     ///
-    /// [`Kind::Input`] when the name leads out of the folder, is hidden, or is one that weights or
-    /// the manifest have.
+    /// [`Kind::Input`] when the name leads out of the folder, is hidden, or is reserved for weights
+    /// or the manifest.
     pub fn new(name: impl Into<PathBuf>, contents: Contents) -> Result<Self> {
         let name = name.into();
         let is_plain = |part: Component<'_>| matches!(part, Component::Normal(part) if !part.as_encoded_bytes().starts_with(b"."));
@@ -58,27 +58,27 @@ impl SideFile {
         Ok(Self { name, contents })
     }
 
-    /// Its name, relative to the output folder.
+    /// Returns its name, relative to the output folder.
     pub fn name(&self) -> &Path {
         &self.name
     }
 
-    /// What it holds.
+    /// Returns its contents.
     pub(super) fn contents(&self) -> &Contents {
         &self.contents
     }
 }
 
 impl Output {
-    /// Ends an output of which every tensor is whole: after this the folder is a checkpoint.
+    /// Ends an output with every tensor whole: after this the folder is a checkpoint.
     ///
-    /// Commits what is left, writes the side files, the manifest (with `run` in it), the index,
-    /// each of them whole or not at all, and removes the work folder.
+    /// Commits the rest, writes the side files, the manifest (with `run` in it) and the index, each
+    /// of them whole or not at all, and removes the work folder.
     ///
     /// # Errors
     ///
-    /// When bytes of a tensor are missing, or when a file cannot be written; the run can then be
-    /// resumed.
+    /// Fails when bytes of a tensor are missing, or when a file cannot be written; the run can then
+    /// be resumed.
     pub fn finish(mut self, side_files: &[SideFile], run: &Value) -> Result<Manifest> {
         self.open_only_shards()?;
         self.commit()?;
@@ -102,7 +102,7 @@ impl Output {
         let manifest = self.put_manifest(&packed, sides, normalised(run)?)?;
         let storage = self.storage.as_ref();
         // IMPORTANT: everything else is durable before the names appear that make the folders
-        // checkpoints; the output's own comes last.
+        // checkpoints; the output's own name comes last.
         for part in 0..self.layout.parts().len() {
             self.put_index(part)?;
             let shards = self.layout.shards().iter().enumerate();
@@ -121,7 +121,7 @@ impl Output {
         Ok(manifest)
     }
 
-    /// Gives the only shard of a part its final name, unless it has it.
+    /// Gives the only shard of a part its final name, if it does not have it yet.
     fn name_only_shard(&self, shard: usize, is_packed: bool) -> Result<()> {
         if self.is_sealed(shard) {
             return Ok(());
@@ -139,7 +139,8 @@ impl Output {
         sync_both(storage, parent_of(&to), &places.work())
     }
 
-    /// The size on the disk of each compressed shard. The only shard of a part is compressed here.
+    /// Returns the size on the disk of each compressed shard, in bytes. Compresses the only shard
+    /// of a part.
     fn packed_sizes(&self) -> Result<Vec<Option<u64>>> {
         let (storage, places) = (self.storage.as_ref(), &self.places);
         let size = |shard: usize| match self.layout.zstd() {
@@ -154,7 +155,7 @@ impl Output {
         (0..self.layout.shards().len()).map(size).collect()
     }
 
-    /// Writes the manifest, tensor by tensor, each with its note from the journal.
+    /// Writes the manifest tensor by tensor, each with its note from the journal.
     fn put_manifest(
         &self,
         packed: &[Option<u64>],
@@ -235,7 +236,7 @@ pub(super) fn put(
     }
 }
 
-/// As [`put`], with what `write` makes of the file.
+/// As [`put`], with contents that `write` writes.
 pub(super) fn put_made(
     storage: &dyn Storage,
     places: &Places,

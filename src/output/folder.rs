@@ -1,4 +1,4 @@
-//! What an output folder holds: the names of our own files, and what counts as somebody else's
+//! The contents of an output folder: the names of our own files, and the signs of another program's
 //! checkpoint.
 
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use super::resume::begun_identity;
 use super::storage::{Storage, parent_of};
 use crate::error::Result;
 
-/// Where each file of an output lies: in a folder of its own, or, for an output of one file, beside
+/// The paths of an output's files: in a folder of its own, or, for an output of one file, beside
 /// that file.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     out: PathBuf,
     is_file: bool,
-    /// What is finished is put aside in the work folder, since it is to replace what is there.
+    /// True if finished files are put aside in the work folder, to replace the present output
+    /// later.
     is_staged: bool,
 }
 
@@ -37,8 +38,8 @@ impl Places {
         }
     }
 
-    /// The same output, whose finished files lie in the work folder until they are exchanged for
-    /// what is there.
+    /// Returns the same output with its finished files in the work folder, until they replace the
+    /// present ones.
     pub(super) fn staged(&self) -> Self {
         Self {
             is_staged: true,
@@ -46,7 +47,7 @@ impl Places {
         }
     }
 
-    /// The same output with its finished files in their last places.
+    /// Returns the same output with its finished files in their last places.
     pub(super) fn unstaged(&self) -> Self {
         Self {
             is_staged: false,
@@ -54,22 +55,22 @@ impl Places {
         }
     }
 
-    /// Whether finished files are put aside.
+    /// Tells if finished files are put aside.
     pub(super) fn is_staged(&self) -> bool {
         self.is_staged
     }
 
-    /// The output itself, a folder or a file.
+    /// Returns the output itself, a folder or a file.
     pub(super) fn out(&self) -> &Path {
         &self.out
     }
 
-    /// Whether the output is a single file.
+    /// Tells if the output is a single file.
     pub(super) fn is_file(&self) -> bool {
         self.is_file
     }
 
-    /// The folder that finished files are put in.
+    /// Returns the folder for finished files.
     pub(super) fn folder(&self) -> PathBuf {
         match (self.is_staged, self.is_file) {
             (true, _) => self.aside_dir(),
@@ -78,17 +79,18 @@ impl Places {
         }
     }
 
-    /// Where the finished files of a new output lie before they replace an old one.
+    /// Returns the folder of a new output's finished files, before they replace an old one.
     pub(super) fn aside_dir(&self) -> PathBuf {
         self.work().join("new")
     }
 
-    /// A file that is there once all of a new output is whole and its files go to their places.
+    /// Returns the path of the marker that a new output is whole and its files move to their
+    /// places.
     pub(super) fn exchange(&self) -> PathBuf {
         self.work().join("exchange")
     }
 
-    /// The folder of the transforms that were found for this output.
+    /// Returns the folder of the transforms found for this output.
     pub(super) fn alignment(&self) -> PathBuf {
         match self.out.file_name().filter(|_| self.is_file) {
             None => self.folder().join(ALIGNMENT),
@@ -100,8 +102,8 @@ impl Places {
         }
     }
 
-    /// A shard or index under its final name. The only shard of a single file has that file's name,
-    /// whatever it is called in the layout.
+    /// Returns the final path of a shard or index. The only shard of a single file has that file's
+    /// name, whatever the layout calls it.
     pub(super) fn finished(&self, name: &str) -> PathBuf {
         match self.out.file_name().filter(|_| self.is_file) {
             Some(file) if self.is_staged => self.folder().join(file),
@@ -110,7 +112,7 @@ impl Places {
         }
     }
 
-    /// A side file under its final name.
+    /// Returns the final path of a side file.
     pub(super) fn side(&self, name: &Path) -> PathBuf {
         self.folder().join(name)
     }
@@ -150,29 +152,29 @@ impl Places {
         self.work().join("journal")
     }
 
-    /// A shard in the making, not compressed.
+    /// Returns the path of an unfinished shard, not compressed.
     pub(super) fn part(&self, shard: &str) -> PathBuf {
         self.in_work(shard.strip_suffix(".zst").unwrap_or(shard))
     }
 
-    /// A shard that is being compressed.
+    /// Returns the path of a shard that is being compressed.
     pub(super) fn packed(&self, shard: &str) -> PathBuf {
         self.in_work(shard)
     }
 
-    /// The work folder has none below it for shards: a plus, which no name of theirs has, stands
-    /// for the slash.
+    /// Returns the path of a part. The work folder has no folders for shards, so a plus, which no
+    /// shard's name contains, replaces the slash.
     fn in_work(&self, shard: &str) -> PathBuf {
         self.work()
             .join(format!("{}.part", shard.replace('/', "+")))
     }
 
-    /// Where inputs that cannot be read in place are expanded.
+    /// Returns the folder for inputs that must be expanded before they can be read.
     pub(super) fn scratch(&self) -> PathBuf {
         self.work().join("scratch")
     }
 
-    /// Whether a path in the work folder is that of a file that a run makes there.
+    /// Tells if a path in the work folder is a file that a run creates there.
     pub(super) fn is_work_file(&self, path: &Path) -> bool {
         let is_part = || path.extension().is_some_and(|end| end == "part");
         [self.lock(), self.journal(), self.aside(), self.exchange()]
@@ -181,20 +183,20 @@ impl Places {
             || is_part()
     }
 
-    /// Whether a path in the work folder is that of a folder that a run makes there.
+    /// Tells if a path in the work folder is a folder that a run creates there.
     pub(super) fn is_work_folder(&self, path: &Path) -> bool {
         path == self.scratch() || path == self.aside_dir()
     }
 
-    /// A small file in the making, before its rename.
+    /// Returns the path of a small file before its rename.
     pub(super) fn aside(&self) -> PathBuf {
         self.work().join("aside.tmp")
     }
 }
 
-/// Whether an output of this name is one file of weights rather than a folder.
+/// Tells if an output of this name is one file of weights, not a folder.
 pub fn names_one_file(out: &Path) -> bool {
-    // With a slash behind it, it is a folder's.
+    // A name with a slash at its end is a folder's.
     !out.as_os_str().as_encoded_bytes().ends_with(b"/")
         && out.file_name().is_some_and(|name| {
             let name = name.to_string_lossy();
@@ -204,24 +206,24 @@ pub fn names_one_file(out: &Path) -> bool {
         })
 }
 
-/// What was found in an output folder.
+/// The state of an output folder.
 pub(super) enum Standing {
-    /// Nothing that matters.
+    /// It holds nothing that matters.
     Free,
-    /// A run that can be taken up again.
+    /// It holds a run that can be resumed.
     Begun,
-    /// A run that can be taken up again and is to replace what is there.
+    /// It holds a run that can be resumed and is to replace the present output.
     Replacing {
-        /// Whether all of it is whole, and its files are on the way to their places.
+        /// True if the new output is whole and its files are moving to their places.
         is_exchanging: bool,
-        /// What is there.
+        /// The present output.
         under: Box<Standing>,
     },
     /// A checkpoint that this program finished.
     Finished(Box<Manifest>),
-    /// One of which something is missing or cut.
+    /// A checkpoint that this program finished, with files missing or cut.
     Broken(Box<Manifest>, Vec<String>),
-    /// A file of another checkpoint, by name.
+    /// The name of a file of another checkpoint.
     Occupied(String),
 }
 
@@ -231,7 +233,7 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
     if is_begun && let Some(entries) = storage.list(&places.aside_dir())? {
         let under = survey_finished(storage, places)?;
         let is_exchanging = storage.len(&places.exchange())?.is_some();
-        // What is left behind by a run whose last step was to take its work folder away.
+        // The leftover of a run that was interrupted while it removed its work folder.
         let is_over = matches!(&under, Standing::Finished(manifest)
             if entries.is_empty() && begun_identity(storage, places)?.as_ref() == Some(&manifest.identity));
         return Ok(if is_over {
@@ -250,7 +252,7 @@ pub(super) fn survey(storage: &dyn Storage, places: &Places) -> Result<Standing>
     }
 }
 
-/// What is in an output folder, whatever lies in its work folder.
+/// Looks at an output folder without regard to its work folder.
 fn survey_finished(storage: &dyn Storage, places: &Places) -> Result<Standing> {
     let Some(entries) = storage.list(&places.folder())? else {
         return Ok(Standing::Free);
@@ -283,8 +285,8 @@ fn survey_finished(storage: &dyn Storage, places: &Places) -> Result<Standing> {
     Ok(found.map_or(Standing::Free, |name| Standing::Occupied(name.into_owned())))
 }
 
-/// Removes what a run that is discarded has finished: the index first and for good, so that no
-/// reader picks up a mixture. Side files stay; new ones replace them.
+/// Removes the finished files of a discarded run: the index first, durably, so that no reader sees
+/// a mixture. Side files stay; new ones replace them.
 pub(super) fn sweep(storage: &dyn Storage, places: &Places) -> Result<()> {
     if places.is_file() {
         for path in [places.out().to_owned(), places.manifest()] {
@@ -333,20 +335,20 @@ fn sweep_components(storage: &dyn Storage, places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// What of the work folder stays when it is emptied, beside the lock, which is held.
+/// The contents of the work folder that stay when it is emptied, beside the lock, which is held.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// The journal, and the transforms that were found for a new output.
+    /// The journal, and the transforms found for a new output.
     Journal,
-    /// Those transforms.
+    /// The transforms only.
     Transforms,
     /// Nothing.
     Nothing,
 }
 
-/// Empties the work folder; the journal goes last.
+/// Empties the work folder, the journal last.
 pub(super) fn empty_work(storage: &dyn Storage, places: &Places, kept: Kept) -> Result<()> {
-    // IMPORTANT: without it nothing takes what is left of a new output for whole.
+    // IMPORTANT: without the marker nobody takes the rest of a new output for a whole one.
     if storage.len(&places.exchange())?.is_some() {
         storage.remove(&places.exchange())?;
         storage.sync_dir(&places.work())?;
@@ -368,7 +370,7 @@ pub(super) fn empty_work(storage: &dyn Storage, places: &Places, kept: Kept) -> 
     storage.sync_dir(&places.work())
 }
 
-/// Removes the chosen files below a folder, and every folder that is empty then.
+/// Removes the chosen files below a folder, and every folder that becomes empty.
 pub(super) fn remove_below(
     storage: &dyn Storage,
     folder: &Path,
@@ -388,7 +390,7 @@ pub(super) fn remove_below(
     storage.remove_dir_if_empty(folder)
 }
 
-/// Removes the work folder, the lock last, while it is held.
+/// Removes the work folder, the lock file last, while the lock is held.
 pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> {
     empty_work(storage, places, Kept::Nothing)?;
     storage.remove(&places.lock())?;
@@ -396,7 +398,7 @@ pub(super) fn remove_work(storage: &dyn Storage, places: &Places) -> Result<()> 
     storage.sync_dir(&places.unstaged().folder())
 }
 
-/// The extensions that weights come with.
+/// The extensions of weight files.
 const WEIGHT_EXTENSIONS: [&str; 10] = [
     ".safetensors",
     ".safetensors.zst",
@@ -410,7 +412,7 @@ const WEIGHT_EXTENSIONS: [&str; 10] = [
     ".onnx",
 ];
 
-/// Names of weights that loaders look for by themselves, as (beginning, end).
+/// The names of weights that loaders look for by themselves, as (beginning, end).
 const LOADED_NAMES: [(&str, &str); 7] = [
     ("", ".safetensors"),
     ("", ".safetensors.zst"),
@@ -421,7 +423,7 @@ const LOADED_NAMES: [(&str, &str); 7] = [
     ("flax_model", ".msgpack"),
 ];
 
-/// Side files that only a model has, and the model card, which is somebody's own text.
+/// Side files that only a model has, and the model card, which a person wrote.
 const MODEL_FILES: [&str; 8] = [
     "config.json",
     "generation_config.json",
@@ -441,13 +443,13 @@ fn belongs_to_a_checkpoint(name: &str) -> bool {
             .any(|extension| name.ends_with(extension))
 }
 
-/// Whether a file of this name is the index of a sharded checkpoint.
+/// Tells if a file of this name is the index of a sharded checkpoint.
 pub(super) fn is_weight_index(name: &str) -> bool {
     name.strip_suffix(".index.json")
         .is_some_and(|stem| WEIGHT_EXTENSIONS.iter().any(|end| stem.ends_with(end)))
 }
 
-/// Whether a loader would take a file of this name for weights.
+/// Tells if a loader would take a file of this name for weights.
 pub(super) fn is_weights(name: &str) -> bool {
     LOADED_NAMES
         .iter()

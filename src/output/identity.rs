@@ -1,34 +1,34 @@
-//! Whether two runs are the same run, and in which words they differ.
+//! Compares the identities of two runs, and puts their differences into words.
 
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 
-/// How many differences a message names.
+/// The most differences that a message names.
 const NAMED: usize = 3;
 
-/// How many characters of a value a message shows.
+/// The most characters of a value that a message shows.
 const SHOWN: usize = 80;
 
-/// An identity as it comes back from a file, so that one in memory and one read back compare equal.
+/// Normalises an identity through text, so that it equals one read back from a file.
 pub(super) fn normalised(identity: &Value) -> Result<Value> {
     let through_text = serde_json::to_string(identity).and_then(|text| serde_json::from_str(&text));
     through_text
         .map_err(|error| Error::new(Kind::Resume, "cannot record", "the run's identity", error))
 }
 
-/// An identity without the times of files that are known by their contents: two runs that made the
-/// same files at other times are the same run.
+/// Removes the times of files with a content hash: runs over the same files from other times are
+/// the same run.
 pub(super) fn sealed(identity: &Value) -> Value {
     without("modified_ns", identity)
 }
 
-/// The same with times and without contents, as they were recorded before contents were known.
+/// Removes the content hashes of files with a time, as identities were recorded before hashes.
 pub(super) fn timed(identity: &Value) -> Value {
     without("blake3", identity)
 }
 
-/// Leaves out `key` wherever a file has both time and contents.
+/// Removes `key` from every file that has both time and content hash.
 fn without(key: &str, value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(|item| without(key, item)).collect(),
@@ -45,8 +45,8 @@ fn without(key: &str, value: &Value) -> Value {
     }
 }
 
-/// The first differences between what a file (`holder`, such as "journal") has and what this run
-/// is; none if equal.
+/// Describes the first differences between the identity in a file (`holder`, such as "journal") and
+/// this run's; `None` if equal.
 pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<String> {
     let mut found = vec![];
     compare("", Some(stored), Some(run), &mut found);
@@ -69,8 +69,8 @@ pub(super) fn difference(holder: &str, stored: &Value, run: &Value) -> Option<St
     (!words.is_empty()).then(|| words.join("; "))
 }
 
-/// How a finished merge differs from the one that is asked for, in the words in which merges are
-/// asked for; what is no merge differs as [`difference`] says. None if they are equal.
+/// Describes how a finished merge differs from the requested one, in the words of a recipe; other
+/// runs are compared by [`difference`]. `None` if they are equal.
 pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
     if !stored["recipe"].is_object() || !run["recipe"].is_object() {
         return difference("manifest", stored, run);
@@ -108,7 +108,7 @@ pub(super) fn in_words(stored: &Value, run: &Value) -> Option<String> {
     Some(format!("it was merged from {there} too, but {words}"))
 }
 
-/// The inputs of a merge and its method.
+/// Names the inputs of a merge and its method.
 fn merge_of(identity: &Value) -> String {
     let names = identity["inputs"]
         .as_array()
@@ -131,8 +131,8 @@ fn merge_of(identity: &Value) -> String {
     )
 }
 
-/// One difference between merges of the same inputs by the same method; none for what only follows
-/// from others.
+/// Describes one difference between merges of the same inputs by the same method; `None` for a mere
+/// consequence of others.
 fn setting(key: &str, stored: Option<&Value>, run: Option<&Value>) -> Option<String> {
     let values = |key: &str| {
         Some(format!(
@@ -179,7 +179,7 @@ fn singular(list: &str) -> &'static str {
     }
 }
 
-/// A setting with its value, as a recipe has it.
+/// Formats a setting with its value as in a recipe.
 fn said(key: &str, value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => format!("no `{key}:`"),
@@ -187,7 +187,7 @@ fn said(key: &str, value: Option<&Value>) -> String {
     }
 }
 
-/// A value without the quotes of JSON, shortened.
+/// Formats a value without the quotes of JSON, shortened.
 fn plain(value: Option<&Value>) -> String {
     match value {
         Some(Value::String(text)) if text.chars().count() <= SHOWN => text.clone(),
@@ -219,8 +219,7 @@ fn compare<'a>(
                 );
             }
         }
-        // Lists of plain values say more as a whole: which weights, not which digit of the second
-        // one.
+        // Lists of plain values are clearer as a whole: all weights, not a digit of the second one.
         (Some(Value::Array(a)), Some(Value::Array(b))) if a.iter().chain(b).any(is_nested) => {
             for at in 0..a.len().max(b.len()) {
                 compare(&format!("{key}[{at}]"), a.get(at), b.get(at), found);

@@ -1,5 +1,5 @@
-//! The tensors of a manifest: read and written one by one, and held without what only a report
-//! needs.
+//! The tensors of a manifest: read and written one by one, and held without the notes, which only a
+//! report needs.
 
 use std::fmt;
 use std::ops::Deref;
@@ -20,7 +20,7 @@ use crate::plan::layout::Layout;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tensors(Vec<ManifestTensor>);
 
-/// One tensor of a manifest. What the run found about it stays in the file.
+/// One tensor of a manifest. The run's note about it stays in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ManifestTensor {
     /// Its name.
@@ -31,10 +31,10 @@ pub struct ManifestTensor {
     pub offset: u64,
     /// Length in bytes.
     pub length: u64,
-    /// The BLAKE3 hash of its bytes; none when the text does not give one.
+    /// The BLAKE3 hash of its bytes; `None` when the text gives none.
     #[serde(deserialize_with = "hash")]
     pub blake3: Option<BlockValue>,
-    /// The values of its check blocks, where it has more than one; none when the text does not give
+    /// The values of its check blocks, if it has more than one; `None` when the text does not give
     /// them.
     #[serde(default = "no_blocks", deserialize_with = "hashes")]
     pub blocks: Option<Box<[BlockValue]>>,
@@ -43,15 +43,15 @@ pub struct ManifestTensor {
 /// Fetches the note about a tensor by its number.
 pub(super) type Note<'a> = dyn Fn(usize) -> Result<Option<Value>> + 'a;
 
-/// What an output knows of its tensors.
+/// The tensors of an output, with the checksums computed so far.
 pub(super) struct Found<'a> {
     pub(super) layout: &'a Layout,
-    /// The values of the check blocks of a tensor.
+    /// Returns the values of a tensor's check blocks.
     pub(super) values: &'a dyn Fn(usize) -> &'a [BlockValue],
 }
 
 impl Found<'_> {
-    /// The tensors without their notes.
+    /// Lists the tensors without their notes.
     pub(super) fn tensors(&self) -> Tensors {
         let shards: Vec<Name> = self
             .layout
@@ -83,7 +83,7 @@ impl Found<'_> {
     }
 }
 
-/// The tensors as they are written: each with its note, which is fetched in its turn.
+/// The tensors in their written form: each with its note, fetched when its turn comes.
 pub(super) struct Listed<'a> {
     pub(super) note: &'a Note<'a>,
     pub(super) tensors: &'a Tensors,
@@ -122,8 +122,8 @@ impl Serialize for Listed<'_> {
 }
 
 impl ManifestTensor {
-    /// The values of the tensor's check blocks, one for each; none when the text does not give
-    /// them.
+    /// Returns the values of the tensor's check blocks, one each; `None` when the text does not
+    /// give them.
     pub(super) fn values(&self) -> Option<Vec<BlockValue>> {
         let count = checksum::block_count(self.length);
         let blocks = self.blocks.as_deref()?;
@@ -138,7 +138,7 @@ impl ManifestTensor {
 }
 
 impl Tensors {
-    /// Those of one shard.
+    /// Keeps the tensors of one shard.
     pub(super) fn of_shard(self, shard: &str) -> Self {
         Self(
             self.0
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for Each {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tensors, A::Error> {
         let mut tensors: Vec<ManifestTensor> = Vec::new();
         while let Some(mut tensor) = list.next_element::<ManifestTensor>()? {
-            // Most follow one of the same shard, and share its name then.
+            // Most tensors follow one of the same shard, and then share its name.
             if let Some(before) = tensors.last().filter(|before| before.shard == tensor.shard) {
                 tensor.shard = before.shard.clone();
             }

@@ -1,4 +1,4 @@
-//! One process per output: an advisory lock that the system drops when its holder dies.
+//! Keeps an output to one process, by an advisory lock that the system drops when its holder dies.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read};
@@ -11,19 +11,19 @@ use super::folder::Places;
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
 
-/// How often a lock file that vanishes under us is looked for again.
+/// The attempts to lock a file that keeps vanishing.
 const ATTEMPTS: usize = 16;
 
 /// The right to work on an output folder, until dropped.
 ///
-/// A lock is no data: it needs no sync, so it is taken on the disk directly and not through
+/// A lock holds no data and needs no sync, so it is taken on the disk directly, not through
 /// [`Storage`].
 pub(super) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Makes the work folder if needed and takes its lock, without waiting.
+    /// Creates the work folder if needed and takes its lock, without waiting.
     pub(super) fn acquire(storage: &dyn Storage, places: &Places) -> Result<Self> {
         let path = places.lock();
         let failed = |error| Error::io("cannot lock", &path, error);
@@ -53,15 +53,14 @@ impl Lock {
         ))
     }
 
-    /// Looks whether another process holds the lock; makes and changes nothing.
+    /// Checks that no other process holds the lock; creates and changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Kind::Locked`] when one does.
+    /// [`Kind::Locked`] when another process holds it.
     pub(super) fn look(places: &Places) -> Result<()> {
         let path = places.lock();
-        // What cannot be opened is not held by anybody whom we could tell from here; taking the
-        // lock says more.
+        // If the file cannot be opened, its holder cannot be found here; taking the lock will tell.
         let Ok(mut file) = File::options().read(true).open(&path) else {
             return Ok(());
         };
@@ -71,7 +70,7 @@ impl Lock {
         }
     }
 
-    /// Locks an opened file; none when it is not the lock file any more.
+    /// Locks an opened file; `None` when it is no longer the lock file.
     fn claim(mut file: File, path: &Path) -> Result<Option<Self>> {
         let failed = |error| Error::io("cannot lock", path, error);
         match file.try_lock() {
@@ -79,8 +78,8 @@ impl Lock {
             Err(TryLockError::WouldBlock) => return Err(held(path, &mut file)),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The holder before us may have finished and removed the file between our opening and
-        // locking it. Then the lock is on a file that nobody else will ever find.
+        // The former holder may have removed the file after we opened it and before we locked it.
+        // Then nobody else would ever find the locked file.
         if !is_still_at(path, &file).map_err(failed)? {
             return Ok(None);
         }
@@ -97,7 +96,7 @@ fn pid_line() -> String {
 
 fn held(path: &Path, file: &mut File) -> Error {
     let mut text = String::new();
-    // The pid is a courtesy: where it cannot be read, the refusal stands without it.
+    // The pid is a courtesy: if it cannot be read, the message does without it.
     let read = file.take(32).read_to_string(&mut text);
     let pid = text.trim();
     let named = read.is_ok() && !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());

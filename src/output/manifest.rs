@@ -1,15 +1,15 @@
-//! The manifest: what a finished output is and what each block of it must hash to.
+//! The manifest: the description of a finished output, with the expected hash of each block.
 //!
-//! The same run makes the same bytes: no time, no host, no thread count goes in here.
+//! The same run makes the same bytes, so the manifest has no time, host or thread count.
 //!
 //! Every byte of the output's weights is hashed once, as part of its tensor:
-//! [`ManifestTensor::blake3`] is what `b3sum` prints of those bytes. A shard's own plain hash
-//! cannot be had from that, since the place of a chunk in the file is part of BLAKE3, so it would
-//! take a second hash of everything. A shard therefore has the hash of its parts' hashes,
+//! [`ManifestTensor::blake3`] is what `b3sum` prints for those bytes. A shard's own plain hash
+//! cannot be derived from these, since BLAKE3 depends on a chunk's place in the file; it would take
+//! a second hash of every byte. A shard therefore has the hash of its parts' hashes,
 //! [`ManifestShard::digest_of_hashes`], which is just as binding.
 //!
-//! Versions of the format: 1 had neither that nor a checksum of the manifest itself, and is still
-//! read.
+//! Versions of the format: version 1 had neither this digest nor a checksum of the manifest itself;
+//! it is still read.
 
 use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
@@ -31,21 +31,22 @@ use crate::plan::layout::Layout;
 /// The version of the manifest's format.
 const FORMAT: u32 = 2;
 
-/// The older version, without a checksum of itself. No single flipped bit makes this of the other.
+/// The older version, without a checksum of itself. No single flipped bit turns the other version
+/// into this.
 const UNSEALED: u32 = 1;
 
-/// What is read and written at a time.
+/// The bytes that are read or written at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What `thalweg.json` holds; `T` is what is made of its list of tensors, which is read and written
+/// The contents of `thalweg.json`; `T` is the type of its tensor list, which is read and written
 /// one by one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest<T = Tensors> {
     /// The version of this format.
     pub format: u32,
-    /// What the run was asked to do.
+    /// The run's identity: recipe, inputs, format.
     pub identity: Value,
-    /// The index's file name; none where there is one shard.
+    /// The index's file name; `None` when there is one shard.
     pub index: Option<String>,
     /// The indexes of components in folders of their own, below the output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -54,11 +55,11 @@ pub struct Manifest<T = Tensors> {
     pub shards: Vec<ManifestShard>,
     /// The tensors, in the order they were planned.
     pub tensors: T,
-    /// The files beside the weights, by name. Empty in an older manifest, which did not record
+    /// The files beside the weights, by name. Empty in an older manifest, which does not record
     /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub side_files: Vec<ManifestSide>,
-    /// What else the run wants remembered.
+    /// Further records of the run.
     pub run: Value,
 }
 
@@ -69,20 +70,20 @@ pub struct ManifestShard {
     pub name: String,
     /// Its size in bytes, uncompressed.
     pub size: u64,
-    /// Its size on the disk where it is compressed.
+    /// Its size on the disk in bytes, if it is compressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compressed_size: Option<u64>,
     /// The BLAKE3 hash, in hexadecimal, of all bytes before its data.
     pub header_blake3: String,
-    /// The BLAKE3 hash, in hexadecimal, of the 32 bytes of its header's hash followed by those of
-    /// each of its tensors' in file order. This is not what `b3sum` prints of the file. None in an
-    /// older manifest.
+    /// The BLAKE3 hash, in hexadecimal, of the header's hash (32 bytes) followed by the hash of
+    /// each tensor in file order. This is not what `b3sum` prints for the file. `None` in an older
+    /// manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest_of_hashes: Option<String>,
 }
 
 impl Manifest {
-    /// Describes an output that is written.
+    /// Describes a written output.
     pub(super) fn describe(
         identity: Value,
         found: &Found<'_>,
@@ -121,7 +122,7 @@ impl Manifest {
         }
     }
 
-    /// Writes the file's contents: this, with the note about each tensor.
+    /// Writes the manifest to a file, with the note about each tensor.
     pub(super) fn write(&self, note: &Note<'_>, file: &dyn StorageFile) -> Result<()> {
         let listed = Manifest {
             format: self.format,
@@ -150,19 +151,19 @@ impl Manifest {
 }
 
 impl<T> Manifest<T> {
-    /// The names of all indexes.
+    /// Lists the names of all indexes.
     pub(super) fn indexes(&self) -> impl Iterator<Item = &String> {
         self.component_indexes.iter().chain(&self.index)
     }
 }
 
 impl<T: DeserializeOwned> Manifest<T> {
-    /// Reads a folder's manifest; none when there is none.
+    /// Reads a folder's manifest; `None` without one.
     ///
     /// # Errors
     ///
-    /// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum
-    /// says.
+    /// [`Kind::Damaged`] when the file is not a manifest, is of another version, or fails its own
+    /// checksum.
     pub(super) fn load(storage: &dyn Storage, places: &Places) -> Result<Option<Self>> {
         let path = places.manifest();
         if storage.len(&path)?.is_none() {
@@ -205,9 +206,8 @@ impl<T: DeserializeOwned> Manifest<T> {
 }
 
 impl Manifest {
-    /// Reads the manifest of a folder, and says what is missing of what it names or has another
-    /// size: nothing when the output is finished. None without a manifest, or with one that is
-    /// damaged.
+    /// Reads the manifest of a folder, and lists the files it names that are missing or of another
+    /// size: none when the output is finished. `None` when the manifest is missing or damaged.
     pub(super) fn load_with_faults(
         storage: &dyn Storage,
         places: &Places,
@@ -238,7 +238,7 @@ impl Manifest {
         Ok(Some((manifest, faults)))
     }
 
-    /// Whether this describes an output of that layout.
+    /// Tells if this describes an output of that layout.
     pub(super) fn matches(&self, layout: &Layout) -> bool {
         let shards_match = self.shards.len() == layout.shards().len()
             && layout
@@ -265,8 +265,8 @@ impl Manifest {
 }
 
 impl ManifestShard {
-    /// Whether its digest is that of a header and of tensors, in file order, with these hashes; so
-    /// it is where there is none.
+    /// Tells if its digest fits these hashes of the header and of the tensors, in file order; true
+    /// when it has no digest.
     pub(super) fn binds(&self, header: &BlockValue, tensors: &[&ManifestTensor]) -> bool {
         let Some(digest) = &self.digest_of_hashes else {
             return true;
@@ -277,18 +277,18 @@ impl ManifestShard {
         })
     }
 
-    /// The size of its file.
+    /// Returns the size of its file, in bytes.
     pub(super) fn stored_bytes(&self) -> u64 {
         self.compressed_size.unwrap_or(self.size)
     }
 }
 
-/// Reads the manifest of the finished output `dir`, a folder or a single file; none when there is
-/// none.
+/// Reads the manifest of the finished output `dir`, a folder or a single file; `None` without one.
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] when it is no manifest, of another version, or not what its own checksum says.
+/// [`Kind::Damaged`] when the file is not a manifest, is of another version, or fails its own
+/// checksum.
 pub fn read_manifest<T: DeserializeOwned>(
     storage: &dyn Storage,
     dir: &Path,
@@ -296,7 +296,7 @@ pub fn read_manifest<T: DeserializeOwned>(
     Manifest::load(storage, &Places::new(dir))
 }
 
-/// The hash of all of a file.
+/// Hashes a whole file.
 pub(super) fn hash_of(storage: &dyn Storage, path: &Path) -> Result<blake3::Hash> {
     let file = storage.open_read(path)?;
     let mut hasher = blake3::Hasher::new();
@@ -305,7 +305,7 @@ pub(super) fn hash_of(storage: &dyn Storage, path: &Path) -> Result<blake3::Hash
     Ok(hasher.finalize())
 }
 
-/// Whether a name is that of a file in the output's folder or in one below it, none of them hidden.
+/// Tells if a name is that of a file in the output's folder or below it, without hidden parts.
 pub(super) fn is_below(name: &str) -> bool {
     let plain =
         |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);

@@ -1,8 +1,9 @@
 //! Shards, index, side files, manifest, and the file operations under them.
 //!
-//! [`Output::begin`] looks at the folder and says whether to start, to go on or that all is done;
-//! then [`Output::write`], [`Output::commit`] every so often, and [`Output::finish`]. [`verify()`]
-//! reads a finished folder back. What is computed, and on which threads, is `engine/`'s.
+//! [`Output::begin`] looks at the folder and decides whether to start, to go on or that all is
+//! done. Then come [`Output::write`], [`Output::commit`] every so often, and [`Output::finish`].
+//! [`verify()`] reads a finished folder back. `engine/` decides about the computation and its
+//! threads.
 //!
 //! ```text
 //!  out/.thalweg/lock          held while a process works here
@@ -19,12 +20,12 @@
 //! beside it, its work folder `.X.safetensors.thalweg/`; in the manifest and the journal the shard
 //! is called `model.safetensors` all the same, so that file and manifest can be renamed together.
 //!
-//! [`Steps`] is the same for one small file that is found step by step, such as a transform.
+//! [`Steps`] does the same for one small file that is computed step by step, such as a transform.
 //!
-//! With a compression level, a shard that is whole and journalled is compressed into `X.zst.part`
-//! in the work folder, synced, renamed to `X.zst`, both folders are synced, and the uncompressed
-//! part goes; then the shard is journalled as finished. Checksums are those of the uncompressed
-//! bytes throughout.
+//! With a compression level, a whole and journalled shard is compressed into `X.zst.part` in the
+//! work folder, synced and renamed to `X.zst`; both folders are synced, and the uncompressed part
+//! is removed. Then the shard is journalled as finished. All checksums are of the uncompressed
+//! bytes.
 //!
 //! # The order that survives a crash
 //!
@@ -33,14 +34,14 @@
 //! 2. A shard whose every tensor is journalled is renamed, both folders are synced, and that is
 //!    journalled.
 //! 3. At the end come side files and manifest (each written aside, synced, renamed), a sync of the
-//!    folder, then the index, or the only shard where there is no index, another sync, and the work
-//!    folder goes.
+//!    folder, then the index, or the only shard where there is no index, and another sync. Last,
+//!    the work folder is removed.
 //!
-//! Where an output replaces another, its files go to `.thalweg/new` instead, and the old one stays
-//! as it is until all of the new one is there; how the two are exchanged is told in `exchange.rs`.
+//! If an output replaces another, its files go to `.thalweg/new` instead, and the old one stays
+//! unchanged until all of the new one is there; `exchange.rs` then exchanges the two.
 //!
 //! A folder therefore is finished exactly when its manifest and every file that the manifest names
-//! are there. Until then the journal is, and the run can be taken up again.
+//! are there. Until then it has the journal, and the run can be resumed.
 
 mod begin;
 mod beside;
@@ -84,5 +85,5 @@ pub use storage::{DiskStorage, Storage, StorageFile};
 pub use verify::{OpenShard, ShardBytes, Verified, verify, verify_with, verify_within};
 pub use write::{Output, Place};
 
-/// Is told how many bytes of how many were checked; its failure stops the check.
+/// A callback that receives the bytes checked and their total; its failure stops the check.
 pub type Progress<'a> = dyn FnMut(u64, u64) -> crate::error::Result<()> + 'a;

@@ -1,5 +1,5 @@
-//! The notes about tensors in a manifest, one after the other: all of them may be more than there
-//! is memory for.
+//! Reads the notes about tensors in a manifest one by one: all of them together may exceed the
+//! memory.
 
 use std::fmt;
 use std::io::BufReader;
@@ -15,17 +15,18 @@ use super::own_checksum::Sealed;
 use super::storage::Storage;
 use crate::error::{Error, Kind, Result};
 
-/// What is read at a time.
+/// The bytes that are read at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Takes the number of a tensor and its note.
+/// A callback that takes the number of a tensor and its note.
 type Take<'a> = dyn FnMut(usize, &Value) -> Result<()> + 'a;
 
-/// Gives `take` each note in the manifest of a folder, which was read and found right before.
+/// Passes each note in the manifest of a folder to `take`. The caller has checked the manifest
+/// before.
 ///
 /// # Errors
 ///
-/// What `take` fails with; [`Kind::Damaged`] when the manifest was changed meanwhile.
+/// The failure of `take`; [`Kind::Damaged`] when the manifest was changed meanwhile.
 pub(super) fn each_note(storage: &dyn Storage, places: &Places, take: &mut Take<'_>) -> Result<()> {
     let path = places.manifest();
     let file = storage.open_read(&path)?;
@@ -48,7 +49,7 @@ pub(super) fn each_note(storage: &dyn Storage, places: &Places, take: &mut Take<
     }
 }
 
-/// The manifest, of which only the notes of its tensors are looked at.
+/// A manifest, read only for the notes about its tensors.
 struct Notes<'a, 'b> {
     take: &'a mut Take<'b>,
     /// The failure of `take`, which a reader of JSON cannot carry.

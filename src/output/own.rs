@@ -1,9 +1,8 @@
-//! What lies in the places of this program's files must be this program's: a plain file in a real
-//! folder. A link would let a run write, cut or remove what lies elsewhere, a pipe would let it
-//! wait for ever.
+//! Checks that the files in this program's places are its own: plain files in real folders. Through
+//! a link a run would write, cut or remove files elsewhere; on a pipe it would wait for ever.
 //!
-//! The output folder itself may be a link to a folder: that is where its user wants the output.
-//! Below it no link is followed by anything that writes.
+//! The output folder itself may be a link to a folder: the user wants the output there. Below it no
+//! writer follows links.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -15,10 +14,11 @@ use super::folder::Places;
 use crate::error::{Error, Kind, Result};
 use crate::plan::layout::Layout;
 
-/// What cannot be done where something else lies.
+/// The action that fails when something else is in the place.
 const WHAT: &str = "cannot write to";
 
-/// Refuses a work folder that is none, or that holds what no run of this program has put there.
+/// Refuses a work folder that is not a folder, or that holds something no run of this program puts
+/// there.
 ///
 /// # Errors
 ///
@@ -63,11 +63,11 @@ pub(super) fn check_finished(places: &Places, layout: &Layout) -> Result<()> {
     check_file(&places.manifest()).map(drop)
 }
 
-/// Refuses a manifest that cannot be read as a file, before anything tries.
+/// Refuses a manifest that is not a file, before anything reads it.
 ///
 /// # Errors
 ///
-/// [`Kind::Occupied`] when it is something else.
+/// [`Kind::Occupied`] when it is not a file.
 pub(super) fn check_manifest(places: &Places) -> Result<()> {
     let is_file = |path: &Path| fs::metadata(path).is_ok_and(|there| there.is_file());
     if is_file(&places.manifest()) {
@@ -77,7 +77,8 @@ pub(super) fn check_manifest(places: &Places) -> Result<()> {
     }
 }
 
-/// The same for a file that goes into a folder of ours, and for the folders on the way to it.
+/// Refuses anything but a plain file at `name` in a folder of ours, and anything but folders on the
+/// way to it.
 ///
 /// # Errors
 ///
@@ -94,8 +95,8 @@ pub(super) fn check_side(places: &Places, name: &Path) -> Result<()> {
     check_file(&places.side(name)).map(drop)
 }
 
-/// Refuses a link or a device in the place of a side file of an output, before hours are spent on
-/// its weights.
+/// Refuses a link or a device in the place of an output's side files, before hours are spent on its
+/// weights.
 ///
 /// # Errors
 ///
@@ -107,11 +108,11 @@ pub fn check_sides(out: &Path, sides: &[SideFile]) -> Result<()> {
         .try_for_each(|side| check_side(&places, side.name()))
 }
 
-/// Whether there is a real folder; refuses anything else of that name.
+/// Tells if a real folder is there; refuses anything else of that name.
 ///
 /// # Errors
 ///
-/// [`Kind::Occupied`] when it is a link or no folder.
+/// [`Kind::Occupied`] when it is a link or not a folder.
 pub fn check_folder(path: &Path) -> Result<bool> {
     match kind_of(path)? {
         None => Ok(false),
@@ -123,7 +124,7 @@ pub fn check_folder(path: &Path) -> Result<bool> {
     }
 }
 
-/// Whether there is a plain file; refuses anything else of that name.
+/// Tells if a plain file is there; refuses anything else of that name.
 pub(super) fn check_file(path: &Path) -> Result<bool> {
     match kind_of(path)? {
         None => Ok(false),
@@ -135,7 +136,7 @@ pub(super) fn check_file(path: &Path) -> Result<bool> {
     }
 }
 
-/// An output that is a link must lead somewhere: nothing is made where it only points to.
+/// Refuses an output that is a dangling link: nothing is created at its target.
 fn check_root(out: &Path) -> Result<()> {
     match kind_of(out)? {
         Some(kind) if kind.is_symlink() && !out.exists() => {
@@ -145,7 +146,7 @@ fn check_root(out: &Path) -> Result<()> {
     }
 }
 
-/// Everything in a folder of ours, and in the folders in it, is a folder or a plain file.
+/// Refuses anything in a folder of ours, at any depth, but folders and plain files.
 fn check_below(folder: &Path) -> Result<()> {
     check_folder(folder)?;
     for name in entries(folder)? {
@@ -168,7 +169,7 @@ fn entries(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
-/// What lies there, not followed if a link; none when nothing does.
+/// Returns the file type at `path`, without following a link; `None` when nothing is there.
 fn kind_of(path: &Path) -> Result<Option<FileType>> {
     match fs::symlink_metadata(path) {
         Err(error)

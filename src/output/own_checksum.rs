@@ -1,9 +1,8 @@
 //! The manifest's checksum of itself: its last key holds the BLAKE3 hash of all text above that
 //! line.
 //!
-//! So `head -n -2 thalweg.json | b3sum --no-names` prints what the line says, without any knowledge
-//! of the rest. Both ways the text passes piece by piece: it may be larger than what memory there
-//! is.
+//! So `head -n -2 thalweg.json | b3sum --no-names` prints the hash in that line, without knowledge
+//! of the format. The text is read and written piece by piece, since it may exceed the memory.
 
 use std::io::{self, Read, Write};
 
@@ -12,22 +11,22 @@ use crate::error::{Error, Result};
 
 /// The last key of the file.
 const KEY: &str = "blake3_of_all_above";
-/// What is written and read at a time.
+/// The bytes that are written or read at a time.
 const PIECE_BYTES: usize = 64 << 10;
-/// What a pretty-printed JSON object with a key ends in.
+/// The end of a pretty-printed JSON object with at least one key.
 const END: &[u8] = b"\n}";
 
-/// What stands behind a text with this hash when it is whole. Its length is always the same.
+/// Returns the lines that follow a text with this hash. Their length is always the same.
 fn last_lines(hash: &blake3::Hash) -> String {
     format!("  \"{KEY}\": \"{}\"\n}}\n", hash.to_hex())
 }
 
-/// Text on its way to a file, from its start on.
+/// A writer of text to a file, from its start on.
 pub(super) struct Text<'a> {
     file: &'a dyn StorageFile,
     at: u64,
     piece: Vec<u8>,
-    /// Why the file did not take it.
+    /// The failure of the file.
     failed: Option<Error>,
 }
 
@@ -41,7 +40,7 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// What came of writing, the file's own failure rather than what writers made of it.
+    /// Returns the result of writing; prefers the file's own failure to the writers' version of it.
     pub(super) fn ended(self, written: io::Result<()>) -> io::Result<Result<()>> {
         match (self.failed, written) {
             (Some(error), _) => Ok(Err(error)),
@@ -75,7 +74,7 @@ impl Write for Text<'_> {
 pub(super) struct Sealing<W> {
     into: W,
     hasher: blake3::Hasher,
-    /// The last bytes, which may be the object's end.
+    /// The last bytes, held back since they may be the object's end.
     held: Vec<u8>,
 }
 
@@ -88,7 +87,7 @@ impl<W: Write> Sealing<W> {
         }
     }
 
-    /// The object is whole.
+    /// Ends the object with its checksum.
     pub(super) fn finish(mut self) -> io::Result<()> {
         debug_assert_eq!(self.held, END, "a pretty-printed object");
         self.pass(b",\n")?;
@@ -118,7 +117,7 @@ impl<W: Write> Write for Sealing<W> {
     }
 }
 
-/// A file's text, read from its start on, and its checksum of itself.
+/// A reader of a file's text from its start on, which checks the checksum in it.
 pub(super) struct Sealed<'a> {
     file: &'a dyn StorageFile,
     len: u64,
@@ -138,8 +137,8 @@ impl<'a> Sealed<'a> {
         })
     }
 
-    /// What is wrong with the checksum of the text, which was read to its end; none when it is
-    /// there and right.
+    /// Describes the fault in the checksum, once the text was read to its end; `None` when it is
+    /// present and right.
     pub(super) fn wrong(&self) -> Option<String> {
         let hash = self.hasher.finalize();
         if self.last == last_lines(&hash).as_bytes() {
@@ -223,7 +222,7 @@ mod tests {
                 value,
                 serde_json::from_str::<serde_json::Value>(json).expect("JSON")
             );
-            // As the module's documentation says: all but the last two lines.
+            // As in the module's documentation: all but the last two lines.
             let plain = String::from_utf8(text).expect("UTF-8");
             let above: String = plain
                 .split_inclusive('\n')

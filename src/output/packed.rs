@@ -1,5 +1,5 @@
-//! Compressed shards: a whole shard in the making becomes a seekable zstd file, frame by frame, and
-//! is read back from it.
+//! Compressed shards: compresses a whole shard into a seekable zstd file, frame by frame, and reads
+//! it back.
 
 use std::io;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Kind, Result};
 
-/// Runs `work` for each number below a count, on whichever threads, and returns when all are done.
+/// Runs `work` for each number below a count, on any threads, and returns when all are done.
 pub type RunAll = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + Send + Sync;
 
-/// Is told how many more bytes are compressed, and says whether to go on.
+/// A callback that receives the number of bytes newly compressed, and returns false to stop.
 pub type GoOn = dyn Fn(u64) -> bool + Send + Sync;
 
-/// Who compresses frames: how many at once, where, and whether to go on.
+/// The workers that compress frames, with their number and a callback that can stop them.
 #[derive(Clone)]
 pub struct Packers {
     width: usize,
@@ -27,7 +27,8 @@ pub struct Packers {
 }
 
 impl Packers {
-    /// Compresses `width` frames at a time with `run`, as long as `go_on` says so.
+    /// Creates packers that compress `width` frames at a time with `run`, while `go_on` returns
+    /// true.
     pub fn new(width: usize, run: Arc<RunAll>, go_on: Arc<GoOn>) -> Self {
         Self {
             width: width.max(1),
@@ -36,7 +37,7 @@ impl Packers {
         }
     }
 
-    /// One frame after the other on the calling thread.
+    /// Creates packers that compress one frame at a time on the calling thread.
     pub(super) fn serial() -> Self {
         Self::new(
             1,
@@ -45,7 +46,7 @@ impl Packers {
         )
     }
 
-    /// Compresses each of `frames`; the bytes do not depend on width and threads.
+    /// Compresses each of `frames`; the bytes do not depend on width or threads.
     fn compress(&self, frames: &[Vec<u8>], level: i32) -> io::Result<Vec<Vec<u8>>> {
         let made: Vec<Mutex<Option<io::Result<Vec<u8>>>>> =
             frames.iter().map(|_| Mutex::default()).collect();
@@ -68,12 +69,12 @@ impl Packers {
     }
 }
 
-/// Compresses the first `len` bytes of `shard` into the new file `to`, synced; what was there
-/// before is replaced. Returns its size.
+/// Compresses the first `len` bytes of `shard` into the new file `to`, replacing an old one, and
+/// syncs it. Returns its size in bytes.
 ///
 /// # Errors
 ///
-/// When reading or writing fails, or somebody asked to stop.
+/// Fails when reading or writing fails, or when the packers are told to stop.
 pub(super) fn pack(
     storage: &dyn Storage,
     shard: &dyn StorageFile,
@@ -121,7 +122,7 @@ pub(super) fn pack(
     Ok(size)
 }
 
-/// Reads the next frames, at most `width`; how far they reach.
+/// Reads the next frames, at most `width`; returns them with the offset of their end.
 fn fill(
     shard: &dyn StorageFile,
     mut at: u64,
@@ -146,8 +147,8 @@ fn fill(
     Ok(at)
 }
 
-/// Writes at a file's end. The error type of [`io::Write`] cannot carry a path, so failures keep
-/// their text only.
+/// A writer at a file's end. The error type of [`io::Write`] cannot carry a path, so failures keep
+/// only their text.
 struct Appender<'a> {
     file: &'a dyn StorageFile,
     at: u64,
@@ -167,7 +168,7 @@ impl io::Write for Appender<'_> {
     }
 }
 
-/// A finished compressed shard, read as the uncompressed file that it stands for.
+/// A finished compressed shard, read as if it were uncompressed.
 pub(super) struct PackedShard {
     source: Arc<dyn Source>,
 }
@@ -177,14 +178,13 @@ impl PackedShard {
     ///
     /// # Errors
     ///
-    /// When it is not there or no compressed safetensors file with a seek table.
+    /// Fails when it is missing, or not a compressed safetensors file with a seek table.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let options = SourceOptions {
             io: Io::Positioned,
             scratch: None,
         };
-        // Whether the inputs may be codes was judged with them, and a shard alone is what is wanted
-        // here.
+        // The inputs were already checked for quantised codes, and a single shard is wanted here.
         let as_it_is = OpenOptions {
             raw_codes: true,
             shard_alone: true,

@@ -1,4 +1,4 @@
-//! Whether files can be made where the output goes, found out without making one.
+//! Checks that files can be created in the output's place, without creating one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::folder::Places;
 use crate::error::{Error, Kind, Result};
 
-/// The file systems that show the kernel's own state: root may "write" there, but nobody can make
+/// The file systems that show the kernel's own state: root may "write" there, but nobody can create
 /// files.
 const KERNEL_FILE_SYSTEMS: [(u64, &str); 5] = [
     (0x9fa0, "proc"),
@@ -35,7 +35,7 @@ pub(super) fn check_writable(places: &Places) -> Result<()> {
         ));
     }
     match access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
-        // Where the call itself does not exist nothing is known, and the first write tells.
+        // Without this system call nothing is known, and the first write will tell.
         Ok(()) | Err(Errno::NOSYS) => Ok(()),
         Err(error) => Err(unwritable(places, std::io::Error::from(error).to_string())),
     }
@@ -54,7 +54,7 @@ fn kernel_file_system(magic: impl TryInto<u64>) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// Returns the nearest folder on the way up from `path` that exists, `path` itself included.
+/// Returns the nearest existing folder on the way up from `path`, `path` itself included.
 pub(super) fn nearest(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(if path.as_os_str().is_empty() {
         Path::new(".")

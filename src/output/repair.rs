@@ -1,7 +1,7 @@
-//! A finished output of which shards are missing or damaged: those alone are made again.
+//! Repairs a finished output: writes only its missing or damaged shards again.
 //!
-//! Every shard that is there is read and compared with the manifest. What is sound is journalled as
-//! if this run had just written it, the rest is removed, and the run is taken up from there.
+//! Every existing shard is read and compared with the manifest. Sound shards are journalled as if
+//! this run had just written them, the others are removed, and the run is resumed from there.
 
 use super::Progress;
 use super::begin::Run;
@@ -18,14 +18,14 @@ use super::write::Output;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, claims_record, head_with_identity};
 
-/// How many bytes of claims go into a record, about.
+/// The approximate size of a record's claims, in bytes.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// Goes on with what is sound of a finished output of this very run.
+/// Resumes from the sound shards of a finished output of this run.
 ///
 /// # Errors
 ///
-/// When what is there cannot be read or removed, or there is no room for what is missing.
+/// Fails when a shard cannot be read or removed, or there is no room for the missing ones.
 pub(super) fn repair(
     run: Run,
     lock: Lock,
@@ -60,12 +60,12 @@ pub(super) fn repair(
     Ok(output.with_repairs(again))
 }
 
-/// A journal that is written whole before it gets its name.
+/// A journal that is completed before it gets its name.
 struct Aside<'a> {
     file: &'a dyn StorageFile,
     at: u64,
     claims: Vec<Claim>,
-    /// About how many bytes the claims take.
+    /// The approximate size of the claims, in bytes.
     bytes: usize,
 }
 
@@ -76,7 +76,7 @@ impl Aside<'_> {
         Ok(())
     }
 
-    /// Adds a claim of about `bytes` bytes; they go to the file record by record.
+    /// Adds a claim of about `bytes` bytes; writes a record when the claims are large enough.
     fn claim(&mut self, claim: Claim, bytes: usize) -> Result<()> {
         self.claims.push(claim);
         self.bytes += bytes;
@@ -98,7 +98,7 @@ impl Aside<'_> {
 }
 
 impl Run {
-    /// What is wrong with a shard that the manifest describes; none when every byte is right.
+    /// Describes the fault of a shard in the manifest; `None` when every byte is right.
     fn fault_of(&self, shard: usize, manifest: &Manifest) -> Result<Option<String>> {
         let planned = &self.layout.shards()[shard];
         let path = self.places.finished(&planned.name);
@@ -155,7 +155,7 @@ impl Run {
         Ok(None)
     }
 
-    /// Writes the journal of a run that has finished the shards that are sound and nothing else.
+    /// Writes the journal of a run that has finished exactly the sound shards.
     fn journal_sound(&self, is_sound: &[bool], manifest: &Manifest) -> Result<()> {
         let storage = self.storage.as_ref();
         let file = storage.create(&self.places.aside())?;
@@ -190,7 +190,7 @@ impl Run {
         storage.sync_dir(&self.places.work())
     }
 
-    /// Claims all of a shard, as the run that finished it did.
+    /// Claims a whole shard, as the run that finished it did.
     fn claim_shard(
         &self,
         shard: usize,

@@ -1,4 +1,4 @@
-//! Taking up a run again: the journal's claims against what is really there.
+//! Resumes a run: compares the journal's claims with the files that are really there.
 
 use serde_json::Value;
 
@@ -17,16 +17,16 @@ use super::write::Output;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, State};
 
-/// The largest journal that is read; 40 bytes for every 16 MiB of output leave room for much bigger
-/// notes.
+/// The largest journal that is read, in bytes; blocks take 40 bytes per 16 MiB of output, which
+/// leaves much room for notes.
 pub(super) const JOURNAL_BYTES: u64 = 1 << 30;
 
-/// Goes on where the journal in the folder ends.
+/// Resumes the run where the journal in the folder ends.
 pub(super) fn resume(run: Run, lock: Lock, progress: &mut Progress<'_>) -> Result<Output> {
     go_on(run, lock, Claims::Unchecked, progress)
 }
 
-/// Whether what the journal claims was compared with what is there.
+/// The state of the journal's claims: compared with the files or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claims {
     /// Just now.
@@ -35,7 +35,7 @@ pub(super) enum Claims {
     Unchecked,
 }
 
-/// The same, where the claims may have been checked already.
+/// As `resume`, with claims that may have been checked already.
 pub(super) fn go_on(
     run: Run,
     lock: Lock,
@@ -53,18 +53,18 @@ pub(super) fn go_on(
     }
     let journal = run.storage.open(&path)?;
     if journal.len()? != len {
-        // A torn record must be gone for good before another is appended in its place.
+        // A torn record must be durably gone before another is appended in its place.
         journal.set_len(len)?;
         journal.sync_data()?;
     }
     Output::assemble(run, lock, Ledger::new(journal, len), state)
 }
 
-/// The identity that the journal in the folder states; none when it cannot be read.
+/// Returns the identity in the folder's journal; `None` when the journal cannot be parsed.
 ///
 /// # Errors
 ///
-/// When reading fails.
+/// Fails when reading fails.
 pub(super) fn begun_identity(storage: &dyn Storage, places: &Places) -> Result<Option<Value>> {
     let bytes = read_capped(storage, &places.journal(), JOURNAL_BYTES)?;
     let Ok(journal) = Journal::parse(&bytes, &places.journal()) else {
@@ -76,7 +76,7 @@ pub(super) fn begun_identity(storage: &dyn Storage, places: &Places) -> Result<O
         .map(|identity| sealed(&identity)))
 }
 
-/// Whether the journal in the folder is that of this very run.
+/// Checks that the journal in the folder is that of this run.
 pub(super) fn can_resume(run: &Run) -> Result<()> {
     let replayed = journal_bytes(run).and_then(|bytes| replayed(run, &bytes));
     replayed.map(drop).map_err(|error| {
@@ -123,9 +123,8 @@ fn replayed(run: &Run, bytes: &[u8]) -> Result<(State, u64)> {
 }
 
 impl Run {
-    /// Finds each shard's file, under its final name or in the making, and makes those that are
-    /// missing and of which nothing is claimed. On return the state says of each shard whether it
-    /// has its final name.
+    /// Finds each shard's file, finished or unfinished, and creates missing ones without claims. On
+    /// return the state tells for each shard if it has its final name.
     fn match_shards(&self, mut state: State) -> Result<State> {
         for shard in 0..self.layout.shards().len() {
             let planned = &self.layout.shards()[shard];
@@ -141,7 +140,7 @@ impl Run {
                 .iter()
                 .map(|tensor| state.values[*tensor].len())
                 .sum();
-            // Closed again: there may be more shards than files may be open.
+            // Each file is closed again: there may be more shards than files may be open.
             if is_finished {
                 self.finished(shard, &state)?;
             } else {
@@ -153,9 +152,9 @@ impl Run {
         Ok(state)
     }
 
-    /// A shard that has its final name: whole by the journal, with the right size and header. A
-    /// crash between the syncs of the two folders can leave it under its other name too, which goes
-    /// with the work folder.
+    /// Checks a shard with its final name: it must be whole by the journal, with the right size and
+    /// header. A crash between the syncs of the two folders can leave its other name too, which is
+    /// removed with the work folder.
     fn finished(&self, shard: usize, state: &State) -> Result<()> {
         let planned = &self.layout.shards()[shard];
         let counts = self.block_counts();
@@ -178,7 +177,7 @@ impl Run {
         self.remove_part(shard)
     }
 
-    /// The bytes of a shard, under its final name or in the making.
+    /// Opens a shard, finished or unfinished.
     fn opened(&self, shard: usize, is_finished: bool) -> Result<Box<dyn ShardBytes>> {
         let name = &self.layout.shards()[shard].name;
         let path = self.places.finished(name);
@@ -193,11 +192,11 @@ impl Run {
         })
     }
 
-    /// A shard that was compressed needs its part no more, which takes as much again on the disk.
+    /// Removes the part of a compressed shard, which only takes room on the disk.
     fn remove_part(&self, shard: usize) -> Result<()> {
         let part = self.places.part(&self.layout.shards()[shard].name);
         if self.layout.zstd().is_some() && self.storage.len(&part)?.is_some() {
-            // IMPORTANT: the final name may be there only as long as the power is.
+            // IMPORTANT: the final name may not be durable yet.
             self.storage.sync_dir(parent_of(
                 &self.places.finished(&self.layout.shards()[shard].name),
             ))?;
@@ -206,7 +205,7 @@ impl Run {
         Ok(())
     }
 
-    /// A shard in the making, at its full size.
+    /// Checks an unfinished shard, creates it if it is missing, and gives it its full size.
     fn part(&self, shard: usize, claimed_blocks: usize) -> Result<()> {
         let planned = &self.layout.shards()[shard];
         let path = self.places.part(&planned.name);
@@ -234,7 +233,7 @@ impl Run {
         Err(self.mismatch(shard, &format!("{found} bytes, wanted {wanted}")))
     }
 
-    /// Reads every claimed block and compares it with its journalled value.
+    /// Reads every claimed block and compares its value with the journal's.
     fn check_claims(&self, state: &State, progress: &mut Progress<'_>) -> Result<()> {
         let durable = |tensor: usize| {
             let blocks = u64::try_from(state.values[tensor].len()).expect("a count fits 64 bits");
@@ -273,8 +272,8 @@ impl Run {
         Ok(())
     }
 
-    /// A finished shard that cannot be decompressed was changed; any other failure stays what it
-    /// is.
+    /// Reports a finished shard that cannot be decompressed as changed; other failures stay
+    /// unchanged.
     fn unreadable(&self, shard: usize, error: Error) -> Error {
         if error.kind() == Kind::Input {
             self.mismatch(shard, &error.to_string())

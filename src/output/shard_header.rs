@@ -1,4 +1,4 @@
-//! The header of a finished shard, read back on its own terms.
+//! The header of a finished shard, read back without the layout.
 
 use std::path::Path;
 
@@ -11,19 +11,19 @@ use crate::error::Result;
 /// The largest shard header that is read; the format's own limit.
 const HEADER_BYTES: u64 = 100_000_000;
 
-/// A shard's header: where each tensor lies, absolute.
+/// A shard's header, with each tensor's absolute byte range.
 pub(super) struct Header {
     pub(super) data_start: u64,
     pub(super) hash: blake3::Hash,
     pub(super) tensors: IndexMap<String, (u64, u64)>,
 }
 
-/// What reading a header takes for each byte of it: the text, what is parsed, and the places of the
-/// tensors.
+/// The bytes of memory per header byte while it is read: the text, the parsed header and the
+/// tensors' places.
 const PARSED_RATIO: u64 = 6;
 
 impl Header {
-    /// About how many bytes of memory reading it takes; nothing where it cannot be read.
+    /// Estimates the bytes of memory that reading the header takes; 0 when it cannot be read.
     pub(super) fn memory(bytes: &dyn ShardBytes) -> Result<u64> {
         let mut length = [0; 8];
         if bytes.size() < 8 {

@@ -1,9 +1,8 @@
-//! The files beside the weights as part of a result: recorded in the manifest, checked, and put
-//! back where they are missing.
+//! The files beside the weights: recorded in the manifest, checked, and restored when missing.
 //!
-//! Some of them are for people, who write on in them: a model card, a licence. One that was edited
-//! is still the user's own, so it is mentioned and no damage; a config or a tokenizer that was
-//! changed makes another model of the weights.
+//! Some of them are for people, who may edit them: a model card, a licence. An edited one is
+//! mentioned but is not damage. A changed config or tokenizer is, since it makes another model of
+//! the weights.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -22,10 +21,10 @@ use crate::checkpoint::open_regular;
 use crate::error::{Error, Kind, Result};
 use crate::plan::layout::Layout;
 
-/// How many bytes are hashed at a time.
+/// The bytes that are hashed at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// A file beside the weights, as it was written.
+/// The record of a file beside the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestSide {
     /// Its name, relative to the output folder.
@@ -36,14 +35,14 @@ pub struct ManifestSide {
     pub blake3: String,
 }
 
-/// How a recorded file was found.
+/// The state of a recorded file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// As it was written.
+    /// Unchanged.
     Same,
-    /// With other bytes.
+    /// Changed: its bytes differ.
     Changed,
-    /// Not at all.
+    /// Missing.
     Missing,
 }
 
@@ -58,7 +57,7 @@ impl ManifestSide {
         })
     }
 
-    /// Whether its name stays within the output folder.
+    /// Tells if its name stays within the output folder.
     pub(super) fn is_plain(&self) -> bool {
         let mut parts = Path::new(&self.name).components();
         !self.name.is_empty()
@@ -66,7 +65,7 @@ impl ManifestSide {
             && parts.all(|part| matches!(part, Component::Normal(_)))
     }
 
-    /// How it is found at `path`.
+    /// Compares the file at `path` with this record.
     pub(super) fn state(&self, path: &Path) -> Result<State> {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -85,9 +84,8 @@ impl ManifestSide {
     }
 }
 
-/// Whether people write on in a file of this name, so that a change of it is no damage: cards,
-/// licences, pictures, and the defaults of generation, which are read beside the model and change
-/// nothing in it.
+/// Tells if people may edit a file of this name, so that a change is not damage: cards, licences,
+/// pictures, and generation defaults, which do not change the model.
 pub(super) fn may_be_edited(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let file = lower.rsplit('/').next().unwrap_or_default();
@@ -128,7 +126,7 @@ fn hashed(path: &Path) -> Result<(u64, String)> {
 }
 
 impl SideFile {
-    /// Size and hash of what it holds.
+    /// Computes the size and hash of its contents.
     fn described(&self) -> Result<ManifestSide> {
         match self.contents() {
             Contents::CopyOf(path) => ManifestSide::of(self.name(), path),
@@ -140,35 +138,36 @@ impl SideFile {
         }
     }
 
-    /// Whether the file at `path` holds the same.
+    /// Tells if the file at `path` has the same contents.
     ///
     /// # Errors
     ///
-    /// When one of the two cannot be read.
+    /// Fails when either file cannot be read.
     pub fn is_at(&self, path: &Path) -> Result<bool> {
         Ok(self.described()?.state(path)? == State::Same)
     }
 }
 
-/// What came of looking after the files beside finished weights.
+/// The result of restoring the files beside finished weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// How many files beside the weights were looked at.
+    /// The number of files that were checked.
     pub looked_at: usize,
-    /// Files that were missing, or changed and to be replaced, and were written again.
+    /// The files that were written again, since they were missing or a changed one was to be
+    /// replaced.
     pub written: Vec<String>,
-    /// Files that are not as they were written and stay so.
+    /// The changed files that were left alone.
     pub changed: Vec<String>,
-    /// Files that are missing and that this run does not know how to write.
+    /// The missing files that this run cannot write.
     pub missing: Vec<String>,
 }
 
-/// Looks after the files beside the weights of a finished output: writes again what is missing of
-/// `sides` and of the index; what was changed only with `overwrite`.
+/// Restores the files beside the weights of a finished output: writes missing files of `sides` and
+/// a missing index again, and changed files only with `overwrite`.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or written, or another process works there.
+/// Fails when a file cannot be read or written, or another process works in the folder.
 pub fn restore(
     storage: &dyn Storage,
     out: &Path,
@@ -188,7 +187,7 @@ pub fn restore(
         let path = places.side(side.name());
         restored.looked_at += 1;
         let state = wanted.state(&path)?;
-        // What the inputs lend may have changed since; what was recorded then is still right.
+        // The inputs' files may have changed since; the file as recorded then is still right.
         let is_as_recorded = || known.map(|known| recorded[known].state(&path)).transpose();
         if state == State::Same
             || (state == State::Changed && is_as_recorded()? == Some(State::Same))
@@ -240,7 +239,7 @@ pub fn restore(
     Ok(restored)
 }
 
-/// Writes the manifest of a finished output again, with the notes about its tensors that it holds.
+/// Writes the manifest of a finished output again, and keeps its notes about tensors.
 fn rewrite(storage: &dyn Storage, places: &Places, manifest: &Manifest) -> Result<()> {
     let mut notes = HashMap::new();
     each_note(storage, places, &mut |tensor, note| {
@@ -267,12 +266,11 @@ fn rewrite(storage: &dyn Storage, places: &Places, manifest: &Manifest) -> Resul
     })
 }
 
-/// What is to be said of recorded files that were edited; anything else that is not as it was
-/// written is damage.
+/// Returns remarks on recorded files that people edited; any other change is damage.
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] with the first file that is missing or was changed.
+/// [`Kind::Damaged`] with the first missing or changed file.
 pub(super) fn check(manifest: &Manifest, places: &Places) -> Result<Vec<String>> {
     let mut notes = vec![];
     for side in &manifest.side_files {

@@ -1,9 +1,9 @@
-//! An output of one small file that is found step by step: steps are journalled, the file is
+//! An output of one small file that is computed step by step: steps are journalled, the file is
 //! written at the end.
 //!
 //! Names and order are those of a single file of weights: until the end, journal and lock lie in
 //! the work folder `.X.safetensors.thalweg` beside it; the file appears under its name when it is
-//! whole and durable, then the work folder goes.
+//! whole and durable, then the work folder is removed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,30 +25,30 @@ use crate::journal::{Claim, Journal, head_with_identity};
 
 /// A run of steps towards one file, locked against other processes.
 ///
-/// Dropping it leaves everything as it is: the next run goes on behind the last step.
+/// Dropping it changes nothing on the disk: the next run goes on behind the last step.
 pub struct Steps {
     storage: Arc<dyn Storage>,
     places: Places,
     ledger: Ledger,
-    /// Held until the very end, so it stands last.
+    /// The last field, so that the lock is dropped last.
     _lock: Lock,
 }
 
-/// What came of looking for an earlier run.
+/// The state of a run after a look for an earlier one.
 pub enum BegunSteps {
-    /// Nothing was done yet.
+    /// A new run: no step is done yet.
     Fresh(Steps),
-    /// An earlier run is taken up again behind these steps, each as JSON text.
+    /// An earlier run, resumed behind these steps, each as JSON text.
     Resumed(Steps, Vec<String>),
-    /// The same run was finished before; nothing is to be done.
+    /// The same run was finished before; nothing is left to do.
     Complete,
 }
 
 impl Steps {
-    /// Begins, goes on with, or finds finished the run of `identity` at a target that is a single
-    /// file.
+    /// Begins or resumes the run of `identity` at a target that is a single file, or finds it
+    /// finished.
     ///
-    /// `is_same` tells whether the file that is there was made by this very run.
+    /// `is_same` tells if the file that is there was made by the same run.
     ///
     /// # Errors
     ///
@@ -75,8 +75,8 @@ impl Steps {
         check_file(places.out())?;
         let identity = normalised(identity)?;
         let is_there = || Ok::<_, Error>(storage.len(places.out())?.is_some());
-        // Where there is no work folder, nothing is touched before it is known that the file may be
-        // written.
+        // Without a work folder, nothing is touched until a look shows that the run may write the
+        // file.
         if storage.list(&places.work())?.is_none()
             && is_there()?
             && judge(target, &places, is_same)?
@@ -117,28 +117,28 @@ impl Steps {
     ///
     /// # Errors
     ///
-    /// When it cannot be written; the steps before it stay.
+    /// Fails when the step cannot be written; the steps before it stay.
     pub fn append(&mut self, step: String) -> Result<()> {
         self.ledger
             .append(&[Claim::Step { step }])
             .map_err(Error::resumable)
     }
 
-    /// The file that is to be written.
+    /// Returns the file that the run writes.
     pub fn out(&self) -> &Path {
         self.places.out()
     }
 
-    /// A folder for files that only this run needs; it goes with the work folder.
+    /// Returns a folder for files that only this run needs; it is removed with the work folder.
     pub fn scratch_dir(&self) -> PathBuf {
         self.places.scratch()
     }
 
-    /// Writes another file beside the one that is found, whole and durable or not at all.
+    /// Writes another file beside the output, whole and durable or not at all.
     ///
     /// # Errors
     ///
-    /// When it cannot be written; the run can then be resumed.
+    /// Fails when it cannot be written; the run can then be resumed.
     pub fn write_beside(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let path = self.places.out().with_file_name(name);
         put(
@@ -154,7 +154,7 @@ impl Steps {
     ///
     /// # Errors
     ///
-    /// When it cannot be written; the run can then be resumed.
+    /// Fails when it cannot be written; the run can then be resumed.
     pub fn finish(self, bytes: Vec<u8>) -> Result<()> {
         let Self {
             storage, places, ..
@@ -170,12 +170,12 @@ impl Steps {
     }
 }
 
-/// Removes what runs towards transforms of the output `out` have left behind although those were
-/// found, or are not asked for any more. The folder goes too where nothing is in it then.
+/// Removes the leftovers of transform runs for the output `out` whose transforms are finished or no
+/// longer requested. Also removes the folder if it becomes empty.
 ///
 /// # Errors
 ///
-/// When something there cannot be removed, or another process works on it.
+/// Fails when a leftover cannot be removed, or another process works on it.
 pub fn tidy_transforms(storage: &dyn Storage, out: &Path) -> Result<()> {
     let folder = Places::new(out).alignment();
     let Some(entries) = storage.list(&folder)? else {
@@ -195,18 +195,18 @@ pub fn tidy_transforms(storage: &dyn Storage, out: &Path) -> Result<()> {
     storage.remove_dir_if_empty(&folder)
 }
 
-/// Where the transforms of an output lie: in their last place, and, while the output is to replace
-/// another one, in its work folder.
+/// Returns the folders of an output's transforms: their last place, and the one in the work folder
+/// for an output that replaces another.
 pub fn transform_folders(out: &Path) -> [PathBuf; 2] {
     let places = Places::new(out);
     [places.alignment(), places.staged().alignment()]
 }
 
-/// Whether a run at this target puts its files aside until they replace what is there.
+/// Tells if a run at this target puts its files aside until they replace the present ones.
 ///
 /// # Errors
 ///
-/// When what is there cannot be read.
+/// Fails when the target cannot be read.
 pub fn is_replacing(storage: &dyn Storage, target: &Target) -> Result<bool> {
     let places = Places::new(&target.dir);
     check_work(&places)?;
@@ -218,8 +218,7 @@ pub fn is_replacing(storage: &dyn Storage, target: &Target) -> Result<bool> {
     })
 }
 
-/// Whether the file that is there is the result of this very run and stays; false when it may be
-/// replaced.
+/// Tells if the present file is the result of this run and stays; false when it may be replaced.
 fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> Result<bool> {
     let is_same = is_same(places.out());
     if is_same && !(target.restart && target.overwrite) {
@@ -241,8 +240,8 @@ fn judge(target: &Target, places: &Places, is_same: &dyn Fn(&Path) -> bool) -> R
 fn start(storage: &dyn Storage, places: &Places, identity: &Value) -> Result<Ledger> {
     empty_work(storage, places, Kept::Journal)?;
     let head = head_with_identity(&identity.to_string())?;
-    // Renamed when whole, over the journal of a discarded run if there is one: a journal never
-    // lacks its identity.
+    // Renamed when whole, over the journal of a discarded run if there is one, so that a journal
+    // always has its identity.
     let file = storage.create(&places.aside())?;
     file.write_at(&head, 0)?;
     file.sync_data()?;
@@ -278,7 +277,7 @@ fn resume(
     let file = storage.open(&path)?;
     let len = u64::try_from(journal.valid_len()).expect("a length fits 64 bits");
     if file.len()? != len {
-        // A torn record must be gone for good before another is appended in its place.
+        // A torn record must be durably gone before another is appended in its place.
         file.set_len(len)?;
         file.sync_data()?;
     }

@@ -1,8 +1,7 @@
-//! The file operations that the output is made of, behind a trait, so that tests can inject faults
-//! and lose power.
+//! The file operations of the output, behind a trait, so that tests can inject faults and lose
+//! power.
 //!
-//! Nothing here decides anything: the order of operations, on which durability rests, is the
-//! callers'.
+//! Durability depends on the order of operations, and the callers decide it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,63 +18,63 @@ use super::direct::DirectFile;
 use super::place::nearest;
 use crate::error::{Error, Kind, Result};
 
-/// How many bytes are copied at a time.
+/// The bytes that are copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What to do about a full disk.
+/// The hint for a full disk.
 pub(super) const FREE_SOME_SPACE: &str = "free some space, then run the same command again";
 
-/// What to do about a file that may not grow further.
+/// The hint for a file that may not grow further.
 pub(super) const RAISE_THE_LIMIT: &str = "the size of files is limited (ulimit -f, or by the file system): raise the \
                                           limit, or take a smaller --shard-size, then run the same command again";
 
-/// A name in a folder.
+/// An entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name alone.
+    /// The name, without the folder.
     pub name: OsString,
-    /// Whether it is a folder, not followed if a link.
+    /// True if it is a folder; a link to one does not count.
     pub is_dir: bool,
 }
 
-/// A place that files are written to. Every failure names its path.
+/// A file system to write to. Every failure names its path.
 pub trait Storage: Send + Sync {
-    /// Makes a folder and those above it, durably: no further sync is needed.
+    /// Creates a folder and those above it, durably: no further sync is needed.
     fn create_dir_all(&self, dir: &Path) -> Result<()>;
-    /// Makes a new file to write and read; refuses what exists.
+    /// Creates a new file to write and read; refuses an existing one.
     fn create(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
     /// Opens an existing file to write and read.
     fn open(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
     /// Opens an existing file to read.
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>>;
-    /// Opens an existing file that is written front to back in large pieces. What is written may
-    /// stay in memory until the file is synced.
+    /// Opens an existing file that is written front to back in large pieces. Written bytes may stay
+    /// in memory until the file is synced.
     fn open_stream(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
         self.open(path)
     }
-    /// Renames a file, replacing what has the new name. Durable after a sync of both folders.
+    /// Renames a file and replaces one of the new name. Durable after a sync of both folders.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> Result<()>;
-    /// Removes a folder, unless it still holds something.
+    /// Removes a folder if it is empty.
     fn remove_dir_if_empty(&self, dir: &Path) -> Result<()>;
-    /// The names in a folder, sorted; none when there is no such folder.
+    /// Lists the entries of a folder, sorted by name; `None` when there is no such folder.
     fn list(&self, dir: &Path) -> Result<Option<Vec<Entry>>>;
-    /// The size of a file; none when there is none.
+    /// Returns the size of a file in bytes; `None` when there is no such file.
     fn len(&self, path: &Path) -> Result<Option<u64>>;
-    /// How many bytes a file takes, which is less than its size where it has holes; none when there
-    /// is none.
+    /// Returns the bytes that a file takes on the disk, less than its size if it has holes; `None`
+    /// when there is no such file.
     fn allocated(&self, path: &Path) -> Result<Option<u64>> {
         self.len(path)
     }
-    /// How many bytes may still be written below a folder; none where that is not known.
+    /// Returns the bytes that may still be written below a folder; `None` when that is unknown.
     fn free_bytes(&self, _dir: &Path) -> Result<Option<u64>> {
         Ok(None)
     }
 
-    /// Makes a new file with the contents of another, which may lie elsewhere. Not synced.
+    /// Copies a file, which may be outside this storage, to a new one. Does not sync it.
     fn copy(&self, from: &Path, to: &Path) -> Result<Arc<dyn StorageFile>> {
         let source = DiskFile::open(from, File::options().read(true), true, "cannot copy from")?;
         let copy = self.create(to)?;
@@ -100,23 +99,21 @@ pub trait Storage: Send + Sync {
     reason = "a file's size is asked for, never whether it is empty"
 )]
 pub trait StorageFile: Send + Sync {
-    /// Fills all of `buffer` from `offset` on.
+    /// Fills all of `buffer` from `offset` in the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
-    /// Writes all of `bytes` from `offset` on.
+    /// Writes all of `bytes` at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
-    /// The size now.
+    /// Returns the present size in bytes.
     fn len(&self) -> Result<u64>;
     /// Cuts or extends the file.
     fn set_len(&self, len: u64) -> Result<()>;
-    /// Makes the file `len` bytes long, with all of them reserved on the disk where the file system
-    /// can do that.
+    /// Makes the file `len` bytes long, and reserves them on the disk if the file system can.
     fn preallocate(&self, len: u64) -> Result<()>;
-    /// Nothing is written for a while: what was gathered goes to the system, and the memory for it
-    /// is given back.
+    /// Passes gathered bytes to the system and frees their memory, for a time without writes.
     fn settle(&self) -> Result<()> {
         Ok(())
     }
-    /// Makes contents and size durable, and lets go of what the system caches of them.
+    /// Makes contents and size durable, and drops them from the system's cache.
     fn sync_data(&self) -> Result<()>;
 }
 
@@ -165,8 +162,8 @@ impl Storage for DiskStorage {
 
     fn open_read(&self, path: &Path) -> Result<Arc<dyn StorageFile>> {
         let opened = DiskFile::open(path, File::options().read(true), true, "cannot open")?;
-        // All that is opened so is read front to back: the system then reads further ahead while
-        // this program hashes.
+        // Files opened here are read front to back, so the system may read ahead while this program
+        // hashes.
         _ = fadvise(&opened.file, 0, None, Advice::Sequential);
         Ok(Arc::new(opened))
     }
@@ -241,16 +238,16 @@ impl Storage for DiskStorage {
     }
 
     fn free_bytes(&self, dir: &Path) -> Result<Option<u64>> {
-        // The folder may be still to be made, on the file system of the one above it.
+        // The folder may not exist yet; it will be on the file system of the one above it.
         let dir = &nearest(dir)?;
         let space = statvfs(dir).map_err(|error| Error::io("cannot examine", dir, error.into()))?;
-        // What is kept back for root is root's.
+        // Only root may use the reserved blocks.
         let free = if geteuid().is_root() {
             space.f_bfree
         } else {
             space.f_bavail
         };
-        // Some file systems in user space know of no blocks at all.
+        // Some file systems in user space report no blocks at all.
         Ok((space.f_blocks > 0).then(|| free.saturating_mul(space.f_frsize)))
     }
 }
@@ -263,7 +260,7 @@ fn metadata(path: &Path) -> Result<Option<fs::Metadata>> {
     }
 }
 
-/// The folder that holds `path`.
+/// Returns the folder that holds `path`.
 pub(super) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -279,14 +276,15 @@ pub(super) struct DiskFile {
 }
 
 impl DiskFile {
-    /// Opens a regular file; where it is written to, not through a link.
+    /// Opens a regular file; through a link only with `follow`.
     fn open(
         path: &Path,
         options: &fs::OpenOptions,
         follow: bool,
         what: &'static str,
     ) -> Result<Self> {
-        // A named pipe would otherwise be waited for; of a regular file nothing is different.
+        // Opening a named pipe would otherwise wait; for a regular file the flag makes no
+        // difference.
         let flags = if follow {
             OFlags::NONBLOCK
         } else {
@@ -364,7 +362,7 @@ impl StorageFile for DiskFile {
             } {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // No reservations on this file system: that there was room for everything must do.
+                // This file system has no reservations; the earlier check for room must do.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
                 Err(error) => return Err(self.failed(WHAT, error)),
             }
@@ -375,8 +373,8 @@ impl StorageFile for DiskFile {
         self.file
             .sync_data()
             .map_err(|error| self.failed("cannot sync", error))?;
-        // What is durable is not read again; the cache is better spent on inputs. Where advice is
-        // not taken, no harm.
+        // Durable bytes are not read again; the cache is better spent on inputs. Ignored advice
+        // does no harm.
         _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         Ok(())
     }

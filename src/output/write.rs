@@ -1,5 +1,4 @@
-//! A run's output while it is written: which bytes are there, what they hash to, which files are
-//! open.
+//! A run's output while it is written: its written bytes, their hashes and the open files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,12 +19,12 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{Claim, State};
 use crate::plan::layout::Layout;
 
-/// What a commit takes for a tensor beside the text of its note.
+/// The memory of a tensor in a commit beside the text of its note, in bytes.
 const CLAIM_BYTES: usize = 192;
 
-/// An output in the making, locked against other processes.
+/// An unfinished output, locked against other processes.
 ///
-/// Dropping it leaves everything as it is: the next run goes on behind what was committed.
+/// Dropping it changes nothing on the disk: the next run goes on behind the last commit.
 pub struct Output {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) places: Places,
@@ -35,41 +34,40 @@ pub struct Output {
     shards: Vec<ShardState>,
     run_note: Option<Value>,
     run_note_is_claimed: bool,
-    /// Tensors with something to claim, and shards with something to sync.
+    /// Tensors with unclaimed blocks or notes, and shards with unsynced bytes.
     unclaimed: BTreeSet<usize>,
     unsynced: BTreeSet<usize>,
-    /// What is kept for the next commit, about.
+    /// The approximate memory held for the next commit, in bytes.
     unclaimed_bytes: usize,
     durable: Arc<[AtomicU64]>,
     ledger: Arc<Mutex<Ledger>>,
     prepared: u64,
     pub(super) packers: Packers,
-    /// What was wrong with shards of a finished output that are made again.
+    /// The faults of a finished output's shards that are written again.
     repairs: Vec<String>,
-    /// Held until the very end, so it stands last.
+    /// The last field, so that the lock is dropped last.
     pub(super) _lock: Lock,
 }
 
-/// Where bytes of the output go.
+/// The place of some bytes of the output.
 pub struct Place {
     file: Arc<dyn StorageFile>,
     at: u64,
-    /// Whether the shard ends with these bytes.
+    /// True if the shard ends with these bytes.
     ends_shard: bool,
 }
 
 impl Place {
-    /// Hands `bytes`, those that this place was made for, to the system.
+    /// Writes `bytes`, for which this place was made, to the system.
     ///
     /// # Errors
     ///
-    /// When it does not take them.
+    /// Fails when the system does not take them.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         self.file
             .write_at(bytes, self.at)
             .map_err(Error::resumable)?;
-        // A commit may have many small shards behind it, and what they gather is paid for once
-        // only.
+        // Many small shards may wait for one commit, but memory is budgeted for one stage only.
         if self.ends_shard {
             self.file.settle().map_err(Error::resumable)
         } else {
@@ -78,39 +76,39 @@ impl Place {
     }
 }
 
-/// What is known about a tensor.
+/// The progress of a tensor.
 pub(super) struct TensorState {
     pub(super) hasher: TensorHasher,
-    /// How many blocks were handed to a commit.
+    /// The number of blocks handed to a commit.
     claimed: usize,
-    /// What is noted about it, JSON text, until a commit takes it to the journal.
+    /// The note about it, JSON text, until a commit takes it to the journal.
     note: Option<Box<str>>,
 }
 
-/// What is known about a shard.
+/// The progress of a shard.
 struct ShardState {
     file: Option<Arc<dyn StorageFile>>,
     is_sealed: bool,
-    /// Tensors of which not every block was handed to a commit.
+    /// The number of tensors with blocks not yet handed to a commit.
     open_tensors: usize,
 }
 
 impl Output {
-    /// Looks at the target folder and begins, goes on with, or finds finished the output of
-    /// `layout` there.
+    /// Looks at the target folder, and begins or resumes the output of `layout` there or finds it
+    /// finished.
     ///
-    /// `identity` is what decides whether an earlier run was the same: recipe, inputs, format.
-    /// Files are reserved on the disk at their full size, so a disk that is too small shows here.
-    /// When a run is taken up again, every block that its journal claims is read and checked first,
-    /// which `progress` is told of.
+    /// An earlier run was the same if its `identity` is equal: recipe, inputs, format. Files are
+    /// reserved on the disk at their full size, so that a too small disk fails here. Before a run
+    /// is resumed, every block that its journal claims is read and checked, with reports to
+    /// `progress`.
     ///
-    /// With [`Target::overwrite`] another checkpoint stays as it is until this one is whole, and
-    /// then makes room.
+    /// With [`Target::overwrite`] another checkpoint stays unchanged until this one is whole, and
+    /// is then replaced.
     ///
     /// # Errors
     ///
     /// [`Kind::Occupied`] when another checkpoint is there, [`Kind::Locked`] when another process
-    /// works there, [`Kind::Resume`] when another run was begun there or what it wrote was changed
+    /// works there, [`Kind::Resume`] when another run was begun there or its files were changed
     /// since.
     pub fn begin(
         storage: Arc<dyn Storage>,
@@ -188,25 +186,24 @@ impl Output {
         })
     }
 
-    /// Keeps in mind what was wrong with what was finished here before.
+    /// Stores the faults that were found in the output finished here before.
     pub(super) fn with_repairs(mut self, repairs: Vec<String>) -> Self {
         self.repairs = repairs;
         self
     }
 
-    /// What was wrong with shards that an earlier run had finished and this one makes again, a
-    /// sentence for each.
+    /// Returns the faults of finished shards that this run writes again, a sentence each.
     pub fn repairs(&self) -> &[String] {
         &self.repairs
     }
 
-    /// Lets `packers` compress shards from now on; without it they are compressed on the thread
-    /// that commits.
+    /// Sets the packers that compress shards from now on; by default the thread that commits does
+    /// it.
     pub fn pack_with(&mut self, packers: Packers) {
         self.packers = packers;
     }
 
-    /// Bytes of shards that are still to be compressed, before compression.
+    /// Returns the uncompressed bytes of the shards that are still to be compressed.
     pub fn bytes_to_pack(&self) -> u64 {
         let open = self
             .layout
@@ -219,23 +216,23 @@ impl Output {
             .map_or(0, |_| open.map(|(shard, _)| shard.len).sum())
     }
 
-    /// The layout that is written.
+    /// Returns the layout that is written.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// How many bytes from a tensor's start are durable: the whole tensor, or a multiple of
-    /// [`CHECK_BLOCK`](super::checksum::CHECK_BLOCK). Writing begins there.
+    /// Returns the number of durable bytes from a tensor's start: the whole tensor, or a multiple
+    /// of [`CHECK_BLOCK`](super::checksum::CHECK_BLOCK). Writing begins there.
     pub fn durable_bytes(&self, tensor: usize) -> u64 {
         self.durable[tensor].load(Ordering::Acquire)
     }
 
-    /// What is noted about a tensor, by this run or an earlier one; read back from the journal once
-    /// a commit took it there.
+    /// Returns the note about a tensor, from this run or an earlier one; reads it back from the
+    /// journal after a commit.
     ///
     /// # Errors
     ///
-    /// When the journal cannot be read, or what it holds is no JSON.
+    /// Fails when the journal cannot be read, or the note is not JSON.
     pub fn note(&self, tensor: usize) -> Result<Option<Value>> {
         let name = &self.layout.tensors()[tensor].name;
         if let Some(text) = &self.tensors[tensor].note {
@@ -248,17 +245,17 @@ impl Output {
             .transpose()
     }
 
-    /// About how many bytes of memory what the next commit claims takes.
+    /// Estimates the memory of the next commit's claims, in bytes.
     pub fn unclaimed_bytes(&self) -> usize {
         self.unclaimed_bytes
     }
 
-    /// How many shards in the making are open.
+    /// Counts the unfinished shards that are open.
     pub fn open_shards(&self) -> usize {
         self.unsynced.len()
     }
 
-    /// Notes what was found about a tensor; the next commit journals it, the manifest keeps it.
+    /// Sets the note about a tensor; the next commit journals it, the manifest keeps it.
     pub fn set_note(&mut self, tensor: usize, note: &Value) {
         let text = note.to_string().into_boxed_str();
         self.unclaimed_bytes += text.len() + CLAIM_BYTES;
@@ -266,34 +263,34 @@ impl Output {
         self.unclaimed.insert(tensor);
     }
 
-    /// What is noted about the run as a whole, by this process or an earlier one.
+    /// Returns the note about the whole run, from this process or an earlier one.
     pub fn run_note(&self) -> Option<&Value> {
         self.run_note.as_ref()
     }
 
-    /// Notes what was found about all tensors together; the next commit journals it. The manifest
-    /// keeps of it what [`Output::finish`] is given.
+    /// Sets the note about the whole run; the next commit journals it. The manifest keeps only what
+    /// [`Output::finish`] is given.
     pub fn set_run_note(&mut self, note: Value) {
         self.run_note = Some(note);
         self.run_note_is_claimed = false;
     }
 
-    /// The output folder, or the single file that is written.
+    /// Returns the output folder, or the single file that is written.
     pub fn dir(&self) -> &Path {
         self.places.out()
     }
 
-    /// A folder for files that only this run needs; it goes with the work folder.
+    /// Returns a folder for files that only this run needs; it is removed with the work folder.
     pub fn scratch_dir(&self) -> PathBuf {
         self.places.scratch()
     }
 
-    /// Hands the next bytes of a tensor to the system and hashes them; only a commit makes them
+    /// Hashes the next bytes of a tensor and writes them to the system; only a commit makes them
     /// durable.
     ///
     /// # Errors
     ///
-    /// As [`Output::place`], and when the system does not take them.
+    /// As [`Output::place`], and when the system does not take the bytes.
     pub fn write(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         match self.place(tensor, offset, bytes)? {
             Some(place) => place.write(bytes),
@@ -301,16 +298,16 @@ impl Output {
         }
     }
 
-    /// Hashes the next bytes of a tensor and says where they go; none when there are no bytes.
+    /// Hashes the next bytes of a tensor and returns their place; `None` when there are no bytes.
     ///
-    /// Bytes of one tensor come in order. What [`Place::write`] was not called for before the next
-    /// commit runs is claimed all the same, so whoever writes on another thread keeps places and
-    /// commits in their order.
+    /// The bytes of one tensor must come in order. The next commit claims the bytes even if
+    /// [`Place::write`] was not called, so a writer on another thread must keep places and commits
+    /// in order.
     ///
     /// # Errors
     ///
-    /// When the bytes are not the next ones of the tensor or go beyond its end, or the shard cannot
-    /// be opened.
+    /// Fails when the bytes are not the next ones of the tensor or go beyond its end, or the shard
+    /// cannot be opened.
     pub fn place(&mut self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<Option<Place>> {
         let layout = Arc::clone(&self.layout);
         let slot = &layout.tensors()[tensor];
@@ -347,7 +344,7 @@ impl Output {
         }))
     }
 
-    /// The open file of a shard in the making, its header written.
+    /// Returns the open file of an unfinished shard, with its header written.
     fn part(&mut self, shard: usize) -> Result<Arc<dyn StorageFile>> {
         let state = &mut self.shards[shard];
         if let Some(file) = &state.file {
@@ -365,25 +362,24 @@ impl Output {
         Ok(file)
     }
 
-    /// Makes all that was written durable, whole check blocks of it journalled, and renames shards
-    /// that are whole.
+    /// Makes all written bytes durable, journals their whole check blocks, and renames whole
+    /// shards.
     ///
     /// # Errors
     ///
-    /// When syncing, journalling or renaming fails; the output cannot be used further, but it can
-    /// be resumed.
+    /// Fails when syncing, journalling or renaming fails; this output is then unusable, but the run
+    /// can be resumed.
     pub fn commit(&mut self) -> Result<()> {
         self.prepare_commit()?.run()
     }
 
-    /// Takes what there is to commit, for another thread to [`Pending::run`] while writing goes on
-    /// here.
+    /// Prepares a commit, for another thread to [`Pending::run`] while writing goes on here.
     ///
-    /// Commits must be run in the order they were prepared, each of them.
+    /// Every prepared commit must be run, in the order of preparation.
     ///
     /// # Errors
     ///
-    /// When a file cannot be opened or a number is too large for the journal.
+    /// Fails when a file cannot be opened or a number is too large for the journal.
     pub fn prepare_commit(&mut self) -> Result<Pending> {
         let (mut claims, mut reached) = (vec![], vec![]);
         self.unclaimed_bytes = 0;
@@ -454,13 +450,13 @@ impl Output {
     fn seal_whole_shards(&mut self) -> Result<Vec<Seal>> {
         let mut seals = vec![];
         for shard in 0..self.shards.len() {
-            // The only shard of a part has no index behind it: its rename is what finishes the
-            // part.
+            // The only shard of a part has no index: its rename finishes the part.
             if self.layout.shards()[shard].is_only {
                 continue;
             }
             if !self.shards[shard].is_sealed && self.shards[shard].open_tensors == 0 {
-                // Opened if need be, so that a shard of empty tensors gets its header and its sync.
+                // Opens the shard if needed, so that a shard of empty tensors gets its header and
+                // its sync.
                 self.part(shard)?;
                 self.shards[shard].is_sealed = true;
                 seals.push(Seal {
@@ -472,7 +468,7 @@ impl Output {
         Ok(seals)
     }
 
-    /// Writes the headers of only shards even if nothing else is in them.
+    /// Writes the headers of parts' only shards even if they hold nothing else.
     pub(super) fn open_only_shards(&mut self) -> Result<()> {
         for shard in 0..self.shards.len() {
             if self.layout.shards()[shard].is_only && !self.shards[shard].is_sealed {
@@ -482,7 +478,7 @@ impl Output {
         Ok(())
     }
 
-    /// Whether a shard lies under its final name, or will when all prepared commits were run.
+    /// Tells if a shard has its final name, or will have it once all prepared commits are run.
     pub(super) fn is_sealed(&self, shard: usize) -> bool {
         self.shards[shard].is_sealed
     }

@@ -1,4 +1,4 @@
-//! A finished output as it describes itself: manifest, indexes, shards by name.
+//! A finished output by its own description: manifest, indexes, shard names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::output::folder::{MANIFEST, Places, is_weight_index};
 use crate::output::manifest::Manifest;
 use crate::output::storage::{DiskStorage, Storage, parent_of};
 
-/// The names and records of an output.
+/// The files and records of an output.
 pub(super) struct Folder {
     pub(super) dir: PathBuf,
     pub(super) manifest: Option<Manifest>,
     /// The output's own index first, then those of folders below it.
     pub(super) indexes: Vec<FolderIndex>,
-    /// The shards, in the manifest's order where there is one.
+    /// The shards, in the manifest's order if there is one.
     pub(super) shards: Vec<String>,
     pub(super) unnamed: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -130,7 +130,7 @@ impl Folder {
         }
     }
 
-    /// A single file has no index, and nothing but its manifest and work folder belongs to it.
+    /// Describes a single file. It has no index; only its manifest and work folder belong to it.
     pub(super) fn of_file(places: &Places, room: &Room) -> Result<Self> {
         let file = places.out();
         let mut notes = check_over(places)?;
@@ -168,8 +168,8 @@ impl Folder {
     }
 }
 
-/// Refuses what the run that writes it has not finished; what a run is to replace is whole until
-/// its last moments.
+/// Refuses an output whose run is unfinished. An output that a run is to replace is whole until its
+/// last moments.
 fn check_over(places: &Places) -> Result<Vec<String>> {
     if DiskStorage.list(&places.work())?.is_none() {
         return Ok(vec![]);
@@ -187,8 +187,8 @@ fn check_over(places: &Places) -> Result<Vec<String>> {
     )
 }
 
-/// What the manifest of a folder says of one of its shards; none where there is no manifest or it
-/// does not name it.
+/// Reads a folder's manifest, reduced to the shard `file`; `None` when there is no manifest or it
+/// does not name the shard.
 fn of_folder(file: &Path, room: &Room, notes: &mut Vec<String>) -> Result<Option<Manifest>> {
     let folder = parent_of(file);
     let Some(manifest) = load_manifest(&Places::new(folder), room)? else {
@@ -219,7 +219,7 @@ fn of_folder(file: &Path, room: &Room, notes: &mut Vec<String>) -> Result<Option
     }))
 }
 
-/// Reads a manifest, when there is one and it fits the memory.
+/// Reads a manifest, if there is one; refuses one that exceeds the memory.
 fn load_manifest(places: &Places, room: &Room) -> Result<Option<Manifest>> {
     room.admit(&places.manifest(), &room::MANIFEST)?;
     Manifest::load(&DiskStorage, places)

@@ -1,4 +1,4 @@
-//! The index of a finished folder, against the shards that it speaks of.
+//! Compares the index of a finished folder with the shards that it names.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,16 +19,16 @@ use crate::output::own_checksum::Sealed;
 use crate::output::shard_header::Header;
 use crate::output::storage::{DiskStorage, Storage};
 
-/// What is read at a time.
+/// The bytes that are read at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Which shard holds each tensor, by name.
+/// The shard of each tensor, by name.
 type WeightMap = IndexMap<Name, Name>;
 
 /// The index of a folder, the output's own or one below it.
 pub(super) struct FolderIndex {
     path: PathBuf,
-    /// The folder below the output; empty for itself.
+    /// The folder below the output; empty for the output itself.
     folder: String,
     index: Index,
 }
@@ -42,7 +42,7 @@ struct Index {
 }
 
 impl FolderIndex {
-    /// Reads the index `name` of the output `dir`, when it fits the memory.
+    /// Reads the index `name` of the output `dir`; refuses one that exceeds the memory.
     pub(super) fn read(dir: &Path, name: &str, room: &Room) -> Result<Self> {
         let path = dir.join(name);
         room.admit(&path, &room::INDEX)?;
@@ -64,14 +64,13 @@ impl FolderIndex {
         }
     }
 
-    /// The shards that it names, uncompressed, each once.
+    /// Lists the shards that it names, by uncompressed name.
     pub(super) fn shards(&self) -> impl Iterator<Item = String> {
         self.index.weight_map.values().map(|name| named(name))
     }
 }
 
-/// An index on its way past the shards: which of its tensors were met, and how many bytes they
-/// have.
+/// The comparison of an index with the shards: the tensors met so far, and their bytes.
 pub(super) struct Listing<'a> {
     of: &'a FolderIndex,
     met: Vec<bool>,
@@ -87,8 +86,8 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// Checks that the index names every tensor of the shard `name`, of `size` bytes, as one of
-    /// this shard. Shards of other folders are none of its business.
+    /// Checks that the index places every tensor of the shard `name`, of `size` bytes, in this
+    /// shard. Skips shards of other folders.
     pub(super) fn check(
         &mut self,
         shard: &Path,
@@ -131,7 +130,8 @@ impl<'a> Listing<'a> {
         Ok(())
     }
 
-    /// Checks that every tensor of the index was met, and that its total is that of the shards.
+    /// Checks that every tensor of the index was met, and that its total size is that of the
+    /// shards.
     pub(super) fn check_all(self, folder: &Folder) -> Result<()> {
         let FolderIndex { path, index, .. } = self.of;
         if let Some(((tensor, shard), _)) = index
@@ -143,7 +143,7 @@ impl<'a> Listing<'a> {
             return Err(damaged(path, format!("tensor {tensor} is not in {shard}")));
         }
         let (stated, data_bytes) = (&index.metadata["total_size"], self.data_bytes);
-        // Some writers put a float there; an index without a total is old, yet complete.
+        // Some writers state the total as a float; an old index without a total is valid.
         #[expect(
             clippy::cast_precision_loss,
             reason = "a float of the same value is what other writers state"
@@ -168,7 +168,7 @@ fn weight_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<WeightMap, D
     deserializer.deserialize_map(Entries)
 }
 
-/// Reads the map entry by entry, each shard's name once.
+/// Reads the map entry by entry; equal shard names share one text.
 struct Entries;
 
 impl<'de> Visitor<'de> for Entries {

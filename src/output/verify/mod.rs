@@ -1,5 +1,5 @@
-//! Reading a finished folder back: index against shards, headers against manifest, every block
-//! against its checksum.
+//! Reads a finished folder back: compares index with shards, headers with manifest, every block
+//! with its checksum.
 
 mod folder;
 mod index;
@@ -23,48 +23,48 @@ use index::Listing;
 use room::Room;
 use stored::Stored;
 
-/// What was found to be right.
+/// The result of a successful check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// How many shards there are.
+    /// The number of shards.
     pub shards: usize,
-    /// How many tensors they hold.
+    /// The number of tensors in them.
     pub tensors: usize,
     /// Bytes of tensor data.
     pub data_bytes: u64,
-    /// Whether every byte was compared with a checksum. False for a folder without manifest, of
-    /// which only the structure can be checked.
+    /// True if every byte was compared with a checksum. False for a folder without manifest: only
+    /// its structure can be checked.
     pub has_checksums: bool,
-    /// Weight files that neither index nor manifest names. Always empty where there is a manifest:
-    /// then they are damage.
+    /// Weight files that neither index nor manifest names. Empty with a manifest: then such files
+    /// are damage.
     pub unnamed: Vec<String>,
-    /// How many files beside the weights were compared with what was recorded of them.
+    /// The number of files beside the weights that were compared with their records.
     pub side_files: usize,
-    /// What a user should know and is no damage: files for people that were edited since, a run
-    /// that has begun to replace all of this.
+    /// Remarks for the user that are not damage: files for people that were edited since, a run
+    /// that has begun to replace this output.
     pub notes: Vec<String>,
 }
 
-/// A shard's bytes as the safetensors format has them, wherever they come from.
+/// A shard's bytes in the safetensors format, from any source.
 pub trait ShardBytes {
-    /// The size in bytes.
+    /// Returns the size in bytes.
     fn size(&self) -> u64;
-    /// Fills all of `buffer` from `offset` on.
+    /// Fills all of `buffer` from `offset` in the shard.
     ///
     /// # Errors
     ///
-    /// When the bytes cannot be read.
+    /// Fails when the bytes cannot be read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
-    /// Memory that reading takes beside the buffer, in bytes.
+    /// Returns the memory that reading takes beside the buffer, in bytes.
     fn working_bytes(&self) -> u64 {
         0
     }
 }
 
-/// Opens the shard that the index names so; none when it is not there.
+/// Opens the shard at a path; `None` when it is missing.
 pub type OpenShard<'a> = dyn Fn(&Path) -> Result<Option<Box<dyn ShardBytes>>> + 'a;
 
-/// A shard that is not compressed.
+/// An uncompressed shard.
 pub(super) struct PlainShard {
     file: Arc<dyn StorageFile>,
     size: u64,
@@ -89,7 +89,7 @@ impl ShardBytes for PlainShard {
     }
 }
 
-/// Opens a shard, compressed or not; none when there is none of that name.
+/// Opens a shard, compressed or not; `None` when there is none of that name.
 pub(super) fn open_stored(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
     if DiskStorage.len(path)?.is_some() {
         open_shard(path)
@@ -98,7 +98,7 @@ pub(super) fn open_stored(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
     }
 }
 
-/// The same; where a shard of that name is not there, one that was compressed since.
+/// As `open_stored`; if the shard is missing, opens one that was compressed since.
 fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
     let packed = |path: &Path| match PackedShard::open(path) {
         Err(error) if error.kind() == Kind::Input => Err(error.with_kind(Kind::Damaged)),
@@ -121,13 +121,12 @@ fn open_shard(path: &Path) -> Result<Option<Box<dyn ShardBytes>>> {
     }
 }
 
-/// Reads all of a finished output, a folder or a single file, back and compares it with its
-/// manifest.
+/// Reads back a finished output, a folder or a single file, and compares it with its manifest.
 ///
 /// # Errors
 ///
-/// [`Kind::Damaged`] with shard, tensor and block where something is not as it was written,
-/// [`Kind::Usage`] for a file that is not named like weights.
+/// [`Kind::Damaged`] with shard, tensor and block when bytes were changed, [`Kind::Usage`] for a
+/// file that is not named like weights.
 ///
 /// # Examples
 ///
@@ -153,8 +152,8 @@ pub fn verify(dir: &Path, progress: &mut Progress<'_>) -> Result<Verified> {
 ///
 /// # Errors
 ///
-/// As [`verify()`], and [`Kind::Budget`] with the smallest memory that would do when this one does
-/// not.
+/// As [`verify()`], and [`Kind::Budget`] with the smallest sufficient memory when `memory` is too
+/// small.
 ///
 /// # Examples
 ///
@@ -186,7 +185,7 @@ pub fn verify_within(dir: &Path, memory: u64, progress: &mut Progress<'_>) -> Re
 ///
 /// # Errors
 ///
-/// As [`verify()`], and whatever `open` fails with.
+/// As [`verify()`], and the failures of `open`.
 pub fn verify_with(
     dir: &Path,
     open: &OpenShard<'_>,
@@ -200,8 +199,7 @@ pub fn verify_with(
     .run(dir, progress)
 }
 
-/// A check of one output: shard by shard, so that one at a time is open and has its header in
-/// memory.
+/// A check of one output, shard by shard: only one is open at a time, with its header in memory.
 struct Check<'a> {
     places: Places,
     open: &'a OpenShard<'a>,
@@ -281,7 +279,7 @@ impl Check<'_> {
         Ok((path, bytes, header))
     }
 
-    /// Reads all of a shard's data; `header` is the hash of its header.
+    /// Reads and checks all of a shard's data; `header` is the hash of its header.
     fn check_data(
         &self,
         stored: &Stored<'_>,
@@ -305,7 +303,7 @@ impl Check<'_> {
     }
 }
 
-/// What the headers of all shards say together.
+/// The totals over the headers of all shards.
 #[derive(Default)]
 struct Headers {
     data_bytes: u64,
@@ -314,18 +312,18 @@ struct Headers {
     hashes: Vec<BlockValue>,
 }
 
-/// The folder of a shard or index below the output; empty for the output itself.
+/// Returns the folder of a shard or index below the output; empty for the output itself.
 fn folder_of(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// The shard that a file in the folder is, compressed or not.
+/// Returns the uncompressed name of a shard file; `None` for other files.
 fn shard_name(file: &str) -> Option<&str> {
     let plain = file.strip_suffix(".zst").unwrap_or(file);
     plain.ends_with(".safetensors").then_some(plain)
 }
 
-/// The shard that an index means; some name the compressed file.
+/// Returns the shard that an index names; some indexes name the compressed file.
 fn named(name: &str) -> String {
     shard_name(name).unwrap_or(name).to_owned()
 }

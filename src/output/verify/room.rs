@@ -1,4 +1,4 @@
-//! What a check may take: files that are read into memory are looked at for their size before.
+//! The memory limit of a check: the size of a file is checked before it is read into memory.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -7,18 +7,18 @@ use crate::budget::format_bytes;
 use crate::error::{Error, Kind, Result};
 use crate::output::storage::{DiskStorage, Storage};
 
-/// What the program itself takes, with the buffers that a check reads and hashes in.
+/// The memory of the program itself, with the buffers for reading and hashing, in bytes.
 const PROGRAM_BYTES: u64 = 16 << 20;
 
-/// Bytes of memory for so many bytes of text, at most: the shortest entries take the most.
+/// The most bytes of memory per bytes of text, as a fraction: the shortest entries take the most.
 pub(super) struct Ratio(u64, u64);
 
-/// Of a manifest.
+/// The ratio for a manifest.
 pub(super) const MANIFEST: Ratio = Ratio(2, 3);
-/// Of an index.
+/// The ratio for an index.
 pub(super) const INDEX: Ratio = Ratio(2, 1);
 
-/// The memory that a check may take, and how much of it is given away.
+/// The memory that a check may take, and the part of it in use, in bytes.
 pub(super) struct Room {
     limit: u64,
     held: Cell<u64>,
@@ -32,8 +32,7 @@ impl Room {
         }
     }
 
-    /// Makes room for what the file at `path` says, for good; there is nothing to do where it is
-    /// not there.
+    /// Reserves memory for the contents of the file at `path`, for good. A missing file needs none.
     pub(super) fn admit(&self, path: &Path, ratio: &Ratio) -> Result<()> {
         let bytes = DiskStorage.len(path)?.unwrap_or(0).saturating_mul(ratio.0) / ratio.1;
         self.check(path, bytes)?;
@@ -41,8 +40,8 @@ impl Room {
         Ok(())
     }
 
-    /// Refuses `bytes` that would be taken for a while because of the file at `path`, when there is
-    /// no room for them.
+    /// Refuses to take `bytes` for a while because of the file at `path`, when there is no room for
+    /// them.
     pub(super) fn check(&self, path: &Path, bytes: u64) -> Result<()> {
         let needed = self.held.get().saturating_add(bytes);
         if needed <= self.limit {

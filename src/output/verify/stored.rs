@@ -38,12 +38,12 @@ impl<'a> Stored<'a> {
         Ok(Self { manifest, tensors })
     }
 
-    /// Shard `number`.
+    /// Returns shard `number`.
     pub(super) fn shard(&self, number: usize) -> &'a ManifestShard {
         &self.manifest.shards[number]
     }
 
-    /// The tensors of shard `number`, in file order.
+    /// Returns the tensors of shard `number`, in file order.
     pub(super) fn tensors(&self, number: usize) -> Vec<&'a ManifestTensor> {
         let listed = self.tensors[number].iter();
         let tensor =
@@ -99,7 +99,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// The name of a tensor in its shard: without the folder that both are in.
+/// Returns the name of a tensor in its shard: without the folder that holds both.
 fn name_in_file(tensor: &ManifestTensor) -> &str {
     let folder = folder_of(&tensor.shard);
     let inside = tensor
