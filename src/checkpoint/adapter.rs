@@ -1,4 +1,4 @@
-//! Adapters: files of factors, which mean something only in products with each other and beside a
+//! Recognises adapters: files of factors that are useful only as products and together with a
 //! model.
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::header::shown;
 use crate::error::{Error, Kind};
 
-/// Parts of names, between dots, that only adapters have.
+/// Parts of tensor names, between dots, that only adapters have.
 const PARTS: [&str; 42] = [
     "lora_A",
     "lora_B",
@@ -51,7 +51,7 @@ const PARTS: [&str; 42] = [
     "oft_r",
     "oft_R",
 ];
-/// More of them; and of kohya's and LyCORIS's files, whose names have no dots.
+/// More such parts, and those of kohya's and LyCORIS's files, whose names have no dots.
 const MORE_PARTS: [&str; 5] = [
     "boft_R",
     "boft_s",
@@ -59,11 +59,11 @@ const MORE_PARTS: [&str; 5] = [
     "trainable_tokens_delta",
     "prompt_embeddings",
 ];
-/// The first two letters of all of these.
+/// The first two letters of all these parts.
 const BEGINNINGS: [&str; 13] = [
     "lo", "do", "ha", "ve", "vb", "fo", "ra", "ia", "of", "bo", "hr", "tr", "pr",
 ];
-/// What the names in kohya's and LyCORIS's files begin with.
+/// The beginnings of tensor names in kohya's and LyCORIS's files.
 const STARTS: [&str; 6] = [
     "lora_unet_",
     "lora_te_",
@@ -72,9 +72,9 @@ const STARTS: [&str; 6] = [
     "lora_transformer_",
     "lycoris_",
 ];
-/// What follows a part of a name with `lora` in it where the factors are modules of their own.
+/// The name parts behind one with `lora` in it, if the factors are modules of their own.
 const FACTORS: [&str; 4] = ["down", "up", "A", "B"];
-/// What files of adapters are called.
+/// The beginnings of adapters' file names.
 const FILES: [&str; 5] = [
     "adapter_",
     "adapters.safetensors",
@@ -83,19 +83,19 @@ const FILES: [&str; 5] = [
     "learned_embeds.",
 ];
 
-/// What to do with an adapter.
+/// The advice for an adapter.
 const CURE: &str = "merge the adapter into its model first and give the result: with PEFT, \
                     `PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)`; for a LoRA of \
                     an image model, the merge script of sd-scripts, or `fuse_lora` of diffusers";
 
-/// Whether files of this name are adapters.
+/// Tells if files of this name are adapters.
 pub(super) fn is_adapter_file(name: &str) -> bool {
     FILES.iter().any(|start| name.starts_with(start)) && !name.ends_with(".json")
 }
 
-/// Whether a tensor of this name is part of an adapter.
+/// Tells if a tensor of this name is part of an adapter.
 fn is_factor(name: &str) -> bool {
-    // A model has a hundred thousand names of ten parts, nearly none of which begins like these.
+    // A model may have a hundred thousand names of ten parts, and nearly no part begins like these.
     let likely = |part: &str| {
         part.get(..2)
             .is_some_and(|start| BEGINNINGS.contains(&start))
@@ -110,7 +110,7 @@ fn is_factor(name: &str) -> bool {
     found || STARTS.iter().any(|start| name.starts_with(start))
 }
 
-/// Why the checkpoint at `root` is not read if some of its tensors belong to an adapter.
+/// Returns the error for the checkpoint at `root` if some of its tensors belong to an adapter.
 pub(super) fn refusal<'a>(root: &Path, names: impl Iterator<Item = &'a str>) -> Option<Error> {
     let (mut first, mut others) = (None, false);
     for name in names {
@@ -128,13 +128,13 @@ pub(super) fn refusal<'a>(root: &Path, names: impl Iterator<Item = &'a str>) -> 
     Some(named(root, &what))
 }
 
-/// Why the file or folder at `root`, which is or holds an adapter, is not read.
+/// Returns the error for the file or folder at `root`, which is or holds an adapter.
 pub(super) fn named(root: &Path, what: &str) -> Error {
     let cause = format!("{what}; a mean of factors is not the mean of their products");
     Error::new(Kind::Input, "cannot open checkpoint", root.display(), cause).with_hint(CURE)
 }
 
-/// Whether a tensor that is no factor makes a model of the rest; scaling factors do not.
+/// Tells if a tensor beside the factors shows that the rest is a model; scaling factors do not.
 fn is_weight(name: &str) -> bool {
     name.ends_with("weight")
 }

@@ -1,16 +1,15 @@
-//! Windows whose file was cut under them: the bus error becomes a flag instead of the process's
-//! end.
+//! Guards windows whose file was cut under them: the bus error sets a flag and does not end the
+//! process.
 //!
 //! Touching a page of a map behind the end of its file, or one that the disk cannot read, raises
 //! SIGBUS. The handler that [`guard_maps`] installs looks the address up among the windows that are
-//! in use. When it lies in one, that window's pages are replaced by zeros and the window is marked;
-//! the interrupted loop goes on, on zeros, and whoever asks [`Watch::is_lost`] before using the
-//! result learns that it is worth nothing. Any other bus error is passed on to whoever handled them
-//! before.
+//! in use. If a window holds it, the window's pages are replaced by zeros and the window is marked.
+//! The interrupted loop goes on with zeros, and its caller must ask [`Watch::is_lost`] before it
+//! uses the result. Any other bus error is passed on to the previous handler.
 //!
-//! A signal handler can only reach a static, so this is the one there is: a fixed table of atomics,
-//! which the handler reads without a lock. Without the handler nothing is watched and the table
-//! stays empty. A window that finds no place in the table is read, not mapped.
+//! A signal handler can only reach a static, so the table is the program's only one: a fixed array
+//! of atomics, which the handler reads without a lock. Without the handler nothing is watched and
+//! the table stays empty. A window without a place in the table is read, not mapped.
 
 use std::ffi::c_int;
 use std::io;
@@ -22,17 +21,17 @@ use rustix::param::page_size;
 
 use crate::error::{Error, Kind, Result};
 
-/// How many windows can be watched at once.
+/// The most windows that can be watched at once.
 const SLOTS: usize = 4096;
-/// A place that holds no window.
+/// The value of a slot without a window.
 const FREE: u64 = 0;
-/// A place that is being filled: no pages at all, so no address lies in it.
+/// The value of a slot that is being filled: it has no pages, so it contains no address.
 const TAKEN: u64 = 1 << COUNT_BITS;
-/// Bits for the number of pages; the number of the first page has the others.
+/// The bits for the number of pages; the other bits hold the number of the first page.
 const COUNT_BITS: u32 = 28;
 
-/// The pages of one window, in one word: a handler that came between two words could take the one
-/// of an old window with the other of a new one, and overwrite what lies between.
+/// The pages of one window, in one word: between two words a handler could combine the start of an
+/// old window with the length of a new one, and overwrite other memory.
 struct Slot {
     pages: AtomicU64,
     is_lost: AtomicBool,
@@ -44,22 +43,20 @@ static WINDOWS: [Slot; SLOTS] = [const {
         is_lost: AtomicBool::new(false),
     }
 }; SLOTS];
-/// Where the search for a free place begins.
+/// The slot at which the search for a free one begins.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
-/// Who handled bus errors before; null until the handler is installed. Never freed.
+/// The previous handler of bus errors; null until ours is installed. Never freed.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(null_mut());
 
-/// Makes an input that is cut while it is mapped an error of the run instead of the end of the
-/// process.
+/// Turns the cutting of a mapped input into an error of the run; otherwise it ends the process.
 ///
 /// Takes over SIGBUS, for the rest of the process's life; bus errors outside of mapped inputs go to
-/// the handler that was there before. Meant to be called once by a program; a library that does not
-/// want to touch signals reads through [`Io::Positioned`](super::Io::Positioned) instead. Calling
-/// it again changes nothing.
+/// the previous handler. A program calls it once; a library that must not touch signals reads
+/// through [`Io::Positioned`](super::Io::Positioned) instead. Further calls change nothing.
 ///
 /// # Errors
 ///
-/// When the system refuses the handler.
+/// Fails when the system refuses the handler.
 pub fn guard_maps() -> Result<()> {
     static INSTALLED: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_at_a_time = INSTALLED
@@ -74,15 +71,14 @@ pub fn guard_maps() -> Result<()> {
     let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
     ours.sa_sigaction = handler as libc::sighandler_t;
-    // On the alternate stack, which Rust gives its threads: the stack at hand may be what raised
-    // the signal.
+    // Uses the alternate stack, which Rust gives its threads: the current stack may have raised the
+    // signal.
     ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
-    // SAFETY: the first asks only; both pointers are to live values of the right type.
+    // SAFETY: the call only queries; the pointer is to a live value of the right type.
     if unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut *before) } == 0 {
-        // Known before the handler can run, so that it always finds somebody to pass a bus error on
-        // to.
+        // Set before our handler can run, so that it always finds the previous one.
         BEFORE.store(Box::into_raw(before), Ordering::Release);
-        // SAFETY: the handler does nothing but what signal handlers may do; see there.
+        // SAFETY: the handler does only what signal handlers may do; see there.
         if unsafe { libc::sigaction(libc::SIGBUS, &raw const ours, null_mut()) } == 0 {
             return Ok(());
         }
@@ -96,19 +92,19 @@ pub fn guard_maps() -> Result<()> {
     ))
 }
 
-/// Whether bus errors in mapped inputs are caught.
+/// Tells if bus errors in mapped inputs are caught.
 pub(super) fn is_guarded() -> bool {
     !BEFORE.load(Ordering::Acquire).is_null()
 }
 
-/// A window's place in the table, its own until dropped, which must be before the map is.
+/// A window's place in the table, held until dropped; drop it before the map.
 #[derive(Debug)]
 pub(super) struct Watch {
     slot: usize,
 }
 
 impl Watch {
-    /// Watches `map`; none when the table is full.
+    /// Watches `map`; `None` when the table is full.
     pub fn over(map: &Mmap) -> Option<Self> {
         let pages = Pages::of(map.as_ptr().addr(), map.len())?.packed()?;
         let from = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +124,7 @@ impl Watch {
         Some(Self { slot })
     }
 
-    /// Whether some of the window's pages could not be had and are zeros since.
+    /// Tells if some of the window's pages could not be read, so that the window is zeros now.
     pub fn is_lost(&self) -> bool {
         WINDOWS[self.slot].is_lost.load(Ordering::Acquire)
     }
@@ -140,8 +136,8 @@ impl Drop for Watch {
     }
 }
 
-/// What pages are counted in here, whatever the system's are: theirs are multiples of it, and the
-/// handler need not ask.
+/// The unit of pages in the table, in bytes. The system's page size is a multiple of it, so the
+/// handler need not ask for it.
 const UNIT: usize = 4096;
 
 /// Whole pages.
@@ -152,7 +148,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Those that hold `len` bytes from `address` on.
+    /// Returns the pages that hold `len` bytes from `address` on.
     fn of(address: usize, len: usize) -> Option<Self> {
         let page = page_size();
         let first = address / page * page;
@@ -189,34 +185,34 @@ impl Pages {
 /// Does only what a signal handler may: atomics, `mmap`, `sigaction`, `signal` and `raise`, which
 /// are plain system calls on Linux; takes no lock, allocates nothing, and leaves `errno` as it was.
 extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the place of this thread's errno, always valid.
+    // SAFETY: the address of this thread's errno is always valid.
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel passes a valid siginfo to a handler that was installed with SA_SIGINFO.
     let code = unsafe { (*info).si_code };
-    // BUS_ADRERR: no such page in the file, or it cannot be read. Broken memory is somebody else's
-    // matter.
+    // BUS_ADRERR: the file has no such page, or it cannot be read. Broken memory is left to the
+    // previous handler.
     let handled = code == libc::BUS_ADRERR && {
         // SAFETY: as above; for this code the address is set.
         let address = unsafe { (*info).si_addr() }.addr();
         replace(address)
     };
     if code <= 0 {
-        // Somebody sent it, so nothing would raise it again: the process ends as it would have
-        // without any handler. SAFETY: both are system calls on this signal alone.
+        // Another process sent the signal, so nothing would raise it again: this process ends as it
+        // would without a handler. SAFETY: both are system calls on this signal alone.
         unsafe {
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
     } else if !handled {
-        // SAFETY: the pointer was leaked before the handler was installed; putting the action back
-        // that it holds makes the faulting instruction, which runs again, fault to it.
+        // SAFETY: the pointer was leaked before the handler was installed. The faulting instruction
+        // runs again and then faults to the restored action.
         unsafe { libc::sigaction(signal, BEFORE.load(Ordering::Acquire), null_mut()) };
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Puts zeros in the place of the window that holds `address`; false when there is none.
+/// Replaces the window that holds `address` by zeros; returns false when there is none.
 fn replace(address: usize) -> bool {
     for slot in &WINDOWS {
         let Some(pages) = Pages::unpacked(slot.pages.load(Ordering::Acquire)) else {

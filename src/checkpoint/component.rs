@@ -11,31 +11,31 @@ use super::side::weight_format;
 use super::{Checkpoint, Name, OpenOptions, folder, side};
 use crate::error::{Error, Kind, Result};
 
-/// Files that say which sub-folders a model consists of.
+/// The files that list the sub-folders of a model.
 const LISTS: [&str; 2] = ["model_index.json", "modules.json"];
-/// The longest of them that is read.
+/// The longest such file that is read, in bytes.
 const LIST_BYTES: u64 = 1 << 20;
 
 impl Checkpoint {
-    /// The names of the sub-folders that hold weights in a format that is read, sorted; none for a
+    /// Lists the sub-folders that hold weights in a readable format, sorted by name; empty for a
     /// single weight file.
     ///
-    /// Left out are hidden folders, links to folders, those that a training run or another program
-    /// has left, those of adapters, and those whose name is not of ASCII letters, digits, `-`, `_`
-    /// and `.` alone.
+    /// Leaves out hidden folders, links to folders, leftovers of a training run or another program,
+    /// folders of adapters, and names with characters other than ASCII letters, digits, `-`, `_`
+    /// and `.`.
     ///
     /// # Errors
     ///
-    /// When the folder or one of those in it cannot be listed.
+    /// Fails when the folder or one of its sub-folders cannot be listed.
     pub fn component_folders(&self) -> Result<Vec<String>> {
         self.folder().map_or_else(|| Ok(Vec::new()), folders_in)
     }
 
-    /// Whether a file of this folder lists the sub-folder `name` as a part of the model.
+    /// Tells if a file of this folder lists the sub-folder `name` as a part of the model.
     ///
     /// # Errors
     ///
-    /// When there is such a file and it cannot be read.
+    /// Fails when such a file exists and cannot be read.
     pub fn declares_component(&self, name: &str) -> Result<bool> {
         self.folder()
             .map_or(Ok(false), |folder| declares(folder, name))
@@ -45,7 +45,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// As [`Checkpoint::open_with`], and when this is no folder.
+    /// As [`Checkpoint::open_with`], and when this checkpoint is not a folder.
     pub fn open_component(&self, name: &str, options: &OpenOptions) -> Result<Self> {
         let folder = self.folder().ok_or_else(|| {
             let cause = format!("a single file has no folder {name}");
@@ -59,12 +59,12 @@ impl Checkpoint {
         Self::open_with(&folder.join(name), options)
     }
 
-    /// Adds the files and tensors of a component; the names of both then begin with the folder and
-    /// a slash.
+    /// Adds the files and tensors of a component, and prefixes the names of both with the folder
+    /// and a slash.
     ///
     /// # Errors
     ///
-    /// [`Kind::Input`] when a tensor of this checkpoint is called like one of the component's.
+    /// [`Kind::Input`] when a tensor of this checkpoint has the name of one of the component's.
     pub fn attach(&mut self, name: &str, component: Self) -> Result<()> {
         let before = format!("{name}/");
         if let Some(tensor) = self
@@ -109,7 +109,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The `config.json` of the component in the sub-folder `name`, if there is one.
+    /// Reads the `config.json` of the component in the sub-folder `name`, if there is one.
     ///
     /// # Errors
     ///
@@ -120,8 +120,8 @@ impl Checkpoint {
     }
 }
 
-/// Whether a folder without weights of its own is a model all the same: one of components that a
-/// file lists.
+/// Tells if a folder without weights of its own is a pipeline: a model of components that a file
+/// lists.
 pub(super) fn is_pipeline(folder: &Path) -> Result<bool> {
     for name in folders_in(folder)? {
         if declares(folder, &name)? {
@@ -180,8 +180,8 @@ fn declares(folder: &Path, name: &str) -> Result<bool> {
             )
         })?;
         let found = match &listed {
-            // Pipelines: a component by its folder, with the library and class that load it, or two
-            // nulls.
+            // Pipelines: the folder of each component, with the library and class that load it, or
+            // two nulls.
             Value::Object(fields) => fields
                 .get(name)
                 .is_some_and(|value| value.get(0).is_some_and(Value::is_string)),

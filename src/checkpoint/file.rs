@@ -1,4 +1,4 @@
-//! One weight file: what it is, what its header says, what it looked like.
+//! One weight file: its container, its header and its state when the header was read.
 
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use super::source::{Input, Source};
 use super::{Name, TensorEntry, pickled, zst};
 use crate::error::{Error, Kind, Result};
 
-/// How a file's bytes are wrapped.
+/// The wrapping of a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Container {
-    /// Not at all: ranges of the file are ranges of the data.
+    /// No wrapping: ranges of the file are ranges of the data.
     Plain,
-    /// zstd frames with a seek table: any range can be decoded.
+    /// zstd frames with a seek table, so that any range can be decoded.
     ZstdSeekable,
     /// One zstd stream, which must be expanded before ranges can be read.
     ZstdStream,
@@ -26,39 +26,39 @@ pub enum Container {
     TorchConverted,
 }
 
-/// One weight file of a checkpoint, as it was when its header was read.
+/// One weight file of a checkpoint, in its state when the header was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its name in the folder.
     pub name: String,
-    /// Bytes on disk.
+    /// Its size on disk, in bytes.
     pub len: u64,
-    /// When it was last written to, in nanoseconds since 1970.
+    /// The time of the last write, in nanoseconds since 1970.
     pub modified_ns: i128,
     /// blake3 of the header: its length prefix and its JSON; of the index of a PyTorch file.
     pub header_hash: [u8; 32],
-    /// How its bytes are wrapped.
+    /// The wrapping of its bytes.
     pub container: Container,
-    /// Bytes once unwrapped or converted, header included.
+    /// Its size once unwrapped or converted, header included, in bytes.
     pub data_len: u64,
     /// The header's `__metadata__`.
     pub metadata: IndexMap<String, String>,
 }
 
-/// What is known of a file once its header was read.
+/// A file whose header was read.
 pub(super) struct Inspected {
     pub file: InputFile,
     pub tensors: Vec<(Name, TensorEntry)>,
-    /// Tensors that share their bytes with an earlier one, and that one.
+    /// Tensors that share their bytes with an earlier one, each with that one.
     pub ties: Vec<(String, String)>,
     pub warnings: Vec<String>,
 }
 
 /// Reads the header of a weight file that will be number `index` of its checkpoint; `key` leads to
-/// the tensors of a PyTorch file that holds several state dicts, `memory` is how many bytes reading
-/// it may take.
+/// the tensors in a PyTorch file with several state dicts, `memory` is the limit for reading, in
+/// bytes.
 pub(super) fn inspect(
     path: PathBuf,
     name: String,

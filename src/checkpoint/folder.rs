@@ -1,4 +1,4 @@
-//! Which files a checkpoint consists of.
+//! Finds the files of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -20,17 +20,17 @@ pub(super) struct Layout {
     pub folder: Option<PathBuf>,
     /// Path and name, sorted by name.
     pub files: Vec<(PathBuf, String)>,
-    /// What the shards must hold.
+    /// The index of the shards, if there is one.
     pub index: Option<Index>,
-    /// What to say of other weights beside them.
+    /// The warning about other weights beside them.
     pub rivals: Option<String>,
 }
 
 const SAFETENSORS: &str = "safetensors";
 const TORCH: &str = "PyTorch";
-/// The formats that are read; the first one that a folder has is taken.
+/// The formats that are read; a folder is read in the first one that it has.
 pub(super) const FORMATS: [&str; 2] = [SAFETENSORS, TORCH];
-/// What a whole model is called when it is one file.
+/// The file names of a whole model in one file.
 const SINGLE: [&str; 6] = [
     "model.safetensors",
     "model.safetensors.zst",
@@ -40,7 +40,7 @@ const SINGLE: [&str; 6] = [
     "diffusion_pytorch_model.bin",
 ];
 const PLAIN: &str = ".safetensors";
-/// What a training run leaves beside a model in PyTorch's format.
+/// The beginnings of files that a training run leaves beside a model, in PyTorch's format.
 const TRAINING_STATE: [&str; 9] = [
     "training_args",
     "trainer_state",
@@ -52,16 +52,16 @@ const TRAINING_STATE: [&str; 9] = [
     "random_states",
     "zero_pp_rank",
 ];
-/// How many missing shards a message names.
+/// The most missing shards that a message names.
 const NAMED_IN_MESSAGES: usize = 8;
 
-/// Whether a file of this name holds what a training run leaves beside a model.
+/// Tells if a file of this name holds the state of a training run.
 pub(super) fn is_training_state(name: &str) -> bool {
     TRAINING_STATE.iter().any(|start| name.starts_with(start))
 }
 
-/// Finds the weight files behind `path`; one shard of several is no checkpoint, unless it is wanted
-/// alone. There are none in a folder that may be a `pipeline` and is one.
+/// Finds the weight files behind `path`. Refuses one shard of several unless `shard_alone`. With
+/// `pipeline`, a folder that is one has no files.
 pub(super) fn locate(path: &Path, shard_alone: bool, pipeline: bool) -> Result<Layout> {
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => bad(path, "no such file or folder"),
@@ -128,8 +128,9 @@ fn in_folder(folder: &Path, pipeline: bool) -> Result<Layout> {
     Err(nothing_in(folder, &names))
 }
 
-/// The files of a folder in one format: the whole model in one file, as transformers has it, before
-/// the shards of an index, unless that file is one of them; then whatever there is.
+/// Finds the files of a folder in one format: first the whole model in one file, as in
+/// transformers, unless it is a shard of an index; then the shards of the index; then all loose
+/// files.
 fn in_format(
     folder: &Path,
     names: &BTreeSet<String>,
@@ -165,12 +166,12 @@ fn in_format(
     Ok(Some(layout).filter(|layout| !layout.files.is_empty()))
 }
 
-/// The names of what stands in a folder, hidden things left out.
+/// Lists the names of a folder's entries, without hidden ones.
 pub(super) fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
     let failed = |error| Error::io("cannot list", folder, error);
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
-        // A name that is not UTF-8 is not a shard's.
+        // A shard's name is always UTF-8.
         if let Ok(name) = entry.map_err(failed)?.file_name().into_string()
             && !name.starts_with('.')
         {
@@ -245,12 +246,12 @@ fn indexed(folder: &Path, path: &Path, format: &'static str) -> Result<Layout> {
     })
 }
 
-/// All shards of a folder that has neither an index nor `model.safetensors`; none when it has no
-/// safetensors at all.
+/// Finds all shards of a folder without an index and without `model.safetensors`; empty when it has
+/// no safetensors.
 fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_shard = |name: &&String| {
         let plain = name.strip_suffix(".zst").unwrap_or(name);
-        // A compressed shard beside its expanded self is the same shard.
+        // A compressed shard beside its expanded copy is the same shard.
         plain.ends_with(PLAIN)
             && !is_adapter_file(name)
             && (plain == *name || !names.contains(plain))
@@ -259,7 +260,7 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     // The same weights in another precision.
     let all = shards.clone();
     shards.retain(|name| variant_of(name).is_none_or(|other| !all.contains(&other)));
-    // Mistral's folders hold the whole model a second time under this name.
+    // Mistral's folders hold a second copy of the whole model under this name.
     if !shards.iter().all(|name| name.starts_with("consolidated")) {
         shards.retain(|name| !name.starts_with("consolidated"));
     }
@@ -267,7 +268,7 @@ fn loose(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(shards)
 }
 
-/// The PyTorch shards, or the only PyTorch file, of a folder that has neither an index nor
+/// Finds the PyTorch shards, or the only PyTorch file, of a folder without an index and without
 /// `pytorch_model.bin`.
 fn loose_torch(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<String>> {
     let is_model = |name: &&String| {
@@ -316,7 +317,7 @@ pub(super) fn numbered(name: &str) -> Option<(&str, u32, u32, &str)> {
     Some((prefix, parse(number)?, parse(total)?, ending))
 }
 
-/// Numbered shards must all be there, and be of one set.
+/// Checks that numbered shards are complete and of one set.
 fn check_complete(folder: &Path, shards: &[String]) -> Result<()> {
     let mut sets: BTreeMap<(&str, &str), (u32, BTreeSet<u32>)> = BTreeMap::new();
     for (prefix, number, total, ending) in shards.iter().filter_map(|name| numbered(name)) {
@@ -366,7 +367,7 @@ fn listed(names: &[&str]) -> String {
     )
 }
 
-/// Why a folder without a single safetensors file cannot be read.
+/// Returns the error for a folder without weights in a format that is read.
 fn nothing_in(folder: &Path, names: &BTreeSet<String>) -> Error {
     if let Some(name) = names
         .iter()

@@ -1,9 +1,9 @@
 //! A safetensors header, read from untrusted bytes.
 //!
 //! The layout is eight bytes of little-endian length, that many bytes of JSON, then the data. The
-//! `safetensors` crate checks the geometry; it lets duplicate names, unknown fields, leading
-//! blanks, absurd dimensions and control characters in names through, so those are refused here
-//! first, with the tensor named.
+//! `safetensors` crate checks the geometry, but accepts duplicate names, unknown fields, leading
+//! blanks, absurd dimensions and control characters in names. This module refuses those first, and
+//! names the tensor.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -26,23 +26,23 @@ use crate::error::{Error, Kind, Result};
 #[cfg(test)]
 mod tests;
 
-/// The longest header that is read, as in the reference implementation.
+/// The longest header that is read, in bytes, as in the reference implementation.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// The longest tensor name.
+/// The longest tensor name, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 /// The most dimensions of a tensor; torch stops at the same number.
 const MAX_RANK: usize = 64;
 /// The biggest dimension, so that products of a few of them stay far from overflow.
 const MAX_DIM: u64 = 1 << 48;
-/// Bytes of the length in front of the JSON.
+/// The size of the length in front of the JSON, in bytes.
 const PREFIX_BYTES: u64 = 8;
-/// What a tensor takes at the most while its header is read, beside its name and its dimensions: an
-/// entry of each stage's list, the table that finds it, and what lists keep free to grow.
+/// The most memory of a tensor while its header is read, in bytes, beside its name and its
+/// dimensions: an entry in each stage's list, one in the lookup table, and the lists' room to grow.
 const TENSOR_BYTES: usize = 400;
-/// How many tensors the reference implementation checks at once; it copies them.
+/// The number of tensors that the reference implementation checks at once; it copies them.
 const CHECKED_AT_ONCE: usize = 4096;
 
-/// What one header says.
+/// The contents of one header.
 #[derive(Debug)]
 pub(super) struct Header {
     /// Tensors by offset, their ranges counted from the start of the file.
@@ -51,18 +51,18 @@ pub(super) struct Header {
     pub metadata: IndexMap<String, String>,
     /// blake3 over the length prefix and the JSON.
     pub hash: [u8; 32],
-    /// Length of the whole file according to the header.
+    /// The length of the whole file by the header, in bytes.
     pub data_len: u64,
 }
 
 impl Header {
-    /// Reads and checks the header at the front of `reader`; `len` is the file's length where it is
-    /// known, `memory` how many bytes may be taken while it is read.
+    /// Reads and checks the header at the front of `reader`; `len` is the file's length if known,
+    /// `memory` the limit while it is read, both in bytes.
     ///
     /// # Errors
     ///
-    /// Anything that is not exactly a safetensors file of length `len`, naming `path` and the
-    /// tensor; a header that does not fit the memory.
+    /// Anything but a safetensors file of exactly `len` bytes, with `path` and the tensor; a header
+    /// that exceeds the memory.
     pub fn read(
         mut reader: impl Read,
         len: Option<u64>,
@@ -96,7 +96,7 @@ impl Header {
                 "header of {json_len} bytes in a file of {len} bytes"
             )));
         }
-        // The text, and once more its longest string.
+        // The text, and its longest string once more.
         let room = memory
             .checked_sub(2 * json_len)
             .ok_or_else(|| too_long(path, json_len, memory))?;
@@ -150,8 +150,7 @@ impl Header {
     }
 }
 
-/// The JSON of a header of `len` bytes; whether the file has so many is known already when it
-/// `is_there`.
+/// Reads the JSON of a header of `len` bytes; `is_there` if the file is known to have that many.
 fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| error.to_string();
     let mut json = Vec::new();
@@ -160,7 +159,7 @@ fn text_of(mut reader: impl Read, len: u64, is_there: bool) -> Result<Vec<u8>, S
         .take(len.min(1))
         .read_to_end(&mut json)
         .map_err(failed)?;
-    // What is no header at all is not read whole.
+    // Anything but a header is not read whole.
     if json.first().is_some_and(|first| *first != b'{') {
         return Err("header does not begin with {".into());
     }
@@ -192,8 +191,8 @@ fn too_long(path: &Path, json_len: u64, memory: u64) -> Error {
         .with_hint("allow more with --memory")
 }
 
-/// Lets the reference implementation check what was accepted, so that nothing is read here that it
-/// would refuse: tensors that lie one behind the other, wherever they begin.
+/// Lets the reference implementation check the accepted tensors, so that this program reads nothing
+/// that it would refuse: consecutive tensors, at any start.
 fn agree_with_reference(tensors: &[(String, RawTensor)]) -> Result<(), String> {
     let start = tensors
         .first()
@@ -224,7 +223,7 @@ fn agree_with_reference(tensors: &[(String, RawTensor)]) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// What a file with these first bytes is, when it is something that is often mistaken for a
+/// Describes a file with these first bytes, if it is of a kind that is often mistaken for a
 /// checkpoint.
 fn foreign_format(prefix: &[u8; 8]) -> Option<&'static str> {
     match prefix {
@@ -240,7 +239,7 @@ fn foreign_format(prefix: &[u8; 8]) -> Option<&'static str> {
     }
 }
 
-/// A name from a file, fit for a message: escaped and cut.
+/// Escapes and shortens a name from a file for a message.
 pub(super) fn shown(name: &str) -> String {
     let mut text: String = name.chars().take(80).flat_map(char::escape_debug).collect();
     if name.chars().nth(80).is_some() {
@@ -266,7 +265,8 @@ struct RawTensor {
 }
 
 impl RawTensor {
-    /// Checks that this tensor's bytes begin at `expected` and are as many as dtype and shape need.
+    /// Checks that this tensor's bytes begin at `expected` and have the length that dtype and shape
+    /// need.
     fn check(&self, name: &str, expected: u64, start: u64) -> Result<(), String> {
         let (from, to) = self.data_offsets;
         let bad = |cause: String| format!("tensor {}: {cause}", shown(name));
@@ -314,7 +314,7 @@ impl RawTensor {
             .ok_or_else(|| bad("data ends beyond 2^64".into()))
     }
 
-    /// The entry of this tensor, which was checked, in a file whose data begins at `start`.
+    /// Returns the entry of this checked tensor, in a file whose data begins at `start`.
     fn entry(self, start: u64, file: usize) -> TensorEntry {
         let (from, to) = self.data_offsets;
         TensorEntry {
@@ -354,8 +354,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Erro
     deserializer.deserialize_seq(Shape)
 }
 
-/// Reads a header as long as there is room for what it names; the room is 0 where it did not
-/// suffice.
+/// Reads a header while there is room for its contents; the room is 0 if it did not suffice.
 struct HeaderSeed<'a>(&'a Cell<u64>);
 
 impl HeaderSeed<'_> {
@@ -392,7 +391,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
                 if std::mem::replace(&mut seen_metadata, true) {
                     return Err(A::Error::custom("__metadata__ is there twice"));
                 }
-                // Some writers say that there is none.
+                // Some writers put `null` here.
                 header.metadata = map.next_value_seed(OrNull(UniqueStrings("__metadata__")))?;
                 for (key, value) in &header.metadata {
                     self.pay(key.len() + value.len() + TENSOR_BYTES)?;
@@ -416,7 +415,7 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
     }
 }
 
-/// Refuses names that no honest checkpoint has and that would spoil messages and output headers.
+/// Refuses names that no honest checkpoint has and that would corrupt messages and output headers.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("a tensor has an empty name".into());

@@ -1,5 +1,5 @@
 //! The index of a sharded checkpoint, `model.safetensors.index.json` or
-//! `pytorch_model.bin.index.json`: which tensor is in which shard.
+//! `pytorch_model.bin.index.json`: the shard of each tensor.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::strings::UniqueStrings;
 use super::{InputFile, Name, TensorEntry};
 use crate::error::{Error, Kind, Result};
 
-/// The longest index that is read.
+/// The longest index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// A parsed index whose shard names are plain names of files of its format.
@@ -54,12 +54,12 @@ impl Index {
         })
     }
 
-    /// The name of its file.
+    /// Returns the name of its file.
     pub fn name(&self) -> Option<&str> {
         self.path.file_name()?.to_str()
     }
 
-    /// The names of the shards, each once, sorted.
+    /// Returns the names of the shards, each once, sorted.
     pub fn shards(&self) -> Vec<&str> {
         self.weight_map
             .values()
@@ -69,9 +69,9 @@ impl Index {
             .collect()
     }
 
-    /// Checks that every tensor of the index is in the shard that it names.
+    /// Checks that every tensor of the index is in its shard.
     ///
-    /// Tensors that the index does not name are fine: loaders read whole shards as well.
+    /// Tensors outside the index are accepted: loaders read whole shards as well.
     pub fn check(&self, tensors: &IndexMap<Name, TensorEntry>, files: &[InputFile]) -> Result<()> {
         let bad = |cause: String| {
             Err(Error::new(
@@ -100,7 +100,7 @@ impl Index {
     }
 }
 
-/// A shard lies beside its index, so its name must not lead anywhere else.
+/// Checks a shard's name: a shard is beside its index, so the name must not lead elsewhere.
 fn check_shard_name(name: &str, format: &'static str) -> Result<(), String> {
     if name.contains(['/', '\\']) || name.chars().any(char::is_control) || name == ".." {
         return Err("not a plain file name".into());
@@ -111,7 +111,7 @@ fn check_shard_name(name: &str, format: &'static str) -> Result<(), String> {
     Err(format!("not a {format} file"))
 }
 
-/// A small file, read whole unless it is longer than `cap`.
+/// Reads a small file whole; refuses one longer than `cap` bytes.
 pub(super) fn read_capped(path: &Path, cap: u64, what: &'static str) -> Result<Vec<u8>> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io(what, path, error))?;
     if !metadata.is_file() {

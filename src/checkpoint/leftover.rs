@@ -1,13 +1,13 @@
-//! Files beside a model that do not belong to what is made of it: what training, quantising and
-//! other programs left, and checksums of the old weights.
+//! Files beside a model that do not belong to a merge of it: leftovers of training, quantising and
+//! other programs, and checksums of the old weights.
 //!
-//! Weights in any format are told by [`weight_format`](super::side::weight_format); what is named
-//! here holds none, but would be untrue beside new ones, or break their loading (an adapter's
+//! [`weight_format`](super::side::weight_format) recognises weights in any format. The files named
+//! here hold none, but would be wrong beside new weights, or break their loading (an adapter's
 //! config without the adapter).
 
 /// Files by their whole name, in lower case.
 const FILES: [&str; 29] = [
-    // PEFT: transformers loads an adapter wherever this lies.
+    // PEFT: transformers loads an adapter if this file is there.
     "adapter_config.json",
     // transformers' Trainer.
     "trainer_state.json",
@@ -27,7 +27,7 @@ const FILES: [&str; 29] = [
     "latest_checkpointed_iteration.txt",
     "latest_universal",
     "zero_to_fp32.py",
-    // Quantisation of weights that are plain now.
+    // Quantisation configs; the merged weights are plain.
     "quantize_config.json",
     "quant_config.json",
     "quantization_config.json",
@@ -39,11 +39,11 @@ const FILES: [&str; 29] = [
     "mergekit_config.yaml",
     "mergekit_moe_config.yml",
     "mergekit_moe_config.yaml",
-    // Sums over files that are not there any more.
+    // Checksums of files that no longer exist.
     "sha256sums",
     "md5sums",
 ];
-/// Files by how their name begins.
+/// Files by the beginning of their name.
 const BEGINNINGS: [&str; 6] = [
     "events.out.tfevents",
     "adapter_model",
@@ -52,8 +52,8 @@ const BEGINNINGS: [&str; 6] = [
     "checksums",
     "imatrix",
 ];
-/// Files by how their name ends: unfinished, of PyTorch's distributed checkpoints, for other
-/// programs, sums and signatures.
+/// Files by the end of their name: unfinished files, PyTorch's distributed checkpoints, files for
+/// other programs, checksums and signatures.
 const ENDINGS: [&str; 19] = [
     ".part",
     ".tmp",
@@ -94,7 +94,7 @@ const FOLDERS: [&str; 15] = [
     "original",
     "dist_optimizer",
 ];
-/// Folders by how their name begins: snapshots of a training run, sharded state.
+/// Folders by the beginning of their name: snapshots of a training run, sharded state.
 const FOLDER_BEGINNINGS: [&str; 5] = [
     "checkpoint-",
     "global_step",
@@ -102,15 +102,15 @@ const FOLDER_BEGINNINGS: [&str; 5] = [
     "optimizer_",
     "iter_0",
 ];
-/// Folders by how their name ends.
+/// Folders by the end of their name.
 const FOLDER_ENDINGS: [&str; 2] = [".mlpackage", ".mlmodelc"];
 
-/// Whether a file of this name stays behind.
+/// Tells if a file of this name stays behind.
 pub(super) fn is_leftover(name: &str) -> bool {
     fits(name, &FILES, &BEGINNINGS, &ENDINGS)
 }
 
-/// Whether a folder of this name stays behind, whatever it holds.
+/// Tells if a folder of this name stays behind, whatever it holds.
 pub(super) fn is_leftover_folder(name: &str) -> bool {
     fits(name, &FOLDERS, &FOLDER_BEGINNINGS, &FOLDER_ENDINGS)
 }

@@ -1,13 +1,11 @@
-//! Reads checkpoints: a file, or a folder of shards, plain or compressed safetensors or what
-//! `torch.save` wrote.
+//! Reads checkpoints: a file or a folder of shards, in plain or compressed safetensors or in the
+//! format of `torch.save`.
 //!
-//! [`Checkpoint::open`] reads headers only and checks everything that can be checked without the
-//! data. Bytes come through a [`Source`] for each file, as [`Window`]s whose memory is given back
-//! when they are dropped. Input files are opened for reading and never written to; whatever they
-//! hold ends in a value or one error.
+//! [`Checkpoint::open`] reads headers only and makes all checks that need no data. Bytes come
+//! through a [`Source`] for each file, as [`Window`]s whose memory is freed when they are dropped.
+//! Input files are opened for reading and never written to; any contents give a value or one error.
 //!
-//! It does not decode tensors, does not decide what to read when, and makes no threads: that is the
-//! engine's.
+//! The module does not decode tensors, schedule reads or create threads: the engine does.
 
 mod adapter;
 mod bus;
@@ -61,30 +59,29 @@ pub use side::{Beside, MANIFEST_NAME, look as look_beside};
 pub use source::{Io, Source, SourceOptions, Window};
 pub use zst::{FRAME_BYTES, SeekableWriter, compress_frame, compress_seekable};
 
-/// What the names of output heads end in that models tie to their input embeddings.
+/// The endings of the names of output heads that models tie to their input embeddings.
 const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output.weight"];
 
-/// The name of a tensor: one text, shared by all that speak of the tensor.
+/// The name of a tensor: one text, shared by all users of the tensor.
 pub type Name = ArcStr;
 
-/// Where a tensor is and what it holds.
+/// The place, type and shape of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
     /// The type of its elements.
     pub dtype: Dtype,
     /// Its dimensions, outermost first; empty for a single number.
     pub shape: Vec<u64>,
-    /// Which of [`Checkpoint::files`] holds it.
+    /// The index of its file in [`Checkpoint::files`].
     pub file: usize,
-    /// Its bytes, counted from the start of the uncompressed or converted file; not necessarily
-    /// aligned.
+    /// Its byte range in the uncompressed or converted file; not necessarily aligned.
     pub bytes: Range<u64>,
 }
 
-/// A model as it is on disk: its files and, in their order, its tensors.
+/// A model on disk: its files and, in their order, its tensors.
 ///
-/// Every tensor's range was checked to lie in its file, to fit dtype and shape, and to overlap no
-/// other; but tied tensors of a PyTorch file share their range.
+/// Every tensor's range is checked: it lies in its file, fits dtype and shape, and overlaps no
+/// other, except that tied tensors of a PyTorch file share their range.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     root: PathBuf,
@@ -97,22 +94,21 @@ pub struct Checkpoint {
     stored: Stored,
 }
 
-/// How a checkpoint is opened.
+/// The options for opening a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// The dotted key under which the tensors of a PyTorch file are; needed only when it holds
-    /// several state dicts.
+    /// The dotted key of the tensors in a PyTorch file; needed only when it holds several state
+    /// dicts.
     pub state_dict_key: Option<String>,
-    /// How many bytes of memory the headers may take while they are read and afterwards; without
-    /// it, as many as there are.
+    /// The memory limit of the headers, while they are read and afterwards, in bytes; `None` for no
+    /// limit.
     pub memory: Option<u64>,
-    /// Codes of quantised weights and their scales are taken as the numbers that they are stored
-    /// as.
+    /// True if codes of quantised weights and their scales are read as the stored numbers.
     pub raw_codes: bool,
-    /// One shard of several is opened as if it were a whole checkpoint.
+    /// True if one shard of several is opened as a whole checkpoint.
     pub shard_alone: bool,
-    /// Whether a folder may be a pipeline: without weights of its own, but with components that a
-    /// file of it lists.
+    /// True if a folder may be a pipeline: without weights of its own, but with a file that lists
+    /// components.
     pub pipeline: bool,
 }
 
@@ -143,19 +139,19 @@ impl Checkpoint {
 
     /// Opens a weight file, an index file, or a folder, and reads the headers.
     ///
-    /// In a folder it is `model.safetensors`, as in transformers; without it an index decides which
-    /// shards there are, else it is all loose shards together. A folder of the hub's cache stands
-    /// for its main snapshot. A folder without any safetensors is looked through for PyTorch files
-    /// in the same way. Files are in the order of their names, tensors within a file in the order
-    /// of their data, of a PyTorch file in that of the state dict. An output head that is stored a
-    /// second time although the config ties it to the embeddings is left out. A pipeline, where it
-    /// is allowed, is opened without its components; see [`Checkpoint::attach`].
+    /// In a folder it reads `model.safetensors`, as in transformers; without that file the shards
+    /// of an index, without an index all loose shards. A folder of the hub's cache stands for its
+    /// main snapshot. A folder without safetensors is searched for PyTorch files in the same way.
+    /// Files are in the order of their names, tensors within a file in the order of their data, in
+    /// a PyTorch file in that of the state dict. An output head is left out if it is stored again
+    /// although the config ties it to the embeddings. A pipeline, if allowed, is opened without its
+    /// components; see [`Checkpoint::attach`].
     ///
     /// # Errors
     ///
-    /// Nothing to read or not readable, an unknown format, missing shards, a header or an index
-    /// that is damaged or does not fit the files, a tensor that is there twice; an adapter;
-    /// quantised weights, unless they are wanted raw.
+    /// A missing or unreadable path, an unknown format, missing shards, a damaged header or index
+    /// or one that does not fit the files, a duplicate tensor; an adapter; quantised weights,
+    /// unless `raw_codes` is set.
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self> {
         let layout = folder::locate(path, options.shard_alone, options.pipeline)?;
         let mut checkpoint = Self {
@@ -199,8 +195,8 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Refuses what is no model of plain numbers: adapters, and quantised weights unless they are
-    /// wanted raw.
+    /// Refuses anything but a model of plain numbers: adapters, and quantised weights unless
+    /// `raw_codes` is set.
     fn judge(&mut self, options: &OpenOptions) -> Result<()> {
         if let Some(error) =
             adapter::refusal(&self.root, self.tensors.keys().map(|name| name.as_str()))
@@ -227,9 +223,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Leaves out an output head that shares its bytes with the embeddings when the config says
-    /// that they are one: written twice, the two would be loaded as one but could no longer be told
-    /// to be.
+    /// Leaves out an output head that shares its bytes with the embeddings if the config ties them.
+    /// If both were written, loaders would tie them, but the file would no longer show it.
     fn untie(&mut self, ties: Vec<(String, String)>) -> Result<()> {
         let is_head = |name: &str| HEADS.iter().any(|head| name.ends_with(head));
         let pairs = ties.into_iter().filter_map(|(later, first)| {
@@ -260,12 +255,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Gives each tensor the name that `new_name` has for it; `None` keeps the one it has. Their
-    /// order stays.
+    /// Renames each tensor to the result of `new_name`; `None` keeps its name. The order stays.
     ///
     /// # Errors
     ///
-    /// Those of `new_name`, and two tensors that would have one name.
+    /// The errors of `new_name`, and two tensors with the same new name.
     pub fn rename(
         &mut self,
         mut new_name: impl FnMut(&str) -> Result<Option<String>>,
@@ -326,51 +320,51 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// What [`Checkpoint::open`] was given.
+    /// Returns the path that [`Checkpoint::open`] was given.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The folder, if the checkpoint is a folder; `None` for a single weight file.
+    /// Returns the folder; `None` for a single weight file.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
 
-    /// The weight files.
+    /// Returns the weight files.
     pub fn files(&self) -> &[InputFile] {
         &self.files
     }
 
-    /// All tensors by name, in the order in which they lie in the files.
+    /// Returns all tensors by name, in their order in the files.
     pub fn tensors(&self) -> &IndexMap<Name, TensorEntry> {
         &self.tensors
     }
 
-    /// Tensors that are stored but not among [`Checkpoint::tensors`], each with the reason.
+    /// Returns the stored tensors that are not among [`Checkpoint::tensors`], each with the reason.
     pub fn left_out(&self) -> &[(String, String)] {
         &self.left_out
     }
 
-    /// What is odd about the files, though they can be read.
+    /// Returns the warnings about the files.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// How the weights are stored: as numbers, or as codes that were asked for raw.
+    /// Returns the storage of the weights: numbers, or codes that are read raw.
     pub fn stored(&self) -> &Stored {
         &self.stored
     }
 
-    /// The model's `config.json`, keys in their order, if there is one beside the weights.
+    /// Reads the model's `config.json`, keys in their order, if there is one beside the weights.
     ///
     /// # Errors
     ///
-    /// It cannot be read, is not JSON, or is longer than 16 MiB.
+    /// Fails when the config cannot be read, is not JSON, or is longer than 16 MiB.
     pub fn config(&self) -> Result<Option<serde_json::Value>> {
         side::config(self.config_folder())
     }
 
-    /// The folder in which the model's config lies.
+    /// Returns the folder with the model's config.
     fn config_folder(&self) -> &Path {
         let parent = || {
             self.root
@@ -380,17 +374,17 @@ impl Checkpoint {
         self.folder().or_else(parent).unwrap_or(Path::new("."))
     }
 
-    /// What stands in the folder beside weights: configs, tokenizer, templates, code, licence;
-    /// sorted, relative to it.
+    /// Lists the files beside the weights: configs, tokenizer, templates, code, licence; sorted,
+    /// relative to the folder.
     ///
-    /// Looks into the folder and one level of sub-folders, leaves out hidden files, weights and
-    /// their indexes in any format, sub-folders that hold weights, what a training run has left,
-    /// and thalweg's own manifest. Empty for a single weight file.
+    /// Searches the folder and one level of sub-folders. Leaves out hidden files, weights and their
+    /// indexes in any format, sub-folders with weights, leftovers of a training run, and thalweg's
+    /// own manifest. Empty for a single weight file.
     ///
     /// # Errors
     ///
-    /// A folder that cannot be listed, a link that leads nowhere or to a file of another name
-    /// outside of the folder.
+    /// A folder that cannot be listed, a dangling link, or a link to a file of another name outside
+    /// the folder.
     pub fn side_files(&self) -> Result<Vec<PathBuf>> {
         self.folder
             .as_deref()
@@ -401,11 +395,11 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// The file is gone, cannot be read, or is not the one any more whose header was read.
+    /// Fails when the file is gone, cannot be read, or was changed since its header was read.
     ///
     /// # Panics
     ///
-    /// If there is no file of that number.
+    /// Panics when there is no file of that number.
     pub fn open_file(&self, file: usize, options: &SourceOptions) -> Result<Arc<dyn Source>> {
         self.open_file_with(file, options, &Arc::default())
     }
@@ -443,7 +437,7 @@ impl Checkpoint {
         })
     }
 
-    /// About how many bytes of memory this value takes.
+    /// Estimates the memory that this value takes, in bytes.
     pub fn metadata_bytes(&self) -> u64 {
         let tensors: u64 = self
             .tensors
@@ -464,16 +458,16 @@ impl Checkpoint {
     }
 }
 
-/// An allocator's own bytes for a block, and the hash table's for an entry.
+/// The overhead of an allocator for a block, and of the hash table for an entry, in bytes.
 const BLOCK_BYTES: usize = 16;
 
-/// What a tensor takes among [`Checkpoint::tensors`].
+/// Estimates the memory of a tensor in [`Checkpoint::tensors`], in bytes.
 fn entry_bytes(name: &Name, tensor: &TensorEntry) -> u64 {
     let entry = size_of::<(Name, TensorEntry)>() + 2 * size_of::<usize>();
     (entry + name.len() + tensor.shape.capacity() * size_of::<u64>() + 3 * BLOCK_BYTES) as u64
 }
 
-/// A source over a file that holds its bytes as they are.
+/// Opens a source over a plain file.
 fn open_plain(input: Input, io: Io, recycler: &Arc<Recycler>) -> Arc<dyn Source> {
     match io {
         Io::Map => Arc::new(MapSource::new(input)),

@@ -1,4 +1,4 @@
-//! The names of tensors, each text once in memory.
+//! The names of tensors, with each text once in memory.
 
 use std::collections::HashSet;
 
@@ -6,12 +6,13 @@ use indexmap::map::MutableKeys;
 
 use super::{Checkpoint, Name};
 
-/// The names that checkpoints of one architecture have in common.
+/// The names that checkpoints of one architecture share.
 #[derive(Debug, Default)]
 pub struct Names(HashSet<Name>);
 
 impl Names {
-    /// Lets `checkpoint` share the names that others before it have, and others behind it its own.
+    /// Makes `checkpoint` share its names with checkpoints before it, and offers its own to later
+    /// ones.
     pub fn share(&mut self, checkpoint: &mut Checkpoint) {
         for at in 0..checkpoint.tensors.len() {
             let Some((name, _)) = checkpoint.tensors.get_index_mut2(at) else {

@@ -1,4 +1,4 @@
-//! Folders that hold models one level down: which they are, and which of them can be taken for the
+//! Folders with models one level down: lists these models, and finds the one that stands for the
 //! whole.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,12 @@ use super::folder::{FORMATS, file_names};
 use super::side::weight_format;
 use crate::error::{Error, Kind};
 
-/// How many folders a message names.
+/// The most folders that a message names.
 const NAMED: usize = 6;
-/// What a diffusers pipeline is known by.
+/// The file that marks a diffusers pipeline.
 const PIPELINE: &str = "model_index.json";
 
-/// The snapshot that a folder of the hub's cache (`models--org--name`) stands for: that of the main
+/// Finds the snapshot of a folder in the hub's cache (`models--org--name`): that of the main
 /// branch, else the only one.
 pub(super) fn snapshot_of(folder: &Path) -> Option<PathBuf> {
     let snapshots = folder.join("snapshots");
@@ -30,7 +30,7 @@ pub(super) fn snapshot_of(folder: &Path) -> Option<PathBuf> {
         })
 }
 
-/// The commit in a ref file; none when it holds anything but a name.
+/// Reads the commit in a ref file; `None` when the file holds anything but a name.
 fn commit_in(path: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(path)
@@ -43,7 +43,7 @@ fn commit_in(path: &Path) -> Option<String> {
     plain.then(|| commit.to_owned())
 }
 
-/// What to say of a folder without weights of its own when folders in it have some.
+/// Returns the error for a folder without weights of its own if its sub-folders have some.
 pub(super) fn refusal(folder: &Path, names: &BTreeSet<String>) -> Option<Error> {
     let (within, prefix) = match names.contains("snapshots") {
         true => (folder.join("snapshots"), "snapshots/"),
@@ -84,7 +84,7 @@ pub(super) fn refusal(folder: &Path, names: &BTreeSet<String>) -> Option<Error> 
     Some(error.with_hint(format!("name one of them, such as {}", example.display())))
 }
 
-/// The names of the folders in a folder, links to folders among them; none when it cannot be
+/// Lists the names of sub-folders, links to folders included; empty when the folder cannot be
 /// listed.
 fn folders_in(folder: &Path) -> Vec<String> {
     let names = file_names(folder).unwrap_or_default();
@@ -94,8 +94,7 @@ fn folders_in(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Whether a folder holds weights that could be read, itself or, as one of the hub's cache does, in
-/// a snapshot.
+/// Tells if a folder holds readable weights, itself or, in the hub's cache, in a snapshot.
 fn has_weights(folder: &Path) -> bool {
     let is_weights =
         |name: &String| weight_format(name).is_some_and(|format| FORMATS.contains(&format));
@@ -103,7 +102,7 @@ fn has_weights(folder: &Path) -> bool {
     own(folder) || snapshot_of(folder).is_some_and(|snapshot| own(&snapshot))
 }
 
-/// The number at the end of `checkpoint-1000`, by which checkpoints follow each other.
+/// Returns the number at the end of `checkpoint-1000`, which orders checkpoints.
 fn trailing_number(name: &str) -> u64 {
     let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     name[name.len() - digits..].parse().unwrap_or(0)

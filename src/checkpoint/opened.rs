@@ -1,5 +1,5 @@
-//! Input files that are open: as many as the system allows, those that were used last. The others
-//! are opened again when they are needed.
+//! Keeps input files open: the most recently used, as many as the system allows. The others are
+//! opened again when needed.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,12 @@ use rustix::io::Errno;
 
 use crate::budget::most_open_files;
 
-/// The open files of all inputs, from the one that was opened first on.
+/// The open files of all inputs, in the order of opening.
 static OPEN: Mutex<Vec<Weak<Slot>>> = Mutex::new(Vec::new());
-/// Counts uses, to tell which was the last one of a file.
+/// The counter of uses, which dates the last use of each file.
 static USES: AtomicU64 = AtomicU64::new(0);
 
-/// A file that is open, or was and will be again.
+/// A file that is open, or closed until its next use.
 #[derive(Debug, Default)]
 pub(super) struct Opened(Arc<Slot>);
 
@@ -27,8 +27,7 @@ struct Slot {
 }
 
 impl Opened {
-    /// The file at `path`, opened if it is not open; `admit` sees it when it was opened, and may
-    /// refuse it.
+    /// Returns the file at `path`, and opens it if needed; `admit` may refuse a newly opened file.
     pub fn file(
         &self,
         path: &Path,
@@ -53,13 +52,13 @@ impl Opened {
         Ok(file)
     }
 
-    /// The file, if it is open now.
+    /// Returns the file if it is open now.
     pub fn if_open(&self) -> Option<Arc<File>> {
         lock(&self.0.file).clone()
     }
 }
 
-/// Opens a file; where the process has too many open, some inputs are closed first.
+/// Opens a file; if the process has too many open files, closes some inputs first.
 fn open(path: &Path) -> io::Result<File> {
     let full = |error: &io::Error| {
         [Errno::MFILE, Errno::NFILE]
@@ -82,8 +81,8 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Closes the files that were not used for longest until at most `most` are open. One that somebody
-/// waits for stays.
+/// Closes the least recently used files until at most `most` are open. A file that another thread
+/// waits for stays open.
 fn close_some(open: &mut Vec<Weak<Slot>>, most: usize) {
     open.retain(|slot| slot.strong_count() > 0);
     if open.len() <= most {

@@ -1,5 +1,5 @@
-//! Files that are a part of a model only, or hold what a training run keeps of one: what they are
-//! and what makes a model of them.
+//! Recognises files that are only a part of a model, or the state of a training run, and tells how
+//! to make a model of them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::header::shown;
 use super::side::weight_format;
 use crate::error::{Error, Kind};
 
-/// What some files are.
+/// The description of some files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parts {
     what: String,
@@ -32,7 +32,7 @@ const SHARD: &str =
     "name the folder to read the whole model; to read this file alone, give it another name";
 
 impl Parts {
-    /// What a folder of these names holds, when that is no whole model.
+    /// Describes a folder with these file names, unless it holds a whole model.
     pub fn of_folder(names: &BTreeSet<String>) -> Option<Self> {
         let any = |is: &dyn Fn(&str) -> bool| names.iter().any(|name| is(name));
         let count = |is: &dyn Fn(&str) -> bool| names.iter().filter(|name| is(name)).count();
@@ -95,7 +95,7 @@ impl Parts {
         None
     }
 
-    /// What a file of this name in a folder of these names is, when that is no whole model.
+    /// Describes a file of this name in a folder with these names, unless it is a whole model.
     pub fn of_file(name: &str, names: &BTreeSet<String>) -> Option<Self> {
         if let Some((_, number, total, _)) = numbered(name).filter(|(_, _, total, _)| *total > 1) {
             return Some(Self {
@@ -142,7 +142,7 @@ impl Parts {
         None
     }
 
-    /// The refusal of `path`.
+    /// Returns the error that refuses `path`.
     pub fn on(self, path: &Path) -> Error {
         Error::new(
             Kind::Input,
@@ -154,8 +154,8 @@ impl Parts {
     }
 }
 
-/// Why the checkpoint at `root` is refused whose tensors, given by name and shape, are mostly
-/// empty: ZeRO-3 keeps them elsewhere, and whoever saves without gathering them writes none.
+/// Returns the error for the checkpoint at `root` if its tensors, given by name and shape, are
+/// mostly empty: ZeRO-3 keeps them elsewhere, and a save without gathering writes empty ones.
 pub(super) fn refuse_stubs<'a>(
     root: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a [u64])>,
@@ -190,13 +190,13 @@ fn is_zero(name: &str) -> bool {
     name.contains("zero_pp_rank_") || name == "zero_to_fp32.py" || numbered("global_step")
 }
 
-/// The number of `consolidated.NN.pth`.
+/// Returns the number of `consolidated.NN.pth`.
 fn meta_number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("consolidated.")?.strip_suffix(".pth")?;
     digits.parse().ok().filter(|_| is_number(digits))
 }
 
-/// `hf_model_0001_0.pt`, `meta_model_0.pt`, `torchtune_model_0.pt`.
+/// Recognises `hf_model_0001_0.pt`, `meta_model_0.pt`, `torchtune_model_0.pt`.
 fn is_torchtune(name: &str) -> bool {
     let starts = ["hf_model_", "meta_model_", "torchtune_model_"];
     let rest = starts
@@ -207,12 +207,12 @@ fn is_torchtune(name: &str) -> bool {
         && weight_format(name).is_some()
 }
 
-/// `model_world_size_8_rank_0.pt`.
+/// Recognises `model_world_size_8_rank_0.pt`.
 fn is_verl(name: &str) -> bool {
     name.starts_with("model_world_size_") && name.contains("_rank_")
 }
 
-/// `mp_rank_00`, `iter_0000100`.
+/// Recognises `mp_rank_00`, `iter_0000100`.
 fn is_megatron(name: &str) -> bool {
     ["mp_rank_", "iter_"].iter().any(|start| {
         name.strip_prefix(start)

@@ -1,8 +1,8 @@
 //! PyTorch files as parts of a checkpoint.
 //!
-//! Tensors that lie in the file in order are read from there. A file in which some do not is
-//! converted, whole and once, into the scratch folder; what the conversion will look like is known
-//! when the file is opened.
+//! Tensors whose bytes are in order are read from the file. A file with any other tensor is
+//! converted, whole and once, into the scratch folder; the layout of the conversion is known when
+//! the file is opened.
 
 use std::fs;
 use std::ops::Range;
@@ -18,23 +18,23 @@ use super::{Name, Recycler, TensorEntry, open_plain};
 use crate::budget::default_bytes;
 use crate::error::{Error, Kind, Result};
 
-/// Memory that a conversion takes at its peak, without the pickle.
+/// The peak memory of a conversion without the pickle, in bytes.
 const CONVERSION_BYTES: u64 = 20 << 20;
-/// How many entries a warning names before it only counts.
+/// The most entries that a warning names; the rest are counted.
 const NAMED: usize = 3;
 
-/// Whether `input` must be read as a PyTorch file.
+/// Tells if `input` must be read as a PyTorch file.
 pub(super) fn is_pickled(input: &Input, name: &str) -> Result<bool> {
     let mut head = [0; 9];
     let read = input
         .read_at(&mut head, 0)
         .map_err(|error| Error::io("cannot read", &input.path, error))?;
-    // A safetensors header of suitable length begins like a pickle, and has its brace where no
-    // torch file has one.
+    // A safetensors header of suitable length begins like a pickle, but its brace is where no torch
+    // file has one.
     let is_json = read == head.len() && head[8] == b'{';
     Ok(match weight_format(name) {
         Some("safetensors") => false,
-        // Other contents get the torch reader's error, which knows what they may be.
+        // Other contents get the torch reader's error, which describes them best.
         Some("PyTorch") => !is_json,
         _ => is_torch(&head[..read]) && !is_json,
     })
@@ -111,7 +111,7 @@ fn in_place(torch: &TorchFile, file: usize) -> Result<Vec<(Name, TensorEntry)>> 
     torch.contiguous().map(entry).collect()
 }
 
-/// What to tell about entries that are no tensors.
+/// Returns the warning about entries that are not tensors.
 fn skipped(torch: &TorchFile, name: &str) -> Vec<String> {
     let names = torch.skipped();
     let listed: Vec<String> = names.iter().take(NAMED).map(|name| shown(name)).collect();
@@ -134,7 +134,7 @@ pub(super) struct ConvertedSource {
     header_hash: [u8; 32],
     data_len: u64,
     key: Option<String>,
-    /// Where the copy is, or will be.
+    /// The path of the copy, which may not exist yet.
     copy: Option<PathBuf>,
     io: Io,
     recycler: Arc<Recycler>,
@@ -142,8 +142,8 @@ pub(super) struct ConvertedSource {
 }
 
 impl ConvertedSource {
-    /// A source that will convert the state dict under `key` into the scratch folder of `options`
-    /// on the first load.
+    /// Creates a source that converts the state dict under `key` into the scratch folder of
+    /// `options` on the first load.
     pub fn new(input: Input, file: &InputFile, key: Option<&str>, options: &SourceOptions) -> Self {
         let copy = options
             .scratch
@@ -190,12 +190,12 @@ impl ConvertedSource {
         Ok(source)
     }
 
-    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it
-    /// is on disk.
+    /// Creates the copy unless an earlier run has left it whole. The copy gets its final name only
+    /// when it is durable.
     fn convert(&self, copy: &Path) -> Result<Input> {
         let held = copy.with_extension("lock");
         let broken = |error| Error::io("cannot convert into", &held, error);
-        // The scratch folder is made by whoever needs it first: most merges never do.
+        // The scratch folder is created at its first use: most merges never need it.
         if let Some(folder) = copy.parent() {
             fs::create_dir_all(folder).map_err(broken)?;
         }
@@ -239,7 +239,7 @@ impl Source for ConvertedSource {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        // Converting takes long: prefetch does not wait for it, nor start it.
+        // Converting takes long, so prefetch neither starts it nor waits for it.
         if let Ok(converted) = self.converted.try_lock()
             && let Some(source) = &*converted
         {

@@ -1,5 +1,5 @@
-//! Plain files alone: a named pipe in the place of a file would be waited for, a device read
-//! without end, and a link would lead what is written to somewhere else.
+//! Opens only plain files: a named pipe would block, a device would be read without end, and a link
+//! would lead writes elsewhere.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,12 +8,12 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file to read, through links if need be; anything else is refused without waiting
-/// for it.
+/// Opens a regular file to read, also through links; refuses anything else without waiting for it.
 ///
 /// # Errors
 ///
-/// As the operating system does, and [`io::ErrorKind::InvalidInput`] for what is no regular file.
+/// The operating system's errors, and [`io::ErrorKind::InvalidInput`] for anything but a regular
+/// file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -24,12 +24,13 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Makes a new file under a name that an unfinished run may have left; a link or a device there is
-/// refused.
+/// Creates a new file, in place of one that an unfinished run may have left; refuses a link or a
+/// device there.
 ///
 /// # Errors
 ///
-/// As the operating system does, and [`io::ErrorKind::InvalidInput`] for what is no regular file.
+/// The operating system's errors, and [`io::ErrorKind::InvalidInput`] for anything but a regular
+/// file.
 pub fn create_anew(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(there) if !there.is_file() => return Err(not_regular()),

@@ -1,5 +1,5 @@
-//! Weights in a folder beside those that are read: which are left alone, so that nobody takes them
-//! for what was merged.
+//! Warns of weights in a folder beside those that are read, so that nobody takes them for the
+//! merged ones.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,15 @@ use super::adapter::is_adapter_file;
 use super::folder::{FORMATS, is_training_state};
 use super::side::{index_format, weight_format};
 
-/// How many files a warning names.
+/// The most files that a warning names.
 const NAMED: usize = 4;
 /// Precisions and other forms of the same weights, between the name of a file and its ending.
 const VARIANTS: [&str; 8] = [
     "fp16", "fp32", "bf16", "fp8", "int8", "ema", "non_ema", "non-ema",
 ];
 
-/// What to say of the weights in `names` that are not among the `taken` files, of which `index` is
-/// the index.
+/// Returns the warning about weights in `names` that are not among the `taken` files; `index` is
+/// the index of these.
 pub(super) fn warning(
     names: &BTreeSet<String>,
     taken: &[String],
@@ -56,7 +56,7 @@ pub(super) fn warning(
     })
 }
 
-/// The name of the file of which this one is a variant, as `model.fp16.safetensors` is of
+/// Returns the name of the file that this one is a variant of, as `model.fp16.safetensors` of
 /// `model.safetensors`.
 pub(super) fn variant_of(name: &str) -> Option<String> {
     VARIANTS.iter().find_map(|variant| {

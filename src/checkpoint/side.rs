@@ -1,4 +1,4 @@
-//! What stands beside the weights: which files go along with a model, and which are weights in some
+//! The files beside the weights: finds those that belong to a model, and recognises weights in any
 //! format.
 
 use std::ffi::OsStr;
@@ -10,10 +10,10 @@ use crate::error::{Error, Kind, Result};
 use crate::json;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
-/// The manifest that a merge leaves in its output. It never goes along as a side file: a copy would
-/// speak of other files.
+/// The manifest that a merge leaves in its output. It is never copied as a side file: the copy
+/// would describe other files.
 pub const MANIFEST_NAME: &str = "thalweg.json";
-/// Endings of files that hold weights, or a training run's state, and what the format is called.
+/// Endings of files that hold weights or a training run's state, with the format's name.
 const WEIGHT_ENDINGS: [(&str, &str); 28] = [
     (".safetensors", "safetensors"),
     (".safetensors.zst", "safetensors"),
@@ -45,7 +45,7 @@ const WEIGHT_ENDINGS: [(&str, &str); 28] = [
     (".nemo", "NeMo"),
 ];
 
-/// What sort of weights a file of this name holds, if it holds any.
+/// Returns the format of the weights in a file of this name, if it holds any.
 pub(super) fn weight_format(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     WEIGHT_ENDINGS
@@ -54,14 +54,14 @@ pub(super) fn weight_format(name: &str) -> Option<&'static str> {
         .map(|(_, format)| *format)
 }
 
-/// The format of the shards of an index of this name, such as `pytorch_model.bin.index.json`, if it
-/// is one.
+/// Returns the format of the shards of an index of this name, such as
+/// `pytorch_model.bin.index.json`; `None` for other names.
 pub(super) fn index_format(name: &str) -> Option<&'static str> {
     let (weights, rest) = name.split_once(".index.")?;
     weight_format(weights).filter(|_| rest.ends_with("json"))
 }
 
-/// `config.json` in `folder`.
+/// Reads `config.json` in `folder`; `None` when there is none.
 pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
     let path = folder.join("config.json");
     match path.try_exists() {
@@ -77,24 +77,24 @@ pub(super) fn config(folder: &Path) -> Result<Option<serde_json::Value>> {
     json::parse(text).map(Some).map_err(|error| refused(&error))
 }
 
-/// What lies in a model's folder beside its weights.
+/// The files in a model's folder beside its weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Beside {
-    /// What goes along with the model, relative to the folder, sorted.
+    /// The files that belong to the model, relative to the folder, sorted.
     pub files: Vec<PathBuf>,
-    /// What does not: weights in any format, their indexes, what training and other programs left,
-    /// whatever lies deeper than one folder. Relative to the folder and sorted, folders with a
-    /// slash at the end; hidden files and thalweg's own manifest are not named.
+    /// The files that do not: weights in any format, their indexes, leftovers of training and other
+    /// programs, anything deeper than one folder. Relative to the folder and sorted, folders with a
+    /// slash at the end, without hidden files and thalweg's own manifest.
     pub left: Vec<String>,
 }
 
-/// What lies in `folder` beside weights; see [`Beside`]. Sub-folders that hold weights stay, but
-/// for `components`, of which all but the weights goes along.
+/// Lists the files in `folder` beside weights; see [`Beside`]. Sub-folders with weights are left,
+/// except `components`, whose other files belong to the model.
 ///
 /// # Errors
 ///
-/// A folder that cannot be listed, a link that leads nowhere or to a file of another name outside
-/// of the folder.
+/// A folder that cannot be listed, a dangling link, or a link to a file of another name outside the
+/// folder.
 pub fn look(folder: &Path, components: &[&str]) -> Result<Beside> {
     let root = folder
         .canonicalize()
@@ -136,7 +136,7 @@ pub fn look(folder: &Path, components: &[&str]) -> Result<Beside> {
     Ok(beside)
 }
 
-/// The files of [`look`].
+/// Lists only the files of [`look`] that belong to the model.
 ///
 /// # Errors
 ///
@@ -145,7 +145,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     look(folder, &[]).map(|beside| beside.files)
 }
 
-/// One folder's entries, sorted out.
+/// One folder's entries, by kind.
 #[derive(Default)]
 struct Listing {
     files: Vec<String>,
@@ -167,7 +167,7 @@ impl Listing {
             if name.starts_with('.') || name.ends_with(MANIFEST_NAME) {
                 continue;
             }
-            // NOTE: a link to a folder is not followed, so there is no way around in circles.
+            // NOTE: a link to a folder is not followed, so the walk cannot run in circles.
             if file_type.is_dir() {
                 listing.folders.push(name);
             } else if weight_format(&name).is_some() {
@@ -187,8 +187,8 @@ fn is_side_file(name: &str) -> bool {
     !name.ends_with(MANIFEST_NAME) && index_format(name).is_none() && !is_leftover(name)
 }
 
-/// Whether what is no plain file leads to one; a link to a folder does not, and pipes, sockets and
-/// devices are refused unopened.
+/// Tells if a path that is not a plain file leads to one; false for a link to a folder. Refuses
+/// pipes, sockets and devices unopened.
 fn leads_to_file(path: &Path) -> Result<bool> {
     let metadata =
         std::fs::metadata(path).map_err(|error| Error::io("cannot follow link", path, error))?;
@@ -202,10 +202,9 @@ fn leads_to_file(path: &Path) -> Result<bool> {
     )
 }
 
-/// Side files are copied into what may be published, so a link must not fetch something else under
-/// a harmless name.
+/// Refuses a link that could copy another file under a harmless name: the output may be published.
 ///
-/// Fine are targets inside the folder, the blobs of a hub cache (`snapshots/<revision>/` beside
+/// Accepts targets inside the folder, the blobs of a hub cache (`snapshots/<revision>/` beside
 /// `blobs/`), and a file of the same name elsewhere.
 fn check_link(root: &Path, path: &Path) -> Result<()> {
     let target = path

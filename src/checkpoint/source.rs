@@ -1,4 +1,4 @@
-//! Where bytes come from: the [`Source`] trait, the [`Window`] it hands out, and what both promise
+//! Sources of bytes: the [`Source`] trait, the [`Window`] that it hands out, and what both promise
 //! about memory.
 
 use std::fmt;
@@ -18,7 +18,7 @@ use super::opened::Opened;
 use super::recycled::{Recycled, Recycler};
 use crate::error::{Error, Kind, Result};
 
-/// How plain files are read.
+/// The way in which plain files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {
     /// Through a memory map: fastest, nothing is copied. A file that is cut while a window of it is
@@ -31,13 +31,13 @@ pub enum Io {
     Positioned,
 }
 
-/// How [`open_file`](super::Checkpoint::open_file) opens a file.
+/// Options of [`open_file`](super::Checkpoint::open_file).
 #[derive(Debug, Clone, Default)]
 pub struct SourceOptions {
-    /// How plain bytes are read.
+    /// The way in which plain bytes are read.
     pub io: Io,
-    /// Where a compressed file without a seek table may be expanded, and a PyTorch file converted;
-    /// without it such files are refused when read.
+    /// A folder in which a compressed file without a seek table may be expanded, and a PyTorch file
+    /// converted; without it such files are refused when read.
     pub scratch: Option<PathBuf>,
 }
 
@@ -52,7 +52,7 @@ pub trait Source: Send + Sync {
     /// Length of the uncompressed file in bytes.
     fn len(&self) -> u64;
 
-    /// Whether there is nothing to read.
+    /// Returns true when there is nothing to read.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -78,7 +78,7 @@ pub trait Source: Send + Sync {
     ///
     /// # Panics
     ///
-    /// When `into` is not as long as `range`.
+    /// Panics when `into` is not as long as `range`.
     fn read_into(&self, range: Range<u64>, into: &mut [u8]) -> Result<()> {
         let window = self.load(range)?;
         into.copy_from_slice(&window);
@@ -106,7 +106,7 @@ impl Window {
         Self(Bytes::Owned(Buffer::Heap(Vec::new())))
     }
 
-    /// Whether the bytes were what the file held all along: to be asked after they were used,
+    /// Checks that the file held these bytes all along. Call it after the bytes were used and
     /// before the result is.
     ///
     /// A map shows what happens to its file: other bytes, or zeros where it was cut. Owned bytes
@@ -127,7 +127,7 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// When there is no memory for it.
+    /// Fails when there is no memory for it.
     pub fn assembled(len: u64, path: &Path, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         Self::filled(len, path, |buffer| {
             fill(buffer);
@@ -139,7 +139,7 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// When there is no memory for it, and those of `fill`.
+    /// Fails when there is no memory for it, and with those of `fill`.
     pub fn filled(
         len: u64,
         path: &Path,

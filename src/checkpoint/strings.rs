@@ -1,4 +1,4 @@
-//! Maps of strings to strings, as headers and indexes have them, read from untrusted JSON.
+//! Reads maps of strings to strings, as in headers and indexes, from untrusted JSON.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, Visi
 
 use super::header::shown;
 
-/// [`UniqueStrings`], or `null`, which stands for an empty object.
+/// Reads [`UniqueStrings`], or `null` as an empty object.
 pub(super) struct OrNull(pub UniqueStrings);
 
 impl<'de> DeserializeSeed<'de> for OrNull {
@@ -34,8 +34,7 @@ impl<'de> Visitor<'de> for OrNull {
     }
 }
 
-/// A JSON object of strings in which no key may be there twice; holds the object's name for
-/// messages.
+/// Reads a JSON object of strings and refuses duplicate keys; holds the object's name for messages.
 pub(super) struct UniqueStrings(pub &'static str);
 
 impl<'de> DeserializeSeed<'de> for UniqueStrings {

@@ -1,4 +1,4 @@
-//! Headers by hand, and headers that the reference is asked about.
+//! Headers written by hand, and headers compared with the reference.
 
 use proptest::prelude::*;
 

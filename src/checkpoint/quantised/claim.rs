@@ -1,4 +1,4 @@
-//! What configs and headers say about quantisation.
+//! Reads the statements of configs and headers about quantisation.
 
 use std::path::Path;
 
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::super::index::read_capped;
 use super::super::{InputFile, side};
 
-/// Keys of `config.json` under which it says how weights are quantised.
+/// Keys of `config.json` that describe the quantisation of weights.
 pub const CONFIG_KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
-/// Files that say it, and what wrote them when they do not say it themselves.
+/// Files that describe it, each with its writer, in case the file does not name a method.
 const CONFIG_FILES: [(&str, &str); 6] = [
     ("hf_quant_config.json", "modelopt"),
     ("quantize_config.json", "gptq"),
@@ -18,31 +18,31 @@ const CONFIG_FILES: [(&str, &str); 6] = [
     ("quanto_qmap.json", "quanto"),
     ("quantization_map.json", "quanto"),
 ];
-/// Keys of a header's `__metadata__` that say it.
+/// Keys of a header's `__metadata__` that describe it, each with its writer.
 const METADATA_KEYS: [(&str, &str); 2] = [
     ("_quantization_metadata", "comfy"),
     ("quantization_config", "nunchaku"),
 ];
-/// Such files are short.
+/// The longest such file that is read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
-/// Names of the method, in the order in which they are looked for.
+/// The keys of the method's name, in the order of the search.
 const METHOD_KEYS: [&str; 4] = ["quant_method", "quant_algo", "quant_type", "format"];
 
 /// A statement that weights are quantised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Where it stands.
+    /// The place of the statement.
     pub place: String,
-    /// How the method is called there.
+    /// The method's name there.
     pub method: String,
-    /// Floats are stored, and quantised when they are used.
+    /// True if floats are stored, and quantised only when they are used.
     pub when_used: bool,
 }
 
 impl Claim {
-    /// The first statement about the model of these `files` whose config lies in `folder`.
+    /// Finds the first statement about the model of these `files` with its config in `folder`.
     ///
-    /// A config that cannot be read says nothing here; whoever needs it will say why it cannot.
+    /// An unreadable config counts as no statement here; its readers report the error.
     pub fn find(folder: &Path, files: &[InputFile]) -> Option<Self> {
         let config = || side::config(folder).ok().flatten();
         config()
@@ -81,7 +81,7 @@ fn in_config(fields: &Map<String, Value>, place: &str) -> Option<Claim> {
     })
 }
 
-/// How the method is called.
+/// Returns the method's name.
 fn method_of(stated: &Map<String, Value>) -> Option<String> {
     let named = METHOD_KEYS
         .iter()
@@ -105,8 +105,8 @@ fn method_of(stated: &Map<String, Value>) -> Option<String> {
         .or_else(inner)
 }
 
-/// What a statement without a name means: MLX counts bits; TensorRT-LLM names an algorithm, or
-/// none.
+/// Names the method of a statement without a name: MLX gives a number of bits. `None` if
+/// TensorRT-LLM's algorithm is null: nothing is quantised.
 fn unnamed(key: &str, stated: &Map<String, Value>) -> Option<String> {
     if stated.contains_key("quant_algo") {
         return None;
@@ -119,12 +119,13 @@ fn unnamed(key: &str, stated: &Map<String, Value>) -> Option<String> {
     }
 }
 
-/// BitNet's models for training hold ordinary floats, which are rounded whenever they are used.
+/// Recognises BitNet's models for training: they hold ordinary floats, which are rounded at every
+/// use.
 fn is_when_used(method: &str, stated: &Map<String, Value>) -> bool {
     method == "bitnet" && stated.get("quantization_mode").and_then(Value::as_str) == Some("online")
 }
 
-/// A file that cannot be read as such a statement says nothing.
+/// Reads a statement from a file; `None` when the file is not one.
 fn in_file(path: &Path, name: &str, writer: &str) -> Option<Claim> {
     if !path.is_file() {
         return None;
@@ -153,7 +154,7 @@ fn in_header(file: &InputFile) -> Option<Claim> {
     if let Some((_, writer)) = stated {
         return claim(writer);
     }
-    // torchao lists the tensors that it has taken apart.
+    // torchao lists the tensors that it has split.
     file.metadata
         .contains_key("tensor_names")
         .then(|| claim("torchao"))

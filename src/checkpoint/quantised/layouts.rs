@@ -1,50 +1,50 @@
-//! The layouts in which quantised weights are stored: how each is called, by which tensors it is
-//! known, how it is undone.
+//! The storage layouts of quantised weights: their names, the tensors that identify them, and the
+//! way back to floats.
 
 use crate::dtype::Dtype;
 
-/// A way of storing weights as codes that mean nothing without their scales.
+/// A storage layout of weights as codes that mean nothing without their scales.
 #[derive(Debug)]
 pub struct Layout {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// The `quant_method` and other names by which configs call it, in lower case.
+    /// Its `quant_method` and other names in configs, in lower case.
     pub methods: &'static [&'static str],
-    /// The tensors that prove it; any one of them does.
+    /// The tensors that identify it; any one suffices.
     pub marks: &'static [Mark],
-    /// How such a model is brought back to floats.
+    /// The advice for converting such a model back to floats.
     pub cure: &'static str,
 }
 
-/// A tensor by which a layout is known.
+/// A tensor that identifies a layout.
 #[derive(Debug)]
 pub struct Mark {
-    /// What its name ends in.
+    /// The end of its name.
     pub code: &'static str,
-    /// What it holds.
+    /// The dtypes that it may have.
     pub holds: Holds,
-    /// What may stand in the place of `code`; a tensor of one of these names must be there too.
-    /// Empty when the name says enough.
+    /// Replacements of `code`; a tensor with one of these names must exist too. Empty when the name
+    /// alone suffices.
     pub with: &'static [&'static str],
 }
 
-/// Which dtypes codes have.
+/// The dtypes of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
-    /// Whatever it is: some writers keep packed codes in tensors of floats.
+    /// Any dtype: some writers keep packed codes in tensors of floats.
     Anything,
-    /// Whole numbers.
+    /// Integers.
     Integers,
-    /// Whole numbers of 32 bits without a sign.
+    /// Unsigned integers of 32 bits.
     Words,
-    /// Numbers of eight bits or less, floating or whole.
+    /// Numbers of eight bits or less, floats or integers.
     Bytes,
-    /// Floating numbers of eight bits.
+    /// Floats of eight bits.
     Fp8,
 }
 
 impl Holds {
-    /// Whether a tensor of this dtype can hold such codes.
+    /// Tells if a tensor of this dtype can hold such codes.
     pub fn fits(self, dtype: Dtype) -> bool {
         use Dtype::{I8, I16, I32, I64, U8, U16, U32, U64};
         match self {
@@ -57,14 +57,14 @@ impl Holds {
     }
 }
 
-/// Whether elements of this type may be codes of weights: neither ordinary floats nor what only
-/// buffers hold.
+/// Tells if elements of this type may be codes of weights: neither ordinary floats nor types that
+/// only buffers have.
 pub fn is_code(dtype: Dtype) -> bool {
     use Dtype::{BF16, Bool, C64, F16, F32, F64, I64, U64};
     !matches!(dtype, F64 | F32 | F16 | BF16 | Bool | C64 | I64 | U64)
 }
 
-/// Whether elements of this type are floating numbers of eight bits.
+/// Tells if elements of this type are floats of eight bits.
 pub fn is_fp8(dtype: Dtype) -> bool {
     matches!(
         dtype,
@@ -92,7 +92,7 @@ const MLX: &str = "undo it with `mlx_lm.convert --dequantize`";
 const COMFY: &str =
     "take the file in 16 bits that it was made from: it lies beside most scaled ones";
 
-/// What is known, the more particular before the more general.
+/// All known layouts, the specific before the general.
 pub const LAYOUTS: &[Layout] = &[
     Layout {
         name: "bitsandbytes, 4 bits (NF4 or FP4)",
@@ -360,7 +360,7 @@ pub const LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// What a tensor of codes may have beside it, whatever the layout: behind its whole name.
+/// The suffixes of tensors beside a tensor of codes, in any layout, added to its whole name.
 pub const BESIDE_TENSOR: [&str; 9] = [
     "_scale",
     "_scale_inv",
@@ -373,7 +373,7 @@ pub const BESIDE_TENSOR: [&str; 9] = [
     ".scale",
 ];
 
-/// The same for a tensor that is called `weight`: in the place of `weight`.
+/// The names that replace `weight` in tensors beside one that is called `weight`.
 pub const BESIDE_WEIGHT: [&str; 10] = [
     "scale",
     "scales",
@@ -387,8 +387,8 @@ pub const BESIDE_WEIGHT: [&str; 10] = [
     "qzeros",
 ];
 
-/// Names of tensors that only quantised models have: where a config says that a model is one, they
-/// agree with it even when the weights beside them have dtypes of floats.
+/// Endings of tensors that only quantised models have: they confirm a config's statement even if
+/// the weights beside them have dtypes of floats.
 pub const COMPANIONS: [&str; 14] = [
     ".weight_scale",
     ".weight_scale_inv",
@@ -406,7 +406,7 @@ pub const COMPANIONS: [&str; 14] = [
     ".comfy_quant",
 ];
 
-/// What is said of codes whose layout has no name.
+/// The layout of codes without a known name.
 pub const UNNAMED: Layout = Layout {
     name: "codes with scales beside them",
     methods: &[],
@@ -414,7 +414,7 @@ pub const UNNAMED: Layout = Layout {
     cure: ORIGINAL,
 };
 
-/// The scales of the microscaling formats have a type of their own.
+/// The microscaling formats, whose scales have a type of their own.
 pub const MICROSCALING: Layout = Layout {
     name: "microscaling (MX)",
     methods: &[],
@@ -430,7 +430,7 @@ pub const SCALED_FP8: Layout = Layout {
     cure: FP8,
 };
 
-/// The layout that configs call `method`.
+/// Returns the layout that configs call `method`.
 pub fn called(method: &str) -> Option<&'static Layout> {
     let method = method.to_ascii_lowercase();
     LAYOUTS

@@ -1,10 +1,9 @@
-//! Whether a checkpoint's weights are stored as codes with scales beside them: such codes are no
-//! numbers, and a mean of codes and a mean of scales are not the mean of what they stand for.
+//! Recognises weights that are stored as codes with scales beside them. Such codes are not plain
+//! numbers: a mean of codes and a mean of scales do not give the mean of the weights.
 //!
-//! What the tensors are called and which types they have decides; what a config says gives the
-//! layout its name, and decides where names alone would not. A config that calls plain floats
-//! quantised is stale. `layouts` lists what is known, `claim` reads the configs. Nothing is decoded
-//! here.
+//! The names and types of the tensors decide; a config gives the layout its name, and decides if
+//! the names alone cannot. A config that calls plain floats quantised is stale. `layouts` lists the
+//! known layouts, `claim` reads the configs. This module decodes nothing.
 
 mod claim;
 mod layouts;
@@ -26,31 +25,31 @@ use layouts::{
 
 type Tensors = IndexMap<Name, TensorEntry>;
 
-/// What is known of how a checkpoint's weights are stored.
+/// The storage of a checkpoint's weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
-    /// As numbers, and nothing says otherwise.
+    /// Numbers, without a statement to the contrary.
     Plain,
-    /// As numbers, which the model rounds whenever it uses them, as its config says.
+    /// Numbers that the model rounds at every use, by its config.
     RoundedInUse,
-    /// As numbers, though a config calls them quantised; the words say which and how.
+    /// Numbers, though a config calls them quantised; the text names the config and the method.
     Stale(String),
-    /// As codes.
+    /// Codes.
     Codes(Codes),
 }
 
 /// Weights that are stored as codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Codes {
-    /// What the layout is called.
+    /// The layout's name.
     pub layout: String,
     /// The first tensor by which it was recognised.
     pub tensor: String,
-    /// How such a model is brought back to floats.
+    /// The advice for converting such a model back to floats.
     pub cure: &'static str,
 }
 
-/// How the weights of the model in `folder` are stored.
+/// Determines the storage of the weights of the model in `folder`.
 pub(super) fn look(folder: &Path, files: &[InputFile], tensors: &Tensors) -> Stored {
     let claim = Claim::find(folder, files);
     let found = by_mark(tensors).or_else(|| by_scales(tensors));
@@ -94,7 +93,7 @@ fn codes(layout: String, known: &Layout, tensor: &str) -> Stored {
     })
 }
 
-/// The first tensor that is the mark of a layout, of the first layout that has one.
+/// Finds the first layout with an identifying tensor, and that tensor.
 fn by_mark(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
     let mut marks = LAYOUTS
         .iter()
@@ -114,8 +113,8 @@ fn by_mark(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
     })
 }
 
-/// The first tensor of codes with scales beside it, whatever the layout, or of scales that are
-/// nothing else.
+/// Finds the first tensor of codes with scales beside it, in any layout, or the first tensor of
+/// microscaling scales.
 fn by_scales(tensors: &Tensors) -> Option<(&'static Layout, &str)> {
     let found = tensors
         .iter()
@@ -134,12 +133,12 @@ fn has_scales(tensors: &Tensors, name: &str, entry: &TensorEntry) -> bool {
     if entry.dtype == Dtype::F8E8M0 {
         return true;
     }
-    // Codes of weights have rows and columns; a list of numbers may be anything.
+    // Codes of weights have rows and columns; a vector may be anything.
     if entry.shape.len() < 2 {
         return false;
     }
     let count = |shape: &[u64]| shape.iter().product::<u64>();
-    // A tool that casts all tensors to eight bits casts an ordinary model's scales too.
+    // A tool that casts all tensors of an ordinary model to eight bits casts its scales too.
     let is_scale = |name: String| {
         let fits = |scale: &TensorEntry| {
             !layouts::is_fp8(scale.dtype) && count(&scale.shape) < count(&entry.shape)
@@ -159,7 +158,7 @@ fn has_scales(tensors: &Tensors, name: &str, entry: &TensorEntry) -> bool {
         })
 }
 
-/// The first tensor that agrees with a config which says that weights are quantised.
+/// Finds the first tensor that confirms a config's statement that weights are quantised.
 fn by_claim(tensors: &Tensors) -> Option<&str> {
     /// Buffers of whole numbers that ordinary models have.
     const BUFFERS: [&str; 4] = ["ids", "index", "mask", ".bias"];
@@ -172,7 +171,7 @@ fn by_claim(tensors: &Tensors) -> Option<&str> {
 }
 
 impl Codes {
-    /// Why a checkpoint of such weights is not read.
+    /// Returns the error for a checkpoint of such weights.
     pub(super) fn refusal(&self, root: &Path) -> Error {
         let Self {
             layout,
@@ -190,7 +189,7 @@ impl Codes {
         ))
     }
 
-    /// What is to be said where they are read all the same.
+    /// Returns the warning if such weights are read all the same.
     pub(super) fn warning(&self) -> String {
         format!(
             "quantised ({}, as {} shows): codes and scales are taken as the numbers that they are stored as",

@@ -2,9 +2,9 @@
 //! `<root>/data/<key>`.
 //!
 //! Members of real checkpoints are stored as they are, so a storage is a byte range of the file.
-//! Sizes and offsets are believed only after they were checked against each other and the file's
-//! length; two members that share a byte, or two of one name, refuse the file, because readers
-//! would disagree on what it holds.
+//! Sizes and offsets are used only after a check against each other and the file's length. A file
+//! with two members that share a byte or a name is refused, because readers would disagree on its
+//! contents.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,24 +18,25 @@ use super::fault::{Fault, Parsed};
 use super::file::At;
 use super::pickle::MAX_BYTES;
 
-/// Deflate cannot shrink anything further than this; a member that claims more is lying.
+/// The best ratio that deflate can reach; a member that claims more is lying.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
-/// What a member takes in memory: its entry, its name twice, fields beside it.
+/// The memory of a member, in bytes: its entry, its name twice, fields beside it.
 const MEMBER_BYTES: u64 = 768;
-/// The end of a zip file's directory: its length without a comment, and the longest comment.
+/// The length of the end record of a zip directory without its comment, in bytes; below, the
+/// longest comment.
 const END_BYTES: u64 = 22;
 const MOST_COMMENT_BYTES: u64 = u16::MAX as u64;
-/// The smallest entry of a directory.
+/// The smallest entry of a directory, in bytes.
 const LEAST_ENTRY_BYTES: u64 = 46;
 
-/// How many members the directory of `file` may have: as many as fit behind the place where it says
-/// to begin.
+/// Returns the most members that the directory of `file` can have: as many as fit behind its stated
+/// start.
 fn members(file: &File, file_bytes: u64) -> Parsed<u64> {
     let len = file_bytes.min(END_BYTES + MOST_COMMENT_BYTES);
     let mut tail = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut tail, file_bytes - len)?;
-    // The last one that could be the end; the reader of the directory looks for the same.
+    // The last possible end record; the reader of the directory uses the same one.
     let Some(at) = tail.windows(4).rposition(|window| window == b"PK\x05\x06") else {
         return Ok(0);
     };
@@ -48,8 +49,7 @@ fn members(file: &File, file_bytes: u64) -> Parsed<u64> {
     if count < 0xffff && size < u32::MAX {
         return Ok(u64::from(count));
     }
-    // Larger numbers stand in another record, which cannot name more than there is room for before
-    // it.
+    // Larger numbers are in another record; the directory must fit before it.
     let start = u64::from(word(16));
     let start = if start == u64::from(u32::MAX) {
         large_start(file, file_bytes - len + at as u64)?
@@ -59,8 +59,8 @@ fn members(file: &File, file_bytes: u64) -> Parsed<u64> {
     Ok(file_bytes.saturating_sub(start) / LEAST_ENTRY_BYTES)
 }
 
-/// Where the directory begins by the larger record, whose place is named just before the end at
-/// `end`.
+/// Returns the directory's start by the larger record; the locator of that record is just before
+/// the end record at `end`.
 fn large_start(file: &File, end: u64) -> Parsed<u64> {
     let (mut locator, mut record) = ([0; 20], [0; 56]);
     let Some(at) = end.checked_sub(locator.len() as u64) else {
@@ -81,21 +81,21 @@ pub(super) struct Archive<'a> {
     zip: ZipArchive<At<'a>>,
     root: String,
     file_bytes: u64,
-    /// Bytes of memory that its contents may take.
+    /// The memory left for its contents, in bytes.
     left: u64,
 }
 
-/// Where the bytes of a storage are.
+/// The place of a storage's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Member {
-    /// Its bytes are this range of the file.
+    /// The bytes are this range of the file.
     Stored(Range<u64>),
-    /// Its bytes come from inflating the member of this number.
+    /// The bytes come from inflating the member of this number.
     Deflated { index: usize, bytes: u64 },
 }
 
 impl Member {
-    /// Bytes of the content.
+    /// Returns the size of the content in bytes.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Stored(range) => range.end - range.start,
@@ -105,8 +105,8 @@ impl Member {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the central directory of `file` and finds the one `data.pkl`, for which `memory` bytes
-    /// may be taken.
+    /// Reads the central directory of `file` and finds the one `data.pkl`, in at most `memory`
+    /// bytes.
     pub(super) fn open(file: &'a File, memory: u64) -> Parsed<Self> {
         let file_bytes = file.metadata()?.len();
         let members = members(file, file_bytes)?;
@@ -139,19 +139,19 @@ impl<'a> Archive<'a> {
         Ok(archive)
     }
 
-    /// Bytes of memory that its contents may take.
+    /// Returns the memory left for its contents, in bytes.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
 
-    /// The bytes of `data.pkl`.
+    /// Reads the bytes of `data.pkl`.
     pub(super) fn pickle(&mut self) -> Parsed<Vec<u8>> {
         let name = format!("{}data.pkl", self.root);
         self.read_small(&name, MAX_BYTES.min(self.left))?
             .ok_or_else(|| Fault::new(format!("zip archive has no member {name:?}")))
     }
 
-    /// The member that holds the storage `key`.
+    /// Finds the member that holds the storage `key`.
     pub(super) fn storage(&mut self, key: &str) -> Parsed<Member> {
         let name = format!("{}data/{key}", self.root);
         let index = self.zip.index_for_name(&name).ok_or_else(|| {
@@ -162,7 +162,7 @@ impl<'a> Archive<'a> {
         self.member(index).map_err(|fault| fault.of(&name))
     }
 
-    /// Inflates the member of number `index` to `sink`; its checksum has held when this returns.
+    /// Inflates the member of number `index` to `sink` and verifies its checksum.
     pub(super) fn inflate(&mut self, index: usize, sink: &mut impl Write) -> Parsed<u64> {
         let mut reader = self.reader(index)?;
         std::io::copy(&mut reader, sink).map_err(Fault::from)
@@ -206,14 +206,14 @@ impl<'a> Archive<'a> {
     }
 
     fn reader(&mut self, index: usize) -> Parsed<impl Read> {
-        // torch writes 0 when it was told not to compute checksums, and never checks them itself.
+        // torch writes 0 when checksums are turned off, and never checks them itself.
         let unchecked = self.zip.by_index_raw(index).map_err(damaged)?.crc32() == 0;
         self.zip
             .by_index_with_options(index, ZipReadOptions::new().ignore_crc32(unchecked))
             .map_err(damaged)
     }
 
-    /// A whole member of at most `limit` bytes, or `None` when there is none of that name.
+    /// Reads a whole member of at most `limit` bytes; `None` when there is none of that name.
     fn read_small(&mut self, name: &str, limit: u64) -> Parsed<Option<Vec<u8>>> {
         let Some(index) = self.zip.index_for_name(name) else {
             return Ok(None);
@@ -252,7 +252,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The folder that holds `data.pkl`, with its slash.
+/// Finds the folder that holds `data.pkl`; returns it with its slash.
 fn root_of(zip: &ZipArchive<At<'_>>) -> Parsed<String> {
     let mut roots = zip.file_names().filter_map(|name| {
         let name = name.ok()?;

@@ -1,4 +1,4 @@
-//! A torch checkpoint written again as one safetensors file, tensor by tensor, in bounded memory.
+//! Converts a torch checkpoint to one safetensors file, tensor by tensor, in bounded memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,11 +13,11 @@ use crate::error::{Error, Kind, Result};
 
 const READING: &str = "cannot read torch checkpoint";
 const WRITING: &str = "cannot convert torch checkpoint";
-/// The longest header that safetensors readers take.
+/// The longest header that safetensors readers accept, in bytes.
 const MAX_HEADER: usize = 100_000_000;
-/// Views may repeat the elements of a storage; beyond this they are there to fill the disk.
+/// The most that views may repeat the elements of storages; larger files only fill the disk.
 const MAX_EXPANSION: u64 = 64;
-/// Expansion up to this many bytes is always fine.
+/// Expansion up to this many bytes is always allowed.
 const FREE_EXPANSION: u64 = 1 << 30;
 
 impl TorchFile {
@@ -25,14 +25,14 @@ impl TorchFile {
     /// returns its length in bytes. Tied tensors are written once each, as the format has no
     /// sharing.
     ///
-    /// The file is written as `dst` with `.part` added, synced and renamed: under `dst` it is
-    /// always whole. Memory stays within 20 MiB whatever the tensors' sizes. Compressed storages
-    /// are inflated one at a time into an unnamed file beside `dst`.
+    /// The file is written as `dst` with `.part` added, synced and renamed, so that `dst` is always
+    /// whole. Memory stays within 20 MiB whatever the tensors' sizes. Compressed storages are
+    /// inflated one at a time into an unnamed file beside `dst`.
     ///
     /// # Errors
     ///
-    /// When `dst` exists, when reading or writing fails, or when a compressed storage does not hold
-    /// what it claims.
+    /// Fails when `dst` exists, when reading or writing fails, or when a compressed storage does
+    /// not match its size or checksum.
     pub fn convert(&self, dst: &Path) -> Result<u64> {
         if dst.exists() {
             return Err(Error::new(
@@ -46,7 +46,7 @@ impl TorchFile {
         let part = beside(dst, ".part");
         let written = self.write(&header, &part, dst);
         if written.is_err() {
-            // The first error counts; a part that cannot be removed is overwritten next time.
+            // The first error is returned; a part that cannot be removed is overwritten next time.
             let _ = fs::remove_file(&part);
         }
         written
@@ -66,8 +66,8 @@ impl TorchFile {
         Ok(bytes)
     }
 
-    /// The header that a conversion begins with: its length in front, padded with spaces to a
-    /// multiple of eight bytes.
+    /// Returns the header of a conversion: its length in front, padded with spaces to a multiple of
+    /// eight bytes.
     pub(in crate::checkpoint) fn header(&self) -> Result<Vec<u8>> {
         let refused = |cause: String| Error::new(Kind::Input, WRITING, self.path.display(), cause);
         let held: u64 = self.storages.iter().map(Member::bytes).sum();
@@ -104,8 +104,8 @@ impl TorchFile {
         Ok(header)
     }
 
-    /// Appends the elements of `tensor` to `out`; `inflated` keeps the compressed storage that was
-    /// used last.
+    /// Appends the elements of `tensor` to `out`; `inflated` keeps the last used compressed
+    /// storage.
     fn copy(
         &self,
         tensor: &TorchTensor,
@@ -142,7 +142,7 @@ impl TorchFile {
             })
     }
 
-    /// A nameless file with the content of the compressed member of number `index`.
+    /// Returns an unnamed file with the content of the compressed member of number `index`.
     fn inflate(&self, index: usize, bytes: u64, part: &Path) -> Result<File> {
         let path = beside(part, ".inflated");
         let failed = |error| Error::io(WRITING, &path, error);
@@ -153,7 +153,7 @@ impl TorchFile {
             .truncate(true)
             .open(&path)
             .map_err(failed)?;
-        // Without a name it is gone with its last handle, also when this process is killed.
+        // Without a name the file vanishes with its last handle, even if this process is killed.
         fs::remove_file(&path).map_err(failed)?;
         let mut archive =
             Archive::open(&self.file, u64::MAX).map_err(|fault| fault.on(&self.path))?;
@@ -169,14 +169,14 @@ impl TorchFile {
     }
 }
 
-/// `path` with `suffix` added to its name.
+/// Returns `path` with `suffix` added to its name.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Which side of a copy failed.
+/// The side of a copy that failed.
 enum Failed {
     Reading(io::Error),
     Writing(io::Error),

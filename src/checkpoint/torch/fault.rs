@@ -1,4 +1,4 @@
-//! What is wrong inside a file, before the file's name is known.
+//! Faults inside a file, before the file's name is known.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -12,7 +12,7 @@ pub(super) struct Fault {
     hint: Option<Cow<'static, str>>,
 }
 
-/// What parsing untrusted bytes gives.
+/// The result of parsing untrusted bytes.
 pub(super) type Parsed<T> = Result<T, Fault>;
 
 impl Fault {
@@ -28,13 +28,13 @@ impl Fault {
         self
     }
 
-    /// The same fault, said of the tensor or entry `name`.
+    /// Adds the tensor or entry `name` to the fault.
     pub(super) fn of(mut self, name: &str) -> Self {
         self.cause = format!("{name:?}: {}", self.cause);
         self
     }
 
-    /// The error on the file at `path`.
+    /// Makes the error for the file at `path`.
     pub(super) fn on(self, path: &Path) -> Error {
         let error = Error::new(
             Kind::Input,

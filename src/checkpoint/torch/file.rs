@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-/// A cursor of its own over a shared file: readers do not disturb each other.
+/// A reader with its own position in a shared file, so that readers do not disturb each other.
 #[derive(Debug)]
 pub(super) struct At<'a> {
     file: &'a File,
@@ -13,7 +13,7 @@ pub(super) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// A reader of the bytes from `start` up to the file's present end.
+    /// Creates a reader of the bytes from `start` up to the file's present end.
     pub(super) fn new(file: &'a File, start: u64) -> io::Result<Self> {
         Ok(Self {
             file,

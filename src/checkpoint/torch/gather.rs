@@ -1,22 +1,23 @@
-//! Strided views: how far they reach, and their elements in order from a file, in bounded memory.
+//! Strided views: computes their reach, and reads their elements in order from a file, in bounded
+//! memory.
 //!
-//! The elements are wanted in row-major order of the shape, but lie in the file in order of the
-//! strides. The output is cut into blocks of at most [`BLOCK_BYTES`]; each block is filled by reads
-//! in file order, of at most as many bytes again, so that a transposed matrix of any size is read
-//! in long runs and not element by element.
+//! The output has the elements in row-major order of the shape, but the file has them in the order
+//! of the strides. The output is cut into blocks of at most [`BLOCK_BYTES`]; each block is filled
+//! by reads in file order, each at most that long too, so that a transposed matrix of any size is
+//! read in long runs and not element by element.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Most bytes of output held at a time, and most bytes of input.
+/// The most bytes of output held at a time, and the most bytes of input.
 pub(super) const BLOCK_BYTES: usize = 8 << 20;
-/// Reading this many times more than is needed is still cheaper than one read per element.
+/// The most bytes read per byte needed; that is still cheaper than one read per element.
 const DENSE: u64 = 64;
-/// No dimension of a real tensor comes near it, and products of two stay in range.
+/// The largest dimension: no real tensor comes near it, and products of two stay in range.
 const MAX_SIZE: u64 = 1 << 48;
 
-/// Elements of a shape, when they can be counted.
+/// Counts the elements of a shape; `None` on overflow.
 pub(super) fn elements(shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
@@ -26,7 +27,8 @@ pub(super) fn elements(shape: &[u64]) -> Option<u64> {
         .try_fold(1_u64, |count, size| count.checked_mul(*size))
 }
 
-/// Elements from the first to behind the last one that a view touches, when that is a sane number.
+/// Returns the span of a view, from its first to behind its last element, in elements; `None` if
+/// the number is absurd.
 pub(super) fn reach(shape: &[u64], strides: &[u64]) -> Option<u64> {
     if shape.iter().any(|size| *size > MAX_SIZE) {
         return None;
@@ -42,8 +44,7 @@ pub(super) fn reach(shape: &[u64], strides: &[u64]) -> Option<u64> {
         })
 }
 
-/// Whether the elements lie in order without gaps; the strides of dimensions of size one say
-/// nothing.
+/// Tells if the elements are in order without gaps; ignores the strides of dimensions of size one.
 pub(super) fn is_contiguous(shape: &[u64], strides: &[u64]) -> bool {
     let mut wanted = 1;
     shape
@@ -61,15 +62,15 @@ pub(super) fn is_contiguous(shape: &[u64], strides: &[u64]) -> bool {
 /// A strided view of elements in a file.
 pub(super) struct Strided<'a> {
     pub(super) file: &'a File,
-    /// The byte in the file at which the view's first element starts.
+    /// The offset of the view's first element in the file, in bytes.
     pub(super) start: u64,
-    /// Bytes of an element: 1, 2, 4 or 8.
+    /// The size of an element, in bytes: 1, 2, 4 or 8.
     pub(super) width: u64,
     pub(super) shape: &'a [u64],
     pub(super) strides: &'a [u64],
 }
 
-/// One dimension of a block: how many steps, how far apart in the input and in the output.
+/// One dimension of a block: the number of steps, and their stride in the input and in the output.
 #[derive(Debug, Clone, Copy)]
 struct Axis {
     size: u64,
@@ -77,11 +78,11 @@ struct Axis {
     to: u64,
 }
 
-/// What a gathered block is given to.
+/// A callback that takes a gathered block.
 pub(super) type Sink<'s, E> = &'s mut dyn FnMut(&[u8]) -> Result<(), E>;
 
 impl Strided<'_> {
-    /// Hands the elements in row-major order to `sink`, block by block.
+    /// Passes the elements in row-major order to `sink`, block by block.
     pub(super) fn gather<E: From<io::Error>>(&self, sink: Sink<'_, E>) -> Result<(), E> {
         if self.shape.contains(&0) {
             return Ok(());
@@ -95,7 +96,7 @@ impl Strided<'_> {
     }
 }
 
-/// The dimensions without those of size one, neighbours joined where one continues the other.
+/// Drops dimensions of size one and joins neighbours where one continues the other.
 fn merged(shape: &[u64], strides: &[u64]) -> Vec<(u64, u64)> {
     let mut dims: Vec<(u64, u64)> = Vec::new();
     for (&size, &stride) in shape.iter().zip(strides).filter(|(size, _)| **size != 1) {
@@ -120,7 +121,7 @@ impl Filler<'_> {
         BLOCK_BYTES as u64 / self.view.width
     }
 
-    /// Cuts the outermost dimensions until what is left fits a block.
+    /// Cuts the outermost dimensions until the rest fits a block.
     fn blocks<E: From<io::Error>>(
         &mut self,
         dims: &[(u64, u64)],
@@ -171,7 +172,7 @@ impl Filler<'_> {
         sink(&self.block)
     }
 
-    /// Reads what `axes` span when that is dense enough, else cuts the outermost axis.
+    /// Reads the span of `axes` at once if it is dense enough, else cuts the outermost axis.
     fn fill(&mut self, axes: &[Axis], from: u64, to: u64) -> io::Result<()> {
         if span(axes) <= self.most() && is_dense(axes) {
             return self.load(axes, from, to);
@@ -179,7 +180,7 @@ impl Filler<'_> {
         let (outer, inner) = axes
             .split_first()
             .expect("a span without axes is one element");
-        // As many steps of the outer axis as one read may span, when that is worth reading.
+        // As many steps of the outer axis as one read may span, if that is dense enough.
         let steps = self.most().saturating_sub(span(inner)) / outer.from.max(1) + 1;
         let several = [
             &[Axis {
@@ -207,7 +208,7 @@ impl Filler<'_> {
         Ok(())
     }
 
-    /// One read, and its elements put where they belong.
+    /// Reads one span, and puts its elements in their places.
     fn load(&mut self, axes: &[Axis], from: u64, to: u64) -> io::Result<()> {
         let width = self.view.width;
         self.span.resize(bounded(span(axes) * width), 0);
@@ -237,7 +238,7 @@ fn is_dense(axes: &[Axis]) -> bool {
     span(axes) <= count.saturating_mul(DENSE)
 }
 
-/// Blocks and spans are at most [`BLOCK_BYTES`] long.
+/// Converts a length; blocks and spans are at most [`BLOCK_BYTES`] long.
 fn bounded(bytes: u64) -> usize {
     usize::try_from(bytes).expect("blocks are bounded")
 }
@@ -271,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// The element at each index, one by one: what a gather must agree with.
+    /// The element at each index, one by one: the reference for a gather.
     fn naive(data: &[u8], view: &Strided<'_>) -> Vec<u8> {
         let count = elements(view.shape).expect("small");
         let width = usize::try_from(view.width).expect("small");
@@ -288,7 +289,7 @@ mod tests {
         out
     }
 
-    /// Elements of prime period, so that none that are swapped look the same.
+    /// Elements of prime period, so that swapped ones differ.
     fn painted(bytes: usize) -> (File, Vec<u8>) {
         let data: Vec<u8> = (0..251_u8).cycle().take(bytes).collect();
         let mut file = tempfile::tempfile().expect("a temporary file can be made");

@@ -1,5 +1,4 @@
-//! From an open file to the tensors of its state dict, each checked against the storage it looks
-//! at.
+//! Indexes the tensors of an open file's state dict, each checked against its storage.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,13 +15,13 @@ use crate::dtype::Dtype;
 
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 const PICKLE_MAGIC: u8 = 0x80;
-/// Where a tar archive says `ustar`.
+/// The byte range of `ustar` in a tar archive.
 const TAR_MAGIC: Range<usize> = 257..262;
 
-/// What a tensor takes beside its name and dimensions: the entry of the state dict, its place, what
-/// tells it from others, and its storage.
+/// The memory of a tensor beside its name and dimensions, in bytes: the entry of the state dict,
+/// its place, its identity, and its storage.
 const TENSOR_BYTES: u64 = 768;
-/// What each dimension takes, with its stride, in the tensor and in what tells it from others.
+/// The memory of each dimension with its stride, in bytes, in the tensor and in its identity.
 const DIMENSION_BYTES: u64 = 32;
 
 pub(super) fn is_zip(head: &[u8]) -> bool {
@@ -33,10 +32,10 @@ pub(super) fn is_pickle(head: &[u8]) -> bool {
     head.first() == Some(&PICKLE_MAGIC)
 }
 
-/// What makes two tensors the same bytes: storage, offset, dtype, shape, strides.
+/// The identity of a tensor's bytes: storage, offset, dtype, shape, strides. Equal ones are tied.
 type Identity = (usize, u64, Dtype, Vec<u64>, Vec<u64>);
 
-/// What is gathered while a file is read.
+/// The tensors and storages that are found while a file is read.
 #[derive(Default)]
 pub(super) struct Index {
     pub(super) tensors: Vec<TorchTensor>,
@@ -45,12 +44,12 @@ pub(super) struct Index {
     by_key: HashMap<String, usize>,
     first_of: HashMap<Identity, usize>,
     dims: u64,
-    /// Bytes of memory that may still be taken.
+    /// The memory left, in bytes.
     left: u64,
 }
 
 impl Index {
-    /// Reads the index of the state dict under `key` in `file`, of whichever format, in at most
+    /// Reads the index of the state dict under `key` in `file`, of any torch format, in at most
     /// `memory` bytes.
     pub(super) fn read(file: &File, key: Option<&str>, memory: u64) -> Parsed<Self> {
         let mut index = Self::default();
@@ -61,7 +60,7 @@ impl Index {
         if is_zip(&head) {
             let mut archive = Archive::open(file, memory)?;
             let pickle = archive.pickle()?;
-            // Room for twice as many bytes may have been made for it.
+            // The buffer may have twice that capacity.
             let left = archive
                 .left()
                 .checked_sub(2 * pickle.len() as u64)
@@ -127,8 +126,8 @@ impl Index {
         Ok(())
     }
 
-    /// Shapes can be shared in a pickle but not here; honest files spell out each one, in a byte or
-    /// more a dimension.
+    /// Reserves memory for a tensor. A pickle can share shapes, but this index cannot; honest files
+    /// spell out each shape, in a byte or more per dimension.
     fn pay_for(&mut self, name: &str, view: &View<'_>, graph: &Graph) -> Parsed<()> {
         self.dims += view.shape.len() as u64 * 2;
         let bytes =
@@ -184,7 +183,7 @@ impl Index {
                 reference.key
             )));
         }
-        // Where nothing lies does not matter, and was not checked.
+        // The offset of an empty tensor does not matter, and is not checked.
         let offset = if empty { 0 } else { offset };
         let position = self.tensors.len();
         let identity = (storage, offset, dtype, shape.clone(), strides.clone());
@@ -205,7 +204,7 @@ impl Index {
         Ok(())
     }
 
-    /// The number of the storage that `view` looks at, found in the file when it is new and long
+    /// Returns the number of the storage of `view`. A new one is found in the file and must be long
     /// enough.
     fn storage_of(
         &mut self,

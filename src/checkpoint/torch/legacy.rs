@@ -23,14 +23,14 @@ use super::storage::Reference;
 /// Little-endian bytes of the magic number.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const PROTOCOL: i64 = 1001;
-/// What a storage takes beside its key.
+/// The memory of a storage beside its key, in bytes.
 const STORAGE_BYTES: u64 = 128;
 
-/// What a legacy file holds.
+/// The contents of a legacy file.
 pub(super) struct Stream {
     pub(super) graph: Graph,
     pub(super) root: Id,
-    /// Where in the file each storage's elements are.
+    /// The byte range of each storage's elements in the file.
     pub(super) storages: HashMap<String, Range<u64>>,
 }
 
@@ -80,8 +80,8 @@ fn is_little_endian(graph: &Graph, root: Id) -> bool {
     })
 }
 
-/// Walks the storages that follow the pickles: each says how many elements it has, the pickle how
-/// long one is.
+/// Finds the storages that follow the pickles: each states its number of elements, the pickle their
+/// size.
 fn locate<'k>(
     file: &File,
     mut position: u64,

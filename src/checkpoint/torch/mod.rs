@@ -1,11 +1,11 @@
-//! Reading PyTorch's `.bin`, `.pt` and `.pth` files without Python and without running anything.
+//! Reads PyTorch's `.bin`, `.pt` and `.pth` files without Python and without running any code.
 //!
 //! [`TorchFile::open`] reads a file's directory and pickle, never its data, and gives an index:
-//! every tensor of the state dict with its dtype, shape, strides and place. Tensors that lie in the
-//! file as they should, which is nearly all there are, are read from there as byte ranges
-//! ([`TorchFile::contiguous`]); when some do not, [`TorchFile::convert`] writes all of them to a
-//! safetensors file in bounded memory. Folders and their `pytorch_model.bin.index.json` are the
-//! caller's matter.
+//! every tensor of the state dict with its dtype, shape, strides and place. Tensors whose bytes are
+//! contiguous, nearly all in practice, are read from the file as byte ranges
+//! ([`TorchFile::contiguous`]); if some are not, [`TorchFile::convert`] writes all of them to a
+//! safetensors file in bounded memory. The caller handles folders and their
+//! `pytorch_model.bin.index.json`.
 //!
 //! ```text
 //!  archive   zip members ──┐                 pickle     opcodes ──► graph of nodes and calls
@@ -14,7 +14,8 @@
 //!                                            convert    gather ──► safetensors
 //! ```
 //!
-//! The tar archives of torch 0.1, TorchScript programs and big-endian files are refused by name.
+//! The tar archives of torch 0.1, TorchScript programs and big-endian files are recognised and
+//! refused.
 
 mod archive;
 mod convert;
@@ -41,7 +42,7 @@ use crate::budget::default_bytes;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-/// One tensor of a state dict and where its bytes are.
+/// One tensor of a state dict and the place of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TorchTensor {
     /// Its name in the state dict.
@@ -52,10 +53,10 @@ pub struct TorchTensor {
     pub shape: Vec<u64>,
     /// Its strides, in elements.
     pub strides: Vec<u64>,
-    /// An earlier tensor, by its position, with the same dtype, shape, strides and bytes: the two
-    /// are tied.
+    /// The position of an earlier tensor with the same dtype, shape, strides and bytes: the two are
+    /// tied.
     pub alias_of: Option<usize>,
-    /// Its bytes in the file when they lie there in order, `0..0` when it has none; otherwise it
+    /// Its byte range in the file if its bytes are in order, `0..0` if it is empty; `None` if it
     /// must be converted.
     pub range: Option<Range<u64>>,
     storage: usize,
@@ -64,7 +65,7 @@ pub struct TorchTensor {
 }
 
 impl TorchTensor {
-    /// Bytes of its elements, each counted once per position.
+    /// Returns the size of its elements in bytes, each counted once per position.
     pub fn bytes(&self) -> u64 {
         gather::elements(&self.shape).map_or(u64::MAX, |count| {
             count.saturating_mul(self.dtype.bits() / 8)
@@ -88,9 +89,9 @@ impl TorchFile {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is damaged or of another format, names code to run, holds no
-    /// state dict or several without a `key`, or holds a tensor that is quantized, sparse, of an
-    /// unknown class or outside its storage.
+    /// Fails when the file cannot be read, is damaged or of another format, names code to run,
+    /// holds no state dict or several without a `key`, or holds a tensor that is quantized, sparse,
+    /// of an unknown class or outside its storage.
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
         Self::open_within(path, key, default_bytes())
     }
@@ -99,7 +100,7 @@ impl TorchFile {
     ///
     /// # Errors
     ///
-    /// As there, and when what the file describes takes more.
+    /// As `open`, and when the contents need more memory.
     pub fn open_within(path: &Path, key: Option<&str>, memory: u64) -> Result<Self> {
         let file = crate::checkpoint::open_regular(path)
             .map_err(|error| Error::io("cannot open torch checkpoint", path, error))?;
@@ -118,30 +119,30 @@ impl TorchFile {
         })
     }
 
-    /// The file's path, as it was opened.
+    /// Returns the file's path, as it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Every tensor, in the order of the state dict.
+    /// Returns every tensor, in the order of the state dict.
     pub fn tensors(&self) -> &[TorchTensor] {
         &self.tensors
     }
 
-    /// The tensors that can be read from the file as they are, with their bytes' range in it.
+    /// Returns the tensors that can be read from the file directly, with their byte ranges in it.
     pub fn contiguous(&self) -> impl Iterator<Item = (&TorchTensor, Range<u64>)> {
         self.tensors
             .iter()
             .filter_map(|tensor| Some((tensor, tensor.range.clone()?)))
     }
 
-    /// Whether some tensor has no byte range in the file: it is strided, or its storage is
+    /// Tells if some tensor has no byte range in the file: it is strided, or its storage is
     /// compressed.
     pub fn needs_conversion(&self) -> bool {
         self.tensors.iter().any(|tensor| tensor.range.is_none())
     }
 
-    /// A hash of everything that says which tensors there are and where their bytes lie.
+    /// Hashes the list of tensors with all their fields and places.
     pub fn index_hash(&self) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
         // `Debug` shows every field; a hash that changes with the compiler costs no more than a
@@ -153,15 +154,15 @@ impl TorchFile {
         *hash.finalize().as_bytes()
     }
 
-    /// Entries of the state dict that are no tensors (counters, settings, extra state) and were
-    /// passed over.
+    /// Returns the skipped entries of the state dict that are not tensors (counters, settings,
+    /// extra state).
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
 }
 
-/// Whether a file beginning with `head`, four bytes or more, may be a torch checkpoint rather than
-/// safetensors.
+/// Tells if a file that begins with `head`, four bytes or more, may be a torch checkpoint rather
+/// than safetensors.
 pub fn is_torch(head: &[u8]) -> bool {
     index::is_zip(head) || index::is_pickle(head)
 }

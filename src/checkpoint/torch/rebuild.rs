@@ -1,5 +1,4 @@
-//! What the calls in a checkpoint's pickle mean: the few that make tensors, and which others are
-//! harmless beside them.
+//! Interprets the calls in a checkpoint's pickle: the few that create tensors, and harmless others.
 //!
 //! The argument lists are those of `torch/_utils.py` (`_rebuild_tensor_v2` and its kin).
 
@@ -8,12 +7,13 @@ use super::pickle::{Graph, Id, Node};
 use super::storage::{Reference, count, dtype_of};
 use crate::dtype::Dtype;
 
-/// More dimensions than torch itself allows.
+/// The most dimensions of a tensor, as in torch itself.
 const MAX_RANK: usize = 64;
-/// Parameters wrap tensors, and wrappers wrap parameters; honest files go three deep.
+/// The deepest nesting of wrappers: parameters wrap tensors, and wrappers wrap parameters; honest
+/// files go three deep.
 const MAX_WRAPS: usize = 8;
 
-/// A tensor as the pickle describes it, checked in itself but not against the file.
+/// A tensor as described by the pickle, checked for consistency but not against the file.
 #[derive(Debug)]
 pub(super) struct View<'g> {
     pub(super) storage: Reference<'g>,
@@ -24,21 +24,21 @@ pub(super) struct View<'g> {
     pub(super) strides: Vec<u64>,
 }
 
-/// What stands as a value in a state dict.
+/// A value in a state dict.
 #[derive(Debug)]
 pub(super) enum Value<'g> {
     Tensor(Box<View<'g>>),
-    /// A number, a text, a container, a known class: no tensor was lost by passing over it.
+    /// A number, a text, a container, a known class: skipping it loses no tensor.
     Plain,
-    /// An object that may stand for a tensor; what it is.
+    /// An object that may stand for a tensor, with its description.
     Opaque(String),
 }
 
-/// Says what `id` means.
+/// Interprets the value `id`.
 ///
 /// # Errors
 ///
-/// When it is a tensor of a kind that is not read, or one that is described wrongly.
+/// Fails when it is a tensor of an unsupported kind, or one with a wrong description.
 pub(super) fn value(graph: &Graph, id: Id) -> Parsed<Value<'_>> {
     if let Some((name, args)) = tensor_call(graph, id) {
         return view(graph, name, args).map(|view| Value::Tensor(Box::new(view)));
@@ -52,12 +52,13 @@ pub(super) fn value(graph: &Graph, id: Id) -> Parsed<Value<'_>> {
     })
 }
 
-/// Whether `id` is a tensor, of whatever kind.
+/// Tells if `id` is a tensor, of any kind.
 pub(super) fn is_tensor(graph: &Graph, id: Id) -> bool {
     tensor_call(graph, id).is_some()
 }
 
-/// The `torch._utils` function and arguments that make the tensor `id`, inside all its wrappers.
+/// Returns the `torch._utils` function and arguments that create the tensor `id`, inside all its
+/// wrappers.
 fn tensor_call(graph: &Graph, id: Id) -> Option<(&str, &[Id])> {
     let call = graph.call(id)?;
     let (mut callable, mut args) = (graph.class(call)?, graph.tuple(call.args)?);
@@ -146,7 +147,7 @@ fn refused_kind(name: &str) -> Fault {
         .with_hint("save it as a plain dense tensor")
 }
 
-/// A conjugate or negative bit: the bytes are then not the values.
+/// Returns the name of a set conjugate or negative bit: the bytes are then not the values.
 fn set_flag(graph: &Graph, metadata: Id) -> Option<&str> {
     let entries = graph.mapping(metadata)?;
     let flag = entries
@@ -176,7 +177,7 @@ fn counts(graph: &Graph, id: Id) -> Parsed<Vec<u64>> {
     items.iter().map(|item| count(graph, *item)).collect()
 }
 
-/// Classes that hold settings, numbers or containers, never a weight.
+/// Tells if a class holds settings, numbers or containers, never a weight.
 fn is_harmless((module, name): (&str, &str)) -> bool {
     match module {
         "argparse" => name == "Namespace",

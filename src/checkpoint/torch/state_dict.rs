@@ -1,9 +1,9 @@
-//! Where in a saved object the state dict is, and what it holds.
+//! Finds the state dict in a saved object, and lists its entries.
 //!
 //! A state dict is a dict with a tensor among its values, or a whole pickled `nn.Module`.
 //! Checkpoints keep it at the top or under a key (`state_dict`, `model_state_dict`, `model`, …),
-//! beside the state of optimizers and schedulers. It is taken when there is one; with several the
-//! user must say which is meant.
+//! beside the state of optimizers and schedulers. A single state dict is taken; with several the
+//! user must choose one.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,17 +14,17 @@ use super::fault::{Fault, Parsed};
 use super::pickle::{Graph, Id, Node};
 use super::rebuild::is_tensor;
 
-/// A state dict lies at the top, under a key, or under a key of that.
+/// The deepest place of a state dict: the top, a key, or a key of that.
 const MAX_DEPTH: usize = 2;
-/// Keys with one of these in them hold the state of a training run.
+/// Parts of the keys that hold the state of a training run.
 const TRAINING: [&str; 4] = ["optim", "sched", "scaler", "rng"];
-/// Tensors whose names end so are the state of random generators and lie beside state dicts.
+/// The end of the names of random generators' states, tensors that are beside state dicts.
 const RANDOM: &str = "rng_state";
-/// How deep modules may lie in modules.
+/// The deepest nesting of modules.
 const MAX_MODULES: usize = 64;
-/// Attributes of a module; more are no module's, and objects may share them.
+/// The most attributes of a module; no real module has more, and objects may share them.
 const MAX_ATTRIBUTES: usize = 4096;
-/// Names listed in a message.
+/// The most names that a message lists.
 const MAX_LISTED: usize = 8;
 /// The key that means the object itself.
 const TOP: &str = ".";
@@ -36,7 +36,7 @@ pub(super) type Entries = IndexMap<String, Id>;
 ///
 /// # Errors
 ///
-/// When there is none, when there are several and no key, or when the key leads nowhere.
+/// Fails when there is no state dict, several without a `key`, or none under the key.
 pub(super) fn entries(graph: &Graph, root: Id, key: Option<&str>) -> Parsed<Entries> {
     let chosen = match key {
         Some(key) => resolve(graph, root, key)?,
@@ -78,11 +78,11 @@ fn only_candidate(graph: &Graph, root: Id) -> Parsed<Id> {
 struct Search<'g> {
     graph: &'g Graph,
     path: Vec<&'g str>,
-    /// Each container is looked at once, however often it is referred to.
+    /// The visited containers: each is searched once, however often it is referred to.
     seen: HashSet<Id>,
     found: Vec<(String, Id)>,
-    /// Entries that may still be looked at; each takes a byte of the pickle or more, unless
-    /// containers share them.
+    /// The number of entries that may still be visited; each takes a byte of the pickle or more,
+    /// unless containers share them.
     budget: u64,
 }
 
@@ -129,7 +129,7 @@ impl Search<'_> {
     }
 }
 
-/// Follows a dotted key; a key of the file that has dots itself is preferred to a path.
+/// Follows a dotted key; prefers a key of the file that has dots itself to a path.
 fn resolve(graph: &Graph, root: Id, key: &str) -> Parsed<Id> {
     let (mut at, mut rest) = (root, key);
     while !matches!(rest, "" | TOP) {
@@ -276,8 +276,8 @@ fn joined(graph: &Graph, prefix: &str, key: Id, budget: &mut u64) -> Parsed<Stri
     Ok(format!("{prefix}{key}"))
 }
 
-/// Names and entries are paid for: modules that are shared could else spell more of them than
-/// memory holds.
+/// Counts names and entries against a budget: otherwise shared modules could produce more of them
+/// than memory holds.
 fn pay(budget: &mut u64, amount: usize) -> Parsed<()> {
     *budget = budget
         .checked_sub(amount as u64)

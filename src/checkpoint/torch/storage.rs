@@ -1,4 +1,4 @@
-//! Storages, the flat arrays that tensors are views of, as a pickle refers to them.
+//! References of a pickle to storages, the flat arrays that tensors are views of.
 
 use super::fault::{Fault, Parsed};
 use super::pickle::{Graph, Id};
@@ -10,11 +10,11 @@ pub(super) struct Reference<'g> {
     pub(super) key: &'g str,
     /// The storage's class, such as `FloatStorage`.
     pub(super) class: &'g str,
-    /// The element type, where this program has it.
+    /// The element type, if this program supports it.
     pub(super) dtype: Option<Dtype>,
     pub(super) element_bytes: u64,
     pub(super) elements: u64,
-    /// The part of the storage that is meant, in elements: the first one and how many.
+    /// The referenced part of the storage, in elements: the first one and their number.
     pub(super) view: Option<(u64, u64)>,
 }
 
@@ -58,7 +58,7 @@ impl<'g> Reference<'g> {
     }
 }
 
-/// A number of elements or a position among them.
+/// Reads a number of elements or a position among them.
 pub(super) fn count(graph: &Graph, id: Id) -> Parsed<u64> {
     graph
         .int(id)
@@ -71,7 +71,7 @@ pub(super) fn count(graph: &Graph, id: Id) -> Parsed<u64> {
         })
 }
 
-/// Dtype and bytes of the elements of a storage class.
+/// Returns dtype and size in bytes of the elements of a storage class.
 fn element(class: &str) -> Option<(Option<Dtype>, u64)> {
     let dtype = match class {
         "DoubleStorage" => Dtype::F64,
@@ -95,7 +95,7 @@ fn element(class: &str) -> Option<(Option<Dtype>, u64)> {
     Some((Some(dtype), dtype.bits() / 8))
 }
 
-/// The element type that `torch.<name>` means.
+/// Returns the element type that `torch.<name>` means.
 pub(super) fn dtype_of(name: &str) -> Option<Dtype> {
     Some(match name {
         "float64" | "double" => Dtype::F64,

@@ -1,4 +1,4 @@
-//! Checkpoints written by hand: what no honest writer makes, and what only old ones did.
+//! Checkpoints written by hand: files that no honest writer makes, or that only old ones made.
 
 use std::io::Cursor;
 use std::io::Write;
@@ -35,7 +35,7 @@ impl Writer {
             .raw(b"t")
     }
 
-    /// A persistent id; `view` is what comes behind the number of elements.
+    /// A persistent id; `view` comes behind the number of elements.
     fn storage(self, class: &str, key: &str, elements: i64, view: &[u8]) -> Self {
         let writer = self
             .raw(b"(")

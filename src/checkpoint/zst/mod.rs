@@ -1,8 +1,8 @@
 //! Compressed shards, `.safetensors.zst`.
 //!
-//! Two kinds: with a seek table in the [zstd seekable format], whose frames are decoded as they are
-//! needed, and plain streams, which are expanded once into a scratch file. [`SeekableWriter`]
-//! writes the first kind; any zstd decoder reads it.
+//! There are two kinds: files with a seek table in the [zstd seekable format], whose frames are
+//! decoded as needed, and plain streams, which are expanded once into a scratch file.
+//! [`SeekableWriter`] writes the first kind; any zstd decoder reads it.
 //!
 //! [zstd seekable format]: https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md
 
@@ -21,24 +21,24 @@ use super::Container;
 use super::source::Input;
 use crate::error::{Error, Kind, Result};
 
-/// What a zstd frame begins with (RFC 8878, section 3.1.1).
+/// The first bytes of a zstd frame (RFC 8878, section 3.1.1).
 const FRAME_MAGIC: u32 = 0xFD2F_B528;
-/// What a skippable frame begins with, but for the last four bits (RFC 8878, section 3.1.2).
+/// The first bytes of a skippable frame, without the last four bits (RFC 8878, section 3.1.2).
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
-/// Every window up to this is accepted without a look at the frame: all levels but the very highest
-/// stay below.
+/// The largest window that is accepted without a look at the frame, as a power of two: all levels
+/// but the very highest stay below.
 const USUAL_WINDOW_LOG: u32 = 23;
-/// The biggest window that is accepted: 128 MiB, what `zstd -d` takes without being asked.
+/// The largest window that is accepted, as a power of two: 128 MiB, the default limit of `zstd -d`.
 const MAX_WINDOW_LOG: u32 = 27;
-/// Memory of a streaming decoder beside its window: block buffers, tables, the buffer in front of
-/// it.
+/// The memory of a streaming decoder beside its window, in bytes: block buffers, tables, the input
+/// buffer.
 const DECODER_BYTES: u64 = 1 << 20;
-/// How many skippable frames may stand in front of the first real one.
+/// The most skippable frames in front of the first real one.
 const MAX_LEADING_SKIPPABLE: usize = 16;
 
-/// What a file is, by its first and last bytes.
+/// Determines the container of a file by its first and last bytes.
 ///
-/// A safetensors file cannot begin like a zstd frame: its header would be longer than is ever read.
+/// A safetensors file cannot begin like a zstd frame: its header would exceed the limit.
 pub(super) fn detect(input: &Input) -> Result<Container> {
     let mut magic = [0; 4];
     let len = input.identity.len;
@@ -76,7 +76,7 @@ pub(super) fn detect(input: &Input) -> Result<Container> {
     })
 }
 
-/// The file's uncompressed bytes from the start, in bounded memory.
+/// Decodes the file's bytes from the start, in bounded memory.
 pub(super) fn decoder(input: &Input) -> io::Result<impl Read> {
     let reader = FromStart { input, at: 0 };
     let mut decoder =
@@ -85,13 +85,13 @@ pub(super) fn decoder(input: &Input) -> io::Result<impl Read> {
     Ok(decoder)
 }
 
-/// What [`decoder`] can take for `input`, at most.
+/// Returns the most memory that [`decoder`] can take for `input`, in bytes.
 fn decoder_bytes(input: &Input) -> u64 {
     (1 << window_log(input).unwrap_or(MAX_WINDOW_LOG)) + DECODER_BYTES
 }
 
-/// The window that the decoder must grant: that of the first frame, or the usual one if that is
-/// bigger.
+/// Returns the window that the decoder must allow, as a power of two: that of the first frame, or
+/// the usual one if that is larger.
 fn window_log(input: &Input) -> io::Result<u32> {
     let mut at = 0;
     for _ in 0..MAX_LEADING_SKIPPABLE {
@@ -119,8 +119,8 @@ fn window_log(input: &Input) -> io::Result<u32> {
     Ok(USUAL_WINDOW_LOG)
 }
 
-/// The window that a frame header asks for, read from the bytes after the magic number (RFC 8878,
-/// section 3.1.1.1).
+/// Reads the window size, in bytes, from a frame header, the bytes after the magic number (RFC
+/// 8878, section 3.1.1.1).
 fn window_bytes(header: &[u8]) -> Option<u64> {
     let (descriptor, rest) = header.split_first()?;
     let single_segment = descriptor & 0x20 != 0;
@@ -143,7 +143,7 @@ fn window_bytes(header: &[u8]) -> Option<u64> {
     }
 }
 
-/// Reads a file from its start without moving the file's own cursor, which other readers may share.
+/// Reads a file from its start without moving the file's own cursor, which other readers may use.
 struct FromStart<'a> {
     input: &'a Input,
     at: u64,
@@ -157,7 +157,7 @@ impl Read for FromStart<'_> {
     }
 }
 
-/// An error about damaged compressed data.
+/// Makes the error for damaged compressed data.
 fn damaged(path: &Path, cause: impl std::fmt::Display) -> Error {
     Error::new(Kind::Input, "cannot decompress", path.display(), cause)
 }

@@ -1,8 +1,8 @@
 //! Compressed files with a seek table: only the frames that cover a range are decoded.
 //!
-//! The table is read by `zeekstd`; frames are decoded here, one at a time into a buffer of the
-//! length that the table says. (Its streaming decoder keeps asking a file that ended too early for
-//! more, for ever.)
+//! The table is read by `zeekstd`; this module decodes frames, one at a time into a buffer of the
+//! length in the table. (The streaming decoder of `zeekstd` never stops on a file that ends too
+//! early.)
 
 use std::io::BufReader;
 use std::ops::Range;
@@ -16,28 +16,28 @@ use super::damaged;
 use crate::checkpoint::source::{Buffer, Input, Source, Window, within};
 use crate::error::{Error, Result};
 
-/// The biggest frame that is decoded, compressed or not.
+/// The largest frame that is decoded, in bytes, compressed or not.
 const MAX_FRAME_BYTES: u64 = 64 << 20;
 /// The most frames: 8 TiB of data in the usual frames, 64 MiB of table in memory.
 const MAX_FRAMES: u64 = 4 << 20;
-/// What the table takes in memory for each frame.
+/// The memory of the table for each frame, in bytes.
 const TABLE_ENTRY_BYTES: u64 = 16;
-/// A decoding context (`ZSTD_DCtx`).
+/// The memory of a decoding context (`ZSTD_DCtx`), in bytes.
 const CONTEXT_BYTES: u64 = 192 << 10;
 
 /// A compressed input file with random access.
 pub(in crate::checkpoint) struct SeekableSource {
     input: Input,
     table: SeekTable,
-    /// None until the first frame is decoded, and while it rests.
+    /// `None` until the first frame is decoded, and while the source rests.
     decoder: Mutex<Option<Decoder>>,
 }
 
-/// What one decoding thread at a time needs.
+/// The state of a decoding thread; one decodes at a time.
 struct Decoder {
     context: Decompressor<'static>,
     compressed: Vec<u8>,
-    /// The frame that was last decoded in part, and its bytes: windows end inside frames.
+    /// The frame that was last used in part, with its bytes below: windows end inside frames.
     kept: Option<u32>,
     plain: Vec<u8>,
 }
@@ -53,7 +53,7 @@ impl SeekableSource {
         })
     }
 
-    /// The place of frame `index` in the compressed file and in the data.
+    /// Returns the range of frame `index` in the compressed file and in the data.
     fn frame(&self, index: u32) -> Result<(Range<u64>, Range<u64>)> {
         let place = || {
             let compressed =
@@ -68,7 +68,7 @@ impl SeekableSource {
         })
     }
 
-    /// Copies the part of frame `index` that `range` needs into its place in `output`.
+    /// Copies the part of frame `index` in `range` to its place in `output`.
     fn copy_frame(
         &self,
         decoder: &mut Decoder,
@@ -112,7 +112,7 @@ impl Decoder {
         })
     }
 
-    /// Decodes one frame, whose data must be exactly as long as `output`.
+    /// Decodes one frame; its data must be exactly as long as `output`.
     fn decode(
         &mut self,
         input: &Input,
@@ -214,8 +214,8 @@ fn read_table(input: &Input) -> Result<SeekTable> {
     if u32::from_le_bytes([m0, m1, m2, m3]) != SEEKABLE_MAGIC_NUMBER {
         return Err(bad("no seek table at the end".into()));
     }
-    // NOTE: checked before the table is parsed, because the parser reserves memory for as many
-    // frames as are claimed.
+    // NOTE: checked before the table is parsed, because the parser reserves memory for the claimed
+    // number of frames.
     let frames = u64::from(u32::from_le_bytes([a, b, c, d]));
     let entry_bytes = if descriptor & 0x80 == 0 { 8 } else { 12 };
     let table_bytes = frames * entry_bytes + 8 + footer.len() as u64;

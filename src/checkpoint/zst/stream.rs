@@ -1,4 +1,4 @@
-//! Compressed files without a seek table: expanded once, when the first byte is asked for.
+//! Compressed files without a seek table: expanded once, at the first read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -11,14 +11,14 @@ use crate::checkpoint::source::{Identity, Input, Io, Source, SourceOptions, Wind
 use crate::checkpoint::{InputFile, Recycler, open_plain};
 use crate::error::{Error, Kind, Result};
 
-/// Bytes that are decoded before they are written.
+/// The bytes that are decoded before they are written.
 const COPY_BYTES: usize = 256 << 10;
 
 /// A compressed input file that is read through an expanded copy in the scratch folder.
 pub(in crate::checkpoint) struct StreamSource {
     input: Input,
     data_len: u64,
-    /// Where the expanded copy is, or will be.
+    /// The path of the expanded copy, which may not exist yet.
     copy: Option<PathBuf>,
     io: Io,
     recycler: Arc<Recycler>,
@@ -27,7 +27,7 @@ pub(in crate::checkpoint) struct StreamSource {
 }
 
 impl StreamSource {
-    /// A source that will expand `file` into the scratch folder of `options` on the first load.
+    /// Creates a source that expands `file` into the scratch folder of `options` on the first load.
     pub fn new(input: Input, file: &InputFile, options: &SourceOptions) -> Self {
         let copy = options
             .scratch
@@ -70,12 +70,12 @@ impl StreamSource {
         Ok(source)
     }
 
-    /// Makes the copy unless an earlier run has left it whole; it gets its final name only when it
-    /// is on disk.
+    /// Creates the copy unless an earlier run has left it whole. The copy gets its final name only
+    /// when it is durable.
     fn expand(&self, copy: &Path) -> Result<Input> {
         let part = copy.with_extension("part");
         let broken = |error| Error::io("cannot expand into", &part, error);
-        // The scratch folder is made by whoever needs it first: most merges never do.
+        // The scratch folder is created at its first use: most merges never need it.
         part.parent()
             .map_or(Ok(()), std::fs::create_dir_all)
             .map_err(broken)?;
@@ -95,7 +95,7 @@ impl StreamSource {
         }
         output.set_len(0).map_err(broken)?;
         if let Err(error) = self.write_plain(&mut output, &part) {
-            // What was written so far may fill the disk, and is of no use.
+            // The bytes written so far may fill the disk, and are useless.
             let _ = output.set_len(0);
             return Err(error);
         }
@@ -104,7 +104,7 @@ impl StreamSource {
         Input::open(copy)
     }
 
-    /// Decodes everything, and stops as soon as there is more than the header said.
+    /// Decodes everything, and fails as soon as there is more data than the header stated.
     fn write_plain(&self, output: &mut File, part: &Path) -> Result<()> {
         let path = &self.input.path;
         self.input.unchanged()?;
@@ -143,7 +143,8 @@ impl StreamSource {
     }
 }
 
-/// A name that tells apart equally named shards of different folders, and versions of one shard.
+/// Returns a name for the copy that differs for equally named shards of different folders, and for
+/// versions of one shard.
 pub(in crate::checkpoint) fn copy_name(input: &Input, file: &InputFile) -> String {
     let Identity { len, modified_ns } = input.identity;
     let path = std::fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone());
@@ -165,7 +166,7 @@ impl Source for StreamSource {
     }
 
     fn prefetch(&self, range: Range<u64>) {
-        // Expanding takes long: prefetch does not wait for it, nor start it.
+        // Expanding takes long, so prefetch neither starts it nor waits for it.
         if let Ok(expanded) = self.expanded.try_lock()
             && let Some(source) = &*expanded
         {

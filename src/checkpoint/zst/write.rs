@@ -1,4 +1,4 @@
-//! Writes seekable compressed files: independent frames, then a table of where they are.
+//! Writes seekable compressed files: independent frames, then a table of their places.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -10,17 +10,17 @@ use zstd::zstd_safe::CParameter;
 
 use crate::error::{Error, Result};
 
-/// Bytes of data in one frame: what a reader decodes at least, however little it wants.
+/// The bytes of data in one frame, the least that a reader decodes.
 pub const FRAME_BYTES: usize = 2 << 20;
 
 /// Compresses `data` into one frame that carries its length and a checksum.
 ///
-/// The bytes depend on data, level and the bundled zstd only; frames may be made in any order on
-/// any thread.
+/// The bytes depend only on data, level and the bundled zstd; frames may be compressed in any order
+/// on any thread.
 ///
 /// # Errors
 ///
-/// A level that zstd does not have, or no memory.
+/// An unsupported level, or no memory.
 pub fn compress_frame(data: &[u8], level: i32) -> io::Result<Vec<u8>> {
     if !zstd::compression_level_range().contains(&level) {
         let range = zstd::compression_level_range();
@@ -37,7 +37,7 @@ pub fn compress_frame(data: &[u8], level: i32) -> io::Result<Vec<u8>> {
     compressor.compress(data)
 }
 
-/// Puts frames one after another and, at the end, the seek table in its skippable frame.
+/// Writes frames one after another and, at the end, the seek table in its skippable frame.
 ///
 /// The result is read by every zstd decoder. A file without its table, because
 /// [`SeekableWriter::finish`] was not called, is a plain stream.
@@ -47,7 +47,7 @@ pub struct SeekableWriter<W> {
 }
 
 impl<W: Write> SeekableWriter<W> {
-    /// Begins a file.
+    /// Creates a writer at the start of a file.
     pub fn new(writer: W) -> Self {
         Self {
             writer,
@@ -68,12 +68,12 @@ impl<W: Write> SeekableWriter<W> {
         self.writer.write_all(frame)
     }
 
-    /// Compressed bytes so far, without the table.
+    /// Returns the compressed bytes so far, without the table.
     pub fn compressed_bytes(&self) -> u64 {
         self.table.size_comp()
     }
 
-    /// Writes the table and gives the writer back; flushing and syncing it are the caller's.
+    /// Writes the table and returns the writer; the caller flushes and syncs it.
     ///
     /// # Errors
     ///
@@ -92,11 +92,11 @@ impl<W: Write> SeekableWriter<W> {
     }
 }
 
-/// Compresses `src` into the new file `dst`, synced; gives its length.
+/// Compresses `src` into the new file `dst` and syncs it; returns its length in bytes.
 ///
 /// # Errors
 ///
-/// `dst` exists, reading or writing failed, or there is no such level.
+/// Fails when `dst` exists, when reading or writing fails, or when the level is unsupported.
 pub fn compress_seekable(src: &Path, dst: &Path, level: i32) -> Result<u64> {
     let input = File::open(src).map_err(|error| Error::io("cannot open", src, error))?;
     let output = OpenOptions::new().write(true).create_new(true).open(dst);

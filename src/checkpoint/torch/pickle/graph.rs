@@ -1,4 +1,5 @@
-//! What a pickle describes: values by number, so that shared and cyclic ones are no special case.
+//! The graph of a pickle's values: values by number, so that shared and cyclic ones need no special
+//! case.
 
 use std::borrow::Cow;
 
@@ -26,20 +27,20 @@ pub(in crate::checkpoint::torch) enum Node {
     Dict(Vec<(Id, Id)>),
     /// A class or function: module and name.
     Global(Box<(Box<str>, Box<str>)>),
-    /// What a class or function gives for some arguments; it was not called.
+    /// The result of a class or function for some arguments; it was not called.
     Call(Box<Call>),
     /// A value that lies outside the pickle, by its persistent id.
     Persistent(Id),
 }
 
-/// A call that was not made, and what was done to its result.
+/// A recorded call, never made, with the operations on its result.
 #[derive(Debug)]
 pub(in crate::checkpoint::torch) struct Call {
     pub(in crate::checkpoint::torch) callable: Id,
     pub(in crate::checkpoint::torch) args: Id,
-    /// What the result was to be built with.
+    /// The state to build the result with.
     pub(in crate::checkpoint::torch) state: Option<Id>,
-    /// What was set on the result as on a dict.
+    /// The items set on the result as on a dict.
     pub(in crate::checkpoint::torch) items: Vec<(Id, Id)>,
 }
 
@@ -47,14 +48,15 @@ pub(in crate::checkpoint::torch) struct Call {
 #[derive(Debug)]
 pub(in crate::checkpoint::torch) struct Graph {
     nodes: Vec<Node>,
-    /// The pickle's length in bytes: what the memory of its readers is measured against.
+    /// The pickle's length in bytes, to which the memory of its readers is related.
     pub(in crate::checkpoint::torch) pickle_bytes: u64,
-    /// Bytes of memory that its readers may take.
+    /// The memory left for its readers, in bytes.
     pub(in crate::checkpoint::torch) left: u64,
 }
 
 impl Node {
-    /// Bytes of memory that it takes in a graph, which may have room for twice as many.
+    /// Returns the memory of the node in a graph, in bytes; a graph may have capacity for twice as
+    /// many.
     pub(super) fn cost(&self) -> u64 {
         let beside = match self {
             Self::Long(bytes) => block(bytes.len()),
@@ -80,7 +82,7 @@ impl Node {
     }
 }
 
-/// What an allocator takes for so many bytes.
+/// Returns the memory that an allocator takes for a block of `bytes` bytes.
 fn block(bytes: usize) -> u64 {
     if bytes == 0 {
         0
@@ -135,7 +137,7 @@ impl Graph {
         }
     }
 
-    /// Module and name of a class or function.
+    /// Returns module and name of a class or function.
     pub(in crate::checkpoint::torch) fn global(&self, id: Id) -> Option<(&str, &str)> {
         match self.node(id) {
             Node::Global(names) => Some((&names.0, &names.1)),
@@ -157,8 +159,8 @@ impl Graph {
         }
     }
 
-    /// The class of an object or the function that makes it, seen through the calls that only stand
-    /// for a class.
+    /// Returns the class of an object or the function that makes it; looks through calls that only
+    /// stand for a class.
     pub(in crate::checkpoint::torch) fn class(&self, call: &Call) -> Option<(&str, &str)> {
         let class = self.global(call.callable)?;
         match class {
@@ -170,7 +172,7 @@ impl Graph {
         }
     }
 
-    /// The items of a tuple, a list or a `torch.Size`.
+    /// Returns the items of a tuple, a list or a `torch.Size`.
     pub(in crate::checkpoint::torch) fn sequence(&self, id: Id) -> Option<&[Id]> {
         match self.node(id) {
             Node::Tuple(items) => Some(items),
@@ -183,8 +185,8 @@ impl Graph {
         }
     }
 
-    /// The entries of a dict, an `OrderedDict` or a `defaultdict`, as they were set: a key may come
-    /// twice.
+    /// Returns the entries of a dict, an `OrderedDict` or a `defaultdict`, in the order they were
+    /// set: a key may occur twice.
     pub(in crate::checkpoint::torch) fn mapping(&self, id: Id) -> Option<Cow<'_, [(Id, Id)]>> {
         match self.node(id) {
             Node::Dict(items) => Some(Cow::Borrowed(items)),
@@ -197,8 +199,8 @@ impl Graph {
         }
     }
 
-    /// The entries of an `OrderedDict`: Python 2 hands the pairs to the class instead of setting
-    /// them.
+    /// Returns the entries of an `OrderedDict`: Python 2 passes the pairs to the class and does not
+    /// set them.
     fn ordered<'g>(&'g self, call: &'g Call) -> Cow<'g, [(Id, Id)]> {
         let pairs = self
             .tuple(call.args)
@@ -213,7 +215,7 @@ impl Graph {
         pairs.chain(call.items.iter().copied()).collect()
     }
 
-    /// The attributes of an object: the dict it was to be built with.
+    /// Returns the attributes of an object: the dict in its state.
     pub(in crate::checkpoint::torch) fn attributes(&self, id: Id) -> Option<Cow<'_, [(Id, Id)]>> {
         let state = self.call(id)?.state?;
         match self.node(state) {
@@ -223,7 +225,7 @@ impl Graph {
         }
     }
 
-    /// What a value is, for a message.
+    /// Describes a value for a message.
     pub(in crate::checkpoint::torch) fn describe(&self, id: Id) -> String {
         match self.node(id) {
             Node::None => "None".into(),

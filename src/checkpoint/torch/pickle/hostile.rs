@@ -1,10 +1,10 @@
-//! Names that stand in a pickle for one purpose only: to run code when it is loaded.
+//! Names whose only purpose in a pickle is to run code when it is loaded.
 //!
-//! Nothing is ever called here, so the list protects nobody at this moment; it keeps a file that
-//! attacks its other readers from passing as a checkpoint. Names that honest checkpoints hold too
-//! (`getattr` in pickled enums, `functools.partial`) are not on it: they stay opaque.
+//! This program calls nothing from a pickle, so it needs no protection; but a file that attacks
+//! other readers must not pass as a checkpoint. Names that honest checkpoints hold too (`getattr`
+//! in pickled enums, `functools.partial`) are not listed: they stay opaque.
 
-/// Top-level packages none of whose members belong in a checkpoint.
+/// Top-level packages without any member that belongs in a checkpoint.
 const PACKAGES: [&str; 29] = [
     "asyncio",
     "bdb",
@@ -37,7 +37,7 @@ const PACKAGES: [&str; 29] = [
     "webbrowser",
 ];
 
-/// Functions that run, compile or import what they are given.
+/// Functions that run, compile or import their arguments.
 const FUNCTIONS: [(&str, &[&str]); 10] = [
     (
         "builtins",
@@ -93,7 +93,7 @@ const FUNCTIONS: [(&str, &[&str]); 10] = [
     ("torch", &["load"]),
 ];
 
-/// Whether `module.name` can only be there to run code.
+/// Tells if `module.name` can only serve to run code.
 pub(super) fn is_hostile(module: &str, name: &str) -> bool {
     let package = module.split('.').next().unwrap_or(module);
     let first = name.split('.').next().unwrap_or(name);

@@ -5,26 +5,27 @@ use std::io::{BufRead, Read};
 use super::MAX_BYTES;
 use crate::checkpoint::torch::fault::{Fault, Parsed};
 
-/// A line in a pickle holds a module or class name; longer ones are not names.
+/// The longest line, in bytes: a line in a pickle holds a module or class name, and longer ones are
+/// not names.
 const MAX_LINE: u64 = 4096;
 
-/// A pickle for which there is no memory.
+/// Makes the fault of a pickle for which there is no memory.
 pub(in crate::checkpoint::torch) fn too_much() -> Fault {
     Fault::new("what its pickle describes takes more memory than there is for it").with_hint(
         "give more --memory, if the file is worth it; that of a usual model takes little",
     )
 }
 
-/// A reader of opcodes and their arguments that knows how far it has come.
+/// A reader of opcodes and their arguments that counts its position.
 pub(in crate::checkpoint::torch) struct Input<R> {
     reader: R,
     position: u64,
-    /// Bytes of memory that may still be taken for what the pickle holds.
+    /// The memory left for the pickle's contents, in bytes.
     left: u64,
 }
 
 impl<R: BufRead> Input<R> {
-    /// A pickle for which at most `memory` bytes of memory are taken.
+    /// Creates a reader that takes at most `memory` bytes of memory for the pickle.
     pub(in crate::checkpoint::torch) fn new(reader: R, memory: u64) -> Self {
         Self {
             reader,
@@ -33,18 +34,18 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// Pays for memory that is about to be taken.
+    /// Reserves memory before it is taken.
     pub(super) fn pay(&mut self, bytes: u64) -> Parsed<()> {
         self.left = self.left.checked_sub(bytes).ok_or_else(too_much)?;
         Ok(())
     }
 
-    /// Bytes of memory that may still be taken.
+    /// Returns the memory left, in bytes.
     pub(in crate::checkpoint::torch) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Bytes consumed so far.
+    /// Returns the number of bytes consumed so far.
     pub(in crate::checkpoint::torch) fn position(&self) -> u64 {
         self.position
     }
@@ -63,10 +64,10 @@ impl<R: BufRead> Input<R> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    /// The next `length` bytes; memory grows only with what is really there.
+    /// Reads the next `length` bytes; memory grows only with the bytes really there.
     pub(super) fn bytes(&mut self, length: u64) -> Parsed<Vec<u8>> {
         self.reserve(length)?;
-        // Room for twice as many bytes may be made for them.
+        // The buffer may get twice that capacity.
         if length.saturating_mul(2) > self.left {
             return Err(too_much());
         }
@@ -83,7 +84,7 @@ impl<R: BufRead> Input<R> {
         Ok(bytes)
     }
 
-    /// Passes over `length` bytes.
+    /// Skips `length` bytes.
     pub(super) fn skip(&mut self, length: u64) -> Parsed<()> {
         self.reserve(length)?;
         let passed = std::io::copy(&mut self.reader.by_ref().take(length), &mut std::io::sink())?;
@@ -105,7 +106,7 @@ impl<R: BufRead> Input<R> {
             .map_err(|_| Fault::new(format!("text at byte {at} of the pickle is not UTF-8")))
     }
 
-    /// The text up to the next line feed, without it.
+    /// Reads the text up to the next line feed, without it.
     pub(super) fn line(&mut self) -> Parsed<Box<str>> {
         let at = self.position;
         let mut bytes = Vec::new();

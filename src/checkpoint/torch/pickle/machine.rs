@@ -1,4 +1,4 @@
-//! The stack machine of a pickle, restricted to describing: opcodes in, [`Graph`] out.
+//! The stack machine of a pickle, which only records: opcodes in, [`Graph`] out.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -9,17 +9,17 @@ use super::input::Input;
 use super::{MAX_NODES, MAX_STACK};
 use crate::checkpoint::torch::fault::{Fault, Parsed};
 
-/// What an entry of the memo takes while the table grows.
+/// The memory of a memo entry while the table grows, in bytes.
 const MEMO_BYTES: u64 = 32;
-/// What a value that is put into a list or a dict takes there, at most, while that grows.
+/// The most memory of a value in a list or a dict while that grows, in bytes.
 const FILLED_BYTES: usize = 8;
 
-/// Reads one pickle up to its stop mark; `input` stands behind the mark afterwards.
+/// Reads one pickle up to and including its stop mark.
 ///
 /// # Errors
 ///
-/// When the bytes are no pickle, are cut, exceed a limit, need something outside the file, or name
-/// code to run.
+/// Fails when the bytes are not a pickle, are cut, exceed a limit, need something outside the file,
+/// or name code to run.
 pub(in crate::checkpoint::torch) fn read(input: &mut Input<impl BufRead>) -> Parsed<(Graph, Id)> {
     let start = input.position();
     let mut machine = Machine {
@@ -113,7 +113,7 @@ impl<R: BufRead> Machine<'_, R> {
         };
         let node = match op {
             b'X' | 0x8c | 0x8d => Node::Text(self.input.text(length)?),
-            // Python 2 text; what is not UTF-8 was bytes.
+            // Python 2 text; anything but UTF-8 was bytes.
             b'U' | b'T' => match String::from_utf8(self.input.bytes(length)?) {
                 Ok(text) => Node::Text(text.into_boxed_str()),
                 Err(_) => Node::Bytes,
@@ -138,7 +138,7 @@ impl<R: BufRead> Machine<'_, R> {
                 Ok(())
             }
             b'0' => match self.marks.last() {
-                // As in Python, a pop takes the mark when nothing lies on it.
+                // As in Python, a pop takes the mark when no value is above it.
                 Some(&height) if height == self.stack.len() => {
                     self.marks.pop();
                     Ok(())
@@ -263,7 +263,7 @@ impl<R: BufRead> Machine<'_, R> {
             }
             _ => {
                 if op == 0x92 {
-                    // Keyword arguments: no call that makes a tensor has any.
+                    // Keyword arguments: no call that creates a tensor has any.
                     self.pop()?;
                 }
                 let (args, callable) = (self.pop()?, self.pop()?);
@@ -313,8 +313,8 @@ impl<R: BufRead> Machine<'_, R> {
         Ok(())
     }
 
-    /// The lowest stack height that may be popped to: values below a mark belong to what encloses
-    /// it.
+    /// Returns the lowest stack height for a pop: values below a mark belong to the enclosing
+    /// object.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -364,7 +364,7 @@ fn pairs(values: &[Id]) -> Parsed<Vec<(Id, Id)>> {
     }
 }
 
-/// An integer from its two's complement, little-endian bytes.
+/// Decodes an integer from its two's complement, little-endian bytes.
 fn long(bytes: &[u8]) -> Node {
     if bytes.len() > 8 {
         return Node::Long(bytes.into());

@@ -65,7 +65,7 @@ fn calls_are_recorded_with_arguments_state_and_items() {
 fn an_ordered_dict_of_python_2_has_its_pairs_as_arguments() {
     let pickle = b"\x80\x02ccollections\nOrderedDict\n](]K\x01a]K\x02ae\x85R.";
     let (graph, root) = parse(pickle).expect("the pickle is whole");
-    // Each pair is a list of one here, which is no pair.
+    // Each pair is a list of one item here, so it is not a pair.
     assert_eq!(graph.mapping(root).map(|entries| entries.len()), Some(0));
     let pickle = b"\x80\x02ccollections\nOrderedDict\n](](U\x01aK\x01e](U\x01bK\x02ee\x85R.";
     let (graph, root) = parse(pickle).expect("the pickle is whole");
