@@ -228,6 +228,9 @@ fn the_same_seed_takes_the_same_sample_and_a_small_one_is_small() {
             "3",
             "--seed",
             seed,
+            // The default limit follows the free memory of the machine.
+            "--memory",
+            "256MiB",
             "--against",
             "a",
             "b",
