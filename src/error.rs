@@ -1,5 +1,6 @@
 //! The one error type of the library: the action that failed, its subject, the cause, and a hint.
 
+mod context;
 mod shown;
 
 use std::borrow::Cow;
@@ -8,6 +9,7 @@ use std::path::Path;
 
 use crate::door::Door;
 
+pub use context::Context;
 pub use shown::{json as shown_json, name as shown_name, shown};
 
 /// The result of every fallible function of this library.
