@@ -59,16 +59,11 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         && !restate_dtype(&mut changed, name)
         && !is_of_diffusers(config)
     {
-        changed
-            .as_object_mut()?
-            .insert("torch_dtype".to_owned(), Value::from(name));
+        let fields = changed.as_object_mut()?;
+        fields.insert("torch_dtype".to_owned(), Value::from(name));
     }
     if let Some(rows) = truth.vocab_rows {
-        in_text_configs(changed.as_object_mut()?, &mut |fields| {
-            if let Some(size) = fields.get_mut("vocab_size") {
-                *size = rows.into();
-            }
-        });
+        restate_texts(changed.as_object_mut()?, "vocab_size", &rows.into());
     }
     if let Some(layers) = &truth.layers {
         let configs: Vec<_> = layers.configs.iter().map(Option::as_ref).collect();
@@ -81,11 +76,7 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
         let fields = changed.as_object_mut()?;
         // Some families tie their heads unless the config says that they do not.
         fields.insert(TIED_KEY.to_owned(), Value::from(false));
-        in_text_configs(fields, &mut |fields| {
-            if let Some(tied) = fields.get_mut(TIED_KEY) {
-                *tied = Value::from(false);
-            }
-        });
+        restate_texts(fields, TIED_KEY, &Value::from(false));
     }
     for Edit { path, key, value } in &truth.edits {
         let part = path
@@ -95,11 +86,19 @@ pub fn restated(config: &Value, truth: &Truth) -> Option<Value> {
     }
     if truth.tied && !states_ties(&changed) {
         // Without the key, the default depends on the reader's version.
-        changed
-            .as_object_mut()?
-            .insert(TIED_KEY.to_owned(), Value::from(true));
+        let fields = changed.as_object_mut()?;
+        fields.insert(TIED_KEY.to_owned(), Value::from(true));
     }
     (changed != *config).then_some(changed)
+}
+
+/// Changes `key` wherever the config of a language model has it.
+fn restate_texts(fields: &mut Map<String, Value>, key: &str, new: &Value) {
+    in_text_configs(fields, &mut |fields| {
+        if let Some(value) = fields.get_mut(key) {
+            *value = new.clone();
+        }
+    });
 }
 
 /// Returns the dtype in a config for weights of `dtype`: the one in which torch should compute. For
@@ -177,12 +176,10 @@ fn in_text_configs(
 
 fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Option<&Value>]) {
     for (key, value) in fields {
-        let theirs = || {
-            configs
-                .iter()
-                .map(|config| config.and_then(|config| config.get(key)))
-                .collect::<Vec<_>>()
-        };
+        // The same key in the configs of the models that layers are taken from.
+        let theirs = configs
+            .iter()
+            .map(|config| config.and_then(|config| config.get(key)));
         if LAYER_KEYS.contains(&key.as_str()) {
             // Some configs do not count every stored layer; the difference is kept.
             let count = value
@@ -195,23 +192,32 @@ fn restack(fields: &mut Map<String, Value>, layers: &Restacked, configs: &[Optio
             .as_array_mut()
             .filter(|list| is_by_layer(key, list, layers.before))
         {
-            let theirs = theirs();
-            let of = |&(model, layer): &(usize, usize)| {
-                let own = theirs
-                    .get(model)
-                    .and_then(|list| list.and_then(Value::as_array));
-                own.and_then(|list| list.get(layer))
-                    .or_else(|| list.get(layer))
-                    .or(list.last())
-                    .cloned()
-            };
-            *list = layers.origins.iter().filter_map(of).collect();
+            let theirs: Vec<_> = theirs.collect();
+            let origins = layers.origins.iter();
+            *list = origins
+                .filter_map(|(model, layer)| {
+                    let own = theirs.get(*model).copied().flatten();
+                    entry_of_layer(own, list, *layer).cloned()
+                })
+                .collect();
         } else if TEXT_CONFIGS.contains(&key.as_str())
             && let Some(inner) = value.as_object_mut()
         {
-            restack(inner, layers, &theirs());
+            restack(inner, layers, &theirs.collect::<Vec<_>>());
         }
     }
+}
+
+/// Returns the entry of a layer in its model's list, else in the donor's, else the donor's last one.
+fn entry_of_layer<'a>(
+    own: Option<&'a Value>,
+    donor: &'a [Value],
+    layer: usize,
+) -> Option<&'a Value> {
+    let own = own.and_then(Value::as_array);
+    own.and_then(|list| list.get(layer))
+        .or_else(|| donor.get(layer))
+        .or(donor.last())
 }
 
 /// True if a list has one value per layer. In a model of two layers other lists have two values

@@ -20,16 +20,7 @@ pub fn of(plan: &Plan) -> Result<Card> {
     let document = &plan.job.document;
     let method = document.method.info();
     let inputs = (0..document.slice_count()).flat_map(|slice| document.inputs(slice));
-    let model = |input: Input<'_>| {
-        let said = [settings(&input), aligned(plan, input.model)];
-        let said: Vec<String> = said.into_iter().filter(|words| !words.is_empty()).collect();
-        let commit = snapshot_of(plan, input.model).map(|snapshot| snapshot.commit);
-        CardModel {
-            name: name_of(plan, input.model),
-            commit,
-            settings: said.join(", "),
-        }
-    };
+
     let value = |setting: &Setting| serde_json::to_value(setting).unwrap_or_default();
     let mut parameters: Vec<_> = document
         .parameters
@@ -42,13 +33,24 @@ pub fn of(plan: &Plan) -> Result<Card> {
     Ok(Card {
         method: method.name.to_owned(),
         meaning: method.meaning.to_owned(),
-        models: inputs.map(model).collect(),
+        models: inputs.map(|input| card_model(plan, &input)).collect(),
         base: document.base_model.as_ref().map(|base| name_of(plan, base)),
         parameters,
         license: common_license(plan)?,
         loader: library_of(plan)?,
         recipe: recipe_of(plan)?,
     })
+}
+
+fn card_model(plan: &Plan, input: &Input<'_>) -> CardModel {
+    let said = [settings(input), aligned(plan, input.model)];
+    let said: Vec<String> = said.into_iter().filter(|words| !words.is_empty()).collect();
+    let commit = snapshot_of(plan, input.model).map(|snapshot| snapshot.commit);
+    CardModel {
+        name: name_of(plan, input.model),
+        commit,
+        settings: said.join(", "),
+    }
 }
 
 /// Returns the input path of a model.
@@ -89,17 +91,15 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
         return model.path.clone();
     }
     // `..` and `/` have no name; the folder that they resolve to has one.
-    let name = local
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    let resolved = || {
-        found?
-            .canonicalize()
-            .ok()?
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    };
-    name.or_else(resolved).unwrap_or_else(|| "model".to_owned())
+    last_part(&local)
+        .or_else(|| last_part(&found?.canonicalize().ok()?))
+        .unwrap_or_else(|| "model".to_owned())
+}
+
+/// Returns the last name in a path.
+fn last_part(path: &Path) -> Option<String> {
+    let name = path.file_name()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 /// Returns the recipe as given if it has no paths of this machine; otherwise the parsed recipe with
@@ -107,21 +107,27 @@ fn name_of(plan: &Plan, model: &ModelRef) -> String {
 fn recipe_of(plan: &Plan) -> Result<String> {
     let document = &plan.job.document;
     let mut value = super::document_value(document)?;
-    let shown = |model: &ModelRef| match snapshot_of(plan, model) {
-        Some(snapshot) if snapshot.id != model.path => {
-            format!("{}@{}", snapshot.id, snapshot.commit)
-        }
-        _ => name_of(plan, model),
-    };
+
     let names: Vec<_> = document
         .models()
         .into_iter()
-        .map(|model| (model.path.clone(), shown(model)))
+        .map(|model| (model.path.clone(), pinned_name_of(plan, model)))
         .collect();
     let hidden = hide_places(&mut value, &names);
     match &plan.job.recipe_text {
         Some(text) if !hidden => Ok(text.clone()),
         _ => Ok(yaml::document(&value)),
+    }
+}
+
+/// Returns the name of a model in the card's recipe: a path into the hub's cache becomes id and
+/// commit.
+fn pinned_name_of(plan: &Plan, model: &ModelRef) -> String {
+    match snapshot_of(plan, model) {
+        Some(snapshot) if snapshot.id != model.path => {
+            format!("{}@{}", snapshot.id, snapshot.commit)
+        }
+        _ => name_of(plan, model),
     }
 }
 
@@ -134,16 +140,9 @@ fn hide_places(value: &mut Value, names: &[(String, String)]) -> bool {
                 .iter()
                 .find(|(path, _)| path == text)
                 .map(|(_, name)| name.clone());
-            let last = || {
-                Some(
-                    Path::new(&*text)
-                        .file_name()?
-                        .to_string_lossy()
-                        .into_owned(),
-                )
-            };
             let is_place = text.starts_with(['/', '~']) && !text.contains('\n');
-            match known.or_else(|| last().filter(|_| is_place)) {
+            let last = || last_part(Path::new(text)).filter(|_| is_place);
+            match known.or_else(last) {
                 Some(name) if name != *text => {
                     *text = name;
                     true

@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, look_beside, open_regular};
 use crate::error::{Error, Kind, Result};
 use crate::json;
 use crate::output::{Contents, SideFile};
-use crate::plan::{Component, Plan};
+use crate::plan::Plan;
 use crate::recipe::Document;
 
 use config::{restated, with_dtype};
@@ -104,23 +104,23 @@ pub fn left_beside(plan: &Plan) -> Result<Vec<String>> {
     let Some(folder) = folder_of(plan, plan.job.donor) else {
         return Ok(Vec::new());
     };
-    let own = |name: &String| {
-        let read = input
-            .files()
-            .iter()
-            .map(|file| file.name.strip_suffix(".zst").unwrap_or(&file.name));
-        let is_index =
-            name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
-        is_index
-            || read
-                .into_iter()
-                .any(|read| name == read || name.strip_suffix(".zst") == Some(read))
-    };
+
     Ok(look_beside(folder, &components_of(plan))?
         .left
         .into_iter()
-        .filter(|name| !own(name))
+        .filter(|name| !is_weights_of(input, name))
         .collect())
+}
+
+/// True if a file holds weights that are read, compressed or not, or is an index of such.
+fn is_weights_of(input: &Checkpoint, name: &str) -> bool {
+    let is_index = name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json");
+    let plain = name.strip_suffix(".zst");
+    is_index
+        || input.files().iter().any(|file| {
+            let read = file.name.strip_suffix(".zst").unwrap_or(&file.name);
+            name == read || plain == Some(read)
+        })
 }
 
 /// Returns the folder of an input's files. A single weight file lends the files around it only if
@@ -142,10 +142,9 @@ fn parent_of(input: &Checkpoint) -> &Path {
 
 fn contents(plan: &Plan, index: usize, folder: &Path, name: &Path) -> Result<Contents> {
     let carried = Contents::CopyOf(folder.join(name));
-    let merged = |component: &&Component| {
-        !component.carried && name == Path::new(&component.folder).join(CONFIG)
-    };
-    if let Some(component) = plan.components.iter().find(merged) {
+    let mut merged = plan.components.iter().filter(|part| !part.carried);
+    let component = merged.find(|part| name == Path::new(&part.folder).join(CONFIG));
+    if let Some(component) = component {
         let Some(config) = plan.inputs[index].component_config(&component.folder)? else {
             return Ok(carried);
         };

@@ -62,15 +62,14 @@ fn restacked(plan: &Plan) -> Result<Option<Restacked>> {
     let mut origins = Vec::new();
     for slice in 0..slices.len() {
         let inputs = document.inputs(slice);
-        let index = |input: &crate::recipe::Input<'_>| {
-            models.iter().position(|model| *model == input.model)
-        };
         // The donor decides the kind of a slice's layers; without it, the first model does.
+        let donor = models.get(plan.job.donor);
         let chosen = inputs
             .iter()
-            .find(|input| index(input) == Some(plan.job.donor))
+            .find(|input| Some(&input.model) == donor)
             .or(inputs.first());
-        let Some((input, model)) = chosen.and_then(|input| Some((input, index(input)?))) else {
+        let Some(input) = chosen else { continue };
+        let Some(model) = models.iter().position(|model| *model == input.model) else {
             continue;
         };
         let range = input.layers.map_or(0..layer_count(plan, model), |range| {

@@ -1,7 +1,7 @@
 //! The effect of a transform on one axis of one tensor, unit by unit.
 
-use super::Alignment;
 use super::symmetries::{Node, TensorSymmetry};
+use super::{Alignment, Element, Group};
 
 /// A pair's rotation as one of its two units sees it: `new = cos · old[source] + sin ·
 /// old[partner]`.
@@ -44,18 +44,16 @@ impl AxisMap {
         } = alignment;
         // Most axes of a big model do not change; checking the groups is cheaper than building
         // cells.
-        let idle = |(at, group): (usize, &super::Group)| {
+        let mut groups = symmetries.groups.iter().enumerate();
+        let is_idle = groups.all(|(at, group)| {
             !node.names(at) || transform.elements()[at].is_in_place(group.units)
-        };
-        if node.is_fixed() || symmetries.groups.iter().enumerate().all(idle) {
+        });
+        if node.is_fixed() || is_idle {
             return None;
         }
         let mut outer = outer_of(alignment, tensor);
         let cells = cells(alignment, node, &mut outer);
-        let still = |(at, cell): (usize, &Cell)| {
-            at == cell.source as usize && !cell.negative && cell.turn.is_none()
-        };
-        if cells.iter().enumerate().all(still) {
+        if (0..).zip(&cells).all(|(at, cell)| *cell == Cell::at(at)) {
             return None;
         }
         let mut map = Self {
@@ -100,15 +98,11 @@ fn outer_of(alignment: &Alignment, tensor: &TensorSymmetry) -> Vec<(usize, usize
 /// Returns the places of `node`. `outer` holds each enclosing group with the index of the current
 /// unit, counted over all copies.
 fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) -> Vec<Cell> {
-    let groups = &alignment.symmetries.groups;
     match node {
-        Node::Fixed(size) => (0..u32::try_from(*size).expect("axes are numbered by 32 bits"))
-            .map(|source| Cell {
-                source,
-                negative: false,
-                turn: None,
-            })
-            .collect(),
+        Node::Fixed(size) => {
+            let size = u32::try_from(*size).expect("axes are numbered by 32 bits");
+            (0..size).map(Cell::at).collect()
+        }
         Node::Group { group, signed } => leaf(
             alignment,
             *group,
@@ -119,43 +113,43 @@ fn cells(alignment: &Alignment, node: &Node, outer: &mut Vec<(usize, usize)>) ->
             let mut all = Vec::new();
             for part in parts {
                 let start = number(all.len());
-                all.extend(
-                    cells(alignment, part, outer)
-                        .into_iter()
-                        .map(|cell| cell.moved(start)),
-                );
+                let cells = cells(alignment, part, outer);
+                all.extend(cells.into_iter().map(|cell| cell.moved(start)));
             }
             all
         }
-        Node::Product(parts) => {
-            let Some((first, rest)) = parts.split_first() else {
-                return vec![Cell {
-                    source: 0,
-                    negative: false,
-                    turn: None,
-                }];
-            };
-            let rest = Node::Product(rest.to_vec());
-            let len = number(rest.len(groups));
-            let mut all = Vec::new();
-            let blocks = cells(alignment, first, outer);
-            for (at, block) in blocks.into_iter().enumerate() {
-                if let Node::Group { group, .. } = first {
-                    let unit = copy_in(alignment, *group, outer) * groups[*group].units + at;
-                    outer.push((*group, unit));
-                }
-                all.extend(
-                    cells(alignment, &rest, outer)
-                        .into_iter()
-                        .map(|cell| block.holding(cell, len)),
-                );
-                if matches!(first, Node::Group { .. }) {
-                    outer.pop();
-                }
-            }
-            all
+        Node::Product(parts) => match parts.split_first() {
+            Some((first, rest)) => product(alignment, first, rest, outer),
+            None => vec![Cell::at(0)],
+        },
+    }
+}
+
+/// Returns the places of a product: `rest` within each place of `first`.
+fn product(
+    alignment: &Alignment,
+    first: &Node,
+    rest: &[Node],
+    outer: &mut Vec<(usize, usize)>,
+) -> Vec<Cell> {
+    let groups = &alignment.symmetries.groups;
+    let rest = Node::Product(rest.to_vec());
+    let len = number(rest.len(groups));
+    let mut all = Vec::new();
+    let blocks = cells(alignment, first, outer);
+    for (at, block) in blocks.into_iter().enumerate() {
+        // Groups within this one act on the copy that belongs to the unit.
+        if let Node::Group { group, .. } = first {
+            let unit = copy_in(alignment, *group, outer) * groups[*group].units + at;
+            outer.push((*group, unit));
+        }
+        let inner = cells(alignment, &rest, outer);
+        all.extend(inner.into_iter().map(|cell| block.holding(cell, len)));
+        if matches!(first, Node::Group { .. }) {
+            outer.pop();
         }
     }
+    all
 }
 
 /// Returns the copy of a group that acts inside `outer`.
@@ -172,38 +166,49 @@ fn copy_in(alignment: &Alignment, group: usize, outer: &[(usize, usize)]) -> usi
 fn leaf(alignment: &Alignment, index: usize, signed: bool, copy: usize) -> Vec<Cell> {
     let group = &alignment.symmetries.groups[index];
     let element = &alignment.transform.elements()[index];
-    let cell = |unit: usize| {
-        let source = number(element.unit(group, copy, unit));
-        if !signed {
-            return Cell {
-                source,
-                negative: false,
-                turn: None,
-            };
-        }
-        let Some((pair, first)) = group.place_in_pairs(unit) else {
-            return Cell {
-                source,
-                negative: element.is_negative(group, copy, unit),
-                turn: None,
-            };
+    let units = 0..group.units;
+    if signed {
+        return units
+            .map(|unit| signed_cell(group, element, copy, unit))
+            .collect();
+    }
+    units
+        .map(|unit| Cell::at(number(element.unit(group, copy, unit))))
+        .collect()
+}
+
+/// Returns the place of a unit that may be flipped or turned.
+fn signed_cell(group: &Group, element: &Element, copy: usize, unit: usize) -> Cell {
+    let cell = Cell::at(number(element.unit(group, copy, unit)));
+    let Some((pair, first)) = group.place_in_pairs(unit) else {
+        return Cell {
+            negative: element.is_negative(group, copy, unit),
+            ..cell
         };
-        let angle = element.angle_of(group, copy, pair);
-        let turn = (angle != 0.0).then(|| Turn {
-            partner: number(group.partner(unit).expect("units of pairs have partners")),
-            cos: angle.cos(),
-            sin: if first { -angle.sin() } else { angle.sin() },
-        });
-        Cell {
-            source,
-            negative: element.is_negative(group, copy, pair),
-            turn,
-        }
     };
-    (0..group.units).map(cell).collect()
+    let angle = element.angle_of(group, copy, pair);
+    let turn = (angle != 0.0).then(|| Turn {
+        partner: number(group.partner(unit).expect("units of pairs have partners")),
+        cos: angle.cos(),
+        sin: if first { -angle.sin() } else { angle.sin() },
+    });
+    Cell {
+        negative: element.is_negative(group, copy, pair),
+        turn,
+        ..cell
+    }
 }
 
 impl Cell {
+    /// A place that keeps what was at `source`.
+    fn at(source: u32) -> Self {
+        Self {
+            source,
+            negative: false,
+            turn: None,
+        }
+    }
+
     fn moved(self, by: u32) -> Self {
         let turn = self.turn.map(|turn| Turn {
             partner: turn.partner + by,

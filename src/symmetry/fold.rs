@@ -15,10 +15,10 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::spec::Allowed;
-use super::symmetries::{Node, Symmetries, TensorSymmetry};
+use super::symmetries::{Symmetries, TensorSymmetry};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 
 /// The possibility of folding a model's norms.
@@ -70,6 +70,20 @@ impl Default for Folding {
     }
 }
 
+/// The advice about a model whose norms cannot be folded.
+const NOT_FOLDED: &str =
+    "only a residual stream that is left alone or reordered keeps this model's function";
+
+impl Folded {
+    /// Estimates the memory that the numbers take, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Constant(_) => 0,
+            Self::Scaled(scale) => size_of::<f64>() * scale.len(),
+        }
+    }
+}
+
 impl Fold {
     /// Returns the change to a tensor; `None` when it does not change.
     pub fn get(&self, tensor: &str) -> Option<&Folded> {
@@ -91,15 +105,10 @@ impl Fold {
 
     /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
-        // The readers of a norm share its numbers.
-        let folded = |(name, folded): (&String, &Folded)| {
-            let numbers = match folded {
-                Folded::Constant(_) => 0,
-                Folded::Scaled(scale) => size_of::<f64>() * scale.len(),
-            };
-            size_of::<Folded>() + name.len() + 64 + numbers
-        };
-        self.tensors.iter().map(folded).sum::<usize>() as u64
+        let tensors = self.tensors.iter();
+        let bytes =
+            tensors.map(|(name, folded)| size_of::<Folded>() + name.len() + 64 + folded.bytes());
+        bytes.sum::<usize>() as u64
     }
 }
 
@@ -112,13 +121,11 @@ impl Symmetries {
     /// [`Kind::Mismatch`] with the reason when folding is impossible; an error when a norm's weight
     /// cannot be read; [`Kind::NonFinite`] when the weight is not finite.
     pub fn folded(&self, model: &Checkpoint) -> Result<Self> {
-        let refused = |cause: &str| {
-            Error::new(Kind::Mismatch, "cannot fold norms", model.root().display(), cause)
-                .with_hint("only a residual stream that is left alone or reordered keeps this model's function")
-        };
+        let context = Context::new(Kind::Mismatch, "cannot fold norms", model.root().display())
+            .with_hint(NOT_FOLDED);
         let plan = match &self.folding {
             _ if self.fold.is_some() => return Ok(self.clone()),
-            Folding::Never(cause) => return Err(refused(cause)),
+            Folding::Never(cause) => return context.fail(cause),
             Folding::Possible(plan) => plan,
         };
         let mut folded = self.clone();
@@ -134,38 +141,39 @@ impl Symmetries {
             scales.insert(norm.as_str(), Arc::new(scale));
             fold.tensors
                 .insert(norm.clone(), Folded::Constant(1.0 - offset));
-            let tensor = &mut folded.tensors[norm.as_str()];
-            tensor.axes = tensor.shape.iter().map(|size| Node::Fixed(*size)).collect();
+            folded.tensors[norm.as_str()].fix_axes();
         }
         if let Some((head, embeddings)) = &plan.head {
-            let TensorSymmetry { shape, axes, .. } = &self.tensors[embeddings.as_str()];
-            if self
-                .tensors
-                .get(head)
-                .is_some_and(|stored| stored.shape != *shape)
-            {
-                return Err(refused(&format!(
-                    "`{head}` is tied to `{embeddings}`, but has another shape"
-                )));
-            }
-            let made = TensorSymmetry {
-                shape: shape.clone(),
-                index: None,
-                axes: axes.clone(),
-            };
+            let made = self
+                .untied(head, embeddings)
+                .map_err(|cause| context.error(cause))?;
             folded.tensors.insert(head.clone(), made);
         }
         for (reader, norm) in &plan.readers {
-            fold.tensors.insert(
-                reader.clone(),
-                Folded::Scaled(Arc::clone(&scales[norm.as_str()])),
-            );
+            let scale = Arc::clone(&scales[norm.as_str()]);
+            fold.tensors.insert(reader.clone(), Folded::Scaled(scale));
         }
         folded.groups[plan.residual]
             .allows
             .push(Allowed::Orthogonal);
         folded.fold = Some(Arc::new(fold));
         Ok(folded)
+    }
+
+    /// Returns the symmetry of a head of its own, which acts as the embeddings that it is tied to.
+    fn untied(&self, head: &str, embeddings: &str) -> Result<TensorSymmetry, String> {
+        let TensorSymmetry { shape, axes, .. } = &self.tensors[embeddings];
+        let stored = self.tensors.get(head);
+        if stored.is_some_and(|stored| stored.shape != *shape) {
+            return Err(format!(
+                "`{head}` is tied to `{embeddings}`, but has another shape"
+            ));
+        }
+        Ok(TensorSymmetry {
+            shape: shape.clone(),
+            index: None,
+            axes: axes.clone(),
+        })
     }
 }
 

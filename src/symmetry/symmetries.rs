@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::fold::{Fold, Folding};
 use super::spec::{Allowed, Pairs, Spec, builtin};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 /// A group of units, with one copy for each unit of its enclosing group if it has one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,6 +105,18 @@ pub struct NameAxis {
     pub before: String,
     /// The name after the number.
     pub after: String,
+}
+
+impl TensorSymmetry {
+    /// True if some group acts on the tensor or orders it among others.
+    pub fn is_acted_on(&self) -> bool {
+        self.index.is_some() || !self.axes.iter().all(Node::is_fixed)
+    }
+
+    /// Lets nothing act on the tensor.
+    pub(super) fn fix_axes(&mut self) {
+        self.axes = self.shape.iter().map(|size| Node::Fixed(*size)).collect();
+    }
 }
 
 impl NameAxis {
@@ -203,15 +215,16 @@ impl Symmetries {
             + self.fold.as_ref().map_or(0, |fold| fold.bytes())
     }
 
+    /// Returns the group that holds `group` and that no other holds; it may be `group` itself.
+    pub fn outermost(&self, mut group: usize) -> usize {
+        while let Some(outer) = self.groups[group].within {
+            group = outer;
+        }
+        group
+    }
+
     /// Formats an axis as a spec writes it.
     pub fn shown(&self, node: &Node) -> String {
-        let all = |parts: &[Node], by: &str| {
-            parts
-                .iter()
-                .map(|part| self.shown(part))
-                .collect::<Vec<_>>()
-                .join(by)
-        };
         match node {
             Node::Fixed(_) => "fixed".into(),
             Node::Group {
@@ -223,86 +236,63 @@ impl Symmetries {
                 signed: false,
             } => format!("order({})", self.groups[*group].name),
             Node::Sum(parts) if parts.is_empty() => "nothing".into(),
-            Node::Sum(parts) => all(parts, " + "),
-            Node::Product(parts) => {
-                let part = |part: &Node| match part {
-                    Node::Sum(inner) if inner.len() > 1 => format!("({})", self.shown(part)),
-                    _ => self.shown(part),
-                };
-                parts.iter().map(part).collect::<Vec<_>>().join(" * ")
+            Node::Sum(parts) => {
+                let parts: Vec<_> = parts.iter().map(|part| self.shown(part)).collect();
+                parts.join(" + ")
             }
+            Node::Product(parts) => {
+                let parts: Vec<_> = parts.iter().map(|part| self.shown_factor(part)).collect();
+                parts.join(" * ")
+            }
+        }
+    }
+
+    fn shown_factor(&self, part: &Node) -> String {
+        match part {
+            Node::Sum(inner) if inner.len() > 1 => format!("({})", self.shown(part)),
+            _ => self.shown(part),
         }
     }
 
     /// Checks that inner groups are used inside their outer groups, that pairs are whole, that
     /// numbered names are complete, and that every group acts on at least two axes of matrices.
     pub(super) fn check(&self) -> Result<()> {
+        self.groups.iter().try_for_each(check_sizes)?;
         let mut places = vec![0_usize; self.groups.len()];
-        let refused = |subject: &str, cause: String| {
-            Err(Error::new(
-                Kind::Mismatch,
-                "spec does not fit the model",
-                subject.escape_debug(),
-                cause,
-            ))
-        };
-        for group in &self.groups {
-            if group.pairs.is_some() && group.units % 2 == 1 {
-                return refused(
-                    &group.name,
-                    format!("units come in pairs, got {}", group.units),
-                );
-            }
-            if group
-                .copies
-                .checked_mul(group.units)
-                .is_none_or(|all| all > 1 << 28)
-            {
-                return refused(
-                    &group.name,
-                    format!(
-                        "{} copies of {} units are too many",
-                        group.copies, group.units
-                    ),
-                );
-            }
-        }
         for (name, tensor) in &self.tensors {
-            let mut outer = Vec::new();
-            if let Some(index) = &tensor.index {
-                places[index.group] += 1;
-                outer.push(index.group);
-            }
-            let mut turned = 0;
-            for (node, len) in tensor.axes.iter().zip(&tensor.shape) {
-                if !node.is_fixed() && u32::try_from(*len).is_err() {
-                    return refused(
-                        name,
-                        format!("an axis of {len} is too long to be reordered"),
-                    );
-                }
-                // A vector follows a matrix's output, so it undoes nothing and does not count.
-                let counted = tensor.shape.len() > 1;
-                if let Err(cause) =
-                    self.check_node(node, &mut outer, counted.then_some(&mut places))
-                {
-                    return refused(name, cause);
-                }
-                turned += usize::from(self.turns(node));
-            }
-            if turned > 1 {
-                return refused(name, "rotations act on two of its axes".into());
-            }
+            self.check_tensor(tensor, &mut places)
+                .map_err(|cause| misfit(name.escape_debug()).error(cause))?;
         }
         for (group, places) in self.groups.iter().zip(places) {
             if places < 2 {
-                return refused(
-                    &group.name,
-                    "acts on less than two axes of matrices, so that nothing undoes it".into(),
-                );
+                return misfit(group.name.escape_debug())
+                    .fail("acts on less than two axes of matrices, so that nothing undoes it");
             }
         }
         self.check_name_axes()
+    }
+
+    /// Checks the axes of a tensor, and counts for each group the axes of matrices on which it acts.
+    fn check_tensor(&self, tensor: &TensorSymmetry, places: &mut Vec<usize>) -> Result<(), String> {
+        let mut outer = Vec::new();
+        if let Some(index) = &tensor.index {
+            places[index.group] += 1;
+            outer.push(index.group);
+        }
+        let mut turned = 0;
+        for (node, len) in tensor.axes.iter().zip(&tensor.shape) {
+            if !node.is_fixed() && u32::try_from(*len).is_err() {
+                return Err(format!("an axis of {len} is too long to be reordered"));
+            }
+            // A vector follows a matrix's output, so it undoes nothing and does not count.
+            let counted = tensor.shape.len() > 1;
+            self.check_node(node, &mut outer, counted.then_some(&mut *places))?;
+            turned += usize::from(self.turns(node));
+        }
+        if turned > 1 {
+            return Err("rotations act on two of its axes".to_owned());
+        }
+        Ok(())
     }
 
     fn check_node(
@@ -361,22 +351,15 @@ impl Symmetries {
                 .or_insert((0, tensor));
             family.0 += 1;
             let subject = index.name_of(index.position);
-            let refused = |cause: String| {
-                Err(Error::new(
-                    Kind::Mismatch,
-                    "spec does not fit the model",
-                    &subject,
-                    cause,
-                ))
-            };
+            let context = misfit(&subject);
             if index.position >= group.units as u64 {
-                return refused(format!(
+                return context.fail(format!(
                     "`{}` has {} units, numbered from 0",
                     group.name, group.units
                 ));
             }
             if tensor.shape != family.1.shape {
-                return refused(format!(
+                return context.fail(format!(
                     "has shape {:?}, others of its kind {:?}",
                     tensor.shape, family.1.shape
                 ));
@@ -389,12 +372,7 @@ impl Symmetries {
                 .map_or(0, |index| self.groups[index.group].units);
             if count != units {
                 let cause = format!("wanted {units} tensors of this kind, got {count}");
-                return Err(Error::new(
-                    Kind::Mismatch,
-                    "spec does not fit the model",
-                    format!("{before}…{after}"),
-                    cause,
-                ));
+                return misfit(format!("{before}…{after}")).fail(cause);
             }
         }
         Ok(())
@@ -429,4 +407,25 @@ impl Node {
             Self::Product(parts) | Self::Sum(parts) => parts.iter().all(Self::is_fixed),
         }
     }
+}
+
+/// The failures of a spec on the part `subject` of a model.
+fn misfit<S: std::fmt::Display>(subject: S) -> Context<S> {
+    Context::new(Kind::Mismatch, "spec does not fit the model", subject)
+}
+
+/// Checks that pairs are whole and that the units can be counted.
+fn check_sizes(group: &Group) -> Result<()> {
+    let context = misfit(group.name.escape_debug());
+    if group.pairs.is_some() && group.units % 2 == 1 {
+        return context.fail(format!("units come in pairs, got {}", group.units));
+    }
+    let all = group.copies.checked_mul(group.units);
+    if all.is_none_or(|all| all > 1 << 28) {
+        return context.fail(format!(
+            "{} copies of {} units are too many",
+            group.copies, group.units
+        ));
+    }
+    Ok(())
 }

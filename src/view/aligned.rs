@@ -286,17 +286,16 @@ fn making(alignment: &Alignment, name: &str, tensor: &TensorSymmetry) -> Option<
         Some(Folded::Scaled(scale)) => Some(std::sync::Arc::clone(scale)),
         None => None,
     };
-    let element_of = |node: &Node| match node {
-        Node::Group { group, .. } if alignment.symmetries.groups[*group].residual => {
-            Some(&alignment.transform.elements()[*group])
-        }
-        _ => None,
-    };
     let (at, element) = tensor
         .axes
         .iter()
         .enumerate()
-        .find_map(|(at, node)| Some((at, element_of(node)?)))?;
+        .find_map(|(at, node)| match node {
+            Node::Group { group, .. } if alignment.symmetries.groups[*group].residual => {
+                Some((at, &alignment.transform.elements()[*group]))
+            }
+            _ => None,
+        })?;
     let map = element.map.clone();
     // A vector that is added to the stream has the stream on its first axis, and one column.
     let axis = if at == 0 { Axis::First } else { Axis::Last };

@@ -13,29 +13,64 @@ pub(super) enum Side {
     Partner,
 }
 
-/// Fills `into` with elements `range` of a row that is gathered from `row`. A cell is `run`
-/// elements of `unit` bytes.
-pub(super) fn gather(
-    row: &[u8],
-    map: &AxisMap,
-    side: Side,
-    run: usize,
-    unit: usize,
-    range: &Range<usize>,
-    into: &mut [u8],
-) {
-    match (side, run, unit) {
-        (Side::Own, 1, 1) => single::<1>(row, &map.source[range.clone()], into),
-        (Side::Own, 1, 2) => single::<2>(row, &map.source[range.clone()], into),
-        (Side::Own, 1, 4) => single::<4>(row, &map.source[range.clone()], into),
-        (Side::Own, 1, 8) => single::<8>(row, &map.source[range.clone()], into),
-        _ => runs(row, map, side, run, unit, range, into),
+/// The layout of a row whose cells are gathered from another one.
+#[derive(Clone, Copy)]
+pub(super) struct Cells<'a> {
+    pub map: &'a AxisMap,
+    pub side: Side,
+    /// The elements of a cell.
+    pub run: usize,
+    /// The bytes of an element.
+    pub unit: usize,
+}
+
+impl Cells<'_> {
+    /// Fills `into` with elements `range` of the row that is gathered from `row`.
+    pub(super) fn gather(self, row: &[u8], range: &Range<usize>, into: &mut [u8]) {
+        let Self {
+            map,
+            side,
+            run,
+            unit,
+        } = self;
+        match (side, run, unit) {
+            (Side::Own, 1, 1) => single::<1>(row, &map.source[range.clone()], into),
+            (Side::Own, 1, 2) => single::<2>(row, &map.source[range.clone()], into),
+            (Side::Own, 1, 4) => single::<4>(row, &map.source[range.clone()], into),
+            (Side::Own, 1, 8) => single::<8>(row, &map.source[range.clone()], into),
+            _ => self.runs(row, range, into),
+        }
+        if !map.negative.is_empty() {
+            let elements = into.chunks_exact_mut(unit).zip(range.clone());
+            elements
+                .filter(|(_, at)| map.negative[at / run])
+                .for_each(|(element, _)| flip(element));
+        }
     }
-    if !map.negative.is_empty() {
-        let elements = into.chunks_exact_mut(unit).zip(range.clone());
-        elements
-            .filter(|(_, at)| map.negative[at / run])
-            .for_each(|(element, _)| flip(element));
+
+    /// Copies cell by cell; the first and the last may be cut by `range`.
+    fn runs(self, row: &[u8], range: &Range<usize>, into: &mut [u8]) {
+        let Self {
+            map,
+            side,
+            run,
+            unit,
+        } = self;
+        let mut rest = into;
+        let mut at = range.start;
+        while at < range.end {
+            let (cell, inside) = (at / run, at % run);
+            let len = (run - inside).min(range.end - at);
+            let source = match (side, map.turn(cell)) {
+                (Side::Partner, Some(turn)) => turn.partner,
+                _ => map.source[cell],
+            };
+            let from = (source as usize * run + inside) * unit;
+            let (piece, after) = rest.split_at_mut(len * unit);
+            piece.copy_from_slice(&row[from..from + len * unit]);
+            rest = after;
+            at += len;
+        }
     }
 }
 
@@ -43,32 +78,6 @@ fn single<const UNIT: usize>(row: &[u8], sources: &[u32], into: &mut [u8]) {
     let row = row.as_chunks::<UNIT>().0;
     for (element, &source) in into.as_chunks_mut::<UNIT>().0.iter_mut().zip(sources) {
         *element = row[source as usize];
-    }
-}
-
-fn runs(
-    row: &[u8],
-    map: &AxisMap,
-    side: Side,
-    run: usize,
-    unit: usize,
-    range: &Range<usize>,
-    into: &mut [u8],
-) {
-    let mut rest = into;
-    let mut at = range.start;
-    while at < range.end {
-        let (cell, inside) = (at / run, at % run);
-        let len = (run - inside).min(range.end - at);
-        let source = match (side, map.turn(cell)) {
-            (Side::Partner, Some(turn)) => turn.partner,
-            _ => map.source[cell],
-        };
-        let from = (source as usize * run + inside) * unit;
-        let (piece, after) = rest.split_at_mut(len * unit);
-        piece.copy_from_slice(&row[from..from + len * unit]);
-        rest = after;
-        at += len;
     }
 }
 

@@ -15,7 +15,7 @@ use super::moves::Moves;
 use super::{Below, index};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernel::{Elements, Right, Wide};
+use crate::kernel::{Elements, Kernels, Right, Wide};
 use crate::symmetry::OrthogonalMap;
 
 /// The size of the rows that are read together, as f64, in bytes.
@@ -248,6 +248,33 @@ impl Mix {
     }
 }
 
+/// A product that is computed in parts of rows.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    kernels: Kernels,
+    left: Wide<'a>,
+    right: Right<'a>,
+    /// The rows of a part.
+    part: usize,
+    /// The columns of the result.
+    width: usize,
+}
+
+impl Product<'_> {
+    /// Adds all parts to `result`, on the pool of this thread.
+    fn add(self, result: &mut [f64]) {
+        let parts = result.par_chunks_mut(self.part * self.width).enumerate();
+        parts.for_each(|(at, rows)| self.add_part(at, rows));
+    }
+
+    /// Adds part `at` to its rows of the result.
+    fn add_part(self, at: usize, rows: &mut [f64]) {
+        let first = at * self.part;
+        let left = self.left.subrows(first..first + rows.len() / self.width);
+        self.kernels.add_product(left, self.right, rows);
+    }
+}
+
 /// Adds the product to `result`, on the given pool or on this thread's own.
 fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64]) {
     let Some(width) = result
@@ -263,21 +290,16 @@ fn multiply(from: Below<'_>, left: Wide<'_>, right: Right<'_>, result: &mut [f64
         None => 1,
     };
     let part = left.rows().div_ceil(threads);
-    let work = |(at, result): (usize, &mut [f64])| {
-        let left = left.subrows(at * part..at * part + result.len() / width);
-        from.kernels.add_product(left, right, result);
+    let product = Product {
+        kernels: from.kernels,
+        left,
+        right,
+        part,
+        width,
     };
     match from.pool {
-        _ if threads < 2 => result.chunks_mut(part * width).enumerate().for_each(work),
-        Some(pool) => pool.install(|| {
-            result
-                .par_chunks_mut(part * width)
-                .enumerate()
-                .for_each(work)
-        }),
-        None => result
-            .par_chunks_mut(part * width)
-            .enumerate()
-            .for_each(work),
+        _ if threads < 2 => product.add_part(0, result),
+        Some(pool) => pool.install(|| product.add(result)),
+        None => product.add(result),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::cells::{self, Side};
+use super::cells::{self, Cells, Side};
 use super::{Below, index};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -45,6 +45,27 @@ struct Origin {
     negative: bool,
     /// The partner's row, and the factors of both.
     turn: Option<(u64, f64, f64)>,
+}
+
+impl Origin {
+    /// The origin of the row `count` rows further down, where rows are copied.
+    fn following(self, count: u64) -> Self {
+        Self {
+            row: self.row + count,
+            ..self
+        }
+    }
+}
+
+/// A piece of a row, and the place in the original where it comes from.
+#[derive(Clone)]
+struct Piece {
+    row: u64,
+    /// The row of the original.
+    source: u64,
+    side: Side,
+    /// The elements, counted from the start of the row.
+    range: Range<u64>,
 }
 
 impl Moves {
@@ -120,11 +141,9 @@ impl Moves {
         let mut last = row;
         if self.columns.is_none() && !self.turned {
             let first = self.origin(row);
-            let follows = |next: u64| Origin {
-                row: first.row + (next - row),
-                ..first
-            };
-            while (last + 1) * self.row < end && self.origin(last + 1) == follows(last + 1) {
+            while (last + 1) * self.row < end
+                && self.origin(last + 1) == first.following(last + 1 - row)
+            {
                 last += 1;
             }
         }
@@ -181,7 +200,13 @@ impl Moves {
             return Ok(());
         }
         let mut batch = std::mem::take(&mut self.own);
-        let done = self.stored_piece(from, row, origin.row, Side::Own, &range, &mut batch, into);
+        let piece = Piece {
+            row,
+            source: origin.row,
+            side: Side::Own,
+            range,
+        };
+        let done = self.stored_piece(from, piece, &mut batch, into);
         self.own = batch;
         done?;
         if origin.negative {
@@ -190,54 +215,56 @@ impl Moves {
         Ok(())
     }
 
-    /// Reads a piece of a row as stored, with its columns gathered.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a row, where it is, and the memory for it"
-    )]
+    /// Reads a piece of a row as stored, with its columns gathered. Rows that follow each other are
+    /// read together into `batch`.
     fn stored_piece(
         &self,
         from: Below<'_>,
-        row: u64,
-        source: u64,
-        side: Side,
-        range: &Range<u64>,
+        piece: Piece,
         batch: &mut Batch,
         into: &mut [u8],
     ) -> Result<()> {
-        let unit = self.stored.bytes();
+        let Piece { source, range, .. } = &piece;
         let Some(map) = &self.columns else {
             let start = source * self.row;
             return from
                 .first()
                 .read(start + range.start..start + range.end, into);
         };
-        let bytes = index(self.row) * unit;
-        if !batch.rows.contains(&source) {
-            let most = (BATCH_BYTES / (bytes as u64).max(1)).max(1);
-            let all = self.outer.iter().map(|(len, _)| len).product::<u64>();
-            let ahead = (1..most)
-                .take_while(|n| row + n < all && self.origin(row + n).row == source + n)
-                .count();
-            batch.rows = source..source + 1 + ahead as u64;
-            batch.bytes.resize((1 + ahead) * bytes, 0);
-            let range = batch.rows.start * self.row..batch.rows.end * self.row;
-            if let Err(error) = from.first().read(range, &mut batch.bytes) {
-                batch.rows = 0..0;
-                return Err(error);
-            }
+        if !batch.rows.contains(source) {
+            self.fill(from, &piece, batch)?;
         }
+        let unit = self.stored.bytes();
+        let bytes = index(self.row) * unit;
         let row = &batch.bytes[index(source - batch.rows.start) * bytes..][..bytes];
-        cells::gather(
-            row,
+        let cells = Cells {
             map,
-            side,
-            index(self.run),
+            side: piece.side,
+            run: index(self.run),
             unit,
-            &(index(range.start)..index(range.end)),
-            into,
-        );
+        };
+        cells.gather(row, &(index(range.start)..index(range.end)), into);
         Ok(())
+    }
+
+    /// Reads the row of a piece into `batch`, with those rows after it that follow each other both
+    /// here and in the original.
+    fn fill(&self, from: Below<'_>, piece: &Piece, batch: &mut Batch) -> Result<()> {
+        let Piece { row, source, .. } = *piece;
+        let bytes = index(self.row) * self.stored.bytes();
+        let most = (BATCH_BYTES / (bytes as u64).max(1)).max(1);
+        let all = self.outer.iter().map(|(len, _)| len).product::<u64>();
+        let ahead = (1..most)
+            .take_while(|n| row + n < all && self.origin(row + n).row == source + n)
+            .count();
+        batch.rows = source..source + 1 + ahead as u64;
+        batch.bytes.resize((1 + ahead) * bytes, 0);
+        let range = batch.rows.start * self.row..batch.rows.end * self.row;
+        let read = from.first().read(range, &mut batch.bytes);
+        if read.is_err() {
+            batch.rows = 0..0;
+        }
+        read
     }
 
     /// Reads a piece of a row as f64, with its pairs turned.
@@ -249,74 +276,82 @@ impl Moves {
         range: &Range<u64>,
         into: &mut [u8],
     ) -> Result<()> {
-        let (dtype, kernels) = (self.stored, from.kernels);
-        let len = index(range.end - range.start) * dtype.bytes();
         let [mut one, mut other] = std::mem::take(&mut self.rows);
-        one.resize(len, 0);
-        let mut batch = std::mem::take(&mut self.own);
-        let done = self.stored_piece(
-            from,
+        let piece = Piece {
             row,
-            origin.row,
-            Side::Own,
-            range,
-            &mut batch,
-            &mut one,
-        );
+            source: origin.row,
+            side: Side::Own,
+            range: range.clone(),
+        };
+        let mut batch = std::mem::take(&mut self.own);
+        let done = self.resized_piece(from, piece.clone(), &mut batch, &mut one);
         self.own = batch;
         done?;
-        let inside = self
+        let turns_columns = self
             .columns
             .as_ref()
             .is_some_and(|map| !map.turns.is_empty());
         let second = match origin.turn {
             Some((partner, _, _)) => Some((partner, Side::Own)),
-            None => inside.then_some((origin.row, Side::Partner)),
+            None => turns_columns.then_some((origin.row, Side::Partner)),
         };
         if let Some((source, side)) = second {
-            other.resize(len, 0);
-            let mut batch = std::mem::take(&mut self.partner);
             // The partner's neighbours differ from the row's, so none are read ahead.
-            let done = self.stored_piece(
-                from,
-                u64::MAX - 1,
+            let piece = Piece {
+                row: u64::MAX - 1,
                 source,
                 side,
-                range,
-                &mut batch,
-                &mut other,
-            );
+                ..piece
+            };
+            let mut batch = std::mem::take(&mut self.partner);
+            let done = self.resized_piece(from, piece, &mut batch, &mut other);
             self.partner = batch;
             done?;
         }
-        let (own, partner) = (
-            Elements { dtype, bytes: &one },
-            Elements {
-                dtype,
-                bytes: &other,
-            },
-        );
-        match origin.turn {
-            Some((_, cos, sin)) => {
-                kernels.combine(
-                    &[(cos, own), (sin, partner)],
-                    1.0,
-                    Dtype::F64,
-                    &mut self.scratch,
-                    into,
-                );
-            }
-            None => {
-                kernels.convert(own, Dtype::F64, into);
-                if inside {
-                    self.wide.resize(into.len(), 0);
-                    kernels.convert(partner, Dtype::F64, &mut self.wide);
-                    self.turn_cells(range, into);
-                }
-            }
-        }
+        self.turn(from, origin, [&one, &other], range, into);
         self.rows = [one, other];
         Ok(())
+    }
+
+    /// Reads a piece as [`Moves::stored_piece`] does, into a buffer that is made to fit.
+    fn resized_piece(
+        &self,
+        from: Below<'_>,
+        piece: Piece,
+        batch: &mut Batch,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        into.resize(
+            index(piece.range.end - piece.range.start) * self.stored.bytes(),
+            0,
+        );
+        self.stored_piece(from, piece, batch, into)
+    }
+
+    /// Widens a piece to f64 and turns it with its partner: whole rows, or cells of columns.
+    fn turn(
+        &mut self,
+        from: Below<'_>,
+        origin: Origin,
+        rows: [&[u8]; 2],
+        range: &Range<u64>,
+        into: &mut [u8],
+    ) {
+        let dtype = self.stored;
+        let [own, partner] = rows.map(|bytes| Elements { dtype, bytes });
+        if let Some((_, cos, sin)) = origin.turn {
+            let terms = [(cos, own), (sin, partner)];
+            from.kernels
+                .combine(&terms, 1.0, Dtype::F64, &mut self.scratch, into);
+            return;
+        }
+        from.kernels.convert(own, Dtype::F64, into);
+        let columns = self.columns.as_ref();
+        if columns.is_some_and(|map| !map.turns.is_empty()) {
+            self.wide.resize(into.len(), 0);
+            from.kernels.convert(partner, Dtype::F64, &mut self.wide);
+            self.turn_cells(range, into);
+        }
     }
 
     /// Turns the cells of a row; their partners' values are in `wide`.

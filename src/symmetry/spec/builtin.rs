@@ -119,15 +119,17 @@ fn has_tensors(spec: &Spec, shapes: &IndexMap<String, Vec<u64>>) -> bool {
     } else {
         &spec.prefixes
     };
-    let has = |prefix: &str, text: &String| {
-        let pattern = Pattern::parse(text, prefix);
-        pattern.is_ok_and(|pattern| shapes.keys().any(|name| pattern.bind(name).is_some()))
-    };
     let wanted = &spec.matching.tensors;
     !wanted.is_empty()
         && prefixes
             .iter()
-            .any(|prefix| wanted.iter().all(|text| has(prefix, text)))
+            .any(|prefix| wanted.iter().all(|text| has_tensor(shapes, prefix, text)))
+}
+
+/// True if a tensor has the name that the pattern `text` describes under `prefix`.
+fn has_tensor(shapes: &IndexMap<String, Vec<u64>>, prefix: &str, text: &str) -> bool {
+    let pattern = Pattern::parse(text, prefix);
+    pattern.is_ok_and(|pattern| shapes.keys().any(|name| pattern.bind(name).is_some()))
 }
 
 #[cfg(test)]

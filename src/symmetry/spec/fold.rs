@@ -8,10 +8,39 @@ use super::pattern::Pattern;
 use super::{FoldRule, Spec};
 use crate::error::Result;
 use crate::symmetry::fold::{FoldPlan, Folding};
+use crate::symmetry::symmetries::TensorSymmetry;
 use crate::symmetry::{Node, Symmetries};
 
 /// The norms of a rule as patterns: each weight, and the tensors that take it in.
 struct Norms(Vec<(Pattern, Vec<Pattern>)>);
+
+/// Reads the names in a rule for the model under a prefix.
+struct Patterns<'a> {
+    spec: &'a Spec,
+    prefix: &'a str,
+}
+
+impl Patterns<'_> {
+    fn one(&self, text: &str) -> Result<Pattern> {
+        Pattern::parse(text, self.prefix).map_err(|cause| self.spec.error(cause))
+    }
+
+    fn all(&self, texts: &[String]) -> Result<Vec<Pattern>> {
+        texts.iter().map(|text| self.one(text)).collect()
+    }
+
+    /// Reads a name without placeholders.
+    fn name(&self, text: &str) -> Result<String> {
+        let pattern = self.one(text)?;
+        Ok(pattern.fill(&Default::default()).unwrap_or_default())
+    }
+
+    fn norms(&self, rule: &FoldRule) -> Result<Norms> {
+        let norms = rule.norms.iter();
+        let norms = norms.map(|norm| Ok((self.one(&norm.norm)?, self.all(&norm.into)?)));
+        Ok(Norms(norms.collect::<Result<_>>()?))
+    }
+}
 
 impl FoldRule {
     /// Merges this rule over the rule `below`.
@@ -39,61 +68,23 @@ impl Spec {
         symmetries: &Symmetries,
         config: Option<&Value>,
     ) -> Result<Folding> {
-        let never = |cause: &str| Ok(Folding::Never(cause.to_owned()));
-        let Some(rule) = &self.fold else {
-            return never("the spec does not say which norms go into what reads them (`fold`)");
+        let (rule, config) = match self.possible_rule(config) {
+            Ok(found) => found,
+            Err(cause) => return Ok(Folding::Never(cause)),
         };
-        if let Some(cause) = &rule.never {
-            return never(cause);
-        }
-        // Only the config tells norms that multiply by their weight from norms that multiply by 1 +
-        // weight: their tensors have the same names.
-        let Some(config) = config else {
-            return never("no config.json says which norms it has");
-        };
-        let model_type = config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let known = &self.matching.model_types;
-        if !known.is_empty() && !known.iter().any(|known| known == model_type) {
-            return never(&format!(
-                "config.json says `{}`, for which the spec is not",
-                model_type.escape_debug()
-            ));
-        }
-        let mut residual = symmetries
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, group)| group.residual);
+        let groups = symmetries.groups.iter().enumerate();
+        let mut residual = groups.filter(|(_, group)| group.residual);
         let (Some((residual, _)), None) = (residual.next(), residual.next()) else {
-            return never("it does not have one residual stream");
+            let cause = "it does not have one residual stream";
+            return Ok(Folding::Never(cause.to_owned()));
         };
-        let pattern =
-            |text: &String| Pattern::parse(text, prefix).map_err(|cause| self.error(cause));
-        let norms = Norms(
-            rule.norms
-                .iter()
-                .map(|norm| {
-                    Ok((
-                        pattern(&norm.norm)?,
-                        norm.into.iter().map(pattern).collect::<Result<_>>()?,
-                    ))
-                })
-                .collect::<Result<_>>()?,
-        );
-        let embeddings = rule
-            .embeddings
-            .iter()
-            .map(pattern)
-            .collect::<Result<Vec<_>>>()?;
-        let name = |text: &String| Ok(pattern(text)?.fill(&Default::default()).unwrap_or_default());
-        let head = rule
-            .head
-            .as_ref()
-            .map(|head| Ok((name(&head.name)?, name(&head.embeddings)?)))
-            .transpose()?;
+        let patterns = Patterns { spec: self, prefix };
+        let norms = patterns.norms(rule)?;
+        let embeddings = patterns.all(&rule.embeddings)?;
+        let head = match &rule.head {
+            Some(head) => Some((patterns.name(&head.name)?, patterns.name(&head.embeddings)?)),
+            None => None,
+        };
         let bare = prefix.is_empty() && !self.prefixes.is_empty();
         let plan = tied(head, symmetries, config, bare).and_then(|head| {
             let plan = FoldPlan {
@@ -106,6 +97,37 @@ impl Spec {
             filled(plan, &norms, &embeddings, symmetries)
         });
         Ok(plan.map_or_else(Folding::Never, Folding::Possible))
+    }
+
+    /// Returns the rule by which norms fold and the config that allows it, or the reason why no rule
+    /// applies.
+    fn possible_rule<'a>(
+        &'a self,
+        config: Option<&'a Value>,
+    ) -> Result<(&'a FoldRule, &'a Value), String> {
+        let Some(rule) = &self.fold else {
+            return Err(
+                "the spec does not say which norms go into what reads them (`fold`)".to_owned(),
+            );
+        };
+        if let Some(cause) = &rule.never {
+            return Err(cause.clone());
+        }
+        // Only the config tells norms that multiply by their weight from norms that multiply by 1 +
+        // weight: their tensors have the same names.
+        let config = config.ok_or("no config.json says which norms it has")?;
+        let model_type = config
+            .get("model_type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let known = &self.matching.model_types;
+        if !known.is_empty() && !known.iter().any(|known| known == model_type) {
+            return Err(format!(
+                "config.json says `{}`, for which the spec is not",
+                model_type.escape_debug()
+            ));
+        }
+        Ok((rule, config))
     }
 }
 
@@ -154,25 +176,15 @@ fn filled(
     symmetries: &Symmetries,
 ) -> Result<FoldPlan, String> {
     for (name, tensor) in &symmetries.tensors {
-        let mut places =
-            (0..tensor.axes.len()).filter(|axis| tensor.axes[*axis].names(plan.residual));
-        let Some(axis) = places.next() else { continue };
-        let plain = matches!(tensor.axes[axis], Node::Group { .. })
-            && (axis == 0 || axis + 1 == tensor.axes.len());
-        if places.next().is_some() || !plain {
-            return Err(format!(
-                "`{name}` carries the residual stream neither on its first axis nor on its last"
-            ));
-        }
+        let Some(axis) = residual_axis(name, tensor, plan.residual)? else {
+            continue;
+        };
+        let is_embedding = || embeddings.iter().any(|known| known.bind(name).is_some());
         if norms.has(name) {
             plan.norms.push(name.clone());
         } else if let Some(norm) = norms.into(name) {
             plan.readers.insert(name.clone(), norm);
-        } else if axis > 0
-            && !embeddings
-                .iter()
-                .any(|embeddings| embeddings.bind(name).is_some())
-        {
+        } else if axis > 0 && !is_embedding() {
             return Err(format!(
                 "the spec does not say which norm goes into `{name}`"
             ));
@@ -186,21 +198,42 @@ fn filled(
             .ok_or_else(|| format!("the spec does not say which norm goes into `{head}`"))?;
         plan.readers.insert(head.clone(), norm);
     }
-    if let Some((reader, norm)) = plan
-        .readers
-        .iter()
-        .find(|(_, norm)| !plan.norms.contains(norm))
-    {
+    check_readers(&plan)?;
+    Ok(plan)
+}
+
+/// Returns the axis on which a tensor carries the residual stream; it can be folded only where that
+/// is the first or the last one.
+fn residual_axis(
+    name: &str,
+    tensor: &TensorSymmetry,
+    residual: usize,
+) -> Result<Option<usize>, String> {
+    let mut places = (0..tensor.axes.len()).filter(|axis| tensor.axes[*axis].names(residual));
+    let Some(axis) = places.next() else {
+        return Ok(None);
+    };
+    let is_at_an_end = axis == 0 || axis + 1 == tensor.axes.len();
+    let is_plain = matches!(tensor.axes[axis], Node::Group { .. }) && is_at_an_end;
+    if places.next().is_some() || !is_plain {
+        return Err(format!(
+            "`{name}` carries the residual stream neither on its first axis nor on its last"
+        ));
+    }
+    Ok(Some(axis))
+}
+
+/// Checks that every norm goes into a tensor and that every reader's norm is there.
+fn check_readers(plan: &FoldPlan) -> Result<(), String> {
+    let mut readers = plan.readers.iter();
+    if let Some((reader, norm)) = readers.find(|(_, norm)| !plan.norms.contains(norm)) {
         return Err(format!(
             "`{norm}`, which goes into `{reader}`, is not there"
         ));
     }
-    match plan
-        .norms
-        .iter()
-        .find(|norm| !plan.readers.values().any(|read| read == *norm))
-    {
+    let is_read = |norm: &String| plan.readers.values().any(|read| read == norm);
+    match plan.norms.iter().find(|norm| !is_read(norm)) {
         Some(norm) => Err(format!("nothing reads what `{norm}` normalises")),
-        None => Ok(plan),
+        None => Ok(()),
     }
 }

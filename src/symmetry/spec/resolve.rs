@@ -103,49 +103,45 @@ impl Spec {
 
     /// Checks the spec as far as possible without a model.
     fn check(&self) -> Result<()> {
-        for (key, group) in &self.groups {
-            let refused =
-                |cause: &str| Err(self.error(format!("group `{}` {cause}", key.escape_debug())));
-            let rotates = group.allows.contains(&Allowed::Rotation);
-            if group.allows.contains(&Allowed::Orthogonal) {
-                return refused("allows orthogonal maps, which only follow from `fold`");
-            }
-            if rotates && group.pairs.is_none() {
-                return refused("allows rotation, but has no `pairs`");
-            }
-            if group.pairs.is_some() && group.allows.contains(&Allowed::Permutation) {
-                return refused("has pairs, which no permutation may part");
-            }
-            if let Some(outer) = &group.within
-                && !self
-                    .groups
-                    .get(outer)
-                    .is_some_and(|outer| outer.within.as_ref() != Some(key) && !outer.chain)
-            {
-                return refused(
-                    "lies within a group that does not exist, is a chain, or lies within it",
-                );
-            }
+        for key in self.groups.keys() {
+            self.check_group(key)
+                .map_err(|cause| self.error(format!("group `{}` {cause}", key.escape_debug())))?;
         }
         for rule in &self.tensors {
-            let unknown = |key: &str| {
+            let mut keys = rule.index.values();
+            if let Some(key) = keys.find(|key| !self.groups.contains_key(*key)) {
                 let name = rule.name.as_slice().first().map_or("", String::as_str);
-                self.error(format!(
+                return Err(self.error(format!(
                     "`{}` names the group `{}`, which does not exist",
                     name.escape_debug(),
                     key.escape_debug()
-                ))
-            };
-            if let Some(key) = rule
-                .index
-                .values()
-                .find(|key| !self.groups.contains_key(*key))
-            {
-                return Err(unknown(key));
+                )));
             }
             if rule.index.len() > 1 {
                 return Err(self.error("a tensor's name may have one index only"));
             }
+        }
+        Ok(())
+    }
+
+    fn check_group(&self, key: &str) -> Result<(), &'static str> {
+        let group = &self.groups[key];
+        let rotates = group.allows.contains(&Allowed::Rotation);
+        if group.allows.contains(&Allowed::Orthogonal) {
+            return Err("allows orthogonal maps, which only follow from `fold`");
+        }
+        if rotates && group.pairs.is_none() {
+            return Err("allows rotation, but has no `pairs`");
+        }
+        if group.pairs.is_some() && group.allows.contains(&Allowed::Permutation) {
+            return Err("has pairs, which no permutation may part");
+        }
+        let Some(outer) = &group.within else {
+            return Ok(());
+        };
+        let outer = self.groups.get(outer);
+        if outer.is_none_or(|outer| outer.within.as_deref() == Some(key) || outer.chain) {
+            return Err("lies within a group that does not exist, is a chain, or lies within it");
         }
         Ok(())
     }
@@ -167,39 +163,46 @@ impl Spec {
     }
 
     fn rules_under<'a>(&'a self, prefix: &str) -> Result<Vec<Rule<'a>>> {
+        self.tensors
+            .iter()
+            .map(|source| self.rule_under(prefix, source))
+            .collect()
+    }
+
+    fn rule_under<'a>(&self, prefix: &str, source: &'a TensorRule) -> Result<Rule<'a>> {
         let wrong = |cause: String| self.error(cause);
         let pattern = |text: &String| Pattern::parse(text, prefix).map_err(wrong);
-        let rule = |source: &'a TensorRule| -> Result<Rule<'a>> {
-            let TensorRule {
-                name, axes, when, ..
-            } = source;
-            let axis = |text: &String| {
-                let parsed = AxisExpression::parse(text).map_err(|cause| {
-                    self.error(format!("axis `{}`: {cause}", text.escape_debug()))
-                })?;
-                match parsed
-                    .references()
-                    .iter()
-                    .find(|reference| !self.groups.contains_key(&reference.group))
-                {
-                    Some(unknown) => Err(self.error(format!(
-                        "axis `{text}`: there is no group `{}`",
-                        unknown.group
-                    ))),
-                    None => Ok(parsed),
+        let TensorRule {
+            name, axes, when, ..
+        } = source;
+        let patterns = name.as_slice().iter().map(pattern);
+        Ok(Rule {
+            patterns: patterns.collect::<Result<_>>()?,
+            axes: match axes {
+                Axes::All(_) => None,
+                Axes::Each(axes) => {
+                    let axes = axes.iter().map(|text| self.axis(text));
+                    Some(axes.collect::<Result<_>>()?)
                 }
-            };
-            Ok(Rule {
-                patterns: name.as_slice().iter().map(pattern).collect::<Result<_>>()?,
-                axes: match axes {
-                    Axes::All(_) => None,
-                    Axes::Each(axes) => Some(axes.iter().map(axis).collect::<Result<_>>()?),
-                },
-                source,
-                when: when.as_ref().map(pattern).transpose()?,
-            })
-        };
-        self.tensors.iter().map(rule).collect()
+            },
+            source,
+            when: when.as_ref().map(pattern).transpose()?,
+        })
+    }
+
+    /// Reads the expression of an axis, all of whose groups must exist.
+    fn axis(&self, text: &str) -> Result<AxisExpression> {
+        let parsed = AxisExpression::parse(text)
+            .map_err(|cause| self.error(format!("axis `{}`: {cause}", text.escape_debug())))?;
+        let references = parsed.references();
+        let mut references = references.iter();
+        if let Some(unknown) = references.find(|known| !self.groups.contains_key(&known.group)) {
+            return Err(self.error(format!(
+                "axis `{text}`: there is no group `{}`",
+                unknown.group
+            )));
+        }
+        Ok(parsed)
     }
 
     fn matched<'a>(
@@ -254,27 +257,17 @@ fn fitting(
     shapes: &IndexMap<String, Vec<u64>>,
 ) -> Option<(usize, usize, Bindings)> {
     rules.iter().enumerate().find_map(|(index, rule)| {
-        if rule
-            .axes
-            .as_ref()
-            .is_some_and(|axes| axes.len() != shape.len())
-        {
+        let axes = rule.axes.as_ref();
+        if axes.is_some_and(|axes| axes.len() != shape.len()) {
             return None;
         }
-        let bound = rule
-            .patterns
-            .iter()
-            .enumerate()
-            .find_map(|(at, pattern)| Some((at, pattern.bind(name)?)));
+        let mut patterns = rule.patterns.iter().enumerate();
+        let bound = patterns.find_map(|(at, pattern)| Some((at, pattern.bind(name)?)));
         let (pattern, bindings) = bound?;
-        let there = |when: &Pattern| {
-            when.fill(&bindings)
-                .is_some_and(|name| shapes.contains_key(&name))
-        };
-        rule.when
-            .as_ref()
-            .is_none_or(there)
-            .then_some((index, pattern, bindings))
+        // A condition names a tensor that the model must have too.
+        let wanted = rule.when.as_ref().map(|when| when.fill(&bindings));
+        let holds = wanted.is_none_or(|name| name.is_some_and(|name| shapes.contains_key(&name)));
+        holds.then_some((index, pattern, bindings))
     })
 }
 

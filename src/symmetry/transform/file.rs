@@ -13,6 +13,7 @@
 //! The integers are I32 because that is what torch and numpy index with; no group has 2^31 units.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -20,14 +21,14 @@ use std::path::Path;
 use indexmap::IndexMap;
 use safetensors::Dtype as StoredDtype;
 use safetensors::tensor::TensorInfo;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Element, OrthogonalMap, Transform};
 use crate::checkpoint::{
     Checkpoint, MAX_HEADER_BYTES, SourceOptions, TensorEntry, Window, create_anew,
 };
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::symmetry::{Group, Symmetries};
 
 /// `format` in the metadata.
@@ -71,79 +72,13 @@ impl TransformFile {
     /// model lacks, or has elements that do not fit their groups.
     pub fn read(path: &Path, symmetries: &Symmetries) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
-        let refused = |cause: String| {
-            Err(Error::new(
-                Kind::Input,
-                "cannot use transform",
-                path.display(),
-                cause,
-            ))
+        let context = Context::new(Kind::Input, "cannot use transform", path.display());
+        let [file] = stored.files() else {
+            return context.fail(not_a_transform());
         };
-        let mut notes = stored
-            .files()
-            .first()
-            .map(|file| file.metadata.clone())
-            .unwrap_or_default();
-        let mut said = |key: &str| notes.shift_remove(key);
-        if stored.files().len() != 1 || said("format").as_deref() != Some(FORMAT) {
-            return refused(format!(
-                "not one file whose metadata say `format`: `{FORMAT}`"
-            ));
-        }
-        let version = said("version").unwrap_or_default();
-        if version != VERSION {
-            return refused(format!(
-                "wanted version {VERSION}, got `{}`",
-                version.escape_debug()
-            ));
-        }
-        let spec = said("spec").unwrap_or_default();
-        if spec != symmetries.spec {
-            return refused(format!(
-                "made by the spec `{}`, not by `{}`",
-                spec.escape_debug(),
-                symmetries.spec
-            ));
-        }
-        if (said(FOLDED).as_deref() == Some("true")) != symmetries.fold.is_some() {
-            return refused(
-                "one of it and the model has its norms folded, the other has not".into(),
-            );
-        }
-        let Some(model) = said("model") else {
-            return refused("its metadata lack `model`, the fingerprint of what it is for".into());
-        };
-        let mut elements = vec![Element::default(); symmetries.groups.len()];
-        let source = stored.open_file(0, &SourceOptions::default())?;
-        let places: HashMap<&str, usize> = symmetries
-            .groups
-            .iter()
-            .enumerate()
-            .map(|(at, group)| (group.name.as_str(), at))
-            .collect();
-        for (name, entry) in stored.tensors() {
-            let known = name
-                .rsplit_once('.')
-                .and_then(|(group, part)| Some((*places.get(group)?, part)));
-            let Some((index, part)) = known else {
-                return refused(format!(
-                    "`{}` belongs to no group of the model",
-                    name.escape_debug()
-                ));
-            };
-            if let Err(cause) = expected(&symmetries.groups[index], part, entry) {
-                return refused(format!("`{}`: {cause}", name.escape_debug()));
-            }
-            let bytes = source.load(entry.bytes.clone())?;
-            if let Err(cause) = take(
-                &mut elements[index],
-                &symmetries.groups[index],
-                part,
-                &bytes,
-            ) {
-                return refused(format!("`{}`: {cause}", name.escape_debug()));
-            }
-        }
+        let mut notes = file.metadata.clone();
+        let model = take_model(&mut notes, symmetries).map_err(|cause| context.error(cause))?;
+        let elements = read_elements(&stored, symmetries, &context)?;
         Ok(Self {
             transform: Transform::new(symmetries, elements)?,
             model,
@@ -163,31 +98,14 @@ impl TransformFile {
         }
         // Wide elements first: safetensors allows neither gaps nor misaligned tensors.
         parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.dtype.bitsize()));
-        let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
-        let own = KEYS
-            .into_iter()
-            .zip(own)
-            .map(|(key, value)| (key.to_owned(), value.into()));
-        let own = own.chain(
-            symmetries
-                .fold
-                .is_some()
-                .then(|| (FOLDED.to_owned(), "true".into())),
-        );
-        let notes = self
-            .notes
-            .iter()
-            .filter(|(key, _)| !KEYS.contains(&key.as_str()) && *key != FOLDED);
-        let notes = notes.map(|(key, value)| (key.clone(), value.as_str().into()));
-        let failed = |cause: &dyn std::fmt::Display| {
-            Error::new(Kind::Io, "cannot write transform", "its notes", cause)
-        };
-        let header = header(own.chain(notes).collect(), &parts).map_err(|error| failed(&error))?;
+        let context = Context::new(Kind::Io, "cannot write transform", "its notes");
+        let metadata = self.metadata(symmetries);
+        let header = header(metadata, &parts).map_err(|cause| context.error(cause))?;
         let len = header.len() as u64;
         if len > MAX_HEADER_BYTES {
-            return Err(failed(&format!(
+            return context.fail(format!(
                 "a header of {len} bytes, at most {MAX_HEADER_BYTES} can be read back"
-            )));
+            ));
         }
         let mut bytes = len.to_le_bytes().to_vec();
         bytes.extend(header);
@@ -195,6 +113,21 @@ impl TransformFile {
             .iter()
             .for_each(|(_, part)| bytes.extend_from_slice(&part.bytes));
         Ok(bytes)
+    }
+
+    /// Returns the metadata: the reserved keys, then the notes.
+    fn metadata(&self, symmetries: &Symmetries) -> Map<String, Value> {
+        let own = [FORMAT, VERSION, &symmetries.spec, &self.model];
+        let own = KEYS.into_iter().zip(own);
+        let folded = symmetries.fold.is_some().then_some((FOLDED, "true"));
+        let notes = self.notes.iter();
+        let notes = notes
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .filter(|(key, _)| !KEYS.contains(key) && *key != FOLDED);
+        own.chain(folded)
+            .chain(notes)
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect()
     }
 
     /// Writes the file `path` under another name and renames it once it is complete and durable.
@@ -224,13 +157,12 @@ impl TransformFile {
 
 /// Encodes the header of a safetensors file with these tensors, notes in order.
 fn header(
-    metadata: serde_json::Map<String, Value>,
+    metadata: Map<String, Value>,
     parts: &[(String, Part)],
 ) -> Result<Vec<u8>, serde_json::Error> {
     // NOTE: the safetensors crate keeps metadata in a hash map, which would write them in random
     // order.
-    let mut entries =
-        serde_json::Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
+    let mut entries = Map::from_iter([("__metadata__".to_owned(), Value::from(metadata))]);
     let mut at = 0;
     for (name, part) in parts {
         let data_offsets = (at, at + part.bytes.len());
@@ -245,6 +177,77 @@ fn header(
     let mut json = serde_json::to_vec(&entries)?;
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
+}
+
+/// Reads the elements of all groups from the tensors.
+fn read_elements(
+    stored: &Checkpoint,
+    symmetries: &Symmetries,
+    context: &Context<impl Display>,
+) -> Result<Vec<Element>> {
+    let mut elements = vec![Element::default(); symmetries.groups.len()];
+    let source = stored.open_file(0, &SourceOptions::default())?;
+
+    let groups = symmetries.groups.iter().enumerate();
+    let places: HashMap<&str, usize> = groups
+        .map(|(at, group)| (group.name.as_str(), at))
+        .collect();
+    for (name, entry) in stored.tensors() {
+        let known = name
+            .rsplit_once('.')
+            .and_then(|(group, part)| Some((*places.get(group)?, part)));
+        let Some((index, part)) = known else {
+            return context.fail(format!(
+                "`{}` belongs to no group of the model",
+                name.escape_debug()
+            ));
+        };
+        let group = &symmetries.groups[index];
+        let shown = name.escape_debug();
+        let unfit = |cause: String| context.error(format!("`{shown}`: {cause}"));
+        expected(group, part, entry).map_err(unfit)?;
+        let bytes = source.load(entry.bytes.clone())?;
+        take(&mut elements[index], group, part, &bytes).map_err(unfit)?;
+    }
+    Ok(elements)
+}
+
+/// The reason why a file that is none is refused.
+fn not_a_transform() -> String {
+    format!("not one file whose metadata say `format`: `{FORMAT}`")
+}
+
+/// Checks the reserved keys and takes them out of the metadata, so that only notes remain; returns
+/// the fingerprint of the model.
+fn take_model(
+    metadata: &mut IndexMap<String, String>,
+    symmetries: &Symmetries,
+) -> Result<String, String> {
+    let mut said = |key: &str| metadata.shift_remove(key);
+    if said("format").as_deref() != Some(FORMAT) {
+        return Err(not_a_transform());
+    }
+    let version = said("version").unwrap_or_default();
+    if version != VERSION {
+        return Err(format!(
+            "wanted version {VERSION}, got `{}`",
+            version.escape_debug()
+        ));
+    }
+    let spec = said("spec").unwrap_or_default();
+    if spec != symmetries.spec {
+        return Err(format!(
+            "made by the spec `{}`, not by `{}`",
+            spec.escape_debug(),
+            symmetries.spec
+        ));
+    }
+    if (said(FOLDED).as_deref() == Some("true")) != symmetries.fold.is_some() {
+        let cause = "one of it and the model has its norms folded, the other has not";
+        return Err(cause.to_owned());
+    }
+    let missing = "its metadata lack `model`, the fingerprint of what it is for";
+    said("model").ok_or_else(|| missing.to_owned())
 }
 
 /// Checks type and shape before elements are read.
@@ -285,39 +288,33 @@ fn shape(group: &Group, count: usize) -> Vec<usize> {
 }
 
 fn take(element: &mut Element, group: &Group, part: &str, bytes: &Window) -> Result<(), String> {
-    let floats = || {
-        bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|bytes| f64::from_le_bytes(*bytes))
-            .collect()
-    };
     match part {
         "permutation" => {
-            let unit = |bytes: &[u8; 4]| {
-                let number = i32::from_le_bytes(*bytes);
-                u32::try_from(number).map_err(|_| format!("unit {number} is negative"))
-            };
-            element.permutation = bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(unit)
+            let units = bytes.as_chunks().0.iter();
+            element.permutation = units
+                .map(|unit| {
+                    let unit = i32::from_le_bytes(*unit);
+                    u32::try_from(unit).map_err(|_| format!("unit {unit} is negative"))
+                })
                 .collect::<Result<_, _>>()?;
         }
         "sign" => {
-            let sign = |byte: &u8| match byte.cast_signed() {
+            let signs = bytes.iter().map(|byte| match byte.cast_signed() {
                 1 => Ok(false),
                 -1 => Ok(true),
                 other => Err(format!("wanted signs 1 and -1, got {other}")),
-            };
-            element.negative = bytes.iter().map(sign).collect::<Result<_, _>>()?;
+            });
+            element.negative = signs.collect::<Result<_, _>>()?;
         }
-        "map" => element.map = Some(OrthogonalMap::new(group.units, floats())?),
-        _ => element.angle = floats(),
+        "map" => element.map = Some(OrthogonalMap::new(group.units, floats(bytes))?),
+        _ => element.angle = floats(bytes),
     }
     Ok(())
+}
+
+fn floats(bytes: &Window) -> Vec<f64> {
+    let floats = bytes.as_chunks().0.iter();
+    floats.map(|bytes| f64::from_le_bytes(*bytes)).collect()
 }
 
 /// A tensor of the file.
@@ -328,58 +325,47 @@ struct Part {
 }
 
 fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
-    let mut parts = Vec::new();
-    let mut add = |name: &str, dtype, shape, bytes: Vec<u8>| {
-        if !bytes.is_empty() {
-            parts.push((
-                format!("{}.{name}", group.name),
-                Part {
-                    dtype,
-                    shape,
-                    bytes,
-                },
-            ));
-        }
-    };
-    let permutation = element
-        .permutation
-        .iter()
-        .flat_map(|unit| unit.to_le_bytes())
-        .collect();
-    add(
-        "permutation",
-        StoredDtype::I32,
-        shape(group, group.units),
-        permutation,
-    );
-    let signs = element
-        .negative
-        .iter()
-        .map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned())
-        .collect();
-    add(
-        "sign",
-        StoredDtype::I8,
-        shape(group, group.sign_count()),
-        signs,
-    );
-    let angles = element
-        .angle
-        .iter()
-        .flat_map(|angle| angle.to_le_bytes())
-        .collect();
-    add(
-        "rotation",
-        StoredDtype::F64,
-        shape(group, group.pair_count()),
-        angles,
-    );
-    let map = element
-        .map
-        .iter()
-        .flat_map(|map| map.elements())
-        .flat_map(|number| number.to_le_bytes())
-        .collect();
-    add("map", StoredDtype::F64, vec![group.units; 2], map);
+    let units = element.permutation.iter();
+    let signs = element.negative.iter();
+    let signs = signs.map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned());
+    let angles = element.angle.iter();
+    let map = element.map.iter().flat_map(|map| map.elements());
+    let parts = [
+        (
+            "permutation",
+            Part {
+                dtype: StoredDtype::I32,
+                shape: shape(group, group.units),
+                bytes: units.flat_map(|unit| unit.to_le_bytes()).collect(),
+            },
+        ),
+        (
+            "sign",
+            Part {
+                dtype: StoredDtype::I8,
+                shape: shape(group, group.sign_count()),
+                bytes: signs.collect(),
+            },
+        ),
+        (
+            "rotation",
+            Part {
+                dtype: StoredDtype::F64,
+                shape: shape(group, group.pair_count()),
+                bytes: angles.flat_map(|angle| angle.to_le_bytes()).collect(),
+            },
+        ),
+        (
+            "map",
+            Part {
+                dtype: StoredDtype::F64,
+                shape: vec![group.units; 2],
+                bytes: map.flat_map(|number| number.to_le_bytes()).collect(),
+            },
+        ),
+    ];
+    let parts = parts.into_iter().filter(|(_, part)| !part.bytes.is_empty());
     parts
+        .map(|(name, part)| (format!("{}.{name}", group.name), part))
+        .collect()
 }

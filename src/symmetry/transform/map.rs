@@ -8,7 +8,7 @@ use faer::{Accum, Mat, MatRef, Par};
 
 use crate::checkpoint::{Checkpoint, SourceOptions, TensorEntry};
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::{Elements, Kernels};
 
 /// The largest deviation of a map from orthogonal: the largest entry of |Q Qᵀ - 1|. The function
@@ -71,10 +71,8 @@ impl OrthogonalMap {
     /// When the file cannot be opened.
     pub fn may_be_in(path: &Path) -> Result<bool> {
         let stored = Checkpoint::open(path)?;
-        let square =
-            |entry: &TensorEntry| matches!(entry.shape[..], [rows, columns] if rows == columns);
         let tensors = stored.tensors();
-        Ok(tensors.contains_key(NAME) || tensors.len() == 1 && tensors.values().all(square))
+        Ok(tensors.contains_key(NAME) || tensors.len() == 1 && tensors.values().all(is_square))
     }
 
     /// Reads the file `path`: its only tensor, or the one called `residual.map`, floats of shape
@@ -85,29 +83,22 @@ impl OrthogonalMap {
     /// [`Kind::Input`] when the file has no such tensor or the matrix is not orthogonal.
     pub fn read(path: &Path, size: usize) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
-        let refused = |cause: String| {
-            Error::new(
-                Kind::Input,
-                "cannot use residual map",
-                path.display(),
-                cause,
-            )
-        };
+        let context = Context::new(Kind::Input, "cannot use residual map", path.display());
         let entry = match stored.tensors().get(NAME) {
             Some(entry) => entry,
             None if stored.tensors().len() == 1 => &stored.tensors()[0],
             None => {
-                return Err(refused(format!(
-                    "wanted one tensor, or one called `{NAME}`"
-                )));
+                return context.fail(format!("wanted one tensor, or one called `{NAME}`"));
             }
         };
         let elements = read(&stored, entry, size as u64).map_err(|error| match error {
-            Unread::Refused(cause) => refused(cause),
+            Unread::Refused(cause) => context.error(cause),
             Unread::Failed(error) => error,
         })?;
         Self::new(size, elements).map_err(|cause| {
-            refused(cause).with_hint("store the map as F64 or F32; new = map · old, row by row")
+            context
+                .error(cause)
+                .with_hint("store the map as F64 or F32; new = map · old, row by row")
         })
     }
 
@@ -234,4 +225,8 @@ fn read(stored: &Checkpoint, entry: &TensorEntry, size: u64) -> Result<Vec<f64>,
     Kernels::detect().convert(elements, Dtype::F64, bytemuck::cast_slice_mut(&mut wide));
     window.intact()?;
     Ok(wide)
+}
+
+fn is_square(entry: &TensorEntry) -> bool {
+    matches!(entry.shape[..], [rows, columns] if rows == columns)
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::Allowed;
 use super::symmetries::{Group, Symmetries};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// An element of one group, with all copies one after the other. An empty field does nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -44,14 +44,17 @@ impl Element {
 
     /// True if no unit is moved, flipped or turned; a map of all units may still act.
     pub fn is_in_place(&self, units: usize) -> bool {
-        let in_order = |copy: &[u32]| {
-            copy.iter()
-                .enumerate()
-                .all(|(at, &unit)| at == unit as usize)
-        };
-        self.permutation.chunks(units.max(1)).all(in_order)
+        self.permutation.chunks(units.max(1)).all(is_in_order)
             && !self.negative.contains(&true)
             && self.angle.iter().all(|angle| *angle == 0.0)
+    }
+
+    /// Estimates the memory that this takes, in bytes.
+    fn bytes(&self) -> usize {
+        let map = self.map.as_ref().map_or(0, |map| map.elements().len());
+        let numbers =
+            4 * self.permutation.len() + self.negative.len() + 8 * (self.angle.len() + map);
+        size_of::<Self>() + numbers
     }
 
     /// Returns the old unit for new unit `unit` of copy `copy`.
@@ -162,14 +165,7 @@ impl Transform {
 
     /// Estimates the memory that this takes, in bytes.
     pub fn bytes(&self) -> u64 {
-        let element = |element: &Element| {
-            let map = element.map.as_ref().map_or(0, |map| map.elements().len());
-            let numbers = 4 * element.permutation.len()
-                + element.negative.len()
-                + 8 * (element.angle.len() + map);
-            size_of::<Element>() + numbers
-        };
-        self.elements.iter().map(element).sum::<usize>() as u64
+        self.elements.iter().map(Element::bytes).sum::<usize>() as u64
     }
 
     /// Composes this transform with `then`, which acts second.
@@ -177,104 +173,111 @@ impl Transform {
     /// Signs and orders are composed exactly; angles are added and maps multiplied in f64.
     #[must_use]
     pub fn compose(&self, symmetries: &Symmetries, then: &Self) -> Self {
-        let groups = &symmetries.groups;
-        let element = |(index, group): (usize, &Group)| {
+        let groups = symmetries.groups.iter().enumerate();
+        let elements = groups.map(|(index, group)| {
             let (first, second) = (&self.elements[index], &then.elements[index]);
-            if first.map.is_some() || second.map.is_some() {
-                // An identity is not multiplied in, so it causes no rounding.
-                if first.is_identity(group.units) || second.is_identity(group.units) {
-                    return if first.map.is_some() {
-                        first.clone()
-                    } else {
-                        second.clone()
-                    };
-                }
-                let [one, other] = [first, second].map(|element| element.as_map(group));
-                return Element {
-                    map: Some(other.after(&one)),
-                    ..Element::default()
-                };
+            if first.map.is_none() && second.map.is_none() {
+                return self.composed_moves(&symmetries.groups, index, then);
             }
-            let mut composed = Element::default();
-            for copy in 0..group.copies {
-                let middle = then.old_copy(groups, index, copy);
-                let unit = |unit: usize| first.unit(group, middle, second.unit(group, copy, unit));
-                composed
-                    .permutation
-                    .extend((0..group.units).map(|at| number(unit(at))));
-                composed.negative.extend((0..group.sign_count()).map(|at| {
-                    let from = if group.pairs.is_some() {
-                        at
-                    } else {
-                        second.unit(group, copy, at)
-                    };
-                    second.is_negative(group, copy, at) ^ first.is_negative(group, middle, from)
-                }));
-                if group.pairs.is_some() {
-                    let angle =
-                        |at| second.angle_of(group, copy, at) + first.angle_of(group, middle, at);
-                    composed.angle.extend((0..group.pair_count()).map(angle));
-                }
+            // An identity is not multiplied in, so it causes no rounding.
+            if first.is_identity(group.units) || second.is_identity(group.units) {
+                let kept = if first.map.is_some() { first } else { second };
+                return kept.clone();
             }
-            simplified(composed, group)
-        };
+            let [one, other] = [first, second].map(|element| element.as_map(group));
+            Element {
+                map: Some(other.after(&one)),
+                ..Element::default()
+            }
+        });
         Self {
-            elements: groups.iter().enumerate().map(element).collect(),
+            elements: elements.collect(),
         }
+    }
+
+    /// Composes the orders, signs and angles of a group with those of `then`.
+    fn composed_moves(&self, groups: &[Group], index: usize, then: &Self) -> Element {
+        let (first, second) = (&self.elements[index], &then.elements[index]);
+        let group = &groups[index];
+        let mut composed = Element::default();
+        for copy in 0..group.copies {
+            // The first transform acted on the copy that the second one brings here.
+            let middle = then.old_copy(groups, index, copy);
+            for at in 0..group.units {
+                let unit = first.unit(group, middle, second.unit(group, copy, at));
+                composed.permutation.push(number(unit));
+            }
+            for at in 0..group.sign_count() {
+                let from = match group.pairs {
+                    // A pair has one sign and stays where it is.
+                    Some(_) => at,
+                    None => second.unit(group, copy, at),
+                };
+                let flips = first.is_negative(group, middle, from);
+                composed
+                    .negative
+                    .push(second.is_negative(group, copy, at) ^ flips);
+            }
+            if group.pairs.is_some() {
+                composed.angle.extend((0..group.pair_count()).map(|at| {
+                    second.angle_of(group, copy, at) + first.angle_of(group, middle, at)
+                }));
+            }
+        }
+        simplified(composed, group)
     }
 
     /// Returns the transform that undoes this one.
     #[must_use]
     pub fn inverse(&self, symmetries: &Symmetries) -> Self {
-        let groups = &symmetries.groups;
-        let element = |(index, group): (usize, &Group)| {
-            let own = &self.elements[index];
-            if let Some(map) = &own.map {
-                return Element {
-                    map: Some(map.transposed()),
-                    ..Element::default()
-                };
-            }
-            let mut inverse = Element {
-                permutation: vec![0; group.copies * group.units],
-                negative: vec![false; group.copies * group.sign_count()],
-                angle: vec![
-                    0.0;
-                    if group.pairs.is_some() {
-                        group.copies * group.pair_count()
-                    } else {
-                        0
-                    }
-                ],
-                map: None,
-            };
-            for copy in 0..group.copies {
-                let old = self.old_copy(groups, index, copy);
-                for unit in 0..group.units {
-                    inverse.permutation[old * group.units + own.unit(group, copy, unit)] =
-                        number(unit);
-                }
-                for at in 0..group.sign_count() {
-                    let to = if group.pairs.is_some() {
-                        at
-                    } else {
-                        own.unit(group, copy, at)
-                    };
-                    inverse.negative[old * group.sign_count() + to] =
-                        own.is_negative(group, copy, at);
-                }
-                if group.pairs.is_some() {
-                    for pair in 0..group.pair_count() {
-                        inverse.angle[old * group.pair_count() + pair] =
-                            -own.angle_of(group, copy, pair);
-                    }
-                }
-            }
-            simplified(inverse, group)
-        };
+        let groups = 0..symmetries.groups.len();
+        let elements = groups.map(|index| match &self.elements[index].map {
+            Some(map) => Element {
+                map: Some(map.transposed()),
+                ..Element::default()
+            },
+            None => self.inverse_moves(&symmetries.groups, index),
+        });
         Self {
-            elements: groups.iter().enumerate().map(element).collect(),
+            elements: elements.collect(),
         }
+    }
+
+    /// Inverts the order, the signs and the angles of a group.
+    fn inverse_moves(&self, groups: &[Group], index: usize) -> Element {
+        let (own, group) = (&self.elements[index], &groups[index]);
+        let angles = match group.pairs {
+            Some(_) => group.copies * group.pair_count(),
+            None => 0,
+        };
+        let mut inverse = Element {
+            permutation: vec![0; group.copies * group.units],
+            negative: vec![false; group.copies * group.sign_count()],
+            angle: vec![0.0; angles],
+            map: None,
+        };
+        for copy in 0..group.copies {
+            // What the transform brought here from `old` goes back there.
+            let old = self.old_copy(groups, index, copy);
+            for unit in 0..group.units {
+                let to = old * group.units + own.unit(group, copy, unit);
+                inverse.permutation[to] = number(unit);
+            }
+            for at in 0..group.sign_count() {
+                let to = match group.pairs {
+                    Some(_) => at,
+                    None => own.unit(group, copy, at),
+                };
+                inverse.negative[old * group.sign_count() + to] = own.is_negative(group, copy, at);
+            }
+            if group.pairs.is_some() {
+                for pair in 0..group.pair_count() {
+                    let to = old * group.pair_count() + pair;
+                    inverse.angle[to] = -own.angle_of(group, copy, pair);
+                }
+            }
+        }
+        simplified(inverse, group)
     }
 
     /// Returns the old index of copy `copy` of a group, which moves with the units of its outer
@@ -315,14 +318,11 @@ fn number(unit: usize) -> u32 {
 }
 
 fn check(group: &Group, element: &Element) -> Result<()> {
-    let refused = |cause: String| {
-        Err(Error::new(
-            Kind::Mismatch,
-            "transform does not fit the model",
-            group.name.escape_debug(),
-            cause,
-        ))
-    };
+    let context = Context::new(
+        Kind::Mismatch,
+        "transform does not fit the model",
+        group.name.escape_debug(),
+    );
     let sizes = [
         (
             "a permutation",
@@ -345,41 +345,53 @@ fn check(group: &Group, element: &Element) -> Result<()> {
     ];
     for (what, got, wanted, allowed) in sizes {
         if got != 0 && got != wanted {
-            return refused(format!("{what}: wanted {wanted} numbers, got {got}"));
+            return context.fail(format!("{what}: wanted {wanted} numbers, got {got}"));
         }
         if got != 0 && !group.may(allowed) {
-            return refused(format!("does not allow {what}: the function would change"));
+            return context.fail(format!("does not allow {what}: the function would change"));
         }
     }
     if let Some(map) = &element.map {
-        if !group.may(Allowed::Orthogonal) {
-            return refused(
-                "allows orthogonal maps only when the weights of the norms are folded".into(),
-            );
-        }
-        if map.size() != group.units || !element.is_in_place(group.units) {
-            let cause = format!(
-                "wanted a map of {} units and no order or sign besides, got {}",
-                group.units,
-                map.size()
-            );
-            return refused(cause);
-        }
+        check_map(group, element, map).map_err(|cause| context.error(cause))?;
     }
     if let Some(angle) = element.angle.iter().find(|angle| !angle.is_finite()) {
-        return refused(format!("an angle is {angle}"));
+        return context.fail(format!("an angle is {angle}"));
     }
     for copy in element.permutation.chunks(group.units.max(1)) {
-        let mut seen = vec![false; group.units];
-        for &unit in copy {
-            match seen.get_mut(unit as usize) {
-                None => return refused(format!("unit {unit} of {}, counted from 0", group.units)),
-                Some(true) => {
-                    return refused(format!("not a permutation: unit {unit} comes twice"));
-                }
-                Some(seen) => *seen = true,
-            }
+        check_permutation(copy, group.units).map_err(|cause| context.error(cause))?;
+    }
+    Ok(())
+}
+
+fn check_map(group: &Group, element: &Element, map: &OrthogonalMap) -> Result<(), String> {
+    if !group.may(Allowed::Orthogonal) {
+        let cause = "allows orthogonal maps only when the weights of the norms are folded";
+        return Err(cause.to_owned());
+    }
+    if map.size() != group.units || !element.is_in_place(group.units) {
+        return Err(format!(
+            "wanted a map of {} units and no order or sign besides, got {}",
+            group.units,
+            map.size()
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that the units of one copy are a permutation.
+fn check_permutation(copy: &[u32], units: usize) -> Result<(), String> {
+    let mut seen = vec![false; units];
+    for &unit in copy {
+        match seen.get_mut(unit as usize) {
+            None => return Err(format!("unit {unit} of {units}, counted from 0")),
+            Some(true) => return Err(format!("not a permutation: unit {unit} comes twice")),
+            Some(seen) => *seen = true,
         }
     }
     Ok(())
+}
+
+/// True if every unit is at its place.
+fn is_in_order(copy: &[u32]) -> bool {
+    (0..).zip(copy).all(|(at, &unit)| at == unit)
 }

@@ -79,13 +79,13 @@ impl Instances {
         let Some(bindings) = self.meant(spec, reference, own)? else {
             // The input comes before the first link of a chain. In any other group a missing
             // instance is an error.
-            let missed = || {
-                spec.error(format!(
-                    "`{}` has no instance before or at {own:?}",
-                    reference.group
-                ))
-            };
-            return if chain { Ok(None) } else { Err(missed()) };
+            if chain {
+                return Ok(None);
+            }
+            return Err(spec.error(format!(
+                "`{}` has no instance before or at {own:?}",
+                reference.group
+            )));
         };
         let dangling = chain
             && !self
@@ -108,15 +108,18 @@ impl Instances {
         }
         let (rest, own) = split(spec, &reference.group, bindings)?;
         let numbers = self.numbers.get(&(reference.group.clone(), rest));
-        let before = |end: Option<u64>| {
-            numbers
-                .zip(end)
-                .and_then(|(numbers, end)| numbers.range(..end).next_back())
+        // The instance that is wanted is the last one before `end`.
+        let end = match reference.which {
+            Which::Previous => own,
+            Which::Latest => own.and_then(|own| own.checked_add(1)),
+            _ => None,
         };
         let number = match reference.which {
             Which::At(number) => Some(number),
-            Which::Previous => before(own).copied(),
-            Which::Latest => before(own.and_then(|own| own.checked_add(1))).copied(),
+            Which::Previous | Which::Latest => numbers
+                .zip(end)
+                .and_then(|(numbers, end)| numbers.range(..end).next_back())
+                .copied(),
             _ => numbers.and_then(|numbers| numbers.last()).copied(),
         };
         Ok(number.map(|number| {
@@ -154,15 +157,13 @@ fn split(spec: &Spec, key: &str, bindings: &Bindings) -> Result<(Bindings, Optio
     let Some(last) = template.placeholders().next_back() else {
         return Ok((Bindings::new(), None));
     };
-    let used = |name: &str| {
-        name != last
-            && template
-                .placeholders()
-                .any(|placeholder| placeholder == name)
-    };
+    let used: Vec<&str> = template
+        .placeholders()
+        .filter(|name| *name != last)
+        .collect();
     let rest = bindings
         .iter()
-        .filter(|(name, _)| used(name))
+        .filter(|(name, _)| used.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), *value))
         .collect();
     Ok((rest, bindings.get(last).copied()))

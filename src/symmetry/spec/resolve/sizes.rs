@@ -46,11 +46,7 @@ impl Resolver<'_> {
         let expression = SizeExpression::parse(text).map_err(wrong)?;
         let spec = self.spec;
         for (name, size) in &spec.sizes {
-            let used = || {
-                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                    .any(|word| word == name)
-            };
-            if self.sizes.contains_key(name) || !used() {
+            if self.sizes.contains_key(name) || !has_word(text, name) {
                 continue;
             }
             if depth > spec.sizes.len() {
@@ -62,10 +58,7 @@ impl Resolver<'_> {
             };
             self.sizes.insert(name.clone(), value);
         }
-        let known = |name: &str| {
-            let own = self.sizes.get(name).copied();
-            own.or_else(|| self.config.and_then(|config| config_number(config, name)))
-        };
+        let known = |name: &str| self.known(name);
         expression.value(&known).ok_or_else(|| {
             let there = if self.config.is_some() {
                 "config.json does not have"
@@ -83,6 +76,12 @@ impl Resolver<'_> {
                 "put the model's config.json beside its weights, or give a spec with numbers",
             )
         })
+    }
+
+    /// Returns a size of the spec that is worked out already, or a number of the config.
+    fn known(&self, name: &str) -> Option<f64> {
+        let own = self.sizes.get(name).copied();
+        own.or_else(|| self.config.and_then(|config| config_number(config, name)))
     }
 
     /// Solves the unknown sizes from the tensors' shapes and checks every axis length.
@@ -140,18 +139,16 @@ impl Resolver<'_> {
 
 /// Adds the unknown sizes in `node`, each once.
 fn unknown_of(node: &Node, units: &[Option<u64>], found: &mut Vec<Unknown>) {
-    let mut add = |unknown| {
-        if !found.contains(&unknown) {
-            found.push(unknown);
+    let unknown = match node {
+        Node::Fixed(_) => Unknown::Fixed,
+        Node::Group { group, .. } if units[*group].is_none() => Unknown::Group(*group),
+        Node::Group { .. } => return,
+        Node::Product(parts) | Node::Sum(parts) => {
+            return parts.iter().for_each(|part| unknown_of(part, units, found));
         }
     };
-    match node {
-        Node::Fixed(_) => add(Unknown::Fixed),
-        Node::Group { group, .. } if units[*group].is_none() => add(Unknown::Group(*group)),
-        Node::Group { .. } => {}
-        Node::Product(parts) | Node::Sum(parts) => {
-            parts.iter().for_each(|part| unknown_of(part, units, found))
-        }
+    if !found.contains(&unknown) {
+        found.push(unknown);
     }
 }
 
@@ -188,4 +185,10 @@ fn fill_in(node: &mut Node, size: u64) {
         }
         Node::Fixed(_) | Node::Group { .. } => {}
     }
+}
+
+/// True if `name` is one of the words of an expression.
+fn has_word(text: &str, name: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .any(|word| word == name)
 }
