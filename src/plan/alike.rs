@@ -31,13 +31,10 @@ pub fn check(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Result
             job.allowed(),
         )?);
     }
-    let is_merged = |tensor: &&TensorPlan| {
-        matches!(tensor.action, Action::Merge(_)) && tensor.sources.len() > 1
-    };
     let by_token = lenders(
         tensors
             .iter()
-            .filter(is_merged)
+            .filter(|tensor| matches!(tensor.action, Action::Merge(_)) && tensor.sources.len() > 1)
             .filter(|tensor| is_by_token(&tensor.name)),
     );
     let first = if by_token.contains(&job.donor) {

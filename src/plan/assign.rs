@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 use crate::method::Method;
 use crate::recipe::{Layers, Missing, Sources, TensorPlace, stacked_tensors};
@@ -26,6 +27,17 @@ pub enum Span {
     FirstAxis,
     /// All tensors of this span together.
     Model,
+}
+
+impl Span {
+    /// Returns the span of a tensor of this shape: a vector has one vector along its first axis,
+    /// itself.
+    pub(super) fn within(self, shape: &[u64]) -> Self {
+        match self {
+            Self::FirstAxis if shape.len() < 2 => Self::Tensor,
+            span => span,
+        }
+    }
 }
 
 /// One output tensor and its sources.
@@ -77,11 +89,8 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
     };
     let (mut missing, mut dropped, mut partial) = (Vec::new(), ties.dropped.clone(), Vec::new());
     let mut assignments = Vec::with_capacity(wanted.len());
+    let there = |(input, name): &(usize, String)| has_tensor(job, &inputs[*input], *input, name);
     for tensor in wanted {
-        let there = |(input, name): &(usize, String)| {
-            inputs[*input].tensors().contains_key(name.as_str())
-                || job.untied_head(*input) == Some(name.as_str())
-        };
         let absent = tensor.sources.iter().find(|source| !there(source)).cloned();
         match (absent, job.missing()) {
             (Some((input, name)), Missing::Error) => missing.push((input, name)),
@@ -89,18 +98,7 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
                 assignments.extend(from_base(job, &tensor, &there, &mut dropped)?)
             }
             _ => {
-                let lacking = tensor
-                    .sources
-                    .iter()
-                    .filter(|source| !there(source))
-                    .map(|source| source.0);
-                let lacking: Vec<usize> = lacking.collect();
-                if !lacking.is_empty() {
-                    partial.push(Partial {
-                        name: tensor.name.clone(),
-                        lacking,
-                    });
-                }
+                partial.extend(lacking_some(&tensor, &there));
                 assignments.push(common(job, &tensor, &there)?);
             }
         }
@@ -119,6 +117,21 @@ pub fn assign(given: &Inputs<'_>) -> Result<Assigned> {
         assignments,
         dropped,
         partial,
+    })
+}
+
+/// True if input number `input` stores a tensor, or folding its norms makes it.
+fn has_tensor(job: &Job, checkpoint: &Checkpoint, input: usize, name: &str) -> bool {
+    checkpoint.tensors().contains_key(name) || job.untied_head(input) == Some(name)
+}
+
+/// Returns the inputs that lack a tensor, if there are any.
+fn lacking_some(tensor: &Wanted, there: &impl Fn(&(usize, String)) -> bool) -> Option<Partial> {
+    let lacking = tensor.sources.iter().filter(|source| !there(source));
+    let lacking: Vec<usize> = lacking.map(|source| source.0).collect();
+    (!lacking.is_empty()).then(|| Partial {
+        name: tensor.name.clone(),
+        lacking,
     })
 }
 

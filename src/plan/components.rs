@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use indexmap::IndexSet;
+
 use crate::checkpoint::{Checkpoint, Name, OpenOptions};
 use crate::error::{Error, Kind, Result};
 use crate::recipe::{Layers, Missing, Sources, TensorPlace};
@@ -108,8 +110,8 @@ impl Components {
         let Wanted {
             name,
             members,
-            folders,
             options,
+            ..
         } = *wanted;
         let donor = &inputs[job.donor];
         let declared = donor.declares_component(name)?;
@@ -124,26 +126,15 @@ impl Components {
             }
             opened => opened?,
         };
-        let is_stacked = matches!(job.document.sources, Sources::Slices(_));
-        let lacking = members
-            .iter()
-            .find(|member| folders[**member].iter().all(|folder| folder != name));
-        let mut reason = match lacking {
-            _ if is_stacked => Some("layers are stacked in the model itself only".to_owned()),
-            Some(member) => Some(format!(
-                "{} has no such folder",
-                inputs[*member].root().display()
-            )),
-            None => None,
-        };
+        let mut reason = wanted.reason_to_carry(job, inputs);
         let mut opened = vec![(job.donor, own)];
         if reason.is_none() {
             for &member in members.iter().filter(|member| **member != job.donor) {
                 opened.push((member, inputs[member].open_component(name, options)?));
             }
-            let other = opened
-                .iter()
-                .find(|(_, other)| !same_names(&opened[0].1, other));
+            let mut others = opened.iter();
+            let other = others.find(|(_, other)| !same_names(&opened[0].1, other));
+            // Tensors of a listed component may differ as those of the model may.
             if let Some((member, _)) = other.filter(|_| !declared) {
                 reason = Some(format!(
                     "its tensors have other names in {}",
@@ -167,10 +158,9 @@ impl Components {
 
     fn warn_of_folders(&mut self, job: &Job, inputs: &[Checkpoint], folders: &[String]) {
         let root = inputs[job.donor].root().display();
-        let left = |name: &String| {
+        self.warnings.extend(folders.iter().map(|name| {
             format!("{root}: the weights in {name}/ are left out, a single file has no folders")
-        };
-        self.warnings.extend(folders.iter().map(left));
+        }));
     }
 
     fn refuse_stacked_pipeline(&self, job: &Job, inputs: &[Checkpoint]) -> Result<()> {
@@ -244,6 +234,24 @@ struct Wanted<'a> {
     options: &'a OpenOptions,
 }
 
+impl Wanted<'_> {
+    /// Returns the reason why the component is the donor's whatever is in it; `None` when it may be
+    /// merged.
+    fn reason_to_carry(&self, job: &Job, inputs: &[Checkpoint]) -> Option<String> {
+        if matches!(job.document.sources, Sources::Slices(_)) {
+            return Some("layers are stacked in the model itself only".to_owned());
+        }
+        let mut members = self.members.iter();
+        let lacking = members.find(|member| {
+            self.folders[**member]
+                .iter()
+                .all(|folder| folder != self.name)
+        })?;
+        let root = inputs[*lacking].root().display();
+        Some(format!("{root} has no such folder"))
+    }
+}
+
 /// Returns the inputs that lend weights; others lend a tokenizer at most.
 fn members(job: &Job) -> Vec<usize> {
     let models = job.document.models();
@@ -280,64 +288,70 @@ fn assign(
     dropped: &mut Vec<Dropped>,
 ) -> Result<Vec<Assignment>> {
     let members = members_of_first(job);
-    let donor_first = std::iter::once(job.donor).chain(
-        members
-            .iter()
-            .copied()
-            .filter(|member| *member != job.donor),
-    );
-    let mut names: indexmap::IndexSet<&str> = indexmap::IndexSet::new();
-    donor_first.for_each(|member| names.extend(names_in(component, &inputs[member])));
+    let names = all_names(job, inputs, component, &members);
     let layers = Layers::find(names.iter().copied());
     let (mut assignments, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        let there: Vec<usize> = (0..members.len())
-            .filter(|at| inputs[members[*at]].tensors().contains_key(name))
-            .collect();
+        let there = where_stored(inputs, &members, name);
+        let sources = there.iter().map(|at| members[*at]);
+        let is_lacking = there.len() < members.len();
         match job.missing() {
-            _ if there.len() == members.len() => {}
-            Missing::Error => {
+            Missing::Error if is_lacking => {
                 missing.push(name);
                 continue;
             }
-            Missing::Base => {
+            Missing::Base if is_lacking => {
                 if inputs[job.donor].tensors().contains_key(name) {
                     tensors.push(carried(job, inputs, name));
                 }
-                let others = there
-                    .iter()
-                    .map(|at| members[*at])
-                    .filter(|member| *member != job.donor);
-                let reason = "a model lacks it".to_owned();
-                dropped.extend(others.map(|input| Dropped {
-                    input,
-                    name: name.to_owned(),
-                    reason: reason.clone(),
-                    is_tied: false,
-                }));
+                let others = sources.filter(|member| *member != job.donor);
+                dropped.extend(others.map(|input| lacked_elsewhere(input, name)));
                 continue;
             }
-            Missing::Common => {}
+            Missing::Error | Missing::Base | Missing::Common => {}
         }
-        let place = TensorPlace {
-            name,
-            slice: 0,
-            t: layers.t(name),
-        };
+        let t = layers.t(name);
+        let place = TensorPlace { name, slice: 0, t };
         let (method, span) = choose(&job.document, &place, &there)?;
-        let sources = there
-            .iter()
-            .map(|at| (members[*at], name.to_owned()))
-            .collect();
         assignments.push(Assignment {
             name: name.to_owned(),
-            sources,
+            sources: sources.map(|member| (member, name.to_owned())).collect(),
             method,
             span,
         });
     }
     refuse_missing(component, &missing)?;
     Ok(assignments)
+}
+
+/// Returns the members that store a tensor, as indexes into `members`.
+fn where_stored(inputs: &[Checkpoint], members: &[usize], name: &str) -> Vec<usize> {
+    let has = |at: &usize| inputs[members[*at]].tensors().contains_key(name);
+    (0..members.len()).filter(has).collect()
+}
+
+/// Returns the names of all inputs' tensors in a component, the donor's first.
+fn all_names<'a>(
+    job: &Job,
+    inputs: &'a [Checkpoint],
+    component: &'a Component,
+    members: &[usize],
+) -> IndexSet<&'a str> {
+    let others = members.iter().filter(|member| **member != job.donor);
+    let donor_first = std::iter::once(&job.donor).chain(others);
+    donor_first
+        .flat_map(|member| names_in(component, &inputs[*member]))
+        .collect()
+}
+
+/// A tensor that is left out because another model lacks it.
+fn lacked_elsewhere(input: usize, name: &str) -> Dropped {
+    Dropped {
+        input,
+        name: name.to_owned(),
+        reason: "a model lacks it".to_owned(),
+        is_tied: false,
+    }
 }
 
 /// Returns the inputs of whole models in the document's order, which its parameters follow.

@@ -28,6 +28,28 @@ pub struct Dropped {
     pub is_tied: bool,
 }
 
+impl Dropped {
+    /// A tensor of which nothing is made.
+    fn unused(input: usize, name: &str, reason: &str) -> Self {
+        Self {
+            input,
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+            is_tied: false,
+        }
+    }
+
+    /// A tensor that is left out because it is another one.
+    fn tied(input: usize, name: String, reason: String) -> Self {
+        Self {
+            input,
+            name,
+            reason,
+            is_tied: true,
+        }
+    }
+}
+
 /// Returns the input tensors that no output tensor is made of; `known` has the reasons for some of
 /// them.
 pub fn dropped(
@@ -36,41 +58,28 @@ pub fn dropped(
     tensors: &[TensorPlan],
     known: Vec<Dropped>,
 ) -> Vec<Dropped> {
-    let sources = || tensors.iter().flat_map(|tensor| &tensor.sources);
-    let used: HashSet<(usize, &str)> = sources()
-        .map(|source| (source.input, source.name.as_str()))
+    let sources = tensors.iter().flat_map(|tensor| &tensor.sources);
+    let used = sources.map(|source| (source.input, source.name.as_str()));
+    let used: HashSet<(usize, &str)> = used.collect();
+    let taking_part: HashSet<usize> = used.iter().map(|(input, _)| *input).collect();
+    let reasons: HashMap<(usize, &str), &Dropped> = known
+        .iter()
+        .map(|known| ((known.input, known.name.as_str()), known))
         .collect();
-    let taking_part: HashSet<usize> = sources().map(|source| source.input).collect();
-    let reasons: HashMap<(usize, String), (String, bool)> = known
-        .into_iter()
-        .map(|known| ((known.input, known.name), (known.reason, known.is_tied)))
-        .collect();
-    let default = |input: usize| match job.document.sources {
-        _ if !taking_part.contains(&input) => "the model only lends what is not weights",
-        Sources::Slices(_) => "no slice takes it",
-        Sources::Models(_) => "nothing is made of it",
-    };
     let mut dropped = Vec::new();
     for (input, checkpoint) in inputs.iter().enumerate() {
+        let default = match job.document.sources {
+            _ if !taking_part.contains(&input) => "the model only lends what is not weights",
+            Sources::Slices(_) => "no slice takes it",
+            Sources::Models(_) => "nothing is made of it",
+        };
         let left_out = checkpoint.left_out().iter().cloned();
-        dropped.extend(left_out.map(|(name, reason)| Dropped {
-            input,
-            name,
-            reason,
-            is_tied: true,
-        }));
-        for name in checkpoint
-            .tensors()
-            .keys()
-            .filter(|name| !used.contains(&(input, name.as_str())))
-        {
-            let known = reasons.get(&(input, name.to_string())).cloned();
-            let (reason, is_tied) = known.unwrap_or_else(|| (default(input).to_owned(), false));
-            dropped.push(Dropped {
-                input,
-                name: name.to_string(),
-                reason,
-                is_tied,
+        dropped.extend(left_out.map(|(name, reason)| Dropped::tied(input, name, reason)));
+        let names = checkpoint.tensors().keys().map(|name| name.as_str());
+        for name in names.filter(|name| !used.contains(&(input, *name))) {
+            dropped.push(match reasons.get(&(input, name)) {
+                Some(known) => Dropped::clone(known),
+                None => Dropped::unused(input, name, default),
             });
         }
     }
@@ -104,14 +113,16 @@ fn in_lines(inputs: &[Checkpoint], dropped: &[Dropped], tied: bool) -> Vec<Strin
             .or_default()
             .push(&tensor.name);
     }
-    let line = |((input, reason), names): ((usize, &str), Vec<&str>)| {
-        format!(
-            "{}: left out because {reason}: {}",
-            inputs[input].root().display(),
-            named(&names)
-        )
-    };
-    groups.into_iter().map(line).collect()
+    groups
+        .into_iter()
+        .map(|((input, reason), names)| {
+            format!(
+                "{}: left out because {reason}: {}",
+                inputs[input].root().display(),
+                named(&names)
+            )
+        })
+        .collect()
 }
 
 /// Lists the first of these names and counts the rest.

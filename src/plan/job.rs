@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, Names, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::likeness::Waived;
 use crate::recipe::{
     Document, Granularity, HubCache, Mismatch, Missing, ModelRef, NanPolicy, Quantised, Recipe,
@@ -139,24 +139,20 @@ impl Job {
     /// # }
     /// ```
     pub fn of(recipe: &Recipe) -> Result<Self> {
-        let refused = |cause: String, hint: &'static str| {
-            Err(Error::new(Kind::Usage, "cannot plan recipe", &recipe.name, cause).with_hint(hint))
-        };
+        let context = Context::new(Kind::Usage, "cannot plan recipe", &recipe.name);
         let [document] = recipe.documents.as_slice() else {
             let cause = format!(
                 "it holds {} merges, each of which may take what another has made",
                 recipe.documents.len()
             );
-            return refused(
-                cause,
-                "merge it with `thalweg merge`, or plan each of its documents",
-            );
+            return context
+                .with_hint("merge it with `thalweg merge`, or plan each of its documents")
+                .fail(cause);
         };
         if document.own.align.is_some() {
-            return refused(
-                "its models are to be aligned first".into(),
-                "merge it with `thalweg merge`, or align them",
-            );
+            return context
+                .with_hint("merge it with `thalweg merge`, or align them")
+                .fail("its models are to be aligned first");
         }
         let hub = HubCache::from_variables(|name| std::env::var_os(name));
         Self::found(recipe, document, |model| model.locate(&hub))
@@ -263,14 +259,10 @@ impl Job {
     /// [`Kind::Mismatch`] when some inputs are folded and others are not: their weights cannot be
     /// compared.
     pub fn is_folded(&self) -> Result<bool> {
-        let folded = |input: usize| {
-            self.alignment(input)
-                .is_some_and(|alignment| alignment.symmetries.fold.is_some())
-        };
-        let count = (0..self.inputs.len())
-            .filter(|input| folded(*input))
-            .count();
-        match (0..self.inputs.len()).find(|input| !folded(*input)) {
+        let (folded, plain): (Vec<usize>, Vec<usize>) =
+            (0..self.inputs.len()).partition(|input| self.is_input_folded(*input));
+        let count = folded.len();
+        match plain.first().copied() {
             Some(plain) if count > 0 => {
                 let cause =
                     "its norms are not folded into what reads them, those of other inputs are";
@@ -284,6 +276,11 @@ impl Job {
             }
             _ => Ok(count > 0),
         }
+    }
+
+    fn is_input_folded(&self, input: usize) -> bool {
+        let alignment = self.alignment(input);
+        alignment.is_some_and(|alignment| alignment.symmetries.fold.is_some())
     }
 
     /// Returns the treatment of shapes that differ.

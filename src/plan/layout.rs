@@ -13,7 +13,7 @@ use std::io;
 
 use crate::checkpoint::Name;
 use crate::dtype::Dtype;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 pub use part::{METADATA_BYTES, Part};
 
@@ -115,32 +115,8 @@ impl Layout {
         parts.iter().try_for_each(part::check)?;
         let lens = check_names(tensors, shard_bytes)
             .and_then(|()| tensors.iter().map(byte_len).collect::<Result<Vec<_>>>())?;
-        if lens
-            .iter()
-            .try_fold(0u64, |sum, len| sum.checked_add(*len))
-            .is_none_or(|total| total > TOTAL_BYTES)
-        {
-            let cause = format!("its tensors take more than {TOTAL_BYTES} bytes");
-            return Err(Error::new(
-                Kind::Input,
-                "cannot lay out shards",
-                "output",
-                cause,
-            ));
-        }
-        let mut of_part = vec![Vec::new(); parts.len()];
-        for (tensor, spec) in tensors.iter().enumerate() {
-            let held = parts.iter().position(|part| part.holds(&spec.name));
-            let held = held.ok_or_else(|| {
-                Error::new(
-                    Kind::Input,
-                    "cannot lay out tensor",
-                    &spec.name,
-                    "no part of the output holds it",
-                )
-            })?;
-            of_part[held].push(tensor);
-        }
+        check_total(&lens)?;
+        let of_part = by_part(tensors, &parts)?;
         let mut layout = Self {
             parts: Vec::new(),
             zstd: None,
@@ -373,21 +349,51 @@ fn check_names(tensors: &[TensorSpec], shard_bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// Checks that sums of lengths cannot overflow.
+fn check_total(lens: &[u64]) -> Result<()> {
+    let total = lens.iter().try_fold(0u64, |sum, len| sum.checked_add(*len));
+    if total.is_none_or(|total| total > TOTAL_BYTES) {
+        let cause = format!("its tensors take more than {TOTAL_BYTES} bytes");
+        return Err(Error::new(
+            Kind::Input,
+            "cannot lay out shards",
+            "output",
+            cause,
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the tensors of each part, in the given order.
+fn by_part(tensors: &[TensorSpec], parts: &[Part]) -> Result<Vec<Vec<usize>>> {
+    let mut of_part = vec![Vec::new(); parts.len()];
+    for (tensor, spec) in tensors.iter().enumerate() {
+        let held = parts.iter().position(|part| part.holds(&spec.name));
+        let held = held.ok_or_else(|| unplaced(spec).error("no part of the output holds it"))?;
+        of_part[held].push(tensor);
+    }
+    Ok(of_part)
+}
+
+/// The failures of laying out a tensor.
+fn unplaced(spec: &TensorSpec) -> Context<&Name> {
+    Context::new(Kind::Input, "cannot lay out tensor", &spec.name)
+}
+
 fn byte_len(spec: &TensorSpec) -> Result<u64> {
-    let refuse =
-        |cause: String| Error::new(Kind::Input, "cannot lay out tensor", &spec.name, cause);
+    let context = unplaced(spec);
     let elements = spec
         .shape
         .iter()
         .try_fold(1u64, |product, dim| product.checked_mul(*dim));
     let bits = elements
         .and_then(|elements| elements.checked_mul(spec.dtype.bits()))
-        .ok_or_else(|| refuse(format!("shape {:?} overflows", spec.shape)))?;
+        .ok_or_else(|| context.error(format!("shape {:?} overflows", spec.shape)))?;
     if bits % 8 != 0 {
-        return Err(refuse(format!(
+        return context.fail(format!(
             "shape {:?} of {} is {bits} bits, no whole bytes",
             spec.shape, spec.dtype
-        )));
+        ));
     }
     Ok(bits / 8)
 }

@@ -6,6 +6,7 @@
 //! training, file or author go. All other entries of the base are carried unchanged.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::checkpoint::{Checkpoint, InputFile};
 use crate::recipe::Snapshot;
@@ -51,19 +52,13 @@ pub fn of(
     folder: &str,
 ) -> (Entries, Vec<String>) {
     let donor = &inputs[job.donor];
-    let (mut entries, mut warnings) = (Entries::new(), Vec::new());
     let (known, differing) = of_shards(donor, folder);
-    for key in differing {
-        let key = key.escape_debug();
-        warnings.push(format!(
-            "{}: its shards differ in the metadata `{key}`, left out",
-            donor.root().display()
-        ));
-    }
+    let warnings = differing.iter().map(|key| left_out(donor, key)).collect();
     let others: Vec<Entries> = members
         .iter()
         .map(|member| of_shards(&inputs[*member], folder).0)
         .collect();
+    let mut entries = Entries::new();
     for (key, value) in known {
         let stays = match fate(&key) {
             _ if job.rewritten => !is_sum(&key),
@@ -79,23 +74,26 @@ pub fn of(
         .entry(FORMAT.to_owned())
         .or_insert_with(|| "pt".to_owned());
     if !job.rewritten {
-        entries.insert(
-            METHOD.to_owned(),
-            job.document.method.info().name.to_owned(),
-        );
+        let method = job.document.method.info().name;
+        entries.insert(METHOD.to_owned(), method.to_owned());
+        // Only a donor that follows the specification of such titles gets them.
         if entries.keys().any(|key| key.starts_with(SPEC)) {
+            let members = members.iter();
             let names: Vec<String> = members
-                .iter()
                 .map(|member| title(&inputs[*member], folder))
                 .collect();
-            entries.insert(format!("{SPEC}merged_from"), names.join(", "));
-            entries.insert(
-                format!("{SPEC}title"),
-                format!("Merge of {}", names.join(", ")),
-            );
+            let names = names.join(", ");
+            entries.insert(format!("{SPEC}title"), format!("Merge of {names}"));
+            entries.insert(format!("{SPEC}merged_from"), names);
         }
     }
     (entries, warnings)
+}
+
+/// Warns of a key that is left out because the shards differ in it.
+fn left_out(donor: &Checkpoint, key: &str) -> String {
+    let (root, key) = (donor.root().display(), key.escape_debug());
+    format!("{root}: its shards differ in the metadata `{key}`, left out")
 }
 
 /// Returns all entries on which `donor`'s files in `folder` agree, for tensors that are carried
@@ -149,23 +147,23 @@ fn title(input: &Checkpoint, folder: &str) -> String {
         .remove(&format!("{SPEC}title"))
         .filter(|title| !title.trim().is_empty());
     let hub = || Snapshot::of(input.root()).map(|snapshot| snapshot.id);
-    let root = || input.root().canonicalize().ok();
-    let name = || {
-        let name = input
-            .root()
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        let name = name
-            .or_else(|| Some(root()?.file_name()?.to_string_lossy().into_owned()))
-            .unwrap_or_default();
-        let plain = name.strip_suffix(".zst").unwrap_or(&name);
-        plain
-            .strip_suffix(".safetensors")
-            .unwrap_or(plain)
-            .to_owned()
-    };
+    let name = || file_name_of(input.root());
     // Commas separate the models of the list.
     own.or_else(hub).unwrap_or_else(name).replace(',', " ")
+}
+
+/// Returns the last name of a path without the endings of weights; that of the folder to which it
+/// leads when it has none, as `..`.
+fn file_name_of(root: &Path) -> String {
+    let resolved = || root.canonicalize().ok();
+    let name = match root.file_name() {
+        Some(name) => Some(name.to_owned()),
+        None => resolved().and_then(|root| Some(root.file_name()?.to_owned())),
+    };
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    let plain = name.strip_suffix(".zst").unwrap_or(&name);
+    let plain = plain.strip_suffix(".safetensors").unwrap_or(plain);
+    plain.to_owned()
 }
 
 fn fate(key: &str) -> Fate {

@@ -153,77 +153,40 @@ impl Plan {
     /// As there, and [`Kind::Device`](crate::error::Kind::Device) when the device's memory is too
     /// small.
     pub fn with_device(job: &Job, wish: &Wish, device: Option<&DeviceWish>) -> Result<Self> {
-        let mut inputs = job.open_inputs(Some(wish))?;
-        let options = job.open_options(Some(
-            wish.left_for_headers(&inputs.iter().collect::<Vec<_>>()),
-        ));
-        job.is_folded()?;
-        let mut components = Components::find(job, &inputs, &options)?;
+        let (mut inputs, mut components) = open(job, wish)?;
         let ties = Ties::of(job, &inputs)?;
         let given = Inputs {
             job,
             inputs: &inputs,
             ties: &ties,
         };
-        // A pipeline has components only.
-        let is_pipeline =
-            !components.list.is_empty() && inputs.iter().all(|input| input.tensors().is_empty());
-        let assigned = if is_pipeline {
-            Assigned::default()
-        } else {
-            assign::assign(&given).map_err(|error| architecture::told_first(error, &inputs))?
-        };
-        let Assigned {
-            assignments,
+        let Resolved {
+            mut tensors,
             mut dropped,
             partial,
-        } = assigned;
-        let agreed = Agreed::of(&given, &assignments, &partial)?;
-        let uneven = agree::warnings(&given, &partial);
-        shape::refuse_mismatches(job, &inputs, &assignments)
-            .map_err(|error| architecture::told_first(error, &inputs))?;
-        let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
-        let mut tensors = assignments
-            .into_iter()
-            .map(|assignment| TensorPlan::new(&inputs, assignment, job, vocabulary, &mut dropped))
-            .collect::<Result<Vec<_>>>()?;
+            agreed,
+            mut warnings,
+        } = Resolved::of(&given, &components)?;
         components.attach(&mut inputs)?;
         tensors.extend(components.tensors(job, &inputs, &mut dropped)?);
         model_span::check(job, &tensors)?;
-        let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
-        let (parts, notes) = parts::of(job, &inputs, &tensors, &components.list);
-        let wanted = parts.clone();
-        let mut layout = Layout::of_parts(&specs, job.shard_bytes, parts)?;
-        if let Some(level) = job.zstd {
-            layout = layout.compressed(level);
-        }
+        let (layout, notes) = laid_out(job, &inputs, &tensors, &components.list)?;
         let aligned: u64 = job.alignments.iter().flatten().map(Alignment::bytes).sum();
         let held = layout.metadata_bytes() + aligned;
         let memory = Memory::share_out(wish, device, &inputs, &tensors, job.zstd, held)?;
         let identity = identity::of(job, &inputs, &layout, &ties);
         let dropped = coverage::dropped(job, &inputs, &tensors, dropped);
-        let mut warnings = job.warnings.clone();
-        warnings.extend(uneven);
-        warnings.extend(coverage::warnings(&inputs, &dropped));
-        warnings.extend(shape::warnings(job, &inputs, &tensors));
-        warnings.extend(unstated_dtype(&tensors));
-        warnings.extend(alike::check(job, &inputs, &tensors)?);
-        warnings.extend(
-            components
-                .warnings
-                .into_iter()
-                .chain(notes)
-                .chain(parts::lost(&wanted, &layout)),
-        );
+        warnings.extend(warnings_of(job, &inputs, &tensors, &dropped)?);
+        warnings.extend(components.warnings);
+        warnings.extend(notes);
+        let warnings = warnings.iter();
         let warnings = warnings
-            .iter()
             .map(|warning| job.door.words(warning).into_owned())
             .collect();
-        let components = components.list;
         Ok(Self {
             inputs,
             tensors,
-            components,
+            components: components.list,
             layout: Arc::new(layout),
             memory,
             dropped,
@@ -267,12 +230,11 @@ impl Plan {
 
     /// Returns the dtype of most merged bytes of the model, its components not counted.
     pub fn main_dtype(&self) -> Option<Dtype> {
-        let inside = |tensor: &&TensorPlan| {
-            self.components
-                .iter()
-                .any(|component| component.holds(&tensor.name))
-        };
-        main_dtype(self.tensors.iter().filter(|tensor| !inside(tensor)))
+        let tensors = self.tensors.iter();
+        main_dtype(tensors.filter(|tensor| {
+            let mut components = self.components.iter();
+            !components.any(|component| component.holds(&tensor.name))
+        }))
     }
 
     /// Returns the dtype of most merged bytes of a component.
@@ -295,20 +257,103 @@ impl Plan {
     }
 }
 
+/// The model's own tensors, resolved against the inputs' headers.
+struct Resolved {
+    tensors: Vec<TensorPlan>,
+    /// Input tensors that were left out so far.
+    dropped: Vec<Dropped>,
+    partial: Vec<Partial>,
+    agreed: Agreed,
+    warnings: Vec<String>,
+}
+
+impl Resolved {
+    fn of(given: &Inputs<'_>, components: &Components) -> Result<Self> {
+        let Inputs { job, inputs, .. } = *given;
+        // A pipeline has components only.
+        let is_pipeline =
+            !components.list.is_empty() && inputs.iter().all(|input| input.tensors().is_empty());
+        let Assigned {
+            assignments,
+            mut dropped,
+            partial,
+        } = match is_pipeline {
+            true => Assigned::default(),
+            false => {
+                assign::assign(given).map_err(|error| architecture::told_first(error, inputs))?
+            }
+        };
+        let agreed = Agreed::of(given, &assignments, &partial)?;
+        let mut warnings = job.warnings.clone();
+        warnings.extend(agree::warnings(given, &partial));
+        shape::refuse_mismatches(job, inputs, &assignments)
+            .map_err(|error| architecture::told_first(error, inputs))?;
+        let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
+        let tensors = assignments
+            .into_iter()
+            .map(|assignment| TensorPlan::new(inputs, assignment, job, vocabulary, &mut dropped))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            tensors,
+            dropped,
+            partial,
+            agreed,
+            warnings,
+        })
+    }
+}
+
+/// Lays out the output; returns warnings about the metadata of its shards too.
+fn laid_out(
+    job: &Job,
+    inputs: &[Checkpoint],
+    tensors: &[TensorPlan],
+    components: &[Component],
+) -> Result<(Layout, Vec<String>)> {
+    let specs: Vec<TensorSpec> = tensors.iter().map(TensorPlan::spec).collect();
+    let (parts, mut warnings) = parts::of(job, inputs, tensors, components);
+    let wanted = parts.clone();
+    let mut layout = Layout::of_parts(&specs, job.shard_bytes, parts)?;
+    if let Some(level) = job.zstd {
+        layout = layout.compressed(level);
+    }
+    warnings.extend(parts::lost(&wanted, &layout));
+    Ok((layout, warnings))
+}
+
+/// Opens the headers of the inputs and of their components.
+fn open(job: &Job, wish: &Wish) -> Result<(Vec<Checkpoint>, Components)> {
+    let inputs = job.open_inputs(Some(wish))?;
+    let left = wish.left_for_headers(&inputs.iter().collect::<Vec<_>>());
+    let options = job.open_options(Some(left));
+    job.is_folded()?;
+    let components = Components::find(job, &inputs, &options)?;
+    Ok((inputs, components))
+}
+
+/// Warns of tensors that are left out, brought to one shape or of a dtype that nothing states, and
+/// of models that are unlike.
+fn warnings_of(
+    job: &Job,
+    inputs: &[Checkpoint],
+    tensors: &[TensorPlan],
+    dropped: &[Dropped],
+) -> Result<Vec<String>> {
+    let mut warnings = coverage::warnings(inputs, dropped);
+    warnings.extend(shape::warnings(job, inputs, tensors));
+    warnings.extend(unstated_dtype(tensors));
+    warnings.extend(alike::check(job, inputs, tensors)?);
+    Ok(warnings)
+}
+
 fn main_dtype<'a>(tensors: impl Iterator<Item = &'a TensorPlan> + Clone) -> Option<Dtype> {
-    let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = tensors
-            .clone()
-            .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
-        merged
-            .filter(|tensor| tensor.dtype == dtype)
-            .map(|tensor| tensor.output_bytes())
-            .sum()
-    };
-    Dtype::MERGEABLE
-        .into_iter()
-        .filter(|dtype| bytes_of(*dtype) > 0)
-        .max_by_key(|dtype| bytes_of(*dtype))
+    let merged = tensors.filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+    let sized = Dtype::MERGEABLE.into_iter().map(|dtype| {
+        let of_it = merged.clone().filter(|tensor| tensor.dtype == dtype);
+        (of_it.map(TensorPlan::output_bytes).sum::<u64>(), dtype)
+    });
+    let most = sized.filter(|(bytes, _)| *bytes > 0);
+    most.max_by_key(|(bytes, _)| *bytes).map(|(_, dtype)| dtype)
 }
 
 /// Returns a warning about a dtype that the config cannot name.

@@ -1,6 +1,7 @@
 //! Checks that all tensors are combined alike if one Gram matrix is taken over the whole model.
 
-use crate::error::{Error, Kind, Result};
+use crate::checkpoint::Name;
+use crate::error::{Context, Kind, Result};
 use crate::recipe::NanPolicy;
 
 use super::assign::Span;
@@ -22,22 +23,11 @@ pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
     let Some(first) = shared.next() else {
         return Ok(());
     };
-    let refuse = |subject: &TensorPlan, cause: String, hint: &str| {
-        Err(Error::new(
-            Kind::Recipe,
-            "cannot take one mean over the model",
-            &subject.name,
-            cause,
-        )
-        .with_hint(hint))
-    };
+
     if job.nan == NanPolicy::Base {
         let hint = "choose `granularity: tensor` or `granularity: row`, or `nan: propagate`";
-        return refuse(
-            first,
-            "`nan: base` replaces single tensors, and all are one point here".into(),
-            hint,
-        );
+        let cause = "`nan: base` replaces single tensors, and all are one point here";
+        return context(first).with_hint(hint).fail(cause);
     }
     let (inputs, parameters) = (inputs_of(first), parameters_of(first));
     for tensor in shared {
@@ -46,25 +36,28 @@ pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
                 "it is in other models than {}, and all tensors together are one point",
                 first.name
             );
-            return refuse(
-                tensor,
-                cause,
-                "merge models that have the same tensors, or say `missing: base`",
-            );
+            let hint = "merge models that have the same tensors, or say `missing: base`";
+            return context(tensor).with_hint(hint).fail(cause);
         }
         if parameters_of(tensor) != parameters {
             let cause = format!(
                 "its parameters differ from those of {}, and there is one mean only",
                 first.name
             );
-            return refuse(
-                tensor,
-                cause,
-                "give every parameter as one number, without filters and gradients",
-            );
+            let hint = "give every parameter as one number, without filters and gradients";
+            return context(tensor).with_hint(hint).fail(cause);
         }
     }
     Ok(())
+}
+
+/// The failures of taking one mean over the model, on one of its tensors.
+fn context(tensor: &TensorPlan) -> Context<&Name> {
+    Context::new(
+        Kind::Recipe,
+        "cannot take one mean over the model",
+        &tensor.name,
+    )
 }
 
 fn inputs_of(tensor: &TensorPlan) -> Vec<usize> {

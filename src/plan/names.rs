@@ -85,33 +85,20 @@ impl Edit {
             .take_while(|(one, two)| one == two)
             .count();
         let (a, b) = (&a[..a.len() - same_end], &b[..b.len() - same_end]);
-        let begin = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| format!("{word}."))
-                .collect::<String>()
-        };
+
         let mut edits = Vec::new();
         // No edit may turn one layer into another, however alike they are.
-        let letters = |words: &[&str]| {
-            words
-                .iter()
-                .filter(|word| word.parse::<u32>().is_err())
-                .count()
-        };
-        if same_end > 0
-            && letters(a) + letters(b) > 0
-            && a.iter().chain(b).all(|word| word.parse::<u32>().is_err())
-        {
+        let has_number = |words: &[&str]| words.iter().any(|word| word.parse::<u32>().is_ok());
+        if same_end > 0 && a.len() + b.len() > 0 && !has_number(a) && !has_number(b) {
             edits.push(Self::Prefix {
-                from: begin(a),
-                to: begin(b),
+                from: dotted(a),
+                to: dotted(b),
             });
         }
         let same_begin = a.iter().zip(b).take_while(|(one, two)| one == two).count();
         let extra = &a[same_begin..];
-        if b.len() == same_begin && !extra.is_empty() && letters(extra) == extra.len() {
-            edits.push(Self::Without(begin(extra)));
+        if b.len() == same_begin && !extra.is_empty() && !has_number(extra) {
+            edits.push(Self::Without(dotted(extra)));
         }
         edits
     }
@@ -180,13 +167,7 @@ fn tail(name: &str) -> &str {
 
 /// Returns those of `others` that share the longest ending with `name`.
 fn nearest<'a>(name: &str, others: &[&'a str]) -> Vec<&'a str> {
-    let same = |other: &str| {
-        name.split('.')
-            .rev()
-            .zip(other.split('.').rev())
-            .take_while(|(a, b)| a == b)
-            .count()
-    };
+    let same = |other: &str| count_same_end(name, other);
     let longest = others.iter().map(|other| same(other)).max().unwrap_or(0);
     others
         .iter()
@@ -194,6 +175,17 @@ fn nearest<'a>(name: &str, others: &[&'a str]) -> Vec<&'a str> {
         .take(COUNTERPARTS)
         .copied()
         .collect()
+}
+
+/// Counts the words at their ends that two names share.
+fn count_same_end(name: &str, other: &str) -> usize {
+    let words = name.split('.').rev().zip(other.split('.').rev());
+    words.take_while(|(a, b)| a == b).count()
+}
+
+/// Joins words with a dot behind each.
+fn dotted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("{word}.")).collect()
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub fn of(
         .iter()
         .map(|component| component.folder.as_str())
         .chain([""]);
-    let part = |folder: &str| {
+    let parts = folders.map(|folder| {
         let carried = components
             .iter()
             .any(|component| component.folder == folder && component.carried);
@@ -49,14 +49,14 @@ pub fn of(
             stem: stem_of(&inputs[job.donor], folder),
             metadata,
         }
-    };
-    let parts = folders.map(part).collect();
-    (parts, warnings)
+    });
+    (parts.collect(), warnings)
 }
 
 /// Returns a warning for each part whose headers had no room for its metadata.
 pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = String> + 'a {
-    let differs = |(wanted, kept): (&Part, &Part)| {
+    let parts = wanted.iter().zip(layout.parts());
+    parts.filter_map(|(wanted, kept)| {
         let folder = if wanted.folder.is_empty() {
             "the output"
         } else {
@@ -69,8 +69,7 @@ pub fn lost<'a>(wanted: &'a [Part], layout: &'a Layout) -> impl Iterator<Item = 
                  together"
             )
         })
-    };
-    wanted.iter().zip(layout.parts()).filter_map(differs)
+        })
 }
 
 /// Returns the stem of the shards in `folder`: components and diffusers' own networks keep the

@@ -55,44 +55,17 @@ pub fn refuse_mismatches(
     if job.mismatch() == Mismatch::Skip {
         return Ok(());
     }
-    let mut described = Vec::new();
-    let mut fits = true;
-    for assignment in assignments {
-        let found = assignment.sources.iter().filter_map(|(input, name)| {
-            Some((*input, inputs[*input].tensors().get(name.as_str())?))
-        });
-        let found: Vec<_> = found.collect();
-        let shapes: Vec<&[u64]> = found
-            .iter()
-            .map(|(_, entry)| entry.shape.as_slice())
-            .collect();
-        // Tensors that are not averaged come from the base under every policy but `error`.
-        let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable());
-        if (carried && job.mismatch() != Mismatch::Error)
-            || common(&shapes, job.mismatch()).is_some()
-        {
-            continue;
-        }
-        let Some((&(first, one), (other, two))) = found
-            .first()
-            .and_then(|one| Some((one, *found.iter().find(|two| two.1.shape != one.1.shape)?)))
-        else {
-            continue;
-        };
-        fits &= !carried && common(&shapes, Mismatch::Pad).is_some();
-        let root = |input: usize| inputs[input].root().display();
-        described.push(format!(
-            "`{}` is {:?} in {} and {:?} in {}",
-            assignment.name.escape_debug(),
-            one.shape,
-            root(first),
-            two.shape,
-            root(other)
-        ));
-    }
-    if described.is_empty() {
+    let unfit: Vec<Unfit> = assignments
+        .iter()
+        .filter_map(|assignment| Unfit::of(job, inputs, assignment))
+        .collect();
+    if unfit.is_empty() {
         return Ok(());
     }
+    let mut described: Vec<String> = unfit
+        .iter()
+        .map(|tensor| tensor.described(inputs))
+        .collect();
     let more = described.len().saturating_sub(LISTED);
     let tail = if more > 0 {
         format!("; and {more} more tensors")
@@ -101,7 +74,7 @@ pub fn refuse_mismatches(
     };
     described.truncate(LISTED);
     // Recommend only what would work.
-    let hint = if fits {
+    let hint = if unfit.iter().all(|tensor| tensor.can_be_padded) {
         BROUGHT_TOGETHER
     } else {
         TAKEN_FROM_BASE
@@ -115,17 +88,60 @@ pub fn refuse_mismatches(
     .with_hint(hint))
 }
 
+/// A tensor whose shapes cannot be brought together, with two inputs that differ.
+struct Unfit<'a> {
+    name: &'a str,
+    one: (usize, &'a [u64]),
+    other: (usize, &'a [u64]),
+    can_be_padded: bool,
+}
+
+impl<'a> Unfit<'a> {
+    /// Examines one output tensor; `None` when its sources fit.
+    fn of(job: &Job, inputs: &'a [Checkpoint], assignment: &'a Assignment) -> Option<Self> {
+        let sources = assignment.sources.iter();
+        let found: Vec<_> = sources
+            .filter_map(|(input, name)| {
+                Some((*input, inputs[*input].tensors().get(name.as_str())?))
+            })
+            .collect();
+        let shapes: Vec<&[u64]> = found
+            .iter()
+            .map(|(_, entry)| entry.shape.as_slice())
+            .collect();
+        // Tensors that are not averaged come from the base under every policy but `error`.
+        let carried = found.iter().any(|(_, entry)| !entry.dtype.is_mergeable());
+        let taken_from_base = carried && job.mismatch() != Mismatch::Error;
+        if taken_from_base || common(&shapes, job.mismatch()).is_some() {
+            return None;
+        }
+        let (first, one) = found.first()?;
+        let (second, other) = found.iter().find(|(_, other)| other.shape != one.shape)?;
+        Some(Self {
+            name: &assignment.name,
+            one: (*first, &one.shape),
+            other: (*second, &other.shape),
+            can_be_padded: !carried && common(&shapes, Mismatch::Pad).is_some(),
+        })
+    }
+
+    fn described(&self, inputs: &[Checkpoint]) -> String {
+        let root = |input: usize| inputs[input].root().display();
+        format!(
+            "`{}` is {:?} in {} and {:?} in {}",
+            self.name.escape_debug(),
+            self.one.1,
+            root(self.one.0),
+            self.other.1,
+            root(self.other.0)
+        )
+    }
+}
+
 /// Returns warnings about tensors whose shapes differ and are brought together.
 pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec<String> {
-    let differ = |tensor: &&TensorPlan| {
-        let stored =
-            |source: &SourcePlan| Some(&inputs[source.input].tensors().get(&source.name)?.shape);
-        let mut shapes = tensor.sources.iter().filter_map(stored);
-        let first = shapes.next();
-        shapes.any(|shape| Some(shape) != first)
-    };
     let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
-    for tensor in tensors.iter().filter(differ) {
+    for tensor in tensors.iter().filter(|tensor| differs(inputs, tensor)) {
         for sentence in sentences(job, tensor) {
             match said.iter_mut().find(|(known, _)| *known == sentence) {
                 Some((_, names)) => names.push(&tensor.name),
@@ -138,19 +154,29 @@ pub fn warnings(job: &Job, inputs: &[Checkpoint], tensors: &[TensorPlan]) -> Vec
         .collect()
 }
 
+/// True if the stored shapes of a tensor differ.
+fn differs(inputs: &[Checkpoint], tensor: &TensorPlan) -> bool {
+    let mut shapes = tensor.sources.iter().filter_map(|source| {
+        let stored = inputs[source.input].tensors().get(&source.name)?;
+        Some(&stored.shape)
+    });
+    let first = shapes.next();
+    shapes.any(|shape| Some(shape) != first)
+}
+
 /// Describes how the shapes of a tensor are brought together.
 fn sentences(job: &Job, tensor: &TensorPlan) -> Vec<&'static str> {
     let lacking = |source: &SourcePlan| source.stack.lacks_some();
     let filled = |source: &&SourcePlan| lacking(source) && source.stack.window().is_some();
     let base = tensor.measured_from();
-    let zeros = |(at, source): (usize, &SourcePlan)| {
-        lacking(source) && source.stack.window().is_none() && Some(at) != base
-    };
+    let others = tensor.sources.iter().enumerate();
+    let mut others = others.filter(|(at, _)| Some(*at) != base);
+    let zeros = others.any(|(_, source)| lacking(source) && source.stack.window().is_none());
     let crop = job.mismatch() == Mismatch::Crop;
     [
         (crop, "shapes differ, and larger tensors are cut to what all have"),
         (
-            tensor.sources.iter().enumerate().any(zeros),
+            zeros,
             "shapes differ, and what smaller tensors lack is filled up with zeros",
         ),
         (

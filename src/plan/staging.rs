@@ -31,21 +31,8 @@ pub fn share_out(
     device: &DeviceWish,
     tensors: &[TensorPlan],
 ) -> Result<Option<Staging>> {
-    let merged: Vec<(Vec<Dtype>, Dtype)> = tensors
-        .iter()
-        .filter(|tensor| matches!(tensor.action, Action::Merge(_)))
-        .map(|tensor| {
-            (
-                tensor.sources.iter().map(|source| source.dtype).collect(),
-                tensor.dtype,
-            )
-        })
-        .collect();
-    let lane = |chunks: usize| {
-        let bytes =
-            |(inputs, out): &(Vec<Dtype>, Dtype)| Layout::new(inputs, *out, chunks * CHUNK).bytes();
-        merged.iter().map(bytes).max().unwrap_or(0)
-    };
+    let merged = merged_dtypes(tensors);
+    let lane = |chunks: usize| lane_bytes(&merged, chunks);
     let smallest = lane(1);
     if smallest == 0 {
         return Ok(None);
@@ -79,4 +66,25 @@ pub fn share_out(
         lanes,
         lane_bytes: lane(chunks),
     }))
+}
+
+/// Returns the dtypes of the sources and of the output of each merged tensor.
+fn merged_dtypes(tensors: &[TensorPlan]) -> Vec<(Vec<Dtype>, Dtype)> {
+    let merged = tensors
+        .iter()
+        .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+    merged
+        .map(|tensor| {
+            let inputs = tensor.sources.iter().map(|source| source.dtype);
+            (inputs.collect(), tensor.dtype)
+        })
+        .collect()
+}
+
+/// Returns the bytes of a lane that holds so many chunks of the widest tensor.
+fn lane_bytes(merged: &[(Vec<Dtype>, Dtype)], chunks: usize) -> usize {
+    let bytes = merged
+        .iter()
+        .map(|(inputs, out)| Layout::new(inputs, *out, chunks * CHUNK).bytes());
+    bytes.max().unwrap_or(0)
 }

@@ -1,23 +1,23 @@
 //! The plan of one output tensor: its sources and its treatment.
 
-use std::borrow::Cow;
+mod resolved;
+
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::pair_count;
-use crate::method::{Method, Passthrough};
+use crate::method::Method;
 use crate::recipe::{Mismatch, NanPolicy};
 use crate::view::{Aligned, Place, Placed, Placement, Stack};
 
 use super::assign::{Assignment, Span};
-use super::counters;
 use super::coverage::Dropped;
 use super::job::Job;
 use super::layout::TensorSpec;
-use super::shape;
 use super::vocabulary::Vocabulary;
+use resolved::{Resolved, stored_name};
 
 /// One input's part of a tensor.
 #[derive(Debug, Clone)]
@@ -86,108 +86,51 @@ impl TensorPlan {
         vocabulary: Option<Vocabulary>,
         dropped: &mut Vec<Dropped>,
     ) -> Result<Self> {
-        let Assignment {
+        let Resolved {
             name,
-            mut sources,
-            mut method,
-            mut span,
-        } = assignment;
-        let mut entries = entries_of(inputs, &sources, job)?;
-        counters::leave_floats_out(job, &mut entries, &mut sources, dropped);
-        let Some(&first) = entries.first() else {
-            return Err(Error::new(
-                Kind::Mismatch,
-                "nothing to merge",
-                name,
-                "no input has this tensor",
-            ));
-        };
-        for (entry, (input, name)) in entries.iter().zip(&sources) {
-            fits(first, entry, name, &inputs[*input])?;
-        }
-        let mergeable = first.dtype.is_mergeable();
-        let base = sources.iter().position(|(input, _)| *input == job.donor);
-        let mut carried = base.unwrap_or(0);
-        let shapes: Vec<&[u64]> = entries.iter().map(|entry| entry.shape.as_slice()).collect();
-        let policy = if mergeable {
-            job.mismatch()
-        } else {
-            Mismatch::Skip
-        };
-        let common = shape::common(&shapes, policy).unwrap_or_else(|| {
-            (method, span) = (
-                Arc::new(Passthrough::new(1.0).expect("one is finite")) as Arc<dyn Method>,
-                Span::Tensor,
-            );
-            entries = vec![entries[carried]];
-            let others = sources
-                .split_off(carried + 1)
-                .into_iter()
-                .chain(sources.drain(..carried));
-            let reason = "its shape differs from the base's, which is taken";
-            dropped.extend(others.map(|(input, name)| Dropped {
-                input,
-                name,
-                reason: reason.to_owned(),
-                is_tied: false,
-            }));
-            carried = 0;
-            entries[0].shape.clone()
-        });
+            sources,
+            entries,
+            carried,
+            method,
+            span,
+            common,
+        } = Resolved::of(inputs, assignment, job, dropped)?;
         let first = entries[carried];
+        let mergeable = first.dtype.is_mergeable();
+        let donor = &inputs[job.donor];
         let mut shape = common.clone();
         if let Some(vocabulary) = vocabulary.filter(|_| mergeable) {
-            let stored = inputs[job.donor]
-                .tensors()
-                .get(name.as_str())
-                .unwrap_or(first);
-            vocabulary.fill_up(&name, &stored.shape, &mut shape);
+            let stored = donor.tensors().get(name.as_str());
+            vocabulary.fill_up(&name, &stored.unwrap_or(first).shape, &mut shape);
         }
-        let elements = if mergeable {
-            count(&name, &shape)?
-        } else {
-            first.bytes.end - first.bytes.start
+        let (elements, dtype) = match mergeable {
+            true => (count(&name, &shape)?, job.dtype.unwrap_or(entries[0].dtype)),
+            false => (first.bytes.end - first.bytes.start, first.dtype),
         };
-        let dtype = if mergeable {
-            job.dtype.unwrap_or(entries[0].dtype)
-        } else {
-            first.dtype
-        };
-        // A vector has one vector along its first axis: itself.
-        let span = if span == Span::FirstAxis && shape.len() < 2 {
-            Span::Tensor
-        } else {
-            span
-        };
+        let span = span.within(&shape);
         // Models that lack elements of the base do not differ from it there.
-        let fill = method
-            .measured_from()
-            .filter(|_| mergeable && job.mismatch() == Mismatch::Pad);
+        let pads = mergeable && job.mismatch() == Mismatch::Pad;
+        let fill = method.measured_from().filter(|_| pads);
+        let shapes = Shapes {
+            common: &common,
+            output: &shape,
+            fill,
+        };
         Ok(Self {
             dtype,
             elements,
             segment: segment_of(&shape, elements, span),
             span,
-            base: sources.iter().position(|(input, _)| *input == job.donor),
+            base: base_of(job, &sources),
             scanned: job.nan == NanPolicy::Base,
             action: if mergeable {
                 Action::Merge(method)
             } else {
                 Action::Carry(carried)
             },
-            sources: placed(
-                inputs,
-                &entries,
-                sources,
-                job,
-                Shapes {
-                    common: &common,
-                    output: &shape,
-                    fill,
-                },
-            )?,
+            sources: placed(inputs, &entries, sources, job, shapes)?,
             shape,
-            name: shared(&inputs[job.donor], &name),
+            name: shared(donor, &name),
         })
     }
 
@@ -301,25 +244,6 @@ impl TensorPlan {
     }
 }
 
-fn entries_of<'a>(
-    inputs: &'a [Checkpoint],
-    sources: &[(usize, String)],
-    job: &Job,
-) -> Result<Vec<&'a TensorEntry>> {
-    sources
-        .iter()
-        .map(|(input, name)| entry_of(inputs, *input, &stored_name(job, *input, name)?))
-        .collect()
-}
-
-/// Returns the stored name of the tensor that an input gives as `name`; alignments may rename
-/// experts.
-fn stored_name<'a>(job: &Job, input: usize, name: &'a str) -> Result<Cow<'a, str>> {
-    job.alignment(input).map_or(Ok(name.into()), |alignment| {
-        Aligned::source_name(alignment, name).map(Cow::from)
-    })
-}
-
 /// Returns the input's own copy of `name`, so that it is in memory once.
 fn shared(input: &Checkpoint, name: &str) -> Name {
     input
@@ -336,6 +260,11 @@ struct Shapes<'a> {
     output: &'a [u64],
     /// The source whose elements fill what others lack; zeros when `None`.
     fill: Option<usize>,
+}
+
+/// Returns the index of the base among the sources.
+fn base_of(job: &Job, sources: &[(usize, String)]) -> Option<usize> {
+    sources.iter().position(|(input, _)| *input == job.donor)
 }
 
 /// Plans the sources of a tensor, each with its views.
@@ -439,38 +368,6 @@ fn count(name: &str, shape: &[u64]) -> Result<u64> {
             format!("shape {shape:?} has more elements than can be counted"),
         )
     })
-}
-
-fn entry_of<'a>(inputs: &'a [Checkpoint], input: usize, name: &str) -> Result<&'a TensorEntry> {
-    let checkpoint = &inputs[input];
-    checkpoint.tensors().get(name).ok_or_else(|| {
-        Error::new(
-            Kind::Mismatch,
-            "tensor is missing",
-            checkpoint.root().display(),
-            format!("there is no `{name}`"),
-        )
-    })
-}
-
-fn fits(first: &TensorEntry, entry: &TensorEntry, name: &str, input: &Checkpoint) -> Result<()> {
-    let refuse = |cause: String| {
-        let subject = format!("{}: `{}`", input.root().display(), name.escape_debug());
-        Err(Error::new(
-            Kind::Mismatch,
-            "tensors do not fit each other",
-            subject,
-            cause,
-        ))
-    };
-    let both_float = first.dtype.is_mergeable() && entry.dtype.is_mergeable();
-    if !both_float && first.dtype != entry.dtype {
-        return refuse(format!(
-            "wanted dtype {} as in the first input, got {}",
-            first.dtype, entry.dtype
-        ));
-    }
-    Ok(())
 }
 
 fn segment_of(shape: &[u64], elements: u64, span: Span) -> u64 {

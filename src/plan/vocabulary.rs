@@ -1,5 +1,7 @@
 //! Embeddings and heads: tensors with a row for each token.
 
+use serde_json::Value;
+
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Kind, Result};
 
@@ -41,14 +43,9 @@ impl Vocabulary {
             return Ok(None);
         };
         let config = donor.config()?.unwrap_or_default();
-        let size =
-            |value: &serde_json::Value| value.get("vocab_size").and_then(serde_json::Value::as_u64);
-        let stored = || {
-            let embeddings = donor.tensors().iter().find(|(name, _)| is_embedding(name));
-            embeddings.and_then(|(_, entry)| entry.shape.first().copied())
-        };
-        let rows =
-            size(&config).or_else(|| config.get("text_config").and_then(size)).or_else(stored).ok_or_else(|| {
+        let size = |value: &Value| value.get("vocab_size").and_then(Value::as_u64);
+        let stated = size(&config).or_else(|| config.get("text_config").and_then(size));
+        let rows = stated.or_else(|| stored_rows(donor)).ok_or_else(|| {
                 let cause =
                     "neither a `vocab_size` in its config.json nor input embeddings tell how many tokens there are";
                 Error::new(Kind::Mismatch, "cannot use pad_to_multiple_of", donor.root().display(), cause)
@@ -81,6 +78,13 @@ pub fn changed_rows(donor: &Checkpoint, tensors: &[TensorPlan]) -> Option<u64> {
 
 fn is_embedding(name: &str) -> bool {
     EMBEDDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Returns the number of rows of the input embeddings.
+fn stored_rows(donor: &Checkpoint) -> Option<u64> {
+    let mut tensors = donor.tensors().iter();
+    let (_, entry) = tensors.find(|(name, _)| is_embedding(name))?;
+    entry.shape.first().copied()
 }
 
 #[cfg(test)]

@@ -142,64 +142,20 @@ pub fn agree(
     assignments: &[Assignment],
     agreed: &mut Agreed,
 ) -> Result<()> {
-    let layers = Layers::find(
-        assignments
-            .iter()
-            .map(|assignment| assignment.name.as_str()),
-    );
-    let place = |name: &str| {
-        layers.of(name).map_or_else(
-            || name.to_owned(),
-            |part| format!("{}*{}", part.stem, part.rest),
-        )
-    };
-    let known: BTreeSet<String> = given.names(given.job.donor).map(place).collect();
-    // Only biases of modules that the donor has: no switch adds whole modules.
-    let is_new = |name: &str| {
-        let weight = name
-            .strip_suffix("bias")
-            .map(|module| format!("{module}weight"));
-        weight.is_some_and(|weight| known.contains(&place(&weight)))
-            && !known.contains(&place(name))
-    };
-    let mut new: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for name in assignments
-        .iter()
-        .map(|assignment| assignment.name.as_str())
-        .filter(|name| is_new(name))
-    {
-        new.entry(place(name)).or_default().push(name);
-    }
+    let names = assignments.iter().map(|tensor| tensor.name.as_str());
+    let layers = Layers::find(names.clone());
+    let mut new = new_biases(given, &layers, names);
     if new.is_empty() {
         return Ok(());
     }
     let (path, fields) = described(config);
-    let family = fields
-        .get("model_type")
-        .or(config.get("model_type"))
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let depth = layers
-        .stacks()
-        .map(|(_, count)| to_usize(count))
-        .max()
-        .unwrap_or(0);
-    for switch in SWITCHES
-        .iter()
-        .filter(|switch| switch.families.contains(&family))
-    {
-        let whole = |module| {
-            new.iter()
-                .any(|(place, names)| of(place, module) && names.len() == depth)
-        };
-        if switch.modules.iter().all(|module| whole(module)) {
-            new.retain(|place, _| !switch.modules.iter().any(|module| of(place, module)));
-            agreed.edits.push(Edit {
-                path: path.clone(),
-                key: switch.key.to_owned(),
-                value: true.into(),
-            });
-        }
+    let family = fields.get("model_type").or(config.get("model_type"));
+    let family = family.and_then(Value::as_str).unwrap_or_default();
+    let depths = layers.stacks().map(|(_, count)| to_usize(count));
+    let depth = depths.max().unwrap_or(0);
+    for key in take_switches(&mut new, family, depth) {
+        let (path, key, value) = (path.clone(), key.to_owned(), true.into());
+        agreed.edits.push(Edit { path, key, value });
     }
     let left: Vec<&str> = new.into_values().flatten().collect();
     if left.is_empty() {
@@ -210,6 +166,63 @@ pub fn agree(
         listed(&left)
     );
     Err(refusal(given, cause))
+}
+
+/// Returns the keys of the family's switches whose biases are new in all layers, and takes these
+/// out of `new`.
+fn take_switches(
+    new: &mut BTreeMap<String, Vec<&str>>,
+    family: &str,
+    depth: usize,
+) -> Vec<&'static str> {
+    let of_family = |switch: &&Switch| switch.families.contains(&family);
+    let mut keys = Vec::new();
+    for switch in SWITCHES.iter().filter(of_family) {
+        // A switch is for all layers and for all of its modules.
+        let is_whole = switch.modules.iter().all(|module| {
+            let mut places = new.iter();
+            places.any(|(place, names)| of(place, module) && names.len() == depth)
+        });
+        if is_whole {
+            new.retain(|place, _| !switch.modules.iter().any(|module| of(place, module)));
+            keys.push(switch.key);
+        }
+    }
+    keys
+}
+
+/// Returns the biases that the donor lacks although it has their modules, by their place in a
+/// layer: no switch adds whole modules.
+fn new_biases<'a>(
+    given: &Inputs<'_>,
+    layers: &Layers,
+    names: impl Iterator<Item = &'a str>,
+) -> BTreeMap<String, Vec<&'a str>> {
+    let known: BTreeSet<String> = given
+        .names(given.job.donor)
+        .map(|name| place_of(layers, name))
+        .collect();
+    let mut new: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        let Some(module) = name.strip_suffix("bias") else {
+            continue;
+        };
+        let weight = place_of(layers, &format!("{module}weight"));
+        let place = place_of(layers, name);
+        if known.contains(&weight) && !known.contains(&place) {
+            new.entry(place).or_default().push(name);
+        }
+    }
+    new
+}
+
+/// Returns a name with a star for the number of its layer.
+fn place_of(layers: &Layers, name: &str) -> String {
+    let part = layers.of(name);
+    part.map_or_else(
+        || name.to_owned(),
+        |part| format!("{}*{}", part.stem, part.rest),
+    )
 }
 
 /// Tells if `place` is the bias of a module of this name.

@@ -110,13 +110,7 @@ impl Stack<'_> {
             );
             return Err(refusal(given, cause));
         }
-        let alike = |layer: &u32| {
-            let (parts, _) = &self.layers[layer];
-            self.layers
-                .range(..self.before)
-                .any(|(_, (others, _))| parts == others)
-        };
-        match (self.before..self.count).find(|layer| !alike(layer)) {
+        match (self.before..self.count).find(|layer| !self.is_like_one_before(*layer)) {
             Some(odd) => {
                 let cause = format!(
                     "{} is in {} and not in the base, and has other tensors than the base's layers",
@@ -129,6 +123,13 @@ impl Stack<'_> {
         }
     }
 
+    /// True if a layer has the same tensors as one of the donor's.
+    fn is_like_one_before(&self, layer: u32) -> bool {
+        let (parts, _) = &self.layers[&layer];
+        let mut before = self.layers.range(..self.before);
+        before.any(|(_, (others, _))| parts == others)
+    }
+
     /// Writes the number of layers wherever the config states it.
     fn count(
         &self,
@@ -138,76 +139,72 @@ impl Stack<'_> {
         agreed: &mut Agreed,
     ) -> Result<()> {
         let places = self.places(config);
-        let Some(stated) = places
-            .first()
-            .map(|place| place.stated)
-            .filter(|stated| places.iter().all(|p| p.stated == *stated))
-        else {
-            let cause = format!(
-                "it does not say how many layers `{}*` there are, of which {} are written",
-                self.stem, self.count
-            );
-            return Err(refusal(given, cause));
-        };
+        let stated = self.stated(given, &places)?;
         let added = u64::from(self.count - self.before);
-        let last = self.layers[&(self.count - 1)].1;
-        let theirs = given.inputs[last]
-            .config()?
-            .map(|config| self.places(&config))
-            .unwrap_or_default();
-        if let Some(other) = theirs
-            .first()
-            .filter(|other| other.stated != stated + added)
-        {
-            let cause = format!(
-                "it counts {stated} layers and that of {} {}, where {} and {} are stored: which of them count cannot be told",
-                given.inputs[last].root().display(),
-                other.stated,
-                self.before,
-                self.count
-            );
-            return Err(refusal(given, cause));
-        }
-        let origin = |layer: u32| {
-            if layer < self.before {
-                given.job.donor
-            } else {
-                self.layers[&layer].1
-            }
-        };
+        self.check_last(given, stated, stated + added)?;
         if only && places.iter().all(|place| place.is_plain()) {
-            let origins = (0..self.count)
-                .map(|layer| (origin(layer), to_usize(layer)))
-                .collect();
-            agreed.deeper = Some(Deeper {
-                before: to_usize(self.before),
-                origins,
-            });
+            agreed.deeper = Some(self.deeper(given.job.donor));
             return Ok(());
         }
-        for Place {
-            path,
-            key,
-            stated,
-            lists,
-        } in places
-        {
-            if let Some(list) = lists.first() {
-                return Err(refusal(
-                    given,
-                    format!(
-                        "its `{list}` has a value for each of the layers `{}*`",
-                        self.stem
-                    ),
-                ));
+        for place in places {
+            if let Some(list) = place.lists.first() {
+                let cause = format!(
+                    "its `{list}` has a value for each of the layers `{}*`",
+                    self.stem
+                );
+                return Err(refusal(given, cause));
             }
             agreed.edits.push(Edit {
-                path,
-                key,
+                path: place.path,
+                key: place.key,
                 value: (stated + added).into(),
             });
         }
         Ok(())
+    }
+
+    /// Returns the number of layers that the config states, the same at all places.
+    fn stated(&self, given: &Inputs<'_>, places: &[Place]) -> Result<u64> {
+        let stated = places.first().map(|place| place.stated);
+        stated
+            .filter(|stated| places.iter().all(|place| place.stated == *stated))
+            .ok_or_else(|| {
+                let cause = format!(
+                    "it does not say how many layers `{}*` there are, of which {} are written",
+                    self.stem, self.count
+                );
+                refusal(given, cause)
+            })
+    }
+
+    /// Checks that the model of the last layer counts its layers as the donor does, so that its
+    /// config states `wanted`.
+    fn check_last(&self, given: &Inputs<'_>, stated: u64, wanted: u64) -> Result<()> {
+        let last = &given.inputs[self.layers[&(self.count - 1)].1];
+        let config = last.config()?;
+        let theirs = config.map(|config| self.places(&config));
+        let other = theirs.as_ref().and_then(|places| places.first());
+        let Some(other) = other.filter(|other| other.stated != wanted) else {
+            return Ok(());
+        };
+        let cause = format!(
+            "it counts {stated} layers and that of {} {}, where {} and {} are stored: which of them count cannot be told",
+            last.root().display(),
+            other.stated,
+            self.before,
+            self.count
+        );
+        Err(refusal(given, cause))
+    }
+
+    /// Returns the origin of each layer: the donor's own, then those that are added.
+    fn deeper(&self, donor: usize) -> Deeper {
+        let own = (0..self.before).map(|layer| (donor, to_usize(layer)));
+        let added = (self.before..self.count).map(|layer| (self.layers[&layer].1, to_usize(layer)));
+        Deeper {
+            before: to_usize(self.before),
+            origins: own.chain(added).collect(),
+        }
     }
 
     /// Finds the places where a config counts these layers.
@@ -240,19 +237,9 @@ impl Stack<'_> {
         of: Part,
         all: &mut Vec<(Part, Place)>,
     ) {
-        let is_list = |value: &Value| {
-            value
-                .as_array()
-                .is_some_and(|list| list.len() == to_usize(self.before))
-        };
-        let lists = || {
-            fields.iter().filter(|(key, value)| {
-                is_list(value) && *key != "architectures" && !key.contains("token")
-            })
-        };
         for (key, part) in COUNTS {
             if let Some(stated) = fields.get(key).and_then(Value::as_u64) {
-                let lists = lists().map(|(key, _)| key.clone()).collect();
+                let lists = self.lists_by_layer(fields);
                 let part = if of == Part::Any { part } else { of };
                 all.push((
                     part,
@@ -280,6 +267,19 @@ impl Stack<'_> {
                 self.places_in(inner, std::slice::from_ref(key), part, all);
             }
         }
+    }
+
+    /// Returns the keys of lists that have a value for each layer.
+    fn lists_by_layer(&self, fields: &Map<String, Value>) -> Vec<String> {
+        fields
+            .iter()
+            .filter(|(key, _)| *key != "architectures" && !key.contains("token"))
+            .filter(|(_, value)| {
+                let list = value.as_array();
+                list.is_some_and(|list| list.len() == to_usize(self.before))
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 }
 

@@ -89,19 +89,21 @@ pub fn warnings(given: &Inputs<'_>, partial: &[Partial]) -> Vec<String> {
             .or_default()
             .push(&tensor.name);
     }
-    let line = |(lacking, names): (&[usize], Vec<&str>)| {
-        let roots: Vec<String> = lacking
-            .iter()
-            .map(|input| given.inputs[*input].root().display().to_string())
-            .collect();
-        let lack = if roots.len() == 1 { "lacks" } else { "lack" };
-        format!(
-            "merged over fewer models, because {} {lack} {}",
-            named(&roots),
-            listed(&names)
-        )
-    };
-    groups.into_iter().map(line).collect()
+    groups
+        .into_iter()
+        .map(|(lacking, names)| {
+            let roots: Vec<String> = lacking
+                .iter()
+                .map(|input| given.inputs[*input].root().display().to_string())
+                .collect();
+            let lack = if roots.len() == 1 { "lacks" } else { "lack" };
+            format!(
+                "merged over fewer models, because {} {lack} {}",
+                named(&roots),
+                listed(&names)
+            )
+        })
+        .collect()
 }
 
 fn named(roots: &[String]) -> String {

@@ -73,12 +73,8 @@ impl Part {
 
 /// Checks that folder and stem of a part give plain file names.
 pub(super) fn check(part: &Part) -> Result<()> {
-    let plain = |name: &str| {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        !name.is_empty() && !name.starts_with('.') && name.chars().all(is_plain)
-    };
-    let folder = part.folder.is_empty() || part.folder.split('/').all(plain);
-    match [(&part.folder, folder), (&part.stem, plain(&part.stem))]
+    let folder = part.folder.is_empty() || part.folder.split('/').all(is_plain);
+    match [(&part.folder, folder), (&part.stem, is_plain(&part.stem))]
         .into_iter()
         .find(|(_, is_plain)| !is_plain)
     {
@@ -90,6 +86,12 @@ pub(super) fn check(part: &Part) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// True if `name` is a file name of letters, digits, dots and dashes.
+fn is_plain(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_allowed)
 }
 
 #[cfg(test)]

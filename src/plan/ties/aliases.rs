@@ -55,47 +55,26 @@ fn canonical(name: &str) -> Option<(String, bool)> {
 }
 
 fn settle(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
-    let has = |input: usize, name: &str| parts.shape(input, name).is_some();
-    let stored = |input: usize| -> Vec<&str> {
-        let mut names: Vec<&str> = group
-            .names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| has(input, name))
-            .collect();
-        names.sort_by_key(|name| *name != canonical);
-        names
-    };
-    let all_alike = parts
-        .members
-        .iter()
-        .all(|input| stored(*input).len() == group.names.len());
-    let one_shape = |input: &usize| {
-        let names = stored(*input);
-        names
-            .iter()
-            .all(|name| parts.shape(*input, name) == parts.shape(*input, names[0]))
-    };
-    if all_alike || !parts.members.iter().all(one_shape) {
+    let stored = |input: usize| group.stored(parts, input, canonical);
+    let mut members = parts.members.iter();
+    let all_alike = members.all(|input| stored(*input).len() == group.names.len());
+    let mut members = parts.members.iter();
+    if all_alike || !members.all(|input| has_one_shape(parts, *input, &stored(*input))) {
         return;
     }
     // The donor comes first among the members, so its name is the one that is written if it has the
     // tensor.
-    let Some(written) = parts
-        .members
-        .iter()
-        .find_map(|input| stored(*input).first().copied())
-    else {
+    let mut members = parts.members.iter();
+    let Some(written) = members.find_map(|input| stored(*input).first().copied()) else {
         return;
     };
     for &input in &parts.members {
         let names = stored(input);
         let Some(first) = names.first() else { continue };
         if group.both {
-            group
-                .names
-                .iter()
-                .filter(|name| !has(input, name))
+            let absent = group.names.iter();
+            absent
+                .filter(|name| parts.shape(input, name).is_none())
                 .for_each(|name| ties.give(input, name, first));
             continue;
         }
@@ -118,5 +97,24 @@ fn settle(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
         if own != written {
             ties.inputs[input].hidden.insert(own.to_owned());
         }
+    }
+}
+
+/// True if an input stores a tensor in the same shape under all of these names.
+fn has_one_shape(parts: &Parts<'_>, input: usize, names: &[&str]) -> bool {
+    let mut shapes = names.iter().map(|name| parts.shape(input, name));
+    let first = shapes.next();
+    shapes.all(|shape| Some(shape) == first)
+}
+
+impl Group {
+    /// Returns the names under which an input stores the tensor, the canonical one first.
+    fn stored(&self, parts: &Parts<'_>, input: usize, canonical: &str) -> Vec<&str> {
+        let names = self.names.iter().map(String::as_str);
+        let mut names: Vec<&str> = names
+            .filter(|name| parts.shape(input, name).is_some())
+            .collect();
+        names.sort_by_key(|name| *name != canonical);
+        names
     }
 }

@@ -179,6 +179,9 @@ const HEADLESS: [&str; 8] = [
     "Model",
 ];
 
+/// Ends of names that end like those, of classes with an output head.
+const HEADED: [&str; 3] = ["LMHeadModel", "DoubleHeadsModel", "MTModel"];
+
 /// Tells if `config` ties the head to the embeddings; `None` when it does not say and its family is
 /// unknown.
 ///
@@ -194,17 +197,19 @@ pub fn is_tied(config: &Value) -> Option<bool> {
     if stated.iter().flatten().next().is_some() {
         return Some(stated.contains(&Some(true)));
     }
-    let listed = |list: &str, part: &Value| {
-        part.get("model_type")
-            .and_then(Value::as_str)
-            .is_some_and(|name| list.split_whitespace().any(|own| own == name))
-    };
-    let by_family = |part: &Value| match (listed(TIED, part), listed(UNTIED, part)) {
+    text.and_then(is_tied_by_family)
+        .or_else(|| is_tied_by_family(config))
+}
+
+/// Tells if the family in a config ties the head to the embeddings; `None` when it is unknown.
+fn is_tied_by_family(config: &Value) -> Option<bool> {
+    let family = config.get("model_type").and_then(Value::as_str)?;
+    let listed = |list: &str| list.split_whitespace().any(|known| known == family);
+    match (listed(TIED), listed(UNTIED)) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
-    };
-    text.and_then(by_family).or_else(|| by_family(config))
+    }
 }
 
 /// Tells if `config` gives encoder and decoder embeddings of their own.
@@ -228,11 +233,9 @@ pub fn is_headless(config: &Value) -> bool {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    let headless = |class: &&str| {
-        HEADLESS.iter().any(|end| class.ends_with(end))
-            && !["LMHeadModel", "DoubleHeadsModel", "MTModel"]
-                .iter()
-                .any(|end| class.ends_with(end))
-    };
-    !classes.is_empty() && classes.iter().all(headless)
+    let ends_in = |class: &str, ends: &[&str]| ends.iter().any(|end| class.ends_with(end));
+    !classes.is_empty()
+        && classes
+            .iter()
+            .all(|class| ends_in(class, &HEADLESS) && !ends_in(class, &HEADED))
 }

@@ -56,29 +56,24 @@ pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
 
 /// Returns the kind of head that a tensor of this name is, and what precedes it in the name.
 fn head_of(name: &str) -> Option<(&Head, &str)> {
-    let fits = |head: &'static Head| {
-        Some((
-            head,
-            before(name, head.end).filter(|begin| !head.whole || begin.is_empty())?,
-        ))
-    };
-    HEADS.iter().find_map(fits)
+    HEADS.iter().find_map(|head| {
+        let begin = before(name, head.end)?;
+        (!head.whole || begin.is_empty()).then_some((head, begin))
+    })
 }
 
 fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
     let own = parts.shape(input, name);
-    let absent = || {
-        if own.is_some() {
-            State::Own
-        } else {
-            State::Lacking
-        }
+    let untied = if own.is_some() {
+        State::Own
+    } else {
+        State::Lacking
     };
     let tied = parts.configs[input].as_ref().and_then(is_tied);
     // If the config does not say: a stored head is its own, and a head that is not stored can only
     // be the embeddings.
     if tied == Some(false) || (tied.is_none() && own.is_some()) {
-        return absent();
+        return untied;
     }
     if own.is_none() && !may_have(parts, input, name) {
         return State::Lacking;
@@ -90,7 +85,7 @@ fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
             embeddings: found.to_owned(),
             stored: own.is_some(),
         },
-        None => absent(),
+        None => untied,
     }
 }
 
@@ -111,26 +106,12 @@ fn may_have(parts: &Parts<'_>, input: usize, name: &str) -> bool {
 /// several fit equally well.
 fn embeddings<'a>(parts: &Parts<'a>, input: usize, name: &str) -> Option<&'a str> {
     let begin = head_of(name)?.1;
-    let rank = |other: &str| {
-        let (at, end) = EMBEDDINGS
-            .iter()
-            .enumerate()
-            .find(|(_, end)| before(other, end).is_some())?;
-        let middle = before(other, end)?;
-        let foreign = FOREIGN.iter().any(|word| middle.contains(word));
-        Some((
-            foreign,
-            !other.starts_with(begin),
-            at,
-            middle.matches('.').count(),
-        ))
-    };
     let matrices = parts.inputs[input]
         .tensors()
         .iter()
         .filter(|(_, entry)| entry.shape.len() == 2);
     let mut ranked: Vec<_> = matrices
-        .filter_map(|(other, _)| Some((rank(other)?, other.as_str())))
+        .filter_map(|(other, _)| Some((rank(begin, other)?, other.as_str())))
         .collect();
     ranked.sort_unstable();
     match ranked.as_slice() {
@@ -138,6 +119,16 @@ fn embeddings<'a>(parts: &Parts<'a>, input: usize, name: &str) -> Option<&'a str
         [(_, found), ..] => Some(found),
         [] => None,
     }
+}
+
+/// Ranks a matrix as embeddings of the head that `begin` precedes, the best first; `None` when it
+/// is none.
+fn rank(begin: &str, name: &str) -> Option<(bool, bool, usize, usize)> {
+    let mut ends = EMBEDDINGS.iter().enumerate();
+    let (at, middle) = ends.find_map(|(at, end)| Some((at, before(name, end)?)))?;
+    let is_foreign = FOREIGN.iter().any(|word| middle.contains(word));
+    let depth = middle.matches('.').count();
+    Some((is_foreign, !name.starts_with(begin), at, depth))
 }
 
 /// Writes the head: inputs that tie it give their embeddings.
