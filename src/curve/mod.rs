@@ -141,10 +141,12 @@ impl Curve {
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else {
             return 0.0;
         };
-        let above = |point: &Point| {
-            point.loss - ((1.0 - point.lambda) * first.loss + point.lambda * last.loss)
-        };
-        self.points.iter().map(above).fold(0.0, f64::max)
+        let line = |lambda: f64| (1.0 - lambda) * first.loss + lambda * last.loss;
+        let rises = self
+            .points
+            .iter()
+            .map(|point| point.loss - line(point.lambda));
+        rises.fold(0.0, f64::max)
     }
 
     /// Returns the point nearest to the middle.

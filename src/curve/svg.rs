@@ -46,10 +46,7 @@ struct Panel {
 pub fn svg(curves: &[Curve]) -> String {
     let height = HEIGHT + LINE * curves.len() as f64 + 12.0;
     let mut text = String::new();
-    let mut put = |line: &str| {
-        text.push_str(line);
-        text.push('\n');
-    };
+    let mut put = |line: &str| text.extend([line, "\n"]);
     put(&format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          role=\"img\" font-family=\"system-ui, sans-serif\" font-size=\"12\">"
@@ -87,12 +84,13 @@ pub fn svg(curves: &[Curve]) -> String {
 
 fn style(curves: usize) -> String {
     let used = &STYLES[..curves.min(STYLES.len())];
-    let colours = |dark: bool| -> String {
-        let rule = |(at, (light, on_dark, _)): (usize, &(&str, &str, &str))| {
-            format!(".c{at}{{stroke:{}}}", if dark { on_dark } else { light })
-        };
-        used.iter().enumerate().map(rule).collect()
-    };
+    let rule = |at: usize, colour: &str| format!(".c{at}{{stroke:{colour}}}");
+    let styles = used.iter().enumerate();
+    let on_light: String = styles
+        .clone()
+        .map(|(at, style)| rule(at, style.0))
+        .collect();
+    let on_dark: String = styles.map(|(at, style)| rule(at, style.1)).collect();
     let dashes: String = used
         .iter()
         .enumerate()
@@ -102,8 +100,7 @@ fn style(curves: usize) -> String {
         "<style>.ground{{fill:#ffffff}}text{{fill:#1f2328}}.axis{{stroke:#57606a;fill:none}}.grid{{stroke:#d0d7de}}\
          .curve{{fill:none;stroke-width:2}}{dashes}{}@media (prefers-color-scheme: dark){{.ground{{fill:#0d1117}}\
          text{{fill:#e6edf3}}.axis{{stroke:#8d96a0}}.grid{{stroke:#30363d}}{}}}</style>",
-        colours(false),
-        colours(true)
+        on_light, on_dark
     )
 }
 

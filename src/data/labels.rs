@@ -19,14 +19,12 @@ pub fn check(dtype: Dtype) -> Result<(), String> {
 
 /// Reads the labels in `bytes`; an error gives the place of the first that is not a class, and why.
 pub fn read(dtype: Dtype, bytes: &[u8]) -> Result<Vec<usize>, (usize, String)> {
-    let label = |(at, bytes): (usize, &[u8])| {
-        let number = number(dtype, bytes);
-        usize::try_from(number).map_err(|_| (at, format!("label {number} is no class")))
-    };
-    bytes
-        .chunks_exact(dtype.bytes())
-        .enumerate()
-        .map(label)
+    let labels = bytes.chunks_exact(dtype.bytes()).enumerate();
+    labels
+        .map(|(at, bytes)| {
+            let number = number(dtype, bytes);
+            usize::try_from(number).map_err(|_| (at, format!("label {number} is no class")))
+        })
         .collect()
 }
 

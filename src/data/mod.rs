@@ -62,46 +62,11 @@ impl DataSet {
     /// or if the metadata make no sense; each error names the key.
     pub fn open(path: &Path, kernels: Kernels) -> Result<Self> {
         let stored = Checkpoint::open(path)?;
-        let part = |key: &str| -> Result<Stored> {
-            let Some(entry) = stored.tensors().get(key) else {
-                let cause = "there is no such tensor";
-                return Err(unfit(path, key, cause)
-                    .with_hint("a data set has `inputs` [samples, ...] and `labels` [samples]"));
-            };
-            let source = stored.open_file(entry.file, &SourceOptions::default())?;
-            Ok(Stored {
-                entry: entry.clone(),
-                source,
-            })
-        };
-        let (inputs, labels) = (part(INPUTS)?, part(LABELS)?);
-        let sizes = |entry: &TensorEntry| {
-            entry
-                .shape
-                .iter()
-                .map(|size| usize::try_from(*size))
-                .collect()
-        };
-        let shape: Vec<usize> =
-            Result::map_err(sizes(&inputs.entry), |error: std::num::TryFromIntError| {
-                unfit(path, INPUTS, error)
-            })?;
-        let Some((samples, shape)) = shape.split_first().filter(|(_, shape)| !shape.is_empty())
-        else {
-            return Err(unfit(
-                path,
-                INPUTS,
-                format!("wanted shape [samples, ...], got {:?}", inputs.entry.shape),
-            ));
-        };
-        if inputs.entry.dtype != Dtype::U8 && !inputs.entry.dtype.is_mergeable() {
-            return Err(unfit(
-                path,
-                INPUTS,
-                format!("wanted U8 or a float type, got {}", inputs.entry.dtype),
-            ));
-        }
-        if labels.entry.shape != [*samples as u64] {
+        let inputs = open_part(path, &stored, INPUTS)?;
+        let labels = open_part(path, &stored, LABELS)?;
+        let (samples, shape) =
+            samples_of(&inputs.entry).map_err(|cause| unfit(path, INPUTS, cause))?;
+        if labels.entry.shape != [samples as u64] {
             let cause = format!(
                 "wanted shape [{samples}], one a sample, got {:?}",
                 labels.entry.shape
@@ -109,13 +74,12 @@ impl DataSet {
             return Err(unfit(path, LABELS, cause));
         }
         labels::check(labels.entry.dtype).map_err(|cause| unfit(path, LABELS, cause))?;
-        if *samples == 0 {
+        if samples == 0 {
             return Err(unfit(path, INPUTS, "there is not one sample"));
         }
         let metadata = &stored.files()[inputs.entry.file].metadata;
-        let scaling = Scaling::read(metadata, inputs.entry.dtype, shape)
+        let scaling = Scaling::read(metadata, inputs.entry.dtype, &shape)
             .map_err(|(key, cause)| unfit(path, &format!("__metadata__.{key}"), cause))?;
-        let (samples, shape) = (*samples, shape.to_vec());
         Ok(Self {
             path: path.to_owned(),
             inputs,
@@ -184,20 +148,7 @@ impl DataSet {
         batch.inputs.resize(start + per_sample * samples.len(), 0.0);
         let values = &mut batch.inputs[start..];
         let bytes = self.inputs.load(&samples, per_sample)?;
-        match self.inputs.entry.dtype {
-            Dtype::U8 => values
-                .iter_mut()
-                .zip(bytes.iter())
-                .for_each(|(value, byte)| *value = f32::from(*byte)),
-            dtype => {
-                let elements = Elements {
-                    dtype,
-                    bytes: &bytes,
-                };
-                self.kernels
-                    .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(values));
-            }
-        }
+        self.convert(&bytes, values);
         bytes.intact()?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             let (sample, value) = (samples.start + at / per_sample, values[at]);
@@ -221,6 +172,21 @@ impl DataSet {
         batch.labels.extend(labels);
         bytes.intact()
     }
+
+    /// Converts stored inputs to f32.
+    fn convert(&self, bytes: &[u8], values: &mut [f32]) {
+        match self.inputs.entry.dtype {
+            Dtype::U8 => values
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(value, byte)| *value = f32::from(*byte)),
+            dtype => {
+                let elements = Elements { dtype, bytes };
+                self.kernels
+                    .convert(elements, Dtype::F32, bytemuck::cast_slice_mut(values));
+            }
+        }
+    }
 }
 
 impl Stored {
@@ -239,4 +205,34 @@ fn unfit(path: &Path, key: &str, cause: impl std::fmt::Display) -> Error {
         format!("{}: `{key}`", path.display()),
         cause,
     )
+}
+
+/// Opens the tensor `key`.
+fn open_part(path: &Path, stored: &Checkpoint, key: &str) -> Result<Stored> {
+    let Some(entry) = stored.tensors().get(key) else {
+        let cause = "there is no such tensor";
+        return Err(unfit(path, key, cause)
+            .with_hint("a data set has `inputs` [samples, ...] and `labels` [samples]"));
+    };
+    let source = stored.open_file(entry.file, &SourceOptions::default())?;
+    Ok(Stored {
+        entry: entry.clone(),
+        source,
+    })
+}
+
+/// Checks type and shape of the inputs; returns the number of samples and the shape of one.
+fn samples_of(inputs: &TensorEntry) -> Result<(usize, Vec<usize>), String> {
+    let sizes = inputs.shape.iter().map(|size| usize::try_from(*size));
+    let shape: Vec<usize> = sizes
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    let (samples, shape) = shape
+        .split_first()
+        .filter(|(_, shape)| !shape.is_empty())
+        .ok_or_else(|| format!("wanted shape [samples, ...], got {:?}", inputs.shape))?;
+    if inputs.dtype != Dtype::U8 && !inputs.dtype.is_mergeable() {
+        return Err(format!("wanted U8 or a float type, got {}", inputs.dtype));
+    }
+    Ok((*samples, shape.to_vec()))
 }

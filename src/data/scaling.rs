@@ -28,20 +28,10 @@ impl Scaling {
             }
         };
         let count = if shape.len() == 3 { shape[0] } else { 1 };
-        let each = |key: &'static str, usual: f64| -> Result<Vec<f64>, (&'static str, String)> {
-            match numbers(metadata, key)? {
-                None => Ok(vec![usual]),
-                Some(given) if given.len() == 1 || given.len() == count => Ok(given),
-                Some(given) => Err((
-                    key,
-                    format!(
-                        "wanted 1 number or {count}, one a channel, got {}",
-                        given.len()
-                    ),
-                )),
-            }
-        };
-        let (mean, std) = (each("mean", 0.0)?, each("std", 1.0)?);
+        let (mean, std) = (
+            by_channel(metadata, "mean", 0.0, count)?,
+            by_channel(metadata, "std", 1.0, count)?,
+        );
         if let Some(wrong) = std.iter().find(|std| **std <= 0.0) {
             return Err(("std", format!("wanted numbers above 0, got {wrong}")));
         }
@@ -72,6 +62,26 @@ pub fn narrow(number: f64) -> f32 {
     number as f32
 }
 
+/// Reads one number, or one for each of `count` channels; `usual` when there is none.
+fn by_channel(
+    metadata: &IndexMap<String, String>,
+    key: &'static str,
+    usual: f64,
+    count: usize,
+) -> Result<Vec<f64>, (&'static str, String)> {
+    match numbers(metadata, key)? {
+        None => Ok(vec![usual]),
+        Some(given) if given.len() == 1 || given.len() == count => Ok(given),
+        Some(given) => {
+            let got = given.len();
+            Err((
+                key,
+                format!("wanted 1 number or {count}, one a channel, got {got}"),
+            ))
+        }
+    }
+}
+
 fn numbers(
     metadata: &IndexMap<String, String>,
     key: &'static str,
@@ -79,12 +89,11 @@ fn numbers(
     let Some(text) = metadata.get(key) else {
         return Ok(None);
     };
-    let number = |word: &str| match word.trim().parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok(number),
-        _ => Err((key, format!("`{}` is no number", word.escape_debug()))),
-    };
     text.split(',')
-        .map(number)
+        .map(|word| match word.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(number),
+            _ => Err((key, format!("`{}` is no number", word.escape_debug()))),
+        })
         .collect::<Result<_, _>>()
         .map(Some)
 }

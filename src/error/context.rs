@@ -80,7 +80,10 @@ mod tests {
         let context = Context::new(Kind::Resume, "cannot resume", 7).with_hint("begin anew");
         let error = context.error("no journal");
         assert_eq!(error.to_string(), "cannot resume: 7: no journal");
-        assert_eq!((error.kind(), error.hint()), (Kind::Resume, Some("begin anew")));
+        assert_eq!(
+            (error.kind(), error.hint()),
+            (Kind::Resume, Some("begin anew"))
+        );
         let failed = context.fail::<()>("another cause");
         assert_eq!(failed.expect_err("it fails").cause(), "another cause");
     }

@@ -84,13 +84,17 @@ fn cut(text: &str, most: usize) -> Cow<'_, str> {
         return text.into();
     }
     let side = (most - NOTE) / 2;
-    let at = |number: usize| {
-        text.char_indices()
-            .nth(number)
-            .map_or(text.len(), |(at, _)| at)
-    };
-    let (head, tail) = (&text[..at(side)], &text[at(count - side)..]);
+    let (head, tail) = (
+        &text[..place_of(text, side)],
+        &text[place_of(text, count - side)..],
+    );
     format!("{head}…[{} more]…{tail}", count - 2 * side).into()
+}
+
+/// Returns the place of character `number` in bytes.
+fn place_of(text: &str, number: usize) -> usize {
+    let mut places = text.char_indices().map(|(at, _)| at);
+    places.nth(number).unwrap_or(text.len())
 }
 
 #[cfg(test)]

@@ -82,47 +82,13 @@ impl Editor<'_> {
     fn object(&mut self, before: &Map<String, Value>, changed: &Map<String, Value>, indent: &str) {
         let start = self.scanner.at;
         let (entries, end) = self.entries(b'}');
-        let last_of = |key: &str| {
-            entries
-                .iter()
-                .rposition(|entry| entry.key.as_deref() == Some(key))
-        };
         self.out.push('{');
-        let mut any = false;
-        for (at, entry) in entries.iter().enumerate() {
-            let key = entry.key.as_deref().unwrap_or_default();
-            let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else {
-                continue;
-            };
-            // No comma precedes the first entry.
-            let begin = if at == 0 {
-                start + 1
-            } else {
-                entries[at - 1].value.end
-            };
-            let space = if any {
-                begin..entry.head.start
-            } else {
-                entries[0].space.clone()
-            };
-            self.out.push_str(&self.text[space]);
-            self.out.push_str(&self.text[entry.head.clone()]);
-            self.scanner.at = entry.value.start;
-            // Only the last of duplicate keys counts.
-            if last_of(key) == Some(at) {
-                self.value(before, changed, &self.indent_of(&entry.space, indent));
-            } else {
-                self.out.push_str(&self.text[entry.value.clone()]);
-            }
-            any = true;
-        }
-        let new = changed
-            .iter()
-            .filter(|(key, _)| !before.contains_key(*key))
-            .collect::<Vec<_>>();
+        let any = self.kept_fields(start, &entries, [before, changed], indent);
+        let new = changed.iter().filter(|(key, _)| !before.contains_key(*key));
+        let new: Vec<_> = new.collect();
         self.new_fields(&new, &entries, any, indent);
-        let closing =
-            entries.last().map_or(start + 1, |entry| entry.value.end)..end.saturating_sub(1);
+        let last_end = entries.last().map_or(start + 1, |entry| entry.value.end);
+        let closing = last_end..end.saturating_sub(1);
         match entries.is_empty() {
             // Keys on lines of their own need one for the bracket too.
             true if closing.is_empty() && !new.is_empty() => {
@@ -133,6 +99,44 @@ impl Editor<'_> {
         }
         self.out.push('}');
         self.scanner.at = end;
+    }
+
+    /// Copies the fields that stay, with their changes; returns true if there are any.
+    fn kept_fields(
+        &mut self,
+        start: usize,
+        entries: &[Entry],
+        objects: [&Map<String, Value>; 2],
+        indent: &str,
+    ) -> bool {
+        let [before, changed] = objects;
+        let mut any = false;
+        let mut last_end = start + 1;
+        for (at, entry) in entries.iter().enumerate() {
+            // No comma precedes the first entry.
+            let begin = std::mem::replace(&mut last_end, entry.value.end);
+            let key = entry.key.as_deref().unwrap_or_default();
+            let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else {
+                continue;
+            };
+            let space = if any {
+                begin..entry.head.start
+            } else {
+                entries[0].space.clone()
+            };
+            self.out.push_str(&self.text[space]);
+            self.out.push_str(&self.text[entry.head.clone()]);
+            self.scanner.at = entry.value.start;
+            // Only the last of duplicate keys counts.
+            let mut later = entries[at + 1..].iter();
+            if entry.key.is_some() && later.all(|later| later.key != entry.key) {
+                self.value(before, changed, &self.indent_of(&entry.space, indent));
+            } else {
+                self.out.push_str(&self.text[entry.value.clone()]);
+            }
+            any = true;
+        }
+        any
     }
 
     /// Writes new fields after the existing ones, in their style.

@@ -183,9 +183,7 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) -> Result<Value, String> {
         let start = self.at;
         let rest = &self.text[start..];
-        let is_part =
-            |part: char| part.is_ascii_alphanumeric() || matches!(part, '+' | '-' | '.' | '_');
-        let word = &rest[..rest.find(|part| !is_part(part)).unwrap_or(rest.len())];
+        let word = &rest[..rest.find(|part| !is_of_word(part)).unwrap_or(rest.len())];
         self.at += word.len();
         match word {
             "null" => Ok(Value::Null),
@@ -231,4 +229,9 @@ impl<'a> Scanner<'a> {
             before[start..].chars().count() + 1
         )
     }
+}
+
+/// True if a character may stand in a number or in `true`, `false` and `null`.
+fn is_of_word(part: char) -> bool {
+    part.is_ascii_alphanumeric() || matches!(part, '+' | '-' | '.' | '_')
 }

@@ -59,17 +59,8 @@ pub fn meanings(
     let (Some(ours), Some(theirs)) = (reference.config()?, model.config()?) else {
         return Ok(vec![]);
     };
-    let (one, other) = (reference.root().display(), model.root().display());
-    let said = |difference: &Difference| {
-        let Difference {
-            key,
-            ours,
-            theirs,
-            why,
-            ..
-        } = difference;
-        format!("`{key}` is {ours} in {one} and {theirs} in {other}: {why}")
-    };
+    let (one, other) = (reference.root(), model.root());
+    let said = |difference: &Difference| difference.between(one, other);
     let (meaning, function): (Vec<_>, Vec<_>) = differences(&ours, &theirs)
         .into_iter()
         .partition(|difference| difference.effect == Effect::Meaning);
@@ -80,8 +71,9 @@ pub fn meanings(
              these are the same all the same",
         ));
     }
-    let told = |difference: &Difference| {
-        format!("{}; the result has the config of {one}", said(difference))
-    };
-    Ok(meaning.iter().chain(&function).map(told).collect())
+    let one = one.display();
+    let all = meaning.iter().chain(&function).map(said);
+    Ok(all
+        .map(|said| format!("{said}; the result has the config of {one}"))
+        .collect())
 }

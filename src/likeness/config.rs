@@ -1,5 +1,7 @@
 //! The differences between two configs, among the keys in the [table](super::table).
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use crate::json;
@@ -38,6 +40,21 @@ pub(super) struct Difference {
     pub effect: Effect,
     /// The reason why the key matters.
     pub why: &'static str,
+}
+
+impl Difference {
+    /// Says which value each of two models has, and why that matters.
+    pub fn between(&self, one: &Path, other: &Path) -> String {
+        format!(
+            "`{}` is {} in {} and {} in {}: {}",
+            self.key,
+            self.ours,
+            one.display(),
+            self.theirs,
+            other.display(),
+            self.why
+        )
+    }
 }
 
 /// Lists the differences between `ours` and `theirs`.
@@ -130,24 +147,14 @@ fn kinds(
     theirs: &Map<String, Value>,
     found: &mut Vec<Difference>,
 ) {
-    let kind = |config: &Map<String, Value>| {
-        config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    };
-    let (Some(own), Some(other)) = (kind(ours), kind(theirs)) else {
+    let (Some(own), Some(other)) = (kind_of(ours), kind_of(theirs)) else {
         return;
-    };
-    let goes_on = |long: &str, short: &str| {
-        long.strip_prefix(short)
-            .is_some_and(|rest| rest.starts_with('_'))
     };
     let same = |kinds: &&[&str]| kinds.contains(&&*own) && kinds.contains(&&*other);
     if own == other || SAME_KINDS.iter().any(same) {
         return;
     }
-    let related = goes_on(&own, &other) || goes_on(&other, &own);
+    let related = extends(&own, &other) || extends(&other, &own);
     found.push(Difference {
         key: format!("{path}model_type"),
         ours: json::shown(&own.into()),
@@ -159,6 +166,17 @@ fn kinds(
         },
         why: "another kind of model may mean something else by tensors of the same names",
     });
+}
+
+fn kind_of(config: &Map<String, Value>) -> Option<String> {
+    let kind = config.get("model_type").and_then(Value::as_str);
+    kind.map(str::to_owned)
+}
+
+/// True if the name of a kind is the name of another one and something more.
+fn extends(long: &str, short: &str) -> bool {
+    let rest = long.strip_prefix(short);
+    rest.is_some_and(|rest| rest.starts_with('_'))
 }
 
 /// The value of a config under one of several names, or its default.

@@ -128,13 +128,7 @@ fn without(model: &Checkpoint, other: &Checkpoint) -> String {
 
 /// Describes the first token that differs, and the number of further ones.
 fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Result<Compared> {
-    let token = |files: &[PathBuf]| -> Result<Box<str>> {
-        let tokens = Tokens::<Box<str>>::read(files)?;
-        Ok(tokens
-            .and_then(|tokens| tokens.0.into_iter().nth(number).flatten())
-            .unwrap_or_default())
-    };
-    let (own, other) = (token(ours)?, token(theirs)?);
+    let (own, other) = (token(ours, number)?, token(theirs, number)?);
     let more = if more == 0 {
         String::new()
     } else {
@@ -144,6 +138,13 @@ fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Re
     Ok(Compared::Different(format!(
         "token {number} is {own:?} in {one}, {other:?} in {two}{more}"
     )))
+}
+
+/// Returns the text of token `number`; an empty one when there is no such token.
+fn token(files: &[PathBuf], number: usize) -> Result<Box<str>> {
+    let tokens = Tokens::<Box<str>>::read(files)?;
+    let token = tokens.and_then(|tokens| tokens.0.into_iter().nth(number).flatten());
+    Ok(token.unwrap_or_default())
 }
 
 /// Lists the files with a model's tokens, the vocabulary first.
@@ -405,23 +406,26 @@ fn capped(path: &Path) -> Result<impl Read> {
 }
 
 fn same_bytes(one: &Path, other: &Path) -> Result<bool> {
-    let len = |path: &Path| {
-        path.metadata()
-            .map(|file| file.len())
-            .map_err(|e| Error::io("cannot read tokenizer", path, e))
-    };
     if len(one)? != len(other)? {
         return Ok(false);
     }
-    let hash = |path: &Path| {
-        let mut hasher = blake3::Hasher::new();
-        let opened =
-            open_regular(path).map_err(|error| Error::io("cannot read tokenizer", path, error))?;
-        let read = std::io::copy(&mut BufReader::new(opened), &mut hasher);
-        read.map(|_| hasher.finalize())
-            .map_err(|error| Error::io("cannot read tokenizer", path, error))
-    };
     Ok(hash(one)? == hash(other)?)
+}
+
+fn len(path: &Path) -> Result<u64> {
+    let file = path.metadata().map_err(|error| unread(path, error))?;
+    Ok(file.len())
+}
+
+fn hash(path: &Path) -> Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let opened = open_regular(path).map_err(|error| unread(path, error))?;
+    std::io::copy(&mut BufReader::new(opened), &mut hasher).map_err(|error| unread(path, error))?;
+    Ok(hasher.finalize())
+}
+
+fn unread(path: &Path, error: std::io::Error) -> Error {
+    Error::io("cannot read tokenizer", path, error)
 }
 
 #[cfg(test)]

@@ -25,18 +25,14 @@ impl Columns {
             source.iter().all(|place| *place < count),
             "a column that is not there"
         );
-        let flipped = |at: usize| {
-            if negative.get(at) == Some(&true) {
-                Self::FLIPPED
-            } else {
-                0
-            }
-        };
         Self(
             source
                 .iter()
                 .enumerate()
-                .map(|(at, place)| place | flipped(at))
+                .map(|(at, place)| match negative.get(at) {
+                    Some(true) => place | Self::FLIPPED,
+                    _ => *place,
+                })
                 .collect(),
         )
     }

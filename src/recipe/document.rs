@@ -182,19 +182,14 @@ impl Document {
                 inputs
             }
             Sources::Slices(slices) => slices.get(slice).map_or_else(Vec::new, |slice| {
-                let input = |source: &'a SliceSource| {
-                    let SliceSource {
-                        model,
-                        layer_range,
-                        parameters,
-                    } = source;
-                    Input {
-                        model,
-                        parameters: Some(parameters),
-                        layers: *layer_range,
-                    }
-                };
-                slice.sources.iter().map(input).collect()
+                let sources = slice.sources.iter();
+                sources
+                    .map(|source| Input {
+                        model: &source.model,
+                        parameters: Some(&source.parameters),
+                        layers: source.layer_range,
+                    })
+                    .collect()
             }),
         }
     }

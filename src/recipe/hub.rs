@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 /// The folder into which `hf download` and transformers put models.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,14 +29,7 @@ impl HubCache {
     ///
     /// `variable` looks up an environment variable, as [`std::env::var_os`] does.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let path = |name: &str| {
-            let value = variable(name).filter(|value| !value.is_empty())?;
-            Some(
-                value
-                    .to_str()
-                    .map_or_else(|| PathBuf::from(&value), super::model_ref::expand_home),
-            )
-        };
+        let path = |name: &str| variable(name).and_then(path_of);
         let root = path("HF_HUB_CACHE")
             .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| path("HF_HOME").map(|home| home.join("hub")))
@@ -53,21 +46,20 @@ impl HubCache {
     pub fn find(&self, id: &str, revision: Option<&str>) -> Result<PathBuf> {
         let name = revision.unwrap_or("main");
         let shown = revision.map_or_else(|| id.to_owned(), |revision| format!("{id}@{revision}"));
-        let fail = |cause: String| Error::new(Kind::Input, "cannot find model", &shown, cause);
+        let context = Context::new(Kind::Input, "cannot find model", &shown);
         if !Path::new(name)
             .components()
             .all(|part| matches!(part, Component::Normal(_)))
         {
-            return Err(fail(format!("`{name}` is not a branch, tag or commit")));
+            return context.fail(format!("`{name}` is not a branch, tag or commit"));
         }
         let folder = self.root.join(format!("models--{}", id.replace('/', "--")));
         let command = match revision {
             Some(revision) => format!("hf download {id} --revision {revision}"),
             None => format!("hf download {id}"),
         };
-        let absent = |cause: String| {
-            fail(cause).with_hint(format!("get it with `{command}`, or name its folder"))
-        };
+        let hint = format!("get it with `{command}`, or name its folder");
+        let absent = |cause: String| context.error(cause).with_hint(&hint);
         if !folder.is_dir() {
             let root = self.root.display();
             return Err(absent(format!(
@@ -137,6 +129,17 @@ fn read_ref(path: &Path) -> Option<String> {
     let commit = text.trim();
     let plain = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| commit.to_owned())
+}
+
+/// Returns the path in a variable's value; `None` when it is empty.
+fn path_of(value: OsString) -> Option<PathBuf> {
+    if value.is_empty() {
+        return None;
+    }
+    Some(match value.to_str() {
+        Some(text) => super::model_ref::expand_home(text),
+        None => PathBuf::from(value),
+    })
 }
 
 #[cfg(test)]

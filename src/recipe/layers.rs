@@ -85,12 +85,13 @@ impl Layers {
         for part in names.iter().flat_map(|name| numbers(name)) {
             indexes.entry(part.stem).or_default().insert(part.index);
         }
-        let repeats = |part: &LayerName<'_>| {
-            STACKS.contains(&last_word(part.stem))
-                || indexes.get(part.stem).is_some_and(|found| found.len() > 1)
-        };
         let mut stacks = BTreeMap::new();
-        for part in names.iter().filter_map(|name| numbers(name).find(repeats)) {
+        for name in names {
+            let repeats = numbers(name).find(|part| {
+                STACKS.contains(&last_word(part.stem))
+                    || indexes.get(part.stem).is_some_and(|found| found.len() > 1)
+            });
+            let Some(part) = repeats else { continue };
             let count: &mut u32 = stacks.entry(part.stem.to_owned()).or_default();
             *count = (*count).max(part.index.saturating_add(1));
         }

@@ -266,18 +266,8 @@ impl Recipe {
                 }
                 _ => {}
             }
-            // The last one's own name is free, and may be that of a model on the hub.
-            let not_yet = |model: &ModelRef| {
-                let made = |document: &Document| document.name.as_deref() == Some(&*model.path);
-                let at = self
-                    .documents
-                    .iter()
-                    .position(made)
-                    .filter(|_| model.revision.is_none());
-                at.is_some_and(|at| at >= index && !(at == last && index == last))
-            };
-            let later = document.models().into_iter().find(|model| not_yet(model));
-            if let Some(model) = later {
+            let mut models = document.models().into_iter();
+            if let Some(model) = models.find(|model| self.is_made_later(model, index)) {
                 let cause = format!("takes the result of `{model}`, which is not made before it");
                 return Err(origin.error_with(
                     node.at,
@@ -287,5 +277,15 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+
+    /// True if document `index` or a later one makes a model. The last one's own name is free, and
+    /// may be that of a model on the hub.
+    fn is_made_later(&self, model: &ModelRef, index: usize) -> bool {
+        let last = self.documents.len() - 1;
+        let mut documents = self.documents.iter();
+        let made = documents.position(|document| document.name.as_deref() == Some(&*model.path));
+        made.filter(|_| model.revision.is_none())
+            .is_some_and(|at| at >= index && !(at == last && index == last))
     }
 }

@@ -87,15 +87,7 @@ impl ModelRef {
     /// Tells if the path can be the id of a repository: one or two plain parts, as in `org/name`.
     pub fn is_hub_id(&self) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
-        let plain = |part: &&str| {
-            part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.len() <= 96
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-                && !part.contains("..")
-        };
-        parts.len() <= 2 && parts.iter().all(plain)
+        parts.len() <= 2 && parts.iter().all(|part| is_hub_name(part))
     }
 
     /// Tells if the short form would be read back as this very model.
@@ -168,6 +160,15 @@ pub fn expand_home(path: &str) -> PathBuf {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),
     }
+}
+
+/// True if `part` can be the name of an organisation or of a repository.
+fn is_hub_name(part: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    part.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && part.len() <= 96
+        && part.chars().all(is_allowed)
+        && !part.contains("..")
 }
 
 #[cfg(test)]

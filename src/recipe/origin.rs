@@ -91,14 +91,16 @@ impl Notes {
 /// The most warnings that go with a fault.
 const NOTED: usize = 5;
 
+/// Returns the key that a misspelt one stands for.
+fn key_meant(fault: &Error) -> Option<String> {
+    let text = fault.to_string();
+    let (_, rest) = text.split_once("did you mean `")?;
+    rest.split('`').next().map(str::to_owned)
+}
+
 /// Drops faults about a missing key where another fault says that the key was misspelt.
 fn drop_consequences(faults: &mut Vec<Error>) {
-    let meant = |error: &Error| {
-        let text = error.to_string();
-        text.split_once("did you mean `")
-            .and_then(|(_, rest)| rest.split('`').next().map(str::to_owned))
-    };
-    let misspelt: Vec<String> = faults.iter().filter_map(meant).collect();
+    let misspelt: Vec<String> = faults.iter().filter_map(key_meant).collect();
     faults.retain(|fault| {
         let text = fault.to_string();
         let Some((_, missing)) = text

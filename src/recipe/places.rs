@@ -128,24 +128,26 @@ impl Places {
     /// Finds the place of `name` for an input of a slice, or for all of them; the method's where it
     /// is not given.
     fn find(&self, name: &str, slice: usize, input: Option<usize>) -> Option<&Shown> {
-        let given = |slice: Option<usize>, input: Option<usize>| {
-            let same =
-                |found: &&Found| found.name == name && found.slice == slice && found.input == input;
-            self.found.iter().rev().find(same)
-        };
+        let given = |slice, input| self.given(name, slice, input);
         let own = input.and_then(|_| given(Some(slice), input));
-        let any = || {
-            self.found
-                .iter()
-                .find(|found| found.name == name && found.slice == Some(slice))
-        };
         let found = own
             .or_else(|| given(Some(slice), None))
             .or_else(|| given(None, None));
-        found
-            .or_else(|| any().filter(|_| input.is_none()))
-            .map(|found| &found.shown)
-            .or(self.method.as_ref())
+        // For all inputs together, that of any input stands for all.
+        let mut all = self.found.iter();
+        let any = || all.find(|found| found.name == name && found.slice == Some(slice));
+        let found = if input.is_none() {
+            found.or_else(any)
+        } else {
+            found
+        };
+        found.map(|found| &found.shown).or(self.method.as_ref())
+    }
+
+    /// Returns the last place where `name` is given for just this slice and input.
+    fn given(&self, name: &str, slice: Option<usize>, input: Option<usize>) -> Option<&Found> {
+        let mut found = self.found.iter().rev();
+        found.find(|found| found.name == name && found.slice == slice && found.input == input)
     }
 }
 

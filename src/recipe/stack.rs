@@ -200,27 +200,25 @@ impl<'a> Stock<'a> {
     ) -> Result<u32> {
         let ranges = self.ranges(slice, inputs)?;
         let length = ranges.first().map_or(0, |range| range.count());
-        let too_many = || {
-            refusal(
-                inputs[0].model,
-                "the slices have more layers than can be counted".to_owned(),
-            )
-        };
-        let end = offset.checked_add(length).ok_or_else(too_many)?;
+        let end = offset.checked_add(length).ok_or_else(|| {
+            let cause = "the slices have more layers than can be counted";
+            refusal(inputs[0].model, cause.to_owned())
+        })?;
         let rests = self.rests(inputs, &ranges);
         for layer in 0..length {
             let here = rests.range((layer, "")..(layer + 1, ""));
             let before = tensors.len();
             for &(_, rest) in here {
-                let source = |(input, range): (&Input<'_>, &LayerRange)| StackedSource {
+                let sources = inputs.iter().zip(&ranges);
+                let sources = sources.map(|(input, range)| StackedSource {
                     model: self.model(input),
                     name: format!("{}{}{rest}", self.stem, range.start + layer),
-                };
+                });
                 tensors.push(StackedTensor {
                     name: format!("{}{}{rest}", self.stem, offset + layer),
                     slice,
                     t: position(layer, length),
-                    sources: inputs.iter().zip(&ranges).map(source).collect(),
+                    sources: sources.collect(),
                 });
             }
             if tensors.len() == before {
@@ -271,15 +269,15 @@ impl<'a> Stock<'a> {
             .filter(|name| wanted(name))
             .collect();
         tensors.extend(names.into_iter().map(|name| {
-            let source = |&model: &usize| StackedSource {
-                model,
+            let sources = models.iter().map(|model| StackedSource {
+                model: *model,
                 name: name.to_owned(),
-            };
+            });
             StackedTensor {
                 name: name.to_owned(),
                 slice,
                 t: 0.0,
-                sources: models.iter().map(source).collect(),
+                sources: sources.collect(),
             }
         }));
     }

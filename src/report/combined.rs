@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::dtype::Dtype;
 use crate::error::shown_name;
 use crate::plan::Plan;
-use crate::plan::tensor::Action;
+use crate::plan::tensor::{Action, TensorPlan};
 use crate::recipe::Setting;
 
 use super::words::{counted, listed};
@@ -113,20 +113,15 @@ impl CombinedModel {
 
 /// Returns the dtypes of the tensors that are merged, those of most bytes first.
 fn dtypes(plan: &Plan) -> Vec<String> {
-    let bytes_of = |dtype: Dtype| -> u64 {
-        let merged = plan
-            .tensors
-            .iter()
-            .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
-        merged
-            .filter(|tensor| tensor.dtype == dtype)
-            .map(|tensor| tensor.output_bytes())
-            .sum()
-    };
-    let mut sizes: Vec<(Dtype, u64)> = Dtype::MERGEABLE
-        .into_iter()
-        .map(|dtype| (dtype, bytes_of(dtype)))
-        .collect();
+    let merged = plan
+        .tensors
+        .iter()
+        .filter(|tensor| matches!(tensor.action, Action::Merge(_)));
+    let sizes = Dtype::MERGEABLE.into_iter().map(|dtype| {
+        let of_it = merged.clone().filter(|tensor| tensor.dtype == dtype);
+        (dtype, of_it.map(TensorPlan::output_bytes).sum::<u64>())
+    });
+    let mut sizes: Vec<(Dtype, u64)> = sizes.collect();
     sizes.retain(|(_, bytes)| *bytes > 0);
     sizes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     sizes

@@ -230,14 +230,9 @@ impl Report {
 
 /// Writes one line for each oddity, with the tensors where it was met.
 fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
-    let taken = |tensor: usize| match plan.tensors.get(tensor)?.action {
-        Action::Carry(taken) => {
-            Some(plan.tensors[tensor].sources[taken].input).filter(|input| *input != plan.job.donor)
-        }
-        Action::Merge(_) => None,
-    };
+    let noticed = noticed.met(|tensor| taken_from(plan, tensor));
     let model = |input: usize| plan.inputs[input].root().display();
-    let line = |met: Met| {
+    let lines = noticed.into_iter().map(|met: Met| {
         let line = match met.oddity {
             Oddity::Flag(sentence) => sentence.to_owned(),
             Oddity::Overflow => {
@@ -254,8 +249,19 @@ fn warnings(plan: &Plan, noticed: Noticed) -> Vec<String> {
             }
         };
         format!("{line}: {}", named(&met.first, met.count))
-    };
-    noticed.met(taken).into_iter().map(line).collect()
+    });
+    lines.collect()
+}
+
+/// Returns the input from which a tensor is carried unchanged, when that is not the donor.
+fn taken_from(plan: &Plan, tensor: usize) -> Option<usize> {
+    let tensor = plan.tensors.get(tensor)?;
+    match tensor.action {
+        Action::Carry(taken) => {
+            Some(tensor.sources[taken].input).filter(|input| *input != plan.job.donor)
+        }
+        Action::Merge(_) => None,
+    }
 }
 
 /// Lists file names on one line, the first few of many.
@@ -279,22 +285,9 @@ fn named(first: &[String], count: usize) -> String {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.headline())?;
-        if let Some(weights) = self.combined.weights() {
-            writeln!(f, "weights: {weights}")?;
-        }
-        writeln!(f, "output: {}", self.output())?;
-        if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
-            writeln!(
-                f,
-                "angles to the mean: {mean:.6} rad on average, {largest:.6} at most"
-            )?;
-        }
-        if let Some(solved) = self.solved.in_words() {
-            writeln!(f, "solved: {solved}")?;
-        }
+impl Report {
+    /// Writes time, memory and device.
+    fn write_costs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.seconds > 0.0 {
             #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
             let rate = (self.read_bytes + self.written_bytes) as f64 / self.seconds / 1e9;
@@ -315,6 +308,27 @@ impl fmt::Display for Report {
         if let Some(device) = &self.device {
             writeln!(f, "computed on: {device}")?;
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.headline())?;
+        if let Some(weights) = self.combined.weights() {
+            writeln!(f, "weights: {weights}")?;
+        }
+        writeln!(f, "output: {}", self.output())?;
+        if let (Some(mean), Some(largest)) = (self.mean_angle, self.largest_angle) {
+            writeln!(
+                f,
+                "angles to the mean: {mean:.6} rad on average, {largest:.6} at most"
+            )?;
+        }
+        if let Some(solved) = self.solved.in_words() {
+            writeln!(f, "solved: {solved}")?;
+        }
+        self.write_costs(f)?;
         if self.stored_bytes < self.output_bytes {
             writeln!(
                 f,

@@ -94,14 +94,7 @@ fn options(fields: &Fields<'_>) -> Result<WeightMatching> {
 
 /// Reads a file, a list of files, or a file for each of some models.
 fn files(field: Field<'_>) -> Result<AlignFrom> {
-    let path = |node: &Node| {
-        let text = Field { node, ..field }.text()?;
-        if text.trim().is_empty() {
-            Err(field.error("names a file by an empty text"))
-        } else {
-            Ok(text.to_owned())
-        }
-    };
+    let path = |node: &Node| file_name(field, node);
     match &field.node.value {
         Value::Map(entries) if entries.is_empty() => Err(field.error("is an empty mapping")),
         Value::Map(entries) => {
@@ -120,4 +113,12 @@ fn files(field: Field<'_>) -> Result<AlignFrom> {
             .map(AlignFrom::Files),
         _ => Ok(AlignFrom::Files(vec![path(field.node)?])),
     }
+}
+
+fn file_name(field: Field<'_>, node: &Node) -> Result<String> {
+    let text = Field { node, ..field }.text()?;
+    if text.trim().is_empty() {
+        return Err(field.error("names a file by an empty text"));
+    }
+    Ok(text.to_owned())
 }

@@ -75,16 +75,20 @@ fn check_align(fields: &Fields<'_>, document: &Document) -> Result<()> {
 /// Returns the place of an input, or of its slice; `None` for a base that is appended, and for
 /// whole models taken together.
 fn place_of(fields: &Fields<'_>, slice: usize, input: Option<usize>) -> Option<At> {
-    let find = |key| match fields.get("modules") {
-        Some(modules) => child(child_at(modules.node, 0)?, key),
-        None => fields.get(key).map(|field| field.node),
-    };
-    if let Some(models) = find("models") {
+    if let Some(models) = source_list(fields, "models") {
         return child_at(models, input?).map(|node| node.at);
     }
-    let slice = child_at(find("slices")?, slice)?;
+    let slice = child_at(source_list(fields, "slices")?, slice)?;
     let source = input.and_then(|input| child_at(child(slice, "sources")?, input));
     Some(source.unwrap_or(slice).at)
+}
+
+/// Returns the value of `models` or `slices`, which may stand in a module.
+fn source_list<'a>(fields: &Fields<'a>, key: &str) -> Option<&'a Node> {
+    match fields.get("modules") {
+        Some(modules) => child(child_at(modules.node, 0)?, key),
+        None => fields.get(key).map(|field| field.node),
+    }
 }
 
 fn child<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
@@ -116,12 +120,10 @@ fn base_complaint(document: &Document, info: &MethodInfo, slice: usize) -> Optio
         }),
         (BaseRule::Counted, _) | (BaseRule::Optional, None) => None,
         (_, Some(base)) => {
-            let cause = || {
-                format!(
-                    "measures from the base model {base}, which is not among the slice's sources"
-                )
-            };
-            (!found).then(|| complaint(cause()))
+            let cause = format!(
+                "measures from the base model {base}, which is not among the slice's sources"
+            );
+            (!found).then(|| complaint(cause))
         }
     }
 }

@@ -228,12 +228,8 @@ impl<'a> Field<'a> {
 
     /// Reads the value as a whole number from `least` to `most`.
     pub(super) fn whole(&self, least: u64, most: u64) -> Result<u64> {
-        let must = || {
-            self.error(format!(
-                "must be a whole number from {least} to {most}, found {}",
-                self.found()
-            ))
-        };
+        let wanted = format!("must be a whole number from {least} to {most}, found ");
+        let must = || self.error(wanted.clone() + &self.found());
         let number = match &self.node.value {
             Value::Integer(number) => *number,
             // `3.0` counts as the whole number that it is, as in mergekit.

@@ -35,33 +35,7 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
     let info = method.map(MethodName::info);
     let sources = origin.keep(models::sources(&fields, info));
     let parameters = origin.keep(parameters::read(&fields, info, Level::Merge));
-    let read_name = |field| {
-        if last {
-            free_name(field)
-        } else {
-            stage_name(field)
-        }
-    };
-    let optional = Optional {
-        name: fields
-            .get("name")
-            .and_then(|field| origin.keep(read_name(field))),
-        base_model: fields
-            .get("base_model")
-            .and_then(|field| origin.keep(model_ref(origin, field.node))),
-        dtype: fields
-            .get("dtype")
-            .and_then(|field| origin.keep(dtype(field))),
-        out_dtype: fields
-            .get("out_dtype")
-            .and_then(|field| origin.keep(dtype(field))),
-        tokenizer: origin.keep(tokenizer(&fields)).flatten(),
-        chat_template: fields
-            .get("chat_template")
-            .and_then(|field| origin.keep(chat_template(field))),
-        pad_to_multiple_of: origin.keep(padding(&fields)).flatten(),
-        own: own(&fields),
-    };
+    let optional = optional(origin, &fields, last);
     let (sources, module) = sources?;
     let mut document = optional.document(method?, sources, module, parameters?);
     document.places = Places::of(origin, node);
@@ -80,6 +54,31 @@ pub(super) fn document(origin: Origin<'_>, node: &Node, last: bool) -> Option<Do
         check::check(&fields, &document);
     }
     (origin.notes.fault_count() == before).then_some(document)
+}
+
+/// Reads the keys that a merge may do without; faults are kept in `origin`.
+fn optional(origin: Origin<'_>, fields: &Fields<'_>, last: bool) -> Optional {
+    let read_name = if last { free_name } else { stage_name };
+    Optional {
+        name: fields
+            .get("name")
+            .and_then(|field| origin.keep(read_name(field))),
+        base_model: fields
+            .get("base_model")
+            .and_then(|field| origin.keep(model_ref(origin, field.node))),
+        dtype: fields
+            .get("dtype")
+            .and_then(|field| origin.keep(dtype(field))),
+        out_dtype: fields
+            .get("out_dtype")
+            .and_then(|field| origin.keep(dtype(field))),
+        tokenizer: origin.keep(tokenizer(fields)).flatten(),
+        chat_template: fields
+            .get("chat_template")
+            .and_then(|field| origin.keep(chat_template(field))),
+        pad_to_multiple_of: origin.keep(padding(fields)).flatten(),
+        own: own(fields),
+    }
 }
 
 /// The optional parts of a document, besides its method and its models.
@@ -135,16 +134,9 @@ fn other_program(origin: Origin<'_>, node: &Node) -> Result<()> {
     let Value::Map(entries) = &node.value else {
         return Ok(());
     };
-    let at = |wanted: &str| {
-        entries
-            .iter()
-            .find(|(key, _)| key.text == wanted)
-            .map(|(key, _)| key.at)
-    };
-    if ["models", "slices", "modules"]
-        .iter()
-        .any(|key| at(key).is_some())
-    {
+    let keys = || entries.iter().map(|(key, _)| key);
+    let at = |wanted: &str| keys().find(|key| key.text == wanted).map(|key| key.at);
+    if keys().any(|key| matches!(&*key.text, "models" | "slices" | "modules")) {
         return Ok(());
     }
     match PROGRAMS
@@ -174,18 +166,19 @@ fn method(field: Field<'_>) -> Result<MethodName> {
 /// Reads a name that can be a folder beside others, or one in another as `org/name` is.
 fn stage_name(field: Field<'_>) -> Result<String> {
     let name = field.text()?;
-    let is_plain = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && !part.contains(|c: char| c.is_control() || "\\:*?\"<>|@+~".contains(c))
-    };
-    match name.len() <= 200 && name.split('/').count() <= 2 && name.split('/').all(is_plain) {
+    match name.len() <= 200 && name.split('/').count() <= 2 && name.split('/').all(is_folder_name) {
         true => Ok(name.to_owned()),
         false => Err(field.error(format!(
             "must be a plain folder name or org/name, found {}",
             field.found()
         ))),
     }
+}
+
+fn is_folder_name(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with('.')
+        && !part.contains(|c: char| c.is_control() || "\\:*?\"<>|@+~".contains(c))
 }
 
 /// Reads the name of the last merge, which names no folder: any text, as in mergekit.

@@ -239,12 +239,9 @@ fn layer_range(field: Field<'_>) -> Result<LayerRange> {
             field.error("must be two layer numbers, the first one and the one after the last")
         );
     };
-    let number = |node| {
-        Field { node, ..field }
-            .whole(0, 1_000_000)
-            .and_then(|n| narrow(&field, n))
-    };
+    let number = |node| Field { node, ..field }.whole(0, 1_000_000);
     let (start, end) = (number(first)?, number(end)?);
+    let (start, end) = (narrow(&field, start)?, narrow(&field, end)?);
     if start >= end {
         return Err(field.error(format!(
             "[{start}, {end}] holds no layer; the end itself is not taken"

@@ -3,7 +3,7 @@
 use super::super::document::Document;
 use super::super::keys::Place;
 use super::super::model_ref::ModelRef;
-use super::super::node::{Key, Node, Value};
+use super::super::node::{Node, Value};
 use super::super::rename::Rename;
 use super::fields::{Field, Fields};
 use super::models::model_ref;
@@ -22,13 +22,13 @@ pub(super) fn read(field: Field<'_>, model: Option<&ModelRef>) -> Result<Vec<Ren
         Value::Map(entries) if entries.iter().any(|(key, _)| key.text == "from") => {
             Ok(vec![rule(field, model)?])
         }
-        Value::Map(entries) => {
-            let each = |(key, node): &(Key, Node)| {
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, node)| {
                 let to = Field { node, ..field }.text()?;
                 made(field, Rename::new(model.cloned(), &key.text, to))
-            };
-            entries.iter().map(each).collect()
-        }
+            })
+            .collect(),
         _ => Err(field.error(format!(
             "must be a list of {{from, to}} or a mapping, found {}",
             field.found()
