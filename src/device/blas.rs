@@ -93,13 +93,6 @@ impl Blas {
             sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
         ))?;
         let handle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = |transposed| {
-            if transposed {
-                cublasOperation_t::CUBLAS_OP_T
-            } else {
-                cublasOperation_t::CUBLAS_OP_N
-            }
-        };
         let [a, b] = gemm
             .factors
             .map(|factor| std::ptr::with_exposed_provenance(address(factor)));
@@ -110,8 +103,8 @@ impl Blas {
             result::set_stream(handle.0, std::ptr::with_exposed_provenance_mut(stream.0))?;
             result::sgemm(
                 handle.0,
-                turn(gemm.transposed[0]),
-                turn(gemm.transposed[1]),
+                operation(gemm.transposed[0]),
+                operation(gemm.transposed[1]),
                 m,
                 n,
                 k,
@@ -137,6 +130,15 @@ impl Blas {
 
 fn address(of: Address) -> usize {
     usize::try_from(of.0).expect("addresses of a device fit those of the host")
+}
+
+/// Names a transposition as the library does.
+fn operation(transposed: bool) -> cublasOperation_t {
+    if transposed {
+        cublasOperation_t::CUBLAS_OP_T
+    } else {
+        cublasOperation_t::CUBLAS_OP_N
+    }
 }
 
 #[cfg(test)]

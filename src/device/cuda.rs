@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 use super::blas::Blas;
 use super::{Address, Argument, Choice, Driver, Kernel, Multiplication, Stream};
@@ -44,41 +44,28 @@ impl Cuda {
     ///
     /// [`Kind::Device`]: no driver, one that is too old or does not work, no such device, one that is too old.
     pub fn open(number: u32) -> Result<Self> {
-        let refuse = |cause: String| {
-            Error::new(
-                Kind::Device,
-                "cannot use device",
-                Choice::Cuda(number),
-                cause,
-            )
-        };
-        check_driver().map_err(|(cause, hint)| refuse(cause).with_hint(hint))?;
-        let failed = |what: &'static str| {
-            move |error: DriverError| refuse(format!("{what}: {}", text(error)))
-        };
+        let context = Context::new(Kind::Device, "cannot use device", Choice::Cuda(number));
+        check_driver().map_err(|(cause, hint)| context.error(cause).with_hint(hint))?;
+        let failed = |what: &'static str| move |error| context.error(failure(what, error));
         let count = result::device::get_count().map_err(failed("cannot count devices"))?;
         let ordinal = i32::try_from(number)
             .ok()
-            .filter(|ordinal| *ordinal < count)
-            .ok_or_else(|| {
-                let there = if count == 0 {
-                    "there is none".to_owned()
-                } else {
-                    format!("there are {count}, from 0 on")
-                };
-                refuse(format!("no such device: {there}"))
-                    .with_hint("CUDA_VISIBLE_DEVICES hides devices, if it is set")
-            })?;
+            .filter(|ordinal| *ordinal < count);
+        let ordinal = ordinal.ok_or_else(|| {
+            let hint = "CUDA_VISIBLE_DEVICES hides devices, if it is set";
+            context.error(no_such_device(count)).with_hint(hint)
+        })?;
         let device = result::device::get(ordinal).map_err(failed("cannot open"))?;
         let model = result::device::get_name(device).map_err(failed("cannot ask for the name"))?;
         let capability =
             capability(device).map_err(failed("cannot ask for the compute capability"))?;
         if capability < LEAST_CAPABILITY {
             let ((major, minor), (wanted, _)) = (capability, LEAST_CAPABILITY);
-            return Err(refuse(format!(
-                "{model} is too old: wanted compute capability {wanted}.0, got {major}.{minor}"
-            ))
-            .with_hint("leave out --device: the bytes of the output are the same"));
+            return Err(context
+                .error(format!(
+                    "{model} is too old: wanted compute capability {wanted}.0, got {major}.{minor}"
+                ))
+                .with_hint("leave out --device: the bytes of the output are the same"));
         }
         // SAFETY: the device was just opened; the context is released when this is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }
@@ -123,12 +110,12 @@ impl Cuda {
 impl Cuda {
     /// The library for products, if it is installed.
     fn blas(&self) -> Option<&Blas> {
-        let load = || {
-            self.within("cannot look for cuBLAS", || Ok(Blas::load()))
-                .ok()
-                .flatten()
-        };
-        self.blas.get_or_init(load).as_ref()
+        self.blas
+            .get_or_init(|| {
+                let loaded = self.within("cannot look for cuBLAS", || Ok(Blas::load()));
+                loaded.ok().flatten()
+            })
+            .as_ref()
     }
 }
 
@@ -308,11 +295,13 @@ impl Driver for Cuda {
         arguments: &[Argument],
     ) -> Result<()> {
         let mut values = arguments.to_vec();
-        let pointer = |value: &mut Argument| match value {
-            Argument::Address(address) => (&raw mut address.0).cast::<c_void>(),
-            Argument::Word(word) => (&raw mut *word).cast(),
-        };
-        let mut parameters: Vec<*mut c_void> = values.iter_mut().map(pointer).collect();
+        let mut parameters: Vec<*mut c_void> = values
+            .iter_mut()
+            .map(|value| match value {
+                Argument::Address(address) => (&raw mut address.0).cast::<c_void>(),
+                Argument::Word(word) => (&raw mut *word).cast(),
+            })
+            .collect();
         let function = self.functions[kernel as usize];
         let (grid, block) = ((grid[0], grid[1], 1), (Kernel::BLOCK, 1, 1));
         self.within("cannot start a kernel", || {
@@ -381,6 +370,19 @@ impl Drop for Cuda {
             });
             let _ = result::primary_ctx::release(self.device);
         }
+    }
+}
+
+/// Says in words that a call of the driver failed.
+fn failure(what: &str, error: DriverError) -> String {
+    format!("{what}: {}", text(error))
+}
+
+/// Says which devices there are.
+fn no_such_device(count: i32) -> String {
+    match count {
+        0 => "no such device: there is none".to_owned(),
+        _ => format!("no such device: there are {count}, from 0 on"),
     }
 }
 

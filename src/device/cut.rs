@@ -79,19 +79,20 @@ fn even(most: usize, all: usize) -> usize {
 }
 
 fn parts(rows: usize, columns: usize, high: usize, wide: usize) -> Vec<Part> {
-    let along = |all: usize, step: usize| {
-        (0..all)
-            .step_by(step.max(1))
-            .map(move |start| start..all.min(start + step))
-    };
-    along(rows, high)
+    pieces(rows, high)
         .flat_map(|rows| {
-            along(columns, wide).map(move |columns| Part {
+            pieces(columns, wide).map(move |columns| Part {
                 rows: rows.clone(),
                 columns,
             })
         })
         .collect()
+}
+
+/// Cuts `all` into pieces of `step`, the last of which may be shorter.
+fn pieces(all: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = (0..all).step_by(step.max(1));
+    starts.map(move |start| start..all.min(start + step))
 }
 
 #[cfg(test)]

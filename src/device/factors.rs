@@ -71,14 +71,15 @@ impl Factors<'_> {
         moved.put_places(lane, columns);
         lane.copy_in(0..moved.places.end)?;
         moved.launch(lane, Dtype::F32, columns.len())?;
-        let factor = |at: usize, transposed: bool| Factor {
-            at: lane.memory.at(at),
-            transposed,
+        let left = Factor {
+            at: lane.memory.at(0),
+            transposed: left.matrix.is_transposed(),
         };
-        Ok([
-            factor(0, left.matrix.is_transposed()),
-            factor(moved.into.start, false),
-        ])
+        let right = Factor {
+            at: lane.memory.at(moved.into.start),
+            transposed: false,
+        };
+        Ok([left, right])
     }
 
     /// Returns the pieces of both factors for some terms of a part of the result.

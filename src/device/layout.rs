@@ -67,11 +67,7 @@ impl Layout {
     /// The layout for `len` elements of inputs of these types, and of an output of type `out`.
     pub fn new(inputs: &[Dtype], out: Dtype, len: usize) -> Self {
         let mut at = 0;
-        let mut part = |bytes: usize| {
-            let begin = at;
-            at = (begin + bytes).next_multiple_of(ALIGNMENT);
-            begin..begin + bytes
-        };
+        let mut part = |bytes: usize| take(&mut at, bytes);
         let most_pieces = most_pieces(len);
         let count = inputs.len();
         Self {
@@ -122,6 +118,13 @@ impl Layout {
 /// the last one, cut at whole chunks.
 fn most_pieces(len: usize) -> usize {
     len / LEAST_SEGMENT + 2
+}
+
+/// Takes the next `bytes` from `at` on, and aligns what follows.
+fn take(at: &mut usize, bytes: usize) -> Range<usize> {
+    let begin = *at;
+    *at = (begin + bytes).next_multiple_of(ALIGNMENT);
+    begin..begin + bytes
 }
 
 #[cfg(test)]

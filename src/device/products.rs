@@ -244,19 +244,10 @@ impl Running<'_> {
         if self.result.is_empty() || depth == 0 {
             return Ok(());
         }
-        let there = cut::gathered_terms(self.rows, self.columns, lane)
+        let gathered = cut::gathered_terms(self.rows, self.columns, lane)
             .filter(|_| self.stays && columns.is_some());
-        if let Some(step) = there {
-            let whole = Part {
-                rows: 0..self.rows,
-                columns: 0..self.columns,
-            };
-            for start in (0..depth).step_by(step) {
-                let terms = start..depth.min(start + step);
-                self.add_brought(scale, &whole, &terms, |lane| {
-                    factors.bring_apart(lane, &whole, &terms)
-                })?;
-            }
+        if let Some(step) = gathered {
+            self.add_gathered(scale, factors, step)?;
         } else if self.stays {
             for part in cut::there(self.rows, self.columns, lane) {
                 for terms in cut::terms(&part, depth, lane) {
@@ -272,6 +263,22 @@ impl Running<'_> {
                 .try_for_each(|part| self.add_carried(scale, factors, part))?;
         }
         self.fresh = false;
+        Ok(())
+    }
+
+    /// Adds a product whose columns the device reorders, `step` terms at a time.
+    fn add_gathered(&mut self, scale: f32, factors: &Factors<'_>, step: usize) -> Result<()> {
+        let depth = factors.left.columns();
+        let whole = Part {
+            rows: 0..self.rows,
+            columns: 0..self.columns,
+        };
+        for start in (0..depth).step_by(step) {
+            let terms = start..depth.min(start + step);
+            self.add_brought(scale, &whole, &terms, |lane| {
+                factors.bring_apart(lane, &whole, &terms)
+            })?;
+        }
         Ok(())
     }
 

@@ -162,26 +162,9 @@ impl Resident<'_> {
         if pieces.is_empty() {
             return Ok(0);
         }
-        let same = |input: usize| self.dtypes[input] == self.out;
-        let copied: Vec<u32> = pieces
-            .iter()
-            .map(|(_, mix)| {
-                if let Mix::Only(input) = mix
-                    && same(*input)
-                {
-                    word(*input)
-                } else {
-                    NONE
-                }
-            })
-            .collect();
-        let ranges: Vec<Range<usize>> = pieces.iter().map(|(range, _)| range.clone()).collect();
-        self.put_pieces(&ranges, |piece| copied[piece])?;
-        self.put_weights(pieces);
+        self.put_mixes(pieces)?;
         let overflows = self.layout.overflows.clone();
         self.lane.host(overflows.clone()).fill(0);
-        let end = self.layout.weights.start + pieces.len() * (count + 1) * size_of::<f64>();
-        self.lane.copy_in(self.layout.weights.start..end)?;
         self.lane.copy_in(overflows.clone())?;
         let arguments = [
             self.address(self.layout.inputs.start),
@@ -197,15 +180,29 @@ impl Resident<'_> {
         self.lane.copy_out(overflows.clone())?;
         let part = self.layout.output.clone();
         dst.copy_from_slice(self.fetch(part)?);
-        let counted = self
-            .lane
-            .host(overflows)
-            .as_chunks()
-            .0
-            .first()
-            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let counted = self.lane.host(overflows).as_chunks().0.first();
+        let counted = counted.map_or(0, |bytes| u64::from_le_bytes(*bytes));
         self.done();
         Ok(counted)
+    }
+
+    /// Copies the pieces and their weights to the device.
+    fn put_mixes(&mut self, pieces: &[(Range<usize>, Mix<'_>)]) -> Result<()> {
+        let copied: Vec<u32> = pieces.iter().map(|(_, mix)| self.copied(mix)).collect();
+        let ranges: Vec<Range<usize>> = pieces.iter().map(|(range, _)| range.clone()).collect();
+        self.put_pieces(&ranges, |piece| copied[piece])?;
+        self.put_weights(pieces);
+        let row = (self.dtypes.len() + 1) * size_of::<f64>();
+        let start = self.layout.weights.start;
+        self.lane.copy_in(start..start + pieces.len() * row)
+    }
+
+    /// Returns the input whose bytes a piece takes as they are; [`NONE`] when they are computed.
+    fn copied(&self, mix: &Mix<'_>) -> u32 {
+        match mix {
+            Mix::Only(input) if self.dtypes[*input] == self.out => word(*input),
+            _ => NONE,
+        }
     }
 
     /// Writes the rows of weights, each with its divisor; an input that is converted has weight

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::loss::cross_entropy;
+use super::loss::{Loss, cross_entropy};
 use super::{Network, Parameters};
 use crate::budget::format_bytes;
 use crate::data::{Batch, DataSet};
@@ -46,12 +46,11 @@ pub fn evaluate(
     let (mut loss, mut correct) = (0.0, 0);
     for ranges in ranges.chunks(at_once) {
         go_on()?;
-        let score = |range: &Range<usize>| {
-            let Batch { inputs, labels } = network.checked(data, range.clone())?;
-            let values = network.forward(parameters, inputs, labels.len(), &|_| false);
-            Ok(cross_entropy(values.logits(), &labels, network.classes()))
-        };
-        for found in ranges.par_iter().map(score).collect::<Result<Vec<_>>>()? {
+        for found in ranges
+            .par_iter()
+            .map(|range| loss_of(network, parameters, data, range))
+            .collect::<Result<Vec<_>>>()?
+        {
             loss += found.sum;
             correct += found.correct;
         }
@@ -61,6 +60,18 @@ pub fn evaluate(
         loss: loss / samples,
         accuracy: correct as f64 / samples,
     })
+}
+
+/// Computes the loss of one batch.
+fn loss_of(
+    network: &Network,
+    parameters: &Parameters,
+    data: &DataSet,
+    samples: &Range<usize>,
+) -> Result<Loss> {
+    let Batch { inputs, labels } = network.checked(data, samples.clone())?;
+    let values = network.forward(parameters, inputs, labels.len(), &|_| false);
+    Ok(cross_entropy(values.logits(), &labels, network.classes()))
 }
 
 /// Counts the passes of `bytes` bytes each that fit `memory` at once.

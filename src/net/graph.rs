@@ -176,18 +176,15 @@ impl Network {
 
     /// True if there are convolutions.
     pub(super) fn convolves(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| matches!(node.op, Op::Convolution { .. }))
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| matches!(node.op, Op::Convolution { .. }))
     }
 
     /// Returns the last operation that needs a value.
     pub(super) fn last_use(&self, value: usize) -> usize {
         let uses = |node: &Node| node.input == value || node.op == Op::Add(value);
-        self.nodes
-            .iter()
-            .rposition(uses)
-            .unwrap_or(self.nodes.len())
+        let last = self.nodes.iter().rposition(uses);
+        last.unwrap_or(self.nodes.len())
     }
 }
 

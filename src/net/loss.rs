@@ -42,15 +42,12 @@ pub fn cross_entropy(logits: &[f32], labels: &[usize], classes: usize) -> Loss {
             }
         });
         let largest = f64::from(logits[best]);
-        let powers = || {
-            logits
-                .iter()
-                .map(|logit| (f64::from(*logit) - largest).exp())
-        };
-        let total: f64 = powers().sum();
+        let powers = logits.iter();
+        let powers = powers.map(|logit| (f64::from(*logit) - largest).exp());
+        let total: f64 = powers.clone().sum();
         loss.sum += total.ln() - (f64::from(logits[*label]) - largest);
         loss.correct += usize::from(best == *label);
-        for (class, (gradient, power)) in gradient.iter_mut().zip(powers()).enumerate() {
+        for (class, (gradient, power)) in gradient.iter_mut().zip(powers).enumerate() {
             let wanted = if class == *label { 1.0 } else { 0.0 };
             *gradient = narrow((power / total - wanted) / count);
         }

@@ -83,11 +83,12 @@ impl Parameters {
     pub fn combine(&self, one: f32, others: &Self, other: f32) -> Self {
         assert_eq!(self.shapes, others.shapes, "parameters of one network");
         let pairs = self.tensors.iter().zip(&others.tensors);
-        let sum = |(x, y): (&Vec<f32>, &Vec<f32>)| {
-            x.iter().zip(y).map(|(x, y)| one * x + other * y).collect()
-        };
+        let sums = pairs.map(|(x, y)| {
+            let numbers = x.iter().zip(y);
+            numbers.map(|(x, y)| one * x + other * y).collect()
+        });
         Self {
-            tensors: pairs.map(sum).collect(),
+            tensors: sums.collect(),
             ..self.clone()
         }
     }

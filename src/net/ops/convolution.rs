@@ -109,20 +109,18 @@ impl Filter {
         let pairs = input
             .par_chunks(run * from)
             .zip(gradient.par_chunks(run * to));
-        let of_run = |(input, gradient): (&[f32], &[f32])| {
-            let mut sum = vec![0.0; sum.len()];
-            for (input, gradient) in input.chunks(from).zip(gradient.chunks(to)) {
-                let columns = self.columns(input);
-                let gradient = Matrix::new(gradient, self.to.channels, places);
-                add_product(
-                    gradient,
-                    Matrix::new(&columns, taps, places).transposed(),
-                    &mut sum,
-                );
-            }
-            sum
-        };
-        let parts: Vec<Vec<f32>> = pairs.map(of_run).collect();
+        let parts: Vec<Vec<f32>> = pairs
+            .map(|(input, gradient)| {
+                let mut sum = vec![0.0; sum.len()];
+                for (input, gradient) in input.chunks(from).zip(gradient.chunks(to)) {
+                    let columns = self.columns(input);
+                    let columns = Matrix::new(&columns, taps, places).transposed();
+                    let gradient = Matrix::new(gradient, self.to.channels, places);
+                    add_product(gradient, columns, &mut sum);
+                }
+                sum
+            })
+            .collect();
         for part in parts {
             sum.iter_mut()
                 .zip(part)

@@ -29,43 +29,50 @@ impl Step<'_> {
     /// Computes the operation's value; a sum takes `other` too.
     pub fn forward(&self, input: &[f32], other: Option<&[f32]>) -> Vec<f32> {
         let mut output = vec![0.0; self.samples * self.node.shape.len()];
-        let (from, to) = (self.from.len().max(1), self.node.shape.len().max(1));
-        let each = |output: &mut [f32], work: &Forward<'_>| {
-            output
-                .par_chunks_mut(to)
-                .zip(input.par_chunks(from))
-                .for_each(|(to, from)| work(from, to));
-        };
-        match &self.node.op {
+        match self.node.op {
             Op::Linear {
                 weight,
                 bias,
                 in_out,
-            } => {
-                linear::forward(self, input, *weight, *bias, *in_out, &mut output);
-            }
+            } => self
+                .linear(weight, in_out)
+                .forward(input, bias, &mut output),
             Op::Convolution {
                 weight,
                 bias,
                 stride,
                 padding,
             } => {
-                let filter = self.filter(*weight, *stride, *padding);
+                let filter = self.filter(weight, stride, padding);
+                let weight = self.parameter(weight);
                 let bias = bias.map(|bias| self.parameter(bias));
-                each(&mut output, &|from, to| {
-                    filter.forward(from, self.parameter(*weight), bias, to)
-                });
+                let work = |from: &[f32], to: &mut [f32]| filter.forward(from, weight, bias, to);
+                self.each_value(input, &mut output, &work);
             }
+            Op::Add(_) => {
+                let other = other.expect("a sum has two values");
+                let sums = output.par_iter_mut().zip(input.par_iter().zip(other));
+                sums.for_each(|(sum, (x, y))| *sum = x + y);
+            }
+            Op::BatchNorm { .. } | Op::LayerNorm { .. } => self.forward_norm(input, &mut output),
+            Op::Relu | Op::MaxPool { .. } | Op::AveragePool => {
+                self.forward_plain(input, &mut output);
+            }
+        }
+        output
+    }
+
+    fn forward_norm(&self, input: &[f32], output: &mut [f32]) {
+        match self.node.op {
             Op::BatchNorm {
                 weight,
                 bias,
                 mean,
                 variance,
             } => {
-                let [weight, bias, mean, variance] =
-                    [weight, bias, mean, variance].map(|at| self.parameter(*at));
-                each(&mut output, &|from, to| {
-                    norm::batch_forward(from, [weight, bias, mean, variance], to)
+                let numbers = [weight, bias, mean, variance].map(|at| self.parameter(at));
+                self.each_value(input, output, &|from, to| {
+                    norm::batch_forward(from, numbers, to)
                 });
             }
             Op::LayerNorm {
@@ -73,34 +80,44 @@ impl Step<'_> {
                 bias,
                 over_places,
             } => {
-                let sets = norm::Sets::new(self.from, *over_places);
-                let [weight, bias] = [weight, bias].map(|at| self.parameter(*at));
-                each(&mut output, &|from, to| {
+                let sets = norm::Sets::new(self.from, over_places);
+                let [weight, bias] = [weight, bias].map(|at| self.parameter(at));
+                self.each_value(input, output, &|from, to| {
                     sets.forward(from, weight, bias, to)
                 });
             }
-            Op::Relu => each(&mut output, &|from, to| {
-                from.iter().zip(to).for_each(|(x, y)| *y = x.max(0.0));
-            }),
+            _ => unreachable!("the operation is a norm"),
+        }
+    }
+
+    /// Computes the value of an operation without parameters.
+    fn forward_plain(&self, input: &[f32], output: &mut [f32]) {
+        match self.node.op {
             Op::MaxPool {
                 size,
                 stride,
                 padding,
             } => {
-                let pool = self.max_pool(*size, *stride, *padding);
-                each(&mut output, &|from, to| pool.forward(from, to));
+                let pool = self.max_pool(size, stride, padding);
+                self.each_value(input, output, &|from, to| pool.forward(from, to));
             }
             Op::AveragePool => {
                 let pool = self.average_pool();
-                each(&mut output, &|from, to| pool.forward(from, to));
+                self.each_value(input, output, &|from, to| pool.forward(from, to));
             }
-            Op::Add(_) => {
-                let other = other.expect("a sum has two values");
-                let sums = output.par_iter_mut().zip(input.par_iter().zip(other));
-                sums.for_each(|(sum, (x, y))| *sum = x + y);
-            }
+            _ => self.each_value(input, output, &|from, to| {
+                from.iter().zip(to).for_each(|(x, y)| *y = x.max(0.0));
+            }),
         }
+    }
+
+    /// Writes the value of each sample.
+    fn each_value(&self, input: &[f32], output: &mut [f32], work: &Forward<'_>) {
+        let (from, to) = (self.from.len().max(1), self.node.shape.len().max(1));
         output
+            .par_chunks_mut(to)
+            .zip(input.par_chunks(from))
+            .for_each(|(to, from)| work(from, to));
     }
 
     /// Computes the gradient by the input from that by the output; adds the gradients by the
@@ -111,116 +128,151 @@ impl Step<'_> {
         gradient: &[f32],
         gradients: &mut Parameters,
     ) -> Vec<f32> {
-        let (from, to) = (self.from.len().max(1), self.node.shape.len().max(1));
         let mut back = vec![0.0; self.samples * self.from.len()];
-        let each = |back: &mut [f32], work: &Backward<'_>| {
-            let samples = input.par_chunks(from).zip(gradient.par_chunks(to));
-            back.par_chunks_mut(from)
-                .zip(samples)
-                .for_each(|(back, (input, gradient))| work(input, gradient, back));
-        };
-        match &self.node.op {
-            Op::Linear {
-                weight,
-                bias,
-                in_out,
-            } => {
-                let units = self.node.shape.len();
-                linear::backward(
-                    self, input, gradient, *weight, *in_out, gradients, &mut back,
-                );
-                if let Some(bias) = bias {
-                    channel_sums(gradient, units, 1, gradients.tensor_mut(*bias));
-                }
+        match self.node.op {
+            Op::Linear { weight, in_out, .. } => {
+                let linear = self.linear(weight, in_out);
+                linear.backward(input, gradient, gradients, &mut back);
             }
             Op::Convolution {
                 weight,
-                bias,
+                stride,
+                padding,
+                ..
+            } => {
+                let filter = self.filter(weight, stride, padding);
+                let factor = self.parameter(weight);
+                self.each_gradient(input, gradient, &mut back, &|_, gradient, back| {
+                    filter.backward(gradient, factor, back)
+                });
+                let sum = gradients.tensor_mut(weight);
+                filter.weight_gradient(self.samples, input, gradient, sum);
+            }
+            Op::BatchNorm { .. } | Op::LayerNorm { .. } => {
+                self.backward_norm(input, gradient, &mut back);
+            }
+            Op::Add(_) => back.copy_from_slice(gradient),
+            Op::Relu | Op::MaxPool { .. } | Op::AveragePool => {
+                self.backward_plain(input, gradient, &mut back);
+            }
+        }
+        self.add_channel_gradients(input, gradient, gradients);
+        back
+    }
+
+    fn backward_norm(&self, input: &[f32], gradient: &[f32], back: &mut [f32]) {
+        match self.node.op {
+            Op::BatchNorm {
+                weight, variance, ..
+            } => {
+                let [factor, variance] = [weight, variance].map(|at| self.parameter(at));
+                self.each_gradient(input, gradient, back, &|_, gradient, back| {
+                    norm::batch_backward(gradient, factor, variance, back)
+                });
+            }
+            Op::LayerNorm {
+                weight,
+                over_places,
+                ..
+            } => {
+                let sets = norm::Sets::new(self.from, over_places);
+                let factor = self.parameter(weight);
+                self.each_gradient(input, gradient, back, &|input, gradient, back| {
+                    sets.backward(input, gradient, factor, back)
+                });
+            }
+            _ => unreachable!("the operation is a norm"),
+        }
+    }
+
+    /// Computes the gradient by the input of an operation without parameters.
+    fn backward_plain(&self, input: &[f32], gradient: &[f32], back: &mut [f32]) {
+        match self.node.op {
+            Op::MaxPool {
+                size,
                 stride,
                 padding,
             } => {
-                let filter = self.filter(*weight, *stride, *padding);
-                each(&mut back, &|_, gradient, back| {
-                    filter.backward(gradient, self.parameter(*weight), back)
+                let pool = self.max_pool(size, stride, padding);
+                self.each_gradient(input, gradient, back, &|input, gradient, back| {
+                    pool.backward(input, gradient, back)
                 });
-                filter.weight_gradient(
-                    self.samples,
-                    input,
-                    gradient,
-                    gradients.tensor_mut(*weight),
-                );
-                if let Some(bias) = bias {
-                    let Shape { channels, .. } = self.node.shape;
-                    channel_sums(
-                        gradient,
-                        channels,
-                        self.node.shape.places(),
-                        gradients.tensor_mut(*bias),
-                    );
-                }
             }
+            Op::AveragePool => {
+                let pool = self.average_pool();
+                self.each_gradient(input, gradient, back, &|_, gradient, back| {
+                    pool.backward(gradient, back)
+                });
+            }
+            _ => self.each_gradient(input, gradient, back, &|input, gradient, back| {
+                let pairs = input.iter().zip(gradient).zip(back);
+                pairs.for_each(|((x, g), back)| *back = if *x > 0.0 { *g } else { 0.0 });
+            }),
+        }
+    }
+
+    /// Writes the gradient by the input of each sample.
+    fn each_gradient(
+        &self,
+        input: &[f32],
+        gradient: &[f32],
+        back: &mut [f32],
+        work: &Backward<'_>,
+    ) {
+        let (from, to) = (self.from.len().max(1), self.node.shape.len().max(1));
+        let samples = input.par_chunks(from).zip(gradient.par_chunks(to));
+        back.par_chunks_mut(from)
+            .zip(samples)
+            .for_each(|(back, (input, gradient))| work(input, gradient, back));
+    }
+
+    /// Adds the gradients by the parameters that are one number a channel: biases, and the weights
+    /// of norms.
+    fn add_channel_gradients(&self, input: &[f32], gradient: &[f32], gradients: &mut Parameters) {
+        let Shape { channels, .. } = self.node.shape;
+        let places = self.node.shape.places();
+        match self.node.op {
+            Op::Linear {
+                bias: Some(bias), ..
+            } => {
+                let units = self.node.shape.len();
+                channel_sums(gradient, units, 1, gradients.tensor_mut(bias));
+            }
+            Op::Convolution {
+                bias: Some(bias), ..
+            } => channel_sums(gradient, channels, places, gradients.tensor_mut(bias)),
             Op::BatchNorm {
                 weight,
                 bias,
                 mean,
                 variance,
             } => {
-                let [factor, mean, variance] =
-                    [weight, mean, variance].map(|at| self.parameter(*at));
-                each(&mut back, &|_, gradient, back| {
-                    norm::batch_backward(gradient, factor, variance, back)
-                });
+                let [mean, variance] = [mean, variance].map(|at| self.parameter(at));
                 let normed = norm::batch_normed(input, self.from, mean, variance, gradient);
-                channel_sums(
-                    &normed,
-                    self.from.channels,
-                    self.from.places(),
-                    gradients.tensor_mut(*weight),
-                );
-                channel_sums(
-                    gradient,
-                    self.from.channels,
-                    self.from.places(),
-                    gradients.tensor_mut(*bias),
-                );
+                let (channels, places) = (self.from.channels, self.from.places());
+                channel_sums(&normed, channels, places, gradients.tensor_mut(weight));
+                channel_sums(gradient, channels, places, gradients.tensor_mut(bias));
             }
             Op::LayerNorm {
                 weight,
                 bias,
                 over_places,
             } => {
-                let sets = norm::Sets::new(self.from, *over_places);
-                let factor = self.parameter(*weight);
-                each(&mut back, &|input, gradient, back| {
-                    sets.backward(input, gradient, factor, back)
-                });
+                let sets = norm::Sets::new(self.from, over_places);
                 let (by_weight, by_bias) = sets.parameter_gradients(input, gradient);
-                gradients.add(*weight, &by_weight);
-                gradients.add(*bias, &by_bias);
+                gradients.add(weight, &by_weight);
+                gradients.add(bias, &by_bias);
             }
-            Op::Relu => each(&mut back, &|input, gradient, back| {
-                let pairs = input.iter().zip(gradient).zip(back);
-                pairs.for_each(|((x, g), back)| *back = if *x > 0.0 { *g } else { 0.0 });
-            }),
-            Op::MaxPool {
-                size,
-                stride,
-                padding,
-            } => {
-                let pool = self.max_pool(*size, *stride, *padding);
-                each(&mut back, &|input, gradient, back| {
-                    pool.backward(input, gradient, back)
-                });
-            }
-            Op::AveragePool => {
-                let pool = self.average_pool();
-                each(&mut back, &|_, gradient, back| {
-                    pool.backward(gradient, back)
-                });
-            }
-            Op::Add(_) => back.copy_from_slice(gradient),
+            _ => {}
         }
-        back
+    }
+
+    fn linear(&self, weight: usize, in_out: bool) -> linear::Linear<'_> {
+        linear::Linear {
+            step: self,
+            weight,
+            in_out,
+        }
     }
 
     /// Returns the memory that a thread needs while it works on a sample, in bytes.
@@ -269,12 +321,11 @@ impl Step<'_> {
 fn channel_sums(values: &[f32], channels: usize, places: usize, sums: &mut [f32]) {
     let stride = (channels * places).max(1);
     sums.par_iter_mut().enumerate().for_each(|(channel, sum)| {
-        let of_sample = |sample: &[f32]| -> f64 {
-            sample[channel * places..(channel + 1) * places]
-                .iter()
-                .map(|value| f64::from(*value))
-                .sum()
-        };
-        *sum += crate::data::narrow(values.chunks(stride).map(of_sample).sum());
+        let here = channel * places..(channel + 1) * places;
+        let of_samples = values.chunks(stride).map(|sample| {
+            let values = sample[here.clone()].iter();
+            values.map(|value| f64::from(*value)).sum::<f64>()
+        });
+        *sum += crate::data::narrow(of_samples.sum());
     });
 }

@@ -62,17 +62,15 @@ pub fn batch_normed(
     gradient: &[f32],
 ) -> Vec<f32> {
     let places = shape.places().max(1);
-    let value = |(at, (x, g)): (usize, (&f32, &f32))| {
-        let channel = at / places % shape.channels;
-        let normed =
-            (f64::from(*x) - f64::from(mean[channel])) * scale(f64::from(variance[channel]));
-        narrow(normed * f64::from(*g))
-    };
     input
         .par_iter()
         .zip(gradient)
         .enumerate()
-        .map(value)
+        .map(|(at, (x, g))| {
+            let channel = at / places % shape.channels;
+            let centred = f64::from(*x) - f64::from(mean[channel]);
+            narrow(centred * scale(f64::from(variance[channel])) * f64::from(*g))
+        })
         .collect()
 }
 
@@ -135,8 +133,8 @@ impl Sets {
         for set in 0..self.count {
             let (mean, scale) = self.moments(sample, set);
             let normed = |at: usize| (f64::from(sample[self.place(set, at)]) - mean) * scale;
-            let slope =
-                |at: usize| f64::from(gradient[self.place(set, at)]) * f64::from(weight[at]);
+            let gradient = |at: usize| f64::from(gradient[self.place(set, at)]);
+            let slope = |at: usize| gradient(at) * f64::from(weight[at]);
             let slopes = (0..self.len).map(slope).sum::<f64>() / count;
             let along = (0..self.len).map(|at| slope(at) * normed(at)).sum::<f64>() / count;
             for at in 0..self.len {
