@@ -62,31 +62,35 @@ fn cosine(
         let [one, other] = &mut numbers;
         ours.read(range.clone(), &mut one[..len])?;
         theirs.read(range, &mut other[..len])?;
-        let elements = |numbers| Elements {
-            dtype: Dtype::F32,
-            bytes: bytemuck::cast_slice::<f32, u8>(numbers),
-        };
-        kernels.gram(
-            &[elements(&one[..len]), elements(&other[..len])],
-            GramOptions::default(),
-            &mut scratch,
-            &mut sums,
-        );
-        total
-            .iter_mut()
-            .zip(&sums)
-            .for_each(|(total, sum)| *total += sum);
+        let pair = [&one[..len], &other[..len]].map(elements);
+        kernels.gram(&pair, GramOptions::default(), &mut scratch, &mut sums);
+        for (total, sum) in total.iter_mut().zip(&sums) {
+            *total += sum;
+        }
         passed(len as u64)?;
     }
-    let [one, product, other] = total;
-    Ok(match one * other {
+    Ok(cosine_of(total))
+}
+
+/// Returns the cosine of two tensors by |a|², <a, b> and |b|²; `None` when one is zero or not
+/// finite.
+fn cosine_of(gram: [f64; 3]) -> Option<f64> {
+    let [one, product, other] = gram;
+    match one * other {
         // Equal tensors have exactly this cosine, regardless of the rounding of square roots.
         _ if one == product && product == other && one > 0.0 && one.is_finite() => Some(1.0),
         norms if norms > 0.0 => {
             Some(product / (one.sqrt() * other.sqrt())).filter(|cosine| cosine.is_finite())
         }
         _ => None,
-    })
+    }
+}
+
+fn elements(numbers: &[f32]) -> Elements<'_> {
+    Elements {
+        dtype: Dtype::F32,
+        bytes: bytemuck::cast_slice(numbers),
+    }
 }
 
 #[cfg(test)]

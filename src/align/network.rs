@@ -80,14 +80,11 @@ pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
 
 /// Holds the same numbers as weights in memory.
 pub fn store(parameters: &Parameters, kernels: Kernels) -> Store {
-    let tensor = |(name, shape, numbers): (&str, &[usize], &[f32])| {
-        (
-            name.to_owned(),
-            shape.iter().map(|size| *size as u64).collect(),
-            numbers.to_vec(),
-        )
-    };
-    Store::in_memory(parameters.iter().map(tensor), kernels)
+    let tensors = parameters.iter().map(|(name, shape, numbers)| {
+        let shape = shape.iter().map(|size| *size as u64).collect();
+        (name.to_owned(), shape, numbers.to_vec())
+    });
+    Store::in_memory(tensors, kernels)
 }
 
 /// Finds the group to whose units activations belong.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::matching::{self, Watch, match_weights};
+use super::matching::{self, Start, Watch, match_weights};
 use super::network::{check_finite, parameters, store};
 use super::weights::{Numbers, Store, Transformed, Weights};
 use crate::data::DataSet;
@@ -114,10 +114,8 @@ pub fn straight_through(
     watch: &dyn Watch,
 ) -> Result<Learned> {
     let mut run = Run::new(problem, matching, watch)?;
-    let samples = problem.data.samples();
-    let steps = samples.div_ceil(options.batch.max(1)) * options.epochs;
-    let per_step = run.operations(options.batch);
-    watch.planned(per_step * steps as u64);
+    let steps = problem.data.samples().div_ceil(options.batch.max(1)) * options.epochs;
+    watch.planned(run.operations(options.batch) * steps as u64);
     let identity = Transform::identity(problem.symmetries);
     let naive = run.loss(&identity)?;
     let start = run.matched(problem.reference, &identity)?;
@@ -127,33 +125,19 @@ pub fn straight_through(
     } else {
         (naive, identity)
     };
-    let mut target = run.reference.clone();
-    let mut adam = Adam::new(
-        problem.network,
-        AdamOptions {
-            rate: options.rate,
-            decay: 0.0,
-            ..Default::default()
-        },
-    );
-    let mut current = start;
+    let rate = AdamOptions {
+        rate: options.rate,
+        decay: 0.0,
+        ..Default::default()
+    };
+    let mut descent = Descent {
+        target: run.reference.clone(),
+        adam: Adam::new(problem.network, rate),
+        current: start,
+    };
     for epoch in 0..options.epochs {
-        let mut of_epoch: Option<(f64, Transform)> = None;
-        for samples in order(samples, options.seed, epoch).chunks(options.batch.max(1)) {
-            watch.go_on()?;
-            current = run.matched(&run.over_reference(&target), &current)?;
-            let (loss, gradients) = run.gradients(&current, samples)?;
-            if of_epoch.as_ref().is_none_or(|(least, _)| loss < *least) {
-                of_epoch = Some((loss, current.clone()));
-            }
-            adam.step(&mut target, &gradients);
-            watch.advanced(per_step);
-        }
-        for candidate in of_epoch
-            .map(|(_, transform)| transform)
-            .into_iter()
-            .chain([current.clone()])
-        {
+        let of_epoch = run.descend(options, epoch, &mut descent)?;
+        for candidate in of_epoch.into_iter().chain([descent.current.clone()]) {
             let loss = run.loss(&candidate)?;
             if loss < best.0 {
                 best = (loss, candidate);
@@ -168,6 +152,15 @@ pub fn straight_through(
         },
         transform: best.1,
     })
+}
+
+/// The state of the descent of T.
+struct Descent {
+    /// T, which is pulled along the gradient.
+    target: Parameters,
+    adam: Adam,
+    /// The transform that brings the model nearest to T.
+    current: Transform,
 }
 
 struct Run<'a> {
@@ -196,6 +189,31 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Descends over all samples once; returns the transform under which a batch had the least loss.
+    fn descend(
+        &mut self,
+        options: &Options,
+        epoch: usize,
+        descent: &mut Descent,
+    ) -> Result<Option<Transform>> {
+        let samples = self.problem.data.samples();
+        let mut best: Option<(f64, Transform)> = None;
+        for samples in order(samples, options.seed, epoch).chunks(options.batch.max(1)) {
+            self.watch.go_on()?;
+            // The forward pass takes the transform that brings the model nearest to T; the
+            // gradient goes straight through to T.
+            let target = self.over_reference(&descent.target);
+            descent.current = self.matched(&target, &descent.current)?;
+            let (loss, gradients) = self.gradients(&descent.current, samples)?;
+            if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                best = Some((loss, descent.current.clone()));
+            }
+            descent.adam.step(&mut descent.target, &gradients);
+            self.watch.advanced(self.operations(options.batch));
+        }
+        Ok(best.map(|(_, transform)| transform))
+    }
+
     /// Counts the multiplications and additions of a step: two for each number of each sample
     /// forward, four backward, as if every number were used once. For convolutions that is only a
     /// fraction; the count is for a progress bar.
@@ -212,8 +230,10 @@ impl<'a> Run<'a> {
             reference,
             moving,
             symmetries,
-            start,
-            &[],
+            Start {
+                transform: start,
+                steps: &[],
+            },
             self.matching,
             &Inner(self.watch),
         )?;

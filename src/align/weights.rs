@@ -92,21 +92,20 @@ impl Store {
         let sources = (0..model.files().len())
             .map(|file| model.open_file(file, options))
             .collect::<Result<Vec<_>>>()?;
-        let entry = |(name, entry): (&crate::checkpoint::Name, &crate::checkpoint::TensorEntry)| {
-            let source = Arc::clone(&sources[entry.file]);
-            let (dtype, shape, offset) = (entry.dtype, entry.shape.clone(), entry.bytes.start);
-            (
-                name.to_string(),
-                Entry {
-                    dtype,
-                    shape,
-                    offset,
-                    source,
-                },
-            )
-        };
         Ok(Self {
-            tensors: model.tensors().iter().map(entry).collect(),
+            tensors: model
+                .tensors()
+                .iter()
+                .map(|(name, entry)| {
+                    let entry = Entry {
+                        dtype: entry.dtype,
+                        shape: entry.shape.clone(),
+                        offset: entry.bytes.start,
+                        source: Arc::clone(&sources[entry.file]),
+                    };
+                    (name.to_string(), entry)
+                })
+                .collect(),
             kernels,
         })
     }
@@ -120,30 +119,19 @@ impl Store {
         tensors: impl IntoIterator<Item = (String, Vec<u64>, Vec<f32>)>,
         kernels: Kernels,
     ) -> Self {
-        let entry = |(name, shape, elements): (String, Vec<u64>, Vec<f32>)| {
+        let tensors = tensors.into_iter().map(|(name, shape, elements)| {
             assert_eq!(
                 elements.len() as u64,
                 shape.iter().product::<u64>(),
                 "`{name}` has another shape"
             );
-            let source = Arc::new(Memory {
+            let source: Arc<dyn Source> = Arc::new(Memory {
                 path: PathBuf::from(&name),
                 bytes: bytemuck::cast_slice(&elements).to_vec(),
             });
-            (
-                name,
-                Entry {
-                    dtype: Dtype::F32,
-                    shape,
-                    offset: 0,
-                    source,
-                },
-            )
-        };
-        Self {
-            tensors: tensors.into_iter().map(entry).collect(),
-            kernels,
-        }
+            (name, shape, source)
+        });
+        Self::of_sources(tensors, Dtype::F32, kernels)
     }
 
     /// Makes a store of tensors with these shapes, each from the start of its source on.
@@ -152,19 +140,19 @@ impl Store {
         dtype: Dtype,
         kernels: Kernels,
     ) -> Self {
-        let entry = |(name, shape, source)| {
-            (
-                name,
-                Entry {
-                    dtype,
-                    shape,
-                    offset: 0,
-                    source,
-                },
-            )
-        };
         Self {
-            tensors: tensors.into_iter().map(entry).collect(),
+            tensors: tensors
+                .into_iter()
+                .map(|(name, shape, source)| {
+                    let entry = Entry {
+                        dtype,
+                        shape,
+                        offset: 0,
+                        source,
+                    };
+                    (name, entry)
+                })
+                .collect(),
             kernels,
         }
     }
@@ -233,17 +221,10 @@ impl Transformed {
 impl Weights for Transformed {
     fn shape(&self, tensor: &str) -> Option<&[u64]> {
         // A folded model may have one tensor more than the stored model.
-        let made = || {
-            Some(
-                self.alignment
-                    .symmetries
-                    .tensors
-                    .get(tensor)?
-                    .shape
-                    .as_slice(),
-            )
-        };
-        self.store.shape(tensor).or_else(made)
+        self.store.shape(tensor).or_else(|| {
+            let made = self.alignment.symmetries.tensors.get(tensor)?;
+            Some(&made.shape)
+        })
     }
 
     fn apart(&self, tensor: &str) -> Result<Option<(Box<dyn Numbers + '_>, Columns)>> {

@@ -1,7 +1,6 @@
 //! `thalweg activations`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
@@ -84,8 +83,8 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     let model = job::open(&args.model, &args.quantised, &wish, &[]).map_err(Error::refused)?;
     let symmetries = found(args, &model).map_err(Error::refused)?;
     let data = DataSet::open(&args.data, kernels).map_err(Error::refused)?;
-    let network =
-        network(&symmetries, model.config()?.as_ref(), data.shape()).map_err(Error::refused)?;
+    let config = model.config()?;
+    let network = network(&symmetries, config.as_ref(), data.shape()).map_err(Error::refused)?;
     let store = Store::open(&model, &SourceOptions::default(), kernels)?;
     let parameters = parameters(&network, &store)?;
     let fixed = process_bytes(wish.threads, &[&model]) + parameters.bytes();
@@ -99,40 +98,66 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
         notes: IndexMap::from([("model".to_owned(), fingerprint::of(&model)?)]),
         memory: wish.memory.saturating_sub(fixed),
     };
-    let progress = (!args.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let bytes = |samples: usize| {
-        (samples * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64
+    let watch = Watch {
+        progress: (!args.quiet).then(|| Progress::new(wish.memory)),
+        sample_bytes: sample_bytes(&data),
+        recorded: AtomicUsize::new(0),
+        path: &path,
+        stop: &stop,
     };
-    if let Some(progress) = &progress {
-        progress.phase(Phase::Evaluating, bytes(data.samples()));
-    }
-    let before = AtomicUsize::new(0);
-    let go_on = |samples: usize| {
-        if let Some(progress) = &progress {
-            progress.advance(bytes(samples - before.swap(samples, Ordering::Relaxed)));
-        }
-        if stop.asked() {
-            Err(stopped(&path))
-        } else {
-            Ok(())
-        }
-    };
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(wish.threads)
-        .build()
-        .map_err(|error| Error::new(Kind::Io, "cannot start threads", wish.threads, error))?;
-    let outcome = pool.install(|| record(&recording, &path, &go_on));
-    if let Some(progress) = progress {
-        progress.clear();
-    }
-    let recorded = outcome?;
+    print_recorded(args, &path, &watch.record(&recording, wish.threads)?)
+}
+
+fn print_recorded(args: &ActivationsArgs, path: &Path, recorded: &[Recorded]) -> Result<()> {
     match (args.json, args.quiet) {
-        (true, _) => print(&format!(
-            "{:#}",
-            json!({ "out": path.display().to_string(), "groups": recorded })
-        )),
-        (false, false) => print(&as_text(&path, &recorded)),
+        (true, _) => {
+            let value = json!({ "out": path.display().to_string(), "groups": recorded });
+            print(&format!("{value:#}"))
+        }
+        (false, false) => print(&as_text(path, recorded)),
         (false, true) => Ok(()),
+    }
+}
+
+/// A recording that is shown on the way and can be stopped.
+struct Watch<'a> {
+    progress: Option<Progress>,
+    sample_bytes: u64,
+    /// The samples that are recorded already.
+    recorded: AtomicUsize,
+    path: &'a Path,
+    stop: &'a Stop,
+}
+
+impl Watch<'_> {
+    /// Records on so many threads.
+    fn record(&self, recording: &Recording<'_>, threads: usize) -> Result<Vec<Recorded>> {
+        if let Some(progress) = &self.progress {
+            let all = recording.data.samples() as u64 * self.sample_bytes;
+            progress.phase(Phase::Evaluating, all);
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
+        let go_on = |samples: usize| self.go_on(samples);
+        let outcome = pool.install(|| record(recording, self.path, &go_on));
+        if let Some(progress) = &self.progress {
+            progress.clear();
+        }
+        outcome
+    }
+
+    /// Notes that so many samples are recorded, and goes on unless the user asked to stop.
+    fn go_on(&self, samples: usize) -> Result<()> {
+        if let Some(progress) = &self.progress {
+            let new = samples - self.recorded.swap(samples, Ordering::Relaxed);
+            progress.advance(new as u64 * self.sample_bytes);
+        }
+        if self.stop.asked() {
+            return Err(stopped(self.path));
+        }
+        Ok(())
     }
 }
 
@@ -192,4 +217,9 @@ fn as_text(path: &Path, recorded: &[Recorded]) -> String {
         path.display(),
         trimmed(&table)
     )
+}
+
+/// Returns the bytes of a sample as it is computed with.
+fn sample_bytes(data: &DataSet) -> u64 {
+    (data.shape().iter().product::<usize>() * size_of::<f32>()) as u64
 }

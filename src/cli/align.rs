@@ -9,8 +9,7 @@ use serde_json::json;
 
 use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, Options as Matching, Residual};
-use crate::align::run::inputs::{AlignInputs, Finder, Looked};
-use crate::align::run::{Align, AlignmentReport, Crowd, CrowdTask, Pair, PairTask, Task, align};
+use crate::align::run::{Align, Crowd, CrowdTask, Pair, PairTask, Task, align};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::device::Choice;
@@ -20,9 +19,8 @@ use crate::kernel::Kernels;
 use crate::likeness::Waived;
 use crate::monitor::{Monitor, Silent};
 use crate::output::{DiskStorage, Target};
-use crate::plan::Job;
 use crate::plan::memory::Wish;
-use crate::recipe::{AlignFrom, SWEEPS};
+use crate::recipe::SWEEPS;
 use crate::symmetry::Spec;
 
 use super::align_by::ByArgs;
@@ -342,95 +340,6 @@ fn many(args: &AlignArgs, paths: &[&PathBuf]) -> Result<ManyOptions> {
         rounds: args.max_rounds,
         matching: matching(args),
     })
-}
-
-/// Aligns the inputs of `job` as its recipe asks, except those that are aligned already; prints a
-/// line for each. Returns warnings for the user.
-///
-/// # Errors
-///
-/// Whatever keeps them from being aligned.
-pub fn align_inputs(
-    job: &mut Job,
-    wish: &Wish,
-    target: &Target,
-    run: &RunArgs,
-    (stop, ready): (&Stop, &mut Ready),
-) -> Result<Vec<String>> {
-    let Some(asked) = &job.document.own.align else {
-        return Ok(Vec::new());
-    };
-    let device = if matches!(asked.from, AlignFrom::Weights(_)) {
-        ready.for_products(wish)?
-    } else {
-        None
-    };
-    let progress = (!run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let options = Options {
-        kernels: merge::kernels(run.simd)?,
-        device: ready.opened().driver.clone(),
-        io: merge::io(run.io),
-        stop: stop.clone(),
-        monitor: monitor(&progress),
-        ..Options::default()
-    };
-    let told = |report: &AlignmentReport| {
-        if let Some(progress) = &progress {
-            progress.clear();
-        }
-        if run.quiet || run.json {
-            Ok(())
-        } else {
-            print(&report.headline())
-        }
-    };
-    let looked = with_inputs(job, target, |inputs, job| {
-        let storage = Arc::new(DiskStorage);
-        inputs.find(
-            job,
-            &Finder {
-                wish,
-                device,
-                storage,
-                options: &options,
-                told: &told,
-            },
-        )
-    });
-    if let Some(progress) = &progress {
-        progress.clear();
-    }
-    Ok(looked?.warnings)
-}
-
-/// Fills in the alignments of `job` that exist already, for a plan.
-///
-/// # Errors
-///
-/// Fails if a file cannot be used.
-pub fn look_for_inputs(job: &mut Job, target: &Target) -> Result<Looked> {
-    with_inputs(job, target, |inputs, job| inputs.look(job))
-}
-
-fn with_inputs(
-    job: &mut Job,
-    target: &Target,
-    act: impl FnOnce(&AlignInputs<'_>, &mut Job) -> Result<Looked>,
-) -> Result<Looked> {
-    let Some(asked) = job.document.own.align.clone() else {
-        return Ok(Looked::default());
-    };
-    let spec = asked.spec.as_deref().map(symmetries::spec).transpose()?;
-    let allowed = job.allowed();
-    act(
-        &AlignInputs {
-            asked: &asked,
-            allowed,
-            spec: spec.as_ref(),
-            target,
-        },
-        job,
-    )
 }
 
 pub fn monitor(progress: &Option<Arc<Progress>>) -> Arc<dyn Monitor> {

@@ -23,7 +23,7 @@ use super::symmetries::SymmetriesArgs;
 #[derive(Debug, Parser)]
 #[command(name = "thalweg", version, max_term_width = 110, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -31,7 +31,7 @@ pub struct Cli {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or recipe, 3 stopped but resumable (run the same \
                           command again).";
 
-/// What to do.
+/// A command with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Merge checkpoints into a new one; a killed merge goes on when the same command is run again
@@ -77,7 +77,7 @@ pub struct JobArgs {
     #[arg(skip)]
     pub out: PathBuf,
 
-    /// How tensors are combined: karcher, frechet, linear, slerp, nuslerp, multislerp,
+    /// Merge method: karcher, frechet, linear, slerp, nuslerp, multislerp,
     /// task_arithmetic, model_stock, geometric_median or passthrough [default: karcher]
     #[arg(long, value_name = "NAME")]
     pub method: Option<String>,
@@ -286,7 +286,7 @@ pub struct MemoryArgs {
     pub threads: Option<usize>,
 }
 
-/// How tensors are cut into blocks.
+/// The cut of tensors into blocks.
 #[derive(Debug, Args)]
 pub struct BlockArgs {
     /// Bytes of each input in one block [default: fits the memory]
@@ -305,7 +305,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// How inputs are read: memory maps (map), or positioned reads for network file systems (pread)
+    /// Way of reading inputs: memory maps (map), or positioned reads for network file systems (pread)
     #[arg(long, value_enum, value_name = "WAY", default_value = "map")]
     pub io: IoArg,
 
@@ -339,7 +339,7 @@ pub struct PlanArgs {
     #[arg(long)]
     pub tensors: bool,
 
-    /// How the merge would be carried out.
+    /// Options of the merge that would run.
     #[command(flatten)]
     pub run: RunArgs,
 

@@ -124,19 +124,13 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let lambdas = lambdas(args.points)?;
     let (paths, pair) = paired(args, &wish).map_err(Error::refused)?;
-    let file = args
-        .align
-        .as_deref()
-        .map(|file| alignment(file, &pair))
-        .transpose()
-        .map_err(Error::refused)?;
-    let names = [&args.reference, &args.model].map(|path| path.display().to_string());
-    let quantised = args.quantised.key();
+    let file = args.align.as_deref().map(|file| alignment(file, &pair));
+    let file = file.transpose().map_err(Error::refused)?;
     let ends = Ends {
-        names,
+        names: [&args.reference, &args.model].map(|path| path.display().to_string()),
         paths,
         allowed: allowed(args),
-        quantised,
+        quantised: args.quantised.key(),
         alignment: file.as_ref().map(|(alignment, _)| alignment.clone()),
     };
     let stop = Stop::default();
@@ -146,7 +140,7 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     pair.warnings
         .iter()
         .for_each(|warning| monitor.warn(warning));
-    let run = Run {
+    let run = CurveRun {
         args,
         wish,
         pair: &pair,
@@ -161,8 +155,13 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     if let Some(progress) = &progress {
         progress.clear();
     }
-    let (text, json) = outcome?;
-    match (args.run.json, args.run.quiet) {
+    print_outcome(&args.run, outcome?)
+}
+
+/// Prints findings that are there as text and as JSON.
+fn print_outcome(run: &RunArgs, outcome: (String, Value)) -> Result<()> {
+    let (text, json) = outcome;
+    match (run.json, run.quiet) {
         (true, _) => print(&format!("{json:#}")),
         (false, false) => print(&text),
         (false, true) => Ok(()),
@@ -219,7 +218,8 @@ fn alignment(file: &Path, pair: &Pair) -> Result<(Alignment, AlignmentFile)> {
     Ok((alignment, described))
 }
 
-struct Run<'a> {
+/// A run that measures or writes the models on the way.
+struct CurveRun<'a> {
     args: &'a InterpolateArgs,
     wish: Wish,
     pair: &'a Pair,
@@ -228,7 +228,7 @@ struct Run<'a> {
     progress: &'a Option<Arc<Progress>>,
 }
 
-impl Run<'_> {
+impl CurveRun<'_> {
     /// The ways to measure: for each the name, the way, and true if the second model is aligned.
     fn ways(&self) -> Vec<(&'static str, Way, bool)> {
         if self.ends.alignment.is_none() {
@@ -247,85 +247,84 @@ impl Run<'_> {
     /// Measures all ways, writes table and plot, and returns the findings as text and as JSON.
     fn measure(&self, data: &Path, lambdas: &[f64]) -> Result<(String, Value)> {
         let outputs = ["curve.csv", "curve.svg"].map(|name| self.args.out.join(name));
-        if let Some(there) = outputs
-            .iter()
-            .find(|path| path.exists() && !self.args.run.overwrite)
-        {
-            return Err(Error::new(
-                Kind::Occupied,
-                "cannot write curve",
-                there.display(),
-                "the file is there already",
-            )
-            .with_hint("choose another folder, or let --overwrite replace it"));
-        }
+        self.refuse_existing(&outputs)?;
         let kernels = merge::kernels(self.args.run.simd)?;
         let data = DataSet::open(data, kernels).map_err(Error::refused)?;
         let network = self.network(&data).map_err(Error::refused)?;
-        let parameters: u64 = network
-            .parameters()
-            .values()
-            .map(|shape| 4 * shape.iter().product::<usize>() as u64)
-            .sum();
-        let held = 3 * parameters;
-        let fixed =
-            process_bytes(self.wish.threads, &[&self.pair.reference, &self.pair.model]) + held;
+        let shapes = network.parameters().values();
+        let parameters = shapes.map(|shape| 4 * shape.iter().product::<usize>() as u64);
+        // Those of both ends and of the model between them.
+        let held = 3 * parameters.sum::<u64>();
+        let models = [&self.pair.reference, &self.pair.model];
+        let fixed = process_bytes(self.wish.threads, &models) + held;
+        let memory = |held| self.wish.memory.saturating_sub(held);
         let measure = Measure {
             network: &network,
             data: &data,
             wish: Wish {
-                memory: self.wish.memory.saturating_sub(held),
+                memory: memory(held),
                 ..self.wish
             },
-            memory: self.wish.memory.saturating_sub(fixed),
+            memory: memory(fixed),
             kernels,
             io: merge::io(self.args.run.io),
             go_on: &|| self.go_on(),
         };
-        let ways = self.ways();
-        let bytes =
-            (data.samples() * data.shape().iter().product::<usize>() * size_of::<f32>()) as u64;
-        if let Some(progress) = self.progress {
-            progress.phase(
-                Phase::Evaluating,
-                bytes * (ways.len() * lambdas.len()) as u64,
-            );
+        let curves = self.curves(&measure, lambdas)?;
+        self.put_all(&outputs, &[csv(&curves), svg(&curves)])?;
+        Ok((table(&curves), as_json(&curves)))
+    }
+
+    /// Writes the files of the folder.
+    fn put_all(&self, outputs: &[PathBuf], texts: &[String]) -> Result<()> {
+        fs::create_dir_all(&self.args.out)
+            .map_err(|error| Error::io("cannot write curve", &self.args.out, error))?;
+        let mut files = outputs.iter().zip(texts);
+        files.try_for_each(|(path, text)| put(path, text))
+    }
+
+    /// Refuses to write over a table or a plot, unless that is allowed.
+    fn refuse_existing(&self, outputs: &[PathBuf]) -> Result<()> {
+        let mut existing = outputs.iter().filter(|path| path.exists());
+        match existing.next().filter(|_| !self.args.run.overwrite) {
+            Some(path) => Err(Error::new(
+                Kind::Occupied,
+                "cannot write curve",
+                path.display(),
+                "the file is there already",
+            )
+            .with_hint("choose another folder, or let --overwrite replace it")),
+            None => Ok(()),
         }
+    }
+
+    /// Measures each way at all points.
+    fn curves(&self, measure: &Measure<'_>, lambdas: &[f64]) -> Result<Vec<Curve>> {
+        let ways = self.ways();
+        let samples = measure.data.samples() * measure.data.shape().iter().product::<usize>();
+        let bytes = (samples * size_of::<f32>()) as u64;
+        if let Some(progress) = self.progress {
+            let points = (ways.len() * lambdas.len()) as u64;
+            progress.phase(Phase::Evaluating, bytes * points);
+        }
+        let threads = self.wish.threads;
         let pool = ThreadPoolBuilder::new()
-            .num_threads(self.wish.threads)
+            .num_threads(threads)
             .build()
-            .map_err(|error| {
-                Error::new(Kind::Io, "cannot start threads", self.wish.threads, error)
-            })?;
+            .map_err(|error| Error::new(Kind::Io, "cannot start threads", threads, error))?;
         let mut curves = Vec::new();
         for (name, way, aligned) in ways {
-            let mut curve = Curve {
-                name: name.to_owned(),
-                points: Vec::with_capacity(lambdas.len()),
-            };
+            let mut points = Vec::with_capacity(lambdas.len());
             for lambda in lambdas {
-                curve
-                    .points
-                    .push(pool.install(|| measure.point(self.ends, way, aligned, *lambda))?);
+                points.push(pool.install(|| measure.point(self.ends, way, aligned, *lambda))?);
                 if let Some(progress) = self.progress {
                     progress.advance(bytes);
                 }
             }
-            curves.push(curve);
+            let name = name.to_owned();
+            curves.push(Curve { name, points });
         }
-        fs::create_dir_all(&self.args.out)
-            .map_err(|error| Error::io("cannot write curve", &self.args.out, error))?;
-        for (path, text) in outputs.iter().zip([csv(&curves), svg(&curves)]) {
-            put(path, &text)?;
-        }
-        let barriers = curves
-            .iter()
-            .map(|curve| (curve.name.clone(), curve.barrier().into()))
-            .collect();
-        Ok((
-            table(&curves),
-            json!({ "curves": curves, "barriers": Value::Object(barriers) }),
-        ))
+        Ok(curves)
     }
 
     /// Returns the network of both ends, for samples of this shape.
@@ -452,4 +451,10 @@ fn table(curves: &[Curve]) -> String {
         "{}\nbarrier: how far the loss rises above the line between its ends, at most; in nats",
         trimmed(&table)
     )
+}
+
+fn as_json(curves: &[Curve]) -> Value {
+    let barriers = curves.iter();
+    let barriers = barriers.map(|curve| (curve.name.clone(), curve.barrier().into()));
+    json!({ "curves": curves, "barriers": Value::Object(barriers.collect()) })
 }

@@ -99,11 +99,10 @@ pub fn job(
     stage_folder: &dyn Fn(&str) -> Option<PathBuf>,
 ) -> Result<Job> {
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
-    let find = |model: &crate::recipe::ModelRef| match stage_folder(&model.path) {
+    let mut job = Job::found(recipe, document, |model| match stage_folder(&model.path) {
         Some(folder) => Ok(folder),
         None => model.locate(&hub),
-    };
-    let mut job = Job::found(recipe, document, find)?;
+    })?;
     let models = document.models().into_iter().enumerate();
     job.made = models
         .filter(|(_, model)| stage_folder(&model.path).is_some())
@@ -224,56 +223,35 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
 fn from_flags(args: &JobArgs) -> Result<Recipe> {
     refuse_nonfinite(args)?;
     let method = args.method.as_deref().unwrap_or(DEFAULT_METHOD);
-    let paths = inputs(args)
-        .iter()
-        .map(|path| text_of(path))
-        .collect::<Result<Vec<_>>>()?;
+    let paths = inputs(args).iter().map(|path| text_of(path));
+    let paths = paths.collect::<Result<Vec<_>>>()?;
     let weights = weights(args, method, paths.len())?;
-    let model = |(path, weight): (&&str, Option<f64>)| match weight {
-        Some(weight) => json!({ "model": path, "parameters": { "weight": weight } }),
-        None => json!({ "model": path }),
-    };
+    let models = paths.iter().zip(weights);
+    let models = models.map(|(path, weight)| model(path, weight));
     let mut recipe = Map::new();
     recipe.insert("merge_method".into(), method.into());
-    recipe.insert(
-        "models".into(),
-        paths.iter().zip(weights).map(model).collect(),
-    );
+    recipe.insert("models".into(), models.collect());
     if let Some(base) = args.base.as_deref() {
         recipe.insert("base_model".into(), base_among(base, &paths)?.into());
     }
-    let own = [
-        ("granularity", &args.granularity),
-        ("nan", &args.nan),
-        ("quantised", &args.quantised),
-        ("missing", &args.missing),
-        ("mismatch", &args.mismatch),
-        ("state_dict_key", &args.state_dict_key),
-    ];
-    recipe.extend(
-        own.into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value.as_deref()?.into()))),
-    );
-    // The script always pads smaller tensors with zeros.
-    if !args.script.models.is_empty() && args.mismatch.is_none() {
-        recipe.insert("mismatch".into(), "pad".into());
-    }
+    insert_policies(args, &mut recipe);
     if !args.rename.is_empty() {
         recipe.insert("rename".into(), renames(args, &paths)?);
     }
-    let allowed = [
-        ("any_vocabulary", args.any_vocabulary),
-        ("any_config", args.any_config),
-    ];
-    recipe.extend(
-        allowed
-            .into_iter()
-            .filter(|(_, any)| *any)
-            .map(|(key, _)| (key.to_owned(), true.into())),
-    );
+    insert_allowances(args, &mut recipe);
     if let Some(align) = align(args)? {
         recipe.insert("align".into(), align);
     }
+    insert_numbers(args, &mut recipe);
+    let read = typed::lines(&recipe, args).recipe(reading(args))?;
+    Ok(Recipe {
+        text: yaml::document(&Value::from(recipe)),
+        ..read
+    })
+}
+
+/// Inserts the parameters of the method, and the dtype of the output.
+fn insert_numbers(args: &JobArgs, recipe: &mut Map<String, Value>) {
     let parameters = parameters(args);
     if !parameters.is_empty() {
         recipe.insert("parameters".into(), parameters.into());
@@ -281,11 +259,46 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
     if let Some(name) = args.dtype.and_then(Dtype::torch_name) {
         recipe.insert("dtype".into(), name.into());
     }
-    let read = typed::lines(&recipe, args).recipe(reading(args))?;
-    Ok(Recipe {
-        text: yaml::document(&Value::from(recipe)),
-        ..read
-    })
+}
+
+/// An entry of the recipe's models.
+fn model(path: &str, weight: Option<f64>) -> Value {
+    match weight {
+        Some(weight) => json!({ "model": path, "parameters": { "weight": weight } }),
+        None => json!({ "model": path }),
+    }
+}
+
+/// Inserts the keys whose values are words: the treatment of odd inputs.
+fn insert_policies(args: &JobArgs, recipe: &mut Map<String, Value>) {
+    let policies = [
+        ("granularity", &args.granularity),
+        ("nan", &args.nan),
+        ("quantised", &args.quantised),
+        ("missing", &args.missing),
+        ("mismatch", &args.mismatch),
+        ("state_dict_key", &args.state_dict_key),
+    ];
+    for (key, value) in policies {
+        if let Some(value) = value {
+            recipe.insert(key.to_owned(), value.as_str().into());
+        }
+    }
+    // The script always pads smaller tensors with zeros.
+    if !args.script.models.is_empty() && args.mismatch.is_none() {
+        recipe.insert("mismatch".into(), "pad".into());
+    }
+}
+
+/// Inserts the keys that allow models which are unlike.
+fn insert_allowances(args: &JobArgs, recipe: &mut Map<String, Value>) {
+    let allowed = [
+        ("any_vocabulary", args.any_vocabulary),
+        ("any_config", args.any_config),
+    ];
+    for (key, _) in allowed.into_iter().filter(|(_, any)| *any) {
+        recipe.insert(key.to_owned(), true.into());
+    }
 }
 
 /// Finds the model that `--base` names by its position or as it was given.
@@ -374,26 +387,25 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
 
 /// `--rename` as the recipe's key.
 fn renames(args: &JobArgs, paths: &[&str]) -> Result<Value> {
-    let rule = |RenameArg { model, rule }: &RenameArg| {
-        let mut value = json!({ "from": rule.from.as_str(), "to": rule.to });
-        if let Some(number) = model {
-            let path = number
-                .checked_sub(1)
-                .and_then(|at| paths.get(at))
-                .ok_or_else(|| {
-                    usage(
-                        "--rename".into(),
-                        &format!(
-                            "wanted a model from 1 to {} before the colon, got {number}",
-                            paths.len()
-                        ),
-                    )
-                })?;
-            value["model"] = (*path).into();
-        }
-        Ok(value)
-    };
-    args.rename.iter().map(rule).collect()
+    let rules = args.rename.iter().map(|rule| rename(rule, paths));
+    rules.collect()
+}
+
+fn rename(given: &RenameArg, paths: &[&str]) -> Result<Value> {
+    let RenameArg { model, rule } = given;
+    let mut value = json!({ "from": rule.from.as_str(), "to": rule.to });
+    if let Some(number) = model {
+        let path = number.checked_sub(1).and_then(|at| paths.get(at));
+        let Some(path) = path else {
+            let most = paths.len();
+            return Err(usage(
+                "--rename".into(),
+                &format!("wanted a model from 1 to {most} before the colon, got {number}"),
+            ));
+        };
+        value["model"] = (*path).into();
+    }
+    Ok(value)
 }
 
 /// `--align` and `--spec` as the recipe's key.
@@ -408,14 +420,10 @@ fn align(args: &JobArgs) -> Result<Option<Value>> {
             let cause = "wanted weights alone, or files; a file of that name is ./weights";
             return Err(usage("--align".into(), cause));
         }
-        files => {
-            let expand = |file: &String| {
-                expand_home(file)
-                    .to_str()
-                    .map_or_else(|| file.clone(), str::to_owned)
-            };
-            align.insert("files".into(), files.iter().map(expand).collect())
-        }
+        files => align.insert(
+            "files".into(),
+            files.iter().map(|file| expanded(file)).collect(),
+        ),
     };
     align.extend(
         args.align_reference
@@ -433,6 +441,12 @@ fn align(args: &JobArgs) -> Result<Option<Value>> {
             .map(|spec| ("spec".to_owned(), spec.as_str().into())),
     );
     Ok(Some(align.into()))
+}
+
+/// Returns the path of a file with the user's home for `~`.
+fn expanded(file: &str) -> String {
+    let path = expand_home(file);
+    path.to_str().unwrap_or(file).to_owned()
 }
 
 fn usage(subject: String, cause: &str) -> Error {

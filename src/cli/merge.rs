@@ -22,7 +22,7 @@ use super::args::{IoArg, MergeArgs, RunArgs, SimdArg};
 use super::device::Ready;
 use super::progress::Progress;
 use super::stages::{Stage, folder_named, stages};
-use super::{align, job, print};
+use super::{align, align_inputs, job, print};
 
 /// Runs a merge, stage by stage, to its end and prints its summary.
 ///
@@ -83,7 +83,8 @@ impl Run<'_> {
         let (mut job, wish, mut ready) = self
             .asked(stage)
             .map_err(|error| refused_if(first, error))?;
-        let warnings = align::align_inputs(&mut job, &wish, &target, run, (self.stop, &mut ready))?;
+        let warnings =
+            align_inputs::align_inputs(&mut job, &wish, &target, run, self.stop, &mut ready)?;
         let (mut plan, opened) = ready
             .planned(&job, &wish)
             .map_err(|error| refused_if(first, error))?;

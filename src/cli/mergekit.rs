@@ -199,11 +199,12 @@ impl MergekitArgs {
 
     /// A sentence for each flag that changes nothing.
     pub fn warnings(&self) -> Vec<String> {
-        let vain = |(name, fate)| match fate {
-            Vain(why) => Some(format!("--{name} has no effect here: {why}")),
-            _ => None,
-        };
-        self.fates().filter_map(vain).collect()
+        self.fates()
+            .filter_map(|(name, fate)| match fate {
+                Vain(why) => Some(format!("--{name} has no effect here: {why}")),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Tells if the first GPU was asked for.

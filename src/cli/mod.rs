@@ -4,6 +4,7 @@
 mod activations;
 mod align;
 mod align_by;
+mod align_inputs;
 mod apply;
 mod args;
 mod device;

@@ -1,28 +1,26 @@
 //! `thalweg plan`.
 
+mod shown;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::budget::format_bytes;
 use crate::device::{Choice, Opened};
 use crate::engine::{Preflight, preflight};
-use crate::error::{Error, Kind, Result, shown_name};
+use crate::error::{Error, Kind, Result};
 use crate::output::{DiskStorage, Target};
 use crate::plan::Plan;
-use crate::plan::memory::Staging;
 use crate::plan::schedule::Role;
-use crate::plan::tensor::{Action, TensorPlan};
+use crate::plan::tensor::Action;
 use crate::recipe::Recipe;
-use crate::report::words::{counted, grouped};
-use crate::report::{Combined, listed_files};
 
 use super::args::PlanArgs;
 use super::device::Ready;
 use super::stages::{self, Stage};
-use super::{align, job, merge, print, trimmed};
+use super::{align_inputs, job, merge, print};
+use shown::{as_json, summary, tensors};
 
 /// Prints the plan of a merge.
 ///
@@ -93,37 +91,37 @@ fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>
         restart: args.run.restart,
     };
     target.check_place()?;
-    let looked = align::look_for_inputs(&mut job, &target)?;
+    let looked = align_inputs::look_for_inputs(&mut job, &target)?;
     let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
     let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
     plan.warnings.extend(looked.warnings);
     let traffic = Traffic::of(&plan);
-    let ahead = Ahead::of(&plan, &target, opened)?;
-    let mut text = summary(&plan, &stage.out, &traffic, &ahead, &looked.missing);
+    let outlook = Outlook::of(&plan, &target, opened)?;
+    let mut text = summary(&plan, &stage.out, &traffic, &outlook, &looked.missing);
     if args.tensors && !args.run.json {
         text.push('\n');
         text.push_str(&tensors(&plan));
     }
     let json = if args.run.json {
-        as_json(&plan, &stage.out, &traffic, &ahead, &looked.missing)
+        as_json(&plan, &stage.out, &traffic, &outlook, &looked.missing)
     } else {
         Value::Null
     };
     Ok(Shown {
         text,
         json,
-        refusal: ahead.preflight.err(),
+        refusal: outlook.preflight.err(),
     })
 }
 
 /// The outlook of the merge: its preflight, its device and warnings.
-struct Ahead {
+struct Outlook {
     preflight: Result<Preflight>,
     device: String,
     warnings: Vec<String>,
 }
 
-impl Ahead {
+impl Outlook {
     fn of(plan: &Plan, target: &Target, opened: Opened) -> Result<Self> {
         let preflight = match preflight(plan, Arc::new(DiskStorage), target) {
             // A command line that cannot work gets an error instead of a table.
@@ -205,238 +203,6 @@ impl Traffic {
         }
         traffic
     }
-}
-
-fn summary(
-    plan: &Plan,
-    out: &Path,
-    traffic: &Traffic,
-    ahead: &Ahead,
-    unaligned: &[usize],
-) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    for (index, input) in plan.inputs.iter().enumerate() {
-        let bytes = input.files().iter().map(|file| file.len).sum();
-        let role = if index == plan.job.donor {
-            ", lends config and tokenizer"
-        } else {
-            ""
-        };
-        table.add_row([
-            format!("model {}", index + 1),
-            format!(
-                "{} ({} in {}, {}{role})",
-                input.root().display(),
-                counted(input.tensors().len() as u64, "tensor"),
-                counted(input.files().len() as u64, "file"),
-                format_bytes(bytes)
-            ),
-        ]);
-    }
-    let memory = &plan.memory;
-    let combined = Combined::of(plan);
-    let enough = free_bytes(out).map_or(String::new(), |free| {
-        format!(", {} free", format_bytes(free))
-    });
-    let sides = ahead.sides();
-    let twice = match traffic.read_twice {
-        0 => String::new(),
-        bytes => format!(", of them {} a second time", format_bytes(bytes)),
-    };
-    let rows = [
-        (
-            "merge",
-            format!("{}, into {}", combined.headline(), combined.dtypes()),
-        ),
-        ("weights", combined.weights().unwrap_or_default()),
-        (
-            "output",
-            format!(
-                "{} ({} in {}, {})",
-                out.display(),
-                counted(plan.tensors.len() as u64, "tensor"),
-                counted(plan.layout.shards().len() as u64, "shard"),
-                format_bytes(traffic.written)
-            ),
-        ),
-        ("there", ahead.outlook()),
-        ("read", format!("{}{twice}", format_bytes(traffic.read))),
-        (
-            "blocks",
-            format!(
-                "{}, each of {} at most",
-                grouped(traffic.blocks),
-                counted(memory.block, "element")
-            ),
-        ),
-        (
-            "memory",
-            format!(
-                "at most {}: {} fixed, {} for inputs, {} for outputs; {}",
-                format_bytes(memory.limit),
-                format_bytes(memory.fixed),
-                format_bytes(memory.input),
-                format_bytes(memory.output),
-                counted(memory.threads as u64, "thread")
-            ),
-        ),
-        ("device", device_of(plan, ahead)),
-        (
-            "disk",
-            format!("{} needed{enough}", format_bytes(disk_bytes(plan))),
-        ),
-        (
-            "files",
-            if sides.is_empty() {
-                "the weights alone".to_owned()
-            } else {
-                sides.join(", ")
-            },
-        ),
-    ];
-    let rows = rows.into_iter().filter(|(_, text)| !text.is_empty());
-    let notes = plan.notes().into_iter().map(|note| ("note", note));
-    let alignments = alignments(plan, unaligned);
-    let left = ahead.left();
-    let left =
-        (!left.is_empty()).then(|| ("left", format!("not taken along: {}", listed_files(left))));
-    let rows = rows
-        .chain(left)
-        .chain(notes)
-        .chain(alignments.into_iter().map(|line| ("align", line)));
-    let warnings = ahead
-        .warnings
-        .iter()
-        .map(|warning| ("warning", warning.clone()));
-    for (name, text) in rows.chain(warnings) {
-        table.add_row([name.to_owned(), text]);
-    }
-    trimmed(&table)
-}
-
-/// Returns a line for each input that is aligned or will be.
-fn alignments(plan: &Plan, unaligned: &[usize]) -> Vec<String> {
-    let known = plan.job.alignment_files.iter().map(|file| {
-        let moves = if file.moves {
-            ""
-        } else {
-            ", by which nothing moves"
-        };
-        format!("model {} by {}{moves}", file.input + 1, file.file)
-    });
-    let together = plan
-        .job
-        .document
-        .own
-        .align
-        .as_ref()
-        .is_some_and(|align| align.together);
-    let to = if together {
-        "the mean of all".to_owned()
-    } else {
-        format!("model {}", plan.job.donor + 1)
-    };
-    let found = unaligned
-        .iter()
-        .map(|input| format!("model {} to {to} by weights, not done yet", input + 1));
-    known.chain(found).collect()
-}
-
-fn device_of(plan: &Plan, ahead: &Ahead) -> String {
-    match plan.memory.staging {
-        Some(Staging { lanes, lane_bytes }) => {
-            format!(
-                "{}, {lanes} lanes of {} on each side",
-                ahead.device,
-                format_bytes(lane_bytes as u64)
-            )
-        }
-        None => ahead.device.clone(),
-    }
-}
-
-fn tensors(plan: &Plan) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["tensor", "shape", "from", "to", "bytes", "shard", "action"]);
-    if let Some(column) = table.column_mut(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for (index, tensor) in plan.tensors.iter().enumerate() {
-        let place = &plan.layout.tensors()[index];
-        table.add_row([
-            shown_name(&tensor.name),
-            format!("{:?}", tensor.shape),
-            tensor.sources[0].held.to_string(),
-            tensor.dtype.to_string(),
-            tensor.output_bytes().to_string(),
-            plan.layout.shards()[place.shard].name.clone(),
-            action(tensor),
-        ]);
-    }
-    trimmed(&table)
-}
-
-fn action(tensor: &TensorPlan) -> String {
-    match &tensor.action {
-        Action::Merge(method) => method.name().to_owned(),
-        Action::Carry(_) => "carried".to_owned(),
-    }
-}
-
-fn as_json(
-    plan: &Plan,
-    out: &Path,
-    traffic: &Traffic,
-    ahead: &Ahead,
-    unaligned: &[usize],
-) -> Value {
-    let tensors = plan.tensors.iter().enumerate().map(|(index, tensor)| {
-        let place = &plan.layout.tensors()[index];
-        json!({
-            "name": tensor.name,
-            "shape": tensor.shape,
-            "dtype": tensor.dtype.name(),
-            "bytes": tensor.output_bytes(),
-            "shard": plan.layout.shards()[place.shard].name,
-            "offset": place.offset,
-            "action": action(tensor),
-            "sources": tensor.sources.iter().map(|source| json!({
-                "model": source.input, "name": source.name, "dtype": source.held.name(),
-            })).collect::<Vec<_>>(),
-        })
-    });
-    let mut value = json!({
-        "out": out,
-        "identity": plan.identity,
-        "memory": {
-            "limit": plan.memory.limit, "fixed": plan.memory.fixed, "input": plan.memory.input,
-            "output": plan.memory.output, "threads": plan.memory.threads,
-        },
-        "device": ahead.device,
-        "blocks": traffic.blocks,
-        "block_elements": plan.memory.block,
-        "read_bytes": traffic.read,
-        "read_twice_bytes": traffic.read_twice,
-        "written_bytes": traffic.written,
-        "disk_needed_bytes": disk_bytes(plan),
-        "disk_free_bytes": free_bytes(out),
-        "side_files": ahead.sides(),
-        "left_beside": ahead.left(),
-        "outlook": ahead.outlook(),
-        "combined": Combined::of(plan),
-        "notes": plan.notes(),
-        "tensors": tensors.collect::<Vec<_>>(),
-        "dropped": plan.dropped,
-        "partial": plan.partial,
-        "warnings": ahead.warnings,
-    });
-    if plan.job.document.own.align.is_some() {
-        value["alignment"] = json!({ "files": plan.job.alignment_files, "unaligned": unaligned });
-    }
-    value
 }
 
 /// Returns the peak bytes of the output on disk: while a shard is compressed, it exists twice.

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use crate::checkpoint::OpenOptions;
 use crate::recipe::Quantised;
 
-/// How models are opened by commands that take no recipe.
+/// The treatment of quantised weights by commands that take no recipe.
 #[derive(Debug, Args)]
 pub struct QuantisedArgs {
     /// Policy for quantised weights, which are codes with scales beside them: stop, or take codes

@@ -45,14 +45,10 @@ fn refuse_stray_weights(args: &JobArgs) -> Result<()> {
     let Some(weights) = &args.weights else {
         return Ok(());
     };
-    let stray = |path: &&std::path::PathBuf| {
-        let text = path.to_str().map(|text| text.trim_matches(','));
-        text.is_some_and(|text| text.parse::<f64>().is_ok()) && !path.exists()
-    };
     let found: Vec<&str> = args
         .inputs
         .iter()
-        .filter(stray)
+        .filter(|path| is_stray_number(path))
         .filter_map(|path| path.to_str())
         .collect();
     let Some(first) = found.first() else {
@@ -70,6 +66,11 @@ fn refuse_stray_weights(args: &JobArgs) -> Result<()> {
         "separate weights by commas: --weights {}",
         all.join(",")
     )))
+}
+
+fn is_stray_number(path: &std::path::Path) -> bool {
+    let text = path.to_str().map(|text| text.trim_matches(','));
+    text.is_some_and(|text| text.parse::<f64>().is_ok()) && !path.exists()
 }
 
 /// Refuses a text file that is not a recipe, with a message for the kind of text.
@@ -131,18 +132,19 @@ fn reads_like_a_recipe(text: &str) -> bool {
         KEYS.iter()
             .any(|info| info.place == Place::Document && info.key == TELLING[0])
     );
-    let is_telling = |line: &str| {
-        let line = line.trim_start_matches(['{', ' ', '\t', '"', '-']);
-        TELLING.iter().any(|key| {
-            let rest = line
-                .strip_prefix(key)
-                .map(|rest| rest.trim_start_matches(['"', ' ']));
-            rest.is_some_and(|rest| rest.starts_with(':'))
-        })
-    };
     // JSON may be on a single line.
-    text.lines()
-        .any(|line| is_telling(line) || line.starts_with('{') && line.split(',').any(is_telling))
+    text.lines().any(|line| {
+        begins_with_key(line) || line.starts_with('{') && line.split(',').any(begins_with_key)
+    })
+}
+
+/// True if a line, or a part of JSON on one line, begins with a key that only recipes have.
+fn begins_with_key(line: &str) -> bool {
+    let line = line.trim_start_matches(['{', ' ', '\t', '"', '-']);
+    TELLING.iter().any(|key| {
+        let rest = line.strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start_matches(['"', ' ']).starts_with(':'))
+    })
 }
 
 /// Returns the text of a small regular file; `None` for anything else, such as weights.

@@ -25,28 +25,30 @@ pub struct Stage<'a> {
 /// folder is a link or not a folder.
 pub fn stages<'a>(recipe: &'a Recipe, out: &Path) -> Result<Vec<Stage<'a>>> {
     let last = recipe.documents.len() - 1;
-    let stage = |(index, document): (usize, &'a Document)| {
-        if index == last {
-            return Ok(Stage {
-                document,
-                out: out.to_owned(),
-            });
-        }
-        let name = document.name.as_deref().unwrap_or_default();
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
-            let cause = "the name of a stage is that of a folder, so it must be a plain file name";
-            return Err(Error::new(Kind::Recipe, "cannot use stage", name, cause));
-        }
-        let folder = folder_of(out);
-        let stage = folder.join(name);
-        check_folder(&folder)?;
-        check_folder(&stage)?;
-        Ok(Stage {
-            document,
-            out: stage,
+    let documents = recipe.documents.iter().enumerate();
+    documents
+        .map(|(index, document)| {
+            let out = match index == last {
+                true => out.to_owned(),
+                false => folder_of_stage(document, out)?,
+            };
+            Ok(Stage { document, out })
         })
-    };
-    recipe.documents.iter().enumerate().map(stage).collect()
+        .collect()
+}
+
+/// Returns the folder of a stage before the last, which may not be there yet.
+fn folder_of_stage(document: &Document, out: &Path) -> Result<PathBuf> {
+    let name = document.name.as_deref().unwrap_or_default();
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        let cause = "the name of a stage is that of a folder, so it must be a plain file name";
+        return Err(Error::new(Kind::Recipe, "cannot use stage", name, cause));
+    }
+    let folder = folder_of(out);
+    let stage = folder.join(name);
+    check_folder(&folder)?;
+    check_folder(&stage)?;
+    Ok(stage)
 }
 
 /// The folder of the stages that lead to `out`.

@@ -104,12 +104,12 @@ pub fn spec(name: &str) -> Result<Spec> {
 fn kinds(symmetries: &Symmetries) -> Vec<Vec<&Group>> {
     let mut kinds: Vec<Vec<&Group>> = Vec::new();
     for group in &symmetries.groups {
-        let same = |kind: &&mut Vec<&Group>| {
+        let same = kinds.iter_mut().find(|kind| {
             kind.iter().all(|other| {
                 (&other.key, other.units, other.copies) == (&group.key, group.units, group.copies)
             })
-        };
-        match kinds.iter_mut().find(same) {
+        });
+        match same {
             Some(kind) => kind.push(group),
             None => kinds.push(vec![group]),
         }
@@ -156,14 +156,16 @@ fn groups(symmetries: &Symmetries, kinds: &[Vec<&Group>]) -> String {
 }
 
 fn allowed(group: &Group) -> String {
-    let word = |allowed: &Allowed| match (allowed, group.pairs.is_some()) {
-        (Allowed::Permutation, _) => "permutation",
-        (Allowed::Sign, false) => "sign",
-        (Allowed::Sign, true) => "sign of pairs",
-        (Allowed::Rotation, _) => "rotation of pairs",
-        (Allowed::Orthogonal, _) => "any orthogonal map",
-    };
-    let words: Vec<&str> = group.allows.iter().map(word).collect();
+    let allows = group.allows.iter();
+    let words: Vec<&str> = allows
+        .map(|allowed| match (allowed, group.pairs.is_some()) {
+            (Allowed::Permutation, _) => "permutation",
+            (Allowed::Sign, false) => "sign",
+            (Allowed::Sign, true) => "sign of pairs",
+            (Allowed::Rotation, _) => "rotation of pairs",
+            (Allowed::Orthogonal, _) => "any orthogonal map",
+        })
+        .collect();
     let pairs = match group.pairs {
         Some(Pairs::Half) => " (i, i + n/2)",
         Some(Pairs::Adjacent) => " (2i, 2i + 1)",

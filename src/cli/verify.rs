@@ -17,7 +17,7 @@ use super::args::{MergeArgs, VerifyArgs};
 use super::progress::Progress;
 use super::settle::settle;
 use super::stages::{folder_named, stages};
-use super::{align, job, print};
+use super::{align_inputs, job, print};
 
 /// Reads a checkpoint back and checks it against its manifest, and against its inputs where they
 /// are given.
@@ -40,9 +40,11 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
                 blocks: args.sample,
                 seed: args.seed,
             };
-            let check =
-                |plan: &Plan| recheck(plan, &args.dir, sample, None, &mut shown(progress.as_ref()));
-            Ok((verified, plan.as_ref().map(check).transpose()?))
+            let rechecked = plan.as_ref().map(|plan| {
+                let mut told = shown(progress.as_ref());
+                recheck(plan, &args.dir, sample, None, &mut told)
+            });
+            Ok((verified, rechecked.transpose()?))
         });
     if let Some(progress) = progress {
         progress.clear();
@@ -117,7 +119,10 @@ fn planned(args: &VerifyArgs, merge: &MergeArgs) -> Result<Plan> {
         overwrite: false,
         restart: false,
     };
-    if let Some(input) = align::look_for_inputs(&mut job, &target)?.missing.first() {
+    if let Some(input) = align_inputs::look_for_inputs(&mut job, &target)?
+        .missing
+        .first()
+    {
         let cause = format!(
             "the transform of model {} that the merge has found is not beside it any more",
             input + 1

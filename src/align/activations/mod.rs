@@ -22,7 +22,7 @@ use super::Weights;
 use super::assignment::{self, CostTiles, Costs, Sense, certified, dense, gain};
 use super::matching::{Matched, Proof, Step, Watch};
 use crate::budget::format_bytes;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::linalg::Backend;
 use crate::symmetry::{Allowed, Element, Transform};
 use crate::symmetry::{Group, Symmetries};
@@ -175,20 +175,16 @@ fn groups<'a>(
         if there == [false, false] && (!flat || group.residual) {
             continue;
         }
-        let refused = |cause: &str, hint: &str| {
-            Err(Error::new(
-                Kind::Mismatch,
-                "cannot match activations",
-                group.name.escape_debug(),
-                cause,
-            )
-            .with_hint(hint))
-        };
+        let context = Context::new(
+            Kind::Mismatch,
+            "cannot match activations",
+            group.name.escape_debug(),
+        );
         if !flat {
-            return refused(
-                "the group has others within it, lies within one or may not be reordered",
-                "leave its activations out and match it by weights",
-            );
+            let cause = "the group has others within it, lies within one or may not be reordered";
+            return context
+                .with_hint("leave its activations out and match it by weights")
+                .fail(cause);
         }
         for (there, side) in there
             .into_iter()
@@ -196,10 +192,9 @@ fn groups<'a>(
         {
             if !there {
                 let cause = format!("there are no activations of the {side} for it");
-                return refused(
-                    &cause,
-                    "each group has a tensor [samples, units] of its name",
-                );
+                return context
+                    .with_hint("each group has a tensor [samples, units] of its name")
+                    .fail(cause);
             }
         }
         jobs.push(Job {
@@ -233,76 +228,68 @@ impl Job<'_> {
         watch: &dyn Watch,
     ) -> Result<Step> {
         let units = self.group.units;
-        let signs = options.signs && self.group.may(Allowed::Sign);
-        let [first, second] = [reference, moving].map(|weights| {
-            Moments::new(
-                weights,
-                &self.group.name,
-                self.samples,
-                units,
-                options.similarity,
-            )
-        });
-        let mut products = Products::new(first?, second?, (units, signs), &options.backend, watch);
+        let mut products = Products {
+            first: self.moments(reference, options)?,
+            second: self.moments(moving, options)?,
+            units,
+            signs: options.signs && self.group.may(Allowed::Sign),
+            backend: &options.backend,
+            watch,
+        };
+        let (columns, proof) = self.assign(&mut products, options)?;
         let start: Vec<u32> = (0..).take(units).collect();
-        let (columns, mut proof) =
-            if units <= DENSE && products::bytes(units, units) <= options.memory {
-                let mut costs = vec![0.0; units * units];
-                products.rows(0..units, &mut costs)?;
-                (
-                    dense(&Costs::new(units, &costs)?, Sense::Maximise)?.columns,
-                    Proof::Optimal(0.0),
-                )
-            } else {
-                let settings = assignment::Options {
-                    tile_rows: self.tile_rows(options)?,
-                    ..Default::default()
-                };
-                let (solved, certificate) =
-                    certified(&mut products, Sense::Maximise, &start, &settings)?;
-                (solved.columns, Proof::Optimal(certificate.optimal_within))
-            };
         // The solver works on f32; f64 sums decide if anything is moved.
         let (before, after) = (products.picked(&start)?, products.picked(&columns)?);
-        let value = |term: &f64| if signs { term.abs() } else { *term };
-        let better = gain(before.iter().copied(), after.iter().map(value)).is_real();
-        let mut element = Element::default();
-        if better && columns != start {
-            element.permutation.clone_from(&columns);
-        }
-        if better && signs && after.iter().any(|term| *term < 0.0) {
-            element.negative = after.iter().map(|term| *term < 0.0).collect();
-        }
-        let is_moved = |at: &usize| {
-            element.unit(self.group, 0, *at) != *at || element.is_negative(self.group, 0, *at)
-        };
-        let moved = (0..units).filter(is_moved).count();
-        if moved == 0 {
-            proof = Proof::Identity;
-        }
+        let element = element_of(&columns, &before, &after, products.signs);
+        let moved = moved_units(self.group, &element);
         let norms = products.norms();
         let cosine = |sum: f64| if norms > 0.0 { sum / norms } else { 0.0 };
         let before = cosine(before.iter().sum());
-        let after = if moved == 0 {
-            before
-        } else {
-            cosine(after.iter().map(value).sum())
-        };
-        let elements = if moved == 0 {
-            Vec::new()
-        } else {
-            vec![(self.index, element)]
-        };
-        Ok(Step {
+        let step = Step {
             sweep: 0,
             root: self.index,
-            elements,
+            elements: Vec::new(),
             before,
-            after,
+            after: before,
             units,
             moved,
+            proof: Proof::Identity,
+        };
+        if moved == 0 {
+            return Ok(step);
+        }
+        let after = after.iter().map(|term| products.value(*term));
+        Ok(Step {
+            elements: vec![(self.index, element)],
+            after: cosine(after.sum()),
             proof,
+            ..step
         })
+    }
+
+    /// Reads the moments of one model's activations.
+    fn moments<'b>(&'b self, weights: &'b dyn Weights, options: &Options) -> Result<Moments<'b>> {
+        let (name, units) = (&self.group.name, self.group.units);
+        Moments::new(weights, name, self.samples, units, options.similarity)
+    }
+
+    /// Finds the order of units with the largest sum: on the whole matrix where it fits the memory,
+    /// else on tiles of it.
+    fn assign(&self, products: &mut Products<'_>, options: &Options) -> Result<(Vec<u32>, Proof)> {
+        let units = self.group.units;
+        if units <= DENSE && products::bytes(units, units) <= options.memory {
+            let mut costs = vec![0.0; units * units];
+            products.rows(0..units, &mut costs)?;
+            let solved = dense(&Costs::new(units, &costs)?, Sense::Maximise)?;
+            return Ok((solved.columns, Proof::Optimal(0.0)));
+        }
+        let settings = assignment::Options {
+            tile_rows: self.tile_rows(options)?,
+            ..Default::default()
+        };
+        let start: Vec<u32> = (0..).take(units).collect();
+        let (solved, certificate) = certified(products, Sense::Maximise, &start, &settings)?;
+        Ok((solved.columns, Proof::Optimal(certificate.optimal_within)))
     }
 
     fn tile_rows(&self, options: &Options) -> Result<usize> {
@@ -327,4 +314,28 @@ impl Job<'_> {
             .with_hint("give more --memory")
         })
     }
+}
+
+/// Returns the order and the signs of units, unless they gain nothing. `before` and `after` are the
+/// products of units that meet now and after it.
+fn element_of(columns: &[u32], before: &[f64], after: &[f64], signs: bool) -> Element {
+    let value = |term: &f64| if signs { term.abs() } else { *term };
+    let mut element = Element::default();
+    if !gain(before.iter().copied(), after.iter().map(value)).is_real() {
+        return element;
+    }
+    if (0..).zip(columns).any(|(at, column)| at != *column) {
+        element.permutation = columns.to_vec();
+    }
+    if signs && after.iter().any(|term| *term < 0.0) {
+        element.negative = after.iter().map(|term| *term < 0.0).collect();
+    }
+    element
+}
+
+/// Counts the units of a group that an element moves or flips.
+fn moved_units(group: &Group, element: &Element) -> usize {
+    let units = (0..group.units)
+        .filter(|at| element.unit(group, 0, *at) != *at || element.is_negative(group, 0, *at));
+    units.count()
 }

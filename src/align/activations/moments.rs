@@ -3,7 +3,7 @@
 use super::Similarity;
 use crate::align::Weights;
 use crate::data::narrow;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::symmetry::Group;
 
 /// Rows that are read and multiplied together; always this number, so that sums have one shape.
@@ -11,19 +11,16 @@ pub const BLOCK: u64 = 1024;
 
 /// Checks that both tensors are [samples, units]; returns the number of samples.
 pub fn check_shapes(reference: &dyn Weights, moving: &dyn Weights, group: &Group) -> Result<u64> {
-    let refused = |cause: String| {
-        Err(Error::new(
-            Kind::Mismatch,
-            "cannot match activations",
-            group.name.escape_debug(),
-            cause,
-        ))
-    };
+    let context = Context::new(
+        Kind::Mismatch,
+        "cannot match activations",
+        group.name.escape_debug(),
+    );
     let sides = [(reference, "reference"), (moving, "model that is aligned")];
     for (weights, side) in sides {
         let shape = weights.shape(&group.name).unwrap_or_default();
         if !matches!(shape, [samples, units] if *units == group.units as u64 && *samples > 0) {
-            return refused(format!(
+            return context.fail(format!(
                 "wanted shape [samples, {}], got {shape:?} of the {side}",
                 group.units
             ));
@@ -32,7 +29,7 @@ pub fn check_shapes(reference: &dyn Weights, moving: &dyn Weights, group: &Group
     let [first, second] =
         sides.map(|(weights, _)| weights.shape(&group.name).map_or(0, |shape| shape[0]));
     if first != second {
-        return refused(format!(
+        return context.fail(format!(
             "the reference has {first} samples, the model that is aligned {second}"
         ));
     }
@@ -76,17 +73,12 @@ impl<'a> Moments<'a> {
         own.square = squares.iter().sum();
         if similarity == Similarity::Correlation {
             // A unit that never changes correlates with nothing; it is left at zero.
-            let factor = |square: f64| {
-                if square > 0.0 {
-                    (square / samples as f64).sqrt().recip()
-                } else {
-                    0.0
-                }
-            };
-            own.scaling
-                .iter_mut()
-                .zip(&squares)
-                .for_each(|(scaling, square)| scaling.1 = factor(*square));
+            for (scaling, square) in own.scaling.iter_mut().zip(&squares) {
+                scaling.1 = match *square > 0.0 {
+                    true => (square / samples as f64).sqrt().recip(),
+                    false => 0.0,
+                };
+            }
             own.square =
                 squares.iter().filter(|square| **square > 0.0).count() as f64 * samples as f64;
         }

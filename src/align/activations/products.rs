@@ -29,31 +29,25 @@ pub fn bytes(units: usize, rows: usize) -> u64 {
 /// The matrix, divided by both norms so that its entries are shares of a cosine; with free signs,
 /// the absolute values.
 pub struct Products<'a> {
-    first: Moments<'a>,
-    second: Moments<'a>,
-    units: usize,
-    signs: bool,
-    backend: &'a Backend,
-    watch: &'a dyn Watch,
+    pub first: Moments<'a>,
+    pub second: Moments<'a>,
+    pub units: usize,
+    /// True if units may be flipped.
+    pub signs: bool,
+    pub backend: &'a Backend,
+    pub watch: &'a dyn Watch,
 }
 
-impl<'a> Products<'a> {
-    /// Makes the matrix for this number of units, with free signs or without.
-    pub fn new(
-        first: Moments<'a>,
-        second: Moments<'a>,
-        (units, signs): (usize, bool),
-        backend: &'a Backend,
-        watch: &'a dyn Watch,
-    ) -> Self {
-        Self {
-            first,
-            second,
-            units,
-            signs,
-            backend,
-            watch,
-        }
+impl Products<'_> {
+    /// Returns the value of a product of two units: with free signs its size alone counts.
+    pub fn value(&self, product: f64) -> f64 {
+        if self.signs { product.abs() } else { product }
+    }
+
+    /// Returns one over the product of both norms; zero where one of them is zero.
+    fn scale(&self) -> f64 {
+        let norms = self.norms();
+        if norms > 0.0 { norms.recip() } else { 0.0 }
     }
 
     /// Returns the product of both norms.
@@ -85,10 +79,8 @@ impl CostTiles for Products<'_> {
 
     fn rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let units = self.units;
-        let (start, end) = (
-            rows.start / ROWS * ROWS,
-            rows.end.next_multiple_of(ROWS).min(units),
-        );
+        let start = rows.start / ROWS * ROWS;
+        let end = rows.end.next_multiple_of(ROWS).min(units);
         let count = end - start;
         let mut sums = vec![0.0_f64; count * units];
         let mut product = vec![0.0_f32; count * units];
@@ -96,26 +88,20 @@ impl CostTiles for Products<'_> {
             self.watch.go_on()?;
             let (first, second) = (self.first.block(block)?, self.second.block(block)?);
             let samples = first.len() / units;
-            let tile: Vec<f32> = first
-                .chunks(units)
-                .flat_map(|row| &row[start..end])
-                .copied()
-                .collect();
+            let tile = first.chunks(units).flat_map(|row| &row[start..end]);
+            let tile: Vec<f32> = tile.copied().collect();
             let left = Matrix::new(&tile, samples, count).transposed();
             let mut sum = self.backend.begin(count, &mut product)?;
             sum.add(1.0, left, Matrix::new(&second, samples, units))?;
             sum.finish()?;
-            sums.par_iter_mut()
-                .zip(&product)
-                .for_each(|(sum, product)| *sum += f64::from(*product));
+            let sums = sums.par_iter_mut().zip(&product);
+            sums.for_each(|(sum, product)| *sum += f64::from(*product));
             self.watch.advanced(2 * (samples * count * units) as u64);
         }
-        let norms = self.norms();
-        let scale = if norms > 0.0 { norms.recip() } else { 0.0 };
-        let entry = |sum: &f64| narrow(if self.signs { sum.abs() } else { *sum } * scale);
-        out.iter_mut()
-            .zip(&sums[(rows.start - start) * units..])
-            .for_each(|(out, sum)| *out = entry(sum));
+        let scale = self.scale();
+        for (out, sum) in out.iter_mut().zip(&sums[(rows.start - start) * units..]) {
+            *out = narrow(self.value(*sum) * scale);
+        }
         Ok(())
     }
 }

@@ -69,25 +69,10 @@ pub fn record(
     let (groups, parts) = plan(recording);
     let keep = |value: usize| parts.iter().any(|part| part.value == value);
     let samples = network.batch().min(data.samples());
-    let largest = parts
-        .iter()
-        .map(|part| (4 * samples * network.shape(part.value).len()) as u64)
-        .max()
-        .unwrap_or(0);
-    let bytes = network.forward_bytes(samples, &keep) + largest;
-    if bytes > recording.memory {
-        let cause = format!("a batch of samples needs {}", format_bytes(bytes));
-        return Err(Error::new(
-            Kind::Budget,
-            "cannot record activations",
-            format_bytes(recording.memory),
-            cause,
-        )
-        .with_hint("give more --memory"));
-    }
-    let tensors = groups
-        .iter()
-        .map(|group| (group.group.clone(), [group.samples, group.units as u64]));
+    let lens = parts.iter().map(|part| network.shape(part.value).len());
+    let largest = (4 * samples * lens.max().unwrap_or(0)) as u64;
+    check_memory(recording, network.forward_bytes(samples, &keep) + largest)?;
+    let tensors = groups.iter().map(Recorded::matrix);
     let mut writer = Writer::create(path, tensors, &recording.notes)?;
     for range in network.batches(data.samples()) {
         go_on(range.start)?;
@@ -97,26 +82,41 @@ pub fn record(
         for part in &parts {
             let shape = network.shape(part.value);
             let rows = rows(values.get(part.value), shape.channels, shape.places());
-            if rows.iter().any(|value| !value.is_finite()) {
-                let cause = "an activation is NaN or infinite";
-                let group = groups[part.tensor].group.escape_debug();
-                return Err(Error::new(
-                    Kind::NonFinite,
-                    "cannot record activations",
-                    group,
-                    cause,
-                ));
-            }
-            writer.write(
-                part.tensor,
-                part.first_row + first * shape.places() as u64,
-                &rows,
-            )?;
+            check_finite(&groups[part.tensor], &rows)?;
+            let first_row = part.first_row + first * shape.places() as u64;
+            writer.write(part.tensor, first_row, &rows)?;
         }
     }
     go_on(data.samples())?;
     writer.finish()?;
     Ok(groups)
+}
+
+/// Checks that one batch, which takes `bytes`, fits the memory.
+fn check_memory(recording: &Recording<'_>, bytes: u64) -> Result<()> {
+    if bytes <= recording.memory {
+        return Ok(());
+    }
+    let cause = format!("a batch of samples needs {}", format_bytes(bytes));
+    Err(Error::new(
+        Kind::Budget,
+        "cannot record activations",
+        format_bytes(recording.memory),
+        cause,
+    )
+    .with_hint("give more --memory"))
+}
+
+fn check_finite(group: &Recorded, rows: &[f32]) -> Result<()> {
+    if rows.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::NonFinite,
+        "cannot record activations",
+        group.group.escape_debug(),
+        "an activation is NaN or infinite",
+    ))
 }
 
 /// Lists the groups in their order, and the values that belong to each.
@@ -160,4 +160,11 @@ fn rows(values: &[f32], channels: usize, places: usize) -> Vec<f32> {
         (0..places).for_each(|place| rows.extend(sample.iter().skip(place).step_by(places)));
     }
     rows
+}
+
+impl Recorded {
+    /// Returns the name and the shape of the group's matrix.
+    fn matrix(&self) -> (String, [u64; 2]) {
+        (self.group.clone(), [self.samples, self.units as u64])
+    }
 }

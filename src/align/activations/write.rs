@@ -33,24 +33,7 @@ impl Writer {
         matrices: impl Iterator<Item = (String, [u64; 2])>,
         notes: &IndexMap<String, String>,
     ) -> Result<Self> {
-        let mut header = Map::new();
-        let mut metadata = json!({ "format": "thalweg-activations" });
-        notes
-            .iter()
-            .for_each(|(key, value)| metadata[key] = value.as_str().into());
-        header.insert("__metadata__".into(), metadata);
-        let (mut tensors, mut end) = (Vec::new(), 0);
-        for (name, [rows, columns]) in matrices {
-            let start = end;
-            end += rows * columns * size_of::<f32>() as u64;
-            header.insert(
-                name,
-                json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end] }),
-            );
-            tensors.push((start, columns * size_of::<f32>() as u64));
-        }
-        let mut text = Value::from(header).to_string().into_bytes();
-        text.resize(text.len().next_multiple_of(8), b' ');
+        let (text, mut tensors, end) = header(matrices, notes);
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
         let part = PathBuf::from(name);
@@ -58,7 +41,8 @@ impl Writer {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let data = 8 + text.len() as u64;
+        let len = text.len() as u64;
+        let data = 8 + len;
         tensors.iter_mut().for_each(|(start, _)| *start += data);
         let file = create_anew(&part).map_err(failed)?;
         let writer = Self {
@@ -69,11 +53,10 @@ impl Writer {
             is_finished: false,
         };
         writer.file.set_len(data + end).map_err(failed)?;
-        writer
-            .file
-            .write_all_at(&(text.len() as u64).to_le_bytes(), 0)
+        let written = writer.file.write_all_at(&len.to_le_bytes(), 0);
+        written
+            .and_then(|()| writer.file.write_all_at(&text, 8))
             .map_err(failed)?;
-        writer.file.write_all_at(&text, 8).map_err(failed)?;
         Ok(writer)
     }
 
@@ -119,4 +102,32 @@ impl Drop for Writer {
             let _ = fs::remove_file(&self.part);
         }
     }
+}
+
+/// Returns the text of a header, for each matrix its start in the data and the bytes of a row, and
+/// the end of the data.
+fn header(
+    matrices: impl Iterator<Item = (String, [u64; 2])>,
+    notes: &IndexMap<String, String>,
+) -> (Vec<u8>, Vec<(u64, u64)>, u64) {
+    let mut header = Map::new();
+    let mut metadata = json!({ "format": "thalweg-activations" });
+    notes
+        .iter()
+        .for_each(|(key, value)| metadata[key] = value.as_str().into());
+    header.insert("__metadata__".into(), metadata);
+    let (mut tensors, mut end) = (Vec::new(), 0);
+    for (name, [rows, columns]) in matrices {
+        let start = end;
+        let row = columns * size_of::<f32>() as u64;
+        end += rows * row;
+        header.insert(
+            name,
+            json!({ "dtype": "F32", "shape": [rows, columns], "data_offsets": [start, end] }),
+        );
+        tensors.push((start, row));
+    }
+    let mut text = Value::from(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    (text, tensors, end)
 }

@@ -1,6 +1,6 @@
 //! Assignment on a matrix that is streamed and never held, with a proof that the result is optimal.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 
 use super::graph::{Edge, Graph};
 use super::matching::Matching;
@@ -113,28 +113,21 @@ pub(super) fn approximate(
 const ROUNDING: f64 = f64::EPSILON * 4096.0;
 
 fn check_start(start: &[u32], size: usize) -> Result<()> {
-    let fault = |cause| {
-        Err(Error::new(
-            Kind::Mismatch,
-            "cannot assign",
-            "starting permutation",
-            cause,
-        ))
-    };
+    let context = Context::new(Kind::Mismatch, "cannot assign", "starting permutation");
     costs::check_size(size)?;
     if start.len() != size {
-        return fault(format!("wanted {size} rows, got {}", start.len()));
+        return context.fail(format!("wanted {size} rows, got {}", start.len()));
     }
     let mut seen = vec![false; size];
     for (row, column) in start.iter().enumerate() {
         match seen.get_mut(*column as usize) {
             None => {
-                return fault(format!(
+                return context.fail(format!(
                     "row {row} has column {column}, wanted less than {size}"
                 ));
             }
             Some(true) => {
-                return fault(format!(
+                return context.fail(format!(
                     "row {row} has column {column}, which another row has"
                 ));
             }
@@ -248,14 +241,10 @@ impl<'a> Run<'a> {
                 started.push((*column, entries[*column as usize]));
             }
         }
-        let bound = |row| {
-            if keep < size {
-                f64::from(rows.bound(row))
-            } else {
-                f64::INFINITY
-            }
+        self.bounds = match keep < size {
+            true => (0..size).map(|row| f64::from(rows.bound(row))).collect(),
+            false => vec![f64::INFINITY; size],
         };
-        self.bounds = (0..size).map(bound).collect();
         let graph = Graph::gather(&rows, &columns, &started);
         self.note_peak(
             graph.bytes() + size * (2 * Nearest::bytes(keep) + size_of::<Edge>() * keep),
@@ -356,16 +345,12 @@ impl<'a> Run<'a> {
     /// bound on all permutations that the duals set once they are lowered until they are valid.
     fn gap(&self, graph: &Graph, matching: &Matching) -> f64 {
         let prices = matching.prices();
-        let lowest = |row| {
-            graph
-                .edges(row)
-                .fold(self.bounds[row], |least, (at, cost)| {
-                    least.min(cost - prices[at])
-                })
-        };
-        (0..self.bounds.len())
-            .map(|row| (matching.dual(row) - lowest(row)).max(0.0))
-            .sum()
+        let excess = self.bounds.iter().enumerate().map(|(row, bound)| {
+            let edges = graph.edges(row);
+            let lowest = edges.fold(*bound, |least, (at, cost)| least.min(cost - prices[at]));
+            (matching.dual(row) - lowest).max(0.0)
+        });
+        excess.sum()
     }
 
     fn note_peak(&mut self, other_bytes: usize) {

@@ -31,7 +31,8 @@ pub fn dense(costs: &Costs<'_>, sense: Sense) -> Result<Assignment> {
     if costs.size() < LARGE {
         search.reduce_columns();
     } else {
-        search.adopt(certified::approximate(&mut costs.clone(), sense, ROUNDS)?);
+        let (columns, prices) = certified::approximate(&mut costs.clone(), sense, ROUNDS)?;
+        search.adopt(columns, prices);
     }
     let free = search.reduce_rows();
     search.augment(&free);
@@ -73,6 +74,16 @@ impl<'a> Search<'a> {
         self.sign * f64::from(self.costs.row(row)[column])
     }
 
+    /// Returns a row for a search in which the way to it is `offset` long.
+    fn row(&self, number: usize, offset: f64) -> scan::Row<'a> {
+        scan::Row {
+            number,
+            entries: self.costs.row(number),
+            sign: self.sign,
+            offset,
+        }
+    }
+
     fn assign(&mut self, row: usize, column: usize) {
         self.columns[row] = column;
         self.rows[column] = row;
@@ -86,14 +97,8 @@ impl<'a> Search<'a> {
         self.prices.fill(f64::INFINITY);
         let zeros = vec![0.0; size];
         for row in 0..size {
-            let entries = (row, self.costs.row(row));
-            scan::relax(
-                entries,
-                (self.sign, 0.0),
-                &zeros,
-                &mut self.prices,
-                &mut cheapest,
-            );
+            self.row(row, 0.0)
+                .relax(&zeros, &mut self.prices, &mut cheapest);
         }
         for (column, row) in cheapest.into_iter().enumerate() {
             if self.columns[row] == NONE {
@@ -103,7 +108,7 @@ impl<'a> Search<'a> {
     }
 
     /// Takes over prices, and those columns that are the cheapest of their row at these prices.
-    fn adopt(&mut self, (columns, prices): (Vec<u32>, Vec<f64>)) {
+    fn adopt(&mut self, columns: Vec<u32>, prices: Vec<f64>) {
         self.prices = prices;
         for (row, column) in columns.into_iter().enumerate() {
             let column = column as usize;
@@ -188,13 +193,9 @@ impl<'a> Search<'a> {
         tree.open.clone_from(&self.prices);
         tree.distances.fill(f64::INFINITY);
         tree.closed.clear();
-        let mut least = scan::relax(
-            (start, self.costs.row(start)),
-            (self.sign, 0.0),
-            &tree.open,
-            &mut tree.distances,
-            &mut tree.from,
-        );
+        let mut least = self
+            .row(start, 0.0)
+            .relax(&tree.open, &mut tree.distances, &mut tree.from);
         let mut front = Vec::new();
         loop {
             front.clear();
@@ -215,14 +216,8 @@ impl<'a> Search<'a> {
             for &column in &front {
                 let row = self.rows[column];
                 let offset = self.cost(row, column) - self.prices[column] - distance;
-                let entries = (row, self.costs.row(row));
-                least = scan::relax(
-                    entries,
-                    (self.sign, offset),
-                    &tree.open,
-                    &mut tree.distances,
-                    &mut tree.from,
-                );
+                let row = self.row(row, offset);
+                least = row.relax(&tree.open, &mut tree.distances, &mut tree.from);
             }
         }
     }

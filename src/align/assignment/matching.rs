@@ -171,22 +171,12 @@ impl Matching {
         for (column, cost) in graph.edges(row) {
             best.see(cost - self.prices[column], column);
         }
-        let cost = |column: usize| {
-            graph
-                .cost(row, index(column))
-                .map_or(f64::INFINITY, f64::from)
-        };
-        (
-            best,
-            (
-                cost(best.first_column),
-                if best.second.is_finite() {
-                    cost(best.second_column)
-                } else {
-                    f64::INFINITY
-                },
-            ),
-        )
+        let cost = |column: usize| graph.cost(row, index(column));
+        let first = cost(best.first_column);
+        let second = best.second.is_finite().then_some(best.second_column);
+        let costs = [first, second.and_then(cost)];
+        let [first, second] = costs.map(|cost| cost.map_or(f64::INFINITY, f64::from));
+        (best, (first, second))
     }
 
     /// Matches one free row along a shortest alternating path.

@@ -106,48 +106,55 @@ pub(super) fn two_smallest(row: &[f32], sign: f64, prices: &[f64]) -> TwoSmalles
     best
 }
 
-/// Relaxes the distances of a shortest path search: lowers every distance to `sign·entry - price -
-/// offset` if that is less, records `row` as its origin, and returns the smallest distance.
-pub(super) fn relax(
-    row: (usize, &[f32]),
-    (sign, offset): (f64, f64),
-    prices: &[f64],
-    distances: &mut [f64],
-    from: &mut [usize],
-) -> f64 {
-    let (row, entries) = row;
-    let step = |entry: f32, price: f64, distance: &mut f64, from: &mut usize| {
-        let reached = sign * f64::from(entry) - price - offset;
-        let shorter = reached < *distance;
-        *from = if shorter { row } else { *from };
-        *distance = if shorter { reached } else { *distance };
-    };
-    let (entry_blocks, entry_rest) = entries.as_chunks::<LANES>();
-    let (price_blocks, price_rest) = prices.as_chunks::<LANES>();
-    let (distance_blocks, distance_rest) = distances.as_chunks_mut::<LANES>();
-    let (from_blocks, from_rest) = from.as_chunks_mut::<LANES>();
-    let mut lanes = [f64::INFINITY; LANES];
-    for (((entries, prices), distances), from) in entry_blocks
-        .iter()
-        .zip(price_blocks)
-        .zip(distance_blocks)
-        .zip(from_blocks)
-    {
-        for k in 0..LANES {
-            step(entries[k], prices[k], &mut distances[k], &mut from[k]);
-            lanes[k] = lower(lanes[k], distances[k]);
+/// A row of the costs whose edges a shortest path search follows.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub number: usize,
+    pub entries: &'a [f32],
+    pub sign: f64,
+    /// The length of the way to the row, subtracted.
+    pub offset: f64,
+}
+
+impl Row<'_> {
+    /// Relaxes the distances: lowers every distance to `sign·entry - price - offset` if that is
+    /// less, records the row as its origin, and returns the smallest distance.
+    pub(super) fn relax(self, prices: &[f64], distances: &mut [f64], from: &mut [usize]) -> f64 {
+        let (entry_blocks, entry_rest) = self.entries.as_chunks::<LANES>();
+        let (price_blocks, price_rest) = prices.as_chunks::<LANES>();
+        let (distance_blocks, distance_rest) = distances.as_chunks_mut::<LANES>();
+        let (from_blocks, from_rest) = from.as_chunks_mut::<LANES>();
+        let mut lanes = [f64::INFINITY; LANES];
+        for (((entries, prices), distances), from) in entry_blocks
+            .iter()
+            .zip(price_blocks)
+            .zip(distance_blocks)
+            .zip(from_blocks)
+        {
+            for k in 0..LANES {
+                self.lower(entries[k], prices[k], &mut distances[k], &mut from[k]);
+                lanes[k] = lower(lanes[k], distances[k]);
+            }
         }
+        for (((entry, price), distance), from) in entry_rest
+            .iter()
+            .zip(price_rest)
+            .zip(&mut *distance_rest)
+            .zip(from_rest)
+        {
+            self.lower(*entry, *price, distance, from);
+        }
+        lanes
+            .iter()
+            .chain(&*distance_rest)
+            .fold(f64::INFINITY, |best, value| lower(best, *value))
     }
-    for (((entry, price), distance), from) in entry_rest
-        .iter()
-        .zip(price_rest)
-        .zip(&mut *distance_rest)
-        .zip(from_rest)
-    {
-        step(*entry, *price, distance, from);
+
+    /// Lowers one distance. Both numbers are written either way, so that the loop has no branch.
+    fn lower(self, entry: f32, price: f64, distance: &mut f64, from: &mut usize) {
+        let reached = self.sign * f64::from(entry) - price - self.offset;
+        let shorter = reached < *distance;
+        *from = if shorter { self.number } else { *from };
+        *distance = if shorter { reached } else { *distance };
     }
-    lanes
-        .iter()
-        .chain(&*distance_rest)
-        .fold(f64::INFINITY, |best, value| lower(best, *value))
 }

@@ -55,11 +55,12 @@ pub fn through_universe(symmetries: &Symmetries, transforms: &[Transform]) -> Ve
         .iter()
         .map(|transform| transform.inverse(symmetries))
         .collect();
-    let to = |to: &Transform| {
-        transforms
-            .iter()
-            .map(|from| from.compose(symmetries, to))
-            .collect()
-    };
-    back.iter().map(to).collect()
+    back.iter()
+        .map(|to| {
+            let transforms = transforms.iter();
+            transforms
+                .map(|from| from.compose(symmetries, to))
+                .collect()
+        })
+        .collect()
 }

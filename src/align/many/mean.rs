@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::align::matching::Cost;
 use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::error::{Error, Kind, Result};
-use crate::symmetry::{Alignment, Node, Symmetries, Transform};
+use crate::symmetry::Symmetries;
 use crate::view::Aligned;
 
 /// Elements whose squares are summed at a time.
@@ -33,90 +32,75 @@ impl Scales {
         cost: Cost,
         go_on: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Self> {
-        let acted = symmetries.tensors.iter().filter(|(_, tensor)| {
-            tensor.index.is_some() || !tensor.axes.iter().all(Node::is_fixed)
-        });
-        let scale = |(name, _): (&String, _)| {
-            let norm = norm(store, name, go_on)?;
-            if !norm.is_finite() {
-                let cause = "a model holds NaN or infinity in it";
-                return Err(Error::new(
-                    Kind::NonFinite,
-                    "cannot match weights",
-                    name.escape_debug(),
-                    cause,
-                )
-                .with_hint(
-                    "no unit can be told from another by such numbers; repair the checkpoint first",
-                ));
-            }
+        let tensors = symmetries.tensors.iter();
+        let acted = tensors.filter(|(_, tensor)| tensor.is_acted_on());
+        let scales = acted.map(|(name, _)| {
+            let norm = finite_norm(store, name, go_on)?;
             let scale = match cost {
                 Cost::Raw => 1.0,
                 Cost::Normalised if norm > 0.0 => norm.recip(),
                 Cost::Normalised => 0.0,
             };
             Ok((name.clone(), scale))
-        };
-        acted.map(scale).collect::<Result<_>>().map(Self)
+        });
+        scales.collect::<Result<_>>().map(Self)
     }
+}
+
+/// Computes the norm of a tensor, which must be finite.
+fn finite_norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<f64> {
+    let norm = norm(store, name, go_on)?;
+    if norm.is_finite() {
+        return Ok(norm);
+    }
+    Err(Error::new(
+        Kind::NonFinite,
+        "cannot match weights",
+        name.escape_debug(),
+        "a model holds NaN or infinity in it",
+    )
+    .with_hint("no unit can be told from another by such numbers; repair the checkpoint first"))
 }
 
 /// Computes the norm of a tensor in f64, adding pieces in order.
 fn norm(store: &Store, name: &str, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<f64> {
     let count: u64 = store.shape(name).unwrap_or_default().iter().product();
-    let squares = |piece: u64| {
-        go_on()?;
-        let range = piece * PIECE..count.min((piece + 1) * PIECE);
-        let mut values = vec![
-            0.0_f32;
-            usize::try_from(range.end - range.start)
-                .expect("a piece fits the memory")
-        ];
-        store.tensor(name)?.read(range, &mut values)?;
-        Ok(values
-            .iter()
-            .map(|value| f64::from(*value) * f64::from(*value))
-            .sum::<f64>())
-    };
     let sums = (0..count.div_ceil(PIECE))
         .into_par_iter()
-        .map(squares)
+        .map(|piece| {
+            go_on()?;
+            let range = piece * PIECE..count.min((piece + 1) * PIECE);
+            let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
+            let mut values = vec![0.0_f32; len];
+            store.tensor(name)?.read(range, &mut values)?;
+            let squares = values
+                .iter()
+                .map(|value| f64::from(*value) * f64::from(*value));
+            Ok(squares.sum::<f64>())
+        })
         .collect::<Result<Vec<f64>>>()?;
     Ok(sums.iter().sum::<f64>().sqrt())
 }
 
 /// The weighted mean of some models; in fact their weighted sum, as only its direction counts.
 pub(super) struct Mean<'a> {
-    members: Vec<Member<'a>>,
+    pub members: Vec<Member<'a>>,
 }
 
-struct Member<'a> {
-    model: Transformed,
-    weight: f64,
-    scales: &'a Scales,
+/// A model under its transform, with its weight in the mean.
+pub(super) struct Member<'a> {
+    pub model: Transformed,
+    pub weight: f64,
+    pub scales: &'a Scales,
 }
 
-impl<'a> Mean<'a> {
-    /// Makes the mean of these models under these transforms, each with a weight.
-    pub fn new(
-        symmetries: &Arc<Symmetries>,
-        members: impl Iterator<Item = (&'a Arc<Store>, &'a Transform, f64, &'a Scales)>,
-    ) -> Self {
-        let member =
-            |(store, transform, weight, scales): (&Arc<Store>, &Transform, f64, &'a Scales)| {
-                let alignment = Alignment {
-                    symmetries: Arc::clone(symmetries),
-                    transform: Arc::new(transform.clone()),
-                };
-                Member {
-                    model: Transformed::new(Arc::clone(store), alignment),
-                    weight,
-                    scales,
-                }
-            };
-        Self {
-            members: members.map(member).collect(),
-        }
+impl Member<'_> {
+    /// Returns the factor of a tensor in the sum.
+    fn factor(&self, tensor: &str) -> Result<f64> {
+        // An expert's norm is stored under the expert's old name.
+        let source = Aligned::source_name(self.model.alignment(), tensor)?;
+        let scale = self.scales.0.get(&source).copied().unwrap_or(1.0);
+        Ok(self.weight * scale)
     }
 }
 
@@ -126,15 +110,9 @@ impl Weights for Mean<'_> {
     }
 
     fn tensor(&self, tensor: &str) -> Result<Box<dyn Numbers + '_>> {
-        let term = |member: &'_ Member<'_>| {
-            // An expert's norm is stored under the expert's old name.
-            let source = Aligned::source_name(member.model.alignment(), tensor)?;
-            let scale = member.scales.0.get(&source).copied().unwrap_or(1.0);
-            Ok(member.weight * scale)
-        };
         let mut terms = Vec::with_capacity(self.members.len());
         for member in &self.members {
-            terms.push((term(member)?, member.model.tensor(tensor)?));
+            terms.push((member.factor(tensor)?, member.model.tensor(tensor)?));
         }
         Ok(Box::new(Terms {
             terms,

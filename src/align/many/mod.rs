@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 
 pub use cycle::{cycle_error, through_universe};
 
-use self::mean::{Mean, Scales};
-use super::matching::{Matched, Options, Residual, Step, Watch, match_weights};
-use super::{Store, angles};
-use crate::error::{Error, Kind, Result};
-use crate::symmetry::{Symmetries, Transform};
+use self::mean::{Mean, Member, Scales};
+use super::matching::{Matched, Options, Residual, Start, Step, Watch, match_weights};
+use super::{Store, Transformed, angles};
+use crate::error::{Context, Error, Kind, Result};
+use crate::symmetry::{Alignment, Symmetries, Transform};
 
 /// The target to which each model is matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -152,63 +152,46 @@ pub fn match_many(
     for model in (0..models.len()).filter(|model| *model != begun) {
         run.solve(0, model, &[begun])?;
     }
-    let (mut rounds, mut settled) = (1, options.towards == Towards::One);
-    while !settled && rounds <= options.rounds {
-        let mut moved = false;
-        for model in run.order(rounds) {
-            let members: Vec<usize> = match options.towards {
-                Towards::Others => (0..models.len()).filter(|other| *other != model).collect(),
-                Towards::One | Towards::Mean => (0..models.len()).collect(),
-            };
-            moved |= run.solve(rounds, model, &members)?;
-        }
-        rounds += 1;
-        settled = !moved;
-    }
+    let (rounds, settled) = run.rounds()?;
     run.finish(begun, rounds, settled)
 }
 
 fn check(models: &[Arc<Store>], weights: &[f64], options: &ManyOptions) -> Result<()> {
-    let refused = |subject: &str, cause: String| {
-        Err(Error::new(Kind::Usage, "cannot align many", subject, cause))
-    };
     if models.len() < 2 {
-        return refused("models", format!("wanted at least 2, got {}", models.len()));
+        return refused("models").fail(format!("wanted at least 2, got {}", models.len()));
     }
     if !weights.is_empty() && weights.len() != models.len() {
-        return refused(
-            "weights",
-            format!(
-                "wanted one for each of {} models, got {}",
-                models.len(),
-                weights.len()
-            ),
-        );
+        return refused("weights").fail(format!(
+            "wanted one for each of {} models, got {}",
+            models.len(),
+            weights.len()
+        ));
     }
     if let Some(odd) = weights
         .iter()
         .find(|weight| !(weight.is_finite() && **weight > 0.0))
     {
-        return refused("weights", format!("wanted positive numbers, got {odd}"));
+        return refused("weights").fail(format!("wanted positive numbers, got {odd}"));
     }
     if let Begin::Model(model) = options.begin
         && model >= models.len()
     {
-        return refused(
-            "reference",
-            format!(
-                "wanted one of {} models, counted from 0, got {model}",
-                models.len()
-            ),
-        );
+        return refused("reference").fail(format!(
+            "wanted one of {} models, counted from 0, got {model}",
+            models.len()
+        ));
     }
     match options.matching.residual {
         Residual::Fixed | Residual::Permute => Ok(()),
-        Residual::Orthogonal | Residual::Map => refused(
-            "residual",
-            "maps of the residual stream are found for two models only".into(),
-        ),
+        Residual::Orthogonal | Residual::Map => {
+            refused("residual").fail("maps of the residual stream are found for two models only")
+        }
     }
+}
+
+/// The failures of aligning many models because of a part of what is asked for.
+fn refused(part: &str) -> Context<&str> {
+    Context::new(Kind::Usage, "cannot align many", part)
 }
 
 /// Finds the model whose tensors have the largest cosines with those of all others.
@@ -259,6 +242,27 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Matches the models in rounds, until none moves; returns the number of rounds, counted from
+    /// the first that brings the models to one, and true if the last moved nothing.
+    fn rounds(&mut self) -> Result<(usize, bool)> {
+        let all = 0..self.models.len();
+        let (mut rounds, mut settled) = (1, self.options.towards == Towards::One);
+        while !settled && rounds <= self.options.rounds {
+            let mut moved = false;
+            for model in self.order(rounds) {
+                let members = all.clone();
+                let members: Vec<usize> = match self.options.towards {
+                    Towards::Others => members.filter(|other| *other != model).collect(),
+                    Towards::One | Towards::Mean => members.collect(),
+                };
+                moved |= self.solve(rounds, model, &members)?;
+            }
+            rounds += 1;
+            settled = !moved;
+        }
+        Ok((rounds, settled))
+    }
+
     /// Returns the order of a round: if it is random, by hashes of seed, round and number, so that
     /// it is the same on every machine.
     fn order(&self, round: usize) -> Vec<usize> {
@@ -274,15 +278,23 @@ impl Run<'_> {
 
     /// Matches a model to the mean of `members`; returns true if it moved.
     fn solve(&mut self, round: usize, model: usize, members: &[usize]) -> Result<bool> {
-        let member = |&member: &usize| {
-            (
-                &self.models[member],
-                &self.current[member],
-                self.weights[member],
-                &self.scales[member],
-            )
+        let members = members.iter().map(|member| {
+            let model = Transformed::new(
+                Arc::clone(&self.models[*member]),
+                Alignment {
+                    symmetries: Arc::clone(self.symmetries),
+                    transform: Arc::new(self.current[*member].clone()),
+                },
+            );
+            Member {
+                model,
+                weight: self.weights[*member],
+                scales: &self.scales[*member],
+            }
+        });
+        let mean = Mean {
+            members: members.collect(),
         };
-        let mean = Mean::new(self.symmetries, members.iter().map(member));
         let own = self
             .replay
             .iter()
@@ -302,8 +314,10 @@ impl Run<'_> {
             &mean,
             &self.models[model],
             self.symmetries,
-            &self.current[model],
-            &steps,
+            Start {
+                transform: &self.current[model],
+                steps: &steps,
+            },
             &self.options.matching,
             &watch,
         )?;

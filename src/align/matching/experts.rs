@@ -8,12 +8,12 @@
 //! expert with any unit of the other's. Pairs that come near the best, and each expert with its own
 //! counterpart, are solved; the others are not candidates, and the result is not proved.
 
-use super::flat::{self, Weighted};
+use super::flat;
 use super::heads::unmatchable;
 use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
-use super::problem::Problem;
-use super::terms::{Part, Place, Term, Tree};
+use super::problem::{Problem, narrow};
+use super::terms::{Part, Place, Term, Tree, WeightedTerm};
 use crate::align::Weights;
 use crate::error::Result;
 use crate::symmetry::{Allowed, Element, Transform};
@@ -32,9 +32,9 @@ const MOST_PAIRS: usize = 8;
 /// The terms of one pair of experts.
 struct Pair {
     /// Terms whose rows are the inner group's units.
-    units: Weighted,
+    units: Vec<WeightedTerm>,
     /// Terms that do not depend on the order of units.
-    constant: Weighted,
+    constant: Vec<WeightedTerm>,
 }
 
 /// The best order of units for a pair, and its score.
@@ -61,62 +61,21 @@ pub(super) fn candidates(
     };
     let root = &problem.symmetries.groups[tree.root];
     let experts = root.units;
-    let wanted = if root.may(Allowed::Permutation) {
-        solver.wanted(current)?
-    } else {
-        diagonal(experts)
+    let is_free = root.may(Allowed::Permutation);
+    let wanted = match is_free {
+        true => solver.wanted(current)?,
+        false => diagonal(experts),
     };
-    let moved = problem.moved(current);
-    let mut found: Vec<Option<Found>> = Vec::with_capacity(experts * experts);
-    for (place, wanted) in wanted.iter().enumerate() {
-        let (one, other) = (place / experts, place % experts);
-        found.push(if *wanted {
-            Some(solver.pair_score(moved.as_ref(), current, one, other)?)
-        } else {
-            None
-        });
-    }
+    let found = solver.solved(current, &wanted)?;
     let order = outer_order(&found, experts)?;
-    let exact = wanted.iter().all(|wanted| *wanted) || !root.may(Allowed::Permutation);
-    // Signs of whole experts are not optimised.
-    let exact = exact && !is_signed(problem, tree.root);
-    let own = |one: usize| {
-        found[one * experts + one]
-            .as_ref()
-            .map(|found| found.order.columns.clone())
-    };
-    let stay: Vec<Vec<u32>> = (0..experts).filter_map(own).collect();
-    let within: f64 = found
-        .iter()
-        .flatten()
-        .map(|found| found.order.optimal_within)
-        .sum();
-    let identity: Vec<u32> = (0..).take(experts).collect();
-    let mut chosen = Vec::with_capacity(experts);
-    for (one, other) in order.iter().enumerate() {
-        let pair = found[one * experts + *other as usize].take();
-        chosen.push(
-            pair.expect("a pair that was not solved is not taken")
-                .order
-                .columns,
-        );
-    }
-    let mut transforms = vec![solver.transform(current, &order, &chosen)?];
-    // The experts' order may gain nothing real while the order of their units, or their signs,
-    // does.
-    if order != identity {
-        transforms.push(solver.transform(current, &identity, &stay)?);
-    }
-    if stay
-        .iter()
-        .any(|order| order.iter().zip(0..).any(|(from, unit)| *from != unit))
-    {
-        transforms.push(solver.transform(current, &identity, &[])?);
-    }
-    transforms.retain(|transform| transform != current);
+    // A pair that was not solved could be better, and signs of whole experts are not optimised.
+    let all_solved = wanted.iter().all(|wanted| *wanted) || !is_free;
+    let is_exact = all_solved && !is_signed(problem, tree.root);
+    let solved = found.iter().flatten();
+    let within: f64 = solved.map(|found| found.order.optimal_within).sum();
     Ok(Candidates {
-        transforms,
-        optimal_within: if exact { within } else { f64::INFINITY },
+        transforms: solver.transforms(current, &found, &order)?,
+        optimal_within: if is_exact { within } else { f64::INFINITY },
     })
 }
 
@@ -141,11 +100,11 @@ fn outer_order(found: &[Option<Found>], experts: usize) -> Result<Vec<u32>> {
         .fold(1e-30, f64::max);
     // With one such entry a sum is below that of the diagonal, which was solved.
     let unsolved = -2.0 * most * (experts + 1) as f64;
-    let score = |found: &Option<Found>| {
-        super::problem::narrow(found.as_ref().map_or(unsolved, |found| found.score))
-    };
-    let entries: Vec<f32> = found.iter().map(score).collect();
-    Ok(order_of(&entries, experts)?.columns)
+    let scores = found.iter().map(|found| {
+        let score = found.as_ref().map(|found| found.score);
+        narrow(score.unwrap_or(unsolved))
+    });
+    Ok(order_of(&scores.collect::<Vec<f32>>(), experts)?.columns)
 }
 
 struct Experts<'a, 'p> {
@@ -157,12 +116,54 @@ struct Experts<'a, 'p> {
 }
 
 impl Experts<'_, '_> {
+    /// Solves the wanted pairs, a row for each expert of the reference.
+    fn solved(&self, current: &Transform, wanted: &[bool]) -> Result<Vec<Option<Found>>> {
+        let experts = self.problem.symmetries.groups[self.tree.root].units;
+        let moved = self.problem.moved(current);
+        let pairs = wanted.iter().enumerate().map(|(place, wanted)| {
+            let (one, other) = (place / experts, place % experts);
+            let score = || self.pair_score(moved.as_ref(), current, one, other);
+            wanted.then(score).transpose()
+        });
+        pairs.collect()
+    }
+
+    /// Returns the transforms worth trying, without those that change nothing.
+    fn transforms(
+        &self,
+        current: &Transform,
+        found: &[Option<Found>],
+        order: &[u32],
+    ) -> Result<Vec<Transform>> {
+        let experts = order.len();
+        let units_of = |one: usize, other: usize| units_of(&found[one * experts + other]);
+        let pairs = order.iter().enumerate();
+        let chosen: Vec<_> = pairs
+            .map(|(one, other)| units_of(one, *other as usize))
+            .collect();
+        let mut transforms = vec![self.transform(current, order, &chosen)?];
+        // The experts' order may gain nothing real while the order of their units, or their signs,
+        // does.
+        let identity: Vec<u32> = (0..).take(experts).collect();
+        let own: Vec<_> = (0..experts).map(|one| units_of(one, one)).collect();
+        if order != identity {
+            transforms.push(self.transform(current, &identity, &own)?);
+        }
+        let stays = |order: &Vec<u32>| (0..).zip(order).all(|(unit, from)| *from == unit);
+        if !own.iter().all(stays) {
+            transforms.push(self.transform(current, &identity, &[])?);
+        }
+        transforms.retain(|transform| transform != current);
+        Ok(transforms)
+    }
+
     /// Chooses the pairs to solve.
     fn wanted(&self, current: &Transform) -> Result<Vec<bool>> {
         let experts = self.problem.symmetries.groups[self.tree.root].units;
-        let cost =
-            |(term, _): &(Term, f64)| 2 * (self.units as u64).pow(2) * term.feature_count() as u64;
-        let one: u64 = self.pair(current, 0, 0)?.units.iter().map(cost).sum();
+        let pair = self.pair(current, 0, 0)?;
+        let features = pair.units.iter();
+        let features = features.map(|weighted| weighted.term.feature_count() as u64);
+        let one = 2 * (self.units as u64).pow(2) * features.sum::<u64>();
         if one.saturating_mul((experts as u64).pow(2)) <= self.afforded {
             return Ok(vec![true; experts * experts]);
         }
@@ -174,11 +175,10 @@ impl Experts<'_, '_> {
         for expert in 0..experts {
             let mut ranked = Vec::with_capacity(experts);
             for other in 0..experts {
-                ranked.push((
-                    self.sampled(moved.as_ref(), current, (expert, other), sample)?,
-                    other,
-                ));
+                let pair = self.pair(current, expert, other)?;
+                ranked.push((self.sampled(moved.as_ref(), &pair, sample)?, other));
             }
+            // Equal estimates keep the order of experts, so that the choice is the same everywhere.
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let limit = ranked
                 .first()
@@ -194,14 +194,8 @@ impl Experts<'_, '_> {
 
     /// Estimates a pair's score: for some units of an expert the largest product with any unit of
     /// the other, plus the same share of the pair's constant terms.
-    fn sampled(
-        &self,
-        moved: &dyn Weights,
-        current: &Transform,
-        (expert, other): (usize, usize),
-        sample: usize,
-    ) -> Result<f64> {
-        let pair = self.pair(current, expert, other)?;
+    fn sampled(&self, moved: &dyn Weights, pair: &Pair, sample: usize) -> Result<f64> {
+        // Terms on which signs act are summed apart: a unit's sign is free.
         let mut entries = [
             vec![0.0; sample * self.units],
             vec![0.0; sample * self.units],
@@ -209,30 +203,24 @@ impl Experts<'_, '_> {
         let mut panels = [Panel::default(), Panel::default()];
         for (signed, entries) in [false, true].into_iter().zip(&mut entries) {
             let mut sum = self.problem.options.backend.begin(sample, entries)?;
-            for (term, weight) in pair.units.iter().filter(|(term, _)| term.signed == signed) {
-                self.problem.add_products(
-                    moved,
-                    (term, *weight),
-                    &(0..sample),
-                    &mut panels,
-                    sum.as_mut(),
-                )?;
+            let terms = pair.units.iter();
+            for weighted in terms.filter(|weighted| weighted.term.signed == signed) {
+                let (units, panels) = (0..sample, &mut panels);
+                self.problem
+                    .add_products(moved, weighted, &units, panels, sum.as_mut())?;
             }
             sum.finish()?;
         }
-        let [plain, signed] = &entries;
-        let rows = plain
-            .chunks(self.units.max(1))
-            .zip(signed.chunks(self.units.max(1)));
-        let most = |(plain, signed): (&[f32], &[f32])| {
-            let entries = plain
-                .iter()
-                .zip(signed)
-                .map(|(plain, signed)| plain + signed.abs());
+        let [plain, signed] = entries
+            .each_ref()
+            .map(|sums| sums.chunks(self.units.max(1)));
+        let largest = plain.zip(signed).map(|(plain, signed)| {
+            let entries = plain.iter().zip(signed);
+            let entries = entries.map(|(plain, signed)| plain + signed.abs());
             f64::from(entries.fold(f32::NEG_INFINITY, f32::max))
-        };
+        });
         let share = sample as f64 / self.units.max(1) as f64;
-        Ok(rows.map(most).sum::<f64>() + share * self.constant(moved, &pair)?)
+        Ok(largest.sum::<f64>() + share * self.constant(moved, pair)?)
     }
 
     /// Scores a pair under the best order of its units.
@@ -255,17 +243,11 @@ impl Experts<'_, '_> {
 
     fn constant(&self, moved: &dyn Weights, pair: &Pair) -> Result<f64> {
         let mut sum = 0.0;
-        for (term, weight) in &pair.constant {
-            let (a, b) = (
-                (self.problem.reference, &term.reference),
-                (moved, &term.moving),
-            );
-            sum += weight
-                * self
-                    .problem
-                    .own_products(term, a, b, None)?
-                    .iter()
-                    .sum::<f64>();
+        for WeightedTerm { term, weight } in &pair.constant {
+            let one = (self.problem.reference, &term.reference);
+            let other = (moved, &term.moving);
+            let products = self.problem.own_products(term, one, other, None)?;
+            sum += weight * products.iter().sum::<f64>();
         }
         Ok(sum)
     }
@@ -282,6 +264,8 @@ impl Experts<'_, '_> {
                 .index
                 .as_ref()
                 .filter(|index| index.group == self.tree.root);
+            // Of the tensors whose names the root numbers, only this expert's are compared; the
+            // other model's come from the other expert.
             if index.is_some_and(|index| index.position != expert as u64) {
                 continue;
             }
@@ -291,6 +275,7 @@ impl Experts<'_, '_> {
                 if times == 0 {
                     continue;
                 }
+                // With one place for each group, the score of a pair is one assignment.
                 if times > 1 || inner > 1 || self.tree.inner.len() > 1 {
                     return Err(unmatchable(self.problem, self.tree, tensor));
                 }
@@ -305,7 +290,7 @@ impl Experts<'_, '_> {
                     } else {
                         &mut pair.constant
                     };
-                    into.push((term, weight));
+                    into.push(WeightedTerm { term, weight });
                 }
             }
         }
@@ -320,6 +305,7 @@ impl Experts<'_, '_> {
                 is_inner(group) && signed && is_signed(self.problem, group)
             })
         });
+        // The root's factors are held at the two experts; what remains has the units as rows.
         let mut place = part.start;
         let mut cut = part.clone();
         cut.factors
@@ -389,4 +375,11 @@ impl Experts<'_, '_> {
             )],
         )
     }
+}
+
+/// Returns the order of units of a pair that was solved.
+fn units_of(found: &Option<Found>) -> Vec<u32> {
+    let pair = found.as_ref();
+    let pair = pair.expect("a pair that was not solved is not taken");
+    pair.order.columns.clone()
 }

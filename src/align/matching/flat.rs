@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{FEATURES, Problem};
-use super::terms::{Term, Tree};
+use super::terms::{Term, Tree, WeightedTerm};
 use crate::align::Weights;
 use crate::align::assignment::{self, CostTiles, Sense};
 use crate::error::{Error, Kind, Result};
@@ -29,9 +29,6 @@ const SOLVER_BYTES: usize = 3072;
 pub(super) const READER_BYTES: usize = 10 << 20;
 /// Rows that the assignment requests at a time.
 const ASKED_ROWS: usize = 128;
-
-/// Terms and their weights; terms of weight zero are left out.
-pub(super) type Weighted = Vec<(Term, f64)>;
 
 /// Returns the terms of a group that contains no other group. If it acts on several axes of a
 /// tensor, there is one term for each axis, with the other axes held fixed.
@@ -53,15 +50,18 @@ pub(super) fn terms(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> Vec
     terms
 }
 
-/// Pairs the terms with their weights.
-fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Result<Weighted> {
+/// Gives the terms their weights; those of weight zero are left out.
+fn weighted(
+    problem: &Problem<'_>,
+    terms: Vec<Term>,
+    current: &Transform,
+) -> Result<Vec<WeightedTerm>> {
     let weighted = terms.into_iter().map(|term| {
-        problem
-            .term_weight(&term, current)
-            .map(|weight| (term, weight))
+        let weight = problem.term_weight(&term, current)?;
+        Ok(WeightedTerm { term, weight })
     });
-    let mut all = weighted.collect::<Result<Weighted>>()?;
-    all.retain(|(_, weight)| *weight > 0.0);
+    let mut all = weighted.collect::<Result<Vec<_>>>()?;
+    all.retain(|weighted| weighted.weight > 0.0);
     Ok(all)
 }
 
@@ -70,7 +70,7 @@ fn weighted(problem: &Problem<'_>, terms: Vec<Term>, current: &Transform) -> Res
 pub(super) fn order(
     problem: &Problem<'_>,
     moved: &dyn Weights,
-    terms: &Weighted,
+    terms: &[WeightedTerm],
     units: usize,
     is_free: bool,
 ) -> Result<Order> {
@@ -113,11 +113,11 @@ pub(super) fn order(
 pub(super) fn own_products(
     problem: &Problem<'_>,
     moved: &dyn Weights,
-    terms: &Weighted,
+    terms: &[WeightedTerm],
     units: usize,
 ) -> Result<[Vec<f64>; 2]> {
     let mut sums = [vec![0.0; units], vec![0.0; units]];
-    for (term, weight) in terms {
+    for WeightedTerm { term, weight } in terms {
         let (one, other) = ((problem.reference, &term.reference), (moved, &term.moving));
         let products = problem.own_products(term, one, other, None)?;
         let into = &mut sums[usize::from(term.signed)];
@@ -138,78 +138,64 @@ pub(super) fn candidates(
     let group = &problem.symmetries.groups[tree.root];
     let terms = weighted(problem, terms(problem, tree, tensors), current)?;
     let is_free = group.may(Allowed::Permutation);
-    let order = order(
-        problem,
-        problem.moved(current).as_ref(),
-        &terms,
-        group.units,
-        is_free,
-    )?;
+    let moved = problem.moved(current);
+    let order = order(problem, moved.as_ref(), &terms, group.units, is_free)?;
     // If the group is on two axes of a tensor, the order was solved for one axis at a time.
-    let twice = tensors
+    let mut parts = tensors
         .iter()
         .flat_map(|tensor| tree.parts(problem.symmetries, tensor));
-    let held = twice.into_iter().any(|part| part.times(tree.root) > 1);
-    let optimal_within = if held {
-        f64::INFINITY
-    } else {
-        order.optimal_within
+    let optimal_within = match parts.any(|part| part.times(tree.root) > 1) {
+        true => f64::INFINITY,
+        false => order.optimal_within,
     };
-    let mut found = Vec::new();
-    let stays = order.is_identity();
-    for order in std::iter::once(order).chain((!stays).then(|| Order::identity(group.units))) {
-        let stays = order.is_identity();
-        let permutation = if stays { Vec::new() } else { order.columns };
-        let ordered = apply(
-            problem,
-            current,
-            vec![(
-                tree.root,
-                Element {
-                    permutation,
-                    ..Element::default()
-                },
-            )],
-        )?;
-        let signed = terms.iter().any(|(term, _)| term.signed);
-        let negative = if signed {
-            let [_, signed] = own_products(
-                problem,
-                problem.moved(&ordered).as_ref(),
-                &terms,
-                group.units,
-            )?;
-            signed.iter().map(|product| *product < 0.0).collect()
-        } else {
-            Vec::new()
+    // The order may gain nothing real while signs do, so the units' places are tried too.
+    let stay = (!order.is_identity()).then(|| Order::identity(group.units));
+    let mut transforms = Vec::new();
+    for order in std::iter::once(order).chain(stay) {
+        let permutation = match order.is_identity() {
+            true => Vec::new(),
+            false => order.columns,
         };
-        if negative.contains(&true) {
-            found.push(apply(
-                problem,
-                &ordered,
-                vec![(
-                    tree.root,
-                    Element {
-                        negative,
-                        ..Element::default()
-                    },
-                )],
-            )?);
-        } else if !stays {
-            found.push(ordered);
-        }
+        let transform = flipped(problem, tree.root, &terms, current, permutation)?;
+        transforms.extend((transform != *current).then_some(transform));
     }
     Ok(Candidates {
-        transforms: found,
+        transforms,
         optimal_within,
     })
+}
+
+/// Returns `current` followed by an order of units and the signs that are best under it.
+fn flipped(
+    problem: &Problem<'_>,
+    root: usize,
+    terms: &[WeightedTerm],
+    current: &Transform,
+    permutation: Vec<u32>,
+) -> Result<Transform> {
+    let order = Element {
+        permutation,
+        ..Element::default()
+    };
+    let ordered = apply(problem, current, vec![(root, order)])?;
+    if !terms.iter().any(|weighted| weighted.term.signed) {
+        return Ok(ordered);
+    }
+    let units = problem.symmetries.groups[root].units;
+    let moved = problem.moved(&ordered);
+    let [_, signed] = own_products(problem, moved.as_ref(), terms, units)?;
+    let signs = Element {
+        negative: signed.iter().map(|product| *product < 0.0).collect(),
+        ..Element::default()
+    };
+    apply(problem, &ordered, vec![(root, signs)])
 }
 
 /// Rows of C, computed on request.
 struct Tiles<'a, 'b> {
     problem: &'a Problem<'b>,
     moved: &'a dyn Weights,
-    terms: &'a Weighted,
+    terms: &'a [WeightedTerm],
     units: usize,
     /// Rows that are computed together.
     height: usize,
@@ -227,7 +213,7 @@ impl<'a, 'b> Tiles<'a, 'b> {
     fn new(
         problem: &'a Problem<'b>,
         moved: &'a dyn Weights,
-        terms: &'a Weighted,
+        terms: &'a [WeightedTerm],
         units: usize,
     ) -> Result<Self> {
         let mixed = is_mixed(terms);
@@ -237,9 +223,8 @@ impl<'a, 'b> Tiles<'a, 'b> {
         // A device that cannot hold a strip of sums gets lower strips.
         let most = problem.options.backend.most_entries().unwrap_or(usize::MAX);
         let stays = |height: usize| height == linalg::ROWS || height * units <= most;
-        let fits = |height: &usize| {
-            for_height(*height, if keep { units } else { *height }) <= memory && stays(*height)
-        };
+        let kept = |height: usize| if keep { units } else { height };
+        let fits = |height: &usize| for_height(*height, kept(*height)) <= memory && stays(*height);
         let heights = (linalg::ROWS..=MOST_ROWS.max(linalg::ROWS)).step_by(linalg::ROWS);
         let Some(height) = heights.take_while(fits).last() else {
             let least = least_bytes(units, mixed);
@@ -271,66 +256,66 @@ impl<'a, 'b> Tiles<'a, 'b> {
     /// full height if a pass begins or continues, and only the requested rows if it has skipped
     /// some.
     fn compute(&mut self, asked: &Range<usize>) -> Result<()> {
-        let (start, end) = if self.keep {
-            (self.held.end, self.units.min(self.held.end + self.height))
-        } else if asked.start == 0 || asked.start == self.held.end {
-            (asked.start, self.units.min(asked.start + self.height))
-        } else {
-            let start = asked.start / linalg::ROWS * linalg::ROWS;
-            (
-                start,
-                self.units.min(
-                    asked
-                        .end
-                        .next_multiple_of(linalg::ROWS)
-                        .min(start + self.height),
-                ),
-            )
-        };
-        let size = (end - start) * self.units;
-        if self.keep {
-            self.held = 0..end;
-            self.entries
-                .reserve_exact(self.units * self.units - self.entries.len());
-        } else {
-            self.held = start..end;
-            self.entries.clear();
-        }
-        let begin = self.entries.len();
-        self.entries.resize(begin + size, 0.0);
+        let rows = self.next_rows(asked);
         let mixed = is_mixed(self.terms);
-        self.signed.clear();
-        self.signed.resize(if mixed { size } else { 0 }, 0.0);
+        let begin = self.make_room(&rows, mixed);
         let tile = &mut self.entries[begin..];
-        for (signed, out) in [(false, &mut *tile), (true, &mut self.signed)]
-            .into_iter()
-            .take(1 + usize::from(mixed))
-        {
-            let mut sum = self.problem.options.backend.begin(end - start, out)?;
-            for (term, weight) in self
-                .terms
-                .iter()
-                .filter(|(term, _)| !mixed || term.signed == signed)
-            {
-                let (term, units) = ((term, *weight), start..end);
-                self.problem.add_products(
-                    self.moved,
-                    term,
-                    &units,
-                    &mut self.panels,
-                    sum.as_mut(),
-                )?;
+        // Without a U, S alone is summed into the tile; the absolute values are taken at the end.
+        let mut sums = vec![(false, &mut *tile)];
+        if mixed {
+            sums.push((true, &mut self.signed));
+        }
+        for (signed, out) in sums {
+            let mut sum = self.problem.options.backend.begin(rows.len(), out)?;
+            let terms = self.terms.iter();
+            for weighted in terms.filter(|weighted| !mixed || weighted.term.signed == signed) {
+                let panels = &mut self.panels;
+                self.problem
+                    .add_products(self.moved, weighted, &rows, panels, sum.as_mut())?;
             }
             sum.finish()?;
         }
         if mixed {
-            tile.iter_mut()
-                .zip(&self.signed)
-                .for_each(|(entry, signed)| *entry += signed.abs());
-        } else if self.terms.iter().any(|(term, _)| term.signed) {
+            let entries = tile.iter_mut().zip(&self.signed);
+            entries.for_each(|(entry, signed)| *entry += signed.abs());
+        } else if self.terms.iter().any(|weighted| weighted.term.signed) {
             tile.iter_mut().for_each(|entry| *entry = entry.abs());
         }
         Ok(())
+    }
+
+    /// Makes room for rows, and for those of S beside them if it is `mixed` with U; returns where
+    /// they begin.
+    fn make_room(&mut self, rows: &Range<usize>, mixed: bool) -> usize {
+        let size = rows.len() * self.units;
+        if self.keep {
+            self.held = 0..rows.end;
+            self.entries
+                .reserve_exact(self.units * self.units - self.entries.len());
+        } else {
+            self.held = rows.clone();
+            self.entries.clear();
+        }
+        let begin = self.entries.len();
+        self.entries.resize(begin + size, 0.0);
+        self.signed.clear();
+        self.signed.resize(if mixed { size } else { 0 }, 0.0);
+        begin
+    }
+
+    /// Chooses the rows to compute.
+    fn next_rows(&self, asked: &Range<usize>) -> Range<usize> {
+        let tile = |start: usize| start..self.units.min(start + self.height);
+        if self.keep {
+            return tile(self.held.end);
+        }
+        if asked.start == 0 || asked.start == self.held.end {
+            return tile(asked.start);
+        }
+        // Products are computed on a grid of rows, so that their bits do not depend on the request.
+        let start = asked.start / linalg::ROWS * linalg::ROWS;
+        let end = asked.end.next_multiple_of(linalg::ROWS);
+        start..self.units.min(end.min(start + self.height))
     }
 }
 
@@ -350,8 +335,9 @@ pub(super) fn least_bytes(units: usize, mixed: bool) -> u64 {
     bytes(units, mixed, linalg::ROWS, linalg::ROWS)
 }
 
-fn is_mixed(terms: &Weighted) -> bool {
-    terms.iter().any(|(term, _)| term.signed) && terms.iter().any(|(term, _)| !term.signed)
+fn is_mixed(terms: &[WeightedTerm]) -> bool {
+    terms.iter().any(|weighted| weighted.term.signed)
+        && terms.iter().any(|weighted| !weighted.term.signed)
 }
 
 impl CostTiles for Tiles<'_, '_> {

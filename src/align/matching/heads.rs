@@ -5,43 +5,25 @@
 //! ([`inner`](super::inner)); the resulting score is an entry of the matrix from which the outer
 //! order is found. The products of one reference unit's cells with all cells of the other model are
 //! computed at a time.
-//!
-//! **Angles.** The angles from f32 products are only a start: once the order is known, D and X of
-//! each pair are summed again in f64, and the angle is atan2(X, D). It is taken only if it gains
-//! more than it costs:
-//!
-//! - Turned weights are rounded to the type that they are stored in, which moves them by up to u |B| (u the unit
-//!   roundoff), while untouched ones stay exact. So the squared distance must fall by more than (u |B|)².
-//! - Even if a pair is not turned at all, noise will say it is. By the Bayesian information
-//!   criterion with twice its penalty, the squared distance must fall by more than 2 ln(n) times
-//!   its mean per number, over the n numbers of a pair.
-//!
-//! So equal heads have the angle 0.0, and fine-tunes of one model are not turned by mere noise.
+//! Orders and signs are solved here, angles of pairs in [`turns`](super::turns).
 
 use rayon::prelude::*;
 
-use super::inner::{Joint, best_turn};
+use super::flat;
+use super::inner::{Found, Joint};
 use super::moves::{Candidates, Inner, Leaf, Moves, Products, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
 use super::reach::bound;
-use super::terms::{Part, Place, Term, Tree};
-use super::{Cost, flat};
+use super::terms::{Part, Term, Tree, WeightedTerm};
+use super::turns::{Headed, turns};
 use crate::align::Weights;
-use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::symmetry::{Allowed, Element, Transform};
 
 /// The share of the objective within which an upper bound proves a result. Pairs that share an
 /// angle could gain far less by angles of their own.
 const PROVEN: f64 = 1e-4;
-
-/// A term, its weight, and the factors of its rows.
-struct Headed {
-    term: Term,
-    weight: f64,
-    leaves: Vec<Leaf>,
-}
 
 /// The inner groups' moves for each unit of the reference, and the unit of the other model that
 /// takes its place.
@@ -54,6 +36,19 @@ struct Heads {
     bound: f64,
 }
 
+impl Heads {
+    /// True if a unit of the root or of a group within it changes its place.
+    fn moves_units(&self) -> bool {
+        let stays = |order: &[u32]| order.iter().zip(0..).all(|(from, unit)| *from == unit);
+        let inner = self.moves.iter().flatten();
+        !stays(&self.order) || inner.into_iter().any(|moves| !stays(&moves.order))
+    }
+}
+
+/// One unit of the reference with each unit of the other model that may take its place: the best
+/// moves within, and an upper bound on the score of all others.
+type Row = Vec<(Found, f64)>;
+
 /// Returns the transforms worth trying.
 pub(super) fn candidates(
     problem: &Problem<'_>,
@@ -62,32 +57,26 @@ pub(super) fn candidates(
     current: &Transform,
 ) -> Result<Candidates> {
     let groups = &problem.symmetries.groups;
-    let inners: Vec<Inner<'_>> = tree
-        .inner
-        .iter()
+    let inner = tree.inner.iter();
+    let inners: Vec<Inner<'_>> = inner
         .map(|group| Inner::new(&groups[*group], problem.options.signs))
         .collect();
     let terms = terms(problem, tree, tensors, current)?;
     let heads = solve(problem, tree, &inners, &terms, current)?;
-    let mut transforms = Vec::new();
     let mut dropped = 0.0;
+    // Orders and single signs come first; angles are summed again in f64 under them.
     let relative = elements(tree, &heads.order, &heads.moves);
     let ordered = apply(problem, current, relative)?;
     let turned = turns(problem, tree, &inners, &terms, &ordered, &mut dropped)?;
-    transforms.push(apply(problem, &ordered, turned)?);
-    let stays = |order: &[u32]| order.iter().zip(0..).all(|(from, unit)| *from == unit);
-    if !stays(&heads.order)
-        || heads
-            .moves
-            .iter()
-            .flatten()
-            .any(|moves| !stays(&moves.order))
-    {
+    let mut transforms = vec![apply(problem, &ordered, turned)?];
+    if heads.moves_units() {
         // The order may gain nothing real while signs and angles do.
         let turned = turns(problem, tree, &inners, &terms, current, &mut 0.0)?;
         transforms.push(apply(problem, current, turned)?);
     }
     transforms.retain(|transform| transform != current);
+    // Between the bound and the score lies everything that was not tried, and angles that were
+    // rejected.
     let gap = (heads.bound - heads.score).max(0.0) + dropped;
     // Signs of whole units of the root are not optimised.
     let proven = gap <= PROVEN * heads.bound.abs() && !is_signed(problem, tree.root);
@@ -119,8 +108,7 @@ fn terms(
         let weight = problem.term_weight(&term, current)?;
         if weight > 0.0 {
             terms.push(Headed {
-                term,
-                weight,
+                weighted: WeightedTerm { term, weight },
                 leaves,
             });
         }
@@ -186,76 +174,76 @@ fn solve(
 ) -> Result<Heads> {
     let root = &problem.symmetries.groups[tree.root];
     let units = root.units;
-    let moves_order = root.may(Allowed::Permutation);
     check_memory(problem, terms, units)?;
     let moved = problem.moved(current);
     let mut panels = [Panel::default(), Panel::default()];
-    let mut scores = vec![0.0; units * units];
-    let mut bounds = vec![0.0; units * units];
-    let mut found = Vec::with_capacity(units * units);
+    let mut rows = Vec::with_capacity(units);
     for unit in 0..units {
+        // The products of all pairs together would not fit; those of one unit are held at a time.
         let products = products(problem, moved.as_ref(), terms, unit, &mut panels)?;
-        let others = if moves_order {
-            0..units
-        } else {
-            unit..unit + 1
+        let others = match root.may(Allowed::Permutation) {
+            true => 0..units,
+            false => unit..unit + 1,
         };
-        let joint = |other: usize| {
+        let solved = others.into_par_iter().map(|other| {
             problem.watch.go_on()?;
-            let most: Result<f64> = products
-                .iter()
-                .map(|products| bound(products, inners, other))
-                .sum();
-            Ok((
-                Joint {
-                    inners,
-                    products: &products,
-                    unit: other,
-                }
-                .solve()?,
-                most?,
-            ))
-        };
-        let solved = others
-            .clone()
-            .into_par_iter()
-            .map(joint)
-            .collect::<Result<Vec<_>>>()?;
-        for (other, (pair, most)) in others.zip(&solved) {
-            scores[unit * units + other] = narrow(pair.score);
-            bounds[unit * units + other] = narrow(*most);
-        }
-        found.push(solved);
+            joint(inners, &products, other)
+        });
+        rows.push(solved.collect::<Result<Row>>()?);
     }
-    let stay = || {
-        (0..units)
-            .map(|unit| f64::from(bounds[unit * units + unit]))
-            .sum()
-    };
-    let (order, most) = match moves_order {
-        true => (
-            order_of(&scores, units)?.columns,
-            order_of(&bounds, units)?.value,
-        ),
-        false => ((0..).take(units).collect(), stay()),
-    };
-    let mut moves = Vec::with_capacity(units);
-    let mut score = 0.0;
-    for (solved, from) in found.into_iter().zip(&order) {
-        let taken = if moves_order { *from as usize } else { 0 };
-        let (pair, _) = solved
-            .into_iter()
-            .nth(taken)
-            .expect("every pair was solved");
-        score += pair.score;
-        moves.push(pair.moves);
+    match root.may(Allowed::Permutation) {
+        true => ordered(rows),
+        false => Ok(in_place(rows)),
     }
+}
+
+/// Solves the inner groups of one pair of units; returns an upper bound on the score too.
+fn joint(inners: &[Inner<'_>], products: &[Products], unit: usize) -> Result<(Found, f64)> {
+    let bounds = products
+        .iter()
+        .map(|products| bound(products, inners, unit));
+    let most = bounds.sum::<Result<f64>>()?;
+    let joint = Joint {
+        inners,
+        products,
+        unit,
+    };
+    Ok((joint.solve()?, most))
+}
+
+/// Finds the order of units by the scores of all pairs, and a bound by the bounds of all pairs.
+fn ordered(rows: Vec<Row>) -> Result<Heads> {
+    let units = rows.len();
+    let pairs = || rows.iter().flatten();
+    let scores: Vec<f32> = pairs().map(|(pair, _)| narrow(pair.score)).collect();
+    let bounds: Vec<f32> = pairs().map(|(_, most)| narrow(*most)).collect();
+    let order = order_of(&scores, units)?.columns;
+    let bound = order_of(&bounds, units)?.value;
+    let rows = rows.into_iter().zip(&order);
+    let chosen = rows.map(|(row, from)| {
+        let pair = row.into_iter().nth(*from as usize);
+        pair.expect("every pair was solved").0
+    });
+    let chosen: Vec<Found> = chosen.collect();
     Ok(Heads {
+        score: chosen.iter().map(|pair| pair.score).sum(),
+        moves: chosen.into_iter().map(|pair| pair.moves).collect(),
         order,
-        moves,
-        score,
-        bound: most,
+        bound,
     })
+}
+
+/// Takes the only pair of each unit: units stay in their places.
+fn in_place(rows: Vec<Row>) -> Heads {
+    let order = (0..).take(rows.len()).collect();
+    let pairs: Vec<(Found, f64)> = rows.into_iter().flatten().collect();
+    let bounds = pairs.iter().map(|(_, most)| f64::from(narrow(*most)));
+    Heads {
+        order,
+        score: pairs.iter().map(|(pair, _)| pair.score).sum(),
+        bound: bounds.sum(),
+        moves: pairs.into_iter().map(|(pair, _)| pair.moves).collect(),
+    }
 }
 
 /// Returns the bytes in which the root of `tree` is solved on `tensors`.
@@ -284,7 +272,7 @@ fn bytes<'a>(terms: impl Iterator<Item = &'a Term>, units: usize) -> u64 {
 }
 
 fn check_memory(problem: &Problem<'_>, terms: &[Headed], units: usize) -> Result<()> {
-    let bytes = bytes(terms.iter().map(|headed| &headed.term), units);
+    let bytes = bytes(terms.iter().map(|headed| &headed.weighted.term), units);
     let memory = problem.options.memory;
     if bytes <= memory {
         return Ok(());
@@ -307,24 +295,19 @@ fn products(
     panels: &mut [Panel; 2],
 ) -> Result<Vec<Products>> {
     let mut all: Vec<Products> = Vec::new();
-    for (at, Headed { term, leaves, .. }) in terms.iter().enumerate() {
+    for (at, Headed { weighted, leaves }) in terms.iter().enumerate() {
+        // Terms with the same cells were added to the first of them.
         if all.iter().any(|products| products.leaves == *leaves) {
             continue;
         }
+        let term = &weighted.term;
         let cells = term.cells();
         let units = term.rows.first().map_or(1, |extent| extent.size);
         let mut entries = vec![0.0; cells * cells * units];
         let mut sum = problem.options.backend.begin(cells, &mut entries)?;
-        for Headed { term, weight, .. } in
-            terms[at..].iter().filter(|other| other.leaves == *leaves)
-        {
-            problem.add_products(
-                moved,
-                (term, *weight),
-                &(unit..unit + 1),
-                panels,
-                sum.as_mut(),
-            )?;
+        for other in terms[at..].iter().filter(|other| other.leaves == *leaves) {
+            let unit = unit..unit + 1;
+            problem.add_products(moved, &other.weighted, &unit, panels, sum.as_mut())?;
         }
         sum.finish()?;
         all.push(Products {
@@ -344,7 +327,8 @@ fn elements(tree: &Tree, order: &[u32], moves: &[Vec<Moves>]) -> Vec<(usize, Ele
         permutation: order.to_vec(),
         ..Element::default()
     };
-    let inner = |(at, group): (usize, &usize)| {
+    let mut elements = vec![(tree.root, root)];
+    for (at, group) in tree.inner.iter().enumerate() {
         let mut element = Element::default();
         for unit in moves {
             element.permutation.extend(&unit[at].order);
@@ -352,134 +336,7 @@ fn elements(tree: &Tree, order: &[u32], moves: &[Vec<Moves>]) -> Vec<(usize, Ele
                 element.negative.extend(&unit[at].negative);
             }
         }
-        (*group, element)
-    };
-    std::iter::once((tree.root, root))
-        .chain(tree.inner.iter().enumerate().map(inner))
-        .collect()
-}
-
-/// Sums over all numbers of a pair of units.
-#[derive(Debug, Clone, Copy, Default)]
-struct PairSums {
-    along: f64,
-    across: f64,
-    reference: f64,
-    moving: f64,
-    numbers: f64,
-}
-
-/// Finds the signs and angles of pairs, with all orders as in `ordered`; adds the gain of rejected
-/// angles to `dropped`.
-fn turns(
-    problem: &Problem<'_>,
-    tree: &Tree,
-    inners: &[Inner<'_>],
-    terms: &[Headed],
-    ordered: &Transform,
-    dropped: &mut f64,
-) -> Result<Vec<(usize, Element)>> {
-    let units = problem.symmetries.groups[tree.root].units;
-    let mut elements = Vec::new();
-    for (at, inner) in inners.iter().enumerate() {
-        if inner.group.pairs.is_none() || !(inner.sign || inner.turn) {
-            continue;
-        }
-        let mut sums = vec![PairSums::default(); units * inner.group.pair_count()];
-        let mut roundoff = 0.0_f64;
-        for headed in terms {
-            let Some(leaf) = headed
-                .leaves
-                .iter()
-                .find(|leaf| leaf.inner == at && leaf.signed)
-            else {
-                continue;
-            };
-            add_pair_sums(problem, headed, (inner, leaf), ordered, &mut sums)?;
-            roundoff = roundoff.max(unit_roundoff(problem, &headed.term.moving));
-        }
-        let mut element = Element::default();
-        for sums in &sums {
-            let (negative, angle) = best_turn(inner, sums.along, sums.across);
-            let without = if negative { -sums.along } else { sums.along };
-            let gain = sums.along.hypot(sums.across) - without;
-            let taken = angle != 0.0 && is_worth_it(sums, gain, roundoff);
-            if inner.turn && !taken {
-                *dropped += gain.max(0.0);
-            }
-            element.negative.push(negative);
-            element.angle.push(if taken { angle } else { 0.0 });
-        }
-        elements.push((tree.inner[at], element));
+        elements.push((*group, element));
     }
-    Ok(elements)
-}
-
-/// True if turning a pair brings it nearer by more than rounding and noise do.
-fn is_worth_it(sums: &PairSums, gain: f64, roundoff: f64) -> bool {
-    let apart = (sums.reference + sums.moving - 2.0 * sums.along.hypot(sums.across)).max(0.0);
-    let noise = 2.0 * sums.numbers.max(2.0).ln() * apart / sums.numbers.max(1.0);
-    2.0 * gain > noise.max(roundoff * roundoff * sums.moving)
-}
-
-/// Returns half the distance from 1.0 to the next number of the type in which the other model's
-/// tensor is stored.
-fn unit_roundoff(problem: &Problem<'_>, place: &Place) -> f64 {
-    let digits = match problem.moving.dtype(&place.tensor) {
-        Some(Dtype::BF16) => 8,
-        Some(Dtype::F16) => 11,
-        Some(Dtype::F8E4M3) => 4,
-        Some(Dtype::F8E5M2) => 3,
-        // Wider types are read as f32.
-        _ => 24,
-    };
-    0.5_f64.powi(digits)
-}
-
-/// Adds a term's share of each pair's sums; `sums` holds all pairs of the first unit, then those of
-/// the second.
-fn add_pair_sums(
-    problem: &Problem<'_>,
-    headed: &Headed,
-    (inner, leaf): (&Inner<'_>, &Leaf),
-    ordered: &Transform,
-    sums: &mut [PairSums],
-) -> Result<()> {
-    let Headed { term, weight, .. } = headed;
-    let moved = problem.moved(ordered);
-    let cells = term.cells();
-    let unit_of = |cell: usize| cell / leaf.stride % leaf.size;
-    let partner = |cell: usize| {
-        let unit = unit_of(cell);
-        cell - unit * leaf.stride + inner.group.partner(unit).unwrap_or(unit) * leaf.stride
-    };
-    let (a, b) = (
-        (problem.reference, &term.reference),
-        (moved.as_ref(), &term.moving),
-    );
-    let own = problem.own_products(term, a, b, None)?;
-    let crossed = problem.own_products(term, a, b, Some(&partner))?;
-    let squares = [
-        problem.own_products(term, a, a, None)?,
-        problem.own_products(term, b, b, None)?,
-    ];
-    let scale = match problem.options.cost {
-        Cost::Raw => [1.0; 2],
-        Cost::Normalised => problem.term_norms(term, ordered)?.map(|norm| norm.powi(-2)),
-    };
-    let numbers = own.len() / cells.max(1);
-    debug_assert_eq!(numbers * inner.group.pair_count(), sums.len());
-    for (at, own) in own.iter().enumerate() {
-        let Some((pair, first)) = inner.group.place_in_pairs(unit_of(at % cells)) else {
-            continue;
-        };
-        let sums = &mut sums[at / cells * inner.group.pair_count() + pair];
-        sums.along += weight * own;
-        // X = ⟨second, first'⟩ - ⟨first, second'⟩
-        sums.across += weight * if first { -crossed[at] } else { crossed[at] };
-        sums.reference += scale[0] * squares[0][at];
-        sums.moving += scale[1] * squares[1][at];
-        sums.numbers += term.feature_count() as f64;
-    }
-    Ok(())
+    elements
 }

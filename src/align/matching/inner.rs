@@ -11,7 +11,7 @@
 //! that share a key head all orders are tried or ruled out by the bound, so the result is exact; of
 //! many queries the most promising orders are tried.
 
-use super::moves::{Inner, Leaf, Moves, Products, order_of};
+use super::moves::{CellPair, Inner, Leaf, Moves, Products, order_of};
 use super::problem::narrow;
 use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
 use crate::error::Result;
@@ -32,12 +32,26 @@ pub(super) struct Found {
     pub score: f64,
 }
 
+impl Found {
+    /// True if a score is better by more than rounding.
+    fn is_exceeded_by(&self, score: f64) -> bool {
+        score > self.score + NOISE * self.score.abs()
+    }
+}
+
 /// The problem of one pair of units.
 pub(super) struct Joint<'a> {
     pub inners: &'a [Inner<'a>],
     pub products: &'a [Products],
     /// The other model's unit.
     pub unit: usize,
+}
+
+/// A cell, a cell of the other model that it comes from, and the factor.
+#[derive(Debug, Clone, Copy)]
+struct Image {
+    cells: CellPair,
+    factor: f64,
 }
 
 impl Joint<'_> {
@@ -48,25 +62,25 @@ impl Joint<'_> {
         let Some(first) = self.meeting() else {
             return Ok(best);
         };
+        // Ascent may end in a local maximum: a few queries and the pairs of their key head hold each
+        // other in place. So it also starts from every order of the group that meets most others.
         let reach = self.reach_of(first);
+        // Products that do not meet the group are bounded apart from its order.
         let mut apart = 0.0;
-        for products in self
-            .products
-            .iter()
-            .filter(|products| products.leaves.iter().all(|leaf| leaf.inner != first))
-        {
+        let meets = |products: &Products| products.leaves.iter().any(|leaf| leaf.inner == first);
+        for products in self.products.iter().filter(|products| !meets(products)) {
             apart += bound(products, self.inners, self.unit)?;
         }
         for (order, most) in ranked(&reach, self.inners[first].group.units)? {
-            let is_better =
-                |score: f64, best: &Found| score > best.score + NOISE * best.score.abs();
-            if !is_better(most + apart, &best) {
+            // The bounds fall, so no later order can be better than the best either.
+            if !best.is_exceeded_by(most + apart) {
                 break;
             }
             let mut moves = stay.clone();
             moves[first].order = order;
+            // The other groups answer to the order before it is solved again itself.
             let found = self.ascend(moves, first + 1)?;
-            if is_better(found.score, &best) {
+            if best.is_exceeded_by(found.score) {
                 best = found;
             }
         }
@@ -75,21 +89,28 @@ impl Joint<'_> {
 
     /// Returns the group that meets the most others on an axis, if any two meet.
     fn meeting(&self) -> Option<usize> {
-        let free = |leaf: &&Leaf| self.inners[leaf.inner].is_free();
-        let meets = |at: usize| {
-            let shared = self.products.iter().filter(|products| {
-                let free: Vec<&Leaf> = products.leaves.iter().filter(free).collect();
-                free.len() > 1 && free.iter().any(|leaf| leaf.inner == at)
-            });
-            shared.count()
-        };
-        let ordered =
-            (0..self.inners.len()).filter(|at| self.inners[*at].is_ordered() && meets(*at) > 0);
-        ordered.max_by_key(|at| (meets(*at), std::cmp::Reverse(*at)))
+        let ordered = (0..self.inners.len()).filter(|at| self.inners[*at].is_ordered());
+        let meetings = ordered.map(|at| (self.meetings_of(at), at));
+        let most = meetings.filter(|(meetings, _)| *meetings > 0);
+        // Of equal groups the first is taken.
+        let most = most.max_by_key(|(meetings, at)| (*meetings, std::cmp::Reverse(*at)));
+        most.map(|(_, at)| at)
+    }
+
+    /// Counts the products in which a group meets others that may move.
+    fn meetings_of(&self, at: usize) -> usize {
+        let is_free = |leaf: &&Leaf| self.inners[leaf.inner].is_free();
+        let shared = self.products.iter().filter(|products| {
+            let free: Vec<&Leaf> = products.leaves.iter().filter(is_free).collect();
+            free.len() > 1 && free.iter().any(|leaf| leaf.inner == at)
+        });
+        shared.count()
     }
 
     /// Solves the groups in turn, `first` first, until none gains.
     fn ascend(&self, mut moves: Vec<Moves>, first: usize) -> Result<Found> {
+        // Each group's own problem is solved exactly, so the score never falls; once no group has
+        // gained since it was last solved, none would.
         let mut idle = 0;
         for turn in 0..ROUNDS * self.inners.len() {
             let at = (first + turn) % self.inners.len();
@@ -115,6 +136,8 @@ impl Joint<'_> {
         } else {
             self.ordered(at, moves)?
         };
+        // Less than the rounding of f32 products is no gain; without this, two groups could change
+        // each other for ever.
         let gains = after > before + NOISE * before.abs().max(after.abs());
         if gains {
             moves[at] = better;
@@ -127,33 +150,30 @@ impl Joint<'_> {
         let (inner, old) = (&self.inners[at], &moves[at]);
         let units = inner.group.units;
         let [plain, signed] = self.costs(at, moves);
-        let worth = |unit: usize, other: usize, negative: bool| {
-            let entry = unit * units + other;
-            plain[entry]
-                + if negative {
-                    -signed[entry]
-                } else {
-                    signed[entry]
-                }
-        };
         let mut new = old.clone();
         if inner.is_ordered() {
-            let best = |(plain, signed): (&f64, &f64)| {
-                plain + if inner.sign { signed.abs() } else { *signed }
-            };
-            let entries: Vec<f32> = plain.iter().zip(&signed).map(best).map(narrow).collect();
-            new.order = order_of(&entries, units)?.columns;
+            // A unit's sign is chosen after its place, so a free sign makes every product positive.
+            let entries = plain.iter().zip(&signed).map(|(plain, signed)| {
+                narrow(plain + if inner.sign { signed.abs() } else { *signed })
+            });
+            new.order = order_of(&entries.collect::<Vec<f32>>(), units)?.columns;
         }
+        let entry = |unit: usize, other: u32| unit * units + other as usize;
         if inner.sign {
-            let flips = |(unit, other): (usize, &u32)| signed[unit * units + *other as usize] < 0.0;
-            new.negative = new.order.iter().enumerate().map(flips).collect();
+            let order = new.order.iter().enumerate();
+            new.negative = order
+                .map(|(unit, other)| signed[entry(unit, *other)] < 0.0)
+                .collect();
         }
-        let value = |moves: &Moves| -> f64 {
-            (0..units)
-                .map(|unit| worth(unit, moves.order[unit] as usize, moves.negative[unit]))
-                .sum()
-        };
-        let (before, after) = (value(old), value(&new));
+        // Both scores are summed in f64 from the same products, so that they can be compared.
+        let [before, after] = [old, &new].map(|moves| {
+            let order = moves.order.iter().zip(&moves.negative).enumerate();
+            let worth = order.map(|(unit, (other, negative))| {
+                let at = entry(unit, *other);
+                plain[at] + if *negative { -signed[at] } else { signed[at] }
+            });
+            worth.sum()
+        });
         Ok((new, before, after))
     }
 
@@ -164,19 +184,11 @@ impl Joint<'_> {
         let mut new = old.clone();
         let (mut before, mut after) = (0.0, 0.0);
         let sums = self.pair_sums(at, moves);
+        // Pairs turn independently of each other: each has its own D and X.
         for (pair, (along, across)) in sums.into_iter().enumerate() {
-            let worth = |moves: &Moves| {
-                let (sin, cos) = moves.angle[pair].sin_cos();
-                let value = along * cos + across * sin;
-                if moves.negative.get(pair) == Some(&true) {
-                    -value
-                } else {
-                    value
-                }
-            };
             (new.negative[pair], new.angle[pair]) = best_turn(inner, along, across);
-            before += worth(old);
-            after += worth(&new);
+            before += old.turned_worth(pair, along, across);
+            after += new.turned_worth(pair, along, across);
         }
         (new, before, after)
     }
@@ -186,39 +198,19 @@ impl Joint<'_> {
         let inner = &self.inners[at];
         let mut sums = vec![(0.0, 0.0); inner.group.pair_count()];
         for products in self.products {
-            for leaf in products
-                .leaves
-                .iter()
-                .filter(|leaf| leaf.inner == at && leaf.signed)
-            {
-                self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
+            let leaves = products.leaves.iter();
+            for leaf in leaves.filter(|leaf| leaf.inner == at && leaf.signed) {
+                self.visit(products, Some(leaf), moves, &mut |image| {
                     for (pair, (along, across)) in sums.iter_mut().enumerate() {
-                        let (d, x) = self.pair_products(products, leaf, pair, cell, other);
-                        *along += factor * d;
-                        *across += factor * x;
+                        let (d, x) =
+                            pair_products(products, inner, leaf, pair, self.unit, image.cells);
+                        *along += image.factor * d;
+                        *across += image.factor * x;
                     }
                 });
             }
         }
         sums
-    }
-
-    /// Computes D and X of one pair of one leaf.
-    fn pair_products(
-        &self,
-        products: &Products,
-        leaf: &Leaf,
-        pair: usize,
-        cell: usize,
-        other: usize,
-    ) -> (f64, f64) {
-        pair_products(
-            products,
-            &self.inners[leaf.inner],
-            leaf,
-            (pair, self.unit),
-            (cell, other),
-        )
     }
 
     /// Returns the products of each unit with each unit that could take its place: those without
@@ -229,12 +221,12 @@ impl Joint<'_> {
         for products in self.products {
             for leaf in products.leaves.iter().filter(|leaf| leaf.inner == at) {
                 let into = &mut costs[usize::from(leaf.signed)];
-                self.visit(products, Some(leaf), moves, &mut |cell, other, factor| {
+                // All other groups stay where `moves` has them; only this leaf's unit is open.
+                self.visit(products, Some(leaf), moves, &mut |image| {
                     for (unit, row) in into.chunks_exact_mut(units).enumerate() {
                         for (to, entry) in row.iter_mut().enumerate() {
-                            let (cell, other) =
-                                (cell + unit * leaf.stride, other + to * leaf.stride);
-                            *entry += factor * products.entry(self.unit, cell, other);
+                            let cells = image.cells.moved(unit * leaf.stride, to * leaf.stride);
+                            *entry += image.factor * products.entry(self.unit, cells);
                         }
                     }
                 });
@@ -266,32 +258,31 @@ impl Joint<'_> {
             .iter()
             .filter(|rest| !std::ptr::eq(*rest, leaf))
             .collect();
+        // Every cell takes the best partner that any moves of the other groups could give it, though
+        // no moves may give all of them theirs at once: so it is a bound.
+        let (inners, unit) = (self.inners, self.unit);
         let mut sum = 0.0;
-        each_cell(&rest, cell, self.inners, &mut |cell, pair| {
+        each_cell(&rest, cell, inners, &mut |cell, pair| {
             let mut most = f64::NEG_INFINITY;
-            each_target(&rest, cell, other, self.inners, &mut |target| {
-                most = most.max(cell_reach(
-                    products,
-                    self.inners,
-                    &rest,
-                    self.unit,
-                    (cell, target),
-                    pair,
-                ));
+            each_target(&rest, cell, other, inners, &mut |target| {
+                let cells = CellPair {
+                    own: cell,
+                    other: target,
+                };
+                most = most.max(cell_reach(products, inners, &rest, unit, cells, pair));
             });
             sum += most;
         });
         sum
     }
 
-    /// Calls `visit` for all units of all leaves but one, with the cell (without that leaf's part),
-    /// a cell that it comes from, and the factor.
+    /// Calls `visit` for all units of all leaves but one, with the cells without that leaf's part.
     fn visit(
         &self,
         products: &Products,
         but: Option<&Leaf>,
         moves: &[Moves],
-        visit: &mut dyn FnMut(usize, usize, f64),
+        visit: &mut dyn FnMut(Image),
     ) {
         let rest: Vec<Leaf> = products
             .leaves
@@ -299,30 +290,26 @@ impl Joint<'_> {
             .filter(|leaf| !but.is_some_and(|but| std::ptr::eq(*leaf, but)))
             .copied()
             .collect();
-        self.walk(&rest, moves, (0, 0, 1.0), visit);
+        let begin = Image {
+            cells: CellPair { own: 0, other: 0 },
+            factor: 1.0,
+        };
+        self.walk(&rest, moves, begin, visit);
     }
 
-    fn walk(
-        &self,
-        leaves: &[Leaf],
-        moves: &[Moves],
-        (cell, other, factor): (usize, usize, f64),
-        visit: &mut dyn FnMut(usize, usize, f64),
-    ) {
+    fn walk(&self, leaves: &[Leaf], moves: &[Moves], begin: Image, visit: &mut dyn FnMut(Image)) {
         let Some((leaf, rest)) = leaves.split_first() else {
-            return visit(cell, other, factor);
+            return visit(begin);
         };
         for unit in 0..leaf.size {
+            // A turned unit comes from two old ones, so the walk forks there.
             let image = self.inners[leaf.inner].image(&moves[leaf.inner], leaf.signed, unit);
-            for (from, share) in image {
-                if share != 0.0 {
-                    let next = (
-                        cell + unit * leaf.stride,
-                        other + from * leaf.stride,
-                        factor * share,
-                    );
-                    self.walk(rest, moves, next, visit);
-                }
+            for (from, share) in image.into_iter().filter(|(_, share)| *share != 0.0) {
+                let next = Image {
+                    cells: begin.cells.moved(unit * leaf.stride, from * leaf.stride),
+                    factor: begin.factor * share,
+                };
+                self.walk(rest, moves, next, visit);
             }
         }
     }
@@ -331,8 +318,8 @@ impl Joint<'_> {
     fn score(&self, moves: &[Moves]) -> f64 {
         let mut score = 0.0;
         for products in self.products {
-            self.visit(products, None, moves, &mut |cell, other, factor| {
-                score += factor * products.entry(self.unit, cell, other);
+            self.visit(products, None, moves, &mut |image| {
+                score += image.factor * products.entry(self.unit, image.cells);
             });
         }
         score
@@ -342,35 +329,40 @@ impl Joint<'_> {
 /// Ranks orders of units by an upper bound on their score, the largest first; equal ones keep their
 /// order.
 fn ranked(reach: &[f64], units: usize) -> Result<Vec<(Vec<u32>, f64)>> {
-    let most = |order: &[u32]| -> f64 {
-        order
-            .iter()
-            .enumerate()
-            .map(|(unit, to)| reach[unit * units + *to as usize])
-            .sum()
-    };
     if units > RANKED {
+        // Too many orders to list: the one with the largest bound is tried alone.
         let entries: Vec<f32> = reach.iter().map(|entry| narrow(*entry)).collect();
         let order = order_of(&entries, units)?.columns;
-        let most = most(&order);
+        let most = reach_under(reach, &order);
         return Ok(vec![(order, most)]);
     }
-    let mut orders = vec![Vec::new()];
-    for _ in 0..units {
-        let longer = |order: &Vec<u32>| {
-            let free = (0..).take(units).filter(|unit| !order.contains(unit));
-            free.map(|unit| order.iter().copied().chain([unit]).collect())
-                .collect::<Vec<Vec<u32>>>()
-        };
-        orders = orders.iter().flat_map(longer).collect();
-    }
-    let mut ranked: Vec<(Vec<u32>, f64)> = orders
+    let mut ranked: Vec<(Vec<u32>, f64)> = all_orders(units)
         .into_iter()
-        .map(|order| (order.clone(), most(&order)))
+        .map(|order| (order.clone(), reach_under(reach, &order)))
         .collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(TRIED);
     Ok(ranked)
+}
+
+/// Bounds the score of an order by those of its units.
+fn reach_under(reach: &[f64], order: &[u32]) -> f64 {
+    let rows = reach.chunks(order.len().max(1)).zip(order);
+    rows.map(|(row, to)| row[*to as usize]).sum()
+}
+
+/// Lists the orders of so many units, in lexicographic order.
+fn all_orders(units: usize) -> Vec<Vec<u32>> {
+    let mut orders = vec![Vec::new()];
+    for _ in 0..units {
+        let mut longer = Vec::new();
+        for order in &orders {
+            let free = (0..).take(units).filter(|unit| !order.contains(unit));
+            longer.extend(free.map(|unit| [&order[..], &[unit]].concat()));
+        }
+        orders = longer;
+    }
+    orders
 }
 
 /// Returns the best sign and angle of a pair with these sums. A sign is exact while a turn rounds,

@@ -13,6 +13,7 @@
 //!   flat     a group without groups within: one assignment, and signs
 //!   heads    a group with groups within it on the same axes: an assignment whose entries are joint problems
 //!     inner, reach     one such problem, and upper bounds of it
+//!     turns            signs and angles of pairs, once the order is known
 //!   experts  a group that reorders names: an assignment whose entries are assignments
 //! moves      orders, signs and turns, and the candidates made of them
 //! problem    both models, weights of tensors, objective, streamed products
@@ -37,6 +38,7 @@ mod solve;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
 
@@ -209,28 +211,35 @@ impl Default for Options {
     }
 }
 
+/// The state from which a model is matched.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The transform at the beginning.
+    pub transform: &'a Transform,
+    /// The steps of an interrupted run, which are taken over unchanged.
+    pub steps: &'a [Step],
+}
+
 /// Brings `moving` as near to `reference` as the moves of `symmetries` allow, from `start` on.
 ///
 /// If the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference`
 /// is folded too.
 ///
 /// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the
-/// result depends neither on the number of threads nor on the memory. `replay` holds the steps of
-/// an interrupted run, which are taken over unchanged.
+/// result depends neither on the number of threads nor on the memory.
 ///
 /// # Errors
 ///
 /// [`Kind::Mismatch`] when a tensor of either model has another shape than in `symmetries`, or when
 /// groups are placed so that no assignment can be solved for, [`Kind::NonFinite`] when a tensor
 /// holds NaN or infinity, [`Kind::Budget`] when the memory is too small for a group,
-/// [`Kind::Resume`] when `replay` is of another run, [`Kind::Device`] when a device fails, and the
+/// [`Kind::Resume`] when the steps of `start` are of another run, [`Kind::Device`] when a device fails, and the
 /// errors of `watch`.
 pub fn match_weights(
     reference: &dyn Weights,
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
-    start: &Transform,
-    replay: &[Step],
+    start: Start<'_>,
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Matched> {
@@ -265,11 +274,11 @@ pub fn match_weights(
     }
     if matches!(options.residual, Residual::Orthogonal | Residual::Map) {
         return super::orthogonal::match_mapped(
-            reference, moving, symmetries, start, replay, options, watch,
+            reference, moving, symmetries, start, options, watch,
         );
     }
     let problem = Problem::new(reference, moving, symmetries, options, watch);
-    schedule::run(&problem, start, replay, None)
+    schedule::run(&problem, start, None)
 }
 
 /// Returns the least [`Options::memory`] with which two models can be matched on the threads of the
@@ -291,7 +300,7 @@ pub fn least_memory(
 
 fn check_shapes(symmetries: &Symmetries, model: &str, weights: &dyn Weights) -> Result<()> {
     for (name, tensor) in &symmetries.tensors {
-        if tensor.index.is_none() && tensor.axes.iter().all(crate::symmetry::Node::is_fixed) {
+        if !tensor.is_acted_on() {
             continue;
         }
         let shape = weights.shape(name);

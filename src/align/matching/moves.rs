@@ -73,6 +73,23 @@ pub(super) struct Products {
     pub entries: Vec<f32>,
 }
 
+/// A cell of a unit of the reference, and a cell of a unit of the other model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CellPair {
+    pub own: usize,
+    pub other: usize,
+}
+
+impl CellPair {
+    /// Returns the pair with both cells further on.
+    pub fn moved(self, own: usize, other: usize) -> Self {
+        Self {
+            own: self.own + own,
+            other: self.other + other,
+        }
+    }
+}
+
 /// The moves of the units of one group.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Moves {
@@ -81,6 +98,18 @@ pub(super) struct Moves {
     pub negative: Vec<bool>,
     /// Angles of pairs.
     pub angle: Vec<f64>,
+}
+
+impl Moves {
+    /// Returns the score D cos θ + X sin θ of a pair, with its sign.
+    pub fn turned_worth(&self, pair: usize, along: f64, across: f64) -> f64 {
+        let (sin, cos) = self.angle[pair].sin_cos();
+        let value = along * cos + across * sin;
+        match self.negative.get(pair) {
+            Some(true) => -value,
+            _ => value,
+        }
+    }
 }
 
 impl<'a> Inner<'a> {
@@ -120,24 +149,22 @@ impl<'a> Inner<'a> {
         Moves {
             order: (0..).take(self.group.units).collect(),
             negative: vec![false; self.group.sign_count()],
-            angle: vec![
-                0.0;
-                if self.is_paired() {
-                    self.group.pair_count()
-                } else {
-                    0
-                }
-            ],
+            angle: match self.is_paired() {
+                true => vec![0.0; self.group.pair_count()],
+                false => Vec::new(),
+            },
         }
     }
 
-    /// Returns the old units that make up a new one, with their factors.
+    /// Returns the old units that make up a new one, with their factors. Outside of pairs the second
+    /// factor is zero.
     pub fn image(&self, moves: &Moves, signed: bool, unit: usize) -> [(usize, f64); 2] {
         let own = moves.order[unit] as usize;
         if !signed {
             return [(own, 1.0), (own, 0.0)];
         }
         let sign = |at: usize| if moves.negative[at] { -1.0 } else { 1.0 };
+        // A pair (r, s) becomes (cos θ r - sin θ s, sin θ r + cos θ s), and has one sign.
         match self.group.place_in_pairs(unit) {
             None => [(own, sign(unit)), (own, 0.0)],
             Some((pair, first)) => {
@@ -153,8 +180,10 @@ impl<'a> Inner<'a> {
 }
 
 impl Products {
-    pub fn entry(&self, unit: usize, cell: usize, other: usize) -> f64 {
-        f64::from(self.entries[cell * self.units * self.cells + unit * self.cells + other])
+    /// Returns the product of two cells, the second one of unit `unit` of the other model.
+    pub fn entry(&self, unit: usize, cells: CellPair) -> f64 {
+        let row = &self.entries[cells.own * self.units * self.cells..];
+        f64::from(row[unit * self.cells + cells.other])
     }
 }
 
@@ -168,6 +197,8 @@ pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
     let value = (0..units)
         .map(|unit| f64::from(entries[unit * units + unit]))
         .sum();
+    // Most groups of related models stay: where each unit is its own best partner, no assignment
+    // has to be solved.
     let mut rows = entries.chunks_exact(units.max(1)).enumerate();
     if rows.all(|(unit, row)| row.iter().all(|entry| *entry <= row[unit])) {
         return Ok(Order {
@@ -176,6 +207,7 @@ pub(super) fn order_of(entries: &[f32], units: usize) -> Result<Order> {
         });
     }
     let found = assignment::dense(&Costs::new(units, entries)?, Sense::Maximise)?;
+    // Another order of the same score would move units for nothing.
     if found.objective <= value {
         return Ok(Order {
             value,
@@ -198,6 +230,8 @@ pub(super) fn apply(
     let symmetries = problem.symmetries;
     let mut then = Transform::identity(symmetries);
     for (group, mut element) in elements {
+        // A part that does nothing is left out, so that a transform that is reached in two ways is
+        // equal to itself.
         let units = symmetries.groups[group].units.max(1);
         if element
             .permutation

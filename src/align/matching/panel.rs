@@ -51,7 +51,7 @@ impl Block<'_> {
 
 /// An extent in the file and in the panel.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+struct PanelRun {
     size: usize,
     stride: u64,
     step: usize,
@@ -64,58 +64,60 @@ impl Panel {
     ///
     /// Fails if the tensor cannot be read.
     pub fn fill(&mut self, weights: &dyn Weights, block: &Block<'_>) -> Result<()> {
-        let Block {
-            tensor,
-            start,
-            rows,
-            features,
-            features_first,
-        } = *block;
+        let Block { tensor, start, .. } = *block;
         let count = |extents: &[Extent]| extents.iter().map(|extent| extent.size).product();
-        (self.rows, self.features) = (count(rows), count(features));
-        self.features_first = features_first;
+        (self.rows, self.features) = (count(block.rows), count(block.features));
+        self.features_first = block.features_first;
+        self.elements.resize(self.rows * self.features, 0.0);
+        if self.elements.is_empty() {
+            return Ok(());
+        }
+        let runs = self.runs_of(block);
+        let Some((outer, inner)) = runs.split_first() else {
+            let mut numbers = weights.tensor(tensor)?;
+            return numbers.read(start..start + 1, &mut self.elements);
+        };
+        if outer.step * outer.size != self.elements.len() {
+            let mut numbers = weights.tensor(tensor)?;
+            let out = &mut self.elements;
+            return read(numbers.as_mut(), start, &runs, &mut Vec::new(), out);
+        }
+        self.read_in_parallel(weights, block, outer, inner)
+    }
+
+    /// Reads a block whose outermost run covers the panel piece by piece, so that threads share it.
+    fn read_in_parallel(
+        &mut self,
+        weights: &dyn Weights,
+        block: &Block<'_>,
+        outer: &PanelRun,
+        inner: &[PanelRun],
+    ) -> Result<()> {
+        let piece = outer.size.div_ceil(2 * rayon::current_num_threads()).max(1);
+        let pieces = self.elements.par_chunks_mut(piece * outer.step);
+        pieces.enumerate().try_for_each(|(at, out)| {
+            let mut numbers = weights.tensor(block.tensor)?;
+            let mine = PanelRun {
+                size: out.len() / outer.step,
+                ..*outer
+            };
+            let all: Vec<PanelRun> = std::iter::once(mine).chain(inner.iter().copied()).collect();
+            let start = block.start + (at * piece) as u64 * outer.stride;
+            read(numbers.as_mut(), start, &all, &mut Vec::new(), out)
+        })
+    }
+
+    /// Returns the extents of a block in the file and here, those furthest apart in the file first.
+    fn runs_of(&self, block: &Block<'_>) -> Vec<PanelRun> {
         let (row_step, feature_step) = if self.features_first {
             (1, self.rows)
         } else {
             (self.features, 1)
         };
-        let mut runs = runs(rows, row_step);
-        runs.extend(self::runs(features, feature_step));
-        runs.sort_by_key(|run| std::cmp::Reverse(run.stride));
-        self.elements.resize(self.rows * self.features, 0.0);
-        let Some((outer, inner)) = runs.split_first() else {
-            return match self.elements.as_mut_slice() {
-                [] => Ok(()),
-                all => weights.tensor(tensor)?.read(start..start + 1, all),
-            };
-        };
-        if self.elements.is_empty() {
-            return Ok(());
-        }
-        if outer.step * outer.size != self.elements.len() {
-            let mut numbers = weights.tensor(tensor)?;
-            return read(
-                numbers.as_mut(),
-                start,
-                &runs,
-                &mut Vec::new(),
-                &mut self.elements,
-            );
-        }
-        let piece = outer.size.div_ceil(2 * rayon::current_num_threads()).max(1);
-        self.elements
-            .par_chunks_mut(piece * outer.step)
-            .enumerate()
-            .try_for_each(|(at, out)| {
-                let mut numbers = weights.tensor(tensor)?;
-                let mine = Run {
-                    size: out.len() / outer.step,
-                    ..*outer
-                };
-                let all: Vec<Run> = std::iter::once(mine).chain(inner.iter().copied()).collect();
-                let start = start + (at * piece) as u64 * outer.stride;
-                read(numbers.as_mut(), start, &all, &mut Vec::new(), out)
-            })
+        let mut all = runs(block.rows, row_step);
+        all.extend(runs(block.features, feature_step));
+        all.sort_by_key(|run| std::cmp::Reverse(run.stride));
+        all
     }
 
     /// Views the elements as a matrix with a row for each cell.
@@ -158,12 +160,12 @@ impl Panel {
 }
 
 /// Returns the extents of more than one coordinate, the last of them `step` apart in the panel.
-fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
+fn runs(extents: &[Extent], step: usize) -> Vec<PanelRun> {
     let mut step = step;
     let mut runs = Vec::with_capacity(extents.len() + 2);
     for extent in extents.iter().rev() {
         if extent.size != 1 {
-            runs.push(Run {
+            runs.push(PanelRun {
                 size: extent.size,
                 stride: extent.stride,
                 step,
@@ -174,54 +176,75 @@ fn runs(extents: &[Extent], step: usize) -> Vec<Run> {
     runs
 }
 
+/// The contiguous pieces in which runs are read.
+struct Pieces {
+    /// The first of the runs that make up a piece.
+    together: usize,
+    /// The elements of a piece.
+    count: usize,
+    /// True if a piece is contiguous in the panel too.
+    is_copied: bool,
+}
+
+impl Pieces {
+    fn of(runs: &[PanelRun]) -> Self {
+        // Runs from here on are contiguous in the file, and perhaps in the panel too.
+        let (mut together, mut same) = (runs.len(), runs.len());
+        let mut count = 1;
+        while let Some(run) = together.checked_sub(1).map(|at| &runs[at])
+            && run.stride == count as u64
+        {
+            if same == together && run.step == count {
+                same -= 1;
+            }
+            together -= 1;
+            count *= run.size;
+        }
+        if same > together && together == 0 && runs.len() > 1 {
+            // The target is scattered: read one coordinate of the outermost run at a time, so that
+            // the scratch stays small.
+            together = 1;
+            count /= runs[0].size;
+        }
+        Self {
+            together,
+            count,
+            is_copied: same <= together,
+        }
+    }
+}
+
 /// Reads the elements of `runs`, outermost first, in one piece for each contiguous part of the
 /// file.
 fn read(
     numbers: &mut dyn Numbers,
     start: u64,
-    runs: &[Run],
+    runs: &[PanelRun],
     scratch: &mut Vec<f32>,
     out: &mut [f32],
 ) -> Result<()> {
-    // Runs from here on are contiguous in the file, and perhaps in the panel too.
-    let (mut together, mut same) = (runs.len(), runs.len());
-    let mut count = 1;
-    while let Some(run) = together.checked_sub(1).map(|at| &runs[at])
-        && run.stride == count as u64
-    {
-        if same == together && run.step == count {
-            same -= 1;
-        }
-        together -= 1;
-        count *= run.size;
-    }
-    if same > together && together == 0 && runs.len() > 1 {
-        // The target is scattered: read one coordinate of the outermost run at a time, so that the
-        // scratch stays small.
-        together = 1;
-        count /= runs[0].size;
-    }
+    let Pieces {
+        together,
+        count,
+        is_copied,
+    } = Pieces::of(runs);
     let (outer, inner) = runs.split_at(together);
     let mut at = vec![0; outer.len()];
     loop {
-        let from = start
-            + outer
-                .iter()
-                .zip(&at)
-                .map(|(run, at)| run.stride * *at as u64)
-                .sum::<u64>();
-        let to: usize = outer.iter().zip(&at).map(|(run, at)| run.step * at).sum();
-        if same <= together {
+        let places = || outer.iter().zip(&at);
+        let from: u64 = places().map(|(run, at)| run.stride * *at as u64).sum();
+        let from = start + from;
+        let to: usize = places().map(|(run, at)| run.step * at).sum();
+        if is_copied {
             numbers.read(from..from + count as u64, &mut out[to..to + count])?;
         } else {
             scratch.resize(count, 0.0);
             numbers.read(from..from + count as u64, scratch)?;
             scatter(scratch, inner, &mut out[to..]);
         }
-        let Some(axis) = (0..outer.len())
-            .rev()
-            .find(|axis| at[*axis] + 1 < outer[*axis].size)
-        else {
+        // Counts up, the innermost place first.
+        let mut axes = (0..outer.len()).rev();
+        let Some(axis) = axes.find(|axis| at[*axis] + 1 < outer[*axis].size) else {
             return Ok(());
         };
         at[axis] += 1;
@@ -229,7 +252,7 @@ fn read(
     }
 }
 
-fn scatter(from: &[f32], runs: &[Run], out: &mut [f32]) {
+fn scatter(from: &[f32], runs: &[PanelRun], out: &mut [f32]) {
     match runs {
         [] => {}
         [run] => out

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::panel::Panel;
-use super::terms::{Place, Term};
+use super::terms::{Place, Term, WeightedTerm};
 use super::{Cost, Options, Watch};
 use crate::align::assignment::{Gain, gain};
 use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::linalg::{Columns, Sum};
+use crate::linalg::{Columns, Matrix, Sum};
 use crate::symmetry::{Alignment, Symmetries, Transform};
 
 /// Features that are read at a time. Sums over features are cut at these blocks, so this is not an
@@ -194,45 +194,38 @@ impl<'a> Problem<'a> {
     }
 
     /// Adds to `sum` the products of the cells of `units` in the reference with all cells of the
-    /// other model, times `weight`.
+    /// other model, times the weight of the term.
     pub(super) fn add_products(
         &self,
         moved: &dyn Weights,
-        (term, weight): (&Term, f64),
+        weighted: &WeightedTerm,
         units: &Range<usize>,
         panels: &mut [Panel; 2],
         sum: &mut dyn Sum,
     ) -> Result<()> {
+        let WeightedTerm { term, weight } = weighted;
+        let weight = narrow(*weight);
         let (first, rows) = term.some_rows(units);
         let blocks = term.blocks(FEATURES);
         let apart = self.apart(moved, term)?;
         let moved = apart.as_ref().map_or(moved, |apart| apart);
+        let own = |at: u64, features| term.block(&term.reference, first + at, &rows, features);
+        let other = |at: u64, features| term.block(&term.moving, at, &term.rows, features);
+        let [left, right] = panels;
         for (at, (block, features)) in blocks.iter().enumerate() {
             self.watch.go_on()?;
-            let [left, right] = &mut *panels;
-            left.fill(
-                self.reference,
-                &term.block(&term.reference, first + block, &rows, features),
-            )?;
-            right.fill(
-                moved,
-                &term.block(&term.moving, *block, &term.rows, features),
-            )?;
+            left.fill(self.reference, &own(*block, features))?;
+            right.fill(moved, &other(*block, features))?;
             if let Some((next, features)) = blocks.get(at + 1) {
-                term.block(&term.reference, first + next, &rows, features)
-                    .prefetch(self.reference)?;
-                term.block(&term.moving, *next, &term.rows, features)
-                    .prefetch(moved)?;
+                own(*next, features).prefetch(self.reference)?;
+                other(*next, features).prefetch(moved)?;
             }
-            let (left, right) = (left.matrix(), right.matrix());
+            let (left, right) = (left.matrix(), right.matrix().transposed());
             match &apart {
-                Some(apart) => {
-                    sum.add_gathered(narrow(weight), left, right.transposed(), &apart.columns)?
-                }
-                None => sum.add(narrow(weight), left, right.transposed())?,
+                Some(apart) => sum.add_gathered(weight, left, right, &apart.columns)?,
+                None => sum.add(weight, left, right)?,
             }
-            self.watch
-                .advanced(2 * left.rows() as u64 * right.rows() as u64 * left.columns() as u64);
+            self.watch.advanced(operations_of(left, right));
         }
         Ok(())
     }
@@ -299,7 +292,7 @@ impl<'a> Problem<'a> {
     ) -> Result<Vec<f64>> {
         let count: u64 = one.shape(tensor).unwrap_or_default().iter().product();
         let pieces = (0..count.div_ceil(PIECE)).into_par_iter();
-        let product = |[a, b]: &mut [Vec<f32>; 2], piece: u64| -> Result<f64> {
+        let products = pieces.map_init(<[Vec<f32>; 2]>::default, |[a, b], piece| {
             self.watch.go_on()?;
             let range = piece * PIECE..count.min((piece + 1) * PIECE);
             let len = usize::try_from(range.end - range.start).expect("a piece fits the memory");
@@ -311,8 +304,8 @@ impl<'a> Problem<'a> {
             b.resize(len, 0.0);
             other.tensor(tensor)?.read(range, b)?;
             Ok(dot(a, b))
-        };
-        pieces.map_init(Default::default, product).collect()
+        });
+        products.collect()
     }
 }
 
@@ -397,4 +390,9 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 #[expect(clippy::cast_possible_truncation, reason = "rounding is wanted")]
 pub(in crate::align) fn narrow(value: f64) -> f32 {
     value as f32
+}
+
+/// Counts the floating-point operations of a product.
+fn operations_of(left: Matrix<'_>, right: Matrix<'_>) -> u64 {
+    2 * left.rows() as u64 * right.columns() as u64 * left.columns() as u64
 }

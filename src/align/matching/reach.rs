@@ -1,6 +1,6 @@
 //! Upper bounds on the products of cells, for any moves of the groups that act on them.
 
-use super::moves::{Inner, Leaf, Products, order_of};
+use super::moves::{CellPair, Inner, Leaf, Products, order_of};
 use super::problem::narrow;
 use crate::error::Result;
 
@@ -10,13 +10,12 @@ pub(super) fn pair_products(
     products: &Products,
     inner: &Inner<'_>,
     leaf: &Leaf,
-    (pair, unit): (usize, usize),
-    (cell, other): (usize, usize),
+    pair: usize,
+    unit: usize,
+    cells: CellPair,
 ) -> (f64, f64) {
     let (first, second) = inner.pair(pair);
-    let at = |one: usize, two: usize| {
-        products.entry(unit, cell + one * leaf.stride, other + two * leaf.stride)
-    };
+    let at = |one, two| products.entry(unit, cells.moved(one * leaf.stride, two * leaf.stride));
     (
         at(first, first) + at(second, second),
         at(second, first) - at(first, second),
@@ -31,24 +30,22 @@ pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> R
         && inners[leaf.inner].is_ordered()
     {
         let flips = leaf.signed && inners[leaf.inner].sign;
-        let entry = |place: usize| products.entry(unit, place / leaf.size, place % leaf.size);
-        let entries = (0..leaf.size * leaf.size)
-            .map(entry)
-            .map(|entry| if flips { entry.abs() } else { entry });
+        let entries = (0..leaf.size * leaf.size).map(|place| {
+            let (own, other) = (place / leaf.size, place % leaf.size);
+            let entry = products.entry(unit, CellPair { own, other });
+            if flips { entry.abs() } else { entry }
+        });
         return Ok(order_of(&entries.map(narrow).collect::<Vec<f32>>(), leaf.size)?.value);
     }
     let mut sum = 0.0;
     each_cell(&leaves, 0, inners, &mut |cell, pair| {
         let mut most = f64::NEG_INFINITY;
         each_target(&leaves, cell, 0, inners, &mut |target| {
-            most = most.max(cell_reach(
-                products,
-                inners,
-                &leaves,
-                unit,
-                (cell, target),
-                pair,
-            ));
+            let cells = CellPair {
+                own: cell,
+                other: target,
+            };
+            most = most.max(cell_reach(products, inners, &leaves, unit, cells, pair));
         });
         sum += most;
     });
@@ -60,11 +57,10 @@ pub(super) type PairOf = Option<(usize, usize)>;
 
 /// Returns the index of the leaf of moving pairs.
 fn paired(leaves: &[&Leaf], inners: &[Inner<'_>]) -> Option<usize> {
-    let moves = |leaf: &&Leaf| {
+    leaves.iter().position(|leaf| {
         let inner = &inners[leaf.inner];
         leaf.signed && inner.is_paired() && inner.is_free()
-    };
-    leaves.iter().position(moves)
+    })
 }
 
 /// Calls `visit` with every cell, but of a pair's two units only with the first, which stands for
@@ -124,26 +120,24 @@ pub(super) fn cell_reach(
     inners: &[Inner<'_>],
     leaves: &[&Leaf],
     unit: usize,
-    (cell, other): (usize, usize),
+    cells: CellPair,
     pair: PairOf,
 ) -> f64 {
     if let Some((at, pair)) = pair {
         let (leaf, inner) = (leaves[at], &inners[leaves[at].inner]);
         let first = inner.pair(pair).0 * leaf.stride;
-        let (along, across) = pair_products(
-            products,
-            inner,
-            leaf,
-            (pair, unit),
-            (cell - first, other - first),
-        );
-        return if inner.turn {
-            along.hypot(across)
-        } else {
-            along.abs()
+        // The pair's products are counted from the cells before its first unit.
+        let cells = CellPair {
+            own: cells.own - first,
+            other: cells.other - first,
+        };
+        let (along, across) = pair_products(products, inner, leaf, pair, unit, cells);
+        return match inner.turn {
+            true => along.hypot(across),
+            false => along.abs(),
         };
     }
-    let entry = products.entry(unit, cell, other);
+    let entry = products.entry(unit, cells);
     let flips = leaves
         .iter()
         .any(|leaf| leaf.signed && inners[leaf.inner].sign);

@@ -6,12 +6,13 @@
 //! whose residual stream is fixed, one sweep solves each once.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use super::problem::Problem;
 use super::solve::{least_bytes as least_of_root, solve};
 use super::terms::Tree;
-use super::{Matched, Residual, Step};
-use crate::error::{Error, Kind, Result};
+use super::{Matched, Residual, Start, Step};
+use crate::error::{Context, Kind, Result};
 use crate::symmetry::{Symmetries, Transform};
 
 /// A step that moves the residual stream: before all others, and again after other roots have
@@ -60,11 +61,10 @@ struct Root {
 /// have them permuted; `residual`, if given, moves the residual stream in another way.
 pub(in crate::align) fn run(
     problem: &Problem<'_>,
-    start: &Transform,
-    replay: &[Step],
+    start: Start<'_>,
     residual: Option<&mut dyn ResidualStep>,
 ) -> Result<Matched> {
-    let mut run = Run::new(problem, start, replay);
+    let mut run = Run::new(problem, start);
     let anchored = run.anchored();
     let mut anchor = anchored.map(|at| Anchored { at });
     let mut residual = residual.or(anchor
@@ -134,28 +134,27 @@ impl ResidualStep for Anchored {
 /// Returns the least memory in which every root of a run can be solved.
 pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
     let symmetries = problem.symmetries;
-    let least = |root: &Root| {
+    let start = Start {
+        transform: &Transform::identity(symmetries),
+        steps: &[],
+    };
+    let roots = Run::new(problem, start).trees;
+    let bytes = roots.iter().map(|root| {
         let tensors: Vec<&str> = root.tensors.iter().map(String::as_str).collect();
         least_of_root(problem, &root.tree, &tensors)
-    };
-    Run::new(problem, &Transform::identity(symmetries), &[])
-        .trees
-        .iter()
-        .map(least)
-        .max()
-        .unwrap_or(0)
+    });
+    bytes.max().unwrap_or(0)
 }
 
 impl<'a, 'p> Run<'a, 'p> {
-    fn new(problem: &'a Problem<'p>, start: &Transform, replay: &'a [Step]) -> Self {
+    fn new(problem: &'a Problem<'p>, start: Start<'a>) -> Self {
         let (symmetries, options) = (problem.symmetries, problem.options);
-        let residual = |group: usize| {
-            symmetries.groups[group].residual && options.residual != Residual::Permute
-        };
-        let roots = (0..symmetries.groups.len())
-            .filter(|at| symmetries.groups[*at].within.is_none() && !residual(*at));
+        let permutes = options.residual == Residual::Permute;
+        let groups = symmetries.groups.iter().enumerate();
+        let roots =
+            groups.filter(|(_, group)| group.within.is_none() && (permutes || !group.residual));
         let trees: Vec<Root> = roots
-            .map(|root| Tree::of(symmetries, root))
+            .map(|(root, _)| Tree::of(symmetries, root))
             .filter(|tree| tree.is_free(symmetries, options.signs))
             .map(|tree| Root {
                 tensors: tree.tensors(symmetries).map(str::to_owned).collect(),
@@ -166,9 +165,9 @@ impl<'a, 'p> Run<'a, 'p> {
         let (meets, steps) = (meetings(&trees), vec![None; trees.len()]);
         Self {
             problem,
-            current: start.clone(),
+            current: start.transform.clone(),
             sweep: 0,
-            replay,
+            replay: start.steps,
             trees,
             meets,
             steps,
@@ -212,12 +211,9 @@ impl<'a, 'p> Run<'a, 'p> {
             .iter()
             .filter(|(_, tensor)| tensor.axes.iter().any(acts));
         let all: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
-        let others = |name: &str| {
-            self.trees
-                .iter()
-                .any(|root| root.tensors.iter().any(|tensor| tensor == name))
-        };
-        let alone: Vec<&str> = all.iter().copied().filter(|name| !others(name)).collect();
+        let has = |root: &Root, name: &str| root.tensors.iter().any(|tensor| tensor == name);
+        let is_alone = |name: &&str| !self.trees.iter().any(|root| has(root, name));
+        let alone: Vec<&str> = all.iter().copied().filter(is_alone).collect();
         if first && !alone.is_empty() {
             alone
         } else {
@@ -227,10 +223,9 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Returns the only residual root, if no two other roots act on one tensor.
     fn anchored(&self) -> Option<usize> {
-        let residual =
-            |at: &usize| self.problem.symmetries.groups[self.trees[*at].tree.root].residual;
+        let groups = &self.problem.symmetries.groups;
         let (residual, others): (Vec<usize>, Vec<usize>) =
-            (0..self.trees.len()).partition(residual);
+            (0..self.trees.len()).partition(|at| groups[self.trees[*at].tree.root].residual);
         let apart = others.iter().all(|at| {
             others
                 .iter()
@@ -322,12 +317,10 @@ impl<'a, 'p> Run<'a, 'p> {
     fn is_coupled_to_itself(&self, at: usize) -> bool {
         let Root { tree, tensors, .. } = &self.trees[at];
         let symmetries: &Symmetries = self.problem.symmetries;
-        let twice = |tensor: &String| {
-            tree.parts(symmetries, tensor)
-                .iter()
-                .any(|part| part.times(tree.root) > 1)
-        };
-        tensors.iter().any(twice)
+        let mut parts = tensors
+            .iter()
+            .flat_map(|tensor| tree.parts(symmetries, tensor));
+        parts.any(|part| part.times(tree.root) > 1)
     }
 
     /// Checks that a recorded step is that of `root` in this sweep.
@@ -335,42 +328,30 @@ impl<'a, 'p> Run<'a, 'p> {
         if (step.sweep, step.root) == (self.sweep, root) {
             return Ok(());
         }
-        let subject = self.problem.symmetries.groups[root].name.escape_debug();
         let (sweep, got) = (self.sweep, step.root);
-        let cause = format!(
+        self.unfit(root).fail(format!(
             "wanted group {root} in sweep {sweep}, got group {got} in sweep {}",
             step.sweep
-        );
-        Err(Error::new(
-            Kind::Resume,
-            "cannot go on with recorded steps",
-            subject,
-            cause,
-        )
-        .with_hint("they are of another run: other models, symmetries or options"))
+        ))
+    }
+
+    /// The failures of steps that were recorded for another run, at the root `root`.
+    fn unfit(&self, root: usize) -> Context<impl Display> {
+        unfit(self.problem.symmetries.groups[root].name.escape_debug())
     }
 
     /// Returns the transform after a recorded step.
     fn replayed(&self, step: &Step, tree: &Tree) -> Result<Transform> {
-        let groups = &self.problem.symmetries.groups;
-        let refused = |cause: String| {
-            Error::new(
-                Kind::Resume,
-                "cannot go on with recorded steps",
-                groups[tree.root].name.escape_debug(),
-                cause,
-            )
-            .with_hint("they are of another run: other models, symmetries or options")
-        };
+        let context = self.unfit(tree.root);
         self.fits(step, tree.root)?;
         let mut transform = self.current.clone();
         for (group, element) in &step.elements {
             if !tree.groups().any(|mine| mine == *group) {
-                return Err(refused(format!("group {group} is not one of this step")));
+                return context.fail(format!("group {group} is not one of this step"));
             }
             transform = transform
                 .with(self.problem.symmetries, *group, element.clone())
-                .map_err(|error| refused(error.to_string()))?;
+                .map_err(|error| context.error(error))?;
         }
         Ok(transform)
     }
@@ -382,13 +363,7 @@ impl<'a, 'p> Run<'a, 'p> {
                 self.replay.len(),
                 step.sweep
             );
-            return Err(Error::new(
-                Kind::Resume,
-                "cannot go on with recorded steps",
-                "end of the run",
-                cause,
-            )
-            .with_hint("they are of another run: other models, symmetries or options"));
+            return unfit("end of the run").fail(cause);
         }
         Ok(Matched {
             transform: self.current,
@@ -419,4 +394,10 @@ fn meetings(roots: &[Root]) -> Vec<Vec<bool>> {
         }
     }
     meets
+}
+
+/// The failures of recorded steps.
+fn unfit<S: Display>(subject: S) -> Context<S> {
+    Context::new(Kind::Resume, "cannot go on with recorded steps", subject)
+        .with_hint("they are of another run: other models, symmetries or options")
 }

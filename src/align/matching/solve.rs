@@ -1,7 +1,7 @@
 //! The solution of one root: candidate moves, and the test that they really gain.
 
 use super::moves::{Candidates, is_signed};
-use super::problem::Problem;
+use super::problem::{Objective, Problem};
 use super::terms::Tree;
 use super::{Proof, Step};
 use super::{experts, flat, heads};
@@ -17,35 +17,23 @@ pub(super) fn solve(
     sweep: usize,
 ) -> Result<(Step, Transform)> {
     let before = problem.objective(tensors, current)?;
-    let found = if before.is_at_its_bound() && !names_tensors(problem, tree) {
-        Candidates {
-            transforms: Vec::new(),
-            optimal_within: 0.0,
-        }
-    } else if names_tensors(problem, tree) {
-        experts::candidates(problem, tree, tensors, current, experts::AFFORDED)?
-    } else if tree.inner.is_empty() {
-        flat::candidates(problem, tree, tensors, current)?
-    } else {
-        heads::candidates(problem, tree, tensors, current)?
-    };
+    let found = candidates(problem, tree, tensors, current, &before)?;
+    // Candidates come from f32 products. The first whose objective, computed anew in f64, is really
+    // larger is taken.
     let mut taken = None;
     for transform in found.transforms {
         let after = problem.objective(tensors, &transform)?;
         if after.exceeds(&before) {
-            taken = Some((transform, after));
+            taken = Some((transform, after.value()));
             break;
         }
     }
-    let (transform, after) = match &taken {
-        Some((transform, after)) => (transform, after.value()),
-        None => (current, before.value()),
-    };
-    let groups = &problem.symmetries.groups;
-    let element = |group: usize| (group, transform.elements()[group].clone());
-    let moved = tree
-        .groups()
-        .map(|group| moved_units(&groups[group], &transform.elements()[group]))
+    let moves = taken.is_some();
+    let (transform, after) = taken.unwrap_or_else(|| (current.clone(), before.value()));
+    let elements = transform.elements();
+    let groups = || tree.groups().map(|at| (at, &problem.symmetries.groups[at]));
+    let moved = groups()
+        .map(|(at, group)| moved_units(group, &elements[at]))
         .sum();
     let proof = match found.optimal_within {
         within if !within.is_finite() => Proof::Parts,
@@ -55,60 +43,74 @@ pub(super) fn solve(
     let step = Step {
         sweep,
         root: tree.root,
-        elements: if taken.is_some() {
-            tree.groups().map(element).collect()
-        } else {
-            Vec::new()
+        elements: match moves {
+            true => tree.groups().map(|at| (at, elements[at].clone())).collect(),
+            false => Vec::new(),
         },
         before: before.value(),
         after,
-        units: tree
-            .groups()
-            .map(|group| groups[group].copies * groups[group].units)
-            .sum(),
+        units: groups().map(|(_, group)| group.copies * group.units).sum(),
         moved,
         proof,
     };
-    Ok((
-        step,
-        taken.map_or_else(|| current.clone(), |(transform, _)| transform),
-    ))
+    Ok((step, transform))
+}
+
+/// Finds the moves worth trying, by the method that fits the tree.
+fn candidates(
+    problem: &Problem<'_>,
+    tree: &Tree,
+    tensors: &[&str],
+    current: &Transform,
+    before: &Objective,
+) -> Result<Candidates> {
+    if names_tensors(problem, tree) {
+        return experts::candidates(problem, tree, tensors, current, experts::AFFORDED);
+    }
+    if before.is_at_its_bound() {
+        return Ok(Candidates {
+            transforms: Vec::new(),
+            optimal_within: 0.0,
+        });
+    }
+    match tree.inner.is_empty() {
+        true => flat::candidates(problem, tree, tensors, current),
+        false => heads::candidates(problem, tree, tensors, current),
+    }
 }
 
 /// Returns the least memory in which the root of `tree` is solved on `tensors`.
 pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) -> u64 {
-    let flat = |group: usize| {
-        flat::least_bytes(
-            problem.symmetries.groups[group].units,
-            is_signed(problem, group),
-        )
-    };
     if names_tensors(problem, tree) || tree.inner.is_empty() {
-        return tree.groups().map(flat).max().unwrap_or(0);
+        let bytes = tree.groups().map(|group| {
+            let units = problem.symmetries.groups[group].units;
+            flat::least_bytes(units, is_signed(problem, group))
+        });
+        return bytes.max().unwrap_or(0);
     }
     heads::least_bytes(problem, tree, tensors)
 }
 
 /// True if the root's units are numbers in the names of tensors, as experts are.
 fn names_tensors(problem: &Problem<'_>, tree: &Tree) -> bool {
-    let index =
-        |tensor: &crate::symmetry::TensorSymmetry| tensor.index.as_ref().map(|index| index.group);
-    problem
-        .symmetries
-        .tensors
-        .values()
-        .any(|tensor| index(tensor) == Some(tree.root))
+    let mut tensors = problem.symmetries.tensors.values();
+    tensors.any(|tensor| {
+        let index = tensor.index.as_ref();
+        index.is_some_and(|index| index.group == tree.root)
+    })
 }
 
 /// Counts the units of a group that an element moves, flips or turns.
 fn moved_units(group: &Group, element: &Element) -> usize {
-    let moved = |copy: usize, unit: usize| {
-        let pair = group.place_in_pairs(unit).map(|(pair, _)| pair);
-        element.unit(group, copy, unit) != unit
-            || element.is_negative(group, copy, pair.unwrap_or(unit))
-            || pair.is_some_and(|pair| element.angle_of(group, copy, pair) != 0.0)
-    };
-    (0..group.copies)
-        .map(|copy| (0..group.units).filter(|unit| moved(copy, *unit)).count())
-        .sum()
+    let units = (0..group.copies).flat_map(|copy| (0..group.units).map(move |unit| (copy, unit)));
+    let moved = units.filter(|(copy, unit)| moves(group, element, *copy, *unit));
+    moved.count()
+}
+
+/// True if an element moves, flips or turns a unit.
+fn moves(group: &Group, element: &Element, copy: usize, unit: usize) -> bool {
+    let pair = group.place_in_pairs(unit).map(|(pair, _)| pair);
+    element.unit(group, copy, unit) != unit
+        || element.is_negative(group, copy, pair.unwrap_or(unit))
+        || pair.is_some_and(|pair| element.angle_of(group, copy, pair) != 0.0)
 }

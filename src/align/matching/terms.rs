@@ -14,6 +14,13 @@ pub(super) struct Extent {
     pub stride: u64,
 }
 
+impl Extent {
+    /// Returns the offset of each coordinate.
+    fn places(self) -> impl Iterator<Item = u64> {
+        (0..self.size as u64).map(move |at| at * self.stride)
+    }
+}
+
 /// One factor of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Factor {
@@ -55,6 +62,13 @@ pub(super) struct Term {
     pub signed: bool,
 }
 
+/// A term with its weight in the objective.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct WeightedTerm {
+    pub term: Term,
+    pub weight: f64,
+}
+
 /// A root, and the groups within it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tree {
@@ -82,62 +96,40 @@ impl Tree {
 
     /// Returns the tensors on which the tree acts.
     pub fn tensors<'a>(&'a self, symmetries: &'a Symmetries) -> impl Iterator<Item = &'a str> {
-        let acts = |tensor: &crate::symmetry::TensorSymmetry| {
-            tensor
-                .index
-                .as_ref()
-                .is_some_and(|index| index.group == self.root)
-                || tensor.axes.iter().any(|axis| self.acts_on(axis))
-        };
-        symmetries
-            .tensors
-            .iter()
-            .filter(move |(_, tensor)| acts(tensor))
+        let tensors = symmetries.tensors.iter();
+        tensors
+            .filter(|(_, tensor)| {
+                let index = tensor.index.as_ref();
+                index.is_some_and(|index| index.group == self.root)
+                    || tensor.axes.iter().any(|axis| self.acts_on(axis))
+            })
             .map(|(name, _)| name.as_str())
     }
 
     /// True if the symmetries allow any move of the tree.
     pub fn is_free(&self, symmetries: &Symmetries, signs: bool) -> bool {
-        let free = |group: &Group| {
-            group.units > 0
-                && (group.may(Allowed::Permutation) && group.units > 1
-                    || signs && (group.may(Allowed::Sign) || group.may(Allowed::Rotation)))
-        };
-        self.groups().any(|group| free(&symmetries.groups[group]))
+        self.groups().any(|group| {
+            let group = &symmetries.groups[group];
+            let is_ordered = group.may(Allowed::Permutation) && group.units > 1;
+            let is_signed = signs && (group.may(Allowed::Sign) || group.may(Allowed::Rotation));
+            group.units > 0 && (is_ordered || is_signed)
+        })
     }
 
     /// Counts the floating-point operations of the products of all cells with all cells, at most;
     /// for experts, of each with each.
     pub fn operations(&self, symmetries: &Symmetries, tensors: &[String]) -> u64 {
-        let times = |part: &Part| {
-            let named = symmetries.tensors[&part.tensor]
-                .index
-                .as_ref()
-                .is_some_and(|index| index.group == self.root);
-            if named {
-                symmetries.groups[self.root].units as u64
-            } else {
-                1
-            }
-        };
-        let of_part = |part: &Part| {
-            let (rows, features): (Vec<&Factor>, Vec<&Factor>) = part
-                .factors
-                .iter()
-                .partition(|factor| factor.acts.is_some());
-            let count = |factors: &[&Factor]| {
-                factors
-                    .iter()
-                    .map(|factor| factor.extent.size as u64)
-                    .product::<u64>()
+        let counts = tensors.iter().map(|tensor| {
+            let index = symmetries.tensors[tensor].index.as_ref();
+            // A tensor that the root names is compared with each of its namesakes.
+            let times = match index.is_some_and(|index| index.group == self.root) {
+                true => symmetries.groups[self.root].units as u64,
+                false => 1,
             };
-            2 * count(&rows).pow(2) * count(&features) * times(part)
-        };
-        tensors
-            .iter()
-            .flat_map(|tensor| self.parts(symmetries, tensor))
-            .map(|part| of_part(&part))
-            .sum()
+            let parts = self.parts(symmetries, tensor);
+            parts.iter().map(Part::operations).sum::<u64>() * times
+        });
+        counts.sum()
     }
 
     /// Splits a tensor into parts; sums are split where the tree acts on a summand.
@@ -152,29 +144,9 @@ impl Tree {
         for (node, len) in symmetry.axes.iter().zip(&symmetry.shape) {
             below /= (*len).max(1);
             let paths = self.paths(node, &symmetries.groups);
-            let joined = |part: &Part, path: &Path| {
-                let factor = |factor: &Factor| {
-                    let extent = Extent {
-                        stride: factor.extent.stride * below,
-                        ..factor.extent
-                    };
-                    Factor { extent, ..*factor }
-                };
-                let factors = part
-                    .factors
-                    .iter()
-                    .copied()
-                    .chain(path.factors.iter().map(factor))
-                    .collect();
-                Part {
-                    tensor: part.tensor.clone(),
-                    start: part.start + path.start * below,
-                    factors,
-                }
-            };
             parts = parts
                 .iter()
-                .flat_map(|part| paths.iter().map(move |path| joined(part, path)))
+                .flat_map(|part| paths.iter().map(move |path| part.joined(path, below)))
                 .collect();
         }
         parts.iter_mut().for_each(Part::merge);
@@ -184,17 +156,10 @@ impl Tree {
     /// Returns the products that `node` is a sum of, in units of its own elements.
     fn paths(&self, node: &Node, groups: &[Group]) -> Vec<Path> {
         let size = node.len(groups);
-        let leaf = |acts| Path {
-            start: 0,
-            factors: vec![Factor {
-                extent: Extent { size, stride: 1 },
-                acts,
-            }],
-        };
         match node {
-            _ if !self.acts_on(node) => vec![leaf(None)],
-            Node::Fixed(_) => vec![leaf(None)],
-            Node::Group { group, signed } => vec![leaf(Some((*group, *signed)))],
+            _ if !self.acts_on(node) => vec![Path::leaf(size, None)],
+            Node::Fixed(_) => vec![Path::leaf(size, None)],
+            Node::Group { group, signed } => vec![Path::leaf(size, Some((*group, *signed)))],
             Node::Sum(parts) => {
                 let mut start = 0;
                 let mut all = Vec::new();
@@ -235,6 +200,15 @@ struct Path {
 }
 
 impl Path {
+    /// The product of one factor.
+    fn leaf(size: usize, acts: Option<(usize, bool)>) -> Self {
+        let extent = Extent { size, stride: 1 };
+        Self {
+            start: 0,
+            factors: vec![Factor { extent, acts }],
+        }
+    }
+
     fn moved(self, by: u64) -> Self {
         Self {
             start: self.start + by,
@@ -244,27 +218,50 @@ impl Path {
 
     /// Nests `inner` in blocks of `len` elements.
     fn holding(&self, inner: &Self, len: u64) -> Self {
-        let widened = |factor: &Factor| {
-            let extent = Extent {
-                stride: factor.extent.stride * len,
-                ..factor.extent
-            };
-            Factor { extent, ..*factor }
-        };
-        let factors = self
-            .factors
-            .iter()
-            .map(widened)
-            .chain(inner.factors.iter().copied())
-            .collect();
+        let outer = self.factors.iter().map(|factor| factor.spread(len));
         Self {
             start: self.start * len + inner.start,
-            factors,
+            factors: outer.chain(inner.factors.iter().copied()).collect(),
         }
     }
 }
 
+impl Factor {
+    /// Returns the factor with its coordinates `by` times as far apart.
+    fn spread(&self, by: u64) -> Self {
+        let extent = Extent {
+            stride: self.extent.stride * by,
+            ..self.extent
+        };
+        Self { extent, ..*self }
+    }
+}
+
 impl Part {
+    /// Returns the part with one axis more, of which `below` elements lie behind each coordinate.
+    fn joined(&self, path: &Path, below: u64) -> Self {
+        let more = path.factors.iter().map(|factor| factor.spread(below));
+        Self {
+            tensor: self.tensor.clone(),
+            start: self.start + path.start * below,
+            factors: self.factors.iter().copied().chain(more).collect(),
+        }
+    }
+
+    /// Counts the floating-point operations of the products of all cells with all cells.
+    fn operations(&self) -> u64 {
+        let (mut rows, mut features) = (1, 1);
+        for factor in &self.factors {
+            let count = if factor.acts.is_some() {
+                &mut rows
+            } else {
+                &mut features
+            };
+            *count *= factor.extent.size as u64;
+        }
+        2 * u64::pow(rows, 2) * features
+    }
+
     /// Merges neighbours on which nothing acts, and leaves out factors of one.
     fn merge(&mut self) {
         let mut merged: Vec<Factor> = Vec::with_capacity(self.factors.len());
@@ -325,27 +322,19 @@ impl Term {
 
     /// True if the file has all cells of a feature before the next feature.
     pub fn features_first(&self) -> bool {
-        let first = |extents: &[Extent]| {
-            extents
-                .iter()
-                .find(|extent| extent.size > 1)
-                .map_or(0, |extent| extent.stride)
-        };
-        first(&self.features) > first(&self.rows)
+        first_stride(&self.features) > first_stride(&self.rows)
     }
 
     /// True if its rows are all the places along a last axis of `width`, in their order, and each
     /// feature is one such row.
     pub fn is_whole_rows(&self, width: u64) -> bool {
-        let mut count = 1;
-        let behind = |extent: &Extent| {
-            let follows = extent.size == 1 || extent.stride == count;
-            count *= extent.size as u64;
-            follows
-        };
+        // Each extent must begin where those behind it end.
+        let mut rows = self.rows.iter().rev();
+        let count = rows.try_fold(1, |count, extent| {
+            (extent.size == 1 || extent.stride == count).then_some(count * extent.size as u64)
+        });
         self.features_first()
-            && self.rows.iter().rev().all(behind)
-            && count == width
+            && count == Some(width)
             && self.moving.start.is_multiple_of(width)
             && self
                 .features
@@ -394,38 +383,41 @@ impl Term {
     /// Cuts the features into blocks of at most `most`, regardless of memory and threads: sums over
     /// features are cut at these blocks.
     pub fn blocks(&self, most: usize) -> Vec<(u64, Vec<Extent>)> {
+        // As many of the innermost extents as fit are taken whole.
         let mut inner = 1;
         let mut cut = self.features.len();
         while cut > 0 && inner * self.features[cut - 1].size <= most {
             cut -= 1;
             inner *= self.features[cut].size;
         }
-        let whole = self.features[cut..].to_vec();
+        let whole = &self.features[cut..];
         let Some(last) = cut.checked_sub(1) else {
-            return vec![(0, whole)];
+            return vec![(0, whole.to_vec())];
         };
+        // The next one is cut into steps, and those before it give a start each.
         let step = (most / inner).max(1);
         let mut starts = vec![0];
         for extent in &self.features[..last] {
-            let along =
-                |start: u64| (0..extent.size as u64).map(move |at| start + at * extent.stride);
-            starts = starts.into_iter().flat_map(along).collect();
+            let places = |start: u64| extent.places().map(move |place| start + place);
+            starts = starts.into_iter().flat_map(places).collect();
         }
         let Extent { size, stride } = self.features[last];
-        let block = |start: u64, first: usize| {
-            let cut = Extent {
-                size: step.min(size - first),
-                stride,
-            };
-            (
-                start + first as u64 * stride,
-                std::iter::once(cut).chain(whole.iter().copied()).collect(),
-            )
-        };
+        let firsts = || (0..size).step_by(step);
         starts
             .into_iter()
-            .flat_map(|start| (0..size).step_by(step).map(move |first| (start, first)))
-            .map(|(start, first)| block(start, first))
+            .flat_map(|start| firsts().map(move |first| (start, first)))
+            .map(|(start, first)| {
+                let size = step.min(size - first);
+                let features = std::iter::once(Extent { size, stride });
+                let features = features.chain(whole.iter().copied()).collect();
+                (start + first as u64 * stride, features)
+            })
             .collect()
     }
+}
+
+/// Returns the stride of the first extent of more than one coordinate.
+fn first_stride(extents: &[Extent]) -> u64 {
+    let first = extents.iter().find(|extent| extent.size > 1);
+    first.map_or(0, |extent| extent.stride)
 }

@@ -42,8 +42,6 @@ pub(super) fn cross(
         sums: vec![0.0; size * size],
         scale: 0.0,
     };
-    let mut products = vec![0.0_f32; size * size];
-    let mut panels = [Vec::new(), Vec::new()];
     for &tensor in tensors {
         let norms = problem.norms(tensor, &name_in_moving(alignment, tensor)?)?;
         let weight = problem.weight(norms);
@@ -54,32 +52,61 @@ pub(super) fn cross(
         let symmetry = &alignment.symmetries.tensors[tensor];
         let others = usize::try_from(symmetry.shape.iter().product::<u64>()).unwrap_or(usize::MAX)
             / size.max(1);
-        let first = is_first(symmetry, residual);
-        for start in (0..others).step_by(PANEL) {
+        let part = Part {
+            tensor,
+            others,
+            is_first: is_first(symmetry, residual),
+            weight: narrow(weight),
+        };
+        part.add_to(&mut cross, problem, [problem.reference, moved])?;
+    }
+    Ok(cross)
+}
+
+/// A tensor as a matrix of which one axis is the residual stream.
+struct Part<'a> {
+    tensor: &'a str,
+    /// The length of the other axis.
+    others: usize,
+    /// True if the stream is the first axis.
+    is_first: bool,
+    weight: f32,
+}
+
+impl Part<'_> {
+    /// Adds the products of both models, a panel of the other axis at a time.
+    fn add_to(
+        &self,
+        cross: &mut Cross,
+        problem: &Problem<'_>,
+        models: [&dyn Weights; 2],
+    ) -> Result<()> {
+        let size = cross.sums.len().isqrt();
+        let mut products = vec![0.0_f32; size * size];
+        let mut panels = [Vec::new(), Vec::new()];
+        let width = self.is_first.then_some(self.others);
+        for start in (0..self.others).step_by(PANEL) {
             problem.watch.go_on()?;
-            let count = PANEL.min(others - start);
-            for (panel, weights) in panels.iter_mut().zip([problem.reference, moved]) {
+            let count = PANEL.min(self.others - start);
+            for (panel, weights) in panels.iter_mut().zip(models) {
                 panel.resize(count * size, 0.0);
-                read(weights, tensor, first.then_some(others), start, panel, size)?;
+                read(weights, self.tensor, width, start, panel, size)?;
             }
-            let [a, b] = panels.each_ref().map(|panel| match first {
+            let [a, b] = panels.each_ref().map(|panel| match self.is_first {
                 true => Matrix::new(panel, size, count),
                 false => Matrix::new(panel, count, size).transposed(),
             });
             let mut sum = problem.options.backend.begin(size, &mut products)?;
-            sum.add(narrow(weight), a, b.transposed())?;
+            sum.add(self.weight, a, b.transposed())?;
             sum.finish()?;
-            cross
-                .sums
-                .iter_mut()
-                .zip(&products)
-                .for_each(|(sum, product)| *sum += f64::from(*product));
-            problem
-                .watch
-                .advanced(2 * (size as u64).pow(2) * count as u64);
+            for (sum, product) in cross.sums.iter_mut().zip(&products) {
+                *sum += f64::from(*product);
+            }
+            let operations = 2 * (size as u64).pow(2) * count as u64;
+            problem.watch.advanced(operations);
         }
+        Ok(())
     }
-    Ok(cross)
 }
 
 /// Names the moving model's tensor that becomes `tensor`, to look up its norm: experts change their

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::matching::problem::{Moving, Problem};
 use super::matching::schedule::{self, ResidualStep, Run};
-use super::matching::{Matched, Options, Proof, Residual, Step, Watch};
+use super::matching::{Matched, Options, Proof, Residual, Start, Step, Watch};
 use super::{Store, Transformed, Weights, kept};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -45,8 +45,7 @@ pub(super) fn match_mapped(
     reference: &dyn Weights,
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
-    start: &Transform,
-    replay: &[Step],
+    start: Start<'_>,
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Matched> {
@@ -55,14 +54,14 @@ pub(super) fn match_mapped(
     let mapped = Mapped::new(moving, symmetries, residual, kept);
     let problem = Problem::new(reference, &mapped, symmetries, &options, watch);
     if options.residual == Residual::Map {
-        return schedule::run(&problem, start, replay, None);
+        return schedule::run(&problem, start, None);
     }
     let mut stream = Stream {
         residual,
         mapped: &mapped,
         last: None,
     };
-    schedule::run(&problem, start, replay, Some(&mut stream))
+    schedule::run(&problem, start, Some(&mut stream))
 }
 
 /// Returns the least memory for matching these models, whose other roots need `tiles` bytes.
@@ -136,12 +135,6 @@ fn shared_out(
 
 /// Returns the most bytes that the tensors of one root and of the groups within it take as f32.
 fn most_kept(symmetries: &Symmetries, residual: usize) -> u64 {
-    let root = |mut group: usize| {
-        while let Some(outer) = symmetries.groups[group].within {
-            group = outer;
-        }
-        group
-    };
     let mut bytes = vec![0; symmetries.groups.len()];
     for tensor in symmetries.tensors.values() {
         let named = (0..symmetries.groups.len()).filter(|group| {
@@ -151,7 +144,10 @@ fn most_kept(symmetries: &Symmetries, residual: usize) -> u64 {
                 .is_some_and(|index| index.group == *group)
                 || tensor.axes.iter().any(|axis| axis.names(*group))
         });
-        let mut roots: Vec<usize> = named.map(root).filter(|root| *root != residual).collect();
+        let mut roots: Vec<usize> = named
+            .map(|group| symmetries.outermost(group))
+            .filter(|root| *root != residual)
+            .collect();
         roots.sort_unstable();
         roots.dedup();
         roots
@@ -186,6 +182,14 @@ struct Kept {
     map: OrthogonalMap,
     tensors: Vec<String>,
     store: Arc<Store>,
+}
+
+impl Kept {
+    /// True if these tensors are kept under this map.
+    fn holds(&self, map: &OrthogonalMap, tensors: &[&str]) -> bool {
+        let is_kept = |tensor: &&str| self.tensors.iter().any(|kept| kept == tensor);
+        self.map.is(map) && tensors.iter().all(is_kept)
+    }
 }
 
 impl<'a> Mapped<'a> {
@@ -263,13 +267,11 @@ impl Moving for Mapped<'_> {
         let Some(map) = &transform.elements()[self.residual].map else {
             return Ok(());
         };
-        let known = |kept: &Kept| {
-            kept.map.is(map)
-                && tensors
-                    .iter()
-                    .all(|tensor| kept.tensors.iter().any(|t| t == tensor))
-        };
-        if self.kept().as_ref().is_some_and(known) {
+        if self
+            .kept()
+            .as_ref()
+            .is_some_and(|kept| kept.holds(map, tensors))
+        {
             return Ok(());
         }
         *self.kept() = None;

@@ -8,7 +8,7 @@ use faer::linalg::matmul::matmul;
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::symmetry::OrthogonalMap;
 
 /// Returns the bytes for a stream of `size` units, besides M.
@@ -27,14 +27,7 @@ fn scratch(size: usize) -> faer::dyn_stack::StackReq {
 ///
 /// [`Kind::NonFinite`] when M cannot be decomposed, which only NaN and infinity can cause.
 pub(super) fn procrustes(size: usize, sums: &[f64]) -> Result<(OrthogonalMap, f64)> {
-    let failed = |cause: String| {
-        Error::new(
-            Kind::NonFinite,
-            "cannot match weights",
-            "residual stream",
-            cause,
-        )
-    };
+    let context = Context::new(Kind::NonFinite, "cannot match weights", "residual stream");
     let matrix = MatRef::from_row_major_slice(sums, size, size);
     let (mut u, mut v) = (Mat::<f64>::zeros(size, size), Mat::<f64>::zeros(size, size));
     let mut s = Diag::<f64>::zeros(size);
@@ -50,7 +43,7 @@ pub(super) fn procrustes(size: usize, sums: &[f64]) -> Result<(OrthogonalMap, f6
         Default::default(),
     )
     .map_err(|error| {
-        failed(format!(
+        context.error(format!(
             "the products of both models have no singular values: {error:?}"
         ))
     })?;
@@ -69,7 +62,7 @@ pub(super) fn procrustes(size: usize, sums: &[f64]) -> Result<(OrthogonalMap, f6
         .flat_map(|row| turned.col_as_slice(row).to_vec())
         .collect();
     let sum = (0..size).map(|at| s.column_vector()[at]).sum();
-    let map = OrthogonalMap::new(size, elements).map_err(failed)?;
+    let map = OrthogonalMap::new(size, elements).map_err(|cause| context.error(cause))?;
     Ok((map, sum))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::align::activations::{self, match_activations};
-use crate::align::matching::{self, Proof, Residual, Step, Watch, match_weights};
+use crate::align::matching::{self, Proof, Residual, Start, Step, Watch, match_weights};
 use crate::align::network::network;
 use crate::align::straight_through::{self, Losses, Problem, straight_through};
 use crate::align::{Store, Weights};
@@ -15,7 +15,7 @@ use crate::data::DataSet;
 use crate::engine::Options;
 use crate::error::Result;
 use crate::net::Network;
-use crate::symmetry::{Group, Symmetries, Transform, fingerprint};
+use crate::symmetry::{Symmetries, Transform, fingerprint};
 
 use super::{Findings, Pair};
 
@@ -67,6 +67,75 @@ pub struct Models<'a> {
     pub moving: &'a Arc<Store>,
     /// The options of the run.
     pub options: &'a Options,
+}
+
+impl Models<'_> {
+    /// Matches units by the weights of both models.
+    fn by_weights(
+        &self,
+        matching: &matching::Options,
+        earlier: &[Step],
+        watch: &dyn Watch,
+    ) -> Result<Solved> {
+        let start = Start {
+            transform: &self.pair.start()?,
+            steps: earlier,
+        };
+        let symmetries = &self.pair.symmetries;
+        let (reference, moving) = (self.reference, self.moving);
+        let found = match_weights(reference, moving, symmetries, start, matching, watch)?;
+        Ok(Solved {
+            transform: found.transform,
+            sweeps: found.sweeps,
+            losses: None,
+        })
+    }
+
+    /// Matches units by recorded activations of both models.
+    fn by_activations(
+        &self,
+        recorded: [&Checkpoint; 2],
+        options: &activations::Options,
+        earlier: &[Step],
+        watch: &dyn Watch,
+    ) -> Result<Solved> {
+        let sources = SourceOptions {
+            io: self.options.io,
+            scratch: None,
+        };
+        let open = |model| Store::open(model, &sources, self.options.kernels);
+        let [reference, model] = [open(recorded[0])?, open(recorded[1])?];
+        let symmetries = &self.pair.symmetries;
+        let found = match_activations(&reference, &model, symmetries, earlier, options, watch)?;
+        Ok(Solved {
+            transform: found.transform,
+            sweeps: found.sweeps,
+            losses: None,
+        })
+    }
+}
+
+/// Searches for the transform of the smallest loss half way between the models.
+fn by_midpoint(
+    problem: &Problem<'_>,
+    options: &straight_through::Options,
+    matching: &matching::Options,
+    watch: &dyn Watch,
+) -> Result<Solved> {
+    let found = straight_through(problem, options, matching, watch)?;
+    let groups = problem.symmetries.groups.iter().enumerate();
+    let roots = groups.filter(|(_, group)| {
+        let is_fixed = group.residual && matching.residual == Residual::Fixed;
+        group.within.is_none() && !is_fixed
+    });
+    for (root, _) in roots {
+        watch.taken(&unproved(root, &found.transform))?;
+    }
+    Ok(Solved {
+        transform: found.transform,
+        sweeps: options.epochs,
+        losses: Some(found.losses),
+    })
 }
 
 impl By {
@@ -191,61 +260,19 @@ impl By {
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
-        let Models {
-            pair,
-            stored,
-            moving,
-            options: run,
-            ..
-        } = models;
-        let symmetries = &pair.symmetries;
         match self {
-            Self::Weights => {
-                let start = pair.start()?;
-                let found = match_weights(
-                    models.reference,
-                    moving,
-                    symmetries,
-                    &start,
-                    earlier,
-                    matching,
-                    watch,
-                )?;
-                Ok(Solved {
-                    transform: found.transform,
-                    sweeps: found.sweeps,
-                    losses: None,
-                })
-            }
+            Self::Weights => models.by_weights(matching, earlier, watch),
             Self::Activations {
                 reference,
                 model,
                 options,
             } => {
-                let sources = SourceOptions {
-                    io: run.io,
-                    scratch: None,
-                };
-                let open = |model| Store::open(model, &sources, run.kernels);
-                let (memory, backend) = (matching.memory, matching.backend.clone());
                 let options = activations::Options {
-                    memory,
-                    backend,
+                    memory: matching.memory,
+                    backend: matching.backend.clone(),
                     ..options.clone()
                 };
-                let found = match_activations(
-                    &open(reference)?,
-                    &open(model)?,
-                    symmetries,
-                    earlier,
-                    &options,
-                    watch,
-                )?;
-                Ok(Solved {
-                    transform: found.transform,
-                    sweeps: found.sweeps,
-                    losses: None,
-                })
+                models.by_activations([reference, model], &options, earlier, watch)
             }
             Self::StraightThrough {
                 network,
@@ -253,33 +280,20 @@ impl By {
                 options,
                 ..
             } => {
-                let problem = Problem {
-                    reference: *stored,
-                    moving,
-                    symmetries,
-                    network,
-                    data,
-                    kernels: run.kernels,
-                };
                 let own = straight_through::bytes(network, data, options);
                 let matching = matching::Options {
                     memory: matching.memory.saturating_sub(own),
                     ..matching.clone()
                 };
-                let found = straight_through(&problem, options, &matching, watch)?;
-                let fixed = |group: &Group| group.residual && matching.residual == Residual::Fixed;
-                let is_root = |root: &usize| {
-                    let group = &symmetries.groups[*root];
-                    group.within.is_none() && !fixed(group)
+                let problem = Problem {
+                    reference: models.stored,
+                    moving: models.moving,
+                    symmetries: &models.pair.symmetries,
+                    network,
+                    data,
+                    kernels: models.options.kernels,
                 };
-                for root in (0..symmetries.groups.len()).filter(is_root) {
-                    watch.taken(&unproved(root, &found.transform))?;
-                }
-                Ok(Solved {
-                    transform: found.transform,
-                    sweeps: options.epochs,
-                    losses: Some(found.losses),
-                })
+                by_midpoint(&problem, options, &matching, watch)
             }
         }
     }

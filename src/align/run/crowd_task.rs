@@ -206,13 +206,7 @@ impl Task for CrowdTask {
                     error,
                 )
             })?;
-        let number = |key: &str| {
-            together[key]
-                .as_u64()
-                .and_then(|number| usize::try_from(number).ok())
-                .unwrap_or(0)
-        };
-        let reference = number("begun").min(files.len().saturating_sub(1));
+        let reference = number_in(&together, "begun").min(files.len().saturating_sub(1));
         let models = &self.crowd.models;
         let reports = files.iter().enumerate().map(|(model, file)| {
             let path = path(model);
@@ -228,7 +222,7 @@ impl Task for CrowdTask {
             models: reports.collect::<Result<_>>()?,
             options: self.many.clone(),
             reference,
-            rounds: number("rounds"),
+            rounds: number_in(&together, "rounds"),
             settled: together["settled"].as_bool().unwrap_or(false),
             cycle_error: together["cycle_error"].as_f64().unwrap_or(f64::NAN),
         })
@@ -297,24 +291,16 @@ impl CrowdTask {
             transform: Arc::new(transform),
         };
         let moved = Transformed::new(Arc::clone(&stores[model]), alignment);
-        let passed = |_| match options.stop.asked() {
-            // The steps are journalled, so only the measurement has to be repeated.
-            true => Err(Error::new(
-                Kind::Interrupted,
-                "stopped on request",
-                "alignment",
-                "it is not written",
-            )
-            .with_hint("run the same command again to go on from here")
-            .resumable()),
-            false => Ok(()),
-        };
+        let reference = stores[reference].as_ref();
         angles::cosines(
-            stores[reference].as_ref(),
+            reference,
             &moved,
             &names,
             options.kernels,
-            &passed,
+            &|_| match options.stop.asked() {
+                true => Err(interrupted()),
+                false => Ok(()),
+            },
         )
     }
 }
@@ -341,4 +327,21 @@ fn refuse_others(crowd: &Crowd, target: &Target, identity: &Value) -> Result<()>
             .with_hint("choose another folder, or let --overwrite replace it"))
         }
     }
+}
+
+/// Returns a count in the notes; 0 when there is none.
+fn number_in(notes: &Value, key: &str) -> usize {
+    let number = notes[key].as_u64();
+    number
+        .and_then(|number| usize::try_from(number).ok())
+        .unwrap_or(0)
+}
+
+/// The failure of a measurement that the user stopped. The steps are journalled, so that only the
+/// measurement has to be repeated.
+fn interrupted() -> Error {
+    let cause = "it is not written";
+    Error::new(Kind::Interrupted, "stopped on request", "alignment", cause)
+        .with_hint("run the same command again to go on from here")
+        .resumable()
 }

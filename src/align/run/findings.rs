@@ -17,87 +17,82 @@ pub fn of(
     let names: Vec<&str> = super::pair::acted_on(symmetries).collect();
     let mut roots: Vec<(usize, RootFound)> = Vec::new();
     for step in steps {
-        if let Some((_, known)) = roots.iter_mut().find(|(root, _)| *root == step.root) {
-            known.proof = step.proof;
-            continue;
+        match roots.iter_mut().find(|(root, _)| *root == step.root) {
+            Some((_, known)) => known.proof = step.proof,
+            None => {
+                let tree = tree_of(symmetries, step.root);
+                let sums = sums_of(symmetries, &tree, &names, &cosines);
+                let (units, moved) = moved_units(symmetries, transform, &tree);
+                let group = &symmetries.groups[step.root];
+                let found = RootFound {
+                    name: group.name.clone(),
+                    kind: group.key.clone(),
+                    units,
+                    moved,
+                    before: sums[0],
+                    after: sums[1],
+                    proof: step.proof,
+                    activations: None,
+                };
+                roots.push((step.root, found));
+            }
         }
-        let group = &symmetries.groups[step.root];
-        let tree = tree_of(symmetries, step.root);
-        let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
-        // A step may use only a part of the tensors, or weight them by their norms; the report
-        // always shows the same sum.
-        let part = |cosines: &[Option<f64>]| {
-            let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
-            own.filter_map(|(_, cosine)| *cosine).sum()
-        };
-        let (before, after) = (part(&cosines[0]), part(&cosines[1]));
-        let (units, moved) = moved_units(symmetries, transform, &tree);
-        let (name, kind, proof) = (group.name.clone(), group.key.clone(), step.proof);
-        let activations = None;
-        roots.push((
-            step.root,
-            RootFound {
-                name,
-                kind,
-                units,
-                moved,
-                before,
-                after,
-                proof,
-                activations,
-            },
-        ));
     }
     let [before, after] = cosines;
-    let tensor = |(name, (before, after)): (&str, (Option<f64>, Option<f64>))| Cosines {
+    let tensors = names.into_iter().zip(before.into_iter().zip(after));
+    let tensors = tensors.map(|(name, (before, after))| Cosines {
         tensor: name.to_owned(),
         before,
         after,
-    };
+    });
     Findings {
         options: options.clone(),
         sweeps,
         losses: None,
         roots: roots.into_iter().map(|(_, root)| root).collect(),
-        tensors: names
-            .into_iter()
-            .zip(before.into_iter().zip(after))
-            .map(tensor)
-            .collect(),
+        tensors: tensors.collect(),
     }
+}
+
+/// Sums the cosines of all tensors on which groups of a tree act, before and after. A step may use
+/// only a part of the tensors, or weight them by their norms; the report always shows these sums.
+fn sums_of(
+    symmetries: &Symmetries,
+    tree: &[usize],
+    names: &[&str],
+    cosines: &[Vec<Option<f64>>; 2],
+) -> [f64; 2] {
+    let acts = |name: &str| tree.iter().any(|group| acts_on(symmetries, *group, name));
+    cosines.each_ref().map(|cosines| {
+        let own = names.iter().zip(cosines).filter(|(name, _)| acts(name));
+        own.filter_map(|(_, cosine)| *cosine).sum()
+    })
 }
 
 /// Returns the most bytes that a transform of these groups can take.
 pub fn largest_transform_bytes(symmetries: &Symmetries) -> u64 {
-    let group = |group: &Group| {
-        let angles = if group.pairs.is_some() {
-            group.pair_count()
-        } else {
-            0
-        };
-        let map = if group.may(crate::symmetry::Allowed::Orthogonal) {
-            8 * group.units * group.units
-        } else {
-            0
-        };
-        size_of::<Element>()
-            + map
-            + group.copies * (4 * group.units + group.sign_count() + 8 * angles)
+    let groups = symmetries.groups.iter();
+    groups.map(largest_element_bytes).sum::<usize>() as u64
+}
+
+fn largest_element_bytes(group: &Group) -> usize {
+    let angles = match group.pairs {
+        Some(_) => group.pair_count(),
+        None => 0,
     };
-    symmetries.groups.iter().map(group).sum::<usize>() as u64
+    let map = match group.may(crate::symmetry::Allowed::Orthogonal) {
+        true => 8 * group.units * group.units,
+        false => 0,
+    };
+    let numbers = group.copies * (4 * group.units + group.sign_count() + 8 * angles);
+    size_of::<Element>() + map + numbers
 }
 
 /// Returns a root and the groups within it.
 fn tree_of(symmetries: &Symmetries, root: usize) -> Vec<usize> {
     let groups = &symmetries.groups;
-    let outermost = |mut group: usize| {
-        while let Some(outer) = groups[group].within {
-            group = outer;
-        }
-        group
-    };
     (0..groups.len())
-        .filter(|&group| outermost(group) == root)
+        .filter(|group| symmetries.outermost(*group) == root)
         .collect()
 }
 

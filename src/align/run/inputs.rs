@@ -6,6 +6,8 @@
 //! numbers from 1. They are complete before the merge begins, so a merge that was killed finds them
 //! and aligns nothing again.
 
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,12 +22,13 @@ use crate::output::{
     Storage, Target, check_folder, check_target, is_replacing, tidy_transforms, transform_folders,
 };
 use crate::plan::memory::{DeviceWish, Wish};
-use crate::plan::{AlignmentFile, Job, Plan};
+use crate::plan::{Job, Plan};
 use crate::recipe::{self, Align as Asked, AlignFrom, WeightMatching, expand_home};
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
 use super::crowd_task::path_of;
-use super::{Align, AlignmentReport, By, Crowd, CrowdTask, Pair, PairTask, align, is_of, note};
+use super::{Align, AlignmentReport, By, Crowd, CrowdTask, Pair, PairTask, align, is_of};
+use files::{input_of, take};
 
 /// The first words of a refusal.
 const WHAT: &str = "cannot use transform";
@@ -367,65 +370,6 @@ impl AlignInputs<'_> {
             .filter(|(model, _)| *model != job.donor);
         others.map(|(_, report)| report).try_for_each(finder.told)
     }
-
-    /// Takes the transforms in `chosen` files, each for the given inputs.
-    fn use_files(
-        &self,
-        job: &mut Job,
-        models: &[Checkpoint],
-        prints: &[String],
-        chosen: &[(PathBuf, Vec<usize>)],
-    ) -> Result<Looked> {
-        let mut looked = Looked::default();
-        let mut references = Vec::new();
-        for (at, (path, inputs)) in chosen.iter().enumerate() {
-            let refused =
-                |cause: String| Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause));
-            for &input in inputs {
-                let model = models[input].root().display();
-                if let Some((earlier, _)) = chosen[..at]
-                    .iter()
-                    .find(|(_, taken)| taken.contains(&input))
-                {
-                    return refused(format!("is for {model}, as is {}", earlier.display()));
-                }
-                let symmetries = Symmetries::of(&models[input], self.spec)?;
-                let is_folded = TransformFile::is_folded(path)? == Some(true);
-                let symmetries = Arc::new(if is_folded {
-                    symmetries.folded(&models[input])?
-                } else {
-                    symmetries
-                });
-                let file = TransformFile::read(path, &symmetries)?;
-                if file.model != prints[input] {
-                    return refused(format!("was made for another model than {model}"));
-                }
-                references.push((path, file.notes.get(note::REFERENCE).cloned()));
-                let name = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned())
-                    .unwrap_or_default();
-                take(job, input, path, name, file, symmetries)?;
-            }
-        }
-        let stays = |input: &usize| !chosen.iter().any(|(_, inputs)| inputs.contains(input));
-        let staying: Vec<&String> = (0..models.len())
-            .filter(stays)
-            .map(|input| &prints[input])
-            .collect();
-        let elsewhere = references.iter().filter(|(_, reference)| {
-            reference
-                .as_ref()
-                .is_some_and(|reference| !staying.contains(&reference))
-        });
-        looked.warnings.extend(elsewhere.map(|(path, _)| {
-            format!(
-                "{} was found against a model that is none of the inputs which stay as they are",
-                path.display()
-            )
-        }));
-        Ok(looked)
-    }
 }
 
 /// Converts a recipe's options into those of the matcher.
@@ -463,55 +407,4 @@ fn together(job: &Job, options: &matching::Options) -> ManyOptions {
         matching: options.clone(),
         ..ManyOptions::default()
     }
-}
-
-/// Returns the inputs for which a file was made.
-fn input_of(path: &Path, prints: &[String], models: &[Checkpoint]) -> Result<Vec<usize>> {
-    let stored = Checkpoint::open(path)?;
-    let wanted = stored
-        .files()
-        .first()
-        .and_then(|file| file.metadata.get("model").cloned());
-    let inputs: Vec<usize> = (0..prints.len())
-        .filter(|input| Some(&prints[*input]) == wanted.as_ref())
-        .collect();
-    if inputs.is_empty() {
-        let names: Vec<String> = models
-            .iter()
-            .map(|model| model.root().display().to_string())
-            .collect();
-        let cause = format!("was made for none of {}", names.join(", "));
-        return Err(Error::new(Kind::Mismatch, WHAT, path.display(), cause)
-            .with_hint("give the model that was aligned among the inputs"));
-    }
-    Ok(inputs)
-}
-
-/// Applies `file` to an input, unless it does nothing.
-fn take(
-    job: &mut Job,
-    input: usize,
-    path: &Path,
-    name: String,
-    file: TransformFile,
-    symmetries: Arc<Symmetries>,
-) -> Result<()> {
-    let bytes =
-        std::fs::read(path).map_err(|error| Error::io("cannot read transform", path, error))?;
-    let moves = !file.transform.is_identity(&symmetries);
-    let blake3 = blake3::hash(&bytes).to_hex().to_string();
-    job.alignment_files.push(AlignmentFile {
-        input,
-        file: name,
-        blake3,
-        moves,
-    });
-    // Folded norms change a model even if no unit moves.
-    if moves || symmetries.fold.is_some() {
-        job.alignments[input] = Some(Alignment {
-            symmetries,
-            transform: Arc::new(file.transform),
-        });
-    }
-    Ok(())
 }

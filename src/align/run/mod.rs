@@ -31,7 +31,7 @@ use crate::budget::{check_limits, format_bytes, peak_resident_bytes};
 use crate::checkpoint::{Checkpoint, SourceOptions};
 use crate::engine::Options;
 use crate::engine::separate::refuse_inputs_folder;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::kernel::Kernels;
 use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::{DeviceWish, process_bytes};
@@ -172,19 +172,13 @@ fn is_of(path: &Path, identity: &Value) -> bool {
 }
 
 fn parsed<S: TaskStep>(steps: &[String], out: &Path) -> Result<Vec<S>> {
-    let odd = |error| {
-        Error::new(
-            Kind::Resume,
-            "cannot resume",
-            out.display(),
-            format!("a journalled step is odd: {error}"),
-        )
-        .with_hint("run with --restart to discard what was found and begin anew")
-    };
-    steps
-        .iter()
-        .map(|step| serde_json::from_str(step).map_err(odd))
-        .collect()
+    let context = Context::new(Kind::Resume, "cannot resume", out.display())
+        .with_hint("run with --restart to discard what was found and begin anew");
+    let steps = steps.iter().map(|step| {
+        let step = serde_json::from_str(step);
+        step.map_err(|error| context.error(format!("a journalled step is odd: {error}")))
+    });
+    steps.collect()
 }
 
 fn findings_of(file: &TransformFile, path: &Path) -> Result<Findings> {

@@ -1,6 +1,6 @@
 //! Two models that can be aligned: one architecture, the same tensors and shapes, the same tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -198,13 +198,9 @@ pub fn spec_identity(symmetries: &Symmetries) -> Value {
 
 /// Lists the tensors on which some group acts.
 pub fn acted_on(symmetries: &Symmetries) -> impl Iterator<Item = &str> {
-    let acts = |tensor: &crate::symmetry::TensorSymmetry| {
-        tensor.index.is_some() || !tensor.axes.iter().all(crate::symmetry::Node::is_fixed)
-    };
-    symmetries
-        .tensors
-        .iter()
-        .filter(move |(_, tensor)| acts(tensor))
+    let tensors = symmetries.tensors.iter();
+    tensors
+        .filter(|(_, tensor)| tensor.is_acted_on())
         .map(|(name, _)| name.as_str())
 }
 
@@ -213,14 +209,7 @@ fn shown(model: &Checkpoint) -> String {
 }
 
 fn refuse_same(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
-    let paths = |model: &Checkpoint| {
-        model
-            .files()
-            .iter()
-            .map(|file| file.path.canonicalize().ok())
-            .collect::<Option<Vec<_>>>()
-    };
-    if paths(reference).is_some_and(|files| Some(files) == paths(model)) {
+    if resolved_files(reference).is_some_and(|files| Some(files) == resolved_files(model)) {
         let cause = format!("it is the same model as {}", shown(reference));
         return Err(
             Error::new(Kind::Usage, WHAT, shown(model), cause).with_hint(
@@ -229,6 +218,12 @@ fn refuse_same(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Returns the paths of a model's files without links.
+fn resolved_files(model: &Checkpoint) -> Option<Vec<PathBuf>> {
+    let files = model.files().iter();
+    files.map(|file| file.path.canonicalize().ok()).collect()
 }
 
 /// Checks that both models have the same tensors with the same dimensions.
@@ -266,21 +261,10 @@ fn same_shapes(reference: &Checkpoint, model: &Checkpoint) -> Result<()> {
 }
 
 fn all_floats(model: &Checkpoint, symmetries: &Symmetries) -> Result<()> {
-    let is_odd = |name: &&str| {
-        model
-            .tensors()
-            .get(*name)
-            .is_some_and(|entry| !entry.dtype.is_mergeable())
-    };
     let odd: Vec<String> = acted_on(symmetries)
-        .filter(is_odd)
-        .map(|name| {
-            format!(
-                "`{}` is {}",
-                name.escape_debug(),
-                model.tensors()[name].dtype
-            )
-        })
+        .filter_map(|name| Some((name, model.tensors().get(name)?.dtype)))
+        .filter(|(_, dtype)| !dtype.is_mergeable())
+        .map(|(name, dtype)| format!("`{}` is {dtype}", name.escape_debug()))
         .collect();
     if odd.is_empty() {
         return Ok(());

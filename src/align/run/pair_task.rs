@@ -193,38 +193,37 @@ impl PairTask {
         session: &Session<'_, Step>,
     ) -> Result<[Vec<Option<f64>>; 2]> {
         let &Models {
-            reference,
-            moving,
-            options,
-            ..
+            reference, options, ..
         } = models;
         let (symmetries, names) = (&self.pair.symmetries, self.pair.acted_on());
-        let elements = |name: &&str| {
-            reference
-                .shape(name)
-                .unwrap_or_default()
-                .iter()
-                .product::<u64>()
-        };
         let moves = !transform.is_identity(symmetries);
-        let passes = 1 + u64::from(moves);
-        options.monitor.phase(
-            Phase::Measuring,
-            2 * 4 * passes * names.iter().map(elements).sum::<u64>(),
-        );
-        let passed = |elements: u64| {
-            options.monitor.advance(2 * 4 * elements);
-            session.go_on()
-        };
-        let measure = |model: &dyn Weights| {
-            angles::cosines(reference, model, &names, options.kernels, &passed)
-        };
-        let before = measure(&self.under(moving, Transform::identity(symmetries)))?;
+        let shapes = names.iter().map(|name| reference.shape(name));
+        let elements = shapes.map(|shape| shape.unwrap_or_default().iter().product::<u64>());
+        // Both models are read, as f32, once for each transform.
+        let bytes = 2 * 4 * (1 + u64::from(moves)) * elements.sum::<u64>();
+        options.monitor.phase(Phase::Measuring, bytes);
+        let before = self.cosines_under(models, Transform::identity(symmetries), session)?;
         if !moves {
             return Ok([before.clone(), before]);
         }
-        let after = measure(&self.under(moving, transform.clone()))?;
+        let after = self.cosines_under(models, transform.clone(), session)?;
         Ok([before, after])
+    }
+
+    /// Computes the cosines of all tensors under one transform.
+    fn cosines_under(
+        &self,
+        models: &Models<'_>,
+        transform: Transform,
+        session: &Session<'_, Step>,
+    ) -> Result<Vec<Option<f64>>> {
+        let (reference, options) = (models.reference, models.options);
+        let model = self.under(models.moving, transform);
+        let names = self.pair.acted_on();
+        angles::cosines(reference, &model, &names, options.kernels, &|elements| {
+            options.monitor.advance(2 * 4 * elements);
+            session.go_on()
+        })
     }
 
     /// Returns the model under `transform`; its norms are folded if the pair's are.

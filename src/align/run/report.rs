@@ -332,14 +332,9 @@ impl Row {
 
 /// Words the certificates of these roots; if they differ, each with its count.
 fn proofs(roots: &[&RootFound]) -> String {
-    let words = |proof: &Proof| match proof {
-        Proof::Identity => "identity certified",
-        Proof::Optimal(_) => "certified optimal",
-        Proof::Parts => "parts optimal",
-    };
     let mut counted: Vec<(&str, usize)> = Vec::new();
     for root in roots {
-        let words = words(&root.proof);
+        let words = words_of(root.proof);
         match counted.iter_mut().find(|(known, _)| *known == words) {
             Some((_, count)) => *count += 1,
             None => counted.push((words, 1)),
@@ -352,6 +347,14 @@ fn proofs(roots: &[&RootFound]) -> String {
             .map(|(words, count)| format!("{words} {count}"))
             .collect::<Vec<_>>()
             .join(", "),
+    }
+}
+
+fn words_of(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Identity => "identity certified",
+        Proof::Optimal(_) => "certified optimal",
+        Proof::Parts => "parts optimal",
     }
 }
 

@@ -86,15 +86,16 @@ impl<'a, S: TaskStep> Session<'a, S> {
             "the alignment is not finished, {} steps are",
             kept.steps.len()
         );
-        let stopped =
-            |subject: String| Error::new(Kind::Interrupted, "stopped on request", subject, cause);
+        let subject = match &kept.journal {
+            Some(journal) => journal.out().display().to_string(),
+            None => self.symmetries.spec.clone(),
+        };
+        let error = Error::new(Kind::Interrupted, "stopped on request", subject, cause);
         match &kept.journal {
-            Some(journal) => stopped(journal.out().display().to_string())
+            Some(_) => error
                 .with_hint("run the same command again to go on from here")
                 .resumable(),
-            None => {
-                stopped(self.symmetries.spec.clone()).with_hint("with --out what was found is kept")
-            }
+            None => error.with_hint("with --out what was found is kept"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use thalweg::align::many::{
     Begin, ManyMatched, ManyOptions, ManyStep, Towards, cycle_error, match_many, through_universe,
 };
-use thalweg::align::matching::{Options, Residual, Unwatched, Watch, match_weights};
+use thalweg::align::matching::{Options, Residual, Start, Unwatched, Watch, match_weights};
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::error::{Error, Kind, Result};
 use thalweg::kernel::Kernels;
@@ -308,8 +308,10 @@ fn cycles_are_consistent_by_way_of_a_universe_and_not_pair_by_pair() {
             reference,
             moving,
             &crowd.symmetries,
-            &start,
-            &[],
+            Start {
+                transform: &start,
+                steps: &[],
+            },
             &options,
             &Unwatched,
         )

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 use thalweg::align::Store;
-use thalweg::align::matching::{Matched, Options, Proof, Residual, Unwatched, match_weights};
+use thalweg::align::matching::{
+    Matched, Options, Proof, Residual, Start, Unwatched, match_weights,
+};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
 use thalweg::plan::memory::Wish;
@@ -79,8 +81,10 @@ fn matched(stored: &Stored, reference: &str, moving: &str, options: &Options) ->
         reference.as_ref(),
         &moving,
         &stored.symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         options,
         &Unwatched,
     )

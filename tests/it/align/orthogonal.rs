@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use thalweg::align::matching::{
-    Matched, Options, Proof, Residual, Step, Unwatched, Watch, match_weights,
+    Matched, Options, Proof, Residual, Start, Step, Unwatched, Watch, match_weights,
 };
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
@@ -94,8 +94,10 @@ impl Pair {
             &self.reference,
             &self.moving,
             &self.symmetries,
-            &start,
-            replay,
+            Start {
+                transform: &start,
+                steps: replay,
+            },
             options,
             watch,
         )
@@ -281,8 +283,10 @@ fn a_map_that_is_given_is_held() {
         &pair.reference,
         &pair.moving,
         &pair.symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         &options,
         &Unwatched,
     );
@@ -408,8 +412,10 @@ fn models_whose_norms_are_not_folded_have_no_map() {
             store.as_ref(),
             &store,
             &stored.symmetries,
-            &start,
-            &[],
+            Start {
+                transform: &start,
+                steps: &[],
+            },
             &options,
             &Unwatched,
         );

@@ -24,7 +24,7 @@ use half::bf16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use thalweg::align::matching::{Options, Watch, match_weights};
+use thalweg::align::matching::{Options, Start, Watch, match_weights};
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
@@ -321,8 +321,10 @@ fn main() -> Done {
         store(&one)?.as_ref(),
         &store(&other)?,
         &symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         &options,
         &watch,
     )?;

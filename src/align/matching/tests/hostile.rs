@@ -17,8 +17,10 @@ fn attempt(
         reference.as_ref(),
         &moving,
         symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         &options,
         watch,
     );
@@ -81,8 +83,10 @@ fn tensors_of_zeros_count_for_nothing() {
         store(&whole).as_ref(),
         &store(&other),
         &symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         &options,
         &Unwatched,
     );

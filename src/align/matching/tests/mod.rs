@@ -209,8 +209,10 @@ fn recover(
         store(&original).as_ref(),
         &moving,
         &symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         options,
         &Unwatched,
     );

@@ -79,8 +79,10 @@ fn matched(case: &Case, pair: &Matrices, options: &Options) -> (Matched, Arc<Sym
         reference.as_ref(),
         &moving,
         &symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         options,
         &Unwatched,
     );

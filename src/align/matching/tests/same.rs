@@ -80,8 +80,10 @@ impl Run {
             self.reference.as_ref(),
             &self.moving,
             &self.symmetries,
-            &start,
-            replay,
+            Start {
+                transform: &start,
+                steps: replay,
+            },
             &self.options,
             watch,
         )

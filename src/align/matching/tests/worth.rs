@@ -49,8 +49,10 @@ fn exchanged(share: f32) -> Matched {
         reference.as_ref(),
         &moving,
         &symmetries,
-        &start,
-        &[],
+        Start {
+            transform: &start,
+            steps: &[],
+        },
         &options,
         &Unwatched,
     )
