@@ -30,7 +30,9 @@ pub fn read(dtype: Dtype, bytes: &[u8]) -> Result<Vec<usize>, (usize, String)> {
 
 fn number(dtype: Dtype, bytes: &[u8]) -> i128 {
     let mut wide = [0; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
+    wide.iter_mut()
+        .zip(bytes)
+        .for_each(|(wide, byte)| *wide = *byte);
     let unsigned = u64::from_le_bytes(wide);
     let unused = 64 - 8 * bytes.len();
     match dtype {

@@ -10,6 +10,9 @@
 //! are one number or one per channel, separated by commas (by default 0 and 1). The caller decides
 //! which samples are read when.
 
+// The data sets are files of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 mod labels;
 mod scaling;
 
@@ -77,8 +80,9 @@ impl DataSet {
         if samples == 0 {
             return Err(unfit(path, INPUTS, "there is not one sample"));
         }
-        let metadata = &stored.files()[inputs.entry.file].metadata;
-        let scaling = Scaling::read(metadata, inputs.entry.dtype, &shape)
+        let file = stored.files().get(inputs.entry.file);
+        let metadata = file.map(|file| file.metadata.clone()).unwrap_or_default();
+        let scaling = Scaling::read(&metadata, inputs.entry.dtype, &shape)
             .map_err(|(key, cause)| unfit(path, &format!("__metadata__.{key}"), cause))?;
         Ok(Self {
             path: path.to_owned(),
@@ -146,12 +150,13 @@ impl DataSet {
         let per_sample: usize = self.shape.iter().product();
         let start = batch.inputs.len();
         batch.inputs.resize(start + per_sample * samples.len(), 0.0);
-        let values = &mut batch.inputs[start..];
+        let (_, values) = batch.inputs.split_at_mut(start);
         let bytes = self.inputs.load(&samples, per_sample)?;
         self.convert(&bytes, values);
         bytes.intact()?;
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let (sample, value) = (samples.start + at / per_sample, values[at]);
+        let mut numbers = values.iter().enumerate();
+        if let Some((at, value)) = numbers.find(|(_, value)| !value.is_finite()) {
+            let sample = samples.start + at / per_sample;
             let cause = format!(
                 "sample {sample}, number {}: the value is {value}",
                 at % per_sample

@@ -27,7 +27,10 @@ impl Scaling {
                 return Err(("scale", format!("wanted one number, got {}", several.len())));
             }
         };
-        let count = if shape.len() == 3 { shape[0] } else { 1 };
+        let count = match shape {
+            [channels, _, _] => *channels,
+            _ => 1,
+        };
         let (mean, std) = (
             by_channel(metadata, "mean", 0.0, count)?,
             by_channel(metadata, "std", 1.0, count)?,
@@ -35,10 +38,10 @@ impl Scaling {
         if let Some(wrong) = std.iter().find(|std| **std <= 0.0) {
             return Err(("std", format!("wanted numbers above 0, got {wrong}")));
         }
+        // One number counts for every channel.
         let most = mean.len().max(std.len());
-        let channels = (0..most)
-            .map(|at| (mean[at % mean.len()], std[at % std.len()]))
-            .collect();
+        let pairs = mean.into_iter().cycle().zip(std.into_iter().cycle());
+        let channels = pairs.take(most).collect();
         Ok(Self { scale, channels })
     }
 

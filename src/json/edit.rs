@@ -22,9 +22,9 @@ pub fn edited(text: &str, changed: &Value) -> String {
         out: String::with_capacity(text.len() + 64),
     };
     editor.scanner.space();
-    editor.out.push_str(&text[..editor.scanner.at]);
+    editor.copy(0..editor.scanner.at);
     editor.value(&before, changed, "");
-    editor.out.push_str(&text[editor.scanner.at..]);
+    editor.copy(editor.scanner.at..text.len());
     editor.out
 }
 
@@ -44,14 +44,24 @@ struct Entry {
     value: Range<usize>,
 }
 
-impl Editor<'_> {
+impl<'a> Editor<'a> {
+    /// Returns a piece of the text.
+    fn piece(&self, range: &Range<usize>) -> &'a str {
+        self.text.get(range.clone()).unwrap_or_default()
+    }
+
+    /// Copies a piece of the text.
+    fn copy(&mut self, range: Range<usize>) {
+        self.out.push_str(self.piece(&range));
+    }
+
     /// Copies a value that was `before`, with the changes to `changed`. `indent` is that of the
     /// value's first line.
     fn value(&mut self, before: &Value, changed: &Value, indent: &str) {
         match (before, changed) {
             _ if before == changed => {
                 let span = self.scanner.over();
-                self.out.push_str(&self.text[span]);
+                self.copy(span);
             }
             (Value::Object(before), Value::Object(changed)) => self.object(before, changed, indent),
             (Value::Array(before), Value::Array(changed)) if before.len() == changed.len() => {
@@ -59,11 +69,8 @@ impl Editor<'_> {
             }
             _ => {
                 let span = self.scanner.over();
-                write(
-                    changed,
-                    &style_of(&self.text[span], changed, indent),
-                    &mut self.out,
-                );
+                let style = style_of(self.piece(&span), changed, indent);
+                write(changed, &style, &mut self.out);
             }
         }
     }
@@ -72,7 +79,7 @@ impl Editor<'_> {
         let (entries, end) = self.entries(b']');
         for (entry, (before, changed)) in entries.iter().zip(before.iter().zip(changed)) {
             let begin = self.scanner.at;
-            self.out.push_str(&self.text[begin..entry.value.start]);
+            self.copy(begin..entry.value.start);
             self.scanner.at = entry.value.start;
             self.value(before, changed, &self.indent_of(&entry.space, indent));
         }
@@ -95,7 +102,7 @@ impl Editor<'_> {
                 self.out.push_str(&format!("\n{indent}"))
             }
             false if !any && new.is_empty() => {}
-            _ => self.out.push_str(&self.text[closing]),
+            _ => self.copy(closing),
         }
         self.out.push('}');
         self.scanner.at = end;
@@ -119,20 +126,17 @@ impl Editor<'_> {
             let (Some(before), Some(changed)) = (before.get(key), changed.get(key)) else {
                 continue;
             };
-            let space = if any {
-                begin..entry.head.start
-            } else {
-                entries[0].space.clone()
-            };
-            self.out.push_str(&self.text[space]);
-            self.out.push_str(&self.text[entry.head.clone()]);
+            let first = entries.first().filter(|_| !any);
+            let space = first.map_or(begin..entry.head.start, |first| first.space.clone());
+            self.copy(space);
+            self.copy(entry.head.clone());
             self.scanner.at = entry.value.start;
             // Only the last of duplicate keys counts.
-            let mut later = entries[at + 1..].iter();
+            let mut later = entries.iter().skip(at + 1);
             if entry.key.is_some() && later.all(|later| later.key != entry.key) {
                 self.value(before, changed, &self.indent_of(&entry.space, indent));
             } else {
-                self.out.push_str(&self.text[entry.value.clone()]);
+                self.copy(entry.value.clone());
             }
             any = true;
         }
@@ -150,11 +154,8 @@ impl Editor<'_> {
         let inside = self.text.get(self.scanner.at..).unwrap_or_default();
         let style = match entries.last() {
             Some(last) => {
-                let colon = self.text[last.head.clone()]
-                    .rsplit('"')
-                    .next()
-                    .unwrap_or(": ");
-                let space = &self.text[last.space.clone()];
+                let colon = self.piece(&last.head).rsplit('"').next().unwrap_or(": ");
+                let space = self.piece(&last.space);
                 let indent = space
                     .contains('\n')
                     .then(|| self.indent_of(&last.space, indent));
@@ -184,11 +185,10 @@ impl Editor<'_> {
                     .out
                     .push_str(&format!("{}\n{indent}", if any { "," } else { "" })),
                 None if any => self.out.push_str(&style.comma),
-                None => self.out.push_str(
-                    entries
-                        .first()
-                        .map_or(" ", |first| &self.text[first.space.clone()]),
-                ),
+                None => {
+                    let first = entries.first().map(|first| self.piece(&first.space));
+                    self.out.push_str(first.unwrap_or(" "));
+                }
             }
             field(key, value, &style, &mut self.out);
             any = true;
@@ -231,16 +231,14 @@ impl Editor<'_> {
     }
 
     fn rest(&mut self, end: usize) {
-        self.out.push_str(&self.text[self.scanner.at..end]);
+        self.copy(self.scanner.at..end);
         self.scanner.at = end;
     }
 
     /// Returns the indent after the last line break in `space`, or `indent` without one.
     fn indent_of(&self, space: &Range<usize>, indent: &str) -> String {
-        let space = &self.text[space.clone()];
-        space
-            .rfind('\n')
-            .map_or_else(|| indent.to_owned(), |line| space[line + 1..].to_owned())
+        let last = self.piece(space).rsplit_once('\n');
+        last.map_or(indent, |(_, own)| own).to_owned()
     }
 }
 

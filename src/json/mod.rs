@@ -4,6 +4,9 @@
 //! A number that 64 bits or JSON cannot hold is kept as text. In a [`Value`] it is a string that
 //! begins with a mark that no other text has; [`pretty`] and [`edited`] write it as it was.
 
+// The texts come from files of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 mod edit;
 mod scan;
 mod write;

@@ -62,8 +62,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Returns the text that is still to be read.
+    fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
     pub fn space(&mut self) {
-        let rest = &self.text[self.at..];
+        let rest = self.rest();
         self.at += rest.len() - rest.trim_start_matches([' ', '\t', '\n', '\r']).len();
     }
 
@@ -155,8 +160,8 @@ impl<'a> Scanner<'a> {
 
     fn string(&mut self) -> Result<String, String> {
         let span = self.string_span();
-        serde_json::from_str(&self.text[span.clone()])
-            .map_err(|_| self.wrong("no text in quotes", span.start))
+        let quoted = self.text.get(span.clone()).unwrap_or_default();
+        serde_json::from_str(quoted).map_err(|_| self.wrong("no text in quotes", span.start))
     }
 
     fn string_span(&mut self) -> Range<usize> {
@@ -182,8 +187,9 @@ impl<'a> Scanner<'a> {
 
     fn word(&mut self) -> Result<Value, String> {
         let start = self.at;
-        let rest = &self.text[start..];
-        let word = &rest[..rest.find(|part| !is_of_word(part)).unwrap_or(rest.len())];
+        let rest = self.rest();
+        let word = rest.split(|part| !is_of_word(part)).next();
+        let word = word.unwrap_or_default();
         self.at += word.len();
         match word {
             "null" => Ok(Value::Null),
@@ -219,15 +225,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn wrong(&self, what: &str, at: usize) -> String {
-        let before = &self.text[..at];
-        let (line, start) = (
-            before.matches('\n').count() + 1,
-            before.rfind('\n').map_or(0, |end| end + 1),
-        );
-        format!(
-            "{what} at line {line} column {}",
-            before[start..].chars().count() + 1
-        )
+        let before = self.text.get(..at).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let own = before.rsplit('\n').next().unwrap_or_default();
+        format!("{what} at line {line} column {}", own.chars().count() + 1)
     }
 }
 

@@ -3,6 +3,9 @@
 //! The file is a protocol buffer: each field 1 is a piece, whose own field 1 is the text. All other
 //! fields are skipped.
 
+// The files are those of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use std::io::{self, BufRead, Read};
 
 /// The longest piece with its score and kind, in bytes.
@@ -69,10 +72,11 @@ fn key(from: &mut impl BufRead) -> Result<Option<(u64, u64)>, String> {
 fn length(from: &mut impl BufRead) -> Result<u64, String> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
-        let mut byte = [0];
-        from.read_exact(&mut byte).map_err(wrong)?;
-        number |= u64::from(byte[0] & 0x7f) << shift;
-        if byte[0] < 0x80 {
+        let mut read = [0];
+        from.read_exact(&mut read).map_err(wrong)?;
+        let [byte] = read;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
             return Ok(number);
         }
     }

@@ -4,6 +4,9 @@
 //! Each token is compared by a 64-bit hash, so a million tokens take 8 MB; only the texts of the
 //! first difference are read.
 
+// The files are those of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use std::fmt;
 use std::io::{BufReader, Read};
 use std::num::NonZeroU64;
@@ -134,7 +137,9 @@ fn named(number: usize, more: usize, ours: &[PathBuf], theirs: &[PathBuf]) -> Re
     } else {
         format!(", and {more} more differ")
     };
-    let (one, two) = (ours[0].display(), theirs[0].display());
+    let first = |files: &[PathBuf]| files.first().cloned().unwrap_or_default();
+    let (one, two) = (first(ours), first(theirs));
+    let (one, two) = (one.display(), two.display());
     Ok(Compared::Different(format!(
         "token {number} is {own:?} in {one}, {other:?} in {two}{more}"
     )))
@@ -337,7 +342,9 @@ impl<T: Token> Tokens<T> {
         if self.0.len() <= number {
             self.0.resize(number + 1, None);
         }
-        self.0[number] = Some(token.into());
+        if let Some(place) = self.0.get_mut(number) {
+            *place = Some(token.into());
+        }
         Ok(())
     }
 

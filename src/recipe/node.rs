@@ -4,6 +4,9 @@
 //! derived deserialisers cannot say which key was meant, nor where a value stands that is well
 //! formed but makes no sense.
 
+// Recipes are texts of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use std::collections::HashMap;
 use std::fmt;
 
@@ -80,25 +83,22 @@ impl Node {
 
 /// Drops all entries whose key comes again.
 fn drop_earlier(entries: &mut Vec<(Key, Node)>, origin: Origin<'_>) {
-    let mut last: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    let mut last: HashMap<String, (usize, At)> = HashMap::with_capacity(entries.len());
     for (index, (key, _)) in entries.iter().enumerate() {
-        last.insert(key.text.clone(), index);
+        last.insert(key.text.clone(), (index, key.at));
     }
     if last.len() == entries.len() {
         return;
     }
-    let all = std::mem::take(entries);
-    let places: Vec<At> = all.iter().map(|(key, _)| key.at).collect();
-    for (index, entry) in all.into_iter().enumerate() {
-        let kept = last[&entry.0.text];
-        if kept == index {
-            entries.push(entry);
-        } else {
-            let (key, line) = (&entry.0.text, places[kept].line);
-            origin.warn(
-                entry.0.at,
-                format!("`{key}` is given again in line {line}; the last one counts"),
-            );
+    for (index, entry) in std::mem::take(entries).into_iter().enumerate() {
+        let key = &entry.0.text;
+        match last.get(key) {
+            Some((kept, at)) if *kept != index => {
+                let line = at.line;
+                let warning = format!("`{key}` is given again in line {line}; the last one counts");
+                origin.warn(entry.0.at, warning);
+            }
+            _ => entries.push(entry),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Writes the requested chat template to the one place where loaders look first.
 
+// The configs are files of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -92,9 +95,10 @@ fn template_of(plan: &Plan, input: usize) -> Result<Option<String>> {
             Some(Value::String(text)) => return Ok(Some(text)),
             // Several templates by name; loaders use `default` unless told otherwise.
             Some(Value::Array(named)) => {
-                let default = named.iter().find(|entry| entry["name"] == "default");
+                let is_default = |entry: &&Value| entry.get("name") == Some(&"default".into());
+                let default = named.iter().find(is_default);
                 return Ok(default
-                    .and_then(|entry| entry["template"].as_str())
+                    .and_then(|entry| entry.get("template")?.as_str())
                     .map(str::to_owned));
             }
             _ => {}

@@ -1,6 +1,9 @@
 //! `config.json`: copied, except for the statements about the written weights: dtype, vocabulary,
 //! layers, tied or untied head.
 
+// The configs are files of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 use serde_json::{Map, Value};
 
 use crate::checkpoint::quantised::CONFIG_KEYS;

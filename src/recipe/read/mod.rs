@@ -1,6 +1,9 @@
 //! Reads documents from the YAML tree: every key known, every value checked, every error with its
 //! line.
 
+// Recipes are texts of others.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
 mod align;
 mod check;
 mod fields;

@@ -190,10 +190,10 @@ fn slice(origin: Origin<'_>, node: &Node, method: Option<&MethodInfo>) -> Result
         .filter_map(|source| source.layer_range)
         .map(LayerRange::count)
         .collect();
-    if let Some(pair) = counts.windows(2).find(|pair| pair[0] != pair[1]) {
+    let mut pairs = counts.iter().zip(counts.iter().skip(1));
+    if let Some((one, other)) = pairs.find(|(one, other)| one != other) {
         return Err(listed.error(format!(
-            "must all take as many layers: one takes {}, another {}",
-            pair[0], pair[1]
+            "must all take as many layers: one takes {one}, another {other}"
         )));
     }
     if let Some(weight) = fields.get("residual_weight") {

@@ -3,7 +3,7 @@
 use super::super::document::Document;
 use super::super::keys::Place;
 use super::super::model_ref::ModelRef;
-use super::super::node::{Node, Value};
+use super::super::node::Value;
 use super::super::rename::Rename;
 use super::fields::{Field, Fields};
 use super::models::model_ref;
@@ -99,16 +99,12 @@ pub(super) fn gather(fields: &Fields<'_>, document: &mut Document) -> Result<()>
 
 /// Returns the entries of `models`, or the sources of all slices, that are mappings.
 fn entries<'a>(fields: &Fields<'a>) -> Result<Vec<Fields<'a>>> {
-    let within = match fields.get("modules") {
-        Some(Field {
-            origin,
-            node:
-                Node {
-                    value: Value::Map(modules),
-                    ..
-                },
-            ..
-        }) if modules.len() == 1 => Fields::of(origin, &modules[0].1, Place::Module)?,
+    let modules = fields.get("modules");
+    let within = match modules.map(|field| (field.origin, &field.node.value)) {
+        Some((origin, Value::Map(modules))) => match modules.as_slice() {
+            [(_, module)] => Fields::of(origin, module, Place::Module)?,
+            _ => *fields,
+        },
         _ => *fields,
     };
     let mut found = mappings(within.get("models"), Place::Model)?;
