@@ -1,7 +1,7 @@
 //! The two solvers beside other crates, on matrices like those that aligning networks gives.
 
 use divan::{Bencher, black_box};
-use thalweg::align::assignment::{Costs, Options, Sense, certified, dense};
+use thalweg::align::assignment::{CertifiedOptions, Costs, Sense, certified, dense};
 
 const WIDTH: usize = 64;
 const SIZES: [usize; 3] = [1024, 2048, 4096];
@@ -98,7 +98,12 @@ fn certified_from_tiles(bencher: Bencher, name: &str) {
     let start: Vec<u32> = (0..).take(size).collect();
     bencher.bench_local(|| {
         let mut costs = Costs::new(size, black_box(&entries)).expect("square");
-        certified(&mut costs, Sense::Minimise, &start, &Options::default())
+        certified(
+            &mut costs,
+            Sense::Minimise,
+            &start,
+            &CertifiedOptions::default(),
+        )
     });
 }
 

@@ -31,7 +31,7 @@ const COPIES: u64 = 9;
 
 /// The settings of the descent of T.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Options {
+pub struct MidpointOptions {
     /// The number of times that each sample is seen.
     pub epochs: usize,
     /// Samples of a step.
@@ -42,7 +42,7 @@ pub struct Options {
     pub seed: u64,
 }
 
-impl Default for Options {
+impl Default for MidpointOptions {
     fn default() -> Self {
         Self {
             epochs: 20,
@@ -90,7 +90,7 @@ pub struct Learned {
 }
 
 /// Returns the memory of a run besides that of weight matching, in bytes.
-pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
+pub fn bytes(network: &Network, data: &DataSet, options: &MidpointOptions) -> u64 {
     let batch = options.batch.min(data.samples());
     // Values and their gradients.
     let pass = 2 * network.forward_bytes(batch, &|_| true);
@@ -109,11 +109,11 @@ pub fn bytes(network: &Network, data: &DataSet, options: &Options) -> u64 {
 /// told of every step's operations.
 pub fn straight_through(
     problem: &Problem<'_>,
-    options: &Options,
-    matching: &matching::Options,
+    options: &MidpointOptions,
+    matching: &matching::MatchOptions,
     watch: &dyn Watch,
 ) -> Result<Learned> {
-    let mut run = Run::new(problem, matching, watch)?;
+    let mut run = MidpointRun::new(problem, matching, watch)?;
     let steps = problem.data.samples().div_ceil(options.batch.max(1)) * options.epochs;
     watch.planned(run.operations(options.batch) * steps as u64);
     let identity = Transform::identity(problem.symmetries);
@@ -163,9 +163,9 @@ struct Descent {
     current: Transform,
 }
 
-struct Run<'a> {
+struct MidpointRun<'a> {
     problem: &'a Problem<'a>,
-    matching: &'a matching::Options,
+    matching: &'a matching::MatchOptions,
     watch: &'a dyn Watch,
     reference: Parameters,
     /// The transforms that were evaluated last, since epochs often end at the transform with which
@@ -173,10 +173,10 @@ struct Run<'a> {
     evaluated: Vec<(Transform, f64)>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> MidpointRun<'a> {
     fn new(
         problem: &'a Problem<'a>,
-        matching: &'a matching::Options,
+        matching: &'a matching::MatchOptions,
         watch: &'a dyn Watch,
     ) -> Result<Self> {
         let reference = parameters(problem.network, problem.reference)?;
@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
     /// Descends over all samples once; returns the transform under which a batch had the least loss.
     fn descend(
         &mut self,
-        options: &Options,
+        options: &MidpointOptions,
         epoch: usize,
         descent: &mut Descent,
     ) -> Result<Option<Transform>> {

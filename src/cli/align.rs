@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::align::many::{Begin, ManyOptions, Towards};
-use crate::align::matching::{Cost, Options as Matching, Residual};
-use crate::align::run::{Align, Crowd, CrowdTask, Pair, PairTask, Task, align};
+use crate::align::matching::{Cost, MatchOptions, Residual};
+use crate::align::run::{Align, ModelSet, ModelSetTask, Pair, PairTask, Task, align};
 use crate::budget::parse_bytes;
 use crate::checkpoint::Checkpoint;
 use crate::device::Choice;
@@ -23,9 +23,9 @@ use crate::plan::memory::Wish;
 use crate::recipe::SWEEPS;
 use crate::symmetry::Spec;
 
-use super::align_by::ByArgs;
 use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
-use super::device::Ready;
+use super::device::OpenedDevice;
+use super::matcher::MatcherArgs;
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
 use super::{job, merge, print, symmetries};
@@ -91,7 +91,7 @@ pub struct AlignArgs {
     pub seed: u64,
 
     /// Maximum number of sweeps over all groups, 1 to 1000000
-    #[arg(long, value_name = "N", default_value_t = Matching::default().sweeps, value_parser = sweeps,
+    #[arg(long, value_name = "N", default_value_t = MatchOptions::default().sweeps, value_parser = sweeps,
           allow_negative_numbers = true)]
     pub max_sweeps: usize,
 
@@ -110,7 +110,7 @@ pub struct AlignArgs {
 
     /// The criterion.
     #[command(flatten)]
-    pub by: ByArgs,
+    pub by: MatcherArgs,
 
     /// Device that multiplies matrices: cpu, cuda, cuda:N, or auto (the first usable CUDA device,
     /// else the cpu). A GPU sums in another order: where two orders of units are equally good to
@@ -173,13 +173,13 @@ pub fn run(args: &AlignArgs) -> Result<()> {
         .map(symmetries::spec)
         .transpose()
         .map_err(Error::refused)?;
-    let ready = Ready::open(args.device, args.device_memory, true)?;
-    let run = Run {
+    let opened_device = OpenedDevice::open(args.device, args.device_memory, true)?;
+    let run = MatchRun {
         args,
         kernels,
         wish,
         target,
-        ready,
+        opened_device,
     };
     if args.others.is_empty() && args.to.is_none() && !args.merge_many {
         return run.pair(spec.as_ref());
@@ -188,15 +188,15 @@ pub fn run(args: &AlignArgs) -> Result<()> {
 }
 
 /// The parts that a run of two models shares with a run of many.
-struct Run<'a> {
+struct MatchRun<'a> {
     args: &'a AlignArgs,
     kernels: Kernels,
     wish: Wish,
     target: Option<Target>,
-    ready: Ready,
+    opened_device: OpenedDevice,
 }
 
-impl Run<'_> {
+impl MatchRun<'_> {
     /// Aligns a model with another one.
     fn pair(self, spec: Option<&Spec>) -> Result<()> {
         let args = self.args;
@@ -230,10 +230,10 @@ impl Run<'_> {
             .into_iter()
             .chain(&args.others)
             .collect();
-        let crowd = crowded(args, &paths, &self.wish, spec).map_err(Error::refused)?;
+        let set = model_set(args, &paths, &self.wish, spec).map_err(Error::refused)?;
         let many = many(args, &paths)?;
-        let warnings = crowd.warnings.clone();
-        let report = self.carry_out(&warnings, |_| Ok(CrowdTask { crowd, many }))?;
+        let warnings = set.warnings.clone();
+        let report = self.carry_out(&warnings, |_| Ok(ModelSetTask { set, many }))?;
         shown(args, &report)
     }
 
@@ -245,13 +245,13 @@ impl Run<'_> {
     ) -> Result<T::Found> {
         let stop = Stop::default();
         merge::watch_signals(&stop)?;
-        let device = self.ready.for_products(&self.wish)?;
+        let device = self.opened_device.for_products(&self.wish)?;
         let progress = (!self.args.run.quiet).then(|| Arc::new(Progress::new(self.wish.memory)));
         let monitor = monitor(&progress);
-        tell(&self.ready, warnings, monitor.as_ref());
+        tell(&self.opened_device, warnings, monitor.as_ref());
         let options = Options {
             kernels: self.kernels,
-            device: self.ready.opened().driver.clone(),
+            device: self.opened_device.opened().driver.clone(),
             io: merge::io(self.args.run.io),
             stop,
             monitor,
@@ -297,18 +297,18 @@ fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
 }
 
 /// Opens all models.
-fn crowded(
+fn model_set(
     args: &AlignArgs,
     paths: &[&PathBuf],
     wish: &Wish,
     spec: Option<&Spec>,
-) -> Result<Crowd> {
+) -> Result<ModelSet> {
     let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
     for path in paths {
         let opened: Vec<_> = models.iter().collect();
         models.push(job::open(path, &args.quantised, wish, &opened)?);
     }
-    Crowd::new(models, spec, allowed(args))
+    ModelSet::new(models, spec, allowed(args))
 }
 
 /// Returns the options for matching many models.
@@ -357,9 +357,9 @@ fn allowed(args: &AlignArgs) -> Waived {
 }
 
 /// Warns of differences between the models, and of a device that cannot be used.
-fn tell(ready: &Ready, warnings: &[String], monitor: &dyn Monitor) {
+fn tell(opened_device: &OpenedDevice, warnings: &[String], monitor: &dyn Monitor) {
     warnings.iter().for_each(|warning| monitor.warn(warning));
-    if let Some(warning) = ready.opened().instead_notice() {
+    if let Some(warning) = opened_device.opened().instead_notice() {
         monitor.warn(&warning);
     }
 }
@@ -391,8 +391,8 @@ fn target(args: &AlignArgs) -> Result<Option<Target>> {
     }
 }
 
-fn matching(args: &AlignArgs) -> Matching {
-    Matching {
+fn matching(args: &AlignArgs) -> MatchOptions {
+    MatchOptions {
         cost: match args.cost {
             CostArg::Normalised => Cost::Normalised,
             CostArg::Raw => Cost::Raw,
@@ -406,7 +406,7 @@ fn matching(args: &AlignArgs) -> Matching {
         signs: !args.no_signs,
         seed: args.seed,
         sweeps: args.max_sweeps,
-        ..Matching::default()
+        ..MatchOptions::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::align::run::AlignmentReport;
-use crate::align::run::inputs::{AlignInputs, Finder, Looked};
+use crate::align::run::inputs::{AlignInputs, Finder, TransformSearch};
 use crate::engine::{Options, Stop};
 use crate::error::Result;
 use crate::output::{DiskStorage, Target};
@@ -13,7 +13,7 @@ use crate::recipe::AlignFrom;
 
 use super::align::monitor;
 use super::args::RunArgs;
-use super::device::Ready;
+use super::device::OpenedDevice;
 use super::progress::Progress;
 use super::{merge, print, symmetries};
 
@@ -29,26 +29,26 @@ pub fn align_inputs(
     target: &Target,
     run: &RunArgs,
     stop: &Stop,
-    ready: &mut Ready,
+    opened_device: &mut OpenedDevice,
 ) -> Result<Vec<String>> {
     let Some(asked) = &job.document.own.align else {
         return Ok(Vec::new());
     };
     let device = if matches!(asked.from, AlignFrom::Weights(_)) {
-        ready.for_products(wish)?
+        opened_device.for_products(wish)?
     } else {
         None
     };
     let progress = (!run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
     let options = Options {
         kernels: merge::kernels(run.simd)?,
-        device: ready.opened().driver.clone(),
+        device: opened_device.opened().driver.clone(),
         io: merge::io(run.io),
         stop: stop.clone(),
         monitor: monitor(&progress),
         ..Options::default()
     };
-    let looked = with_inputs(job, target, |inputs, job| {
+    let search = with_inputs(job, target, |inputs, job| {
         let storage = Arc::new(DiskStorage);
         inputs.find(
             job,
@@ -64,7 +64,7 @@ pub fn align_inputs(
     if let Some(progress) = &progress {
         progress.clear();
     }
-    Ok(looked?.warnings)
+    Ok(search?.warnings)
 }
 
 /// Prints one line about an alignment that was found.
@@ -83,17 +83,17 @@ fn tell_found(run: &RunArgs, progress: Option<&Progress>, report: &AlignmentRepo
 /// # Errors
 ///
 /// Fails if a file cannot be used.
-pub fn look_for_inputs(job: &mut Job, target: &Target) -> Result<Looked> {
+pub fn look_for_inputs(job: &mut Job, target: &Target) -> Result<TransformSearch> {
     with_inputs(job, target, |inputs, job| inputs.look(job))
 }
 
 fn with_inputs(
     job: &mut Job,
     target: &Target,
-    act: impl FnOnce(&AlignInputs<'_>, &mut Job) -> Result<Looked>,
-) -> Result<Looked> {
+    act: impl FnOnce(&AlignInputs<'_>, &mut Job) -> Result<TransformSearch>,
+) -> Result<TransformSearch> {
     let Some(asked) = job.document.own.align.clone() else {
-        return Ok(Looked::default());
+        return Ok(TransformSearch::default());
     };
     let spec = asked.spec.as_deref().map(symmetries::spec).transpose()?;
     let allowed = job.allowed();

@@ -73,7 +73,7 @@ pub struct JobArgs {
     #[arg(short, long = "out", value_name = "DIR|FILE", alias = "output", value_parser = path())]
     pub out_given: Option<PathBuf>,
 
-    /// The same once it is known, as [`settle`](super::settle) finds it.
+    /// The same once it is known, as [`flags`](super::flags) finds it.
     #[arg(skip)]
     pub out: PathBuf,
 

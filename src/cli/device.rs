@@ -15,7 +15,7 @@ const SHARE: u64 = 80;
 const FEWEST_THREADS: usize = 2;
 
 /// The device that was asked for, opened.
-pub struct Ready {
+pub struct OpenedDevice {
     choice: Choice,
     opened: Opened,
     /// Host memory that the driver keeps resident, in bytes.
@@ -24,12 +24,12 @@ pub struct Ready {
     memory: Option<u64>,
 }
 
-impl Ready {
+impl OpenedDevice {
     /// Opens the device of a merge: that of the command line, else that of the recipe.
     ///
     /// # Errors
     ///
-    /// As [`Ready::open`].
+    /// As [`OpenedDevice::open`].
     pub fn of(document: &Document, args: &JobArgs) -> Result<Self> {
         let choice = args.device.or(document.own.device);
         let align = document.own.align.as_ref();

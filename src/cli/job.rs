@@ -22,8 +22,8 @@ use crate::recipe::{
 use crate::sidecar::yaml;
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
+use super::flags::is_recipe;
 use super::quantised::QuantisedArgs;
-use super::settle::is_recipe;
 use super::typed;
 
 /// The default merge method.

@@ -19,7 +19,7 @@ use crate::recipe::Recipe;
 use crate::report::Report;
 
 use super::args::{IoArg, MergeArgs, RunArgs, SimdArg};
-use super::device::Ready;
+use super::device::OpenedDevice;
 use super::progress::Progress;
 use super::stages::{Stage, folder_named, stages};
 use super::{align, align_inputs, job, print};
@@ -34,7 +34,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
     let stages = stages(&recipe, &args.job.out)?;
     let stop = Stop::default();
     watch_signals(&stop)?;
-    let run = Run {
+    let run = MergeRun {
         args,
         recipe: &recipe,
         stages: &stages,
@@ -61,7 +61,7 @@ pub fn run(args: &MergeArgs) -> Result<()> {
 }
 
 /// The parts that the stages of one run share.
-struct Run<'a> {
+struct MergeRun<'a> {
     args: &'a MergeArgs,
     recipe: &'a Recipe,
     stages: &'a [Stage<'a>],
@@ -69,7 +69,7 @@ struct Run<'a> {
     kernels: Kernels,
 }
 
-impl Run<'_> {
+impl MergeRun<'_> {
     /// Plans and merges one stage. If the `first` stage is refused before it begins, the error says
     /// that nothing was started.
     fn stage(&self, stage: &Stage<'_>, first: bool) -> Result<Report> {
@@ -80,12 +80,18 @@ impl Run<'_> {
             restart: run.restart,
         };
         target.check_place()?;
-        let (mut job, wish, mut ready) = self
+        let (mut job, wish, mut opened_device) = self
             .asked(stage)
             .map_err(|error| refused_if(first, error))?;
-        let warnings =
-            align_inputs::align_inputs(&mut job, &wish, &target, run, self.stop, &mut ready)?;
-        let (mut plan, opened) = ready
+        let warnings = align_inputs::align_inputs(
+            &mut job,
+            &wish,
+            &target,
+            run,
+            self.stop,
+            &mut opened_device,
+        )?;
+        let (mut plan, opened) = opened_device
             .planned(&job, &wish)
             .map_err(|error| refused_if(first, error))?;
         plan.warnings.extend(warnings);
@@ -117,12 +123,12 @@ impl Run<'_> {
     }
 
     /// Returns the job of a stage, the settings of its run, and the device that was asked for.
-    fn asked(&self, stage: &Stage<'_>) -> Result<(Job, Wish, Ready)> {
+    fn asked(&self, stage: &Stage<'_>) -> Result<(Job, Wish, OpenedDevice)> {
         let args = &self.args.job;
         let wish = job::wish(Some(stage.document), &args.memory, &args.block)?;
         let folder = |name: &str| folder_named(self.stages, name);
         let job = job::job(self.recipe, stage.document, args, &folder)?;
-        Ok((job, wish, Ready::of(stage.document, args)?))
+        Ok((job, wish, OpenedDevice::of(stage.document, args)?))
     }
 }
 

@@ -3,20 +3,20 @@
 
 mod activations;
 mod align;
-mod align_by;
 mod align_inputs;
 mod apply;
 mod args;
 mod device;
+mod flags;
 mod interpolate;
 mod job;
+mod matcher;
 mod merge;
 mod mergekit;
 mod plan;
 mod progress;
 mod quantised;
 mod reference;
-mod settle;
 mod stages;
 mod symmetries;
 mod typed;
@@ -48,10 +48,10 @@ pub fn main() -> u8 {
     let outcome = guard_maps()
         .and_then(|()| outlive_file_limits())
         .and_then(|()| match cli.command {
-            Command::Merge(mut args) => settle::settle(&mut args.job).and_then(|()| {
+            Command::Merge(mut args) => flags::complete_flags(&mut args.job).and_then(|()| {
                 merge::run(&args).map_err(|error| error.through(job::door(&args.job)))
             }),
-            Command::Plan(mut args) => settle::settle(&mut args.job).and_then(|()| {
+            Command::Plan(mut args) => flags::complete_flags(&mut args.job).and_then(|()| {
                 plan::run(&args).map_err(|error| error.through(job::door(&args.job)))
             }),
             // Arguments after --against are flags or a recipe, so `verify` chooses the words

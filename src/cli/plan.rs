@@ -17,7 +17,7 @@ use crate::plan::tensor::Action;
 use crate::recipe::Recipe;
 
 use super::args::PlanArgs;
-use super::device::Ready;
+use super::device::OpenedDevice;
 use super::stages::{self, Stage};
 use super::{align_inputs, job, merge, print};
 use shown::{as_json, summary, tensors};
@@ -91,19 +91,19 @@ fn one(args: &PlanArgs, recipe: &Recipe, stages: &[Stage<'_>], stage: &Stage<'_>
         restart: args.run.restart,
     };
     target.check_place()?;
-    let looked = align_inputs::look_for_inputs(&mut job, &target)?;
+    let search = align_inputs::look_for_inputs(&mut job, &target)?;
     let wish = job::wish(Some(stage.document), &args.job.memory, &args.job.block)?;
-    let (mut plan, opened) = Ready::of(stage.document, &args.job)?.planned(&job, &wish)?;
-    plan.warnings.extend(looked.warnings);
+    let (mut plan, opened) = OpenedDevice::of(stage.document, &args.job)?.planned(&job, &wish)?;
+    plan.warnings.extend(search.warnings);
     let traffic = Traffic::of(&plan);
     let outlook = Outlook::of(&plan, &target, opened)?;
-    let mut text = summary(&plan, &stage.out, &traffic, &outlook, &looked.missing);
+    let mut text = summary(&plan, &stage.out, &traffic, &outlook, &search.missing);
     if args.tensors && !args.run.json {
         text.push('\n');
         text.push_str(&tensors(&plan));
     }
     let json = if args.run.json {
-        as_json(&plan, &stage.out, &traffic, &outlook, &looked.missing)
+        as_json(&plan, &stage.out, &traffic, &outlook, &search.missing)
     } else {
         Value::Null
     };

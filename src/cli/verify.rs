@@ -14,8 +14,8 @@ use crate::plan::Plan;
 use crate::report::words::counted;
 
 use super::args::{MergeArgs, VerifyArgs};
+use super::flags::complete_flags;
 use super::progress::Progress;
-use super::settle::settle;
 use super::stages::{folder_named, stages};
 use super::{align_inputs, job, print};
 
@@ -104,7 +104,7 @@ fn plan(args: &VerifyArgs) -> Result<Plan> {
             )
             .with_hint("behind --against comes what merge was given, without --out")
         })?;
-    settle(&mut merge.job)?;
+    complete_flags(&mut merge.job)?;
     planned(args, &merge).map_err(|error| error.through(job::door(&merge.job)))
 }
 

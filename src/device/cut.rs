@@ -15,14 +15,14 @@ pub(super) const LEAST_LANE: usize = (2 * DEPTH + SQUARE) * SQUARE * UNIT + LOST
 
 /// A part of the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct ProductPart {
     pub rows: Range<usize>,
     pub columns: Range<usize>,
 }
 
 /// Cuts a result that stays on the device into parts: the factors of each part, [`DEPTH`] terms at
 /// a time, fit a lane.
-pub(super) fn there(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
+pub(super) fn there(rows: usize, columns: usize, lane: usize) -> Vec<ProductPart> {
     let both = (lane - LOST) / UNIT / DEPTH;
     let high = even((both / 2).max(both.saturating_sub(columns)), rows);
     parts(rows, columns, high, even(both - high, columns))
@@ -30,7 +30,7 @@ pub(super) fn there(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
 
 /// Cuts a result that is carried to the device into parts: the entries of each part fit a lane
 /// together with the factors.
-pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
+pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<ProductPart> {
     let floats = (lane - LOST) / UNIT;
     let fits = |side: &usize| side * side + 2 * DEPTH * side <= floats;
     let side = (1..)
@@ -49,7 +49,7 @@ pub(super) fn carried(rows: usize, columns: usize, lane: usize) -> Vec<Part> {
 
 /// Cuts the terms of a part's sums into ranges whose factors fit `room` bytes.
 pub(super) fn terms(
-    part: &Part,
+    part: &ProductPart,
     depth: usize,
     room: usize,
 ) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -78,10 +78,10 @@ fn even(most: usize, all: usize) -> usize {
     }
 }
 
-fn parts(rows: usize, columns: usize, high: usize, wide: usize) -> Vec<Part> {
+fn parts(rows: usize, columns: usize, high: usize, wide: usize) -> Vec<ProductPart> {
     pieces(rows, high)
         .flat_map(|rows| {
-            pieces(columns, wide).map(move |columns| Part {
+            pieces(columns, wide).map(move |columns| ProductPart {
                 rows: rows.clone(),
                 columns,
             })
@@ -114,7 +114,7 @@ mod tests {
                 .flat_map(|rows| sizes.map(|columns| (*rows, columns)))
             {
                 for (cut, carries) in [
-                    (there as fn(usize, usize, usize) -> Vec<Part>, false),
+                    (there as fn(usize, usize, usize) -> Vec<ProductPart>, false),
                     (carried, true),
                 ] {
                     let parts = cut(rows, columns, lane);

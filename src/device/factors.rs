@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cut::{ALIGNMENT, Part, UNIT};
+use super::cut::{ALIGNMENT, ProductPart, UNIT};
 use super::gather::Moved;
 use super::lanes::Lane;
 use super::multiplication::Factor;
@@ -30,7 +30,7 @@ impl Factors<'_> {
         &self,
         lane: &mut Lane,
         begin: usize,
-        part: &Part,
+        part: &ProductPart,
         terms: &Range<usize>,
     ) -> Result<[Factor; 2]> {
         let mut end = begin;
@@ -51,7 +51,7 @@ impl Factors<'_> {
     pub fn bring_apart(
         &self,
         lane: &mut Lane,
-        part: &Part,
+        part: &ProductPart,
         terms: &Range<usize>,
     ) -> Result<[Factor; 2]> {
         let Some(columns) = self.columns else {
@@ -83,7 +83,7 @@ impl Factors<'_> {
     }
 
     /// Returns the pieces of both factors for some terms of a part of the result.
-    fn pieces(&self, part: &Part, terms: &Range<usize>) -> [Piece<'_>; 2] {
+    fn pieces(&self, part: &ProductPart, terms: &Range<usize>) -> [Piece<'_>; 2] {
         let (rows, columns) = (part.rows.clone(), part.columns.clone());
         [
             Piece {

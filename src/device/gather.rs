@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::cut::ALIGNMENT;
-use super::lanes::{Lane, Taken};
+use super::lanes::{Lane, LaneGuard};
 use super::layout::code;
 use super::resident::word;
 use super::{Argument, Kernel};
@@ -67,7 +67,7 @@ impl Moved {
     }
 }
 
-impl Taken<'_> {
+impl LaneGuard<'_> {
     /// Bytes of a lane that reorders `bytes` of rows of `columns` columns.
     pub fn gather_bytes(bytes: usize, columns: usize) -> usize {
         Moved::new(0, bytes, columns).into.end

@@ -17,12 +17,12 @@ use super::{Address, Argument, Driver, Kernel, Stream};
 pub struct Lanes {
     driver: Arc<dyn Driver>,
     bytes: usize,
-    state: Mutex<State>,
+    state: Mutex<LaneState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LaneState {
     idle: Vec<Lane>,
     failed: bool,
 }
@@ -52,7 +52,7 @@ impl Lanes {
         Ok(Self {
             driver,
             bytes,
-            state: Mutex::new(State {
+            state: Mutex::new(LaneState {
                 idle,
                 failed: false,
             }),
@@ -76,7 +76,7 @@ impl Lanes {
     /// # Errors
     ///
     /// [`Kind::Device`] once a lane has failed: results of the device are no longer trusted.
-    pub fn take(&self) -> Result<Taken<'_>> {
+    pub fn take(&self) -> Result<LaneGuard<'_>> {
         let mut state = self.lock();
         loop {
             if state.failed {
@@ -89,7 +89,7 @@ impl Lanes {
             }
             match state.idle.pop() {
                 Some(lane) => {
-                    return Ok(Taken {
+                    return Ok(LaneGuard {
                         lanes: self,
                         lane: Some(lane),
                         sound: true,
@@ -105,7 +105,7 @@ impl Lanes {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -240,14 +240,14 @@ impl Drop for Lane {
 }
 
 /// A lane that is taken until this is dropped.
-pub struct Taken<'a> {
+pub struct LaneGuard<'a> {
     lanes: &'a Lanes,
     lane: Option<Lane>,
     /// True if all work asked of the lane was done.
     sound: bool,
 }
 
-impl Taken<'_> {
+impl LaneGuard<'_> {
     /// Does some work, after which the lane is sound if the work succeeds.
     pub(super) fn work(&mut self, work: impl FnOnce(&mut Lane) -> Result<()>) -> Result<()> {
         self.sound = false;
@@ -311,7 +311,7 @@ impl Taken<'_> {
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for LaneGuard<'_> {
     fn drop(&mut self) {
         let lane = self.lane.take();
         let mut state = self.lanes.lock();

@@ -38,7 +38,7 @@ use std::ptr::NonNull;
 use crate::error::Result;
 
 pub use choice::{Choice, Opened, open};
-pub use lanes::{Lanes, Taken};
+pub use lanes::{LaneGuard, Lanes};
 pub use layout::Layout;
 pub use multiplication::{DEPTH, Factor, Multiplication, SQUARE};
 pub use products::Products;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use super::cut::{self, ALIGNMENT, LEAST_LANE, Part, UNIT};
+use super::cut::{self, ALIGNMENT, LEAST_LANE, ProductPart, UNIT};
 use super::factors::{Factors, PIECE};
 use super::lanes::Lane;
 use super::multiplication::{Factor, Multiplication, SQUARE};
@@ -269,7 +269,7 @@ impl Running<'_> {
     /// Adds a product whose columns the device reorders, `step` terms at a time.
     fn add_gathered(&mut self, scale: f32, factors: &Factors<'_>, step: usize) -> Result<()> {
         let depth = factors.left.columns();
-        let whole = Part {
+        let whole = ProductPart {
             rows: 0..self.rows,
             columns: 0..self.columns,
         };
@@ -287,7 +287,7 @@ impl Running<'_> {
     fn add_brought(
         &mut self,
         scale: f32,
-        part: &Part,
+        part: &ProductPart,
         terms: &Range<usize>,
         bring: impl FnOnce(&mut Lane) -> Result<[Factor; 2]>,
     ) -> Result<()> {
@@ -319,7 +319,7 @@ impl Running<'_> {
     }
 
     /// Adds the product to a part of a result that stays on the host.
-    fn add_carried(&mut self, scale: f32, factors: &Factors<'_>, part: &Part) -> Result<()> {
+    fn add_carried(&mut self, scale: f32, factors: &Factors<'_>, part: &ProductPart) -> Result<()> {
         let lane = &mut self.room.lanes[0];
         let (rows, columns) = (part.rows.len(), part.columns.len());
         let bytes = rows * columns * UNIT;

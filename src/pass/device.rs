@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::ThreadPool;
 
-use crate::device::{LEAST_SEGMENT, Lanes, Mix, Resident, Taken};
+use crate::device::{LEAST_SEGMENT, LaneGuard, Lanes, Mix, Resident};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernel::{Elements, GramOptions, Kernels, Scratch};
@@ -74,7 +74,7 @@ impl Bench for Device {
 
 struct LaneSeat<'a> {
     kernels: Kernels,
-    lane: Taken<'a>,
+    lane: LaneGuard<'a>,
 }
 
 impl Seat for LaneSeat<'_> {

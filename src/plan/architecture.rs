@@ -5,7 +5,7 @@ use crate::error::{Error, Kind};
 
 /// Puts the architectures in front of `error` when the inputs do not fit each other and their
 /// configs name different ones.
-pub fn told_first(error: Error, inputs: &[Checkpoint]) -> Error {
+pub fn name_architectures_first(error: Error, inputs: &[Checkpoint]) -> Error {
     let named: Vec<(&Checkpoint, String)> = inputs
         .iter()
         .filter_map(|input| Some((input, architecture(input)?)))

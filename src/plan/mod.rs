@@ -279,15 +279,14 @@ impl Resolved {
             partial,
         } = match is_pipeline {
             true => Assigned::default(),
-            false => {
-                assign::assign(given).map_err(|error| architecture::told_first(error, inputs))?
-            }
+            false => assign::assign(given)
+                .map_err(|error| architecture::name_architectures_first(error, inputs))?,
         };
         let agreed = Agreed::of(given, &assignments, &partial)?;
         let mut warnings = job.warnings.clone();
         warnings.extend(agree::warnings(given, &partial));
         shape::refuse_mismatches(job, inputs, &assignments)
-            .map_err(|error| architecture::told_first(error, inputs))?;
+            .map_err(|error| architecture::name_architectures_first(error, inputs))?;
         let vocabulary = Vocabulary::of(&inputs[job.donor], job.document.pad_to_multiple_of)?;
         let tensors = assignments
             .into_iter()

@@ -38,7 +38,7 @@ struct Steps {
 
 /// Elements that are consecutive in both tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+struct CopyRun {
     wide: u64,
     stored: u64,
     len: u64,
@@ -151,10 +151,10 @@ impl Placement {
     }
 
     /// Returns the run from the kept element `at` on, up to `end`.
-    fn run(&self, at: u64, end: u64) -> Run {
+    fn run(&self, at: u64, end: u64) -> CopyRun {
         let (wide, stored) = self.places(at);
         let row = self.axes.last().map_or(1, |axis| axis.kept.size);
-        Run {
+        CopyRun {
             wide,
             stored,
             len: (row - at % row).min(end - at),

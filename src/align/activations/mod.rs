@@ -48,7 +48,7 @@ pub enum Similarity {
 
 /// The options of activation matching.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Options {
+pub struct ActivationOptions {
     /// The measure of similarity.
     pub similarity: Similarity,
     /// True if signs are optimised where they are allowed.
@@ -57,12 +57,12 @@ pub struct Options {
     #[serde(skip)]
     pub memory: u64,
     /// The backend that sums products; see
-    /// [`matching::Options::backend`](super::matching::Options::backend).
+    /// [`matching::MatchOptions::backend`](super::matching::MatchOptions::backend).
     #[serde(skip)]
     pub backend: Backend,
 }
 
-impl Default for Options {
+impl Default for ActivationOptions {
     fn default() -> Self {
         Self {
             similarity: Similarity::default(),
@@ -92,7 +92,7 @@ pub fn match_activations(
     moving: &dyn Weights,
     symmetries: &Symmetries,
     replay: &[Step],
-    options: &Options,
+    options: &ActivationOptions,
     watch: &dyn Watch,
 ) -> Result<Matched> {
     let groups = groups(reference, moving, symmetries)?;
@@ -224,7 +224,7 @@ impl Job<'_> {
         &self,
         reference: &dyn Weights,
         moving: &dyn Weights,
-        options: &Options,
+        options: &ActivationOptions,
         watch: &dyn Watch,
     ) -> Result<Step> {
         let units = self.group.units;
@@ -268,14 +268,22 @@ impl Job<'_> {
     }
 
     /// Reads the moments of one model's activations.
-    fn moments<'b>(&'b self, weights: &'b dyn Weights, options: &Options) -> Result<Moments<'b>> {
+    fn moments<'b>(
+        &'b self,
+        weights: &'b dyn Weights,
+        options: &ActivationOptions,
+    ) -> Result<Moments<'b>> {
         let (name, units) = (&self.group.name, self.group.units);
         Moments::new(weights, name, self.samples, units, options.similarity)
     }
 
     /// Finds the order of units with the largest sum: on the whole matrix where it fits the memory,
     /// else on tiles of it.
-    fn assign(&self, products: &mut Products<'_>, options: &Options) -> Result<(Vec<u32>, Proof)> {
+    fn assign(
+        &self,
+        products: &mut Products<'_>,
+        options: &ActivationOptions,
+    ) -> Result<(Vec<u32>, Proof)> {
         let units = self.group.units;
         if units <= DENSE && products::bytes(units, units) <= options.memory {
             let mut costs = vec![0.0; units * units];
@@ -283,7 +291,7 @@ impl Job<'_> {
             let solved = dense(&Costs::new(units, &costs)?, Sense::Maximise)?;
             return Ok((solved.columns, Proof::Optimal(0.0)));
         }
-        let settings = assignment::Options {
+        let settings = assignment::CertifiedOptions {
             tile_rows: self.tile_rows(options)?,
             ..Default::default()
         };
@@ -292,7 +300,7 @@ impl Job<'_> {
         Ok((solved.columns, Proof::Optimal(certificate.optimal_within)))
     }
 
-    fn tile_rows(&self, options: &Options) -> Result<usize> {
+    fn tile_rows(&self, options: &ActivationOptions) -> Result<usize> {
         let units = self.group.units;
         let fits = |rows: &usize| products::bytes(units, (*rows).min(units)) <= options.memory;
         let most = (1..=units.div_ceil(ROWS))

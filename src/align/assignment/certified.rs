@@ -9,7 +9,7 @@ use super::{Assignment, CostTiles, Sense, costs, scan};
 
 /// The trade between memory and passes over the matrix in [`certified`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct CertifiedOptions {
     /// Candidates that the first pass keeps of each row, and of each column.
     pub candidates: usize,
     /// Candidates that a further pass may add to a row.
@@ -21,7 +21,7 @@ pub struct Options {
     pub tolerance: Option<f64>,
 }
 
-impl Default for Options {
+impl Default for CertifiedOptions {
     fn default() -> Self {
         Self {
             candidates: 16,
@@ -32,7 +32,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl CertifiedOptions {
     /// Returns the number of candidates per row beyond which those of large reduced cost are
     /// dropped.
     fn most_candidates(&self) -> usize {
@@ -79,9 +79,9 @@ pub fn certified(
     tiles: &mut dyn CostTiles,
     sense: Sense,
     start: &[u32],
-    options: &Options,
+    options: &CertifiedOptions,
 ) -> Result<(Assignment, Certificate)> {
-    let mut run = Run::new(tiles, sense, options);
+    let mut run = Passes::new(tiles, sense, options);
     let (graph, matching) = run.generate(start, usize::MAX)?;
     let certificate = Certificate {
         optimal_within: run.gap(&graph, &matching),
@@ -103,8 +103,8 @@ pub(super) fn approximate(
     rounds: usize,
 ) -> Result<(Vec<u32>, Vec<f64>)> {
     let start: Vec<u32> = (0..).take(tiles.size()).collect();
-    let options = Options::default();
-    let (_, matching) = Run::new(tiles, sense, &options).generate(&start, rounds)?;
+    let options = CertifiedOptions::default();
+    let (_, matching) = Passes::new(tiles, sense, &options).generate(&start, rounds)?;
     let (columns, _, prices) = matching.into_parts();
     Ok((columns, prices))
 }
@@ -138,10 +138,10 @@ fn check_start(start: &[u32], size: usize) -> Result<()> {
 }
 
 /// The state of the passes over one matrix.
-struct Run<'a> {
+struct Passes<'a> {
     tiles: &'a mut dyn CostTiles,
     sense: Sense,
-    options: &'a Options,
+    options: &'a CertifiedOptions,
     tile: Vec<f32>,
     /// For each row, a lower bound on the reduced costs of entries that are not candidates. Prices
     /// only fall, so the bounds stay valid.
@@ -153,8 +153,8 @@ struct Run<'a> {
     peak_bytes: usize,
 }
 
-impl<'a> Run<'a> {
-    fn new(tiles: &'a mut dyn CostTiles, sense: Sense, options: &'a Options) -> Self {
+impl<'a> Passes<'a> {
+    fn new(tiles: &'a mut dyn CostTiles, sense: Sense, options: &'a CertifiedOptions) -> Self {
         Self {
             tiles,
             sense,

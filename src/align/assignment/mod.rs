@@ -22,7 +22,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use certified::{Certificate, Options, certified};
+pub use certified::{Certificate, CertifiedOptions, certified};
 pub use costs::{CostTiles, Costs};
 pub use dense::dense;
 pub use gain::{Gain, gain};

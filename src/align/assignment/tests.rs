@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Assignment, Certificate, CostTiles, Costs, Options, Sense, certified, dense};
+use super::{Assignment, Certificate, CertifiedOptions, CostTiles, Costs, Sense, certified, dense};
 use crate::error::{Error, Kind, Result};
 
 /// A splitmix64 stream.
@@ -142,10 +142,10 @@ fn solve_sparse(
     sense: Sense,
     candidates: usize,
 ) -> (Assignment, Certificate) {
-    let options = Options {
+    let options = CertifiedOptions {
         candidates,
         tile_rows: 37,
-        ..Options::default()
+        ..CertifiedOptions::default()
     };
     let mut costs = Costs::new(size, entries).expect("square");
     certified(&mut costs, sense, &identity(size), &options).expect("finite")
@@ -339,7 +339,7 @@ fn all_solvers_agree_on_a_hard_matrix_of_two_thousand() {
 /// Bounds the memory by candidates before and after growth, additions, duals and the state of a
 /// search, and one tile; nothing else.
 fn assert_bounded(size: usize, certificate: &Certificate, candidates: usize) {
-    let additions = Options::default().additions;
+    let additions = CertifiedOptions::default().additions;
     let graphs = 2 * 2 * (candidates + additions) * 8;
     let row_bytes = graphs + additions * 24 + 100;
     assert!(
@@ -390,7 +390,13 @@ fn equal_choices_leave_the_start_as_it_is() {
     let mut zeros = vec![0.0; size * size];
     let solve = |entries: &[f32]| {
         let mut costs = Costs::new(size, entries).expect("square");
-        certified(&mut costs, Sense::Maximise, &start, &Options::default()).expect("finite")
+        certified(
+            &mut costs,
+            Sense::Maximise,
+            &start,
+            &CertifiedOptions::default(),
+        )
+        .expect("finite")
     };
     let (found, certificate) = solve(&zeros);
     assert_eq!(found.columns, start);
@@ -434,7 +440,7 @@ fn nan_and_infinity_are_refused_with_their_place() {
             &mut costs,
             Sense::Minimise,
             &identity(50),
-            &Options::default(),
+            &CertifiedOptions::default(),
         )
         .expect_err("refused");
         for error in [first, second] {
@@ -456,8 +462,13 @@ fn what_is_no_square_and_no_permutation_is_refused() {
     );
     for start in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3]] {
         let mut costs = Costs::new(3, &[0.0; 9]).expect("square");
-        let error = certified(&mut costs, Sense::Minimise, start, &Options::default())
-            .expect_err("refused");
+        let error = certified(
+            &mut costs,
+            Sense::Minimise,
+            start,
+            &CertifiedOptions::default(),
+        )
+        .expect_err("refused");
         assert_eq!(error.kind(), Kind::Mismatch, "{start:?}");
     }
 }
@@ -467,10 +478,10 @@ fn the_result_does_not_depend_on_the_tiles() {
     let entries = hard(200);
     let solve = |tile_rows| {
         let mut costs = Costs::new(200, &entries).expect("square");
-        let options = Options {
+        let options = CertifiedOptions {
             candidates: 4,
             tile_rows,
-            ..Options::default()
+            ..CertifiedOptions::default()
         };
         certified(&mut costs, Sense::Maximise, &identity(200), &options)
             .expect("finite")
@@ -502,9 +513,9 @@ fn an_error_of_the_tiles_ends_the_search() {
             Ok(())
         }
     }
-    let options = Options {
+    let options = CertifiedOptions {
         tile_rows: 16,
-        ..Options::default()
+        ..CertifiedOptions::default()
     };
     let solve = |rows| certified(&mut Broken(rows), Sense::Minimise, &identity(64), &options);
     assert_eq!(solve(63).expect_err("stopped").kind(), Kind::Interrupted);

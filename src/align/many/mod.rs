@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use cycle::{cycle_error, through_universe};
 
 use self::mean::{Mean, Member, Scales};
-use super::matching::{Matched, Options, Residual, Start, Step, Watch, match_weights};
+use super::matching::{MatchOptions, Matched, Residual, Start, Step, Watch, match_weights};
 use super::{Store, Transformed, angles};
 use crate::error::{Context, Error, Kind, Result};
 use crate::symmetry::{Alignment, Symmetries, Transform};
@@ -63,7 +63,7 @@ pub struct ManyOptions {
     /// The most rounds over all models after the first, in which each is matched to one of them.
     pub rounds: usize,
     /// The options for matching one model.
-    pub matching: Options,
+    pub matching: MatchOptions,
 }
 
 impl Default for ManyOptions {
@@ -72,7 +72,7 @@ impl Default for ManyOptions {
             towards: Towards::Mean,
             begin: Begin::Nearest,
             rounds: 100,
-            matching: Options::default(),
+            matching: MatchOptions::default(),
         }
     }
 }
@@ -138,7 +138,7 @@ pub fn match_many(
         Begin::Model(model) => model,
         Begin::Nearest => nearest(models, symmetries, watch)?,
     };
-    let mut run = Run {
+    let mut run = ManyRun {
         models,
         weights,
         scales,
@@ -229,7 +229,7 @@ fn nearest(
 }
 
 /// The state of a run between its rounds.
-struct Run<'a> {
+struct ManyRun<'a> {
     models: &'a [Arc<Store>],
     weights: Vec<f64>,
     scales: Vec<Scales>,
@@ -241,7 +241,7 @@ struct Run<'a> {
     steps: Vec<Vec<Step>>,
 }
 
-impl Run<'_> {
+impl ManyRun<'_> {
     /// Matches the models in rounds, until none moves; returns the number of rounds, counted from
     /// the first that brings the models to one, and true if the last moved nothing.
     fn rounds(&mut self) -> Result<(usize, bool)> {

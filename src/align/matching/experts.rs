@@ -13,7 +13,7 @@ use super::heads::unmatchable;
 use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
-use super::terms::{Part, Place, Term, Tree, WeightedTerm};
+use super::terms::{Place, TensorPart, Term, Tree, WeightedTerm};
 use crate::align::Weights;
 use crate::error::Result;
 use crate::symmetry::{Allowed, Element, Transform};
@@ -298,7 +298,7 @@ impl Experts<'_, '_> {
     }
 
     /// Makes the term of a part for a pair of experts.
-    fn term(&self, part: &Part, expert: usize, other: usize) -> Term {
+    fn term(&self, part: &TensorPart, expert: usize, other: usize) -> Term {
         let is_inner = |group: usize| self.tree.inner.contains(&group);
         let signed = part.factors.iter().any(|factor| {
             factor.acts.is_some_and(|(group, signed)| {

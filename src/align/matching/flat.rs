@@ -89,9 +89,9 @@ pub(super) fn order(
     }
     let mut tiles = Tiles::new(problem, moved, terms, units)?;
     if units > DENSE {
-        let options = assignment::Options {
+        let options = assignment::CertifiedOptions {
             tile_rows: ASKED_ROWS,
-            ..assignment::Options::default()
+            ..assignment::CertifiedOptions::default()
         };
         let (found, certificate) =
             assignment::certified(&mut tiles, Sense::Maximise, &identity.columns, &options)?;

@@ -15,7 +15,7 @@ use super::moves::{Candidates, Inner, Leaf, Moves, Products, apply, is_signed, o
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
 use super::reach::bound;
-use super::terms::{Part, Term, Tree, WeightedTerm};
+use super::terms::{TensorPart, Term, Tree, WeightedTerm};
 use super::turns::{Headed, turns};
 use crate::align::Weights;
 use crate::error::{Error, Kind, Result};
@@ -129,7 +129,7 @@ pub(super) fn unmatchable(problem: &Problem<'_>, tree: &Tree, tensor: &str) -> E
     .with_hint("such a spec can be applied, but there is no one assignment to solve for")
 }
 
-fn headed(part: &Part, tree: &Tree) -> (Term, Vec<Leaf>) {
+fn headed(part: &TensorPart, tree: &Tree) -> (Term, Vec<Leaf>) {
     let is_root = |group: usize| group == tree.root;
     let mut term = Term::new(part, false, |_, factor| {
         factor.acts.is_some_and(|(group, _)| is_root(group))
@@ -251,7 +251,7 @@ pub(super) fn least_bytes(problem: &Problem<'_>, tree: &Tree, tensors: &[&str]) 
     let parts = tensors
         .iter()
         .flat_map(|tensor| tree.parts(problem.symmetries, tensor));
-    let acts = |part: &Part| part.factors.iter().any(|factor| factor.acts.is_some());
+    let acts = |part: &TensorPart| part.factors.iter().any(|factor| factor.acts.is_some());
     let terms: Vec<Term> = parts
         .filter(acts)
         .map(|part| headed(&part, tree).0)

@@ -81,7 +81,7 @@ pub enum Residual {
 
 /// The options of weight matching.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Options {
+pub struct MatchOptions {
     /// The weight of each tensor.
     pub cost: Cost,
     /// The treatment of the residual stream.
@@ -197,7 +197,7 @@ pub struct Matched {
     pub sweeps: usize,
 }
 
-impl Default for Options {
+impl Default for MatchOptions {
     fn default() -> Self {
         Self {
             cost: Cost::Normalised,
@@ -225,7 +225,7 @@ pub struct Start<'a> {
 /// If the residual stream is mapped, `symmetries` are those of the folded `moving`, and `reference`
 /// is folded too.
 ///
-/// The work is done on the threads of the current rayon pool, products on [`Options::backend`]; the
+/// The work is done on the threads of the current rayon pool, products on [`MatchOptions::backend`]; the
 /// result depends neither on the number of threads nor on the memory.
 ///
 /// # Errors
@@ -240,7 +240,7 @@ pub fn match_weights(
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
     start: Start<'_>,
-    options: &Options,
+    options: &MatchOptions,
     watch: &dyn Watch,
 ) -> Result<Matched> {
     // A folded model may have one tensor more than the stored model.
@@ -281,13 +281,13 @@ pub fn match_weights(
     schedule::run(&problem, start, None)
 }
 
-/// Returns the least [`Options::memory`] with which two models can be matched on the threads of the
+/// Returns the least [`MatchOptions::memory`] with which two models can be matched on the threads of the
 /// current rayon pool; reads no tensor.
 pub fn least_memory(
     reference: &dyn Weights,
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
-    options: &Options,
+    options: &MatchOptions,
 ) -> u64 {
     let tiles = schedule::least_bytes(&Problem::new(
         reference, moving, symmetries, options, &Unwatched,

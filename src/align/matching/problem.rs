@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::panel::Panel;
 use super::terms::{Place, Term, WeightedTerm};
-use super::{Cost, Options, Watch};
+use super::{Cost, MatchOptions, Watch};
 use crate::align::assignment::{Gain, gain};
 use crate::align::{Numbers, Store, Transformed, Weights};
 use crate::dtype::Dtype;
@@ -67,7 +67,7 @@ pub(in crate::align) struct Problem<'a> {
     pub reference: &'a dyn Weights,
     pub moving: &'a dyn Moving,
     pub symmetries: &'a Arc<Symmetries>,
-    pub options: &'a Options,
+    pub options: &'a MatchOptions,
     pub watch: &'a dyn Watch,
     /// Norms of the tensors of either model, as stored.
     norms: Mutex<[HashMap<String, f64>; 2]>,
@@ -78,7 +78,7 @@ impl<'a> Problem<'a> {
         reference: &'a dyn Weights,
         moving: &'a dyn Moving,
         symmetries: &'a Arc<Symmetries>,
-        options: &'a Options,
+        options: &'a MatchOptions,
         watch: &'a dyn Watch,
     ) -> Self {
         Self {

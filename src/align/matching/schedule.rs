@@ -24,17 +24,17 @@ pub(in crate::align) trait ResidualStep {
     /// # Errors
     ///
     /// Passes on the errors of solving, and those that end the run.
-    fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool>;
+    fn solve(&mut self, run: &mut Sweeps<'_, '_>, first: bool) -> Result<bool>;
 
     /// Counts the floating-point operations of a solution, besides those of stale roots.
-    fn operations(&self, run: &Run<'_, '_>, first: bool) -> u64 {
+    fn operations(&self, run: &Sweeps<'_, '_>, first: bool) -> u64 {
         let _ = (run, first);
         0
     }
 }
 
 /// The state of a run between its sweeps.
-pub(in crate::align) struct Run<'a, 'p> {
+pub(in crate::align) struct Sweeps<'a, 'p> {
     /// The problem to solve.
     pub problem: &'a Problem<'p>,
     /// The transform so far.
@@ -64,7 +64,7 @@ pub(in crate::align) fn run(
     start: Start<'_>,
     residual: Option<&mut dyn ResidualStep>,
 ) -> Result<Matched> {
-    let mut run = Run::new(problem, start);
+    let mut run = Sweeps::new(problem, start);
     let anchored = run.anchored();
     let mut anchor = anchored.map(|at| Anchored { at });
     let mut residual = residual.or(anchor
@@ -109,7 +109,7 @@ struct Anchored {
 }
 
 impl ResidualStep for Anchored {
-    fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool> {
+    fn solve(&mut self, run: &mut Sweeps<'_, '_>, first: bool) -> Result<bool> {
         if !first {
             return if run.trees[self.at].stale {
                 run.step(self.at, None)
@@ -138,7 +138,7 @@ pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
         transform: &Transform::identity(symmetries),
         steps: &[],
     };
-    let roots = Run::new(problem, start).trees;
+    let roots = Sweeps::new(problem, start).trees;
     let bytes = roots.iter().map(|root| {
         let tensors: Vec<&str> = root.tensors.iter().map(String::as_str).collect();
         least_of_root(problem, &root.tree, &tensors)
@@ -146,7 +146,7 @@ pub(super) fn least_bytes(problem: &Problem<'_>) -> u64 {
     bytes.max().unwrap_or(0)
 }
 
-impl<'a, 'p> Run<'a, 'p> {
+impl<'a, 'p> Sweeps<'a, 'p> {
     fn new(problem: &'a Problem<'p>, start: Start<'a>) -> Self {
         let (symmetries, options) = (problem.symmetries, problem.options);
         let permutes = options.residual == Residual::Permute;

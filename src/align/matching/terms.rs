@@ -32,7 +32,7 @@ pub(super) struct Factor {
 /// A part of a tensor in which every axis is one product: an element lies at `start` plus a number
 /// of strides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct TensorPart {
     pub tensor: String,
     pub start: u64,
     /// The factors, in memory order.
@@ -127,15 +127,15 @@ impl Tree {
                 false => 1,
             };
             let parts = self.parts(symmetries, tensor);
-            parts.iter().map(Part::operations).sum::<u64>() * times
+            parts.iter().map(TensorPart::operations).sum::<u64>() * times
         });
         counts.sum()
     }
 
     /// Splits a tensor into parts; sums are split where the tree acts on a summand.
-    pub fn parts(&self, symmetries: &Symmetries, tensor: &str) -> Vec<Part> {
+    pub fn parts(&self, symmetries: &Symmetries, tensor: &str) -> Vec<TensorPart> {
         let symmetry = &symmetries.tensors[tensor];
-        let mut parts = vec![Part {
+        let mut parts = vec![TensorPart {
             tensor: tensor.to_owned(),
             start: 0,
             factors: Vec::new(),
@@ -149,7 +149,7 @@ impl Tree {
                 .flat_map(|part| paths.iter().map(move |path| part.joined(path, below)))
                 .collect();
         }
-        parts.iter_mut().for_each(Part::merge);
+        parts.iter_mut().for_each(TensorPart::merge);
         parts
     }
 
@@ -237,7 +237,7 @@ impl Factor {
     }
 }
 
-impl Part {
+impl TensorPart {
     /// Returns the part with one axis more, of which `below` elements lie behind each coordinate.
     fn joined(&self, path: &Path, below: u64) -> Self {
         let more = path.factors.iter().map(|factor| factor.spread(below));
@@ -297,7 +297,7 @@ impl Part {
 
 impl Term {
     /// Makes the term of `part` whose rows are the factors that `is_row` picks by their places.
-    pub fn new(part: &Part, signed: bool, is_row: impl Fn(usize, &Factor) -> bool) -> Self {
+    pub fn new(part: &TensorPart, signed: bool, is_row: impl Fn(usize, &Factor) -> bool) -> Self {
         let place = Place {
             tensor: part.tensor.clone(),
             start: part.start,

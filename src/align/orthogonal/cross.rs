@@ -52,7 +52,7 @@ pub(super) fn cross(
         let symmetry = &alignment.symmetries.tensors[tensor];
         let others = usize::try_from(symmetry.shape.iter().product::<u64>()).unwrap_or(usize::MAX)
             / size.max(1);
-        let part = Part {
+        let part = StreamPart {
             tensor,
             others,
             is_first: is_first(symmetry, residual),
@@ -64,7 +64,7 @@ pub(super) fn cross(
 }
 
 /// A tensor as a matrix of which one axis is the residual stream.
-struct Part<'a> {
+struct StreamPart<'a> {
     tensor: &'a str,
     /// The length of the other axis.
     others: usize,
@@ -73,7 +73,7 @@ struct Part<'a> {
     weight: f32,
 }
 
-impl Part<'_> {
+impl StreamPart<'_> {
     /// Adds the products of both models, a panel of the other axis at a time.
     fn add_to(
         &self,

@@ -19,8 +19,8 @@ mod procrustes;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::matching::problem::{Moving, Problem};
-use super::matching::schedule::{self, ResidualStep, Run};
-use super::matching::{Matched, Options, Proof, Residual, Start, Step, Watch};
+use super::matching::schedule::{self, ResidualStep, Sweeps};
+use super::matching::{MatchOptions, Matched, Proof, Residual, Start, Step, Watch};
 use super::{Store, Transformed, Weights, kept};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -46,7 +46,7 @@ pub(super) fn match_mapped(
     moving: &Arc<Store>,
     symmetries: &Arc<Symmetries>,
     start: Start<'_>,
-    options: &Options,
+    options: &MatchOptions,
     watch: &dyn Watch,
 ) -> Result<Matched> {
     let residual = residual_of(symmetries)?;
@@ -104,8 +104,8 @@ impl Needs {
 fn shared_out(
     symmetries: &Symmetries,
     residual: usize,
-    options: &Options,
-) -> Result<(u64, Options)> {
+    options: &MatchOptions,
+) -> Result<(u64, MatchOptions)> {
     let Needs {
         solving,
         holding,
@@ -126,7 +126,7 @@ fn shared_out(
     }
     Ok((
         kept,
-        Options {
+        MatchOptions {
             memory: options.memory - holding,
             ..options.clone()
         },
@@ -308,7 +308,7 @@ struct Stream<'a> {
 }
 
 impl ResidualStep for Stream<'_> {
-    fn solve(&mut self, run: &mut Run<'_, '_>, first: bool) -> Result<bool> {
+    fn solve(&mut self, run: &mut Sweeps<'_, '_>, first: bool) -> Result<bool> {
         let step = match run.recorded(self.residual)? {
             // Nothing moved, or another map follows that does not depend on this one.
             Some((step, last)) if step.elements.is_empty() || !last => step,
@@ -347,7 +347,7 @@ impl ResidualStep for Stream<'_> {
         Ok(moved && rose)
     }
 
-    fn operations(&self, run: &Run<'_, '_>, first: bool) -> u64 {
+    fn operations(&self, run: &Sweeps<'_, '_>, first: bool) -> u64 {
         operations(
             run.problem.symmetries,
             self.residual,
@@ -364,7 +364,7 @@ fn operations(symmetries: &Symmetries, residual: usize, tensors: &[&str]) -> u64
 }
 
 impl Stream<'_> {
-    fn with_map(&self, run: &Run<'_, '_>, map: OrthogonalMap) -> Result<Transform> {
+    fn with_map(&self, run: &Sweeps<'_, '_>, map: OrthogonalMap) -> Result<Transform> {
         let element = Element {
             map: Some(map),
             ..Element::default()
@@ -375,7 +375,7 @@ impl Stream<'_> {
     }
 
     /// Solves for the best map, with everything else held.
-    fn solved(&self, run: &Run<'_, '_>, first: bool) -> Result<Solved> {
+    fn solved(&self, run: &Sweeps<'_, '_>, first: bool) -> Result<Solved> {
         *self.mapped.kept() = None;
         let (problem, residual) = (run.problem, self.residual);
         let moved = self.mapped.unmapped(problem.symmetries, &run.current)?;
@@ -400,7 +400,7 @@ impl Stream<'_> {
         })
     }
 
-    fn step(&self, run: &Run<'_, '_>, solved: &Solved) -> Step {
+    fn step(&self, run: &Sweeps<'_, '_>, solved: &Solved) -> Step {
         let gains = solved.best - solved.before > solved.rounding;
         let units = run.problem.symmetries.groups[self.residual].units;
         let mapped = gains || run.current.elements()[self.residual].map.is_some();

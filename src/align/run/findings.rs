@@ -1,6 +1,6 @@
 //! Findings for the report, derived from steps and a transform.
 
-use crate::align::matching::{Options, Step};
+use crate::align::matching::{MatchOptions, Step};
 use crate::symmetry::{Element, Group, Symmetries, Transform};
 
 use super::{Cosines, Findings, RootFound};
@@ -8,7 +8,7 @@ use super::{Cosines, Findings, RootFound};
 /// Collects the findings of a run from all its steps, in their order.
 pub fn of(
     symmetries: &Symmetries,
-    options: &Options,
+    options: &MatchOptions,
     transform: &Transform,
     sweeps: usize,
     steps: &[Step],

@@ -26,8 +26,10 @@ use crate::plan::{Job, Plan};
 use crate::recipe::{self, Align as Asked, AlignFrom, WeightMatching, expand_home};
 use crate::symmetry::{Alignment, Spec, Symmetries, Transform, TransformFile, fingerprint};
 
-use super::crowd_task::path_of;
-use super::{Align, AlignmentReport, By, Crowd, CrowdTask, Pair, PairTask, align, is_of};
+use super::model_set_task::path_of;
+use super::{
+    Align, AlignmentReport, Matcher, ModelSet, ModelSetTask, Pair, PairTask, align, is_of,
+};
 use files::{input_of, take};
 
 /// The first words of a refusal.
@@ -61,7 +63,7 @@ pub struct Finder<'a> {
 
 /// The result of looking for transforms.
 #[derive(Debug, Default)]
-pub struct Looked {
+pub struct TransformSearch {
     /// Inputs whose transforms are still missing.
     pub missing: Vec<usize>,
     /// Warnings for the user.
@@ -75,21 +77,21 @@ impl AlignInputs<'_> {
     ///
     /// Fails if a file cannot be used, is for none of the inputs, or two are for one; and for the
     /// reasons that keep the inputs from being aligned with each other.
-    pub fn look(&self, job: &mut Job) -> Result<Looked> {
+    pub fn look(&self, job: &mut Job) -> Result<TransformSearch> {
         let models = job.open_inputs(None)?;
         self.look_among(job, &models)
     }
 
     /// Looks for transforms of inputs that are already open.
-    fn look_among(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
+    fn look_among(&self, job: &mut Job, models: &[Checkpoint]) -> Result<TransformSearch> {
         job.alignments = vec![None; models.len()];
         job.alignment_files.clear();
-        let looked = self.look_for(job, models)?;
+        let search = self.look_for(job, models)?;
         self.fold_all(job, models)?;
-        Ok(looked)
+        Ok(search)
     }
 
-    fn look_for(&self, job: &mut Job, models: &[Checkpoint]) -> Result<Looked> {
+    fn look_for(&self, job: &mut Job, models: &[Checkpoint]) -> Result<TransformSearch> {
         match &self.asked.from {
             AlignFrom::Weights(asked) => self.look_beside(job, models, &matching_options(asked)),
             AlignFrom::Files(files) => {
@@ -158,23 +160,23 @@ impl AlignInputs<'_> {
     /// # Errors
     ///
     /// As [`AlignInputs::look`] and [`align`]; fails too if the output may not be written.
-    pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<Looked> {
+    pub fn find(&self, job: &mut Job, finder: &Finder<'_>) -> Result<TransformSearch> {
         // The inputs are opened once for all steps below.
         let models = job.open_inputs(None).map_err(Error::refused)?;
-        let looked = self.look_among(job, &models).map_err(Error::refused)?;
+        let search = self.look_among(job, &models).map_err(Error::refused)?;
         let AlignFrom::Weights(asked) = &self.asked.from else {
-            return Ok(looked);
+            return Ok(search);
         };
         let storage = finder.storage.as_ref();
-        if looked.missing.is_empty() {
+        if search.missing.is_empty() {
             tidy_transforms(storage, &self.target.dir)?;
-            return Ok(looked);
+            return Ok(search);
         }
         self.check(job, finder).map_err(Error::refused)?;
         let options = matching_options(asked);
         match self.asked.together {
             true => self.find_all(job, &models, &options, finder)?,
-            false => looked
+            false => search
                 .missing
                 .iter()
                 .try_for_each(|input| self.find_one(job, &models, *input, &options, finder))?,
@@ -199,7 +201,7 @@ impl AlignInputs<'_> {
         job: &Job,
         models: &[Checkpoint],
         input: usize,
-        options: &matching::Options,
+        options: &matching::MatchOptions,
         finder: &Finder<'_>,
     ) -> Result<()> {
         let pair = self
@@ -207,7 +209,7 @@ impl AlignInputs<'_> {
             .ready_for(options.residual)?;
         let task = PairTask {
             pair,
-            by: By::Weights,
+            by: Matcher::Weights,
             matching: options.clone(),
         };
         let path = path_of(&self.folder(finder.storage.as_ref())?, input);
@@ -289,12 +291,12 @@ impl AlignInputs<'_> {
         &self,
         job: &mut Job,
         models: &[Checkpoint],
-        options: &matching::Options,
-    ) -> Result<Looked> {
+        options: &matching::MatchOptions,
+    ) -> Result<TransformSearch> {
         if self.asked.together {
             return self.look_for_all(job, models, options);
         }
-        let mut looked = Looked::default();
+        let mut search = TransformSearch::default();
         let donor = job.donor;
         for input in (0..models.len()).filter(|input| *input != donor) {
             let pair = self
@@ -302,13 +304,13 @@ impl AlignInputs<'_> {
                 .ready_for(options.residual)?;
             let identity = pair.identity(options);
             let Some(path) = self.found(input, &|path| is_of(path, &identity))? else {
-                looked.missing.push(input);
+                search.missing.push(input);
                 continue;
             };
             let file = TransformFile::read(&path, &pair.symmetries)?;
             take(job, input, &path, name_of(&path), file, pair.symmetries)?;
         }
-        Ok(looked)
+        Ok(search)
     }
 
     /// Takes the transforms that a run of the same merge has found for all models together; either
@@ -317,36 +319,36 @@ impl AlignInputs<'_> {
         &self,
         job: &mut Job,
         models: &[Checkpoint],
-        options: &matching::Options,
-    ) -> Result<Looked> {
-        let crowd = self.crowd(models.to_vec())?;
-        let identity = crowd.identity(&together(job, options));
+        options: &matching::MatchOptions,
+    ) -> Result<TransformSearch> {
+        let set = self.model_set(models.to_vec())?;
+        let identity = set.identity(&together(job, options));
         let all = (0..models.len()).map(|input| self.found(input, &|path| is_of(path, &identity)));
         let all: Option<Vec<PathBuf>> = all.collect::<Result<Vec<_>>>()?.into_iter().collect();
         let others = (0..models.len()).filter(|input| *input != job.donor);
         let Some(all) = all else {
-            return Ok(Looked {
+            return Ok(TransformSearch {
                 missing: others.collect(),
-                ..Looked::default()
+                ..TransformSearch::default()
             });
         };
         for input in others.collect::<Vec<_>>() {
             let path = &all[input];
-            let file = TransformFile::read(path, crowd.symmetries())?;
+            let file = TransformFile::read(path, set.symmetries())?;
             take(
                 job,
                 input,
                 path,
                 name_of(path),
                 file,
-                Arc::clone(crowd.symmetries()),
+                Arc::clone(set.symmetries()),
             )?;
         }
-        Ok(Looked::default())
+        Ok(TransformSearch::default())
     }
 
-    fn crowd(&self, models: Vec<Checkpoint>) -> Result<Crowd> {
-        Crowd::new(models, self.spec, self.allowed)
+    fn model_set(&self, models: Vec<Checkpoint>) -> Result<ModelSet> {
+        ModelSet::new(models, self.spec, self.allowed)
     }
 
     /// Finds the transforms of all models together.
@@ -354,11 +356,11 @@ impl AlignInputs<'_> {
         &self,
         job: &Job,
         models: &[Checkpoint],
-        options: &matching::Options,
+        options: &matching::MatchOptions,
         finder: &Finder<'_>,
     ) -> Result<()> {
-        let task = CrowdTask {
-            crowd: self.crowd(models.to_vec())?,
+        let task = ModelSetTask {
+            set: self.model_set(models.to_vec())?,
             many: together(job, options),
         };
         let folder = self.folder(finder.storage.as_ref())?;
@@ -373,8 +375,8 @@ impl AlignInputs<'_> {
 }
 
 /// Converts a recipe's options into those of the matcher.
-fn matching_options(asked: &WeightMatching) -> matching::Options {
-    matching::Options {
+fn matching_options(asked: &WeightMatching) -> matching::MatchOptions {
+    matching::MatchOptions {
         cost: match asked.cost {
             recipe::Cost::Normalised => Cost::Normalised,
             recipe::Cost::Raw => Cost::Raw,
@@ -387,7 +389,7 @@ fn matching_options(asked: &WeightMatching) -> matching::Options {
         signs: asked.signs,
         seed: asked.seed,
         sweeps: asked.sweeps,
-        ..matching::Options::default()
+        ..matching::MatchOptions::default()
     }
 }
 
@@ -401,7 +403,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// Returns the options for aligning the inputs of a merge together; the donor stays unchanged.
-fn together(job: &Job, options: &matching::Options) -> ManyOptions {
+fn together(job: &Job, options: &matching::MatchOptions) -> ManyOptions {
     ManyOptions {
         begin: Begin::Model(job.donor),
         matching: options.clone(),

@@ -1,6 +1,6 @@
 //! A whole alignment of two models or many: begin or go on, match, write the transforms, report.
 //!
-//! Two models are a [`PairTask`], which writes one file; many are a [`CrowdTask`], which writes a
+//! Two models are a [`PairTask`], which writes one file; many are a [`ModelSetTask`], which writes a
 //! file for each of them, `1.safetensors` and so on in one folder. The steps are journalled beside
 //! the last of these files, which is written once all others are durable: until it exists the run
 //! is not finished, and continues when it is started again.
@@ -9,10 +9,10 @@
 //! transform for each input of a merge.
 
 mod backend;
-mod by;
-mod crowd_task;
 mod findings;
 pub mod inputs;
+mod matcher;
+mod model_set_task;
 mod pair;
 mod pair_task;
 mod report;
@@ -37,8 +37,8 @@ use crate::output::{BegunSteps, Steps, Storage, Target};
 use crate::plan::memory::{DeviceWish, process_bytes};
 use crate::symmetry::{Symmetries, TransformFile};
 
-pub use by::By;
-pub use crowd_task::{Crowd, CrowdTask};
+pub use matcher::Matcher;
+pub use model_set_task::{ModelSet, ModelSetTask};
 pub use pair::Pair;
 pub use pair_task::{Aligned, PairTask};
 pub use report::{AlignmentReport, Cosines, Findings, ManyReport, RootFound};
@@ -104,7 +104,7 @@ pub fn align<T: Task>(align: Align<T>) -> Result<T::Found> {
     let held = held + backend::host_bytes(&options, device, memory)?;
     task.set_memory(left_for_matching(&task, memory, held, &pool).map_err(Error::refused)?);
     let identity = task.identity().map_err(Error::refused)?;
-    let run = Run {
+    let run = AlignRun {
         task: &task,
         pool: &pool,
         options: &options,
@@ -225,7 +225,7 @@ fn report_of(
 }
 
 /// An alignment in progress.
-struct Run<'a, T> {
+struct AlignRun<'a, T> {
     task: &'a T,
     pool: &'a ThreadPool,
     options: &'a Options,
@@ -236,7 +236,7 @@ struct Run<'a, T> {
     memory: u64,
 }
 
-impl<T: Task> Run<'_, T> {
+impl<T: Task> AlignRun<'_, T> {
     /// Returns the transforms at `target`, after finding and writing them if they are missing, and
     /// the status.
     fn carry_out_to(

@@ -165,7 +165,7 @@ impl Pair {
     }
 
     /// Returns the identity of a run: everything that determines its result.
-    pub fn identity(&self, options: &matching::Options) -> Value {
+    pub fn identity(&self, options: &matching::MatchOptions) -> Value {
         let mut identity = json!({
             "alignment": ALIGNMENT_VERSION,
             "reference": self.reference_print,

@@ -15,10 +15,11 @@ use crate::monitor::Phase;
 use crate::output::Target;
 use crate::symmetry::{Alignment, Symmetries, Transform, TransformFile};
 
-use super::by::{Models, Solved};
+use super::matcher::{Models, Solved};
 use super::session::Session;
 use super::{
-    AlignmentReport, By, Pair, Ran, Solving, Task, findings, note, refuse_inputs_folder, report_of,
+    AlignmentReport, Matcher, Pair, Ran, Solving, Task, findings, note, refuse_inputs_folder,
+    report_of,
 };
 
 /// A pair, and the criterion by which it is aligned.
@@ -26,9 +27,9 @@ pub struct PairTask {
     /// The models.
     pub pair: Pair,
     /// The criterion that matches units.
-    pub by: By,
+    pub by: Matcher,
     /// The options of matching; the run fills in their memory.
-    pub matching: matching::Options,
+    pub matching: matching::MatchOptions,
 }
 
 /// The result of an alignment.
@@ -94,7 +95,7 @@ impl Task for PairTask {
             identity,
         } = solving;
         let (stored, moving) = (&stores[0], &stores[1]);
-        let matching = matching::Options {
+        let matching = matching::MatchOptions {
             backend,
             ..self.matching.clone()
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::align::angles::angle;
 use crate::align::many::ManyOptions;
-use crate::align::matching::{Options, Proof};
+use crate::align::matching::{MatchOptions, Proof};
 use crate::align::straight_through::Losses;
 use crate::budget::format_bytes;
 use crate::error::shown_name;
@@ -16,7 +16,7 @@ use crate::error::shown_name;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
     /// The options of matching.
-    pub options: Options,
+    pub options: MatchOptions,
     /// The number of sweeps over all roots until nothing moved, including the last.
     pub sweeps: usize,
     /// Losses of the midpoint, if the alignment was found by them.

@@ -13,21 +13,21 @@ use crate::recipe::Layers;
 use super::{Agreed, Deeper, Edit, refusal, to_usize};
 
 /// Keys that count layers, and the part of the model that each counts.
-const COUNTS: [(&str, Part); 9] = [
-    ("num_hidden_layers", Part::Any),
-    ("n_layer", Part::Any),
-    ("num_layers", Part::Any),
-    ("n_layers", Part::Any),
-    ("depth", Part::Any),
-    ("encoder_layers", Part::Encoder),
-    ("num_encoder_layers", Part::Encoder),
-    ("decoder_layers", Part::Decoder),
-    ("num_decoder_layers", Part::Decoder),
+const COUNTS: [(&str, ModelPart); 9] = [
+    ("num_hidden_layers", ModelPart::Any),
+    ("n_layer", ModelPart::Any),
+    ("num_layers", ModelPart::Any),
+    ("n_layers", ModelPart::Any),
+    ("depth", ModelPart::Any),
+    ("encoder_layers", ModelPart::Encoder),
+    ("num_encoder_layers", ModelPart::Encoder),
+    ("decoder_layers", ModelPart::Decoder),
+    ("num_decoder_layers", ModelPart::Decoder),
 ];
 
 /// The part of a model that has the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum ModelPart {
     /// The only part, or the language model.
     Any,
     Vision,
@@ -211,7 +211,7 @@ impl Stack<'_> {
     fn places(&self, config: &Value) -> Vec<Place> {
         let mut all = Vec::new();
         if let Some(fields) = config.as_object() {
-            self.places_in(fields, &[], Part::Any, &mut all);
+            self.places_in(fields, &[], ModelPart::Any, &mut all);
         }
         let wanted = part_of(self.stem);
         let exact: Vec<Place> = all
@@ -220,10 +220,10 @@ impl Stack<'_> {
             .map(|(_, place)| place.clone())
             .collect();
         // An encoder or decoder that is the whole model is counted by a key that does not name it.
-        match exact.is_empty() && matches!(wanted, Part::Encoder | Part::Decoder) {
+        match exact.is_empty() && matches!(wanted, ModelPart::Encoder | ModelPart::Decoder) {
             true => all
                 .into_iter()
-                .filter(|(part, _)| *part == Part::Any)
+                .filter(|(part, _)| *part == ModelPart::Any)
                 .map(|(_, place)| place)
                 .collect(),
             false => exact,
@@ -234,13 +234,13 @@ impl Stack<'_> {
         &self,
         fields: &Map<String, Value>,
         path: &[String],
-        of: Part,
-        all: &mut Vec<(Part, Place)>,
+        of: ModelPart,
+        all: &mut Vec<(ModelPart, Place)>,
     ) {
         for (key, part) in COUNTS {
             if let Some(stated) = fields.get(key).and_then(Value::as_u64) {
                 let lists = self.lists_by_layer(fields);
-                let part = if of == Part::Any { part } else { of };
+                let part = if of == ModelPart::Any { part } else { of };
                 all.push((
                     part,
                     Place {
@@ -257,13 +257,13 @@ impl Stack<'_> {
             .filter_map(|(key, value)| Some((key, value.as_object()?)))
         {
             let part = match key.as_str() {
-                _ if TEXT_CONFIGS.contains(&key.as_str()) => Part::Any,
+                _ if TEXT_CONFIGS.contains(&key.as_str()) => ModelPart::Any,
                 _ if key.ends_with("_config") || key == "encoder" || key == "decoder" => {
                     part_of(key)
                 }
                 _ => continue,
             };
-            if path.is_empty() && (part != Part::Any || TEXT_CONFIGS.contains(&key.as_str())) {
+            if path.is_empty() && (part != ModelPart::Any || TEXT_CONFIGS.contains(&key.as_str())) {
                 self.places_in(inner, std::slice::from_ref(key), part, all);
             }
         }
@@ -302,17 +302,17 @@ impl Place {
             .all(|key| TEXT_CONFIGS.contains(&key.as_str()));
         text && COUNTS
             .iter()
-            .any(|(key, part)| *key == self.key && *part == Part::Any && *key != "depth")
+            .any(|(key, part)| *key == self.key && *part == ModelPart::Any && *key != "depth")
     }
 }
 
-fn part_of(words: &str) -> Part {
+fn part_of(words: &str) -> ModelPart {
     let has = |of: &[&str]| of.iter().any(|word| words.contains(word));
     match () {
-        () if has(&["vision", "visual", "image", "vit"]) => Part::Vision,
-        () if has(&["audio", "speech"]) => Part::Audio,
-        () if has(&["decoder"]) => Part::Decoder,
-        () if has(&["encoder"]) => Part::Encoder,
-        () => Part::Any,
+        () if has(&["vision", "visual", "image", "vit"]) => ModelPart::Vision,
+        () if has(&["audio", "speech"]) => ModelPart::Audio,
+        () if has(&["decoder"]) => ModelPart::Decoder,
+        () if has(&["encoder"]) => ModelPart::Encoder,
+        () => ModelPart::Any,
     }
 }

@@ -40,7 +40,7 @@ pub fn share(parts: &Parts<'_>, ties: &mut Ties) {
         }) {
             group.names.insert(canonical.clone());
         }
-        settle(parts, ties, &canonical, &group);
+        share_names(parts, ties, &canonical, &group);
     }
 }
 
@@ -54,7 +54,7 @@ fn canonical(name: &str) -> Option<(String, bool)> {
     })
 }
 
-fn settle(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
+fn share_names(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
     let stored = |input: usize| group.stored(parts, input, canonical);
     let mut members = parts.members.iter();
     let all_alike = members.all(|input| stored(*input).len() == group.names.len());

@@ -8,7 +8,7 @@ use super::families::{EMBEDDINGS, FOREIGN, HEADS, Head, is_headless, is_tied, sc
 use super::{Parts, Ties, before};
 
 /// The state of a head in one input.
-enum State {
+enum HeadState {
     /// A tensor of its own.
     Own,
     /// Tied to the embeddings of this name.
@@ -38,13 +38,13 @@ pub fn decide(parts: &Parts<'_>, ties: &mut Ties) -> Result<()> {
         if parts.members.iter().any(folded) {
             continue;
         }
-        let states: Vec<(usize, State)> = parts
+        let states: Vec<(usize, HeadState)> = parts
             .members
             .iter()
             .map(|input| (*input, state(parts, *input, name)))
             .collect();
-        let is_own = |(_, state): &(usize, State)| matches!(state, State::Own);
-        let lacks = |(_, state): &(usize, State)| matches!(state, State::Lacking);
+        let is_own = |(_, state): &(usize, HeadState)| matches!(state, HeadState::Own);
+        let lacks = |(_, state): &(usize, HeadState)| matches!(state, HeadState::Lacking);
         if states.iter().any(is_own) || states.iter().any(lacks) {
             write(parts, ties, name, &states)?;
         } else {
@@ -62,12 +62,12 @@ fn head_of(name: &str) -> Option<(&Head, &str)> {
     })
 }
 
-fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
+fn state(parts: &Parts<'_>, input: usize, name: &str) -> HeadState {
     let own = parts.shape(input, name);
     let untied = if own.is_some() {
-        State::Own
+        HeadState::Own
     } else {
-        State::Lacking
+        HeadState::Lacking
     };
     let tied = parts.configs[input].as_ref().and_then(is_tied);
     // If the config does not say: a stored head is its own, and a head that is not stored can only
@@ -76,12 +76,12 @@ fn state(parts: &Parts<'_>, input: usize, name: &str) -> State {
         return untied;
     }
     if own.is_none() && !may_have(parts, input, name) {
-        return State::Lacking;
+        return HeadState::Lacking;
     }
     match embeddings(parts, input, name)
         .filter(|found| own.is_none() || parts.shape(input, found) == own)
     {
-        Some(found) => State::Tied {
+        Some(found) => HeadState::Tied {
             embeddings: found.to_owned(),
             stored: own.is_some(),
         },
@@ -132,9 +132,14 @@ fn rank(begin: &str, name: &str) -> Option<(bool, bool, usize, usize)> {
 }
 
 /// Writes the head: inputs that tie it give their embeddings.
-fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State)]) -> Result<()> {
+fn write(
+    parts: &Parts<'_>,
+    ties: &mut Ties,
+    name: &str,
+    states: &[(usize, HeadState)],
+) -> Result<()> {
     let tied = states.iter().filter_map(|(input, state)| match state {
-        State::Tied { embeddings, stored } => Some((*input, embeddings, *stored)),
+        HeadState::Tied { embeddings, stored } => Some((*input, embeddings, *stored)),
         _ => None,
     });
     let tied: Vec<_> = tied.collect();
@@ -143,7 +148,7 @@ fn write(parts: &Parts<'_>, ties: &mut Ties, name: &str, states: &[(usize, State
     };
     let own = states
         .iter()
-        .find(|(_, state)| matches!(state, State::Own))
+        .find(|(_, state)| matches!(state, HeadState::Own))
         .map(|(input, _)| *input);
     if let Some(own) = own
         && parts.configs[*first].as_ref().is_some_and(scales_tied)
@@ -197,9 +202,9 @@ fn give_biases(parts: &Parts<'_>, ties: &mut Ties, name: &str) {
 }
 
 /// Leaves out a head that every input ties.
-fn leave_out(ties: &mut Ties, name: &str, states: Vec<(usize, State)>) {
+fn leave_out(ties: &mut Ties, name: &str, states: Vec<(usize, HeadState)>) {
     for (input, state) in states {
-        if let State::Tied {
+        if let HeadState::Tied {
             embeddings,
             stored: true,
         } = state

@@ -158,7 +158,7 @@ impl TransformFile {
 /// Encodes the header of a safetensors file with these tensors, notes in order.
 fn header(
     metadata: Map<String, Value>,
-    parts: &[(String, Part)],
+    parts: &[(String, StoredPart)],
 ) -> Result<Vec<u8>, serde_json::Error> {
     // NOTE: the safetensors crate keeps metadata in a hash map, which would write them in random
     // order.
@@ -318,13 +318,13 @@ fn floats(bytes: &Window) -> Vec<f64> {
 }
 
 /// A tensor of the file.
-struct Part {
+struct StoredPart {
     dtype: StoredDtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
+fn stored(group: &Group, element: &Element) -> Vec<(String, StoredPart)> {
     let units = element.permutation.iter();
     let signs = element.negative.iter();
     let signs = signs.map(|negative| if *negative { -1_i8 } else { 1 }.cast_unsigned());
@@ -333,7 +333,7 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
     let parts = [
         (
             "permutation",
-            Part {
+            StoredPart {
                 dtype: StoredDtype::I32,
                 shape: shape(group, group.units),
                 bytes: units.flat_map(|unit| unit.to_le_bytes()).collect(),
@@ -341,7 +341,7 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
         ),
         (
             "sign",
-            Part {
+            StoredPart {
                 dtype: StoredDtype::I8,
                 shape: shape(group, group.sign_count()),
                 bytes: signs.collect(),
@@ -349,7 +349,7 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
         ),
         (
             "rotation",
-            Part {
+            StoredPart {
                 dtype: StoredDtype::F64,
                 shape: shape(group, group.pair_count()),
                 bytes: angles.flat_map(|angle| angle.to_le_bytes()).collect(),
@@ -357,7 +357,7 @@ fn stored(group: &Group, element: &Element) -> Vec<(String, Part)> {
         ),
         (
             "map",
-            Part {
+            StoredPart {
                 dtype: StoredDtype::F64,
                 shape: vec![group.units; 2],
                 bytes: map.flat_map(|number| number.to_le_bytes()).collect(),

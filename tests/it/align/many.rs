@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use thalweg::align::many::{
     Begin, ManyMatched, ManyOptions, ManyStep, Towards, cycle_error, match_many, through_universe,
 };
-use thalweg::align::matching::{Options, Residual, Start, Unwatched, Watch, match_weights};
+use thalweg::align::matching::{MatchOptions, Residual, Start, Unwatched, Watch, match_weights};
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::error::{Error, Kind, Result};
 use thalweg::kernel::Kernels;
@@ -15,7 +15,7 @@ use super::Stored;
 use crate::support::forward::{Chain, Experts, Family, Llama, Net, Random};
 
 /// Models in memory, the transforms that were planted in them, and their symmetries.
-struct Crowd {
+struct ModelSet {
     models: Vec<Arc<Store>>,
     planted: Vec<Transform>,
     symmetries: Arc<Symmetries>,
@@ -61,7 +61,7 @@ fn under(model: &Arc<Store>, symmetries: &Arc<Symmetries>, transform: &Transform
 
 /// Noisy copies of a network, each transformed: orders and signs that leave the residual stream
 /// alone.
-fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
+fn set(family: &dyn Family, count: u64, noise: f64) -> ModelSet {
     let net = family.random(3);
     let symmetries = Stored::new(&net, None).symmetries;
     let mut random = Random::new(9);
@@ -109,14 +109,14 @@ fn crowd(family: &dyn Family, count: u64, noise: f64) -> Crowd {
         )
     };
     let (models, planted) = (1..=count).map(member).unzip();
-    Crowd {
+    ModelSet {
         models,
         planted,
         symmetries,
     }
 }
 
-impl Crowd {
+impl ModelSet {
     fn matched(
         &self,
         options: &ManyOptions,
@@ -175,10 +175,10 @@ fn mlp() -> Chain {
 #[test]
 fn what_was_planted_is_found_whatever_they_are_matched_to() {
     for noise in [0.0, 0.2] {
-        let crowd = crowd(&mlp(), 4, noise);
+        let set = set(&mlp(), 4, noise);
         for towards in ALL {
             for begin in [Begin::Model(2), Begin::Nearest] {
-                let found = crowd
+                let found = set
                     .matched(
                         &ManyOptions {
                             begin,
@@ -191,11 +191,11 @@ fn what_was_planted_is_found_whatever_they_are_matched_to() {
                 for (model, transform) in found.transforms.iter().enumerate() {
                     assert_eq!(
                         *transform,
-                        crowd.wanted(model, found.begun),
+                        set.wanted(model, found.begun),
                         "{towards:?} model {model}"
                     );
                 }
-                assert!(found.transforms[found.begun].is_identity(&crowd.symmetries));
+                assert!(found.transforms[found.begun].is_identity(&set.symmetries));
                 assert!(found.settled && found.cycle_error == 0.0);
                 assert!(begin == Begin::Nearest || found.begun == 2);
             }
@@ -234,16 +234,16 @@ fn equal_models_stay_as_they_are() {
 fn a_mean_brings_models_nearer_than_one_of_them() {
     let (mut better, mut count) = (0, 0);
     for seed_noise in [1.2, 1.6, 2.0] {
-        let crowd = crowd(&mlp(), 5, seed_noise);
-        let start = vec![Transform::identity(&crowd.symmetries); 5];
+        let set = set(&mlp(), 5, seed_noise);
+        let start = vec![Transform::identity(&set.symmetries); 5];
         let [one, mean, others] = ALL.map(|towards| {
-            let found = crowd
+            let found = set
                 .matched(&options(towards), &[], &Unwatched)
                 .expect("matched");
             assert!(found.settled, "{towards:?} ended by itself");
-            crowd.objective(&found.transforms)
+            set.objective(&found.transforms)
         });
-        assert!(one > crowd.objective(&start));
+        assert!(one > set.objective(&start));
         // f32 weights, and gains that are below rounding are not taken.
         assert!(
             mean >= one - 1e-6 && others >= one - 1e-6,
@@ -257,12 +257,12 @@ fn a_mean_brings_models_nearer_than_one_of_them() {
 
 #[test]
 fn weights_decide_what_the_mean_is() {
-    let crowd = crowd(&mlp(), 3, 1.5);
+    let set = set(&mlp(), 3, 1.5);
     let with = |weights: &[f64]| {
         match_many(
-            &crowd.models,
+            &set.models,
             weights,
-            &crowd.symmetries,
+            &set.symmetries,
             &[],
             &options(Towards::Mean),
             &Unwatched,
@@ -274,9 +274,9 @@ fn weights_decide_what_the_mean_is() {
         ..options(Towards::Mean)
     };
     let heavy = match_many(
-        &crowd.models,
+        &set.models,
         &[1e-9, 1.0, 1e-9],
-        &crowd.symmetries,
+        &set.symmetries,
         &[],
         &begin,
         &Unwatched,
@@ -285,7 +285,7 @@ fn weights_decide_what_the_mean_is() {
         begin: Begin::Model(1),
         ..options(Towards::One)
     };
-    let one = crowd.matched(&one, &[], &Unwatched).expect("matched");
+    let one = set.matched(&one, &[], &Unwatched).expect("matched");
     assert_eq!(heavy.expect("matched").transforms, one.transforms);
     for odd in [
         &[1.0, 2.0][..],
@@ -299,15 +299,15 @@ fn weights_decide_what_the_mean_is() {
 
 #[test]
 fn cycles_are_consistent_by_way_of_a_universe_and_not_pair_by_pair() {
-    let crowd = crowd(&mlp(), 3, 2.5);
-    let symmetries = &*crowd.symmetries;
+    let set = set(&mlp(), 3, 2.5);
+    let symmetries = &*set.symmetries;
     let pair = |to: usize, from: usize| {
-        let (reference, start) = (crowd.models[to].as_ref(), Transform::identity(symmetries));
-        let (moving, options) = (&crowd.models[from], Options::default());
+        let (reference, start) = (set.models[to].as_ref(), Transform::identity(symmetries));
+        let (moving, options) = (&set.models[from], MatchOptions::default());
         match_weights(
             reference,
             moving,
-            &crowd.symmetries,
+            &set.symmetries,
             Start {
                 transform: &start,
                 steps: &[],
@@ -352,13 +352,13 @@ fn heads_and_experts_are_brought_together_too() {
         experts: Experts::Mixtral,
         ..Llama::default()
     };
-    let crowd = crowd(&family, 3, 0.05);
+    let set = set(&family, 3, 0.05);
     for towards in [Towards::Mean, Towards::Others] {
-        let matching = Options {
+        let matching = MatchOptions {
             signs: true,
-            ..Options::default()
+            ..MatchOptions::default()
         };
-        let found = crowd
+        let found = set
             .matched(
                 &ManyOptions {
                     matching,
@@ -368,11 +368,9 @@ fn heads_and_experts_are_brought_together_too() {
                 &Unwatched,
             )
             .expect("matched");
-        let wanted: Vec<Transform> = (0..3)
-            .map(|model| crowd.wanted(model, found.begun))
-            .collect();
+        let wanted: Vec<Transform> = (0..3).map(|model| set.wanted(model, found.begun)).collect();
         assert!(
-            crowd.objective(&found.transforms) > crowd.objective(&wanted) - 1e-3,
+            set.objective(&found.transforms) > set.objective(&wanted) - 1e-3,
             "{towards:?}"
         );
     }
@@ -397,22 +395,19 @@ impl Watch<ManyStep> for Taken {
 
 #[test]
 fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
-    let crowd = crowd(&mlp(), 3, 1.0);
+    let set = set(&mlp(), 3, 1.0);
     for towards in [Towards::Mean, Towards::Others] {
         let seen = Taken::default();
-        let wanted = crowd
-            .matched(&options(towards), &[], &seen)
-            .expect("matched");
+        let wanted = set.matched(&options(towards), &[], &seen).expect("matched");
         let all = seen.0.into_inner().expect("no panic");
         assert!(all.len() > 6);
         for most in 1..=all.len() {
             let stopped = Taken(Mutex::default(), Some(most));
-            assert!(crowd.matched(&options(towards), &[], &stopped).is_err());
+            assert!(set.matched(&options(towards), &[], &stopped).is_err());
             let rest = Taken::default();
             let steps = stopped.0.into_inner().expect("no panic");
             assert_eq!(
-                crowd
-                    .matched(&options(towards), &steps, &rest)
+                set.matched(&options(towards), &steps, &rest)
                     .expect("matched"),
                 wanted
             );
@@ -421,8 +416,7 @@ fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
         let mut odd = all;
         odd.push(odd[0].clone());
         assert_eq!(
-            crowd
-                .matched(&options(towards), &odd, &Unwatched)
+            set.matched(&options(towards), &odd, &Unwatched)
                 .expect_err("too many")
                 .kind(),
             Kind::Resume
@@ -432,13 +426,13 @@ fn a_run_that_was_interrupted_anywhere_goes_on_to_the_same() {
 
 #[test]
 fn threads_do_not_show() {
-    let crowd = crowd(&mlp(), 4, 1.0);
+    let set = set(&mlp(), 4, 1.0);
     let runs = [1, 2, 3].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .expect("a pool");
-        pool.install(|| crowd.matched(&options(Towards::Others), &[], &Unwatched))
+        pool.install(|| set.matched(&options(Towards::Others), &[], &Unwatched))
             .expect("matched")
     });
     assert_eq!(runs[0], runs[1]);
@@ -447,10 +441,9 @@ fn threads_do_not_show() {
 
 #[test]
 fn what_cannot_be_aligned_together_is_refused() {
-    let crowd = crowd(&mlp(), 2, 0.0);
+    let set = set(&mlp(), 2, 0.0);
     let refused = |options: &ManyOptions| {
-        crowd
-            .matched(options, &[], &Unwatched)
+        set.matched(options, &[], &Unwatched)
             .expect_err("refused")
             .to_string()
     };
@@ -462,9 +455,9 @@ fn what_cannot_be_aligned_together_is_refused() {
         })
         .contains("one of 2 models")
     );
-    let matching = Options {
+    let matching = MatchOptions {
         residual: Residual::Orthogonal,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     assert!(
         refused(&ManyOptions {
@@ -474,9 +467,9 @@ fn what_cannot_be_aligned_together_is_refused() {
         .contains("two models only")
     );
     let alone = match_many(
-        &crowd.models[..1],
+        &set.models[..1],
         &[],
-        &crowd.symmetries,
+        &set.symmetries,
         &[],
         &ManyOptions::default(),
         &Unwatched,
@@ -489,11 +482,11 @@ fn what_cannot_be_aligned_together_is_refused() {
     );
     let mut net = mlp().random(3);
     net.tensors.values_mut().next().expect("there").1[0] = f64::NAN;
-    let models = [Arc::clone(&crowd.models[0]), store(&net)];
+    let models = [Arc::clone(&set.models[0]), store(&net)];
     let odd = match_many(
         &models,
         &[],
-        &crowd.symmetries,
+        &set.symmetries,
         &[],
         &ManyOptions::default(),
         &Unwatched,

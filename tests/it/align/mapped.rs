@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use thalweg::align::many::ManyOptions;
-use thalweg::align::run::{Align, Crowd, CrowdTask, ManyReport, align};
+use thalweg::align::run::{Align, ManyReport, ModelSet, ModelSetTask, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
 use thalweg::error::Result;
@@ -322,7 +322,7 @@ fn what_cannot_be_mapped_is_refused_in_words() {
 
 /// Noisy copies of a network, each with its hidden units in another order, in folders `m0`, `m1`
 /// and so on.
-pub fn crowd(count: usize) -> Stored {
+pub fn set(count: usize) -> Stored {
     let net = Chain {
         norms: false,
         flax: false,
@@ -351,7 +351,7 @@ pub fn crowd(count: usize) -> Stored {
 
 #[test]
 fn many_models_are_aligned_applied_and_merged() {
-    let stored = crowd(4);
+    let stored = set(4);
     let dir = stored.dir.path();
     let align = [
         "align",
@@ -471,7 +471,7 @@ fn many_models_are_aligned_applied_and_merged() {
 
 #[test]
 fn many_models_that_do_not_fit_are_refused() {
-    let stored = crowd(3);
+    let stored = set(3);
     let dir = stored.dir.path();
     run(dir, ["align", "m0", "m1", "m2", "--reference", "m7"])
         .fails(2, &["one of the checkpoints that are aligned"]);
@@ -496,8 +496,8 @@ fn aligned(
     let models =
         (0..3).map(|model| Checkpoint::open(&inputs.join(format!("m{model}"))).expect("opens"));
     let outcome = align(Align {
-        task: CrowdTask {
-            crowd: Crowd::new(models.collect(), None, Waived::default()).expect("a crowd"),
+        task: ModelSetTask {
+            set: ModelSet::new(models.collect(), None, Waived::default()).expect("a set"),
             many: ManyOptions::default(),
         },
         memory: 256 << 20,
@@ -520,7 +520,7 @@ fn aligned(
 
 #[test]
 fn power_may_go_at_every_operation_on_many() {
-    let stored = crowd(3);
+    let stored = set(3);
     let undisturbed = scratch();
     let (storage, outcome) = aligned(
         stored.dir.path(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use thalweg::align::Store;
 use thalweg::align::matching::{
-    Matched, Options, Proof, Residual, Start, Unwatched, match_weights,
+    MatchOptions, Matched, Proof, Residual, Start, Unwatched, match_weights,
 };
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
@@ -74,7 +74,7 @@ fn open(folder: &Path) -> Arc<Store> {
 }
 
 /// Matches folder `moving` to folder `reference`.
-fn matched(stored: &Stored, reference: &str, moving: &str, options: &Options) -> Matched {
+fn matched(stored: &Stored, reference: &str, moving: &str, options: &MatchOptions) -> Matched {
     let [reference, moving] = [reference, moving].map(|name| open(&stored.dir.path().join(name)));
     let start = Transform::identity(&stored.symmetries);
     match_weights(
@@ -110,9 +110,9 @@ fn a_planted_transform_is_undone_bit_for_bit() {
             let stored = stored(&family.random(8), dtype, None);
             let planted = exact(&stored, 3, residual == Residual::Permute);
             stored.apply("model", planted, "planted", &PLENTY);
-            let options = Options {
+            let options = MatchOptions {
                 residual,
-                ..Options::default()
+                ..MatchOptions::default()
             };
             let found = matched(&stored, "model", "planted", &options);
             stored.apply("planted", found.transform, "back", &PLENTY);
@@ -124,7 +124,7 @@ fn a_planted_transform_is_undone_bit_for_bit() {
 #[test]
 fn a_model_and_itself_stay_as_they_are() {
     let stored = stored(&mixtral().random(8), Dtype::BF16, None);
-    let found = matched(&stored, "model", "model", &Options::default());
+    let found = matched(&stored, "model", "model", &MatchOptions::default());
     assert!(found.transform.is_identity(&stored.symmetries));
     assert!(
         found.steps.iter().all(|step| step.proof == Proof::Identity
@@ -148,7 +148,7 @@ fn turned_pairs_are_turned_back() {
     });
     let planted = Transform::new(&stored.symmetries, fixed.collect()).expect("still fits");
     stored.apply("model", planted, "planted", &PLENTY);
-    let found = matched(&stored, "model", "planted", &Options::default());
+    let found = matched(&stored, "model", "planted", &MatchOptions::default());
     stored.apply("planted", found.transform, "back", &PLENTY);
     let [model, back] = ["model", "back"].map(|name| read_model(&stored.dir.path().join(name)));
     for (name, tensor) in &model {
@@ -178,9 +178,9 @@ fn what_was_written_under_any_budget_is_matched_alike() {
                 .num_threads(threads)
                 .build()
                 .expect("a pool");
-            let options = Options {
+            let options = MatchOptions {
                 memory,
-                ..Options::default()
+                ..MatchOptions::default()
             };
             pool.install(|| matched(&stored, "model", "planted", &options))
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::mapped::crowd;
+use super::mapped::set;
 use crate::support::program::run;
 
 /// Openings of one file, counted by the system.
@@ -46,7 +46,7 @@ impl Openings {
 /// Openings of the weights of the second of `count` models while all are brought to the first, or
 /// `together`, and merged.
 fn openings(count: usize, together: bool) -> usize {
-    let stored = crowd(count);
+    let stored = set(count);
     let dir = stored.dir.path();
     let models: Vec<String> = (0..count).map(|model| format!("m{model}")).collect();
     let openings = Openings::of(&dir.join("m1/model.safetensors"));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use thalweg::align::matching::{
-    Matched, Options, Proof, Residual, Start, Step, Unwatched, Watch, match_weights,
+    MatchOptions, Matched, Proof, Residual, Start, Step, Unwatched, Watch, match_weights,
 };
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
@@ -88,7 +88,12 @@ impl Pair {
         }
     }
 
-    fn matched(&self, options: &Options, replay: &[Step], watch: &dyn Watch) -> Result<Matched> {
+    fn matched(
+        &self,
+        options: &MatchOptions,
+        replay: &[Step],
+        watch: &dyn Watch,
+    ) -> Result<Matched> {
         let start = Transform::identity(&self.symmetries);
         match_weights(
             &self.reference,
@@ -138,11 +143,11 @@ impl Pair {
     }
 }
 
-fn options() -> Options {
-    Options {
+fn options() -> MatchOptions {
+    MatchOptions {
         residual: Residual::Orthogonal,
         sweeps: 60,
-        ..Options::default()
+        ..MatchOptions::default()
     }
 }
 
@@ -275,9 +280,9 @@ fn a_map_that_is_given_is_held() {
     let start = Transform::identity(&pair.symmetries)
         .with(&pair.symmetries, at, inverse.elements()[at].clone())
         .expect("fits");
-    let options = Options {
+    let options = MatchOptions {
         residual: Residual::Map,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     let found = match_weights(
         &pair.reference,
@@ -373,7 +378,7 @@ fn threads_and_memory_do_not_show() {
             .expect("a pool");
         pool.install(|| {
             pair.matched(
-                &Options {
+                &MatchOptions {
                     memory,
                     ..options()
                 },
@@ -387,7 +392,7 @@ fn threads_and_memory_do_not_show() {
     assert_eq!(runs[0], runs[2]);
     let error = pair
         .matched(
-            &Options {
+            &MatchOptions {
                 memory: 1 << 10,
                 ..options()
             },
@@ -404,9 +409,9 @@ fn models_whose_norms_are_not_folded_have_no_map() {
     let store = store(&stored.dir.path().join("model"));
     let start = Transform::identity(&stored.symmetries);
     for residual in [Residual::Orthogonal, Residual::Map] {
-        let options = Options {
+        let options = MatchOptions {
             residual,
-            ..Options::default()
+            ..MatchOptions::default()
         };
         let found = match_weights(
             store.as_ref(),

@@ -8,8 +8,8 @@ use std::time::Instant;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use thalweg::Result;
-use thalweg::align::matching::Options as Matching;
-use thalweg::align::run::{Align, AlignmentReport, By, Pair, PairTask, align};
+use thalweg::align::matching::MatchOptions as Matching;
+use thalweg::align::run::{Align, AlignmentReport, Matcher, Pair, PairTask, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::engine::Options;
 use thalweg::likeness::Waived;
@@ -48,7 +48,7 @@ fn aligned(
         task: PairTask {
             pair: Pair::new(open("model"), open("planted"), None, Waived::default())
                 .expect("a pair"),
-            by: By::Weights,
+            by: Matcher::Weights,
             matching: Matching::default(),
         },
         memory: 256 << 20,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use thalweg::align::Store;
 use thalweg::align::activations::{self, match_activations};
-use thalweg::align::matching::{Options as Matching, Proof, Residual, Unwatched};
-use thalweg::align::run::{Align, Aligned, By, Crowd, CrowdTask, Pair, PairTask, align};
+use thalweg::align::matching::{MatchOptions, Proof, Residual, Unwatched};
+use thalweg::align::run::{Align, Aligned, Matcher, ModelSet, ModelSetTask, Pair, PairTask, align};
 use thalweg::checkpoint::Checkpoint;
 use thalweg::device::{Driver, Kernel, Products};
 use thalweg::engine::Options;
@@ -80,11 +80,11 @@ impl<'a> Run<'a> {
             task: PairTask {
                 pair: Pair::new(open("model"), open(other), None, Waived::default())?
                     .ready_for(self.residual)?,
-                by: By::Weights,
-                matching: Matching {
+                by: Matcher::Weights,
+                matching: MatchOptions {
                     residual: self.residual,
                     sweeps: 6,
-                    ..Matching::default()
+                    ..MatchOptions::default()
                 },
             },
             memory: 256 << 20,
@@ -344,8 +344,8 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
             .collect::<Result<_>>()
             .expect("open");
         align(Align {
-            task: CrowdTask {
-                crowd: Crowd::new(
+            task: ModelSetTask {
+                set: ModelSet::new(
                     models,
                     None,
                     Waived {
@@ -353,7 +353,7 @@ fn many_models_are_brought_together_on_a_device_and_gone_on_with() {
                         config: true,
                     },
                 )
-                .expect("a crowd"),
+                .expect("a set"),
                 many: Default::default(),
             },
             memory: 256 << 20,
@@ -441,7 +441,7 @@ fn activations_are_multiplied_on_a_device() {
     }
     let [ours, theirs] = [ours, theirs].map(|side| Store::in_memory(side, Kernels::detect()));
     let found = |backend: Backend| {
-        let options = activations::Options {
+        let options = activations::ActivationOptions {
             backend,
             ..Default::default()
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype as Stored;
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
-use thalweg::device::{Kernel, Lanes, Taken};
+use thalweg::device::{Kernel, LaneGuard, Lanes};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{Elements, Kernels};
 use thalweg::linalg::Columns;
@@ -95,7 +95,8 @@ fn compare(stored: Stored, dtype: Dtype, rows: usize, columns: usize, signs: boo
 
     let map = map.expect("a view moves something");
     let places = Columns::new(&map.source, &map.negative);
-    let lanes = Lanes::new(driver(), 1, Taken::gather_bytes(bytes.len(), columns)).expect("memory");
+    let lanes =
+        Lanes::new(driver(), 1, LaneGuard::gather_bytes(bytes.len(), columns)).expect("memory");
     let mut got = vec![0x77; bytes.len()];
     lanes
         .take()
@@ -144,8 +145,12 @@ fn nothing_and_rows_of_nothing_are_moved_too() {
     for (rows, columns) in [(0, 4), (0, 0)] {
         let source: Vec<u32> = (0..columns).rev().collect();
         let places = Columns::new(&source, &[]);
-        let lanes =
-            Lanes::new(driver(), 1, Taken::gather_bytes(0, places.len()).max(256)).expect("memory");
+        let lanes = Lanes::new(
+            driver(),
+            1,
+            LaneGuard::gather_bytes(0, places.len()).max(256),
+        )
+        .expect("memory");
         let bytes = vec![0; rows];
         let elements = Elements {
             dtype: Dtype::BF16,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 use thalweg::align::Store;
-use thalweg::align::activations::{Options, Similarity, match_activations};
+use thalweg::align::activations::{ActivationOptions, Similarity, match_activations};
 use thalweg::align::matching::{Proof, Unwatched};
 use thalweg::kernel::Kernels;
 use thalweg::symmetry::spec::builtin;
@@ -485,9 +485,9 @@ fn the_best_of_all_orders_is_found_for_every_similarity() {
             .collect();
         let norms = [&a_units, &b_units].map(|units| units.iter().map(|x| dot(x, x)).sum::<f64>());
         let wanted = best(&costs) / (norms[0] * norms[1]).sqrt();
-        let options = Options {
+        let options = ActivationOptions {
             similarity,
-            ..Options::default()
+            ..ActivationOptions::default()
         };
         let sides = [&a, &b].map(|values| store("hidden.0", samples, units, values));
         let found = match_activations(&sides[0], &sides[1], &symmetries, &[], &options, &Unwatched)
@@ -519,9 +519,9 @@ fn tiles_and_threads_do_not_show_and_too_little_memory_is_refused() {
     let symmetries = symmetries(units as u64);
     let sides = related(samples, units).map(|values| store("hidden.0", samples, units, &values));
     let found = |memory: u64, threads: usize| {
-        let options = Options {
+        let options = ActivationOptions {
             memory,
-            ..Options::default()
+            ..ActivationOptions::default()
         };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -551,11 +551,11 @@ fn dead_units_and_equal_models_stay_and_what_does_not_fit_is_refused_by_name() {
         .skip(2)
         .step_by(units)
         .for_each(|value| *value = 0.5);
-    let correlation = Options {
+    let correlation = ActivationOptions {
         similarity: Similarity::Correlation,
-        ..Options::default()
+        ..ActivationOptions::default()
     };
-    let matched = |a: &Store, b: &Store, options: &Options| {
+    let matched = |a: &Store, b: &Store, options: &ActivationOptions| {
         match_activations(a, b, &symmetries, &[], options, &Unwatched)
     };
     let own = store("hidden.0", samples, units, &a);
@@ -571,7 +571,7 @@ fn dead_units_and_equal_models_stay_and_what_does_not_fit_is_refused_by_name() {
         found.steps[0].after
     );
     let refused = |other: &Store, words: &str| {
-        let error = matched(&own, other, &Options::default())
+        let error = matched(&own, other, &ActivationOptions::default())
             .expect_err(words)
             .to_string();
         assert!(error.contains(words), "wanted {words:?} in {error}");

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use thalweg::Result;
-use thalweg::align::assignment::{CostTiles, Options, Sense, certified};
+use thalweg::align::assignment::{CertifiedOptions, CostTiles, Sense, certified};
 
 const WIDTH: usize = 64;
 /// Columns of a block: eight partial rows of it stay in the first cache.
@@ -128,8 +128,12 @@ fn main() -> Result<()> {
     let before = peak_kib();
     let start: Vec<u32> = (0..).take(size).collect();
     let begun = Instant::now();
-    let (assignment, certificate) =
-        certified(&mut tiles, Sense::Maximise, &start, &Options::default())?;
+    let (assignment, certificate) = certified(
+        &mut tiles,
+        Sense::Maximise,
+        &start,
+        &CertifiedOptions::default(),
+    )?;
     let (all, spent) = (begun.elapsed().as_secs_f64(), tiles.spent.as_secs_f64());
     println!(
         "{kind}, {size} x {size}: objective {:.3}, {certificate:?}",

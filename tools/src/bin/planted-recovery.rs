@@ -24,7 +24,7 @@ use half::bf16;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use thalweg::align::matching::{Options, Start, Watch, match_weights};
+use thalweg::align::matching::{MatchOptions, Start, Watch, match_weights};
 use thalweg::align::{Store, Transformed, Weights};
 use thalweg::checkpoint::{Checkpoint, SourceOptions};
 use thalweg::kernel::Kernels;
@@ -310,9 +310,9 @@ fn main() -> Done {
     drop(std::fs::write("/proc/self/clear_refs", "5"));
 
     let memory = (arguments.size("memory-mib", 2048) as u64) << 20;
-    let options = Options {
+    let options = MatchOptions {
         memory,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     let watch = Count::default();
     let (begun, before) = (Instant::now(), spent());

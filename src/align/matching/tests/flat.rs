@@ -70,9 +70,9 @@ fn an_mlp_that_was_shuffled_comes_back() {
         (0.0, Cost::Raw),
         (0.4, Cost::Raw),
     ] {
-        let options = Options {
+        let options = MatchOptions {
             cost,
-            ..Options::default()
+            ..MatchOptions::default()
         };
         let found = recover(
             &Case::mlp(&[120, 90, 130, 70, 10]),
@@ -94,9 +94,9 @@ fn an_mlp_that_was_shuffled_comes_back() {
 
 #[test]
 fn a_resnet_that_was_shuffled_comes_back() {
-    let options = Options {
+    let options = MatchOptions {
         residual: Residual::Permute,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     for factor in [0.0, 1.0] {
         let found = recover(&resnet(), factor, |s| Transform::random(s, 4), &options);
@@ -106,9 +106,9 @@ fn a_resnet_that_was_shuffled_comes_back() {
 
 #[test]
 fn the_residual_stream_comes_back_with_its_signs() {
-    let options = Options {
+    let options = MatchOptions {
         residual: Residual::Permute,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     let found = recover(&gated(40), 1.0, |s| planted(s, 9, true, false), &options);
     let residual = found.symmetries.group("residual").expect("there");
@@ -126,7 +126,7 @@ fn many_units_with_signs_come_back() {
         &gated(1500),
         0.5,
         |s| planted(s, 2, false, false),
-        &Options::default(),
+        &MatchOptions::default(),
     );
     let mlp = found.symmetries.group("layers.0.mlp").expect("there");
     let both = found
@@ -147,9 +147,9 @@ fn many_units_with_signs_come_back() {
 
 #[test]
 fn signs_that_must_not_move_are_not_undone() {
-    let options = Options {
+    let options = MatchOptions {
         signs: false,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     let found = recover(&gated(300), 0.0, |s| planted(s, 2, false, false), &options);
     let mlp = found.symmetries.group("layers.0.mlp").expect("there");
@@ -162,24 +162,24 @@ fn equal_and_nearly_equal_models_stay_as_they_are() {
     for (case, options) in [
         (
             gated(1200),
-            Options {
+            MatchOptions {
                 residual: Residual::Permute,
-                ..Options::default()
+                ..MatchOptions::default()
             },
         ),
-        (gated(50), Options::default()),
+        (gated(50), MatchOptions::default()),
         (
             resnet(),
-            Options {
+            MatchOptions {
                 residual: Residual::Permute,
-                ..Options::default()
+                ..MatchOptions::default()
             },
         ),
         (
             Case::mlp(&[20, 30, 40, 5]),
-            Options {
+            MatchOptions {
                 cost: Cost::Raw,
-                ..Options::default()
+                ..MatchOptions::default()
             },
         ),
     ] {

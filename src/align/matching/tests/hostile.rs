@@ -12,7 +12,7 @@ fn attempt(
 ) -> Error {
     let start = Transform::identity(symmetries);
     let (reference, moving) = (store(reference), store(moving));
-    let options = Options::default();
+    let options = MatchOptions::default();
     let refused = match_weights(
         reference.as_ref(),
         &moving,
@@ -78,7 +78,7 @@ fn tensors_of_zeros_count_for_nothing() {
         tensors["fc1.weight"].1.fill(0.0);
     }
     let start = Transform::identity(&symmetries);
-    let options = Options::default();
+    let options = MatchOptions::default();
     let found = match_weights(
         store(&whole).as_ref(),
         &store(&other),

@@ -194,7 +194,7 @@ fn recover(
     case: &Case,
     factor: f32,
     transform: impl Fn(&Symmetries) -> Transform,
-    options: &Options,
+    options: &MatchOptions,
 ) -> Recovered {
     let original = random(&case.shapes, 5);
     let symmetries = symmetries(case.spec, &original, &case.config);

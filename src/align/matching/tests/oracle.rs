@@ -71,7 +71,7 @@ fn two(case: &Case, seed: u64) -> Matrices {
     }
 }
 
-fn matched(case: &Case, pair: &Matrices, options: &Options) -> (Matched, Arc<Symmetries>) {
+fn matched(case: &Case, pair: &Matrices, options: &MatchOptions) -> (Matched, Arc<Symmetries>) {
     let symmetries = symmetries(case.spec, &pair.reference, &case.config);
     let start = Transform::identity(&symmetries);
     let (reference, moving) = (store(&pair.reference), store(&pair.moving));
@@ -104,7 +104,7 @@ fn one_hidden_layer_is_matched_best() {
             .iter()
             .map(|order| value(order))
             .fold(f64::MIN, f64::max);
-        let (found, _) = matched(&case, &pair, &Options::default());
+        let (found, _) = matched(&case, &pair, &MatchOptions::default());
         assert!(
             (found.steps[0].after - best).abs() < 1e-6,
             "{} {best}",
@@ -136,9 +136,9 @@ fn two_hidden_layers_end_where_neither_gains_alone() {
         let (found, _) = matched(
             &case,
             &pair,
-            &Options {
+            &MatchOptions {
                 seed,
-                ..Options::default()
+                ..MatchOptions::default()
             },
         );
         let order = |group: usize| -> Vec<usize> {
@@ -211,7 +211,7 @@ fn signed_units_are_matched_best() {
                 + pair.cosine(&part("down_proj"), &still, &signed);
             best = best.max(value);
         }
-        let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
+        let (found, symmetries) = matched(&tiny(), &pair, &MatchOptions::default());
         let mlp = symmetries.group("layers.0.mlp").expect("there");
         let step = found
             .steps
@@ -276,7 +276,7 @@ fn heads_are_matched_best_where_they_have_something_in_common() {
                 .map(|heads| best_pair(&pair, *heads))
                 .sum::<f64>()
         });
-        let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
+        let (found, symmetries) = matched(&tiny(), &pair, &MatchOptions::default());
         let kv = symmetries.group("layers.0.kv").expect("there");
         let step = found
             .steps
@@ -301,7 +301,7 @@ fn unrelated_heads_are_matched_best() {
                 .map(|heads| best_pair(&pair, *heads))
                 .sum::<f64>()
         });
-        let (found, symmetries) = matched(&tiny(), &pair, &Options::default());
+        let (found, symmetries) = matched(&tiny(), &pair, &MatchOptions::default());
         let kv = symmetries.group("layers.0.kv").expect("there");
         let step = found
             .steps

@@ -54,11 +54,11 @@ struct Run {
     reference: Arc<Store>,
     moving: Arc<Store>,
     symmetries: Arc<Symmetries>,
-    options: Options,
+    options: MatchOptions,
 }
 
 impl Run {
-    fn new(case: &Case, options: Options) -> Self {
+    fn new(case: &Case, options: MatchOptions) -> Self {
         let original = random(&case.shapes, 1);
         let symmetries = symmetries(case.spec, &original, &case.config);
         let moving = applied(
@@ -105,10 +105,10 @@ fn least_memory(run: &mut Run) -> u64 {
 fn threads_and_memory_do_not_show() {
     let mut run = Run::new(
         &mixed(1300),
-        Options {
+        MatchOptions {
             residual: Residual::Permute,
             sweeps: 2,
-            ..Options::default()
+            ..MatchOptions::default()
         },
     );
     let least = least_memory(&mut run);
@@ -135,9 +135,9 @@ fn threads_and_memory_do_not_show() {
 fn a_run_goes_on_from_any_step() {
     let run = Run::new(
         &mixed(60),
-        Options {
+        MatchOptions {
             residual: Residual::Permute,
-            ..Options::default()
+            ..MatchOptions::default()
         },
     );
     let kept = Kept::default();
@@ -159,9 +159,9 @@ fn a_run_goes_on_from_any_step() {
 fn steps_of_another_run_are_refused() {
     let run = Run::new(
         &mixed(60),
-        Options {
+        MatchOptions {
             residual: Residual::Permute,
-            ..Options::default()
+            ..MatchOptions::default()
         },
     );
     let kept = Kept::default();
@@ -183,7 +183,7 @@ fn steps_of_another_run_are_refused() {
 
 #[test]
 fn the_work_is_announced_and_done() {
-    let run = Run::new(&mixed(1100), Options::default());
+    let run = Run::new(&mixed(1100), MatchOptions::default());
     let kept = Kept::default();
     run.go(&[], &kept).expect("matched");
     let (planned, advanced) = (

@@ -185,7 +185,7 @@ fn planted_orders_and_signs_come_back_in_every_family() {
                 &case,
                 factor,
                 |s| planted(s, 3, false, false),
-                &Options::default(),
+                &MatchOptions::default(),
             );
             assert_eq!(found.lost(), 0, "{} with noise {factor}", case.spec);
             assert_eq!(found.matched.sweeps, 1, "{}", case.spec);
@@ -203,9 +203,9 @@ fn planted_orders_and_signs_come_back_in_every_family() {
 
 #[test]
 fn the_residual_stream_comes_back_with_all_else() {
-    let options = Options {
+    let options = MatchOptions {
         residual: Residual::Permute,
-        ..Options::default()
+        ..MatchOptions::default()
     };
     for case in all() {
         let found = recover(&case, 0.5, |s| planted(s, 7, true, false), &options);
@@ -241,14 +241,14 @@ fn without_noise_the_reference_comes_back() {
             &case,
             0.0,
             |s| planted(s, 11, false, false),
-            &Options::default(),
+            &MatchOptions::default(),
         );
         assert_eq!(distance(&case, &exact, 0.0), 0.0, "{}", case.spec);
         let turned = recover(
             &case,
             0.0,
             |s| planted(s, 12, false, true),
-            &Options::default(),
+            &MatchOptions::default(),
         );
         let apart = distance(&case, &turned, 0.0);
         assert!(apart < 1e-6, "{}: {apart}", case.spec);
@@ -277,7 +277,7 @@ fn turned_pairs_come_back_through_noise() {
             &case,
             0.5,
             |s| planted(s, 13, false, true),
-            &Options::default(),
+            &MatchOptions::default(),
         );
         let both = found
             .planted
@@ -325,7 +325,7 @@ fn turned_pairs_come_back_through_noise() {
 fn equal_models_stay_as_they_are_in_every_family() {
     for case in all() {
         for factor in [0.0, 0.02] {
-            let found = recover(&case, factor, Transform::identity, &Options::default());
+            let found = recover(&case, factor, Transform::identity, &MatchOptions::default());
             assert!(
                 found.matched.transform.is_identity(&found.symmetries),
                 "{} with noise {factor}",
@@ -348,9 +348,9 @@ fn equal_models_stay_as_they_are_in_every_family() {
 #[test]
 fn flips_stay_where_signs_are_off() {
     for case in [qwen3(), gpt2()] {
-        let options = Options {
+        let options = MatchOptions {
             signs: false,
-            ..Options::default()
+            ..MatchOptions::default()
         };
         let found = recover(&case, 0.0, |s| planted(s, 3, false, false), &options);
         let signs = found
@@ -380,7 +380,7 @@ fn experts(
             &planted,
         )),
     );
-    let options = Options::default();
+    let options = MatchOptions::default();
     let problem = Problem::new(
         reference.as_ref(),
         &moving,

@@ -44,7 +44,7 @@ fn exchanged(share: f32) -> Matched {
     let moving = store(&applied(&tensors, &symmetries, &planted));
     let start = Transform::identity(&symmetries);
     let reference = store(&tensors);
-    let options = Options::default();
+    let options = MatchOptions::default();
     match_weights(
         reference.as_ref(),
         &moving,

@@ -9,7 +9,7 @@ use crate::plan::{AlignmentFile, Job};
 use crate::symmetry::{Alignment, Symmetries, TransformFile};
 
 use super::super::note;
-use super::{AlignInputs, Looked, WHAT};
+use super::{AlignInputs, TransformSearch, WHAT};
 
 impl AlignInputs<'_> {
     /// Takes the transforms in `chosen` files, each for the given inputs.
@@ -19,7 +19,7 @@ impl AlignInputs<'_> {
         models: &[Checkpoint],
         prints: &[String],
         chosen: &[(PathBuf, Vec<usize>)],
-    ) -> Result<Looked> {
+    ) -> Result<TransformSearch> {
         let mut references = Vec::new();
         for (at, (path, inputs)) in chosen.iter().enumerate() {
             let context = Context::new(Kind::Mismatch, WHAT, path.display());
@@ -41,9 +41,9 @@ impl AlignInputs<'_> {
         let is_moved = |input: usize| chosen.iter().any(|(_, inputs)| inputs.contains(&input));
         let staying = (0..models.len()).filter(|input| !is_moved(*input));
         let staying: Vec<&String> = staying.map(|input| &prints[input]).collect();
-        Ok(Looked {
+        Ok(TransformSearch {
             warnings: found_elsewhere(&references, &staying),
-            ..Looked::default()
+            ..TransformSearch::default()
         })
     }
 

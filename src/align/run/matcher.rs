@@ -20,7 +20,7 @@ use crate::symmetry::{Symmetries, Transform, fingerprint};
 use super::{Findings, Pair};
 
 /// The criterion that decides which units are matched.
-pub enum By {
+pub enum Matcher {
     /// The weights.
     Weights,
     /// The activations of the units on data.
@@ -30,7 +30,7 @@ pub enum By {
         /// The model's activations, on the same samples.
         model: Box<Checkpoint>,
         /// The options of the comparison; the run fills in their memory.
-        options: activations::Options,
+        options: activations::ActivationOptions,
     },
     /// The loss of the midpoint.
     StraightThrough {
@@ -41,7 +41,7 @@ pub enum By {
         /// The fingerprint of the samples.
         print: String,
         /// The options of the descent.
-        options: straight_through::Options,
+        options: straight_through::MidpointOptions,
     },
 }
 
@@ -73,7 +73,7 @@ impl Models<'_> {
     /// Matches units by the weights of both models.
     fn by_weights(
         &self,
-        matching: &matching::Options,
+        matching: &matching::MatchOptions,
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
@@ -95,7 +95,7 @@ impl Models<'_> {
     fn by_activations(
         &self,
         recorded: [&Checkpoint; 2],
-        options: &activations::Options,
+        options: &activations::ActivationOptions,
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
@@ -118,8 +118,8 @@ impl Models<'_> {
 /// Searches for the transform of the smallest loss half way between the models.
 fn by_midpoint(
     problem: &Problem<'_>,
-    options: &straight_through::Options,
-    matching: &matching::Options,
+    options: &straight_through::MidpointOptions,
+    matching: &matching::MatchOptions,
     watch: &dyn Watch,
 ) -> Result<Solved> {
     let found = straight_through(problem, options, matching, watch)?;
@@ -138,7 +138,7 @@ fn by_midpoint(
     })
 }
 
-impl By {
+impl Matcher {
     /// Takes recorded activations, tensors \[samples, units\] with the names of the groups.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl By {
     pub fn activations(
         reference: &Path,
         model: &Path,
-        options: activations::Options,
+        options: activations::ActivationOptions,
     ) -> Result<Self> {
         let open = |path| Checkpoint::open(path).map(Box::new);
         Ok(Self::Activations {
@@ -165,7 +165,7 @@ impl By {
     pub fn straight_through(
         pair: &Pair,
         data: &Path,
-        options: straight_through::Options,
+        options: straight_through::MidpointOptions,
         run: &Options,
     ) -> Result<Self> {
         let print = fingerprint::of(&Checkpoint::open(data)?)?;
@@ -213,7 +213,7 @@ impl By {
         reference: &Store,
         moving: &Arc<Store>,
         symmetries: &Arc<Symmetries>,
-        matching: &matching::Options,
+        matching: &matching::MatchOptions,
     ) -> u64 {
         let by_weights = || matching::least_memory(reference, moving, symmetries, matching);
         match self {
@@ -256,7 +256,7 @@ impl By {
     pub fn solve(
         &self,
         models: &Models<'_>,
-        matching: &matching::Options,
+        matching: &matching::MatchOptions,
         earlier: &[Step],
         watch: &dyn Watch,
     ) -> Result<Solved> {
@@ -267,7 +267,7 @@ impl By {
                 model,
                 options,
             } => {
-                let options = activations::Options {
+                let options = activations::ActivationOptions {
                     memory: matching.memory,
                     backend: matching.backend.clone(),
                     ..options.clone()
@@ -281,7 +281,7 @@ impl By {
                 ..
             } => {
                 let own = straight_through::bytes(network, data, options);
-                let matching = matching::Options {
+                let matching = matching::MatchOptions {
                     memory: matching.memory.saturating_sub(own),
                     ..matching.clone()
                 };

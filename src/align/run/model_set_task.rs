@@ -25,7 +25,7 @@ use super::{
 const READER_BYTES: u64 = 4 << 20;
 
 /// Models that can be aligned with each other; only headers are read.
-pub struct Crowd {
+pub struct ModelSet {
     models: Vec<Checkpoint>,
     prints: Vec<String>,
     symmetries: Arc<Symmetries>,
@@ -36,14 +36,14 @@ pub struct Crowd {
 }
 
 /// Many models, and the options for aligning them.
-pub struct CrowdTask {
+pub struct ModelSetTask {
     /// The models.
-    pub crowd: Crowd,
+    pub set: ModelSet,
     /// The options for aligning them; the run fills in their memory.
     pub many: ManyOptions,
 }
 
-impl Crowd {
+impl ModelSet {
     /// Checks that these models can be aligned with each other, as [`Pair::new`] does for two.
     ///
     /// # Errors
@@ -112,33 +112,32 @@ pub fn path_of(out: &Path, model: usize) -> PathBuf {
     out.join(format!("{}.safetensors", model + 1))
 }
 
-impl Task for CrowdTask {
+impl Task for ModelSetTask {
     type Step = ManyStep;
     type Found = ManyReport;
 
     fn models(&self) -> Vec<&Checkpoint> {
-        self.crowd.models.iter().collect()
+        self.set.models.iter().collect()
     }
 
     fn symmetries(&self) -> &Arc<Symmetries> {
-        &self.crowd.symmetries
+        &self.set.symmetries
     }
 
     fn words(&self) -> String {
-        format!("{} of these models", self.crowd.models.len())
+        format!("{} of these models", self.set.models.len())
     }
 
     /// Counts the transforms of each model, those that are tried and those that result, and the
     /// steps as they are journalled; then the buffers for parts of the models of a mean.
     fn held_bytes(&self, threads: usize) -> u64 {
-        let count = self.crowd.models.len() as u64;
-        let transforms =
-            (3 * count + 4) * findings::largest_transform_bytes(&self.crowd.symmetries);
+        let count = self.set.models.len() as u64;
+        let transforms = (3 * count + 4) * findings::largest_transform_bytes(&self.set.symmetries);
         transforms + threads as u64 * count * READER_BYTES
     }
 
     fn least_bytes(&self, first: &Store, second: &Arc<Store>) -> u64 {
-        least_memory(first, second, &self.crowd.symmetries, &self.many.matching)
+        least_memory(first, second, &self.set.symmetries, &self.many.matching)
     }
 
     fn set_memory(&mut self, bytes: u64) {
@@ -146,19 +145,19 @@ impl Task for CrowdTask {
     }
 
     fn identity(&self) -> Result<Value> {
-        Ok(self.crowd.identity(&self.many))
+        Ok(self.set.identity(&self.many))
     }
 
     fn paths(&self, out: &Path) -> Vec<PathBuf> {
-        (0..self.crowd.models.len())
+        (0..self.set.models.len())
             .map(|model| path_of(out, model))
             .collect()
     }
 
     fn check_target(&self, target: &Target, identity: &Value) -> Result<()> {
         check_folder_ending(&target.dir)?;
-        refuse_inputs_folder(&self.crowd.models, &target.dir)?;
-        refuse_others(&self.crowd, target, identity)
+        refuse_inputs_folder(&self.set.models, &target.dir)?;
+        refuse_others(&self.set, target, identity)
     }
 
     fn solve(
@@ -166,7 +165,7 @@ impl Task for CrowdTask {
         solving: &Solving<'_, ManyStep>,
         backend: Backend,
     ) -> Result<Vec<TransformFile>> {
-        let matching = matching::Options {
+        let matching = matching::MatchOptions {
             backend,
             ..self.many.matching.clone()
         };
@@ -174,7 +173,7 @@ impl Task for CrowdTask {
             matching,
             ..self.many.clone()
         };
-        let symmetries = &self.crowd.symmetries;
+        let symmetries = &self.set.symmetries;
         let found = match_many(
             solving.stores,
             &[],
@@ -207,14 +206,14 @@ impl Task for CrowdTask {
                 )
             })?;
         let reference = number_in(&together, "begun").min(files.len().saturating_sub(1));
-        let models = &self.crowd.models;
+        let models = &self.set.models;
         let reports = files.iter().enumerate().map(|(model, file)| {
             let path = path(model);
             report_of(
                 file,
                 path.as_deref(),
                 [&models[reference], &models[model]],
-                &self.crowd.symmetries,
+                &self.set.symmetries,
                 ran,
             )
         });
@@ -229,7 +228,7 @@ impl Task for CrowdTask {
     }
 }
 
-impl CrowdTask {
+impl ModelSetTask {
     /// Builds the transform file of a model, with the findings about it relative to the reference.
     fn file(
         &self,
@@ -237,7 +236,7 @@ impl CrowdTask {
         found: &ManyMatched,
         model: usize,
     ) -> Result<TransformFile> {
-        let (symmetries, transform) = (&self.crowd.symmetries, &found.transforms[model]);
+        let (symmetries, transform) = (&self.set.symmetries, &found.transforms[model]);
         let before = self.cosines(solving, found.begun, model, Transform::identity(symmetries))?;
         let after = match transform.is_identity(symmetries) {
             true => before.clone(),
@@ -258,7 +257,7 @@ impl CrowdTask {
         let notes = IndexMap::from([
             (
                 note::REFERENCE.to_owned(),
-                self.crowd.prints[found.begun].clone(),
+                self.set.prints[found.begun].clone(),
             ),
             (note::IDENTITY.to_owned(), solving.identity.to_string()),
             (
@@ -269,7 +268,7 @@ impl CrowdTask {
         ]);
         Ok(TransformFile {
             transform: transform.clone(),
-            model: self.crowd.prints[model].clone(),
+            model: self.set.prints[model].clone(),
             notes,
         })
     }
@@ -283,8 +282,7 @@ impl CrowdTask {
         model: usize,
         transform: Transform,
     ) -> Result<Vec<Option<f64>>> {
-        let (symmetries, stores, options) =
-            (&self.crowd.symmetries, solving.stores, solving.options);
+        let (symmetries, stores, options) = (&self.set.symmetries, solving.stores, solving.options);
         let names: Vec<&str> = pair::acted_on(symmetries).collect();
         let alignment = Alignment {
             symmetries: Arc::clone(symmetries),
@@ -306,11 +304,11 @@ impl CrowdTask {
 }
 
 /// Refuses to replace files of another run.
-fn refuse_others(crowd: &Crowd, target: &Target, identity: &Value) -> Result<()> {
+fn refuse_others(set: &ModelSet, target: &Target, identity: &Value) -> Result<()> {
     if target.overwrite {
         return Ok(());
     }
-    let paths = (0..crowd.models.len()).map(|model| path_of(&target.dir, model));
+    let paths = (0..set.models.len()).map(|model| path_of(&target.dir, model));
     match paths
         .into_iter()
         .find(|path| path.exists() && !is_of(path, identity))

@@ -17,7 +17,7 @@ use super::job::inputs;
 /// # Errors
 ///
 /// [`Kind::Usage`] when there is no output, or an argument given as a model cannot be one.
-pub fn settle(args: &mut JobArgs) -> Result<()> {
+pub fn complete_flags(args: &mut JobArgs) -> Result<()> {
     args.mergekit.refuse()?;
     if args.mergekit.asks_for_a_device() {
         args.device = args.device.or(Some(Choice::Cuda(0)));

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::align::activations::{Options as Activations, Similarity};
-use crate::align::run::{By, Pair};
-use crate::align::straight_through::Options as StraightThrough;
+use crate::align::activations::{ActivationOptions, Similarity};
+use crate::align::run::{Matcher, Pair};
+use crate::align::straight_through::MidpointOptions;
 use crate::engine::Options;
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ use super::args;
 /// The criterion that matches units: weights, unless one of these is given.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Criteria other than weights")]
-pub struct ByArgs {
+pub struct MatcherArgs {
     /// Match units by their activations on the same samples: for each model a folder or file with a
     /// tensor [samples, units] for each group, named as the group is (`thalweg activations` writes
     /// them for MLPs, VGG and ResNets)
@@ -44,17 +44,17 @@ pub struct ByArgs {
     pub data: Option<PathBuf>,
 
     /// With --straight-through: passes over the samples
-    #[arg(long, value_name = "N", default_value_t = StraightThrough::default().epochs, requires = "straight_through",
+    #[arg(long, value_name = "N", default_value_t = MidpointOptions::default().epochs, requires = "straight_through",
           allow_negative_numbers = true, value_parser = args::whole::<usize>)]
     pub epochs: usize,
 
     /// With --straight-through: samples in one step
-    #[arg(long, value_name = "N", default_value_t = StraightThrough::default().batch, requires = "straight_through",
+    #[arg(long, value_name = "N", default_value_t = MidpointOptions::default().batch, requires = "straight_through",
           value_parser = positive, allow_negative_numbers = true)]
     pub batch: usize,
 
     /// With --straight-through: learning rate
-    #[arg(long, value_name = "RATE", default_value_t = StraightThrough::default().rate, requires = "straight_through",
+    #[arg(long, value_name = "RATE", default_value_t = MidpointOptions::default().rate, requires = "straight_through",
           value_parser = rate, allow_negative_numbers = true)]
     pub rate: f64,
 }
@@ -72,40 +72,40 @@ pub enum SimilarityArg {
     Correlation,
 }
 
-impl ByArgs {
+impl MatcherArgs {
     /// Returns the criterion by which `pair` is aligned.
     ///
     /// # Errors
     ///
     /// Fails if activations or data cannot be opened, or there is no forward pass for the models.
-    pub fn by(&self, pair: &Pair, seed: u64, signs: bool, run: &Options) -> Result<By> {
+    pub fn by(&self, pair: &Pair, seed: u64, signs: bool, run: &Options) -> Result<Matcher> {
         if let Some([reference, model]) = self.activations.as_deref() {
             let similarity = match self.similarity {
                 SimilarityArg::Uncentred => Similarity::Uncentred,
                 SimilarityArg::Centred => Similarity::Centred,
                 SimilarityArg::Correlation => Similarity::Correlation,
             };
-            return By::activations(
+            return Matcher::activations(
                 reference,
                 model,
-                Activations {
+                ActivationOptions {
                     similarity,
                     signs,
-                    ..Activations::default()
+                    ..ActivationOptions::default()
                 },
             );
         }
         match &self.data {
             Some(data) => {
-                let options = StraightThrough {
+                let options = MidpointOptions {
                     epochs: self.epochs,
                     batch: self.batch,
                     rate: self.rate,
                     seed,
                 };
-                By::straight_through(pair, data, options, run)
+                Matcher::straight_through(pair, data, options, run)
             }
-            None => Ok(By::Weights),
+            None => Ok(Matcher::Weights),
         }
     }
 }
