@@ -25,7 +25,7 @@ use crate::symmetry::{Symmetries, fingerprint};
 use super::args::{self, BlockArgs, MemoryArgs};
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
-use super::{job, merge, print, symmetries, trimmed};
+use super::{job, merge, models, print, symmetries, trimmed};
 
 /// The name of the file in a folder.
 const FILE: &str = "activations.safetensors";
@@ -80,7 +80,7 @@ pub fn run(args: &ActivationsArgs) -> Result<()> {
     let kernels = Kernels::detect();
     let wish = job::wish(None, &args.memory, &BlockArgs { block_size: None })?;
     let path = path_of(args)?;
-    let model = job::open(&args.model, &args.quantised, &wish, &[]).map_err(Error::refused)?;
+    let model = models::open(&args.model, &args.quantised, &wish, &[]).map_err(Error::refused)?;
     let symmetries = found(args, &model).map_err(Error::refused)?;
     let data = DataSet::open(&args.data, kernels).map_err(Error::refused)?;
     let config = model.config()?;

@@ -11,7 +11,6 @@ use crate::align::many::{Begin, ManyOptions, Towards};
 use crate::align::matching::{Cost, MatchOptions, Residual};
 use crate::align::run::{Align, ModelSet, ModelSetTask, Pair, PairTask, Task, align};
 use crate::budget::parse_bytes;
-use crate::checkpoint::Checkpoint;
 use crate::device::Choice;
 use crate::engine::{Options, Stop};
 use crate::error::{Error, Kind, Result};
@@ -23,12 +22,12 @@ use crate::plan::memory::Wish;
 use crate::recipe::SWEEPS;
 use crate::symmetry::Spec;
 
-use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RenameArgs, RunArgs};
 use super::device::OpenedDevice;
 use super::matcher::MatcherArgs;
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
-use super::{job, merge, print, symmetries};
+use super::{job, merge, models, print, symmetries};
 
 /// `thalweg align`.
 #[derive(Debug, Args)]
@@ -121,6 +120,10 @@ pub struct AlignArgs {
     /// Maximum device memory to use [default: 80 % of what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub device_memory: Option<u64>,
+
+    /// Rules that rename tensors.
+    #[command(flatten)]
+    pub rename: RenameArgs,
 
     /// Policy for quantised weights.
     #[command(flatten)]
@@ -287,8 +290,8 @@ fn shown(args: &AlignArgs, report: &(impl Serialize + ToString)) -> Result<()> {
 
 /// Opens the two models in the form in which they are matched.
 fn paired(args: &AlignArgs, wish: &Wish, spec: Option<&Spec>) -> Result<Pair> {
-    let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
-    let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
+    let models = [&args.reference, &args.model];
+    let [reference, model] = models::open_two(models, &args.quantised, &args.rename, wish)?;
     let pair = Pair::new(reference, model, spec, allowed(args))?;
     match &args.residual {
         ResidualArg::Map(path) => pair.held_under(path),
@@ -303,11 +306,7 @@ fn model_set(
     wish: &Wish,
     spec: Option<&Spec>,
 ) -> Result<ModelSet> {
-    let mut models: Vec<Checkpoint> = Vec::with_capacity(paths.len());
-    for path in paths {
-        let opened: Vec<_> = models.iter().collect();
-        models.push(job::open(path, &args.quantised, wish, &opened)?);
-    }
+    let models = models::open_all(paths, &args.quantised, &args.rename, wish)?;
     ModelSet::new(models, spec, allowed(args))
 }
 

@@ -11,14 +11,15 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::{self, Merge, Options, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::output::{DiskStorage, Target, names_one_file};
+use crate::plan::rename::rename_tensors;
 use crate::plan::{Job, Plan};
 use crate::symmetry::{
     Alignment, Element, OrthogonalMap, Symmetries, Transform, TransformFile, fingerprint,
 };
 
-use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RenameArgs, RunArgs};
 use super::quantised::QuantisedArgs;
-use super::{job, merge, print, symmetries};
+use super::{job, merge, models, print, symmetries};
 
 /// `thalweg apply`.
 #[derive(Debug, Args)]
@@ -58,6 +59,10 @@ pub struct ApplyArgs {
     /// Maximum bytes of tensor data in one shard [default: 5GB]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub shard_size: Option<u64>,
+
+    /// Rules that rename tensors.
+    #[command(flatten)]
+    pub rename: RenameArgs,
 
     /// Policy for quantised weights.
     #[command(flatten)]
@@ -124,8 +129,11 @@ pub fn run(args: &ApplyArgs) -> Result<()> {
 fn planned(args: &ApplyArgs) -> Result<Plan> {
     let model = job::located(&args.model)?;
     let wish = job::wish(None, &args.memory, &args.block)?;
-    let alignment = alignment(args, &job::open(&args.model, &args.quantised, &wish, &[])?)?;
-    let mut job = Job::of_one(model, Some(alignment))?;
+    let rules = models::rename_rules(&args.rename, 1)?;
+    let mut opened = models::open(&args.model, &args.quantised, &wish, &[])?;
+    rename_tensors(&rules, std::slice::from_mut(&mut opened))?;
+    let mut job = Job::of_one(model, Some(alignment(args, &opened)?))?;
+    job.document.own.rename = rules.into_iter().map(|(rule, _)| rule).collect();
     job.document.own.quantised = args.quantised.key();
     job.shard_bytes = args.shard_size.unwrap_or(job.shard_bytes);
     job.weights_alone = names_one_file(&args.out) && !args.out.is_dir();

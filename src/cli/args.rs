@@ -150,12 +150,9 @@ pub struct JobArgs {
     #[arg(long)]
     pub any_config: bool,
 
-    /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1
-    /// stands for its first group; N:REGEX=TEMPLATE does so in the N-th model alone. May be given
-    /// several times: the first rule that matches a name decides, those of one model come before
-    /// those of all
-    #[arg(long, value_name = "[N:]REGEX=TEMPLATE", value_parser = rename)]
-    pub rename: Vec<RenameArg>,
+    /// Rules that rename tensors.
+    #[command(flatten)]
+    pub rename: RenameArgs,
 
     /// Key of the state dict in PyTorch files that hold several
     #[arg(long, value_name = "KEY")]
@@ -394,6 +391,17 @@ pub struct VerifyArgs {
 }
 
 /// `--rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// Rename tensors as they are read: what REGEX finds in a name becomes TEMPLATE, where $1
+    /// stands for its first group; N:REGEX=TEMPLATE does so in the N-th model alone. May be given
+    /// several times: the first rule that matches a name decides, those of one model come before
+    /// those of all
+    #[arg(id = "rename", long = "rename", value_name = "[N:]REGEX=TEMPLATE", value_parser = rename)]
+    pub rules: Vec<RenameArg>,
+}
+
+/// One rule of `--rename`.
 #[derive(Debug, Clone)]
 pub struct RenameArg {
     /// The model whose tensors are renamed, counted from 1; all models when `None`.

@@ -25,10 +25,10 @@ use crate::plan::memory::{Wish, process_bytes};
 use crate::plan::{AlignmentFile, Plan};
 use crate::symmetry::{Alignment, TransformFile};
 
-use super::args::{self, BlockArgs, MemoryArgs, RunArgs};
+use super::args::{self, BlockArgs, MemoryArgs, RenameArgs, RunArgs};
 use super::progress::Progress;
 use super::quantised::QuantisedArgs;
-use super::{align, job, merge, print, symmetries, trimmed};
+use super::{align, job, merge, models, print, symmetries, trimmed};
 
 /// `thalweg interpolate`.
 #[derive(Debug, Args)]
@@ -83,6 +83,10 @@ pub struct InterpolateArgs {
     #[arg(long)]
     pub any_config: bool,
 
+    /// Rules that rename tensors.
+    #[command(flatten)]
+    pub rename: RenameArgs,
+
     /// Policy for quantised weights.
     #[command(flatten)]
     pub quantised: QuantisedArgs,
@@ -131,15 +135,13 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
         paths,
         allowed: allowed(args),
         quantised: args.quantised.key(),
+        rename: models::rename_rules(&args.rename, 2).map_err(Error::refused)?,
         alignment: file.as_ref().map(|(alignment, _)| alignment.clone()),
     };
     let stop = Stop::default();
     merge::watch_signals(&stop)?;
     let progress = (!args.run.quiet).then(|| Arc::new(Progress::new(wish.memory)));
-    let monitor = align::monitor(&progress);
-    pair.warnings
-        .iter()
-        .for_each(|warning| monitor.warn(warning));
+    warn_all(&pair.warnings, &progress);
     let run = CurveRun {
         args,
         wish,
@@ -158,6 +160,11 @@ pub fn run(args: &InterpolateArgs) -> Result<()> {
     print_outcome(&args.run, outcome?)
 }
 
+fn warn_all(warnings: &[String], progress: &Option<Arc<Progress>>) {
+    let monitor = align::monitor(progress);
+    warnings.iter().for_each(|warning| monitor.warn(warning));
+}
+
 /// Prints findings that are there as text and as JSON.
 fn print_outcome(run: &RunArgs, outcome: (String, Value)) -> Result<()> {
     let (text, json) = outcome;
@@ -173,8 +180,8 @@ fn paired(args: &InterpolateArgs, wish: &Wish) -> Result<([PathBuf; 2], Pair)> {
     let spec = args.spec.as_deref().map(symmetries::spec).transpose()?;
     let paths = [job::located(&args.reference)?, job::located(&args.model)?];
     // If rows of embeddings belong to different tokens, a point between them means nothing.
-    let reference = job::open(&args.reference, &args.quantised, wish, &[])?;
-    let model = job::open(&args.model, &args.quantised, wish, &[&reference])?;
+    let models = [&args.reference, &args.model];
+    let [reference, model] = models::open_two(models, &args.quantised, &args.rename, wish)?;
     let pair = Pair::new(reference, model, spec.as_ref(), allowed(args))?;
     Ok((paths, pair))
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::budget;
-use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::door::Door;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +22,7 @@ use crate::sidecar::yaml;
 
 use super::args::{BlockArgs, JobArgs, MemoryArgs, RenameArg};
 use super::flags::is_recipe;
-use super::quantised::QuantisedArgs;
+use super::models::renamed_input;
 use super::typed;
 
 /// The default merge method.
@@ -136,28 +135,6 @@ pub fn located(model: &Path) -> Result<PathBuf> {
         .locate(&hub)
 }
 
-/// Opens the model named on the command line and reads its headers, within the memory that the
-/// models in `opened` leave.
-///
-/// # Errors
-///
-/// Fails if it cannot be found or opened.
-pub fn open(
-    model: &Path,
-    quantised: &QuantisedArgs,
-    wish: &Wish,
-    opened: &[&Checkpoint],
-) -> Result<Checkpoint> {
-    let memory = Some(wish.left_for_headers(opened));
-    Checkpoint::open_with(
-        &located(model)?,
-        &OpenOptions {
-            memory,
-            ..quantised.options()
-        },
-    )
-}
-
 /// Sets `job` up for a single output file: one shard, whose name must say if it is compressed.
 fn for_one_file(job: &mut Job, args: &JobArgs) -> Result<()> {
     let is_compressed = args.out.extension().is_some_and(|end| end == "zst");
@@ -209,7 +186,7 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--quantised", args.quantised.is_some()),
         ("--missing", args.missing.is_some()),
         ("--mismatch", args.mismatch.is_some()),
-        ("--rename", !args.rename.is_empty()),
+        ("--rename", !args.rename.rules.is_empty()),
         ("--state-dict-key", args.state_dict_key.is_some()),
         ("--align", args.align.is_some()),
     ];
@@ -235,7 +212,7 @@ fn from_flags(args: &JobArgs) -> Result<Recipe> {
         recipe.insert("base_model".into(), base_among(base, &paths)?.into());
     }
     insert_policies(args, &mut recipe);
-    if !args.rename.is_empty() {
+    if !args.rename.rules.is_empty() {
         recipe.insert("rename".into(), renames(args, &paths)?);
     }
     insert_allowances(args, &mut recipe);
@@ -387,23 +364,15 @@ fn parameters(args: &JobArgs) -> Map<String, Value> {
 
 /// `--rename` as the recipe's key.
 fn renames(args: &JobArgs, paths: &[&str]) -> Result<Value> {
-    let rules = args.rename.iter().map(|rule| rename(rule, paths));
+    let rules = args.rename.rules.iter().map(|rule| rename(rule, paths));
     rules.collect()
 }
 
 fn rename(given: &RenameArg, paths: &[&str]) -> Result<Value> {
-    let RenameArg { model, rule } = given;
+    let RenameArg { rule, .. } = given;
     let mut value = json!({ "from": rule.from.as_str(), "to": rule.to });
-    if let Some(number) = model {
-        let path = number.checked_sub(1).and_then(|at| paths.get(at));
-        let Some(path) = path else {
-            let most = paths.len();
-            return Err(usage(
-                "--rename".into(),
-                &format!("wanted a model from 1 to {most} before the colon, got {number}"),
-            ));
-        };
-        value["model"] = (*path).into();
+    if let Some(input) = renamed_input(given, paths.len())? {
+        value["model"] = paths[input].into();
     }
     Ok(value)
 }
@@ -449,6 +418,6 @@ fn expanded(file: &str) -> String {
     path.to_str().unwrap_or(file).to_owned()
 }
 
-fn usage(subject: String, cause: &str) -> Error {
+pub fn usage(subject: String, cause: &str) -> Error {
     Error::new(Kind::Usage, "cannot use the command line", subject, cause)
 }

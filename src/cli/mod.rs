@@ -13,6 +13,7 @@ mod job;
 mod matcher;
 mod merge;
 mod mergekit;
+mod models;
 mod plan;
 mod progress;
 mod quantised;

@@ -24,8 +24,9 @@ use crate::kernel::{Elements, Kernels};
 use crate::likeness::Waived;
 use crate::net::{Network, Parameters, evaluate};
 use crate::plan::memory::Wish;
+use crate::plan::rename::RuleOfInput;
 use crate::plan::{Job, Plan};
-use crate::recipe::{Quantised, Recipe};
+use crate::recipe::{Document, Quantised, Recipe, Rename};
 use crate::symmetry::Alignment;
 
 pub use csv::csv;
@@ -67,6 +68,8 @@ pub struct Ends {
     pub alignment: Option<Alignment>,
     /// The policy for quantised weights.
     pub quantised: Option<Quantised>,
+    /// The rules by which tensors are renamed.
+    pub rename: Vec<RuleOfInput>,
 }
 
 impl Ends {
@@ -88,10 +91,21 @@ impl Ends {
         document.own.any_config = Some(self.allowed.config);
         let mut job = Job::new(document, self.paths.to_vec())?;
         job.document.own.quantised = self.quantised;
+        job.document.own.rename = self.rules(&job.document);
         if aligned {
             job.alignments = vec![None, self.alignment.clone()];
         }
         Ok(job)
+    }
+
+    /// Returns the rules of renaming for the models of a recipe.
+    fn rules(&self, document: &Document) -> Vec<Rename> {
+        let models = document.models();
+        let rules = self.rename.iter().map(|(rule, input)| Rename {
+            model: input.and_then(|input| models.get(input).copied().cloned()),
+            ..rule.clone()
+        });
+        rules.collect()
     }
 }
 

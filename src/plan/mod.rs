@@ -26,7 +26,7 @@ mod missing;
 mod model_span;
 mod names;
 mod parts;
-mod rename;
+pub mod rename;
 pub mod schedule;
 pub mod shape;
 mod staging;

@@ -8,46 +8,59 @@ use crate::recipe::{Document, Rename};
 /// The most names that an error shows.
 const SHOWN: usize = 2;
 
+/// A rule, and the number of the input whose tensors it renames; those of all inputs when `None`.
+pub type RuleOfInput = (Rename, Option<usize>);
+
 /// Renames the tensors of `inputs`, one for each of the document's models. The first rule that
 /// matches a name decides.
 ///
 /// # Errors
 ///
+/// As [`rename_tensors`].
+pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
+    let models = document.models();
+    let rules = document.own.rename.iter().map(|rule| {
+        let of = rule.model.as_ref();
+        (
+            rule.clone(),
+            of.and_then(|of| models.iter().position(|model| *model == of)),
+        )
+    });
+    rename_tensors(&rules.collect::<Vec<_>>(), inputs)
+}
+
+/// Renames the tensors of `inputs`. The first rule that matches a name decides.
+///
+/// # Errors
+///
 /// [`Kind::Mismatch`] for a rule that renames nothing, a tensor left without a name, and two
 /// tensors with the same new name.
-pub fn rename(document: &Document, inputs: &mut [Checkpoint]) -> Result<()> {
-    let rules = &document.own.rename;
+pub fn rename_tensors(rules: &[RuleOfInput], inputs: &mut [Checkpoint]) -> Result<()> {
     if rules.is_empty() {
         return Ok(());
     }
-    let models = document.models();
     let mut used = vec![false; rules.len()];
-    for (input, model) in inputs.iter_mut().zip(&models) {
-        let of_model = |rule: &Rename| rule.model.as_ref().is_none_or(|of| of == *model);
-        let own: Vec<usize> = (0..rules.len())
-            .filter(|index| of_model(&rules[*index]))
-            .collect();
+    for (at, input) in inputs.iter_mut().enumerate() {
         let root = input.root().display().to_string();
         input.rename(|name| {
-            let Some((index, to)) = own
-                .iter()
-                .find_map(|index| Some((*index, rules[*index].apply(name)?)))
-            else {
+            let mut own = rules.iter().zip(&mut used);
+            let found = own.find_map(|((rule, of), used)| {
+                let to = of.is_none_or(|of| of == at).then(|| rule.apply(name))?;
+                Some((rule, to?, used))
+            });
+            let Some((rule, to, used)) = found else {
                 return Ok(None);
             };
-            used[index] = true;
-            match to.is_empty() {
-                true => Err(refusal(
-                    &root,
-                    &rules[index],
-                    format!("leaves nothing of `{}`", name.escape_debug()),
-                )),
-                false => Ok(Some(to)),
+            *used = true;
+            if to.is_empty() {
+                let cause = format!("leaves nothing of `{}`", name.escape_debug());
+                return Err(refusal(&root, rule, cause));
             }
+            Ok(Some(to))
         })?;
     }
-    match used.iter().position(|used| !used) {
-        Some(index) => Err(does_nothing(&rules[index], document, inputs)),
+    match rules.iter().zip(used).find(|(_, used)| !used) {
+        Some(((rule, of), _)) => Err(does_nothing(rule, *of, inputs)),
         None => Ok(()),
     }
 }
@@ -61,17 +74,12 @@ fn refusal(root: &str, rule: &Rename, cause: String) -> Error {
     Error::new(Kind::Mismatch, "cannot rename tensors", root, cause)
 }
 
-fn does_nothing(rule: &Rename, document: &Document, inputs: &[Checkpoint]) -> Error {
-    let models = document.models();
-    let of = rule
-        .model
-        .as_ref()
-        .and_then(|model| models.iter().position(|known| *known == model));
-    let root = of.map_or("all models".to_owned(), |of| {
-        inputs[of].root().display().to_string()
+fn does_nothing(rule: &Rename, of: Option<usize>, inputs: &[Checkpoint]) -> Error {
+    let input = of.and_then(|of| inputs.get(of));
+    let root = input.map_or("all models".to_owned(), |input| {
+        input.root().display().to_string()
     });
-    let names = of
-        .and_then(|of| inputs.get(of))
+    let names = input
         .or(inputs.first())
         .into_iter()
         .flat_map(|input| input.tensors().keys());

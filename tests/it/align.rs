@@ -11,6 +11,7 @@ mod opening;
 mod orthogonal;
 pub mod planted;
 mod refusals;
+mod renamed;
 mod resuming;
 mod specs;
 mod transform;

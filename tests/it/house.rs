@@ -31,7 +31,7 @@ const CIRCLES: [&str; 15] = [
     "checkpoint: file index pickled side zst zst/stream",
     "checkpoint: header strings",
     "checkpoint: map positioned source",
-    "cli: activations align align_inputs apply args device flags interpolate job matcher merge symmetries typed",
+    "cli: activations align align_inputs apply args device flags interpolate job matcher merge models symmetries typed",
     "device: choice cuda",
     "device: lanes multiplication resident",
     "kernel: level x86",
