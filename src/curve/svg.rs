@@ -34,7 +34,7 @@ const STYLES: [(&str, &str, &str); 6] = [
 type Value = fn(&Point) -> f64;
 
 /// One of the two panels.
-struct Panel {
+struct PlotPanel {
     title: &'static str,
     left: f64,
     low: f64,
@@ -61,7 +61,7 @@ pub fn svg(curves: &[Curve]) -> String {
         ("accuracy", |point| point.accuracy),
     ];
     for ((title, value), left) in panels.into_iter().zip(LEFT) {
-        Panel::new(title, left, value, curves).draw(curves, &mut put);
+        PlotPanel::new(title, left, value, curves).draw(curves, &mut put);
     }
     for (at, curve) in curves.iter().enumerate() {
         let y = HEIGHT + LINE * (at as f64 + 0.5);
@@ -104,7 +104,7 @@ fn style(curves: usize) -> String {
     )
 }
 
-impl Panel {
+impl PlotPanel {
     fn new(title: &'static str, left: f64, value: Value, curves: &[Curve]) -> Self {
         let values = || curves.iter().flat_map(|curve| &curve.points).map(value);
         let (least, most) = (

@@ -8,7 +8,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::Elements;
 
-use super::layout::{Layout, RECORD, code};
+use super::layout::{LaneLayout, RECORD, code};
 use super::multiplication::Multiplication;
 use super::resident::{Resident, word};
 use super::{Address, Argument, Driver, Kernel, Stream};
@@ -68,7 +68,7 @@ impl Lanes {
     /// The most elements, in whole chunks, that a lane holds for inputs of these types and an
     /// output of type `out`.
     pub fn capacity(&self, inputs: &[Dtype], out: Dtype) -> usize {
-        Layout::capacity(inputs, out, self.bytes)
+        LaneLayout::capacity(inputs, out, self.bytes)
     }
 
     /// Takes a lane, waiting until one is idle.
@@ -273,7 +273,7 @@ impl LaneGuard<'_> {
             "inputs differ in length"
         );
         let dtypes: Vec<Dtype> = inputs.iter().map(|input| input.dtype).collect();
-        let layout = Layout::new(&dtypes, out, len);
+        let layout = LaneLayout::new(&dtypes, out, len);
         let lane = self
             .lane
             .as_mut()

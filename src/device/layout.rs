@@ -43,7 +43,7 @@ pub(super) fn code(dtype: Dtype) -> u32 {
 
 /// The parts of a lane's memory for some elements of some inputs, as ranges of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct LaneLayout {
     /// A record for each input.
     pub(super) inputs: Range<usize>,
     /// The elements of each input.
@@ -63,7 +63,7 @@ pub struct Layout {
     most_pieces: usize,
 }
 
-impl Layout {
+impl LaneLayout {
     /// The layout for `len` elements of inputs of these types, and of an output of type `out`.
     pub fn new(inputs: &[Dtype], out: Dtype, len: usize) -> Self {
         let mut at = 0;
@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn parts_do_not_overlap_and_are_aligned() {
         for len in [0, 1, LEAST_SEGMENT, CHUNK - 1, 3 * CHUNK] {
-            let layout = Layout::new(&[Dtype::F8E4M3, Dtype::F64, Dtype::BF16], Dtype::F32, len);
+            let layout =
+                LaneLayout::new(&[Dtype::F8E4M3, Dtype::F64, Dtype::BF16], Dtype::F32, len);
             let mut parts = vec![&layout.inputs];
             parts.extend(&layout.elements);
             parts.extend([
@@ -162,9 +163,9 @@ mod tests {
     fn the_capacity_is_the_most_that_fits() {
         let inputs = [Dtype::BF16; 3];
         for bytes in [0, 1 << 10, 300_000, 1 << 20, 5 << 20, (16 << 20) + 1] {
-            let most = Layout::capacity(&inputs, Dtype::BF16, bytes);
-            assert!(most == 0 || Layout::new(&inputs, Dtype::BF16, most).bytes() <= bytes);
-            assert!(Layout::new(&inputs, Dtype::BF16, most + CHUNK).bytes() > bytes);
+            let most = LaneLayout::capacity(&inputs, Dtype::BF16, bytes);
+            assert!(most == 0 || LaneLayout::new(&inputs, Dtype::BF16, most).bytes() <= bytes);
+            assert!(LaneLayout::new(&inputs, Dtype::BF16, most + CHUNK).bytes() > bytes);
         }
     }
 

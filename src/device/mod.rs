@@ -39,7 +39,7 @@ use crate::error::Result;
 
 pub use choice::{Choice, Opened, open};
 pub use lanes::{LaneGuard, Lanes};
-pub use layout::Layout;
+pub use layout::LaneLayout;
 pub use multiplication::{DEPTH, Factor, Multiplication, SQUARE};
 pub use products::Products;
 pub use resident::{Mix, Resident};

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::kernel::{GramOptions, pair_count};
 
 use super::lanes::Lane;
-use super::layout::{Layout, NONE, RECORD, code};
+use super::layout::{LaneLayout, NONE, RECORD, code};
 use super::{Argument, Kernel};
 
 /// Inputs on each side of a block of pairs, `SIDE` in `kernels.cu`.
@@ -30,7 +30,7 @@ pub struct Resident<'a> {
     pub(super) lane: &'a mut Lane,
     /// True if all work asked of the lane was done.
     pub(super) sound: &'a mut bool,
-    pub(super) layout: Layout,
+    pub(super) layout: LaneLayout,
     pub(super) dtypes: Vec<Dtype>,
     pub(super) out: Dtype,
     pub(super) len: usize,

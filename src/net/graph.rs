@@ -88,7 +88,7 @@ pub(super) enum Op {
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
+pub(super) struct Operation {
     pub op: Op,
     /// The input's number: 0 is the network's input, k + 1 the output of operation k.
     pub input: usize,
@@ -111,7 +111,7 @@ pub struct Units {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     pub(super) input: Shape,
-    pub(super) nodes: Vec<Node>,
+    pub(super) nodes: Vec<Operation>,
     pub(super) parameters: IndexMap<String, Vec<usize>>,
     pub(super) units: Vec<Units>,
 }
@@ -182,7 +182,7 @@ impl Network {
 
     /// Returns the last operation that needs a value.
     pub(super) fn last_use(&self, value: usize) -> usize {
-        let uses = |node: &Node| node.input == value || node.op == Op::Add(value);
+        let uses = |node: &Operation| node.input == value || node.op == Op::Add(value);
         let last = self.nodes.iter().rposition(uses);
         last.unwrap_or(self.nodes.len())
     }
@@ -241,7 +241,7 @@ impl<'a> Builder<'a> {
     }
 
     fn push(&mut self, op: Op, input: usize, shape: Shape) -> usize {
-        self.net.nodes.push(Node { op, input, shape });
+        self.net.nodes.push(Operation { op, input, shape });
         self.last()
     }
 

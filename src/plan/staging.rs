@@ -1,7 +1,7 @@
 //! The number and size of a device's lanes.
 
 use crate::budget::format_bytes;
-use crate::device::Layout;
+use crate::device::LaneLayout;
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
 use crate::kernel::CHUNK;
@@ -85,6 +85,6 @@ fn merged_dtypes(tensors: &[TensorPlan]) -> Vec<(Vec<Dtype>, Dtype)> {
 fn lane_bytes(merged: &[(Vec<Dtype>, Dtype)], chunks: usize) -> usize {
     let bytes = merged
         .iter()
-        .map(|(inputs, out)| Layout::new(inputs, *out, chunks * CHUNK).bytes());
+        .map(|(inputs, out)| LaneLayout::new(inputs, *out, chunks * CHUNK).bytes());
     bytes.max().unwrap_or(0)
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind};
 /// equal.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
-    found: Vec<Found>,
+    found: Vec<GivenPlace>,
     /// The place of the method.
     method: Option<Shown>,
 }
@@ -25,7 +25,7 @@ impl PartialEq for Places {
 
 /// A parameter, and its owner: a slice, one of its inputs, or without both the document.
 #[derive(Debug, Clone)]
-struct Found {
+struct GivenPlace {
     slice: Option<usize>,
     input: Option<usize>,
     name: String,
@@ -83,7 +83,7 @@ impl Places {
             .enumerate()
         {
             let shown = Shown::new(origin, weight.at);
-            places.found.push(Found {
+            places.found.push(GivenPlace {
                 slice: Some(0),
                 input: Some(input),
                 name: "weight".to_owned(),
@@ -116,7 +116,7 @@ impl Places {
         };
         for (key, _) in entries {
             let (name, shown) = (key.text.clone(), Shown::new(origin, key.at));
-            self.found.push(Found {
+            self.found.push(GivenPlace {
                 slice,
                 input,
                 name,
@@ -145,7 +145,7 @@ impl Places {
     }
 
     /// Returns the last place where `name` is given for just this slice and input.
-    fn given(&self, name: &str, slice: Option<usize>, input: Option<usize>) -> Option<&Found> {
+    fn given(&self, name: &str, slice: Option<usize>, input: Option<usize>) -> Option<&GivenPlace> {
         let mut found = self.found.iter().rev();
         found.find(|found| found.name == name && found.slice == slice && found.input == input)
     }

@@ -28,7 +28,7 @@ use crate::symmetry::{Allowed, Element, Transform};
 use crate::symmetry::{Group, Symmetries};
 
 use moments::{Moments, check_shapes};
-use products::{Products, ROWS};
+use products::{ActivationProducts, ROWS};
 
 /// The most units of a group that is solved on the whole matrix, if that fits the memory.
 const DENSE: usize = 2048;
@@ -228,7 +228,7 @@ impl Job<'_> {
         watch: &dyn Watch,
     ) -> Result<Step> {
         let units = self.group.units;
-        let mut products = Products {
+        let mut products = ActivationProducts {
             first: self.moments(reference, options)?,
             second: self.moments(moving, options)?,
             units,
@@ -281,7 +281,7 @@ impl Job<'_> {
     /// else on tiles of it.
     fn assign(
         &self,
-        products: &mut Products<'_>,
+        products: &mut ActivationProducts<'_>,
         options: &ActivationOptions,
     ) -> Result<(Vec<u32>, Proof)> {
         let units = self.group.units;

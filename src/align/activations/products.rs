@@ -28,7 +28,7 @@ pub fn bytes(units: usize, rows: usize) -> u64 {
 
 /// The matrix, divided by both norms so that its entries are shares of a cosine; with free signs,
 /// the absolute values.
-pub struct Products<'a> {
+pub struct ActivationProducts<'a> {
     pub first: Moments<'a>,
     pub second: Moments<'a>,
     pub units: usize,
@@ -38,7 +38,7 @@ pub struct Products<'a> {
     pub watch: &'a dyn Watch,
 }
 
-impl Products<'_> {
+impl ActivationProducts<'_> {
     /// Returns the value of a product of two units: with free signs its size alone counts.
     pub fn value(&self, product: f64) -> f64 {
         if self.signs { product.abs() } else { product }
@@ -72,7 +72,7 @@ impl Products<'_> {
     }
 }
 
-impl CostTiles for Products<'_> {
+impl CostTiles for ActivationProducts<'_> {
     fn size(&self) -> usize {
         self.units
     }

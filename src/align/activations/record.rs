@@ -41,7 +41,7 @@ pub struct Recorded {
 }
 
 /// A value of the network that belongs to a group, and its first row among the group's rows.
-struct Part {
+struct RecordedPart {
     tensor: usize,
     value: usize,
     first_row: u64,
@@ -120,7 +120,7 @@ fn check_finite(group: &Recorded, rows: &[f32]) -> Result<()> {
 }
 
 /// Lists the groups in their order, and the values that belong to each.
-fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
+fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<RecordedPart>) {
     let Recording {
         symmetries,
         network,
@@ -135,7 +135,7 @@ fn plan(recording: &Recording<'_>) -> (Vec<Recorded>, Vec<Part>) {
             .filter(|units| group_of(symmetries, units) == Some(index));
         let mut samples = 0;
         for units in of_group {
-            parts.push(Part {
+            parts.push(RecordedPart {
                 tensor: groups.len(),
                 value: units.value,
                 first_row: samples,

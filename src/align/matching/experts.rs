@@ -13,7 +13,7 @@ use super::heads::unmatchable;
 use super::moves::{Candidates, Order, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
-use super::terms::{Place, TensorPart, Term, Tree, WeightedTerm};
+use super::terms::{TensorPart, Term, TermPlace, Tree, WeightedTerm};
 use crate::align::Weights;
 use crate::error::Result;
 use crate::symmetry::{Allowed, Element, Transform};
@@ -38,7 +38,7 @@ struct Pair {
 }
 
 /// The best order of units for a pair, and its score.
-struct Found {
+struct SolvedPair {
     order: Order,
     score: f64,
 }
@@ -92,7 +92,7 @@ fn diagonal(experts: usize) -> Vec<bool> {
 }
 
 /// Finds the best order of experts among the pairs that were solved.
-fn outer_order(found: &[Option<Found>], experts: usize) -> Result<Vec<u32>> {
+fn outer_order(found: &[Option<SolvedPair>], experts: usize) -> Result<Vec<u32>> {
     let most = found
         .iter()
         .flatten()
@@ -117,7 +117,7 @@ struct Experts<'a, 'p> {
 
 impl Experts<'_, '_> {
     /// Solves the wanted pairs, a row for each expert of the reference.
-    fn solved(&self, current: &Transform, wanted: &[bool]) -> Result<Vec<Option<Found>>> {
+    fn solved(&self, current: &Transform, wanted: &[bool]) -> Result<Vec<Option<SolvedPair>>> {
         let experts = self.problem.symmetries.groups[self.tree.root].units;
         let moved = self.problem.moved(current);
         let pairs = wanted.iter().enumerate().map(|(place, wanted)| {
@@ -132,7 +132,7 @@ impl Experts<'_, '_> {
     fn transforms(
         &self,
         current: &Transform,
-        found: &[Option<Found>],
+        found: &[Option<SolvedPair>],
         order: &[u32],
     ) -> Result<Vec<Transform>> {
         let experts = order.len();
@@ -230,7 +230,7 @@ impl Experts<'_, '_> {
         current: &Transform,
         expert: usize,
         other: usize,
-    ) -> Result<Found> {
+    ) -> Result<SolvedPair> {
         let pair = self.pair(current, expert, other)?;
         let free =
             self.tree.inner.first().is_some_and(|inner| {
@@ -238,7 +238,7 @@ impl Experts<'_, '_> {
             });
         let order = flat::order(self.problem, moved, &pair.units, self.units, free)?;
         let score = order.value + self.constant(moved, &pair)?;
-        Ok(Found { order, score })
+        Ok(SolvedPair { order, score })
     }
 
     fn constant(&self, moved: &dyn Weights, pair: &Pair) -> Result<f64> {
@@ -319,7 +319,7 @@ impl Experts<'_, '_> {
             place += factor.extent.stride * expert as u64;
             term.moving.start += factor.extent.stride * other as u64;
         }
-        term.reference = Place {
+        term.reference = TermPlace {
             start: place,
             ..term.reference
         };
@@ -378,7 +378,7 @@ impl Experts<'_, '_> {
 }
 
 /// Returns the order of units of a pair that was solved.
-fn units_of(found: &Option<Found>) -> Vec<u32> {
+fn units_of(found: &Option<SolvedPair>) -> Vec<u32> {
     let pair = found.as_ref();
     let pair = pair.expect("a pair that was not solved is not taken");
     pair.order.columns.clone()

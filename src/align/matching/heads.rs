@@ -10,8 +10,8 @@
 use rayon::prelude::*;
 
 use super::flat;
-use super::inner::{Found, Joint};
-use super::moves::{Candidates, Inner, Leaf, Moves, Products, apply, is_signed, order_of};
+use super::inner::{Joint, JointMoves};
+use super::moves::{Candidates, CellProducts, Inner, Leaf, Moves, apply, is_signed, order_of};
 use super::panel::Panel;
 use super::problem::{Problem, narrow};
 use super::reach::bound;
@@ -47,7 +47,7 @@ impl Heads {
 
 /// One unit of the reference with each unit of the other model that may take its place: the best
 /// moves within, and an upper bound on the score of all others.
-type Row = Vec<(Found, f64)>;
+type Row = Vec<(JointMoves, f64)>;
 
 /// Returns the transforms worth trying.
 pub(super) fn candidates(
@@ -198,7 +198,11 @@ fn solve(
 }
 
 /// Solves the inner groups of one pair of units; returns an upper bound on the score too.
-fn joint(inners: &[Inner<'_>], products: &[Products], unit: usize) -> Result<(Found, f64)> {
+fn joint(
+    inners: &[Inner<'_>],
+    products: &[CellProducts],
+    unit: usize,
+) -> Result<(JointMoves, f64)> {
     let bounds = products
         .iter()
         .map(|products| bound(products, inners, unit));
@@ -224,7 +228,7 @@ fn ordered(rows: Vec<Row>) -> Result<Heads> {
         let pair = row.into_iter().nth(*from as usize);
         pair.expect("every pair was solved").0
     });
-    let chosen: Vec<Found> = chosen.collect();
+    let chosen: Vec<JointMoves> = chosen.collect();
     Ok(Heads {
         score: chosen.iter().map(|pair| pair.score).sum(),
         moves: chosen.into_iter().map(|pair| pair.moves).collect(),
@@ -236,7 +240,7 @@ fn ordered(rows: Vec<Row>) -> Result<Heads> {
 /// Takes the only pair of each unit: units stay in their places.
 fn in_place(rows: Vec<Row>) -> Heads {
     let order = (0..).take(rows.len()).collect();
-    let pairs: Vec<(Found, f64)> = rows.into_iter().flatten().collect();
+    let pairs: Vec<(JointMoves, f64)> = rows.into_iter().flatten().collect();
     let bounds = pairs.iter().map(|(_, most)| f64::from(narrow(*most)));
     Heads {
         order,
@@ -293,8 +297,8 @@ fn products(
     terms: &[Headed],
     unit: usize,
     panels: &mut [Panel; 2],
-) -> Result<Vec<Products>> {
-    let mut all: Vec<Products> = Vec::new();
+) -> Result<Vec<CellProducts>> {
+    let mut all: Vec<CellProducts> = Vec::new();
     for (at, Headed { weighted, leaves }) in terms.iter().enumerate() {
         // Terms with the same cells were added to the first of them.
         if all.iter().any(|products| products.leaves == *leaves) {
@@ -310,7 +314,7 @@ fn products(
             problem.add_products(moved, &other.weighted, &unit, panels, sum.as_mut())?;
         }
         sum.finish()?;
-        all.push(Products {
+        all.push(CellProducts {
             leaves: leaves.clone(),
             cells,
             units,

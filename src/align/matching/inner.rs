@@ -11,7 +11,7 @@
 //! that share a key head all orders are tried or ruled out by the bound, so the result is exact; of
 //! many queries the most promising orders are tried.
 
-use super::moves::{CellPair, Inner, Leaf, Moves, Products, order_of};
+use super::moves::{CellPair, CellProducts, Inner, Leaf, Moves, order_of};
 use super::problem::narrow;
 use super::reach::{bound, cell_reach, each_cell, each_target, pair_products};
 use crate::error::Result;
@@ -27,12 +27,12 @@ const NOISE: f64 = 1e-6;
 
 /// The best moves found for a pair of units, and their score.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct JointMoves {
     pub moves: Vec<Moves>,
     pub score: f64,
 }
 
-impl Found {
+impl JointMoves {
     /// True if a score is better by more than rounding.
     fn is_exceeded_by(&self, score: f64) -> bool {
         score > self.score + NOISE * self.score.abs()
@@ -42,7 +42,7 @@ impl Found {
 /// The problem of one pair of units.
 pub(super) struct Joint<'a> {
     pub inners: &'a [Inner<'a>],
-    pub products: &'a [Products],
+    pub products: &'a [CellProducts],
     /// The other model's unit.
     pub unit: usize,
 }
@@ -56,7 +56,7 @@ struct Image {
 
 impl Joint<'_> {
     /// Finds the best moves and their score.
-    pub fn solve(&self) -> Result<Found> {
+    pub fn solve(&self) -> Result<JointMoves> {
         let stay: Vec<Moves> = self.inners.iter().map(Inner::stay).collect();
         let mut best = self.ascend(stay.clone(), 0)?;
         let Some(first) = self.meeting() else {
@@ -67,8 +67,11 @@ impl Joint<'_> {
         let reach = self.reach_of(first);
         // Products that do not meet the group are bounded apart from its order.
         let mut apart = 0.0;
-        let meets = |products: &Products| products.leaves.iter().any(|leaf| leaf.inner == first);
-        for products in self.products.iter().filter(|products| !meets(products)) {
+        for products in self
+            .products
+            .iter()
+            .filter(|products| !products.meet(first))
+        {
             apart += bound(products, self.inners, self.unit)?;
         }
         for (order, most) in ranked(&reach, self.inners[first].group.units)? {
@@ -108,7 +111,7 @@ impl Joint<'_> {
     }
 
     /// Solves the groups in turn, `first` first, until none gains.
-    fn ascend(&self, mut moves: Vec<Moves>, first: usize) -> Result<Found> {
+    fn ascend(&self, mut moves: Vec<Moves>, first: usize) -> Result<JointMoves> {
         // Each group's own problem is solved exactly, so the score never falls; once no group has
         // gained since it was last solved, none would.
         let mut idle = 0;
@@ -122,7 +125,7 @@ impl Joint<'_> {
                 break;
             }
         }
-        Ok(Found {
+        Ok(JointMoves {
             score: self.score(&moves),
             moves,
         })
@@ -252,7 +255,7 @@ impl Joint<'_> {
     }
 
     /// Bounds the products of cells with one unit of `leaf` and cells with another.
-    fn reach(&self, products: &Products, leaf: &Leaf, cell: usize, other: usize) -> f64 {
+    fn reach(&self, products: &CellProducts, leaf: &Leaf, cell: usize, other: usize) -> f64 {
         let rest: Vec<&Leaf> = products
             .leaves
             .iter()
@@ -279,7 +282,7 @@ impl Joint<'_> {
     /// Calls `visit` for all units of all leaves but one, with the cells without that leaf's part.
     fn visit(
         &self,
-        products: &Products,
+        products: &CellProducts,
         but: Option<&Leaf>,
         moves: &[Moves],
         visit: &mut dyn FnMut(Image),

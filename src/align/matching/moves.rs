@@ -66,7 +66,7 @@ pub(super) struct Leaf {
 /// The products of a term's cells: a row for each cell of one unit of the reference, a column for
 /// each cell of every unit of the other model.
 #[derive(Debug)]
-pub(super) struct Products {
+pub(super) struct CellProducts {
     pub leaves: Vec<Leaf>,
     pub cells: usize,
     pub units: usize,
@@ -179,7 +179,12 @@ impl<'a> Inner<'a> {
     }
 }
 
-impl Products {
+impl CellProducts {
+    /// True if the inner group `inner` acts on the cells.
+    pub fn meet(&self, inner: usize) -> bool {
+        self.leaves.iter().any(|leaf| leaf.inner == inner)
+    }
+
     /// Returns the product of two cells, the second one of unit `unit` of the other model.
     pub fn entry(&self, unit: usize, cells: CellPair) -> f64 {
         let row = &self.entries[cells.own * self.units * self.cells..];

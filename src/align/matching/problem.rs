@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::panel::Panel;
-use super::terms::{Place, Term, WeightedTerm};
+use super::terms::{Term, TermPlace, WeightedTerm};
 use super::{Cost, MatchOptions, Watch};
 use crate::align::assignment::{Gain, gain};
 use crate::align::{Numbers, Store, Transformed, Weights};
@@ -252,8 +252,8 @@ impl<'a> Problem<'a> {
     pub(super) fn own_products(
         &self,
         term: &Term,
-        one: (&dyn Weights, &Place),
-        other: (&dyn Weights, &Place),
+        one: (&dyn Weights, &TermPlace),
+        other: (&dyn Weights, &TermPlace),
         partner: Option<&dyn Fn(usize) -> usize>,
     ) -> Result<Vec<f64>> {
         let units = term.rows.first().map_or(1, |extent| extent.size);

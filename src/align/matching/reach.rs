@@ -1,13 +1,13 @@
 //! Upper bounds on the products of cells, for any moves of the groups that act on them.
 
-use super::moves::{CellPair, Inner, Leaf, Products, order_of};
+use super::moves::{CellPair, CellProducts, Inner, Leaf, order_of};
 use super::problem::narrow;
 use crate::error::Result;
 
 /// Computes D and X of one pair of one leaf: with the pair (r, s) of the reference and (r', s') of
 /// the other model, D = ⟨r, r'⟩ + ⟨s, s'⟩ and X = ⟨s, r'⟩ - ⟨r, s'⟩.
 pub(super) fn pair_products(
-    products: &Products,
+    products: &CellProducts,
     inner: &Inner<'_>,
     leaf: &Leaf,
     pair: usize,
@@ -24,7 +24,7 @@ pub(super) fn pair_products(
 
 /// Returns an upper bound on the sum of products for one pair of units: the best assignment if one
 /// group alone acts, else each cell, or pair of cells, with its best partner.
-pub(super) fn bound(products: &Products, inners: &[Inner<'_>], unit: usize) -> Result<f64> {
+pub(super) fn bound(products: &CellProducts, inners: &[Inner<'_>], unit: usize) -> Result<f64> {
     let leaves: Vec<&Leaf> = products.leaves.iter().collect();
     if let [leaf] = leaves[..]
         && inners[leaf.inner].is_ordered()
@@ -116,7 +116,7 @@ pub(super) fn each_target(
 /// Returns the largest product of a cell, or of the pair that it begins, with another, under any
 /// sign or turn.
 pub(super) fn cell_reach(
-    products: &Products,
+    products: &CellProducts,
     inners: &[Inner<'_>],
     leaves: &[&Leaf],
     unit: usize,

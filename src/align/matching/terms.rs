@@ -41,7 +41,7 @@ pub(super) struct TensorPart {
 
 /// The tensor and offset in a model at which the elements of a term begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct TermPlace {
     pub tensor: String,
     pub start: u64,
 }
@@ -51,9 +51,9 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Term {
     /// The place in the reference.
-    pub reference: Place,
+    pub reference: TermPlace,
     /// The place in the model that is moved.
-    pub moving: Place,
+    pub moving: TermPlace,
     /// The extents of the rows; the first of them is cut into tiles.
     pub rows: Vec<Extent>,
     /// The extents of the columns.
@@ -298,7 +298,7 @@ impl TensorPart {
 impl Term {
     /// Makes the term of `part` whose rows are the factors that `is_row` picks by their places.
     pub fn new(part: &TensorPart, signed: bool, is_row: impl Fn(usize, &Factor) -> bool) -> Self {
-        let place = Place {
+        let place = TermPlace {
             tensor: part.tensor.clone(),
             start: part.start,
         };
@@ -345,7 +345,7 @@ impl Term {
     /// Returns a block of this term, `more` elements from its beginning in a model.
     pub fn block<'a>(
         &self,
-        place: &'a Place,
+        place: &'a TermPlace,
         more: u64,
         rows: &'a [Extent],
         features: &'a [Extent],

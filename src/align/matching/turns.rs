@@ -16,7 +16,7 @@ use super::Cost;
 use super::inner::best_turn;
 use super::moves::{Inner, Leaf};
 use super::problem::Problem;
-use super::terms::{Place, Term, Tree, WeightedTerm};
+use super::terms::{Term, TermPlace, Tree, WeightedTerm};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::symmetry::{Element, Transform};
@@ -106,7 +106,7 @@ fn is_worth_it(sums: &PairSums, gain: f64, roundoff: f64) -> bool {
 
 /// Returns half the distance from 1.0 to the next number of the type in which the other model's
 /// tensor is stored.
-fn unit_roundoff(problem: &Problem<'_>, place: &Place) -> f64 {
+fn unit_roundoff(problem: &Problem<'_>, place: &TermPlace) -> f64 {
     let digits = match problem.moving.dtype(&place.tensor) {
         Some(Dtype::BF16) => 8,
         Some(Dtype::F16) => 11,

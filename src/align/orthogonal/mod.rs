@@ -375,7 +375,7 @@ impl Stream<'_> {
     }
 
     /// Solves for the best map, with everything else held.
-    fn solved(&self, run: &Sweeps<'_, '_>, first: bool) -> Result<Solved> {
+    fn solved(&self, run: &Sweeps<'_, '_>, first: bool) -> Result<SolvedStream> {
         *self.mapped.kept() = None;
         let (problem, residual) = (run.problem, self.residual);
         let moved = self.mapped.unmapped(problem.symmetries, &run.current)?;
@@ -392,7 +392,7 @@ impl Stream<'_> {
             None => (0..size).map(|unit| cross.sums[unit * size + unit]).sum(),
         };
         let (map, best) = procrustes::procrustes(size, &cross.sums)?;
-        Ok(Solved {
+        Ok(SolvedStream {
             map,
             before,
             best,
@@ -400,7 +400,7 @@ impl Stream<'_> {
         })
     }
 
-    fn step(&self, run: &Sweeps<'_, '_>, solved: &Solved) -> Step {
+    fn step(&self, run: &Sweeps<'_, '_>, solved: &SolvedStream) -> Step {
         let gains = solved.best - solved.before > solved.rounding;
         let units = run.problem.symmetries.groups[self.residual].units;
         let mapped = gains || run.current.elements()[self.residual].map.is_some();
@@ -426,7 +426,7 @@ impl Stream<'_> {
 }
 
 /// A solution for the map.
-struct Solved {
+struct SolvedStream {
     map: OrthogonalMap,
     /// The objective with the previous map.
     before: f64,

@@ -46,7 +46,7 @@ pub enum Matcher {
 }
 
 /// The result of a matcher.
-pub struct Solved {
+pub struct MatchResult {
     /// The element of every group.
     pub transform: Transform,
     /// Sweeps over all groups.
@@ -76,7 +76,7 @@ impl Models<'_> {
         matching: &matching::MatchOptions,
         earlier: &[Step],
         watch: &dyn Watch,
-    ) -> Result<Solved> {
+    ) -> Result<MatchResult> {
         let start = Start {
             transform: &self.pair.start()?,
             steps: earlier,
@@ -84,7 +84,7 @@ impl Models<'_> {
         let symmetries = &self.pair.symmetries;
         let (reference, moving) = (self.reference, self.moving);
         let found = match_weights(reference, moving, symmetries, start, matching, watch)?;
-        Ok(Solved {
+        Ok(MatchResult {
             transform: found.transform,
             sweeps: found.sweeps,
             losses: None,
@@ -98,7 +98,7 @@ impl Models<'_> {
         options: &activations::ActivationOptions,
         earlier: &[Step],
         watch: &dyn Watch,
-    ) -> Result<Solved> {
+    ) -> Result<MatchResult> {
         let sources = SourceOptions {
             io: self.options.io,
             scratch: None,
@@ -107,7 +107,7 @@ impl Models<'_> {
         let [reference, model] = [open(recorded[0])?, open(recorded[1])?];
         let symmetries = &self.pair.symmetries;
         let found = match_activations(&reference, &model, symmetries, earlier, options, watch)?;
-        Ok(Solved {
+        Ok(MatchResult {
             transform: found.transform,
             sweeps: found.sweeps,
             losses: None,
@@ -121,7 +121,7 @@ fn by_midpoint(
     options: &straight_through::MidpointOptions,
     matching: &matching::MatchOptions,
     watch: &dyn Watch,
-) -> Result<Solved> {
+) -> Result<MatchResult> {
     let found = straight_through(problem, options, matching, watch)?;
     let groups = problem.symmetries.groups.iter().enumerate();
     let roots = groups.filter(|(_, group)| {
@@ -131,7 +131,7 @@ fn by_midpoint(
     for (root, _) in roots {
         watch.taken(&unproved(root, &found.transform))?;
     }
-    Ok(Solved {
+    Ok(MatchResult {
         transform: found.transform,
         sweeps: options.epochs,
         losses: Some(found.losses),
@@ -259,7 +259,7 @@ impl Matcher {
         matching: &matching::MatchOptions,
         earlier: &[Step],
         watch: &dyn Watch,
-    ) -> Result<Solved> {
+    ) -> Result<MatchResult> {
         match self {
             Self::Weights => models.by_weights(matching, earlier, watch),
             Self::Activations {

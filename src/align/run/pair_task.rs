@@ -15,7 +15,7 @@ use crate::monitor::Phase;
 use crate::output::Target;
 use crate::symmetry::{Alignment, Symmetries, Transform, TransformFile};
 
-use super::matcher::{Models, Solved};
+use super::matcher::{MatchResult, Models};
 use super::session::Session;
 use super::{
     AlignmentReport, Matcher, Pair, Ran, Solving, Task, findings, note, refuse_inputs_folder,
@@ -112,7 +112,7 @@ impl Task for PairTask {
         // The backend is not needed any more.
         drop(matching);
         let cosines = self.cosines(&models, &solved.transform, session)?;
-        let Solved {
+        let MatchResult {
             transform,
             sweeps,
             losses,

@@ -8,7 +8,7 @@ mod pool;
 use rayon::prelude::*;
 
 use super::Parameters;
-use super::graph::{Node, Op, Shape};
+use super::graph::{Op, Operation, Shape};
 
 /// A function from a sample's input to its output.
 type Forward<'a> = dyn Fn(&[f32], &mut [f32]) + Sync + 'a;
@@ -18,7 +18,7 @@ type Backward<'a> = dyn Fn(&[f32], &[f32], &mut [f32]) + Sync + 'a;
 /// An operation on a batch.
 #[derive(Clone, Copy)]
 pub struct Step<'a> {
-    pub node: &'a Node,
+    pub node: &'a Operation,
     /// The shape of the operation's input.
     pub from: Shape,
     pub samples: usize,
@@ -276,7 +276,7 @@ impl Step<'_> {
     }
 
     /// Returns the memory that a thread needs while it works on a sample, in bytes.
-    pub fn scratch_bytes(node: &Node, from: Shape, kernel: usize) -> u64 {
+    pub fn scratch_bytes(node: &Operation, from: Shape, kernel: usize) -> u64 {
         let columns = match node.op {
             Op::Convolution { .. } => from.channels * kernel * kernel * node.shape.places(),
             _ => 0,

@@ -164,7 +164,7 @@ impl Stack<'_> {
     }
 
     /// Returns the number of layers that the config states, the same at all places.
-    fn stated(&self, given: &Inputs<'_>, places: &[Place]) -> Result<u64> {
+    fn stated(&self, given: &Inputs<'_>, places: &[CountPlace]) -> Result<u64> {
         let stated = places.first().map(|place| place.stated);
         stated
             .filter(|stated| places.iter().all(|place| place.stated == *stated))
@@ -208,13 +208,13 @@ impl Stack<'_> {
     }
 
     /// Finds the places where a config counts these layers.
-    fn places(&self, config: &Value) -> Vec<Place> {
+    fn places(&self, config: &Value) -> Vec<CountPlace> {
         let mut all = Vec::new();
         if let Some(fields) = config.as_object() {
             self.places_in(fields, &[], ModelPart::Any, &mut all);
         }
         let wanted = part_of(self.stem);
-        let exact: Vec<Place> = all
+        let exact: Vec<CountPlace> = all
             .iter()
             .filter(|(part, _)| *part == wanted)
             .map(|(_, place)| place.clone())
@@ -235,7 +235,7 @@ impl Stack<'_> {
         fields: &Map<String, Value>,
         path: &[String],
         of: ModelPart,
-        all: &mut Vec<(ModelPart, Place)>,
+        all: &mut Vec<(ModelPart, CountPlace)>,
     ) {
         for (key, part) in COUNTS {
             if let Some(stated) = fields.get(key).and_then(Value::as_u64) {
@@ -243,7 +243,7 @@ impl Stack<'_> {
                 let part = if of == ModelPart::Any { part } else { of };
                 all.push((
                     part,
-                    Place {
+                    CountPlace {
                         path: path.to_vec(),
                         key: key.to_owned(),
                         stated,
@@ -285,7 +285,7 @@ impl Stack<'_> {
 
 /// A place where a config counts layers.
 #[derive(Debug, Clone, Default)]
-struct Place {
+struct CountPlace {
     path: Vec<String>,
     key: String,
     stated: u64,
@@ -293,7 +293,7 @@ struct Place {
     lists: Vec<String>,
 }
 
-impl Place {
+impl CountPlace {
     /// Tells if restacking a model updates this place by itself.
     fn is_plain(&self) -> bool {
         let text = self

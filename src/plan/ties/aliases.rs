@@ -7,7 +7,7 @@ use super::{Parts, Ties, before};
 
 /// One tensor with several names.
 #[derive(Default)]
-struct Group {
+struct AliasGroup {
     /// Its stored names; the one that the others are aliases of is among them if an input stores
     /// it.
     names: BTreeSet<String>,
@@ -19,7 +19,7 @@ pub fn share(parts: &Parts<'_>, ties: &mut Ties) {
     if parts.configs.iter().flatten().any(is_apart) {
         return;
     }
-    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let mut groups: BTreeMap<String, AliasGroup> = BTreeMap::new();
     let stored = parts
         .members
         .iter()
@@ -54,7 +54,7 @@ fn canonical(name: &str) -> Option<(String, bool)> {
     })
 }
 
-fn share_names(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &Group) {
+fn share_names(parts: &Parts<'_>, ties: &mut Ties, canonical: &str, group: &AliasGroup) {
     let stored = |input: usize| group.stored(parts, input, canonical);
     let mut members = parts.members.iter();
     let all_alike = members.all(|input| stored(*input).len() == group.names.len());
@@ -107,7 +107,7 @@ fn has_one_shape(parts: &Parts<'_>, input: usize, names: &[&str]) -> bool {
     shapes.all(|shape| Some(shape) == first)
 }
 
-impl Group {
+impl AliasGroup {
     /// Returns the names under which an input stores the tensor, the canonical one first.
     fn stored(&self, parts: &Parts<'_>, input: usize, canonical: &str) -> Vec<&str> {
         let names = self.names.iter().map(String::as_str);

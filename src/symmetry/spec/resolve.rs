@@ -23,7 +23,7 @@ const LISTED: usize = 5;
 const MOST_UNITS: u64 = 1 << 26;
 
 /// A parsed rule.
-struct Rule<'a> {
+struct ResolvedRule<'a> {
     patterns: Vec<Pattern>,
     /// One expression per axis; `None` when nothing acts, whatever the rank.
     axes: Option<Vec<AxisExpression>>,
@@ -43,7 +43,7 @@ struct Matched<'a> {
 /// The state while a spec is resolved.
 struct Resolver<'a> {
     spec: &'a Spec,
-    rules: Vec<Rule<'a>>,
+    rules: Vec<ResolvedRule<'a>>,
     instances: Instances,
     sizes: IndexMap<String, f64>,
     config: Option<&'a Value>,
@@ -162,21 +162,21 @@ impl Spec {
         Ok(best.1)
     }
 
-    fn rules_under<'a>(&'a self, prefix: &str) -> Result<Vec<Rule<'a>>> {
+    fn rules_under<'a>(&'a self, prefix: &str) -> Result<Vec<ResolvedRule<'a>>> {
         self.tensors
             .iter()
             .map(|source| self.rule_under(prefix, source))
             .collect()
     }
 
-    fn rule_under<'a>(&self, prefix: &str, source: &'a TensorRule) -> Result<Rule<'a>> {
+    fn rule_under<'a>(&self, prefix: &str, source: &'a TensorRule) -> Result<ResolvedRule<'a>> {
         let wrong = |cause: String| self.error(cause);
         let pattern = |text: &String| Pattern::parse(text, prefix).map_err(wrong);
         let TensorRule {
             name, axes, when, ..
         } = source;
         let patterns = name.as_slice().iter().map(pattern);
-        Ok(Rule {
+        Ok(ResolvedRule {
             patterns: patterns.collect::<Result<_>>()?,
             axes: match axes {
                 Axes::All(_) => None,
@@ -207,7 +207,7 @@ impl Spec {
 
     fn matched<'a>(
         &self,
-        rules: &[Rule<'_>],
+        rules: &[ResolvedRule<'_>],
         shapes: &'a IndexMap<String, Vec<u64>>,
     ) -> Result<Vec<Matched<'a>>> {
         let mut matched = Vec::with_capacity(shapes.len());
@@ -251,7 +251,7 @@ impl Spec {
 
 /// Finds the first rule for a tensor of this name and rank.
 fn fitting(
-    rules: &[Rule<'_>],
+    rules: &[ResolvedRule<'_>],
     name: &str,
     shape: &[u64],
     shapes: &IndexMap<String, Vec<u64>>,

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use thalweg::device::{Choice, Driver, Kernel, LEAST_SEGMENT, Lanes, Layout, Mix, open};
+use thalweg::device::{Choice, Driver, Kernel, LEAST_SEGMENT, LaneLayout, Lanes, Mix, open};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Level, Scratch, pair_count};
 
@@ -107,7 +107,7 @@ pub fn driver() -> Arc<dyn Driver> {
 
 /// A lane that holds `len` elements of these inputs.
 fn lanes(dtypes: &[Dtype], out: Dtype, len: usize) -> Lanes {
-    Lanes::new(driver(), 1, Layout::new(dtypes, out, len).bytes()).expect("memory")
+    Lanes::new(driver(), 1, LaneLayout::new(dtypes, out, len).bytes()).expect("memory")
 }
 
 fn elements<'a>(dtypes: &[Dtype], bytes: &'a [Vec<u8>]) -> Vec<Elements<'a>> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
-use thalweg::device::{Choice, Driver, Lanes, Layout, Mix, Opened, Products, open};
+use thalweg::device::{Choice, Driver, LaneLayout, Lanes, Mix, Opened, Products, open};
 use thalweg::dtype::Dtype;
 use thalweg::kernel::{CHUNK, Elements, GramOptions, Kernels, Scratch, pair_count};
 use thalweg::linalg::{Backend, Matrix};
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .iter()
             .map(|bytes| Elements { dtype, bytes })
             .collect();
-        let layout = Layout::new(&vec![dtype; count], dtype, CHUNKS * CHUNK);
+        let layout = LaneLayout::new(&vec![dtype; count], dtype, CHUNKS * CHUNK);
         let lanes = Lanes::new(driver.clone(), 1, layout.bytes())?;
         let (gram, combine) = (measured(&lanes, &inputs)?, combined(&lanes, &inputs)?);
         for (what, [device, core]) in [("measure", gram), ("combine", combine)] {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Matched, Numbers, Rule};
+use super::{Matched, Numbers, ResolvedRule};
 use crate::error::Result;
 use crate::symmetry::spec::Spec;
 use crate::symmetry::spec::expression::{GroupReference, Which};
@@ -20,7 +20,7 @@ impl Instances {
     /// # Errors
     ///
     /// A group's name has a placeholder that a tensor's name lacks.
-    pub fn find(spec: &Spec, rules: &[Rule<'_>], matched: &[Matched<'_>]) -> Result<Self> {
+    pub fn find(spec: &Spec, rules: &[ResolvedRule<'_>], matched: &[Matched<'_>]) -> Result<Self> {
         let mut instances = Self {
             numbers: Numbers::new(),
             read: HashSet::new(),
