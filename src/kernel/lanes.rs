@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::CHUNK;
 use super::pairs::pair_count;
 
 /// Lanes of every sum; element `k` of a chunk goes to lane `k mod LANES`.
@@ -54,6 +55,8 @@ pub(super) fn flat(rows: &mut [Lanes]) -> &mut [f64] {
 #[derive(Debug, Default)]
 pub struct Scratch {
     rows: Vec<Lanes>,
+    /// For selections, of which only few merges have some.
+    pub select: SelectScratch,
 }
 
 impl Scratch {
@@ -87,5 +90,49 @@ impl Scratch {
             self.rows = vec![Lanes::ZERO; count];
         }
         &mut self.rows[..count]
+    }
+}
+
+/// Rows of lanes that a tile takes.
+pub(super) const ROW: usize = TILE / LANES;
+
+/// Tiles of a selection besides those of the models: the base, a mask, and four sums.
+pub(super) const OTHER_TILES: usize = 6;
+
+/// A thread's working memory for selections: grown when first needed, then reused.
+#[derive(Debug, Default)]
+pub struct SelectScratch {
+    /// Keys of a chunk or row.
+    pub keys: Vec<u32>,
+    /// Counts of keys, zeros between two uses.
+    pub counts: Vec<u32>,
+    /// Limits of draws, for a row of each model.
+    pub limits: Vec<Vec<u32>>,
+    /// Keys and places of a row, to be sorted.
+    pub order: Vec<u64>,
+    /// The rows of a model and of the base, widened.
+    pub wide: [Vec<f64>; 2],
+}
+
+impl SelectScratch {
+    /// Upper bound on the bytes besides counts, the rows of the scratch for differences included.
+    /// `row` is the length of the rows that `models` models
+    /// are looked at by; `None` if they are not.
+    pub fn bytes(row: Option<u64>, models: u64) -> u64 {
+        let key = size_of::<u32>() as u64;
+        let keys = row.unwrap_or(0).max(CHUNK as u64) * key;
+        let wide = size_of::<f64>() as u64;
+        let by_row = |row| row * (key * models + 2 * wide + size_of::<u64>() as u64);
+        let models = usize::try_from(models).unwrap_or(usize::MAX);
+        let rows = Scratch::select_rows(models) * size_of::<Lanes>();
+        keys + row.map_or(0, by_row) + rows as u64
+    }
+}
+
+impl Scratch {
+    /// Rows for the differences of `models` models: a tile and the lanes of two sums for each, and
+    /// the tiles that all share.
+    pub(super) fn select_rows(models: usize) -> usize {
+        models * (ROW + 2) + OTHER_TILES * ROW
     }
 }

@@ -23,6 +23,7 @@
 //! - `combine`: weighted sums and conversions.
 //! - `differences`: weighted sums of differences from one input.
 //! - `product`: products of matrices in f64.
+//! - [`select`]: differences from a base, element by element.
 
 mod block;
 mod combine;
@@ -36,6 +37,7 @@ mod level;
 mod native;
 mod pairs;
 mod product;
+pub mod select;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -51,7 +53,7 @@ use crate::dtype::Dtype;
 pub use combine::{Combined, MOST_DIVISOR};
 pub(crate) use exact::{add_compensated, two_sum};
 pub use gram::GramOptions;
-pub use lanes::Scratch;
+pub use lanes::{Scratch, SelectScratch};
 pub use level::Level;
 pub use pairs::pair_count;
 pub(crate) use pairs::pair_index;
