@@ -1,10 +1,11 @@
-//! Gram matrix in, coefficients out.
+//! Gram matrix in, coefficients out; or differences in, a rule for each element out.
 //!
-//! Every method here ends in a linear combination `out = Σ c_i x_i` of the inputs, and its
+//! A method of the first kind ends in a linear combination `out = Σ c_i x_i` of the inputs, and its
 //! coefficients depend on the inputs only through their inner products. So a method states the
 //! inner products that it needs ([`Statistics`]), the engine sums them over a tensor, a row or the
-//! whole model ([`Gram`]), and [`Method::solve`] turns N × N numbers into N. Nothing here reads a
-//! tensor, and a thousand iterations cost a few thousand multiplications.
+//! whole model ([`Gram`]), and [`Method::solve`] turns N × N numbers into N. A method of the second
+//! kind selects elements of differences from a base and mixes them ([`elementwise`]). Nothing here
+//! reads a tensor, and a thousand iterations cost a few thousand multiplications.
 //!
 //! All arithmetic is plain IEEE f64 (`+ - * / sqrt`), trigonometry included, so the coefficients
 //! have the same bits on every machine.
@@ -14,6 +15,7 @@ mod cancelling;
 mod centered;
 mod dependence;
 mod directions;
+pub mod elementwise;
 mod facts;
 mod flags;
 mod geometric_median;
@@ -34,6 +36,7 @@ use std::fmt::Debug;
 use crate::error::Result;
 use crate::kernel::pair_count;
 
+pub use elementwise::Elementwise;
 pub use facts::{Facts, Solution, Stop};
 pub use flags::Flags;
 pub use geometric_median::GeometricMedian;
@@ -64,13 +67,15 @@ pub enum Statistics {
     /// Differences of its entries are as exact as if the inputs' differences had been measured from
     /// any point.
     Wide,
+    /// No inner products, but what [`Method::elementwise`] says.
+    Elements,
 }
 
 impl Statistics {
     /// Counts the sums that a chunk of `n` inputs has.
     pub fn sums(self, n: usize) -> usize {
         match self {
-            Self::None => 0,
+            Self::None | Self::Elements => 0,
             Self::Gram { .. } => pair_count(n),
             Self::Wide => 2 * pair_count(n),
         }
@@ -84,6 +89,20 @@ pub trait Method: Send + Sync + Debug {
 
     /// Returns the statistics that [`Method::solve`] needs.
     fn statistics(&self) -> Statistics;
+
+    /// Returns the description of a method that works element by element; `None` for one that gives
+    /// coefficients.
+    fn elementwise(&self) -> Option<&Elementwise> {
+        None
+    }
+
+    /// Tells if the output depends on more than the parameters and each element by itself.
+    fn is_measured(&self) -> bool {
+        match self.elementwise() {
+            Some(method) => !method.sweeps().is_empty(),
+            None => self.statistics() != Statistics::None,
+        }
+    }
 
     /// Returns the input from which the others are measured, if there is one. Another input has no
     /// effect where it equals that one.
