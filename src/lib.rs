@@ -26,7 +26,8 @@
 //!
 //! A checkpoint is never held in memory. Every tensor is streamed from its shard in blocks,
 //! measured, solved for a handful of coefficients, streamed once more, combined with one rounding
-//! and written at an offset that was known before the first byte was read.
+//! and written at an offset that was known before the first byte was read. A method that selects
+//! elements may measure in several sweeps; its rule then picks and mixes differences from a base.
 //!
 //! ```text
 //!  command line / recipe ──► Job            recipe/      what is asked for, validated whole
@@ -64,7 +65,7 @@
 //! - [`likeness`]: checks that models mean the same by tokens, names and shapes.
 //! - [`symmetry`]: symmetries of networks, folds of norms, transforms.
 //! - [`view`]: tensors as a merge reads them, computed from stored ones.
-//! - [`method`]: Gram matrix in, coefficients out.
+//! - [`method`]: Gram matrix in, coefficients out; differences in, a rule for each element out.
 //! - [`recipe`]: recipes: reading, checking and writing them.
 //! - [`plan`]: recipe and headers in, a pure value out.
 //! - [`journal`]: records of durably written data, and their replay.

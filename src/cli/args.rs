@@ -77,8 +77,8 @@ pub struct JobArgs {
     #[arg(skip)]
     pub out: PathBuf,
 
-    /// Merge method: karcher, frechet, linear, slerp, nuslerp, multislerp,
-    /// task_arithmetic, model_stock, geometric_median or passthrough [default: karcher]
+    /// Merge method, such as karcher, linear, slerp, task_arithmetic, ties, dare_ties or della;
+    /// `thalweg reference` lists all [default: karcher]
     #[arg(long, value_name = "NAME")]
     pub method: Option<String>,
 
@@ -90,6 +90,24 @@ pub struct JobArgs {
     /// (row), or the whole model (model) [default: tensor]
     #[arg(long, value_name = "KIND")]
     pub granularity: Option<String>,
+
+    /// Seed of random draws, and of the choice among tied elements [default: 0]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
+    pub seed: Option<u64>,
+
+    /// Choice among elements that are tied at a threshold: evenly over the tensor (spread), or the
+    /// first ones (first) [default: spread]
+    #[arg(long, value_name = "RULE")]
+    pub ties: Option<String>,
+
+    /// The sign elected where weighted differences cancel: plus, or none (zero) [default: plus]
+    #[arg(long, value_name = "SIGN")]
+    pub sign_tie: Option<String>,
+
+    /// Make up for dropped elements by the ratio of L1 norms (norm), the density, or each element's
+    /// own probability [default: norm]
+    #[arg(long, value_name = "RULE")]
+    pub rescale_by: Option<String>,
 
     /// Maximum number of iterations [default: 1000]
     #[arg(long, value_name = "N", alias = "karcher-iter", allow_negative_numbers = true, value_parser = whole::<u32>)]

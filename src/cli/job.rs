@@ -178,6 +178,10 @@ fn refuse_flags(args: &JobArgs) -> Result<()> {
         ("--weights", args.weights.is_some()),
         ("--alphas", args.script.alphas.is_some()),
         ("--granularity", args.granularity.is_some()),
+        ("--seed", args.seed.is_some()),
+        ("--ties", args.ties.is_some()),
+        ("--sign-tie", args.sign_tie.is_some()),
+        ("--rescale-by", args.rescale_by.is_some()),
         ("--max-iter", args.max_iter.is_some()),
         ("--tol", args.tol.is_some()),
         ("--parameter", !args.parameters.is_empty()),
@@ -250,6 +254,9 @@ fn model(path: &str, weight: Option<f64>) -> Value {
 fn insert_policies(args: &JobArgs, recipe: &mut Map<String, Value>) {
     let policies = [
         ("granularity", &args.granularity),
+        ("ties", &args.ties),
+        ("sign_tie", &args.sign_tie),
+        ("rescale_by", &args.rescale_by),
         ("nan", &args.nan),
         ("quantised", &args.quantised),
         ("missing", &args.missing),
@@ -260,6 +267,9 @@ fn insert_policies(args: &JobArgs, recipe: &mut Map<String, Value>) {
         if let Some(value) = value {
             recipe.insert(key.to_owned(), value.as_str().into());
         }
+    }
+    if let Some(seed) = args.seed {
+        recipe.insert("seed".into(), seed.into());
     }
     // The script always pads smaller tensors with zeros.
     if !args.script.models.is_empty() && args.mismatch.is_none() {

@@ -182,7 +182,12 @@ impl Outlook {
 struct Traffic {
     blocks: u64,
     read: u64,
+    /// Of them: bytes that are read again.
     read_twice: u64,
+    /// Besides them: bytes that are read once more where a threshold is not found at once.
+    read_if_needed: u64,
+    /// True if some bytes are read more than twice.
+    read_often: bool,
     written: u64,
 }
 
@@ -195,9 +200,15 @@ impl Traffic {
         };
         for block in plan.schedule(&durable, false) {
             let bytes = plan.tensors[block.tensor].read_bytes(block.start, block.len);
+            if matches!(block.role, Role::Measure { sure: false, .. }) {
+                traffic.read_if_needed += bytes;
+                continue;
+            }
             traffic.blocks += 1;
             traffic.read += bytes;
-            if block.role == Role::Apply {
+            let is_further = matches!(block.role, Role::Measure { sweep: 1.., .. });
+            traffic.read_often |= is_further;
+            if is_further || block.role == Role::Apply {
                 traffic.read_twice += bytes;
             }
         }

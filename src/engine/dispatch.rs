@@ -8,20 +8,21 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Select, Sender, TryRecvError, bounded};
 
 use crate::budget::{Budget, Buffer, Buffers};
-use crate::error::{Error, Kind, Result};
-use crate::pass::{Bench, Found, Group, Measured, Solved, Work};
+use crate::error::{Error, Result};
+use crate::pass::{Bench, Found, Group, Measured, Solved, Tied, Turn, Work};
 use crate::plan::Plan;
 use crate::plan::assign::Span;
 use crate::plan::schedule::Role;
 use crate::plan::tensor::TensorPlan;
 
+use super::promise::{Promise, answer_of};
 use super::reader::Loaded;
 
-/// The answer of a task, given once.
-type Promise<T> = Receiver<Result<T>>;
+/// The tied elements of a block, and the block.
+type Counted = Promise<(Tied, Loaded)>;
 
 /// A message to the writer, in order.
 pub enum Order {
@@ -45,28 +46,28 @@ pub struct Memory {
     /// Output buffers.
     buffers: Arc<Buffers>,
     /// Statistics and rules that grow with a tensor.
-    columns: Arc<Budget>,
+    groups: Arc<Budget>,
 }
 
 impl Memory {
     /// The memory that `plan` has set aside.
     pub fn of(plan: &Plan) -> Self {
-        let columns = plan
+        let groups = plan
             .tensors
             .iter()
-            .map(TensorPlan::column_bytes)
+            .map(TensorPlan::group_bytes)
             .max()
             .unwrap_or(0);
         Self {
             buffers: Buffers::new(Budget::new(plan.memory.output)),
-            columns: Budget::new(columns),
+            groups: Budget::new(groups),
         }
     }
 
     /// Ends all waiting for memory.
     pub fn close(&self) {
         self.buffers.budget().close();
-        self.columns.close();
+        self.groups.close();
     }
 }
 
@@ -80,15 +81,31 @@ pub struct Dispatch<'a> {
     pub memory: &'a Memory,
     /// The writing stage.
     pub writer: &'a Sender<Order>,
+    /// The reading stage, which is told if a further sweep over a group is made.
+    pub reader: &'a Sender<bool>,
 }
 
 /// A group that is being measured.
 struct Open {
     group: Group,
+    /// True if the windows stay until the group is solved.
+    keep: bool,
+    /// The number of the sweep.
+    sweep: usize,
+    /// Blocks whose tied elements are being counted, in order.
+    counted: VecDeque<Counted>,
     /// Blocks that are being measured, or were measured and are not yet folded, in order.
     measured: VecDeque<Promise<(Measured, Option<Loaded>)>>,
-    /// Windows that stay until the group is solved.
+    /// The windows that stay.
     kept: Vec<Loaded>,
+}
+
+/// Blocks that are applied once the tied elements before them are known, in order.
+#[derive(Default)]
+struct Ordered {
+    counted: VecDeque<(Counted, Arc<Solved>)>,
+    /// The tied elements that went by.
+    tied: Tied,
 }
 
 /// The known rules: that of the whole model, which holds to the end, and that of the segment
@@ -108,6 +125,21 @@ impl Rules {
         } else {
             &mut self.segment
         }
+    }
+}
+
+/// The state between two blocks.
+struct State {
+    open: Option<Open>,
+    rules: Rules,
+    ordered: Ordered,
+}
+
+impl State {
+    /// The first block that waits for the number of tied elements before it.
+    fn waiting(&self) -> Option<&Counted> {
+        let ordered = self.ordered.counted.front().map(|(counted, _)| counted);
+        ordered.or_else(|| self.open.as_ref()?.counted.front())
     }
 }
 
@@ -136,86 +168,229 @@ impl Dispatch<'_> {
     ///
     /// The first failure in plan order: of measuring, or of solving.
     pub fn run(&self, blocks: &Receiver<Loaded>, known: Option<Solved>) -> Result<()> {
-        let mut open = None;
-        let mut rules = Rules {
-            model: known.map(Arc::new),
-            segment: None,
+        let mut state = State {
+            open: None,
+            rules: Rules {
+                model: known.map(Arc::new),
+                segment: None,
+            },
+            ordered: Ordered::default(),
         };
-        let all = blocks
-            .into_iter()
-            .try_for_each(|loaded| self.block(loaded, &mut open, &mut rules));
+        let all = self
+            .take(blocks, &mut state)
+            .and_then(|()| self.flush(&mut state.ordered));
         match all {
             Ok(()) | Err(Ended::Gone) => Ok(()),
             Err(Ended::Failed(error)) => Err(error),
         }
     }
 
-    fn block(&self, loaded: Loaded, open: &mut Option<Open>, rules: &mut Rules) -> Step {
+    /// Takes blocks as they come. Blocks that wait for the number of tied elements before them hold
+    /// memory that the reader may need for the next block, so they go on as soon as it is known.
+    fn take(&self, blocks: &Receiver<Loaded>, state: &mut State) -> Step {
+        loop {
+            let next = match state.waiting() {
+                None => blocks.recv().map_err(|_| TryRecvError::Disconnected),
+                Some(counted) => {
+                    let mut select = Select::new();
+                    let block = select.recv(blocks);
+                    select.recv(counted);
+                    match select.ready() {
+                        ready if ready == block => blocks.try_recv(),
+                        _ => {
+                            self.go_on(state)?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            match next {
+                Ok(loaded) => self.block(loaded, state)?,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Goes on with the first block whose tied elements were counted.
+    fn go_on(&self, state: &mut State) -> Step {
+        if !state.ordered.counted.is_empty() {
+            return self.apply_next(&mut state.ordered);
+        }
+        match &mut state.open {
+            Some(open) => self.start_counted(open),
+            None => Ok(()),
+        }
+    }
+
+    fn block(&self, loaded: Loaded, state: &mut State) -> Step {
         let tensor = &self.plan.tensors[loaded.block.tensor];
+        let State {
+            open,
+            rules,
+            ordered,
+        } = state;
         let rule = rules.of(tensor.span);
         match loaded.block.role {
-            Role::Whole | Role::Carry => self.piece(loaded, None),
-            Role::Measure { keep, last } => {
+            Role::Whole | Role::Carry => {
+                self.flush(ordered)?;
+                self.piece(loaded, None)
+            }
+            Role::Measure { keep, last, .. } => {
+                // Pieces go to the writer in plan order, before anything of this group does.
+                self.flush(ordered)?;
                 let mut group = match open.take() {
                     Some(group) => group,
                     None => {
                         // A rule can take as much memory as the next group, so it must be gone
                         // first.
                         *rule = None;
-                        self.open(tensor)?
+                        self.open(tensor, keep)?
                     }
                 };
-                self.measure(loaded, &mut group, keep)?;
-                match last {
-                    true => self.close(tensor, group, rule)?,
-                    false => *open = Some(group),
-                }
+                self.measure(loaded, &mut group)?;
+                *open = match last {
+                    true => self.end_sweep(tensor, group, rule, ordered)?,
+                    false => Some(group),
+                };
                 Ok(())
             }
             Role::Apply => {
                 let known = rule
                     .clone()
                     .expect("a group is measured before it is applied");
-                self.piece(loaded, Some(known))
+                self.apply(loaded, known, ordered)
             }
         }
     }
 
     /// Begins a group, waiting until the memory of the one before is free.
-    fn open(&self, tensor: &TensorPlan) -> Step<Open> {
-        let group = Group::within(&self.memory.columns, tensor).ok_or(Ended::Gone)?;
+    fn open(&self, tensor: &TensorPlan, keep: bool) -> Step<Open> {
+        let group = Group::within(&self.memory.groups, tensor).ok_or(Ended::Gone)?;
         Ok(Open {
             group,
+            keep,
+            sweep: 0,
+            counted: VecDeque::new(),
             measured: VecDeque::new(),
             kept: vec![],
         })
     }
 
     /// Measures a block, in the pool if the group allows.
-    fn measure(&self, loaded: Loaded, open: &mut Open, keep: bool) -> Step {
+    fn measure(&self, loaded: Loaded, open: &mut Open) -> Step {
+        let tensor = &self.plan.tensors[loaded.block.tensor];
         if open.group.is_sequential() {
             let added = work(self.bench, self.plan, &loaded).add_to(&mut open.group);
             loaded.intact().and(added)?;
-            open.kept.extend(keep.then_some(loaded));
+            open.kept.extend(open.keep.then_some(loaded));
             return Ok(());
         }
+        let turn = open.group.turn(tensor);
+        if !turn.needs_order() {
+            self.start(loaded, open, turn, Tied::default());
+            return open.fold_ready().map_err(Ended::from);
+        }
+        open.counted
+            .push_back(self.count(loaded, move |work| work.count_tied_in(&turn)));
+        open.fold_ready().map_err(Ended::from)
+    }
+
+    /// Measures the first block whose tied elements are being counted.
+    fn start_counted(&self, open: &mut Open) -> Step {
+        let Some(promise) = open.counted.pop_front() else {
+            return Ok(());
+        };
+        let (next, loaded) = answer_of(&promise)?;
+        let tensor = &self.plan.tensors[loaded.block.tensor];
+        let tied = open.group.pass_tied(tensor, loaded.block.start, &next);
+        let turn = open.group.turn(tensor);
+        self.start(loaded, open, turn, tied);
+        Ok(())
+    }
+
+    /// Starts the task that measures a block.
+    fn start(&self, loaded: Loaded, open: &mut Open, turn: Turn, tied: Tied) {
+        let keep = open.keep;
         let (answer, promise) = bounded(1);
         let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
         self.bench.pool().spawn(move || {
-            let measured = work(&bench, &plan, &loaded).measure();
+            let measured = work(&bench, &plan, &loaded).measure(&turn, &tied);
             let measured = loaded.intact().and(measured);
+            drop(turn);
             // Windows that are not kept are freed here, before the sums are asked for.
             let kept = keep.then_some(loaded);
             let _ = answer.send(measured.map(|measured| (measured, kept)));
         });
         open.measured.push_back(promise);
-        open.fold_ready().map_err(Ended::from)
+    }
+
+    /// Starts a task that counts the tied elements of a block.
+    fn count(
+        &self,
+        loaded: Loaded,
+        count: impl FnOnce(&Work<'_>) -> Result<Tied> + Send + 'static,
+    ) -> Counted {
+        let (answer, promise) = bounded(1);
+        let (plan, bench) = (Arc::clone(self.plan), Arc::clone(self.bench));
+        self.bench.pool().spawn(move || {
+            let tied = count(&work(&bench, &plan, &loaded));
+            let _ = answer.send(tied.map(|tied| (tied, loaded)));
+        });
+        promise
+    }
+
+    /// Ends a sweep over a group, the last block of which is of `tensor`. Windows that were kept are
+    /// swept again as often as the group asks for it, then the rule is applied to them. Another
+    /// group is returned if it is not solved yet, and the reader is told what to read.
+    fn end_sweep(
+        &self,
+        tensor: &TensorPlan,
+        mut open: Open,
+        rule: &mut Option<Arc<Solved>>,
+        ordered: &mut Ordered,
+    ) -> Step<Option<Open>> {
+        loop {
+            while !open.counted.is_empty() {
+                self.start_counted(&mut open)?;
+            }
+            open.fold_all()?;
+            let steps = open.group.advance(tensor);
+            let left = tensor.sweeps().len() - 1 - open.sweep;
+            let Some(steps) = steps else {
+                if !open.keep {
+                    (0..left).for_each(|_| self.tell(false));
+                }
+                self.close(tensor, open, rule, ordered)?;
+                return Ok(None);
+            };
+            open.sweep += steps;
+            if !open.keep {
+                (1..steps).for_each(|_| self.tell(false));
+                self.tell(true);
+                return Ok(Some(open));
+            }
+            for loaded in std::mem::take(&mut open.kept) {
+                self.measure(loaded, &mut open)?;
+            }
+        }
+    }
+
+    /// Tells the reader if the next sweep is made.
+    fn tell(&self, made: bool) {
+        // A reader that is gone has an error of its own.
+        let _ = self.reader.send(made);
     }
 
     /// Solves a group that ends with a block of `tensor`, and applies the rule to the windows that
     /// were kept.
-    fn close(&self, tensor: &TensorPlan, mut open: Open, rule: &mut Option<Arc<Solved>>) -> Step {
-        open.fold_all()?;
+    fn close(
+        &self,
+        tensor: &TensorPlan,
+        open: Open,
+        rule: &mut Option<Arc<Solved>>,
+        ordered: &mut Ordered,
+    ) -> Step {
         let solved = Arc::new(open.group.solve(&**self.bench, tensor)?);
         *rule = Some(Arc::clone(&solved));
         self.send(match tensor.span {
@@ -224,12 +399,45 @@ impl Dispatch<'_> {
         })?;
         open.kept
             .into_iter()
-            .try_for_each(|loaded| self.piece(loaded, Some(Arc::clone(&solved))))
+            .try_for_each(|loaded| self.apply(loaded, Arc::clone(&solved), ordered))
+    }
+
+    /// Applies a rule to a block, once the tied elements before it are known if it needs them.
+    fn apply(&self, loaded: Loaded, rule: Arc<Solved>, ordered: &mut Ordered) -> Step {
+        if !rule.needs_order() {
+            return self.piece(loaded, Some((rule, Tied::default())));
+        }
+        let known = Arc::clone(&rule);
+        let counted = self.count(loaded, move |work| work.count_tied(&known));
+        ordered.counted.push_back((counted, rule));
+        Ok(())
+    }
+
+    /// Applies the rule to all blocks that wait for it.
+    fn flush(&self, ordered: &mut Ordered) -> Step {
+        while !ordered.counted.is_empty() {
+            self.apply_next(ordered)?;
+        }
+        Ok(())
+    }
+
+    fn apply_next(&self, ordered: &mut Ordered) -> Step {
+        let Some((promise, rule)) = ordered.counted.pop_front() else {
+            return Ok(());
+        };
+        let (next, loaded) = answer_of(&promise)?;
+        let segment = self.plan.tensors[loaded.block.tensor].segment;
+        if loaded.block.start.is_multiple_of(segment.max(1)) {
+            ordered.tied = Tied::default();
+        }
+        let before = ordered.tied.clone();
+        ordered.tied.add(&next);
+        self.piece(loaded, Some((rule, before)))
     }
 
     /// Starts a task that makes a piece of output, by `rule` unless the piece is solved by itself,
     /// and tells the writer to wait for it.
-    fn piece(&self, loaded: Loaded, rule: Option<Arc<Solved>>) -> Step {
+    fn piece(&self, loaded: Loaded, rule: Option<(Arc<Solved>, Tied)>) -> Step {
         let block = loaded.block;
         let unit = self.plan.tensors[block.tensor].output_unit();
         let place = self.plan.layout.tensors()[block.tensor].offset + block.start * unit;
@@ -252,7 +460,7 @@ impl Dispatch<'_> {
         self.bench.pool().spawn(move || {
             let work = work(&bench, &plan, &loaded);
             let found = match &rule {
-                Some(rule) => work.apply(rule, &mut buffer),
+                Some((rule, tied)) => work.apply(rule, tied, &mut buffer),
                 None => work.whole(&mut buffer),
             };
             let found = loaded.intact().and(found);
@@ -301,20 +509,4 @@ impl Open {
 
 fn work<'a>(bench: &'a Arc<dyn Bench>, plan: &'a Plan, loaded: &'a Loaded) -> Work<'a> {
     Work::new(&**bench, plan, &loaded.block, &loaded.windows)
-}
-
-/// Waits for the answer of a task.
-///
-/// # Errors
-///
-/// The task's own error, or a failure that says that the task died without an answer.
-pub fn answer_of<T>(promise: &Promise<T>) -> Result<T> {
-    promise.recv().unwrap_or_else(|_| {
-        Err(Error::new(
-            Kind::Io,
-            "a worker thread ended without an answer",
-            "pool",
-            "it panicked; this is a bug",
-        ))
-    })
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender};
 use rayon::ThreadPool;
 
 use crate::budget::{Budget, Reservation};
@@ -15,7 +15,7 @@ use crate::kernel::{Elements, Kernels};
 use crate::monitor::Monitor;
 use crate::plan::Plan;
 use crate::plan::memory::WINDOW_EDGE_BYTES;
-use crate::plan::schedule::Block;
+use crate::plan::schedule::{Block, Role};
 use crate::plan::tensor::TensorPlan;
 use crate::view::{Below, InMemory, Opened, Place, Readable, Stack, Stored, is_sparse};
 
@@ -63,6 +63,34 @@ pub struct Reader<'a> {
     pub monitor: &'a dyn Monitor,
     /// The flag that ends the run early.
     pub stop: &'a Stop,
+    /// For each further sweep over a group, in their order: true if it is made. The stage that
+    /// measures says so once the sweep before has ended.
+    pub sweeps: Option<Receiver<bool>>,
+}
+
+/// The further sweep that the reader is in, and whether it is made.
+#[derive(Default)]
+struct Further(Option<(usize, bool)>);
+
+impl Further {
+    /// Tells if `block` is read; `None` if nobody is there any more to say so.
+    fn reads(&mut self, block: &Block, sweeps: Option<&Receiver<bool>>) -> Option<bool> {
+        let sweep = match block.role {
+            Role::Measure { sweep, .. } if sweep > 0 => sweep,
+            _ => {
+                self.0 = None;
+                return Some(true);
+            }
+        };
+        match self.0 {
+            Some((current, made)) if current == sweep => Some(made),
+            _ => {
+                let made = sweeps?.recv().ok()?;
+                self.0 = Some((sweep, made));
+                Some(made)
+            }
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -74,7 +102,13 @@ impl Reader<'_> {
     pub fn run(&self, blocks: impl Iterator<Item = Block>, next: &Sender<Loaded>) -> Result<()> {
         let mut blocks = blocks.peekable();
         let mut shown = None;
+        let mut further = Further::default();
         while let Some(block) = blocks.next() {
+            match further.reads(&block, self.sweeps.as_ref()) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => return Ok(()),
+            }
             let tensor = &self.plan.tensors[block.tensor];
             let before = shown.replace(block.tensor);
             if before != Some(block.tensor) {

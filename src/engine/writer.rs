@@ -15,7 +15,8 @@ use crate::output::{Output, Pending, Place};
 use crate::pass::Found;
 use crate::plan::Plan;
 
-use super::dispatch::{Order, answer_of};
+use super::dispatch::Order;
+use super::promise::answer_of;
 use super::{no_thread, stage};
 
 /// Pieces that may wait between hashing and writing; their buffers are paid for by the budget.

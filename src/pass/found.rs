@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::select::MixCounts;
+use crate::method::elementwise::ElementRule;
 use crate::method::{Facts, Flags, Stop, number};
 
 /// Angles are summed in billionths of a radian.
@@ -43,6 +45,126 @@ pub struct Found {
     pub differing: Vec<usize>,
     /// Norms and angles, when the tensor is one segment.
     pub facts: Option<Facts>,
+    /// The elements that a method kept which selects them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Box<Selection>>,
+}
+
+/// The elements that a method kept which selects them, over all segments of a tensor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// The elements of the output.
+    pub elements: u64,
+    /// Those where a sign was elected among differences that are not all zero.
+    pub elections: u64,
+    /// Those of them where the weighted differences cancel.
+    pub undecided: u64,
+    /// Segments in which all models weigh the same, because the energy of their differences is below
+    /// the floor.
+    #[serde(default)]
+    pub below_floor: u64,
+    /// The findings about each model.
+    pub models: Vec<SelectedModel>,
+}
+
+/// The elements of one model that were kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectedModel {
+    /// The model's place among the inputs of the tensor.
+    pub input: usize,
+    /// The kept elements.
+    pub kept: u64,
+    /// The elements that are tied at a threshold of which not all are kept.
+    pub tied: u64,
+    /// Those of them that are kept.
+    pub tied_kept: u64,
+    /// The least magnitude that is kept, when the tensor is one segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The factor that makes up for what is dropped, when the tensor is one segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// The model's weight in the mix, when the tensor is one segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+impl Selection {
+    /// The findings of the rule of one segment.
+    fn of(rule: &ElementRule) -> Self {
+        let keeps = rule.keeps();
+        let models = rule.models.iter().zip(&rule.mix.shares).enumerate();
+        let models = models.map(|(at, (model, share))| {
+            let edges = keeps[at.min(keeps.len() - 1)].edges();
+            let edges = edges.into_iter().flatten();
+            SelectedModel {
+                input: model.input,
+                tied: edges.clone().map(|edge| edge.of).sum(),
+                tied_kept: edges.map(|edge| edge.kept).sum(),
+                threshold: keeps[at.min(keeps.len() - 1)].threshold(),
+                scale: Some(share.scale).filter(|scale| *scale != 1.0),
+                weight: Some(share.weight),
+                kept: 0,
+            }
+        });
+        Self {
+            models: models.collect(),
+            below_floor: u64::from(rule.below_floor),
+            ..Self::default()
+        }
+    }
+
+    /// The findings of applying a rule to `elements` elements.
+    pub(super) fn applied(rule: &ElementRule, counts: &MixCounts, elements: u64) -> Self {
+        let models = rule.models.iter().zip(&counts.kept);
+        Self {
+            elements,
+            elections: counts.elections,
+            undecided: counts.undecided,
+            below_floor: 0,
+            models: models
+                .map(|(model, kept)| SelectedModel {
+                    input: model.input,
+                    kept: *kept,
+                    ..SelectedModel::default()
+                })
+                .collect(),
+        }
+    }
+
+    /// Adds the findings of another part; `one` tells if both are of one segment.
+    fn add(&mut self, other: Self, one: bool) {
+        self.elements += other.elements;
+        self.elections += other.elections;
+        self.undecided += other.undecided;
+        self.below_floor += other.below_floor;
+        for next in other.models {
+            let own = self.models.iter_mut().find(|own| own.input == next.input);
+            match own {
+                Some(own) => own.add(next),
+                None => self.models.push(next),
+            }
+        }
+        self.models.sort_by_key(|model| model.input);
+        if !one {
+            for model in &mut self.models {
+                (model.threshold, model.scale, model.weight) = (None, None, None);
+            }
+        }
+    }
+}
+
+impl SelectedModel {
+    fn add(&mut self, next: Self) {
+        self.kept += next.kept;
+        self.tied += next.tied;
+        self.tied_kept += next.tied_kept;
+        self.threshold = self.threshold.or(next.threshold);
+        self.scale = self.scale.or(next.scale);
+        self.weight = self.weight.or(next.weight);
+    }
 }
 
 impl Found {
@@ -67,6 +189,16 @@ impl Found {
         }
     }
 
+    /// The findings of the rule of one segment that selects elements.
+    pub fn of_elements(rule: &ElementRule) -> Self {
+        Self {
+            segments: 1,
+            exact: 1,
+            selection: Some(Box::new(Selection::of(rule))),
+            ..Self::default()
+        }
+    }
+
     /// Adds the findings of another part. The order of additions does not matter.
     pub fn add(&mut self, other: Self) {
         self.facts = match (self.segments, other.segments) {
@@ -74,6 +206,12 @@ impl Found {
             (0, _) => other.facts,
             _ => None,
         };
+        let one = self.segments + other.segments <= 1;
+        match (&mut self.selection, other.selection) {
+            (Some(own), Some(other)) => own.add(*other, one),
+            (own @ None, other) => *own = other,
+            (Some(_), None) => {}
+        }
         self.segments += other.segments;
         self.largest_angle = self.largest_angle.max(other.largest_angle);
         self.angle_sum += other.angle_sum;

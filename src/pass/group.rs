@@ -9,15 +9,19 @@ use crate::error::Result;
 use crate::plan::tensor::TensorPlan;
 
 use super::bench::Bench;
+use super::elements::{self, Tied};
 use super::rule::Rule;
 use super::statistic::{Measured, Statistic};
-use super::stretch::Stretch;
+use super::stretch::{Stretch, method_of};
+use super::turn::Turn;
 
 /// A group that is being measured.
 pub struct Group {
     statistic: Statistic,
     /// True if an input is not finite and the base is to be taken instead.
     replaced: bool,
+    /// The tied elements that went by in the current sweep.
+    tied: Tied,
     memory: Option<Reservation>,
 }
 
@@ -33,6 +37,7 @@ impl Group {
         Self {
             statistic: Statistic::new(tensor),
             replaced: false,
+            tied: Tied::default(),
             memory: None,
         }
     }
@@ -40,7 +45,7 @@ impl Group {
     /// An unmeasured group that reserves the memory for statistic and rule from `budget`: waits
     /// until there is enough, and returns `None` once the budget is closed.
     pub fn within(budget: &Arc<Budget>, tensor: &TensorPlan) -> Option<Self> {
-        let memory = budget.reserve(tensor.column_bytes())?;
+        let memory = budget.reserve(tensor.group_bytes())?;
         Some(Self {
             memory: Some(memory),
             ..Self::new(tensor)
@@ -53,9 +58,60 @@ impl Group {
         self.statistic.is_sequential()
     }
 
+    /// The work on each stretch in the current sweep.
+    pub fn turn(&self, tensor: &TensorPlan) -> Turn {
+        match (&self.statistic, method_of(tensor).elementwise()) {
+            (Statistic::Elements(progress), Some(method)) => Turn {
+                sweep: Some(progress.sweep().clone()),
+                is_first: progress.is_first(method),
+            },
+            _ => Turn {
+                sweep: None,
+                is_first: true,
+            },
+        }
+    }
+
+    /// Ends a sweep over all stretches, the last of which is of `tensor`. Returns the number of
+    /// sweeps by which the next one comes later, or `None` if the group can be solved.
+    pub fn advance(&mut self, tensor: &TensorPlan) -> Option<usize> {
+        self.tied = Tied::default();
+        match (&mut self.statistic, method_of(tensor).elementwise()) {
+            (Statistic::Elements(progress), Some(method)) if !self.replaced => {
+                progress.advance(method)
+            }
+            _ => None,
+        }
+    }
+
+    /// Counts the tied elements of the next stretch, of which `block` begins; returns those before
+    /// it.
+    pub fn pass_tied(&mut self, tensor: &TensorPlan, start: u64, next: &Tied) -> Tied {
+        if start.is_multiple_of(tensor.segment.max(1)) {
+            self.tied = Tied::default();
+        }
+        let before = self.tied.clone();
+        self.tied.add(next);
+        before
+    }
+
     /// Measures a stretch that follows the one before, and folds it in.
     pub(super) fn add(&mut self, bench: &dyn Bench, stretch: &Stretch<'_>) -> Result<()> {
-        let measured = self.statistic.add(bench, stretch)?;
+        let tensor = stretch.tensor();
+        let turn = self.turn(tensor);
+        let measured = match &turn.sweep {
+            None => self.statistic.add(bench, stretch)?,
+            Some(_) => {
+                let tied = match turn.rule().filter(|rule| rule.needs_order()) {
+                    Some(rule) => {
+                        let next = elements::count_stretch(bench, stretch, rule)?;
+                        self.pass_tied(tensor, stretch.policy.start, &next)
+                    }
+                    None => Tied::default(),
+                };
+                elements::measure_stretch(bench, stretch, &turn, &tied)?
+            }
+        };
         self.fold(&measured);
         Ok(())
     }
@@ -79,11 +135,13 @@ impl Group {
         let Self {
             statistic,
             replaced,
+            tied,
             memory,
         } = self;
         let rule = Self {
             statistic,
             replaced,
+            tied,
             memory: None,
         }
         .rule(bench, tensor)?;

@@ -21,6 +21,8 @@
 //! - `statistic`: the kinds of statistics; `gram_by_column`: the one whose sums run on through a
 //!   tensor.
 //! - `rule`: the kinds of rules; `by_column`: the one with coefficients for each column.
+//! - `elements`: methods that work element by element: their sweeps, and their rules applied.
+//! - `turn`: the work of one sweep.
 //! - `work`: one stretch: measured, combined, or both at once. `group`: folding and solving.
 //! - `policy`: elements that are not finite, and overflow. `let_through`: NaN and infinity that
 //!   sums would lose.
@@ -34,6 +36,10 @@
 //! A method that needs inner products and gives coefficients is one file, `method/NAME.rs`, with
 //! its line in `method/mod.rs`, and one row of the registry in `recipe/methods.rs`: nothing here
 //! has an arm for a method.
+//!
+//! A method that selects and mixes differences from a base is a row in `recipe/elementwise.rs`, and
+//! where none of the selections and mixes of [`method::elementwise`](crate::method::elementwise)
+//! does, a variant there with its loop in `kernel/select/`.
 //!
 //! A method that needs another statistic, or computes the output in another way, also adds:
 //!
@@ -49,6 +55,7 @@
 mod bench;
 mod by_column;
 mod device;
+mod elements;
 mod equal;
 mod found;
 mod gram_by_column;
@@ -61,15 +68,18 @@ mod statistic;
 mod stretch;
 mod tile;
 mod tiny;
+mod turn;
 mod work;
 
 pub use bench::{Bench, Combined, Host, Piece, Run, Seat};
 pub use by_column::ByColumn;
 pub use device::Device;
-pub use found::Found;
+pub use elements::Tied;
+pub use found::{Found, SelectedModel, Selection};
 pub use gram_by_column::GramByColumn;
 pub use group::{Group, Solved};
 pub use processor::Processor;
 pub use rule::Rule;
 pub use statistic::{Measured, Statistic};
+pub use turn::Turn;
 pub use work::Work;

@@ -11,6 +11,9 @@ use crate::plan::tensor::TensorPlan;
 
 use super::bench::{Bench, Host, Run, Seat};
 
+/// Elements that short groups are taken together for.
+const RUN: usize = 1 << 13;
+
 /// The threads of a pool, a scratch for each.
 pub struct Processor {
     kernels: Kernels,
@@ -45,10 +48,10 @@ impl Bench for Processor {
         self
     }
 
-    /// Returns one group, so that its elements are still in the caches when they are combined after
-    /// they were measured.
+    /// Returns one group, or as many short ones as are still in the caches when they are combined
+    /// after they were measured: each run costs a few allocations.
     fn run_len(&self, _tensor: &TensorPlan, group: usize) -> usize {
-        group
+        (RUN / group.max(1)).max(1) * group
     }
 
     fn seat(&self) -> Result<Box<dyn Seat + '_>> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::method::Solution;
+use crate::method::elementwise::ElementRule;
 use crate::plan::tensor::TensorPlan;
 
 use super::bench::{Bench, Piece, Run, sliced};
@@ -18,6 +19,8 @@ use super::stretch::method_of;
 
 /// The key of a saved rule by columns.
 const BY_COLUMN: &str = "by_column";
+/// The key of a saved rule by elements.
+const BY_ELEMENT: &str = "by_element";
 
 /// The rule that computes the elements of a group.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +29,8 @@ pub enum Rule {
     Combine(Solution),
     /// A weighted sum for each vector along the first axis.
     ByColumn(ByColumn),
+    /// A selection and a mix of differences, element by element.
+    ByElement(Box<ElementRule>),
 }
 
 impl Rule {
@@ -43,6 +48,7 @@ impl Rule {
         match self {
             Self::Combine(solution) => Found::of(&solution.facts),
             Self::ByColumn(columns) => columns.found.clone(),
+            Self::ByElement(rule) => Found::of_elements(rule),
         }
     }
 
@@ -52,6 +58,7 @@ impl Rule {
         match self {
             Self::Combine(solution) => json!(solution),
             Self::ByColumn(columns) => json!({ BY_COLUMN: columns }),
+            Self::ByElement(rule) => json!({ BY_ELEMENT: rule }),
         }
     }
 
@@ -61,17 +68,25 @@ impl Rule {
     ///
     /// Fails if `value` is not a saved rule.
     pub fn restore(value: &Value) -> serde_json::Result<Self> {
-        match value.get(BY_COLUMN) {
-            Some(columns) => serde_json::from_value(columns.clone()).map(Self::ByColumn),
-            None => serde_json::from_value(value.clone()).map(Self::Combine),
+        match (value.get(BY_COLUMN), value.get(BY_ELEMENT)) {
+            (Some(columns), _) => serde_json::from_value(columns.clone()).map(Self::ByColumn),
+            (_, Some(rule)) => serde_json::from_value(rule.clone()).map(Self::ByElement),
+            (None, None) => serde_json::from_value(value.clone()).map(Self::Combine),
         }
     }
 
-    /// Returns the bench for applying the rule: devices have no kernel that combines by columns.
+    /// Tells if an element depends on the number of tied elements before it in its tensor, which
+    /// are counted by [`Work::count_tied`](super::Work::count_tied).
+    pub fn needs_order(&self) -> bool {
+        matches!(self, Self::ByElement(rule) if rule.needs_order())
+    }
+
+    /// Returns the bench for applying the rule: devices have no kernel that combines by columns or
+    /// by elements.
     pub(super) fn bench<'b>(&self, bench: &'b dyn Bench) -> &'b dyn Bench {
         match self {
             Self::Combine(_) => bench,
-            Self::ByColumn(_) => bench.for_groups(1),
+            Self::ByColumn(_) | Self::ByElement(_) => bench.for_groups(1),
         }
     }
 }
@@ -120,6 +135,7 @@ pub(super) fn apply<'r>(
                 let bytes = bytes_of(policy, &chunk, output);
                 overflows += columns.combine(&run.host(), policy, &chunk, bytes)?;
             }
+            Rule::ByElement(_) => unreachable!("rules by element are applied by stretch"),
         }
     }
     if !pieces.is_empty() {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 use crate::kernel::{GramOptions, pair_count};
+use crate::method::elementwise::{Progress, Sums};
 use crate::method::{Gram, Method, Statistics};
 use crate::plan::assign::Span;
 use crate::plan::tensor::TensorPlan;
@@ -26,6 +27,10 @@ pub enum Statistic {
     Gram(Gram),
     /// The inner products of each vector along the first axis.
     GramByColumn(GramByColumn),
+    /// The sweeps of a method that works element by element. It is never saved: a tensor is measured
+    /// again.
+    #[serde(skip)]
+    Elements(Box<Progress>),
 }
 
 /// The sums of some chunks, in their order.
@@ -36,11 +41,17 @@ pub struct Measured {
     /// The chunks for which the base is to be taken, because an input is not finite there.
     replaced: Vec<usize>,
     chunks: usize,
+    /// The sums of a sweep over elements.
+    elements: Sums,
 }
 
 impl Statistic {
     /// The empty statistic for a group of `tensor`.
     pub(super) fn new(tensor: &TensorPlan) -> Self {
+        if let Some(method) = method_of(tensor).elementwise() {
+            let elements = (tensor.span != Span::Model).then_some(tensor.segment);
+            return Self::Elements(Box::new(Progress::new(method, elements)));
+        }
         match tensor.span {
             Span::FirstAxis => Self::GramByColumn(GramByColumn::new(tensor)),
             _ => Self::Gram(Gram::new(tensor.sources.len())),
@@ -51,7 +62,7 @@ impl Statistic {
     /// from one to the next.
     pub(super) fn is_sequential(&self) -> bool {
         match self {
-            Self::Gram(_) => false,
+            Self::Gram(_) | Self::Elements(_) => false,
             Self::GramByColumn(_) => true,
         }
     }
@@ -65,6 +76,7 @@ impl Statistic {
     pub(super) fn add(&mut self, bench: &dyn Bench, stretch: &Stretch<'_>) -> Result<Measured> {
         match self {
             Self::Gram(_) => measure(bench, stretch),
+            Self::Elements(_) => unreachable!("sweeps over elements have an order of their own"),
             Self::GramByColumn(columns) => {
                 columns.add(bench, stretch).map(|()| Measured::default())
             }
@@ -83,6 +95,7 @@ impl Statistic {
             }
             // Sums by column were added when they were measured.
             Self::GramByColumn(_) => {}
+            Self::Elements(progress) => progress.fold(&measured.elements),
         }
     }
 
@@ -96,6 +109,10 @@ impl Statistic {
         match self {
             Self::Gram(gram) => solve_gram(tensor, method, &gram),
             Self::GramByColumn(columns) => columns.solve(bench, tensor, method).map(Rule::ByColumn),
+            Self::Elements(progress) => {
+                let method = method.elementwise().expect("elements are swept for it");
+                Ok(Rule::ByElement(Box::new(progress.rule(method))))
+            }
         }
     }
 }
@@ -118,6 +135,7 @@ impl Measured {
             .extend(next.replaced.iter().map(|chunk| self.chunks + chunk));
         self.chunks += next.chunks;
         self.sums.extend(next.sums);
+        self.elements.append(next.elements);
     }
 
     /// The number of chunks.
@@ -128,6 +146,18 @@ impl Measured {
     /// Tells if the base is to be taken for one of `chunks`.
     pub(super) fn is_replaced(&self, chunks: &Range<usize>) -> bool {
         self.replaced.iter().any(|chunk| chunks.contains(chunk))
+    }
+}
+
+impl Measured {
+    /// The sums of one sweep over a stretch of elements, as one chunk.
+    pub(super) fn of_elements(elements: Sums, replaced: bool) -> Self {
+        Self {
+            replaced: if replaced { vec![0] } else { vec![] },
+            chunks: 1,
+            elements,
+            sums: vec![],
+        }
     }
 }
 
@@ -186,6 +216,7 @@ pub(super) fn measure_run(
         sums: vec![0.0; chunks.len() * width],
         replaced: vec![],
         chunks: chunks.len(),
+        elements: Sums::default(),
     };
     sum(run, statistics, chunks, false, &mut measured.sums)?;
     for (index, (chunk, sums)) in chunks
@@ -217,7 +248,7 @@ fn sum(
     sums: &mut [f64],
 ) -> Result<()> {
     match statistics {
-        Statistics::None => Ok(()),
+        Statistics::None | Statistics::Elements => Ok(()),
         Statistics::Gram { center } => run.gram(
             chunks,
             GramOptions {
@@ -317,6 +348,7 @@ mod tests {
             sums: vec![1.0; chunks],
             replaced,
             chunks,
+            elements: Sums::default(),
         };
         let mut measured = part(3, vec![2]);
         measured.append(part(2, vec![0]));

@@ -49,7 +49,7 @@ pub(super) fn mark(
 fn center_of(statistics: Statistics) -> Option<usize> {
     match statistics {
         Statistics::Gram { center } => center,
-        Statistics::None | Statistics::Wide => None,
+        Statistics::None | Statistics::Wide | Statistics::Elements => None,
     }
 }
 

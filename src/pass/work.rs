@@ -12,11 +12,13 @@ use crate::plan::schedule::{Block, is_measured};
 use crate::plan::tensor::Action;
 
 use super::bench::{Bench, Seat};
+use super::elements::{self, Applying, Tied};
 use super::found::Found;
 use super::group::Group;
 use super::rule::{self, Rule};
 use super::statistic::{self, Measured};
 use super::stretch::{Stretch, chunks, cut};
+use super::turn::Turn;
 
 /// The work on the elements of one block.
 pub struct Work<'a> {
@@ -33,15 +35,43 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Measures all chunks, to be folded into a group in plan order.
+    /// Measures all elements as `turn` says, to be folded into a group in plan order; `tied`
+    /// elements of the group went by before.
     ///
     /// # Errors
     ///
     /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) when an input holds NaN or infinity and
     /// that is not allowed, or when squares overflow; [`Kind::Device`](crate::error::Kind::Device)
     /// when the device fails.
-    pub fn measure(&self) -> Result<Measured> {
-        statistic::measure(self.bench, &self.stretch)
+    pub fn measure(&self, turn: &Turn, tied: &Tied) -> Result<Measured> {
+        match turn.sweep {
+            None => statistic::measure(self.bench, &self.stretch),
+            Some(_) => elements::measure_stretch(self.bench, &self.stretch, turn, tied),
+        }
+    }
+
+    /// Counts the elements that are tied at the thresholds of the current sweep's rule.
+    ///
+    /// # Errors
+    ///
+    /// None on the processor, which does this for every bench.
+    pub fn count_tied_in(&self, turn: &Turn) -> Result<Tied> {
+        match turn.rule() {
+            Some(rule) => elements::count_stretch(self.bench, &self.stretch, rule),
+            None => Ok(Tied::default()),
+        }
+    }
+
+    /// Counts the elements that are tied at the thresholds of `rule`.
+    ///
+    /// # Errors
+    ///
+    /// None on the processor, which does this for every bench.
+    pub fn count_tied(&self, rule: &Rule) -> Result<Tied> {
+        match rule {
+            Rule::ByElement(rule) => elements::count_stretch(self.bench, &self.stretch, rule),
+            _ => Ok(Tied::default()),
+        }
     }
 
     /// Measures all elements, which follow those added to `group` before, and folds them in.
@@ -54,13 +84,21 @@ impl<'a> Work<'a> {
     }
 
     /// Combines all elements, which must have been measured, by `rule` into `output`, the bytes of
-    /// the stretch in the output tensor.
+    /// the stretch in the output tensor; `tied` elements of the group went by before.
     ///
     /// # Errors
     ///
     /// [`Kind::NonFinite`](crate::error::Kind::NonFinite) for an overflow that would be NaN;
     /// [`Kind::Device`](crate::error::Kind::Device) when the device fails.
-    pub fn apply(&self, rule: &Rule, output: &mut [u8]) -> Result<Found> {
+    pub fn apply(&self, rule: &Rule, tied: &Tied, output: &mut [u8]) -> Result<Found> {
+        if let Rule::ByElement(rule) = rule {
+            let applying = Applying {
+                rule,
+                tied,
+                measured: true,
+            };
+            return elements::apply_stretch(self.bench, &self.stretch, applying, output);
+        }
         let all = 0..self.stretch.len();
         let bench = rule.bench(self.bench);
         let most = bench.run_len(self.stretch.tensor(), all.len());
@@ -113,6 +151,9 @@ impl<'a> Work<'a> {
         let tensor = self.stretch.tensor();
         if let Action::Carry(taken) = tensor.action {
             return Ok(self.carry(taken, output));
+        }
+        if let Some(method) = self.stretch.method().elementwise() {
+            return elements::whole(self.bench, &self.stretch, method, output);
         }
         if !is_measured(tensor) {
             return self.combine_unmeasured(output);

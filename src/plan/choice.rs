@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::method::{Gram, Method, Passthrough, Statistics};
-use crate::recipe::{BaseRule, Document, Given, Granularity, MethodName, Scope, TensorPlace};
+use crate::recipe::{
+    BaseRule, Document, ElementChoices, Given, Granularity, MethodName, Scope, TensorPlace,
+};
 
 use super::assign::Span;
 
@@ -101,7 +103,7 @@ impl Choice<'_> {
         for &member in self
             .members
             .iter()
-            .filter(|_| info.scope == Scope::PerModel)
+            .filter(|member| info.scope == Scope::PerModel && !self.is_measured_from(**member))
         {
             if let (Ok(value), Some(input)) = (
                 self.of_input(name, member),
@@ -121,6 +123,12 @@ impl Choice<'_> {
             cause,
             error.hint().unwrap_or_default(),
         )
+    }
+
+    /// Tells if an input is the base that others are measured from, which has no parameters.
+    fn is_measured_from(&self, member: usize) -> bool {
+        let counts = matches!(self.document.method.info().base, BaseRule::Counted);
+        !counts && self.base.is_some_and(|base| self.members[base] == member)
     }
 
     fn span(&self) -> Result<Span> {
@@ -165,6 +173,20 @@ impl Given for Choice<'_> {
             _ => self.of_input("weight", *member),
         };
         self.members.iter().enumerate().map(weight).collect()
+    }
+
+    fn position(&self, at: usize) -> u32 {
+        u32::try_from(self.members[at]).expect("models are listed in a recipe")
+    }
+
+    fn choices(&self) -> ElementChoices {
+        let own = &self.document.own;
+        ElementChoices {
+            seed: own.seed.unwrap_or_default(),
+            ties: own.ties.unwrap_or_default(),
+            sign_tie: own.sign_tie.unwrap_or_default(),
+            rescale_by: own.rescale_by.unwrap_or_default(),
+        }
     }
 
     fn of_input(&self, name: &str, input: usize) -> Result<f64> {

@@ -134,6 +134,8 @@ struct Costs {
     widest: u64,
     output: u64,
     fixed: u64,
+    /// The fewest elements of a block: whole chunks that hold a row where rows are looked at.
+    least: u64,
 }
 
 impl Memory {
@@ -155,7 +157,6 @@ impl Memory {
         let mut costs = Costs::of(wish, inputs, tensors, aligned);
         let packers = zstd.map_or(0, |level| packers(wish, level));
         costs.fixed += packers as u64 * zstd.map_or(0, packer_bytes);
-        let chunk = CHUNK as u64;
         let staging = device
             .map(|device| staging::share_out(wish, device, tensors))
             .transpose()?
@@ -163,7 +164,7 @@ impl Memory {
         if let (Some(staging), Some(device)) = (&staging, device) {
             costs.fixed += (staging.lanes * staging.lane_bytes) as u64 + device.host;
         }
-        let smallest = costs.fixed + costs.block(chunk);
+        let smallest = costs.fixed + costs.block(costs.least);
         if wish.memory < smallest {
             return Err(Error::new(
                 Kind::Budget,
@@ -183,7 +184,7 @@ impl Memory {
         let stream = wish.memory - costs.fixed;
         let wanted = wish.threads as u64 + 2;
         let mut block = costs.largest_block(wish.block_bytes);
-        while block > chunk && wanted * costs.block(block) > stream {
+        while block > costs.least && wanted * costs.block(block) > stream {
             block /= 2;
         }
         let slots = (stream / costs.block(block)).clamp(1, 2 * wanted);
@@ -267,13 +268,12 @@ impl Costs {
             .map(TensorPlan::gather_bytes)
             .max()
             .unwrap_or(0);
-        let columns = tensors
+        let groups = tensors
             .iter()
-            .map(TensorPlan::column_bytes)
+            .map(TensorPlan::group_bytes)
             .max()
             .unwrap_or(0);
-        let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
-        let threads = wish.threads as u64 * (THREAD_BYTES + scratch);
+        let threads = wish.threads as u64 * thread_bytes(sources, tensors);
         Self {
             sources,
             input: most(&TensorPlan::window_units),
@@ -286,9 +286,10 @@ impl Costs {
                 + records.min(CLAIMS_BYTES)
                 + headers
                 + decoders
-                + columns
+                + groups
                 + gathers
                 + aligned,
+            least: least_block(tensors),
         }
     }
 
@@ -308,15 +309,29 @@ impl Costs {
         } else {
             window.min(BLOCK_CAP_BYTES / self.input)
         };
-        let chunk = CHUNK as u64;
         // A power of two, so that blocks of one tensor meet the check blocks of the output.
         let floor = if whole.is_power_of_two() {
             whole
         } else {
             whole.next_power_of_two() / 2
         };
-        floor.max(chunk)
+        floor.max(self.least)
     }
+}
+
+/// Returns the bytes of a thread that computes on up to `sources` inputs at once.
+fn thread_bytes(sources: u64, tensors: &[TensorPlan]) -> u64 {
+    let scratch = Scratch::bytes(usize::try_from(sources).unwrap_or(usize::MAX)) as u64;
+    let selecting = tensors.iter().map(TensorPlan::selection_bytes);
+    THREAD_BYTES + scratch + selecting.max().unwrap_or(0)
+}
+
+/// Returns the fewest elements of a block: a chunk, or as many as hold the longest row that is
+/// looked at as a whole.
+fn least_block(tensors: &[TensorPlan]) -> u64 {
+    let whole = tensors.iter().map(TensorPlan::whole_elements);
+    let whole = whole.max().unwrap_or(1).next_power_of_two();
+    whole.max(CHUNK as u64)
 }
 
 fn decoder_bytes(input: &Checkpoint) -> u64 {

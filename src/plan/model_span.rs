@@ -40,8 +40,12 @@ pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
             return context(tensor).with_hint(hint).fail(cause);
         }
         if parameters_of(tensor) != parameters {
+            let one = match first.elementwise() {
+                Some(_) => "threshold",
+                None => "mean",
+            };
             let cause = format!(
-                "its parameters differ from those of {}, and there is one mean only",
+                "its parameters differ from those of {}, and there is one {one} only",
                 first.name
             );
             let hint = "give every parameter as one number, without filters and gradients";
@@ -51,13 +55,13 @@ pub fn check(job: &Job, tensors: &[TensorPlan]) -> Result<()> {
     Ok(())
 }
 
-/// The failures of taking one mean over the model, on one of its tensors.
+/// The failures of taking one mean or threshold over the model, on one of its tensors.
 fn context(tensor: &TensorPlan) -> Context<&Name> {
-    Context::new(
-        Kind::Recipe,
-        "cannot take one mean over the model",
-        &tensor.name,
-    )
+    let doing = match tensor.elementwise() {
+        Some(_) => "cannot take one threshold over the model",
+        None => "cannot take one mean over the model",
+    };
+    Context::new(Kind::Recipe, doing, &tensor.name)
 }
 
 fn inputs_of(tensor: &TensorPlan) -> Vec<usize> {

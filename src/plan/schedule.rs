@@ -6,7 +6,8 @@
 //! second reading ([`Role::Measure`] with `keep`), otherwise its blocks are read once more
 //! ([`Role::Apply`]).
 
-use crate::method::{Method, Statistics};
+use crate::method::Method;
+use crate::method::elementwise::SweepKind;
 
 use super::Plan;
 use super::assign::Span;
@@ -25,6 +26,10 @@ pub enum Role {
         keep: bool,
         /// True if the group is complete with this block.
         last: bool,
+        /// The number of the sweep over the group.
+        sweep: usize,
+        /// True if the sweep is made in any case; another one only if the one before asks for it.
+        sure: bool,
     },
     /// Combined by the solution of the group measured last.
     Apply,
@@ -45,11 +50,6 @@ pub struct Block {
     pub role: Role,
 }
 
-const MEASURE_AND_DROP: Role = Role::Measure {
-    keep: false,
-    last: false,
-};
-
 impl Plan {
     /// Returns all blocks in the order in which they are read, without tensors that are durable
     /// already: `durable[tensor]` counts the bytes of the tensor's output that an earlier run has
@@ -63,18 +63,16 @@ impl Plan {
         let measured =
             (0..self.tensors.len()).filter(move |&i| !solved && is_over_model(&self.tensors[i]));
         let last = measured.clone().next_back();
-        let first_pass = measured.flat_map(move |index| {
-            let mut blocks = Vec::new();
-            self.cut(
-                index,
-                0..self.tensors[index].elements,
-                MEASURE_AND_DROP,
-                &mut blocks,
-            );
-            if last == Some(index) {
-                close_group(&mut blocks);
-            }
-            blocks
+        let sweeps = last.map_or_else(Vec::new, |last| roles(&self.tensors[last], false));
+        let first_pass = sweeps.into_iter().flat_map(move |role| {
+            measured.clone().flat_map(move |index| {
+                let mut blocks = Vec::new();
+                self.cut(index, 0..self.tensors[index].elements, role, &mut blocks);
+                if last == Some(index) {
+                    close_group(&mut blocks);
+                }
+                blocks
+            })
         });
         let open =
             (0..self.tensors.len()).filter(move |&i| durable[i] < self.tensors[i].output_bytes());
@@ -113,13 +111,10 @@ impl Plan {
         for segment in 0..tensor.elements / tensor.segment {
             let range = segment * tensor.segment..(segment + 1) * tensor.segment;
             let keep = self.fits(tensor);
-            self.cut(
-                index,
-                range.clone(),
-                Role::Measure { keep, last: false },
-                blocks,
-            );
-            close_group(blocks);
+            for role in roles(tensor, keep) {
+                self.cut(index, range.clone(), role, blocks);
+                close_group(blocks);
+            }
             if !keep {
                 self.cut(index, range, Role::Apply, blocks);
             }
@@ -128,14 +123,39 @@ impl Plan {
 
     /// Tells if all windows of one segment fit the input memory at once.
     fn fits(&self, tensor: &TensorPlan) -> bool {
-        let windows = tensor.segment.div_ceil(self.memory.block) * tensor.sources.len() as u64;
+        let windows = tensor.segment.div_ceil(self.block_of(tensor)) * tensor.sources.len() as u64;
         let bytes = tensor.segment * tensor.window_units() + windows * WINDOW_EDGE_BYTES;
         bytes <= self.memory.input
     }
 
     fn cut(&self, tensor: usize, range: std::ops::Range<u64>, role: Role, blocks: &mut Vec<Block>) {
-        cut_by(tensor, range, self.memory.block, role, blocks);
+        let len = match role {
+            Role::Carry => self.memory.block,
+            _ => self.block_of(&self.tensors[tensor]),
+        };
+        cut_by(tensor, range, len, role, blocks);
     }
+
+    /// Returns the elements of a block of `tensor`: whole rows where rows are looked at.
+    pub fn block_of(&self, tensor: &TensorPlan) -> u64 {
+        let whole = tensor.whole_elements();
+        (self.memory.block / whole).max(1) * whole
+    }
+}
+
+/// The roles of a group's blocks in the sweeps over it; one if its windows are kept, over which the
+/// further sweeps go.
+fn roles(tensor: &TensorPlan, keep: bool) -> Vec<Role> {
+    let most = if keep { 1 } else { usize::MAX };
+    let kinds = tensor.sweeps().into_iter().enumerate().take(most);
+    kinds
+        .map(|(sweep, kind)| Role::Measure {
+            keep,
+            last: false,
+            sweep,
+            sure: kind != SweepKind::Refine,
+        })
+        .collect()
 }
 
 fn close_group(blocks: &mut [Block]) {
@@ -170,7 +190,7 @@ fn cut_by(
 
 /// Tells if the tensor's coefficients depend on its contents.
 pub fn is_measured(tensor: &TensorPlan) -> bool {
-    let depends = |method: &dyn Method| tensor.scanned || method.statistics() != Statistics::None;
+    let depends = |method: &dyn Method| tensor.scanned || method.is_measured();
     matches!(&tensor.action, Action::Merge(method) if depends(&**method)) && tensor.elements > 0
 }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::checkpoint::{Checkpoint, Name, TensorEntry};
 use crate::dtype::Dtype;
 use crate::error::{Error, Kind, Result};
-use crate::kernel::pair_count;
+use crate::kernel::{SelectScratch, pair_count};
 use crate::method::Method;
+use crate::method::elementwise::{Elementwise, SweepKind, total_bytes, worker_bytes};
 use crate::recipe::{Mismatch, NanPolicy};
 use crate::view::{Aligned, Place, Placed, Placement, Stack};
 
@@ -231,6 +232,58 @@ impl TensorPlan {
         } else {
             0
         }
+    }
+
+    /// Returns the description of a method that works element by element; `None` for another one,
+    /// and for a carried tensor.
+    pub fn elementwise(&self) -> Option<&Elementwise> {
+        match &self.action {
+            Action::Merge(method) => method.elementwise(),
+            Action::Carry(_) => None,
+        }
+    }
+
+    /// Returns the length of a row: of the last axis; a scalar is one row.
+    pub fn row_len(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+
+    /// Returns the elements that must be in memory together: a row for methods that look at rows,
+    /// else one.
+    pub fn whole_elements(&self) -> u64 {
+        match self.elementwise() {
+            Some(method) if method.is_by_row() => self.row_len(),
+            _ => 1,
+        }
+    }
+
+    /// Returns the sweeps over the elements before they are combined.
+    pub fn sweeps(&self) -> Vec<SweepKind> {
+        let sweeps = self.elementwise().map(Elementwise::sweeps);
+        let sweeps = sweeps.filter(|sweeps| !sweeps.is_empty());
+        sweeps.unwrap_or_else(|| vec![SweepKind::Scan])
+    }
+
+    /// Returns the bytes of the statistics and the rule of a group.
+    pub fn group_bytes(&self) -> u64 {
+        let counts = self
+            .elementwise()
+            .map_or(0, |method| total_bytes(method.streams().len()));
+        self.column_bytes() + counts
+    }
+
+    /// Returns the bytes that a thread takes for selections.
+    pub fn selection_bytes(&self) -> u64 {
+        self.elementwise().map_or(0, |method| {
+            let streams = method.streams().len();
+            let counts = if streams > 0 {
+                worker_bytes(streams)
+            } else {
+                0
+            };
+            let row = method.is_by_row().then(|| self.row_len());
+            SelectScratch::bytes(row, method.models.len() as u64) + counts
+        })
     }
 
     /// Returns the bytes that one reading of all sources takes.

@@ -10,12 +10,6 @@ use super::methods::METHODS;
 /// Keys, parameters and options of mergekit 0.1.5 and its programs that neither [`KEYS`] nor
 /// [`METHODS`] has.
 const FOREIGN: &[&str] = &[
-    // Parameters of methods that are not here.
-    "alpha",
-    "epsilon",
-    "gamma",
-    "r",
-    "select_topk",
     // Parameters that older versions had, and that recipes still carry.
     "embed_slerp",
     "naive_count",

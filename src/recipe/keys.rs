@@ -214,6 +214,32 @@ pub const KEYS: &[KeyInfo] = &[
         "unit over which one mean is taken: each tensor, each row, or the whole model",
     ),
     own(
+        "seed",
+        "whole number",
+        "0",
+        "seed of random draws, and of the choice among tied elements",
+    ),
+    own(
+        "ties",
+        "spread, first",
+        "spread",
+        "which of the elements tied at a threshold are kept: evenly over the tensor, or the first ones; for della, equal \
+         elements share the mean of their ranks, or have ranks in their order",
+    ),
+    own(
+        "sign_tie",
+        "plus, zero",
+        "plus",
+        "sign that is elected where the weighted differences cancel; zero adds nothing there",
+    ),
+    own(
+        "rescale_by",
+        "norm, density, probability",
+        "norm",
+        "what makes up for dropped elements with `rescale`: the ratio of L1 norms, the density, or each element's own \
+         probability",
+    ),
+    own(
         "weights",
         "list of numbers",
         "-",

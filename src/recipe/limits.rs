@@ -11,3 +11,6 @@ pub const ZSTD_LEVELS: RangeInclusive<u64> = 1..=19;
 
 /// The number of sweeps over all groups that an alignment may be allowed.
 pub const SWEEPS: RangeInclusive<u64> = 1..=1_000_000;
+
+/// The seeds of random numbers: whole numbers that JSON keeps.
+pub const SEEDS: RangeInclusive<u64> = 0..=(1 << 53) - 1;

@@ -15,7 +15,7 @@ use crate::method::{
     TaskArithmetic,
 };
 
-use super::Given;
+use super::{Given, elementwise};
 
 /// A merge method that thalweg has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +34,20 @@ pub enum MethodName {
     Frechet,
     GeometricMedian,
     ModelStock,
+    Ties,
+    DareLinear,
+    DareTies,
+    Della,
+    DellaLinear,
+    Breadcrumbs,
+    BreadcrumbsTies,
+    Sce,
+    NearSwap,
+    ArceeFusion,
+    Ram,
+    RamPlusTl,
+    ConsensusTa,
+    ConsensusTies,
 }
 
 /// The use that a method makes of `base_model`.
@@ -105,11 +119,17 @@ pub struct MethodInfo {
     pub most: usize,
     /// Its parameters.
     pub parameters: &'static [ParameterInfo],
+    /// The keys at the top of a recipe that have a meaning for it, of those that not every method
+    /// has: `CHOICES`.
+    pub choices: &'static [&'static str],
     /// Its effect, in words.
     pub meaning: &'static str,
 }
 
-const fn per_model(
+/// The keys at the top of a recipe that only some methods have a meaning for.
+pub const CHOICES: [&str; 4] = ["seed", "ties", "sign_tie", "rescale_by"];
+
+pub(super) const fn per_model(
     name: &'static str,
     domain: Domain,
     default: Option<f64>,
@@ -124,7 +144,7 @@ const fn per_model(
     }
 }
 
-const fn whole(
+pub(super) const fn whole(
     name: &'static str,
     domain: Domain,
     default: Option<f64>,
@@ -168,7 +188,7 @@ const _: () =
     assert!(Karcher::MAX_ITER == GeometricMedian::MAX_ITER && Karcher::TOL == GeometricMedian::TOL);
 
 /// Every method, in the order in which help lists them.
-pub const METHODS: [MethodInfo; 10] = [
+pub const METHODS: [MethodInfo; 24] = [
     MethodInfo {
         method: MethodName::Karcher,
         name: "karcher",
@@ -176,6 +196,7 @@ pub const METHODS: [MethodInfo; 10] = [
         fewest: 1,
         most: usize::MAX,
         parameters: MEAN,
+        choices: &[],
         meaning: "the Karcher mean on the sphere, scaled to the mean norm",
     },
     MethodInfo {
@@ -185,6 +206,7 @@ pub const METHODS: [MethodInfo; 10] = [
         fewest: 1,
         most: usize::MAX,
         parameters: MEAN,
+        choices: &[],
         meaning: "karcher with `granularity: model`: one sphere for the whole network",
     },
     MethodInfo {
@@ -202,6 +224,7 @@ pub const METHODS: [MethodInfo; 10] = [
                 "divide by the sum of the weights",
             ),
         ],
+        choices: &[],
         meaning: "the weighted mean",
     },
     MethodInfo {
@@ -216,6 +239,7 @@ pub const METHODS: [MethodInfo; 10] = [
             None,
             "0 is the base model, 1 the other one",
         )],
+        choices: &[],
         meaning: "along the great circle from the base model to another one",
     },
     MethodInfo {
@@ -244,6 +268,7 @@ pub const METHODS: [MethodInfo; 10] = [
                 "without flatten: directions of rows, not columns",
             ),
         ],
+        choices: &[],
         meaning: "slerp of two models, or of their differences from a base",
     },
     MethodInfo {
@@ -267,6 +292,7 @@ pub const METHODS: [MethodInfo; 10] = [
                 "length below which a direction counts as none",
             ),
         ],
+        choices: &[],
         meaning: "the normalised mean direction of models, or of their differences from a base",
     },
     MethodInfo {
@@ -313,6 +339,7 @@ pub const METHODS: [MethodInfo; 10] = [
                 "accepted for mergekit's sake, without effect",
             ),
         ],
+        choices: &[],
         meaning: "the base plus weighted differences from it",
     },
     MethodInfo {
@@ -327,6 +354,7 @@ pub const METHODS: [MethodInfo; 10] = [
             Some(0.0),
             "a factor per row, not per tensor",
         )],
+        choices: &[],
         meaning: "between the base and the mean, as the angles between differences tell",
     },
     MethodInfo {
@@ -336,6 +364,7 @@ pub const METHODS: [MethodInfo; 10] = [
         fewest: 1,
         most: usize::MAX,
         parameters: MEAN,
+        choices: &[],
         meaning: "the point with the least weighted sum of distances; outliers pull less",
     },
     MethodInfo {
@@ -350,24 +379,23 @@ pub const METHODS: [MethodInfo; 10] = [
             Some(1.0),
             "factor of the tensor",
         )],
+        choices: &[],
         meaning: "the tensors of one model, for stacking slices",
     },
-];
-
-/// mergekit's methods that are not here, and the ability that each would need.
-const ABSENT: [(&str, &str); 12] = [
-    ("ties", "selection by magnitude"),
-    ("dare_ties", "selection by random draw"),
-    ("dare_linear", "selection by random draw"),
-    ("breadcrumbs", "selection by magnitude"),
-    ("breadcrumbs_ties", "selection by magnitude"),
-    ("della", "selection by random draw"),
-    ("della_linear", "selection by random draw"),
-    ("sce", "selection by variance"),
-    ("nearswap", "a rule for every element"),
-    ("arcee_fusion", "selection by importance"),
-    ("ram", "a rule for every element"),
-    ("ramplus_tl", "a rule for every element"),
+    elementwise::TIES,
+    elementwise::DARE_LINEAR,
+    elementwise::DARE_TIES,
+    elementwise::DELLA_LINEAR,
+    elementwise::DELLA,
+    elementwise::BREADCRUMBS,
+    elementwise::BREADCRUMBS_TIES,
+    elementwise::SCE,
+    elementwise::NEARSWAP,
+    elementwise::ARCEE_FUSION,
+    elementwise::RAM,
+    elementwise::RAMPLUS_TL,
+    elementwise::CONSENSUS_TA,
+    elementwise::CONSENSUS_TIES,
 ];
 
 impl MethodName {
@@ -427,6 +455,7 @@ impl MethodName {
                 given.shared("tol")?,
             )?),
             Self::ModelStock => Arc::new(ModelStock::new(given.needed_base()?, given.inputs())?),
+            by_element => Arc::new(elementwise::make(by_element, given)?),
         })
     }
 }
@@ -472,15 +501,6 @@ impl Domain {
     }
 }
 
-/// Returns the ability that a method of mergekit's would need to be here; `None` for an unknown
-/// name.
-pub(super) fn missing_ability(name: &str) -> Option<&'static str> {
-    ABSENT
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, ability)| *ability)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,7 +510,6 @@ mod tests {
         for info in &METHODS {
             assert_eq!(MethodName::parse(info.name), Some(info.method));
             assert_eq!(info.method.info(), info);
-            assert_eq!(missing_ability(info.name), None);
             assert!(info.fewest <= info.most);
             for parameter in info.parameters {
                 assert_eq!(

@@ -16,7 +16,9 @@
 //! filter gives them another one.
 
 mod align;
+mod choices;
 mod document;
+mod elementwise;
 mod foreign;
 mod given;
 mod hub;
@@ -42,15 +44,16 @@ use std::io::Read as _;
 use std::path::Path;
 
 pub use align::{Align, AlignFrom, Cost, Residual, WeightMatching};
+pub use choices::{RescaleBy, SignRule, TieRule};
 pub use document::{
     CHAT_TEMPLATES, ChatTemplate, Document, Input, LayerRange, ModelEntry, Module, Slice,
     SliceSource, Sources, Tokenizer,
 };
-pub use given::Given;
+pub use given::{ElementChoices, Given};
 pub use hub::{HubCache, Snapshot};
 pub use keys::{KEYS, KeyInfo, Place, keys_of};
 pub use layers::{LayerName, Layers, layer_of};
-pub use limits::{SWEEPS, THREADS, ZSTD_LEVELS};
+pub use limits::{SEEDS, SWEEPS, THREADS, ZSTD_LEVELS};
 pub use methods::{BaseRule, Domain, METHODS, MethodInfo, MethodName, ParameterInfo, Scope};
 pub use model_ref::{ModelRef, expand_home};
 pub use node::MAX_RECIPE_BYTES;

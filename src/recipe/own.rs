@@ -4,6 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::align::Align;
+use super::choices::{RescaleBy, SignRule, TieRule, choice};
 use super::rename::Rename;
 use super::write::entry;
 use crate::device::Choice;
@@ -14,6 +15,14 @@ use crate::device::Choice;
 pub struct OwnKeys {
     /// The part of a model over which one mean is taken.
     pub granularity: Option<Granularity>,
+    /// The seed of random draws and of choices among tied elements.
+    pub seed: Option<u64>,
+    /// The choice among elements that are tied at a threshold.
+    pub ties: Option<TieRule>,
+    /// The sign that is elected where weighted differences cancel.
+    pub sign_tie: Option<SignRule>,
+    /// The divisor that makes up for what is dropped.
+    pub rescale_by: Option<RescaleBy>,
     /// The treatment of shapes that differ.
     pub mismatch: Option<Mismatch>,
     /// The treatment of a tensor that is not in every model.
@@ -47,6 +56,10 @@ pub struct OwnKeys {
 impl OwnKeys {
     pub(super) fn write<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
         entry(map, "granularity", self.granularity)?;
+        entry(map, "seed", self.seed)?;
+        entry(map, "ties", self.ties)?;
+        entry(map, "sign_tie", self.sign_tie)?;
+        entry(map, "rescale_by", self.rescale_by)?;
         entry(map, "mismatch", self.mismatch)?;
         entry(map, "missing", self.missing)?;
         entry(map, "nan", self.nan)?;
@@ -66,46 +79,6 @@ impl OwnKeys {
             Some(&self.rename).filter(|rules| !rules.is_empty()),
         )
     }
-}
-
-/// Declares an enum whose variants have names in a recipe; the first one is the default.
-macro_rules! choice {
-    ($(#[$about:meta])* $name:ident { $(#[$first_about:meta])* $first:ident = $first_text:literal
-        $(, $(#[$more_about:meta])* $more:ident = $more_text:literal)* $(,)? }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-        pub enum $name {
-            $(#[$first_about])*
-            #[default]
-            $first,
-            $($(#[$more_about])* $more,)*
-        }
-
-        impl $name {
-            /// Every choice and its name.
-            pub const CHOICES: &'static [(&'static str, Self)] =
-                &[($first_text, Self::$first), $(($more_text, Self::$more)),*];
-
-            /// Returns the choice of this name.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::CHOICES.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice)
-            }
-
-            /// Returns the name of the choice.
-            pub fn name(self) -> &'static str {
-                match self {
-                    Self::$first => $first_text,
-                    $(Self::$more => $more_text,)*
-                }
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.name())
-            }
-        }
-    };
 }
 
 choice! {

@@ -12,7 +12,7 @@ use crate::plan::tensor::Action;
 use crate::plan::{AlignmentFile, Plan};
 
 use super::words::{counted, grouped};
-use super::{Combined, Met, Noticed, Oddity};
+use super::{Combined, Met, Noticed, Oddity, Selected};
 
 /// Advice for users of compressed shards.
 const UNPACK: &str =
@@ -80,6 +80,9 @@ pub struct Report {
     pub largest_angle: Option<f64>,
     /// Solutions by the way in which they ended.
     pub solved: Solved,
+    /// The elements kept by a method that selects them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Selected>,
     /// The transform files by which inputs were aligned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alignments: Vec<AlignmentFile>,
@@ -165,6 +168,7 @@ impl Report {
                 exhausted: all.exhausted,
                 most_iterations: all.iterations,
             },
+            selected: all.selection.as_deref().map(|all| Selected::of(plan, all)),
             partial: plan.partial.clone(),
             alignments: plan.job.alignment_files.clone(),
             left_beside: Vec::new(),
@@ -327,6 +331,9 @@ impl fmt::Display for Report {
         }
         if let Some(solved) = self.solved.in_words() {
             writeln!(f, "solved: {solved}")?;
+        }
+        if let Some(selected) = &self.selected {
+            write!(f, "{selected}")?;
         }
         self.write_costs(f)?;
         if self.stored_bytes < self.output_bytes {

@@ -17,7 +17,7 @@ fn measure(statistics: Statistics, inputs: &[Vec<f64>]) -> Gram {
     let center = match statistics {
         Statistics::None => return Gram::new(0),
         Statistics::Gram { center } => center,
-        Statistics::Wide => None,
+        Statistics::Wide | Statistics::Elements => None,
     };
     let shifted = |i: usize, k: usize| match center {
         Some(b) if b != i => inputs[i][k] - inputs[b][k],

@@ -95,7 +95,12 @@ fn rows_of_resources(
 ) -> Vec<(&'static str, String)> {
     let twice = match traffic.read_twice {
         0 => String::new(),
+        bytes if traffic.read_often => format!(", of them {} again", format_bytes(bytes)),
         bytes => format!(", of them {} a second time", format_bytes(bytes)),
+    };
+    let more = match traffic.read_if_needed {
+        0 => String::new(),
+        bytes => format!("; {} more where a threshold needs it", format_bytes(bytes)),
     };
     let memory = &plan.memory;
     let block = counted(memory.block, "element");
@@ -115,7 +120,10 @@ fn rows_of_resources(
         false => sides.join(", "),
     };
     let mut rows = vec![
-        ("read", format!("{}{twice}", format_bytes(traffic.read))),
+        (
+            "read",
+            format!("{}{twice}{more}", format_bytes(traffic.read)),
+        ),
         (
             "blocks",
             format!("{}, each of {block} at most", grouped(traffic.blocks)),
@@ -225,6 +233,7 @@ pub(super) fn as_json(
         "block_elements": plan.memory.block,
         "read_bytes": traffic.read,
         "read_twice_bytes": traffic.read_twice,
+        "read_if_needed_bytes": traffic.read_if_needed,
         "written_bytes": traffic.written,
         "disk_needed_bytes": disk_bytes(plan),
         "disk_free_bytes": free_bytes(out),

@@ -10,7 +10,7 @@ use crate::engine::reader::{OpenedStacks, Reader, Sources};
 use crate::engine::stop::Stop;
 use crate::error::Result;
 use crate::monitor::Silent;
-use crate::pass::{Bench, Group, Solved, Work};
+use crate::pass::{Bench, Group, Solved, Tied, Work};
 use crate::plan::Plan;
 use crate::plan::assign::Span;
 use crate::plan::schedule::{Block, Role, is_measured};
@@ -21,9 +21,27 @@ pub(in crate::engine) enum Making {
     /// Copied, or solved by small segments and combined at once.
     AtOnce,
     /// By one rule for all of them.
-    Known(Arc<Solved>),
-    /// Segment by segment; the number and the rule of the one that was solved last.
-    Segment(Option<(u64, Arc<Solved>)>),
+    Known(Segment),
+    /// Segment by segment; the one that was solved last.
+    Segment(Option<Segment>),
+}
+
+/// A segment that is solved.
+pub(in crate::engine) struct Segment {
+    start: u64,
+    rule: Arc<Solved>,
+    /// The element up to which tied elements were counted, and their number.
+    counted: (u64, Tied),
+}
+
+impl Segment {
+    fn new(start: u64, rule: Arc<Solved>) -> Self {
+        Self {
+            start,
+            rule,
+            counted: (start, Tied::default()),
+        }
+    }
 }
 
 /// Computes any block of the output once more.
@@ -51,16 +69,20 @@ impl Merger<'_> {
             .iter()
             .enumerate()
             .filter(|(_, tensor)| is_over_model(tensor));
-        let mut measured: Option<(Group, &TensorPlan)> = None;
-        for (index, tensor) in of_model {
-            let mut group = measured.map_or_else(|| Group::new(tensor), |(group, _)| group);
-            self.measure(index, 0..tensor.elements, &mut group)?;
-            measured = Some((group, tensor));
+        let all: Vec<(usize, &TensorPlan)> = of_model.collect();
+        let Some((_, last)) = all.last() else {
+            return Ok(None);
+        };
+        let mut group = Group::new(last);
+        loop {
+            for (index, tensor) in &all {
+                self.measure(*index, 0..tensor.elements, &mut group)?;
+            }
+            if group.advance(last).is_none() {
+                break;
+            }
         }
-        // The rule of the whole model is solved once its last tensor has been measured.
-        measured
-            .map(|(group, last)| group.solve(self.bench, last).map(Arc::new))
-            .transpose()
+        group.solve(self.bench, last).map(Arc::new).map(Some)
     }
 
     /// Returns the way in which the elements of a tensor are computed, with the rule of the `whole`
@@ -75,10 +97,14 @@ impl Merger<'_> {
             return Ok(Making::AtOnce);
         }
         match tensor.span {
-            Span::Model => Ok(Making::Known(Arc::clone(
-                whole.expect("a chosen tensor had it solved"),
-            ))),
-            Span::FirstAxis => Ok(Making::Known(self.solved(index, 0..tensor.elements)?)),
+            Span::Model => {
+                let rule = whole.expect("a chosen tensor had it solved");
+                Ok(Making::Known(Segment::new(0, Arc::clone(rule))))
+            }
+            Span::FirstAxis => {
+                let rule = self.solved(index, 0..tensor.elements)?;
+                Ok(Making::Known(Segment::new(0, rule)))
+            }
             _ if tensor.segment <= self.plan.memory.block => Ok(Making::AtOnce),
             _ => Ok(Making::Segment(None)),
         }
@@ -102,7 +128,11 @@ impl Merger<'_> {
             let segment = segment_at(tensor, at);
             let end = segment.end.min(start + len);
             // Segments are computed one by one, as a whole if they are solved and combined at once.
-            let range = if at_once { segment.clone() } else { at..end };
+            let whole = tensor.whole_elements();
+            let range = match at_once {
+                true => segment.clone(),
+                false => at / whole * whole..end.next_multiple_of(whole).min(segment.end),
+            };
             let block = Block {
                 tensor: index,
                 start: range.start,
@@ -114,9 +144,14 @@ impl Merger<'_> {
             let mut made = vec![0; size(block.len)];
             match making {
                 Making::AtOnce => work.whole(&mut made)?,
-                Making::Known(rule) => work.apply(rule, &mut made)?,
+                Making::Known(known) => {
+                    let tied = self.tied_before(index, range.start, known)?;
+                    work.apply(&known.rule, &tied, &mut made)?
+                }
                 Making::Segment(known) => {
-                    work.apply(&*self.rule_of(index, &segment, known)?, &mut made)?
+                    let known = self.segment(index, &segment, known)?;
+                    let tied = self.tied_before(index, range.start, known)?;
+                    work.apply(&known.rule, &tied, &mut made)?
                 }
             };
             bytes.extend_from_slice(&made[size(at - range.start)..size(end - range.start)]);
@@ -125,29 +160,50 @@ impl Merger<'_> {
         Ok(bytes)
     }
 
-    /// The rule of a segment, solved unless it is `known`.
-    fn rule_of(
+    /// The solved segment, unless it is `known` already.
+    fn segment<'k>(
         &self,
         index: usize,
         segment: &Range<u64>,
-        known: &mut Option<(u64, Arc<Solved>)>,
-    ) -> Result<Arc<Solved>> {
-        match known {
-            Some((start, rule)) if *start == segment.start => Ok(Arc::clone(rule)),
-            _ => {
-                let rule = self.solved(index, segment.clone())?;
-                *known = Some((segment.start, Arc::clone(&rule)));
-                Ok(rule)
-            }
+        known: &'k mut Option<Segment>,
+    ) -> Result<&'k mut Segment> {
+        let is_known = known.as_ref().map(|known| known.start) == Some(segment.start);
+        if !is_known {
+            let rule = self.solved(index, segment.clone())?;
+            *known = Some(Segment::new(segment.start, rule));
         }
+        Ok(known.as_mut().expect("set above"))
+    }
+
+    /// Counts the tied elements of a segment before element `start`, if its rule needs them; goes on
+    /// from those that were counted before.
+    fn tied_before(&self, index: usize, start: u64, known: &mut Segment) -> Result<Tied> {
+        if !known.rule.needs_order() {
+            return Ok(Tied::default());
+        }
+        if known.counted.0 > start {
+            known.counted = (known.start, Tied::default());
+        }
+        let (from, tied) = &mut known.counted;
+        for block in self.blocks(index, *from..start) {
+            let windows = self.load(&block)?;
+            let work = Work::new(self.bench, self.plan, &block, &windows);
+            tied.add(&work.count_tied(&known.rule)?);
+        }
+        *from = start;
+        Ok(tied.clone())
     }
 
     /// The rule of the group that `range` of a tensor is.
     fn solved(&self, index: usize, range: Range<u64>) -> Result<Arc<Solved>> {
         let tensor = &self.plan.tensors[index];
         let mut group = Group::new(tensor);
-        self.measure(index, range, &mut group)?;
-        group.solve(self.bench, tensor).map(Arc::new)
+        loop {
+            self.measure(index, range.clone(), &mut group)?;
+            if group.advance(tensor).is_none() {
+                return group.solve(self.bench, tensor).map(Arc::new);
+            }
+        }
     }
 
     fn measure(&self, index: usize, range: Range<u64>, group: &mut Group) -> Result<()> {
@@ -160,7 +216,7 @@ impl Merger<'_> {
 
     /// Blocks that fit the memory and begin at whole chunks of the range.
     fn blocks(&self, tensor: usize, range: Range<u64>) -> impl Iterator<Item = Block> + use<> {
-        let most = self.plan.memory.block;
+        let most = self.plan.block_of(&self.plan.tensors[tensor]);
         let starts = (range.start..range.end)
             .step_by(usize::try_from(most).expect("a block fits the memory"));
         starts.map(move |start| Block {
@@ -182,6 +238,7 @@ impl Merger<'_> {
             budget: &budget,
             monitor: &Silent,
             stop: &stop,
+            sweeps: None,
         };
         reader.load(block)
     }

@@ -135,7 +135,7 @@ pub enum Mixing {
         /// The sign where all cancel.
         sign_tie: SignTie,
     },
-    /// What is unique to a model grows with the share of its elements that are not.
+    /// The unique changes of a model grow with the share of its changes that others have too.
     UniqueScaled {
         /// The magnitude beyond which an element has changed.
         epsilon: f64,

@@ -1,8 +1,9 @@
 //! Checks a method's requirements on the recipe as a whole: number of models, base, parameters.
 
 use super::super::align::AlignFrom;
+use super::super::choices::TieRule;
 use super::super::document::{Document, Input};
-use super::super::methods::{BaseRule, MethodInfo, MethodName, Scope};
+use super::super::methods::{BaseRule, CHOICES, MethodInfo, MethodName, Scope};
 use super::super::node::{Node, Value};
 use super::super::origin::At;
 use super::super::own::{Granularity, Mismatch, Missing, NanPolicy};
@@ -225,6 +226,29 @@ fn one_value(name: &str) -> String {
     format!("give it, such as `parameters: {{{name}: 0.5}}`")
 }
 
+/// Refuses choices that have no meaning for the method.
+fn check_choices(fields: &Fields<'_>, document: &Document) {
+    let info = document.method.info();
+    for key in CHOICES {
+        if let Some(field) = fields.get(key)
+            && !info.choices.contains(&key)
+        {
+            let fault: Result<()> =
+                Err(field.error(format!("has no meaning for {}", document.method)));
+            fields.origin.keep(fault);
+        }
+    }
+    let counts_through = document.granularity() == Granularity::Model
+        && info.choices.contains(&"ties")
+        && document.own.ties == Some(TieRule::First);
+    if let Some(field) = fields.get("ties").filter(|_| counts_through) {
+        let fault: Result<()> = Err(field.error(
+            "cannot be first with `granularity: model`, where tied elements are chosen tensor by tensor; say spread",
+        ));
+        fields.origin.keep(fault);
+    }
+}
+
 fn check_policies(fields: &Fields<'_>, document: &Document) {
     let own = &document.own;
     let granularity = fields.get("granularity");
@@ -236,6 +260,7 @@ fn check_policies(fields: &Fields<'_>, document: &Document) {
             Err(field.error("is always model with frechet; use karcher for another one"));
         fields.origin.keep(fault);
     }
+    check_choices(fields, document);
     let based = [
         ("mismatch", own.mismatch == Some(Mismatch::Skip)),
         ("missing", own.missing == Some(Missing::Base)),

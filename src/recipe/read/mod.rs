@@ -11,11 +11,12 @@ mod models;
 mod parameters;
 mod rename;
 
+use super::choices::{RescaleBy, SignRule, TieRule};
 use super::document::{CHAT_TEMPLATES, ChatTemplate, Document, Module, Sources, Tokenizer};
 use super::foreign::PROGRAMS;
 use super::keys::{Place, nearest};
-use super::limits::{THREADS, ZSTD_LEVELS};
-use super::methods::{METHODS, MethodInfo, MethodName, missing_ability};
+use super::limits::{SEEDS, THREADS, ZSTD_LEVELS};
+use super::methods::{METHODS, MethodInfo, MethodName};
 use super::model_ref::ModelRef;
 use super::node::{Node, Value};
 use super::origin::Origin;
@@ -158,10 +159,9 @@ fn method(field: Field<'_>) -> Result<MethodName> {
     }
     let known = || METHODS.iter().map(|info| info.name);
     let help = format!("methods are {}", known().collect::<Vec<_>>().join(", "));
-    let cause = match (missing_ability(name), nearest(name, known())) {
-        (Some(ability), _) => format!("`{name}` needs {ability}, which thalweg does not do yet"),
-        (None, Some(near)) => format!("unknown merge method `{name}`, did you mean `{near}`?"),
-        (None, None) => format!("unknown merge method `{name}`"),
+    let cause = match nearest(name, known()) {
+        Some(near) => format!("unknown merge method `{name}`, did you mean `{near}`?"),
+        None => format!("unknown merge method `{name}`"),
     };
     Err(field.origin.error_with(field.node.at, cause, &help))
 }
@@ -298,6 +298,18 @@ fn own(fields: &Fields<'_>) -> OwnKeys {
         any_config: fields.read("any_config", |field| field.switch()),
         align: fields.read("align", align::read),
         rename: Vec::new(),
+        ..choices(fields)
+    }
+}
+
+/// Reads the choices for methods that select elements.
+fn choices(fields: &Fields<'_>) -> OwnKeys {
+    OwnKeys {
+        seed: fields.read("seed", |field| field.whole_in(SEEDS)),
+        ties: fields.read("ties", |field| field.choice(TieRule::CHOICES)),
+        sign_tie: fields.read("sign_tie", |field| field.choice(SignRule::CHOICES)),
+        rescale_by: fields.read("rescale_by", |field| field.choice(RescaleBy::CHOICES)),
+        ..OwnKeys::default()
     }
 }
 
