@@ -94,6 +94,7 @@ fn json_has_the_documented_fields() {
             "block_elements",
             "read_bytes",
             "read_twice_bytes",
+            "read_if_needed_bytes",
             "written_bytes",
             "disk_needed_bytes",
             "disk_free_bytes",
@@ -302,6 +303,8 @@ fn progress_in_a_pipe_is_a_line_every_few_seconds() {
     let begun = Instant::now();
     let mut running = start(root.path(), slow_merge("out", &[]));
     assert!(running.until(|| root.path().join("out/.thalweg/journal").exists()));
+    // The clock of its lines starts when it merges, a moment after the journal is there.
+    std::thread::sleep(Duration::from_millis(100));
     // Held still until the next line is due.
     running.signal(Signal::STOP);
     std::thread::sleep(Duration::from_millis(5100).saturating_sub(begun.elapsed()));

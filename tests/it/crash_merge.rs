@@ -40,26 +40,33 @@ pub struct Case {
 }
 
 impl Case {
-    /// A merge of two models of these shards; `keys` are further lines of the recipe.
+    /// A Karcher mean of two models of these shards; `keys` are further lines of the recipe.
     pub fn new(shards: &[Vec<Spec>], keys: &str) -> Self {
+        let recipe = |folder: &Path| {
+            let model = |name| {
+                format!(
+                    "  - {{ model: {}, parameters: {{ weight: 1 }} }}\n",
+                    folder.join(name).display()
+                )
+            };
+            format!(
+                "merge_method: karcher\nmodels:\n{}{}{keys}",
+                model("a"),
+                model("b")
+            )
+        };
+        Self::by_recipe(shards, recipe)
+    }
+
+    /// A merge of two models of these shards by the recipe for the folder in which they are.
+    pub fn by_recipe(shards: &[Vec<Spec>], recipe: impl FnOnce(&Path) -> String) -> Self {
         let inputs = scratch();
         for (name, seed) in [("a", 1), ("b", 2)] {
             write(&inputs.path().join(name), shards, seed);
         }
-        let model = |name| {
-            format!(
-                "  - {{ model: {}, parameters: {{ weight: 1 }} }}\n",
-                inputs.path().join(name).display()
-            )
-        };
-        let recipe = format!(
-            "merge_method: karcher\nmodels:\n{}{}{keys}",
-            model("a"),
-            model("b")
-        );
         Self {
+            recipe: recipe(inputs.path()),
             inputs,
-            recipe,
             window_bytes: None,
             commit_bytes: 1,
             block_bytes: 64 << 10,
@@ -79,10 +86,13 @@ impl Case {
 
     fn plan(&self) -> Plan {
         let recipe = Recipe::parse(&self.recipe, "case.yml").expect("a valid recipe");
-        let folders = ["a", "b"]
-            .map(|name| self.inputs.path().join(name))
-            .to_vec();
-        let mut job = Job::new(recipe.documents[0].clone(), folders).expect("two models");
+        let document = recipe.documents[0].clone();
+        let folders = document
+            .models()
+            .into_iter()
+            .map(|model| PathBuf::from(&*model.path))
+            .collect();
+        let mut job = Job::new(document, folders).expect("two models");
         job.recipe_text = Some(recipe.text);
         let wish = Wish {
             memory: 256 << 20,
@@ -197,6 +207,12 @@ pub const SMALL_KEYS: &str = "out_shard_size: 170000\n";
 
 /// Loses power at every operation; with every image, or else with each in turn.
 fn loses_power_everywhere(case: &Case, with_every_image: bool) {
+    loses_power(case, 1, with_every_image);
+}
+
+/// Loses power at every operation, or at one of so many; with every image, or else with each in
+/// turn.
+pub fn loses_power(case: &Case, stride: usize, with_every_image: bool) {
     let (wanted, operations) = case.undisturbed();
     assert!(operations > 40, "{operations} operations");
     assert_eq!(
@@ -206,7 +222,7 @@ fn loses_power_everywhere(case: &Case, with_every_image: bool) {
             .count(),
         3
     );
-    for at in 1..=operations {
+    for at in (1..=operations).step_by(stride) {
         let images = if with_every_image {
             &Image::ALL[..]
         } else {

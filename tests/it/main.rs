@@ -35,6 +35,7 @@ mod recipe;
 mod releases;
 mod replacing;
 mod resume;
+mod selecting;
 mod side;
 mod support;
 mod torch;

@@ -12,7 +12,7 @@ use crate::support::program::start;
 use crate::support::striped::{Spec, spec, write};
 
 /// So many models `0`, `1`, … of these tensors.
-fn models(count: u64, specs: &[Spec]) -> TempDir {
+pub fn models(count: u64, specs: &[Spec]) -> TempDir {
     let root = scratch();
     for number in 0..count {
         write(
@@ -26,7 +26,7 @@ fn models(count: u64, specs: &[Spec]) -> TempDir {
 
 /// Merges all models of `root`, watched, within `mebibytes`.
 #[track_caller]
-fn fits(root: &Path, count: u64, mebibytes: u64, more: &[&str]) {
+pub fn fits(root: &Path, count: u64, mebibytes: u64, more: &[&str]) {
     let memory = format!("{mebibytes}MiB");
     let names: Vec<String> = (0..count).map(|number| number.to_string()).collect();
     let mut args = vec![
@@ -109,7 +109,8 @@ fn comparing_with_the_inputs_stays_within_the_budget_too() {
     recheck_fits(root.path(), 12, 128, &["--method", "linear"]);
 }
 
-fn embedding(megabytes: u64) -> Spec {
+/// A tensor of so many million bytes.
+pub fn embedding(megabytes: u64) -> Spec {
     spec("embed", Dtype::BF16, &[megabytes, 500_000])
 }
 

@@ -34,6 +34,10 @@ use thalweg::plan::{Job, Plan};
 use thalweg::recipe::{HubCache, Recipe};
 use thalweg::report::Report;
 
+pub use nonfinite::assert_names;
+pub use same_bytes::{least_memory, roles};
+
+use crate::support::files::scratch;
 use crate::support::reference::files::{read_model, write_model};
 use crate::support::reference::{
     Model, Random, Tensor, distance, float::ulp_distance, norm, round_to,
@@ -45,6 +49,11 @@ pub struct Place(TempDir);
 impl Place {
     pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// In memory where the system has such a folder: for many small merges.
+    pub fn in_memory() -> Self {
+        Self(scratch())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -133,6 +142,13 @@ impl Run {
     /// With one more key in the recipe.
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.recipe[key] = value.into();
+        self
+    }
+
+    /// By one of the instruction sets that there are.
+    pub fn at_level(mut self, number: usize) -> Self {
+        let levels = Kernels::available();
+        self.kernels = levels[number % levels.len()];
         self
     }
 

@@ -575,10 +575,17 @@ fn padded_output_does_not_depend_on_blocks_and_memory() {
     }
     assert!(bytes.iter().all(|other| *other == bytes[0]));
     assert!(roles.contains(&Role::Whole) && roles.contains(&Role::Apply));
-    assert!(roles.contains(&Role::Measure {
-        keep: true,
-        last: true
-    }));
+    let is_kept = |role: &Role| {
+        matches!(
+            role,
+            Role::Measure {
+                keep: true,
+                last: true,
+                ..
+            }
+        )
+    };
+    assert!(roles.iter().any(is_kept));
     let out = files::read_model(&folder.path().join("out0/model.safetensors"));
     assert_merged(&out, &models, &[("a", &[700, 333])], Granularity::Tensor);
 }

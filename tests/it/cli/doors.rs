@@ -188,7 +188,7 @@ fn every_mistake_by_flags_names_the_flag_what_was_typed_and_what_is_possible() {
         ),
         (
             "--method ties",
-            &["--method ties: ", "selection by magnitude"],
+            &["--method ties: ties needs a `--base`", "`--base 1`"],
         ),
         (
             "--method slerp",

@@ -21,7 +21,7 @@ fn put(model: &mut Model, name: &str, index: usize, bits: u64) {
     *tensor = Tensor::from_bytes(tensor.dtype, &tensor.shape, bytes);
 }
 
-fn assert_names(error: &Error, model: &str, tensor: &str, index: usize, about: &str) {
+pub fn assert_names(error: &Error, model: &str, tensor: &str, index: usize, about: &str) {
     let text = error.to_string();
     assert_eq!(
         (error.kind(), error.exit_code()),

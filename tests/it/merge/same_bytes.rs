@@ -37,7 +37,7 @@ pub fn least_memory(run: &Run) -> u64 {
 }
 
 /// What is done with blocks, by name.
-fn roles(run: &Run) -> BTreeSet<&'static str> {
+pub fn roles(run: &Run) -> BTreeSet<&'static str> {
     let plan = run.plan().expect("enough memory");
     let durable = vec![0; plan.tensors.len()];
     let name = |role| match role {

@@ -224,7 +224,10 @@ fn check_memory(plan: &Plan) {
                 "{block:?} makes {bytes} of {memory:?}"
             );
         }
-        if let Role::Measure { keep: true, last } = block.role {
+        if let Role::Measure {
+            keep: true, last, ..
+        } = block.role
+        {
             kept += cost;
             assert!(kept <= memory.input, "{kept} are kept of {memory:?}");
             kept = if last { 0 } else { kept };

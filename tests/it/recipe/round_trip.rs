@@ -8,8 +8,8 @@ use thalweg::dtype::Dtype;
 use thalweg::recipe::{
     Align, AlignFrom, BaseRule, CHAT_TEMPLATES, ChatTemplate, Condition, Cost, Document, Domain,
     Granularity, LayerRange, METHODS, MethodInfo, MethodName, Mismatch, Missing, ModelEntry,
-    ModelRef, Module, NanPolicy, OwnKeys, Parameters, Quantised, Recipe, Residual, Scope, Setting,
-    Slice, SliceSource, Sources, Tokenizer, WeightMatching,
+    ModelRef, Module, NanPolicy, OwnKeys, Parameters, Quantised, Recipe, RescaleBy, Residual,
+    Scope, Setting, SignRule, Slice, SliceSource, Sources, TieRule, Tokenizer, WeightMatching,
 };
 
 fn number(domain: Domain) -> BoxedStrategy<f64> {
@@ -195,35 +195,53 @@ fn own(method: MethodName) -> impl Strategy<Value = OwnKeys> {
         prop::option::of(1u32..=1024),
     );
     let content = (choice(NanPolicy::CHOICES), choice(Quantised::CHOICES));
+    let of_elements = (
+        prop::option::of(0u64..1 << 53),
+        choice(TieRule::CHOICES),
+        choice(SignRule::CHOICES),
+        choice(RescaleBy::CHOICES),
+    );
     let rest = (
         content,
         prop::option::of(1i32..=19),
         prop::option::of("[a-z.0-9 ]{0,9}"),
     );
-    (policies, limits, rest, device()).prop_map(move |(policies, limits, rest, device)| OwnKeys {
-        granularity: policies.0.map(|choice| {
-            if method == MethodName::Frechet {
-                Granularity::Model
-            } else {
-                choice
-            }
-        }),
-        // Taking from the base needs one, which not every document has.
-        mismatch: policies.1.filter(|choice| *choice != Mismatch::Skip),
-        missing: policies.2.filter(|choice| *choice != Missing::Base),
-        nan: rest.0.0.filter(|choice| *choice != NanPolicy::Base),
-        out_shard_size: limits.0,
-        memory: limits.1,
-        threads: limits.2,
-        zstd: rest.1,
-        quantised: rest.0.1,
-        state_dict_key: rest.2,
-        device,
-        any_vocabulary: limits.2.map(|threads| threads % 2 == 0),
-        any_config: limits.2.map(|threads| threads % 3 == 0),
-        align: None,
-        rename: Vec::new(),
-    })
+    let means = move |key: &str| method.info().choices.contains(&key);
+    let all = (policies, limits, rest, device(), of_elements);
+    all.prop_map(
+        move |(policies, limits, rest, device, of_elements)| OwnKeys {
+            seed: of_elements.0.filter(|_| means("seed")),
+            // Over the model nobody knows which is the first.
+            ties: of_elements.1.filter(|choice| {
+                means("ties")
+                    && (policies.0 != Some(Granularity::Model) || *choice == TieRule::Spread)
+            }),
+            sign_tie: of_elements.2.filter(|_| means("sign_tie")),
+            rescale_by: of_elements.3.filter(|_| means("rescale_by")),
+            granularity: policies.0.map(|choice| {
+                if method == MethodName::Frechet {
+                    Granularity::Model
+                } else {
+                    choice
+                }
+            }),
+            // Taking from the base needs one, which not every document has.
+            mismatch: policies.1.filter(|choice| *choice != Mismatch::Skip),
+            missing: policies.2.filter(|choice| *choice != Missing::Base),
+            nan: rest.0.0.filter(|choice| *choice != NanPolicy::Base),
+            out_shard_size: limits.0,
+            memory: limits.1,
+            threads: limits.2,
+            zstd: rest.1,
+            quantised: rest.0.1,
+            state_dict_key: rest.2,
+            device,
+            any_vocabulary: limits.2.map(|threads| threads % 2 == 0),
+            any_config: limits.2.map(|threads| threads % 3 == 0),
+            align: None,
+            rename: Vec::new(),
+        },
+    )
 }
 
 /// How these models could be aligned.

@@ -8,6 +8,7 @@ pub mod files;
 pub mod float;
 mod random;
 mod rule;
+pub mod selecting;
 mod vector;
 
 use std::collections::BTreeMap;
