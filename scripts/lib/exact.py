@@ -1,7 +1,7 @@
 """What a merge should have written: f64 results computed by numpy alone, rounded once.
 
 Slow and plain on purpose: the Karcher mean walks over whole vectors, in full precision, with angles taken from chords.
-It shares no code and no algebra with thalweg. Used by peers.py and compare-mergekit.py.
+It shares no code and no algebra with thalweg. Used by peers.py, compare-mergekit.py and selecting.py.
 """
 
 import json
@@ -11,7 +11,7 @@ import struct
 import numpy
 
 CHUNK = 1 << 22
-STORED = {"BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+STORED = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 STEPS = 60
 # The tangent is a sum of rounded numbers: below this it is noise.
 CONVERGED = 1e-14
@@ -56,14 +56,16 @@ def widen(elements, dtype):
 
 def rounded(values, dtype):
     """The nearest element of a dtype as it is stored, halfway cases to even, from f64 in one rounding."""
-    if dtype == "F32":
-        return values.astype("<f4")
+    if dtype != "BF16":
+        with numpy.errstate(over="ignore"):
+            return values.astype(STORED[dtype])
     bits = values.view("u8")
     half = numpy.uint64((1 << 44) - 1)
     even = (bits >> numpy.uint64(45)) & numpy.uint64(1)
-    # 45 of f64's 52 fraction bits go. What is left fits f32, and so bf16, unless it is below the least normal number.
-    kept = (bits + half + even) & ~numpy.uint64((1 << 45) - 1)
-    return (kept.view("f8").astype("f4").view("u4") >> 16).astype("<u2")
+    # 45 of f64's 52 fraction bits go; below the least normal number all are multiples of one step.
+    kept = ((bits + half + even) & ~numpy.uint64((1 << 45) - 1)).view("f8")
+    kept = numpy.where(numpy.abs(values) < 2.0**-126, numpy.rint(values * 2.0**133) * 2.0**-133, kept)
+    return (kept.astype("f4").view("u4") >> 16).astype("<u2")
 
 
 def parts(length):
